@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_files_that_the_pages_name_are_there():
             assert (page.parent / name).is_file() or name.removeprefix("../").startswith(made), (
                 f"{page}: {name}"
             )
+
+
+def test_links_that_leave_the_pages_are_mended_in_texts_and_not_in_code():
+    relinked = runpy.run_path(str(ROOT / "docs" / "_extensions" / "links.py"))["relinked"]
+    link, page = "[what is shown](../README.md)", "[what is shown](/index.md)"
+    figure = f"```{{figure}} a.svg\n:width: 100%\n\n{link}\n```\n"
+    code = f"```markdown\n{link}\n```\n`{link}`\n"
+    text = f"{link}\n{figure}\n{link}\n{code}{figure}{link}\n"
+    mended = text.replace(link, page).replace(code.replace(link, page), code)
+    assert relinked(text, ROOT / "docs", ROOT / "docs" / "a.md") == mended
+    assert mended.count(page) == 5
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "ARCHITECTURE.md"])

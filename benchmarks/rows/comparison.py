@@ -27,7 +27,6 @@ With --controls there are these lines in the place of the others, all of them or
     model-alone         replays in which the model's own values stand for what was recorded
     stored-derivative   first order with replays of its own: y_k + F'(x_k) (x' - x_k), what it has stored
     true-derivative     replays that the box itself answers, for nothing: no model can do more with these rows
-    wider               first order at all rows with half and with four times the usual learning rate
 
 Errors are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
 (`by_batch/PROBLEM.json`, `controls/PROBLEM.json`, `steps/PROBLEM.json`) as they come; what is there is not

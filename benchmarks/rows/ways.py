@@ -13,9 +13,8 @@ SHARES = (0.05, 0.2)  # of first order's rows
 MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin with
 LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
-WIDER = (0.5, 4.0)  # rates beside these
 AROUND, BOUND_AROUND = (0.125, 0.25, 0.5, 1.0), (0.125, 0.5, 1.0)  # times the suggested rate, to begin with
-CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative", "wider")
+CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative")
 AS_BENCHMARKED, ALL_ROWS = "first order", "first order, tuned, 1"
 
 
@@ -68,8 +67,6 @@ def controls(shares: Sequence[float] = SHARES, names: Sequence[str] = CONTROLS) 
             "true-derivative": Way(share, 1, replays=True),
         }
         by_line |= {f"replay, {n.replace('-', ' ')}, {share:g}": [w] for n, w in lines.items() if n in names}
-    if "wider" in names:
-        by_line["first order, wider, 1"] = [Way(1.0, batch, rate) for batch in BATCHES for rate in WIDER]
     return by_line
 
 

@@ -19,8 +19,10 @@ PAGES = {
     "benchmarks/results/tangents/table.md": "/results/tangents.md",
     "examples/README.md": "/gallery/index.md",
 }
+_NOT_CODE = r"\{(?!code|eval-rst|literalinclude|math)"  # a directive of text, in which links are mended too
 _TOKEN = re.compile(
-    r"(?P<code>^ *(?P<fence>`{3,}|~{3,})(?!\{(?!code|eval-rst|literalinclude)).*?^ *(?P=fence) *$|`[^`\n]+`)"
+    rf"(?P<directive>^ *(?P<mark>`{{3,}}|~{{3,}}){_NOT_CODE}.*?^ *(?P=mark) *$)"
+    rf"|(?P<code>^ *(?P<fence>`{{3,}}|~{{3,}})(?!{_NOT_CODE}).*?^ *(?P=fence) *$|`[^`\n]+`)"
     r"|(?P<start>!?\[[^\]\[]*\]\()(?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)",
     re.DOTALL | re.MULTILINE,
 )
@@ -53,6 +55,10 @@ def relinked(text: str, folder: Path, page: Path, known: dict[str, str] | None =
     pages = PAGES | (known or {})
 
     def replaced(found: re.Match[str]) -> str:
+        if found["directive"]:
+            first, rest = found[0].split("\n", 1)
+            inner, _, last = rest.rpartition("\n")
+            return "\n".join([first, *[_TOKEN.sub(replaced, inner)] * bool(inner), last])
         start, target, anchor = found["start"], found["target"], found["anchor"] or ""
         if found["code"] or not target or re.match(r"[a-z+]+:", target) or target.startswith("/"):
             return found[0]

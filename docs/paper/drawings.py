@@ -15,7 +15,6 @@ from paper.measured import (
     checked_gradients,
     curves,
     detections,
-    on_a_wide_grid,
     over_first,
     over_tuned,
     read,
@@ -46,23 +45,22 @@ WAYS = (
     ("first order (true derivative), tuned", "first order, tuned", GREY, "^", (0.05, 0.2, 1)),
     ("learned tangents, no replay", "tangents", ORANGE, "s", (0.05, 0.2)),
     ("learned tangents with replay", "replay", BLUE, "o", (0.05, 0.2)),
+    ("with replay, at several rates", "replay, several rates", GREEN, "D", (0.05, 0.2)),
 )
-SEVERAL = "with replay, at several rates", "replay, several rates", GREEN, "D", (0.05, 0.2)
 
 
-def draw_rows(ink: str = "black", width: float = 6.6, wide: bool = False) -> Figure:
+def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
     """Error over rows: medians over problems with their 95 % intervals, and single problems behind.
 
     Args:
         ink: colour of lines and letters.
         width: in inches.
-        wide: whether of what was measured with a wide grid for first order.
     """
     figure, (panel,) = canvas(width, 3.5)
-    for number, (label, line, colour, mark, shares) in enumerate((*WAYS, SEVERAL) if wide else WAYS):
+    for number, (label, line, colour, mark, shares) in enumerate(WAYS):
         at = [share * 1.035 ** (number - 1) for share in shares]
-        ratios_by_share = [over_tuned(f"{line}, {share:g}", wide=wide) for share in shares]
-        for name in on_a_wide_grid() if wide else rows():
+        ratios_by_share = [over_tuned(f"{line}, {share:g}") for share in shares]
+        for name in rows():
             points = [median(ratios[name]) if name in ratios else math.nan for ratios in ratios_by_share]
             panel.plot(at, points, color=colour, lw=0.7, alpha=0.22, zorder=1)
         medians = [middle(ratios) for ratios in ratios_by_share]
@@ -105,9 +103,9 @@ def draw_rows(ink: str = "black", width: float = 6.6, wide: bool = False) -> Fig
 
 
 def draw_problems() -> Figure:
-    """Every training: replay at a fifth, and tangents at the same number of steps."""
+    """Every training: replay at several rates and a fifth, and tangents at the same number of steps."""
     figure, (left, right) = canvas(7.2, 5.6, 2, width_ratios=(1, 1.15))
-    replayed = over_tuned("replay, 0.2")
+    replayed = over_tuned("replay, several rates, 0.2")
     names = sorted(replayed, key=lambda problem: median(replayed[problem]), reverse=True)
     for height, name in enumerate(names):
         equal = over_tuned("first order, tuned, 0.2")[name]
@@ -124,7 +122,7 @@ def draw_problems() -> Figure:
             [height - 0.1] * len(replayed[name]),
             s=18,
             c=BLUE,
-            label="replay at a fifth" * (not height),
+            label="replay at a fifth, several rates" * (not height),
         )
         left.scatter([median(replayed[name])], [height - 0.1], s=110, c=BLUE, marker="|")
     left.set_yticks(range(len(names)), names, fontsize=7)
@@ -148,7 +146,7 @@ def draw_problems() -> Figure:
             s=15,
             c=ORANGE,
             marker="s",
-            label="tangents, each seed" * (not height),
+            label="tangents (seeds)" * (not height),
         )
     right.set_yticks(range(len(names)), names, fontsize=7)
     right.set_xlabel("test error, over first order, same steps", fontsize=8)
@@ -161,7 +159,7 @@ def draw_problems() -> Figure:
             frameon=False,
             fontsize=7,
             loc="lower center",
-            bbox_to_anchor=(0.45, 1.04),
+            bbox_to_anchor=(0.35, 1.04),
             ncols=2,
             columnspacing=1,
         )
@@ -272,9 +270,8 @@ def draw_meshes() -> Figure:
 
 DRAWN: dict[str, Callable[[], Figure]] = {
     "rows": draw_rows,
-    "front": lambda: draw_rows(wide=True),
-    "rows-light": lambda: draw_rows("#333333", 5.0, wide=True),
-    "rows-dark": lambda: draw_rows("#dddddd", 5.0, wide=True),
+    "rows-light": lambda: draw_rows("#333333", 5.0),
+    "rows-dark": lambda: draw_rows("#dddddd", 5.0),
     "problems": draw_problems,
     "ks": draw_ks,
     "trust": draw_trust,

@@ -92,7 +92,7 @@ def draw(kind: str = "svg") -> None:
 
 if __name__ == "__main__":
     draw()
-    DRAWN["front"]().savefig(OF_README, dpi=130, metadata={"Software": None})
+    DRAWN["rows"]().savefig(OF_README, dpi=130, metadata={"Software": None})
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         if (now := shown(before, page.name)) != before:

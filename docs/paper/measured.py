@@ -26,22 +26,21 @@ def read(name: str) -> dict[str, Any]:
 
 
 @cache
-def rows() -> dict[str, dict[str, Any]]:
-    """`python -m benchmarks rows`: problem -> seed -> line -> what was measured, where replays were."""
-    by_problem = {name: result["runs"] for name, result in results().items()}
+def rows(narrow: bool = False) -> dict[str, dict[str, Any]]:
+    """`python -m benchmarks rows --steps`: problem -> seed -> line -> what was measured, where replays were.
+
+    Args:
+        narrow: whether of `rows` without `--steps`, where first order has four settings to choose from.
+    """
+    measured = results() if narrow else results_of_steps()
+    by_problem = {name: result["runs"] for name, result in measured.items()}
     return {
         name: runs for name, runs in by_problem.items() if any("replay, 0.2" in run for run in runs.values())
     }
 
 
-@cache
-def on_a_wide_grid() -> dict[str, dict[str, Any]]:
-    """`python -m benchmarks rows --steps`: as `rows`, where first order had a wide grid to choose from."""
-    return {name: result["runs"] for name, result in results_of_steps().items()}
-
-
 def over_tuned(
-    line: str, against: str = ALL_ROWS, key: str = "error", wide: bool = False
+    line: str, against: str = ALL_ROWS, key: str = "error", narrow: bool = False
 ) -> dict[str, list[float]]:
     """A line's error, rows or seconds over those of another, by problem and seed.
 
@@ -49,19 +48,22 @@ def over_tuned(
         line: the line's name.
         against: the other's, by default first order tuned at all rows.
         key: "error", "rows" or "seconds".
-        wide: whether of what was measured with a wide grid for first order.
+        narrow: as of `rows`.
     """
     ratios_by_problem = {
         name: [r[line][key] / r[against][key] for r in runs.values() if line in r and against in r]
-        for name, runs in (on_a_wide_grid() if wide else rows()).items()
+        for name, runs in rows(narrow).items()
     }
     return {name: ratios for name, ratios in ratios_by_problem.items() if ratios}
 
 
 def beside(line: str, *others: str) -> dict[str, list[list[float]]]:
-    """Errors of lines over that of first order tuned at all rows, where a seed has all: [line][seed]."""
+    """Errors of lines over that of first order tuned at all rows, where a seed has all: [line][seed].
+
+    First order has the narrow grid: controls were measured beside that.
+    """
     ratios_by_problem = {}
-    for name, runs in rows().items():
+    for name, runs in rows(narrow=True).items():
         both = [run for run in runs.values() if {line, *others, ALL_ROWS} <= set(run)]
         if both:
             ratios_by_problem[name] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from statistics import fmean, median
@@ -24,8 +24,8 @@ from paper.measured import (
 from paper.summaries import families, interval, middle, quartiles, spread, summary
 
 from benchmarks.catalogue import BENCHMARKS
-from benchmarks.rows.training import best
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
+from benchmarks.tangents.problems import CONTROLLERS
 from benchmarks.tangents.report import spent
 
 KERNELS = {  # where decision 77 compared kernels and perceptrons by test errors of seeds 0 to 2
@@ -41,109 +41,86 @@ CONTROLS = ("no derivative", "model alone", "stored derivative", "true derivativ
 @cache
 def numbers() -> dict[str, str]:
     """What each {{name}} of the report stands for."""
-    problems = {"problems": str(len(curves())), "unmeasured": str(len(curves()) - len(rows()))}
-    replays = _ways_to_spend_rows() | _wide() | _replay_on_parts() | _replay_costs() | _controls()
+    problems = {"problems": str(len(curves())), "unmeasured": str(len(set(curves()) - set(rows())))}
+    replays = _ways_to_spend_rows() | _narrow() | _replay_costs() | _controls()
     return problems | replays | _tuning() | _tangents() | _wake() | _trust() | _meshes()
 
 
 def _ways_to_spend_rows() -> dict[str, str]:
     """Errors of first order, tangents and replay, over those of first order tuned at all rows."""
-    texts = {}
-    for name, line in (
-        ("fo.20", "first order, tuned, 0.2"),
-        ("fo.05", "first order, tuned, 0.05"),
-        ("fo", AS_BENCHMARKED),
-        ("tangents.20", "tangents, 0.2"),
-        ("tangents.05", "tangents, 0.05"),
-        ("replay.20", "replay, 0.2"),
-        ("replay.05", "replay, 0.05"),
-    ):
-        texts |= summary(name, over_tuned(line))
-    texts |= summary("equal.20", over_tuned("replay, 0.2", "first order, tuned, 0.2"))
-    texts |= summary("equal.05", over_tuned("replay, 0.05", "first order, tuned, 0.05"))
-    texts |= summary("gain.20", over_tuned("replay, 0.2", "tangents, 0.2"))
-    for share, line in (("20", "replay, 0.2"), ("05", "replay, 0.05")):
-        ratios = over_tuned(line)
-        texts |= {
-            f"families.{share}": f"{middle(families(ratios)):.2f}",
-            "families": str(len(families(ratios))),
-        }
-        texts[f"families.{share}.interval"] = "{:.2f} to {:.2f}".format(*interval(families(ratios)))
-        medians = list(map(median, ratios.values()))
-        texts[f"replay.{share}.reach"] = str(sum(ratio <= 1.05 for ratio in medians))
-        texts[f"replay.{share}.below"] = str(sum(ratio <= 1 for ratio in medians))
-    low, high = interval(over_tuned("replay, 0.2"))
-    texts["replay.20.contains"] = "contains" if low <= 1 <= high else "does not contain"
-    for share in ("0.2", "0.05"):
-        for name, ratios in over_tuned(f"replay, {share}").items():
-            texts[f"{name}, {share}"] = f"{median(ratios):.2f}"
-            texts[f"{name}, {share}, seeds"] = _listed(ratios)
-    for mark, line in (("first order", AS_BENCHMARKED), ("first order, 0.2", "first order, tuned, 0.2")):
-        for name, ratios in over_tuned(line).items():
-            texts[f"{name}, {mark}"] = f"{median(ratios):.2f}"
-    wakes = [median(ratios) for name, ratios in over_tuned("replay, 0.2").items() if name.startswith("wake-")]
-    texts["wakes, 0.2"] = _listed(sorted(wakes))
-    return texts
-
-
-def _wide() -> dict[str, str]:
-    """The same over first order that had a wide grid to choose from, at one rate and at several."""
-    texts = {}
+    texts = summary("fo", over_tuned(AS_BENCHMARKED))
     for share, mark in (("0.2", "20"), ("0.05", "05")):
-        for name, line in (("wide", f"replay, {share}"), ("wide.several", f"replay, several rates, {share}")):
-            ratios = over_tuned(line, wide=True)
+        ways = {
+            "fo": f"first order, tuned, {share}",
+            "tangents": f"tangents, {share}",
+            "replay": f"replay, {share}",
+            "several": f"replay, several rates, {share}",
+        }
+        for name, line in ways.items():
+            ratios = over_tuned(line)
             texts |= summary(f"{name}.{mark}", ratios)
-            texts |= {f"{problem}, {name}, {share}": f"{median(r):.2f}" for problem, r in ratios.items()}
+            texts |= {
+                f"{problem}, {name}, {share}": f"{median(each):.2f}" for problem, each in ratios.items()
+            }
+            texts |= {f"{problem}, {name}, {share}, seeds": _listed(each) for problem, each in ratios.items()}
             texts[f"{name}.{mark}.reach"] = str(sum(median(each) <= 1.05 for each in ratios.values()))
             texts[f"{name}.{mark}.below"] = str(sum(median(each) <= 1 for each in ratios.values()))
-    for name, line in (("wide", "replay, 0.2"), ("wide.several", "replay, several rates, 0.2")):
-        seconds = over_tuned(line, AS_BENCHMARKED, "seconds", wide=True)
-        texts[f"{name}.seconds"] = f"{middle(seconds):.1f}"
-    return texts
-
-
-def _replay_on_parts() -> dict[str, str]:
-    """Replay on problems and seeds that no rule was chosen on, and in single trainings against its rivals."""
-    texts = {}
-    unseen = {name: ratios for name, ratios in over_tuned("replay, 0.2").items() if name not in LOOKED_AT}
-    texts |= summary("unseen", unseen)
-    fresh = {
-        name: ratios[2:]
-        for name, ratios in over_tuned("replay, 0.2").items()
-        if ratios[2:] and name not in KERNELS | {"brusselator"}
-    }
-    texts |= summary("seed 2", fresh)
+            for kind, of_kind in (("controllers", True), ("corrections", False)):
+                part = {
+                    problem: each for problem, each in ratios.items() if (problem in CONTROLLERS) == of_kind
+                }
+                texts |= {f"{name}.{mark}.{kind}": f"{middle(part):.2f}", kind: str(len(part))}
+        texts |= summary(f"equal.{mark}", over_tuned(ways["several"], ways["fo"]))
+        texts |= summary(f"gain.{mark}", over_tuned(ways["replay"], ways["tangents"]))
+    several = over_tuned("replay, several rates, 0.2")
+    low, high = interval(several)
+    texts["several.20.contains"] = "contains" if low <= 1 <= high else "does not contain"
+    texts |= {"families": str(len(families(several))), "families.20": f"{middle(families(several)):.2f}"}
+    texts["families.20.interval"] = "{:.2f} to {:.2f}".format(*interval(families(several)))
     over_tangents = chain(*over_tuned("replay, 0.2", "tangents, 0.2").values())
     texts["gain.better"] = str(sum(ratio < 0.995 for ratio in over_tangents))
-    over_equal_rows = chain(*over_tuned("replay, 0.2", "first order, tuned, 0.2").values())
+    over_equal_rows = chain(*over_tuned("replay, several rates, 0.2", "first order, tuned, 0.2").values())
     texts["equal.better"] = str(sum(ratio < 1 for ratio in over_equal_rows))
     return texts
+
+
+def _narrow() -> dict[str, str]:
+    """Replay over first order that had a narrow grid, and where no rule was chosen on the data."""
+    replayed = over_tuned("replay, 0.2", narrow=True)
+    texts = summary("narrow.20", replayed) | summary("narrow.05", over_tuned("replay, 0.05", narrow=True))
+    texts |= {f"{name}, narrow, 0.2": f"{median(ratios):.2f}" for name, ratios in replayed.items()}
+    for mark, line in (("first order", AS_BENCHMARKED), ("first order, 0.2", "first order, tuned, 0.2")):
+        for name, ratios in over_tuned(line, narrow=True).items():
+            texts[f"{name}, narrow, {mark}"] = f"{median(ratios):.2f}"
+    wakes = [median(ratios) for name, ratios in replayed.items() if name.startswith("wake-")]
+    texts["wakes, narrow, 0.2"] = _listed(sorted(wakes))
+    texts |= summary("unseen", {name: ratios for name, ratios in replayed.items() if name not in LOOKED_AT})
+    chosen_on = KERNELS | {"brusselator"}
+    fresh = {name: each[2:] for name, each in replayed.items() if each[2:] and name not in chosen_on}
+    return texts | summary("seed 2", fresh)
 
 
 def _replay_costs() -> dict[str, str]:
     """Rows and seconds of replay at a fifth of the rows, its warnings, and when it pays."""
     texts = {}
-    replayed = [run for runs in rows().values() for run in runs.values() if "replay, 0.2" in run]
-    silent = [r for r in replayed if not r["replay, 0.2"]["warnings"]]
-    texts["replay.silent"] = f"{len(silent)} of {len(replayed)}"
-    texts["replay.silent.worst"] = (
-        f"{max(r['replay, 0.2']['error'] / r[ALL_ROWS]['error'] for r in silent):.2f}"
-    )
-    texts["replay.rows"] = (
-        f"{median(r['replay, 0.2']['rows'] / r[AS_BENCHMARKED]['rows'] for r in replayed):.2f}"
-    )
-    texts["replay.seconds"] = f"{_over_problems('replay, 0.2', 'seconds', AS_BENCHMARKED):.1f}"
-    texts["replay.seconds.worst"] = f"{_over_problems('replay, 0.2', 'seconds', AS_BENCHMARKED, max):.0f}"
-    texts["replay.seconds.tuned"] = f"{_over_problems('replay, 0.2', 'seconds', ALL_ROWS):.1f}"
-    texts["replay.replays"] = f"{median(r['replay, 0.2']['replays'] for r in replayed):,.0f}"
-    for mark, against in (("", AS_BENCHMARKED), (".tuned", ALL_ROWS)):
-        saved = [
-            (r["replay, 0.2"]["seconds"] - r[against]["seconds"])
-            / (r[against]["rows"] - r["replay, 0.2"]["rows"])
-            for r in replayed
-        ]
-        texts[f"replay.even{mark}"] = f"{1000 * median(saved):.0f}"
-        texts[f"replay.even{mark}.most"] = f"{1000 * max(saved):.0f}"
+    for name, line in (("replay", "replay, 0.2"), ("several", "replay, several rates, 0.2")):
+        runs = [run for runs in rows().values() for run in runs.values() if line in run]
+        silent = [run for run in runs if not run[line]["warnings"]]
+        texts[f"{name}.silent"] = f"{len(silent)} of {len(runs)}"
+        texts[f"{name}.silent.worst"] = f"{max(r[line]['error'] / r[ALL_ROWS]['error'] for r in silent):.2f}"
+        texts[f"{name}.rows"] = f"{median(r[line]['rows'] / r[AS_BENCHMARKED]['rows'] for r in runs):.2f}"
+        seconds = over_tuned(line, AS_BENCHMARKED, "seconds")
+        texts[f"{name}.seconds"] = f"{middle(seconds):.1f}"
+        texts[f"{name}.seconds.worst"] = f"{max(median(each) for each in seconds.values()):.0f}"
+        texts[f"{name}.seconds.tuned"] = f"{middle(over_tuned(line, key='seconds')):.1f}"
+        texts[f"{name}.replays"] = f"{median(r[line]['replays'] for r in runs):,.0f}"
+        for mark, against in (("", AS_BENCHMARKED), (".tuned", ALL_ROWS)):
+            saved = [
+                (r[line]["seconds"] - r[against]["seconds"]) / (r[against]["rows"] - r[line]["rows"])
+                for r in runs
+            ]
+            texts[f"{name}.even{mark}"] = f"{1000 * median(saved):.0f}"
+            texts[f"{name}.even{mark}.most"] = f"{1000 * max(saved):.0f}"
     return texts
 
 
@@ -156,29 +133,21 @@ def _counted(number: int) -> str:
 
 
 def _tuning() -> dict[str, str]:
-    """How many seeds there are, what was not measured, and where in its grid first order's choice lies."""
-    counts = [len(ratios) for ratios in over_tuned("replay, 0.2").values()]
+    """How many seeds there are, what was not measured, and what first order chose."""
+    counts = [len(ratios) for ratios in over_tuned("replay, 0.2", narrow=True).values()]
     seeds = {count: counts.count(count) for count in sorted(set(counts), reverse=True)}
     said = [
         f"{_counted(count)} {'seeds' if count > 1 else 'seed'} of {_counted(number)}"
         for count, number in seeds.items()
     ]
-    texts = {"replay.20.seeds": ", ".join([f"{said[0]} problems", *said[1:]])}
-    texts["replay.20.single"] = _counted(seeds.get(1, 0))
+    texts = {"narrow.20.seeds": ", ".join([f"{said[0]} problems", *said[1:]])}
     texts |= {f"time.{name}": BENCHMARKS[name].time for name in ("tangents", "rows", "meshes")}
     texts["unmeasured.names"] = ", ".join(sorted(set(curves()) - set(rows())))
     chosen = [run[ALL_ROWS] for runs in rows().values() for run in runs.values() if "replay, 0.2" in run]
     texts["fo.one"] = f"{sum(run['batch'] == 1 for run in chosen)} of {len(chosen)}"
-    texts["fo.twice"] = f"{sum(run['rate'] == 2 for run in chosen)} of {len(chosen)}"
-    wider, replay = {}, {}
-    for name, runs in rows().items():
-        for run in runs.values():
-            if {"first order, wider, 1", "replay, 0.2"} <= set(run):
-                most = best([run[ALL_ROWS], run["first order, wider, 1"]])["error"]
-                wider.setdefault(name, []).append(most / run[ALL_ROWS]["error"])
-                replay.setdefault(name, []).append(run["replay, 0.2"]["error"] / most)
-    if wider:
-        texts |= summary("wider", wider) | summary("wider.replay", replay)
+    texts["fo.four"] = f"{sum(run['rate'] >= 4 for run in chosen)} of {len(chosen)}"
+    texts["fo.highest"] = f"{max(run['rate'] for run in chosen):g}"
+    texts["fo.tried"] = f"{median(run['tried'] for run in chosen):g}"
     return texts
 
 
@@ -199,16 +168,6 @@ def _controls() -> dict[str, str]:
                 texts[f"{control}.worse"] = f"{sum(ratio > 1.05 for ratio in over)} of {len(over)}"
                 texts[f"{control}.reach"] = str(sum(median(ratios) <= 1.05 for ratios, _ in both.values()))
     return texts
-
-
-def _over_problems(
-    line: str, key: str, against: str, of_problems: Callable[[Iterable[float]], float] = median
-) -> float:
-    """What a line costs, over another line: the median over problems of those over their seeds."""
-    ratios = {
-        n: [r[line][key] / r[against][key] for r in runs.values() if line in r] for n, runs in rows().items()
-    }
-    return of_problems(median(of_one) for of_one in ratios.values() if of_one)
 
 
 def _listed(values: Sequence[float], form: str = ".2f") -> str:

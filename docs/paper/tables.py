@@ -21,33 +21,28 @@ def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def table_replay() -> str:
     """Every problem: what a fifth and a twentieth of the rows buy."""
-    shown = (
-        "first order, tuned, 0.2",
-        "tangents, 0.2",
-        "replay, 0.2",
-        "first order, tuned, 0.05",
-        "replay, 0.05",
-    )
+    columns = {
+        "first order tuned, 1/5": "first order, tuned, 0.2",
+        "no replay, 1/5": "tangents, 0.2",
+        "replay, 1/5": "replay, 0.2",
+        "several rates, 1/5": "replay, several rates, 0.2",
+        "first order tuned, 1/20": "first order, tuned, 0.05",
+        "replay, 1/20": "replay, 0.05",
+        "several rates, 1/20": "replay, several rates, 0.05",
+    }
+    several = over_tuned(columns["several rates, 1/5"])
     lines = []
-    for name in sorted(rows(), key=lambda problem: median(over_tuned("replay, 0.2")[problem])):
-        ratios_of_lines = [over_tuned(line).get(name, []) for line in shown]
-        cells = [f"{median(ratios):.2f}" if ratios else "not run" for ratios in ratios_of_lines]
-        replayed = [run for run in rows()[name].values() if "replay, 0.2" in run]
-        for place, line in ((2, "replay, 0.2"), (4, "replay, 0.05")):
-            ratios = ratios_of_lines[place]
-            cells[place] += f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
-            cells[place] += "*" * any(run[line]["warnings"] for run in replayed if line in run)
-        seconds = median(run["replay, 0.2"]["seconds"] / run[AS_BENCHMARKED]["seconds"] for run in replayed)
-        lines.append((name, str(len(replayed)), *cells, f"{seconds:.1f}"))
-    headers = (
-        "problem",
-        "seeds",
-        "first order tuned, 1/5",
-        "no replay, 1/5",
-        "replay, 1/5",
-        "first order tuned, 1/20",
-    )
-    return table((*headers, "replay, 1/20", "seconds"), lines)
+    for name in sorted(several, key=lambda problem: median(several[problem])):
+        runs, cells = rows()[name].values(), []
+        for header, line in columns.items():
+            ratios = over_tuned(line).get(name, [])
+            cell = f"{median(ratios):.2f}" if ratios else "not run"
+            if "several" in header and len(ratios) > 1:
+                cell += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            cells.append(cell + "*" * ("replay," in line and any(run[line]["warnings"] for run in runs)))
+        seconds = median(over_tuned("replay, several rates, 0.2", AS_BENCHMARKED, "seconds")[name])
+        lines.append((name, str(len(several[name])), *cells, f"{seconds:.0f}"))
+    return table(("problem", "seeds", *columns, "seconds"), lines)
 
 
 def table_summary() -> str:
@@ -58,10 +53,12 @@ def table_summary() -> str:
         ("fo", "first order, usual settings, all rows"),
         ("fo.20", "first order tuned at a fifth"),
         ("tangents.20", "tangents, no replay, a fifth"),
-        ("replay.20", "**tangents with replay, a fifth**"),
+        ("replay.20", "tangents with replay, a fifth"),
+        ("several.20", "**the same at several rates, a fifth**"),
         ("fo.05", "first order tuned at a twentieth"),
         ("tangents.05", "tangents, no replay, a twentieth"),
         ("replay.05", "tangents with replay, a twentieth"),
+        ("several.05", "the same at several rates, a twentieth"),
     ):
         lines.append(
             (
