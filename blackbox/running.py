@@ -133,13 +133,14 @@ def failed_alike(failed: Iterable[FailedRow]) -> bool:
 def _refused(error: BaseException) -> bool:
     """Whether no server was there to ask, which no row can be the reason of."""
     seen: list[BaseException] = []
-    while isinstance(error, BaseException) and error not in seen:
-        if isinstance(error, ConnectionRefusedError | gaierror):
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, ConnectionRefusedError | gaierror):
             return True
-        seen.append(error)
-        reason = getattr(error, "reason", None)  # of urllib and urllib3
-        context = error.__context__ if isinstance(error, OSError) else None  # of requests
-        error = reason if isinstance(reason, BaseException) else error.__cause__ or context  # pyright: ignore[reportAssignmentType]
+        seen.append(cause)
+        reason = getattr(cause, "reason", None)  # of urllib and urllib3
+        context = cause.__context__ if isinstance(cause, OSError) else None  # of requests
+        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or context
     return False
 
 
