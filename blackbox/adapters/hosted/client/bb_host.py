@@ -157,7 +157,7 @@ class Host:
             answers[name.rstrip(b"\0").decode()] = self._as_array(numbers, dims[:rank])
         return answers
 
-    def _as_array(self, numbers: array.array[Any], dims: list[int]) -> Any:
+    def _as_array(self, numbers: array.array, dims: list[int]) -> Any:
         numpy = sys.modules.get("numpy")
         return numbers if numpy is None else numpy.frombuffer(numbers, numbers.typecode).reshape(dims)
 

@@ -72,8 +72,10 @@ class MeshMatrices:
 
     def products(
         self, left: np.ndarray, right: Sequence[np.ndarray]
-    ) -> Callable[[tuple[Any, ...], int, int], np.ndarray]:
+    ) -> Callable[[tuple[Any, ...], int, int], Any]:
         """What each cell has of left^T A right, summed over rows, as a function of A's kind, out and into.
+
+        Of the mesh's border it is one number.
 
         Args:
             left: `(rows, fields, nodes)`.
@@ -93,17 +95,17 @@ class MeshMatrices:
         def nodes(out: int, into: int) -> np.ndarray:
             return np.einsum("rn,rn->n", left[:, out], right[out][:, into])
 
-        def by_cell(kind: tuple[Any, ...], out: int, into: int) -> np.ndarray:
+        def by_cell(kind: tuple[Any, ...], out: int, into: int) -> Any:
             if kind[0] == "convection":
                 return product("mean", f"slope {kind[1]}", out, into)
             if kind[0] == "boundary":
                 return self.boundary.diagonal() @ nodes(out, into)
             if kind[0] != "mass":
                 directions = _directions(kind, elements.dimensions)
-                pairs = zip(*directions.nonzero(), strict=True)
+                pairs = np.argwhere(directions).tolist()
                 return sum(
                     directions[a, b] * product(f"slope {a}", f"slope {b}", out, into) for a, b in pairs
-                )  # type: ignore[return-value]
+                )
             means = product("mean", "mean", out, into)
             return (corners * means + elements.volume * (self.maps["mean"] @ nodes(out, into))) / (
                 corners + 1
@@ -122,7 +124,7 @@ class MeshMatrices:
         if kind[0] in ("boundary", "mass"):
             return self.boundary if kind[0] == "boundary" else self.elements.mass(weight)
         directions = _directions(kind, self.elements.dimensions)
-        pairs = zip(*directions.nonzero(), strict=True)
+        pairs = np.argwhere(directions).tolist()
         return sum(directions[a, b] * self.elements.stiffness(a, b, weight) for a, b in pairs)
 
 
