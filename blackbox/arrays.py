@@ -294,8 +294,8 @@ def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Te
     return tensor
 
 
-def _leading_axes(owner: str, spec: ArraySpec, tensor: Tensor) -> tuple[int, ...]:
-    inner = len(spec.shape)
+def _leading_axes(owner: str, spec: ArraySpec, tensor: Tensor) -> tuple[Any, ...]:
+    inner = len(spec.shape)  # axes are torch.SymInt while torch.compile traces
     shape = tuple(tensor.shape)
     if len(shape) >= inner and shape[len(shape) - inner :] == spec.shape:
         return shape[: len(shape) - inner]

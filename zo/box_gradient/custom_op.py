@@ -131,7 +131,7 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     forward.register_autograd(pull_back, setup_context=setup)
     backward.register_autograd(no_second)
 
-    def solve(*arrays: Tensor) -> Any:
+    def solve(*arrays: Any) -> Any:
         if len(arrays) != len(inputs) or not all(isinstance(array, Tensor) for array in arrays):
             return solver(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
         if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
