@@ -228,6 +228,22 @@ def test_a_response_that_goes_by_the_state_is_left_to_a_tangent_that_knows_it(mo
     assert tangent.gain.known and tangent.in_use == (model < 0.5)
 
 
+@pytest.mark.parametrize("knows", [True, False], ids=["the tangent is right", "the gain is right"])
+@pytest.mark.parametrize("seed", range(4))
+def test_which_of_the_two_is_right_shows_by_what_neither_knows(knows, seed):
+    """Their responses differ by three tenths and the noise is a tenth, so few rows tell them apart."""
+    tangent, generator = Excited(IdentityTangent()), torch.Generator().manual_seed(seed)
+    for step in range(20):
+        part = shown(STATE, ACTION, through_matrix, 4, 100 * seed + step, noise=0.0)
+        factors = 1.0 + 0.3 * torch.randn(4, 1, generator=generator, dtype=torch.float64)
+        noise = 0.1 * part.missed.square().mean().sqrt()
+        noise = noise * torch.randn(4, 3, generator=generator, dtype=torch.float64)
+        by_state = factors * part.missed
+        missed = (by_state if knows else part.missed) + noise
+        tangent.saw(call(STATE, ACTION, 4, step), [DitherResponse(part.given, part.dither, missed, by_state)])
+    assert tangent.gain.known and tangent.in_use != knows
+
+
 @pytest.mark.parametrize(
     "noises", [[100.0], [100.0] * 20 + [10.0] * 20], ids=["one step", "a model that learns"]
 )

@@ -239,7 +239,8 @@ class TangentGradient:
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
         `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
-        In closed loop the first calls may add none, see `excite`: `.grad` is then as it was, None after
+        In closed loop the first calls may add none, see `excite`, nor where an input of a box hardly varies
+        over rows beside what weights can move, in eight steps at most: `.grad` is then as it was, None after
         `optimizer.zero_grad()`, and an optimiser takes no step. A zero would make the next steps of Adam
         shorter.
 

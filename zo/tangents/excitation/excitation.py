@@ -53,6 +53,9 @@ HELD = 25  # steps at most whose gradient waits for the response to a first dith
 LONG = 10  # steps, after which fewer rows may show a response than choose the next dither; decision 147
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
 TOLD = 0.6  # of those that may, after which it is said; decision 139
+# decision 151: of how far weights move an input, its spread over rows where it hardly varies; steps at most
+# whose gradient then waits for a step that is foretold, and the error of one that is
+FAINT, EARLY, FORETOLD = 0.15, 8, 0.02
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -80,6 +83,8 @@ class _Box:
             but for the first ever.
         waited: Steps with a dither whose response was not known yet; `HELD` once it was, or is waited for
             no longer.
+        faint: Whether an input varies far less over rows than weights move it; None before a step with two
+            rows of the batch or more.
     """
 
     rows: list[Tensor] = field(default_factory=list)
@@ -96,6 +101,7 @@ class _Box:
     most: float = math.inf
     failed: tuple[float, float] = (0.0, 0.0)
     waited: int = 0
+    faint: bool | None = None
 
     def refuse(self) -> None:
         """Choose a smaller factor: at this one rows failed, as of a simulator that an action ends."""
@@ -175,6 +181,16 @@ class Excitation:
         steps, and once it was known no more. With a size of the user's nothing is waited for.
         """
         return self.size is None and any(state.units and state.waited < HELD for state in self._state)
+
+    def is_early(self, number: int, error: float | None) -> bool:
+        """Whether a step's gradient would be a guess: of an input that hardly varies, which few rows show.
+
+        Args:
+            number: of the step.
+            error: the relative error of what tangents foretold of it; None where there was nothing.
+        """
+        faint = any(state.faint for state in self._state)
+        return faint and number < min(EARLY, self.held) and (error is None or error > FORETOLD)
 
     def look(self, number: int, tangents: Sequence[Excited]) -> list[Notice]:
         """Take in, once a step, whether the responses to dithers are known by now.
@@ -298,6 +314,8 @@ class Excitation:
                 rows = [calls[n] for n in own], [pairs[n] for n in own]
                 self._keep(state, box, *rows, candidates, len(survived))
                 self._candidates[place] = candidates
+                if state.faint is None and len(state.runs.unique()) > 1:  # one row's calls are too much alike
+                    state.faint = any(self._hardly_varies(place, which, spread) for which in candidates)
                 if state.seen >= 2 * state.judged:
                     state.judged = state.seen
                     before = set(state.units)
@@ -447,6 +465,19 @@ class Excitation:
             before = state.units.get(which, torch.zeros_like(unit))
             units[which] = torch.where(before > 0, before, unit)
         return dict(sorted(units.items()))
+
+    def _hardly_varies(self, place: int, which: int, spread: Callable[[Where, Tensor], float | None]) -> bool:
+        """Whether the numbers of an input that differ between rows do so far less than weights can move them.
+
+        Few rows then tell their derivative badly: in their own units, as a model has them, they count as much
+        as all else, so the derivative by them is thought too large, by up to the ratio of the two.
+        """
+        rows = self._state[place].rows[which]
+        varies = ~constant(rows)
+        over_rows = (
+            float(rows.double().var(dim=0, correction=0)[varies].mean().sqrt()) if varies.any() else 0.0
+        )
+        return over_rows > 0 and over_rows < FAINT * (spread((place, which), varies) or 0.0)
 
     @staticmethod
     def _unexplained(state: _Box, which: int, dithers: Sequence[int]) -> float:

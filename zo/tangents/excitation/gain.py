@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ NUMBERS = 2**22  # of columns of a step that are regressed on
 CLEAR = (
     10.0  # squares of deviations, above those of the largest of as many numbers by chance: a gain is known
 )
-BY_CHANCE = 2.0  # deviations of chance: a model must predict better by more
+BY_CHANCE = 2.0  # deviations of chance: another prediction must be better by more; decision 150
 WORST = 1.0  # times the error of predicting no response: a larger error counts as this
 ANSWERS, TOGETHER = 4, 3.0  # for each number of products, and squares of deviations of it; decision 137
 
@@ -122,6 +123,38 @@ class _LeastSquares(NamedTuple):
         return self.solved(alone)
 
 
+@dataclass
+class _Contest:
+    """Two predictions of what a model misses beside each other, the last steps counting most.
+
+    Attributes:
+        one: squares of the errors of one, in units of what was missed, see `_errors`.
+        other: those of the other.
+        apart: squares of how far the two are apart.
+        numbers: how many numbers these are of.
+    """
+
+    one: float = 0.0
+    other: float = 0.0
+    apart: float = 0.0
+    numbers: float = 0.0
+
+    def see(self, errors: tuple[float, float, float], numbers: int) -> None:
+        """Take in the errors of one step, and of how many numbers they are."""
+        shown = zip(astuple(self), (*errors, numbers), strict=True)
+        self.one, self.other, self.apart, self.numbers = (FADING * before + new for before, new in shown)
+
+    @property
+    def chance(self) -> float:
+        """What chance may make of the difference of their errors, where one of them is right.
+
+        If that misses noise alone, of variance s^2, the difference is `apart` and a deviation of 2 s times
+        its root.
+        """
+        square = min(self.one, self.other) / self.numbers if self.numbers else 1.0
+        return BY_CHANCE * 2 * math.sqrt(square * self.apart)
+
+
 class Gain:
     """The gain by least squares on what steps have shown, the last ones counting most; see the module.
 
@@ -139,14 +172,12 @@ class Gain:
         self._solution: Tensor | None = None  # before what chance makes of it is taken off,
         self._chance: Tensor | None = None  # of the square of each number
         self._seen: tuple[Tensor, Tensor] | None = None  # both, by which a response is thought no smaller
-        # squares of what was missed of new responses without products, with them, and of how far these are
-        # apart, in units of what the model misses; the last steps counting most
-        self._errors = [0.0, 0.0, 0.0]
+        self._contest = _Contest()  # of the gain without products and with them
 
     def see(self, form: GainForm | None, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown."""
         if form is None or self.form is None or form.key != self.form.key:
-            self.form, self._sums, self._errors = form, None, [0.0, 0.0, 0.0]
+            self.form, self._sums, self._contest = form, None, _Contest()
             self._solve()
         if form is None:
             return
@@ -216,7 +247,7 @@ class Gain:
             "form": None if self.form is None else vars(self.form),
             "sums": None if self._sums is None else self._sums._asdict(),
             "basis": self._basis,
-            "errors": list(self._errors),
+            "errors": list(astuple(self._contest)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -225,7 +256,7 @@ class Gain:
         if state["form"] is not None and "basis" in state:  # before there were products it had none
             self.form, self._basis = GainForm(**state["form"]), tuple(state["basis"])
             self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
-            self._errors = list(state["errors"])
+            self._contest = _Contest(*state["errors"])
         self._solve()
 
     def _compare(self, columns: Tensor, answers: Tensor, before: _LeastSquares) -> None:
@@ -236,14 +267,12 @@ class Gain:
         alone, whole = (
             columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, columns.shape[1])
         )
-        for place, error in enumerate(_errors(answers, (alone, whole))):
-            self._errors[place] = FADING * self._errors[place] + error
+        self._contest.see(_errors(answers, (alone, whole)), answers.numel())
 
     @property
     def _with_products(self) -> bool:
         """Whether these have predicted new responses better, by more than chance."""
-        alone, whole, apart = self._errors
-        return whole - alone < -BY_CHANCE * 2 * math.sqrt(apart) and apart > 0.0
+        return self._contest.other - self._contest.one < -self._contest.chance
 
     def _solve(self) -> None:
         self._kernel = self._solution = self._chance = self._seen = None
@@ -299,8 +328,7 @@ class Excited(Tangent):
     def __init__(self, prior: Tangent) -> None:
         self.prior, self.gain = prior, Gain()
         self.learns_from_values, self.learns = prior.learns_from_values, prior.learns
-        # squares of errors of responses, by the tangent, by the gain, and of how far these two are apart,
-        self._errors = [0.0, 0.0, 0.0]  # in units of what the model misses; the last steps counting most
+        self._contest = _Contest()  # of the responses by the tangent and by the gain
 
     @property
     def in_use(self) -> bool:
@@ -308,8 +336,7 @@ class Excited(Tangent):
 
         It does once it is known, unless the tangent predicts the responses better by more than chance.
         """
-        by_tangent, by_gain, apart = self._errors
-        return self.gain.known and by_gain - by_tangent < BY_CHANCE * 2 * math.sqrt(apart)
+        return self.gain.known and self._contest.other - self._contest.one < self._contest.chance
 
     def at(self, rows: CallPairs) -> Linearised:
         """The tangent's, with the gain where that is in use; probes show the derivative themselves."""
@@ -324,7 +351,7 @@ class Excited(Tangent):
 
     def forget(self) -> None:
         """No input is dithered any more."""
-        self.gain, self._errors = Gain(), [0.0, 0.0, 0.0]
+        self.gain, self._contest = Gain(), _Contest()
 
     def saw(self, rows: CallPairs, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown of their dither.
@@ -341,19 +368,19 @@ class Excited(Tangent):
         if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
             given, dither, missed, response = (torch.cat(parts) for parts in zip(*shown, strict=True))
             errors = _errors(missed, (response, self.gain.push(dither, given)), rows.response_scale)
-            self._errors = [FADING * a + b for a, b in zip(self._errors, errors, strict=True)]
+            self._contest.see(errors, missed.numel())
         else:
-            self._errors = [0.0, 0.0, 0.0]
+            self._contest = _Contest()
         self.gain.see(form, shown)
 
     def state_dict(self) -> dict[str, Any]:
         """Of the gain alone: the tangent has its own."""
-        return {"gain": self.gain.state_dict(), "errors": list(self._errors)}
+        return {"gain": self.gain.state_dict(), "errors": list(astuple(self._contest))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.gain.load_state_dict(state["gain"])
-        self._errors = list(state["errors"])
+        self._contest = _Contest(*state["errors"])  # of which 0.3 had three before decision 150
 
 
 class _WithGain(Linearised):

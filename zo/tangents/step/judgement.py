@@ -79,7 +79,8 @@ class Judgement:
         """
         self._unknowns = self._excite(gradient, evaluation.dither)
         self._news = self.excitation.look(gradient.step.number, self._stand_ins.excited)
-        self.waits = self.excitation.waits
+        early = self.excitation.is_early(gradient.step.number, self._stand_ins.error)
+        self.waits = self.excitation.waits or early
         return None if self.waits else self.watch.share(evaluation.check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
