@@ -579,20 +579,32 @@ def weights_after(group=None, probes=0):
     return torch.cat([*(weight.detach().flatten() for weight in network.parameters()), sizes])
 
 
+def weights_behind_a_wait(group=None):
+    """Weights behind six steps, in whose first ones no gradient is added, and how many these are."""
+    network, box, waits = TwoHeads(1), two_inputs(), 0
+    gradient = zo.TangentGradient(network, two_losses(box), boxes=[box], seed=0, process_group=group)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for step in range(6):
+        optimizer.zero_grad()
+        gradient.backward(batch(step).clamp(-1, 1))
+        waits += network.numbers.grad is None
+        optimizer.step()
+    return torch.cat([*(weight.detach().flatten() for weight in network.parameters()), torch.tensor([waits])])
+
+
 def in_groups(groups):
-    return {
-        (size, probes): weights_after(groups[size], probes)
-        for size in (2, 4)
-        if groups[size] is not None
-        for probes in (0, 2)
+    sizes = [size for size in (2, 4) if groups[size] is not None]
+    return {(size, probes): weights_after(groups[size], probes) for size in sizes for probes in (0, 2)} | {
+        (size, "wait"): weights_behind_a_wait(groups[size]) for size in sizes
     }
 
 
 @pytest.mark.slow
 def test_several_processes_add_the_same_dither(tmp_path):
     found = results_by_rank([in_groups], tmp_path)
-    for probes in (0, 2):
-        alone = weights_after(probes=probes)
+    behind = weights_behind_a_wait()
+    assert 1 <= int(behind[-1]) < 6
+    for probes, alone in ((0, weights_after()), (2, weights_after(probes=2)), ("wait", behind)):
         for rank, of_rank in enumerate(found):
             for size in (2, 4):
                 if rank < size:
@@ -763,7 +775,7 @@ def test_a_gradient_by_numbers_that_hardly_vary_waits_until_steps_are_foretold(s
         gradient.backward(states)
         if network.numbers.grad is not None:
             break
-        assert gradient.replays() == 0
+        assert gradient.replays() == 0 and gradient.metrics()["tangent_waits"] == 1
     assert 1 <= waited <= 8
     assert 0.5 < float(network.numbers.grad.norm() / true.norm()) < 4.0
 

@@ -301,8 +301,7 @@ class TangentGradient:
         `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
         weights are then where the tangents have learned nothing. Whatever the number, there are none behind
-        a step that added no gradient since the response to a first dither is not known yet
-        (`tangent_waits`).
+        a step that added no gradient, see `backward` (`tangent_waits`).
         """
         allowed = self._replays.allowed()
         return 0 if self._judgement.waits else allowed
@@ -465,7 +464,7 @@ class TangentGradient:
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
             outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
             checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), and 1 where
-            no gradient was added since the response to a first dither is not known yet (`tangent_waits`).
+            no gradient was added, see `backward` (`tangent_waits`).
             Where there are replays, how many may follow (`tangent_replays`), how many windows are kept
             (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`). Where batches are
             imagined, how many may follow (`tangent_imaginations`), and by how much such gradients are off,

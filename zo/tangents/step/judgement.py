@@ -74,8 +74,8 @@ class Judgement:
     def share(self, evaluation: Evaluation, gradient: StepGradient) -> float | None:
         """The factor of a step's gradient, whose rows the tangents have seen; chooses the next dither.
 
-        None while a first dither's response is not known: then nothing is added, and no optimiser takes a
-        step, of which Adam's next ones would be shorter.
+        None while a first dither's response is not known, or the gradient is early (`Excitation.is_early`):
+        then nothing is added, and no optimiser takes a step, of which Adam's next ones would be shorter.
         """
         self._unknowns = self._excite(gradient, evaluation.dither)
         self._news = self.excitation.look(gradient.step.number, self._stand_ins.excited)
@@ -115,7 +115,7 @@ class Judgement:
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,
             "tangent_excitation_loss": self.excitation.in_loss,
-            "tangent_waits": float(self.waits) if self.excitation else None,
+            "tangent_waits": float(self.waits) if self.excitation or self.waits else None,
         }
 
     def dithers(self) -> tuple[dict[str, Tensor], ...]:
