@@ -220,6 +220,21 @@ def test_a_kernels_values_are_those_of_gaussian_processes():
     assert torch.allclose(tangent.at(asked).values, expected, rtol=1e-5, atol=1e-5 * float(unit.min()))
 
 
+def test_many_rows_are_taken_in_parts(monkeypatch):
+    """Values, and their adjoint by autograd, are those of all rows at once."""
+    tangent, box, *_ = learned_kernel()
+    asked, v = pairs_at(box, *points(50, 9)), weights(50, 3, seed=4)
+    z = asked.z.clone().requires_grad_(True)
+    values = tangent.within(z, asked.others[1])
+    (whole,) = torch.autograd.grad(values, z, v)
+    monkeypatch.setattr(
+        "zo.tangents.models.gaussian_process.AT_ONCE", 7 * 60
+    )  # seven rows beside sixty centres
+    at = tangent.at(asked)
+    assert torch.allclose(at.values, values.detach(), rtol=1e-6)
+    assert torch.allclose(at.pull(v), whole, rtol=1e-5, atol=1e-8 * float(whole.abs().max()))
+
+
 def test_rows_left_out_are_those_of_fits_without_each_in_turn():
     x, wanted = weights(20, 3), weights(20, 2, seed=1)
     lengths = torch.tensor([0.5, 2.0, 1.0]).double()

@@ -489,6 +489,17 @@ def test_it_says_what_it_is():
     assert {type(value) for value in gradient.metrics().values()} == {float}
 
 
+@pytest.mark.parametrize("what", ["network", "objective", "boxes"])
+def test_what_a_gradient_is_made_with_is_not_replaced(what):
+    """It would go on with what it was made with."""
+    box = Sine()
+    gradient = zo.TangentGradient(
+        nn.Linear(3, 3), lambda net, x: box(net(x)).square().mean(dim=1), boxes=[box]
+    )
+    with pytest.raises(AttributeError, match=what):
+        setattr(gradient, what, getattr(gradient, what))
+
+
 @pytest.mark.parametrize("why", ["a constant box", "another network", "a graph that is cut"])
 def test_a_gradient_of_zero_is_said_once_with_what_may_be_the_reason(why):
     network, other = make_network(), make_network()

@@ -175,8 +175,7 @@ class TangentGradient:
             imaginations=imaginations,
             steps=steps,
         )
-        self.network, self.objective, self.boxes = settings.network, settings.objective, settings.boxes
-        self.parameters = settings.parameters
+        self._settings, self.parameters = settings, settings.parameters
         self.counts = TangentCounts()
         self._evaluations = Evaluations(settings)
         self._stand_ins = StandIns(settings.tangents, settings.trust_policy.outliers)
@@ -187,6 +186,21 @@ class TangentGradient:
         self._imagination = Imagination(self.boxes, imaginations)
         self._keep_within(Room.here(shared=self._evaluations.ranks.size > 1))
         self._rows = 0  # of the last step
+
+    @property
+    def network(self) -> nn.Module:
+        """As given: for another one make a new gradient."""
+        return self._settings.network
+
+    @property
+    def objective(self) -> Objective:
+        """As given."""
+        return self._settings.objective
+
+    @property
+    def boxes(self) -> tuple[BlackBoxFunction, ...]:
+        """As given, those of a host one by one."""
+        return self._settings.boxes
 
     @property
     def tangents(self) -> tuple[Tangent, ...]:

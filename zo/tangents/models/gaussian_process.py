@@ -22,6 +22,7 @@ from zo.tangents.models.rows import spread_places
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
 NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own
 TREND = 10.0  # variance of the linear part, over the kernel's own; decision 77
+AT_ONCE = 2**18  # covariances that are computed at a time: a processor keeps them near
 # of the search for lengths, decision 148:
 ROWS = 128  # whose likelihood it is
 STEPS = 40  # at most
@@ -92,13 +93,20 @@ class Process:
 
     def mean(self, x: Tensor, centres: Tensor) -> Tensor:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
-        near = _near(x / self.lengths, centres / self.lengths)
-        return near @ self.weights + x @ self.slope + self.offset
+        means: list[Tensor] = []
+        for some in x.split(_at_once(centres)):
+            near = _near(some / self.lengths, centres / self.lengths)
+            means.append(near @ self.weights + some @ self.slope + self.offset)
+        return torch.cat(means)
 
     def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
         """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
-        pull = _near(x / self.lengths, centres / self.lengths) * (v @ self.weights.T)
-        return v @ self.slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self.lengths**2
+        pulls: list[Tensor] = []
+        for some, v_some in zip(x.split(_at_once(centres)), v.split(_at_once(centres)), strict=True):
+            near = _near(some / self.lengths, centres / self.lengths) * (v_some @ self.weights.T)
+            by_kernel = (near @ centres - some * near.sum(1, keepdim=True)) / self.lengths**2
+            pulls.append(v_some @ self.slope.T + by_kernel)
+        return torch.cat(pulls)
 
     def state(self) -> dict[str, Any]:
         """Its attributes by name."""
@@ -253,6 +261,11 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
     twice = twice * near
     by_lengths = twice.sum(0) @ scaled.square() - (scaled * (twice @ scaled)).sum(0)
     return float(value), torch.cat([by_lengths, by_noise[None]])
+
+
+def _at_once(centres: Tensor) -> int:
+    """How many rows are taken at a time."""
+    return max(1, AT_ONCE // len(centres))
 
 
 def _trend(a: Tensor, b: Tensor) -> Tensor:
