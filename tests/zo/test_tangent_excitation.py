@@ -330,7 +330,7 @@ def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
     kept = gradient.excitation
     assert kept[0]
     for state in gradient._judgement.excitation._state:  # as if it had gone by unseen
-        state.units = {}
+        state.inputs.units = {}
     asked = gradient._judgement.excitation.judge_again(lambda where, numbers: 1.0)
     assert asked == [f"a small dither shows the derivative by 'action' of {box!r}"]
     assert set(gradient.excitation[0]) == set(kept[0])

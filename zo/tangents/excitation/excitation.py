@@ -12,36 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import BlackBoxFunction
 from blackbox.notices import Notice
 from zo.draws import Key
 from zo.errors import TangentWarning
+from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
-from zo.tangents.excitation.identified import (
-    CELLS,
-    cells_of,
-    constant,
-    grid_of,
-    sketch,
-    unexplained,
-    unexplained_near,
-)
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows, NextSize
 from zo.tangents.excitation.words import unknown, waits_long
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, RecordedCall
 
-# decision 121:
-DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
-ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
-SMALL = 0.1  # of a number's size: the first dither of one that has no spread
 # spreads, the first dither of what varies, since one that is too large is never forgotten; decision 121
 FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
@@ -53,26 +41,18 @@ HELD = 25  # steps at most whose gradient waits for the response to a first dith
 LONG = 10  # steps, after which fewer rows may show a response than choose the next dither; decision 147
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
 TOLD = 0.6  # of those that may, after which it is said; decision 139
-# decision 151: of how far weights move an input, its spread over rows where it hardly varies; steps at most
-# whose gradient then waits for a step that is foretold, and the error of one that is
-FAINT, EARLY, FORETOLD = 0.15, 8, 0.02
-CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
+# of an input that hardly varies: steps at most whose gradient waits for one that is foretold, and the error
+EARLY, FORETOLD = 8, 0.02  # of that one; decision 151
 
 Where = tuple[int, int]  # a box and an input, by their places
 
 
 @dataclass
 class _Box:
-    """What is known of the inputs of one box.
+    """What is known of one box.
 
     Attributes:
-        rows: The last rows, by input, `(rows, size)`, as the objective asked for them.
-        runs: Of those of the last step, which row of the batch each belongs to.
-        near: By input that is a field, cells of the last rows, see `cells_of`, and the run of each.
-        seen: Rows ever.
-        judged: Rows ever when they were last judged.
-        units: By place among the inputs, for those that are dithered: the spread of each number, 0 for one
-            that is not; `(*shape)`.
+        inputs: What it was asked for, and which of its inputs are dithered, in which units.
         factor: How many units a dither is.
         known: The share of the tangent's response to a dither that answers have shown, from 0 to 1.
         shown: What rows have shown since factor and share were last chosen.
@@ -83,16 +63,9 @@ class _Box:
             but for the first ever.
         waited: Steps with a dither whose response was not known yet; `HELD` once it was, or is waited for
             no longer.
-        faint: Whether an input varies far less over rows than weights move it; None before a step with two
-            rows of the batch or more.
     """
 
-    rows: list[Tensor] = field(default_factory=list)
-    runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
-    seen: int = 0
-    judged: int = 0
-    units: dict[int, Tensor] = field(default_factory=dict)
+    inputs: AskedInputs = field(default_factory=AskedInputs)
     factor: float = 1.0
     known: float = 0.0
     shown: DitheredRows | None = None
@@ -101,7 +74,30 @@ class _Box:
     most: float = math.inf
     failed: tuple[float, float] = (0.0, 0.0)
     waited: int = 0
-    faint: bool | None = None
+
+    @property
+    def units(self) -> dict[int, Tensor]:
+        """The spread of what is dithered, see `AskedInputs`."""
+        return self.inputs.units
+
+    def judge(
+        self,
+        box: BlackBoxFunction,
+        candidates: Sequence[int],
+        spread: Spread,
+        *,
+        waits: bool,
+    ) -> set[int]:
+        """Judge the inputs again, see `AskedInputs.judge`.
+
+        Returns:
+            Those that are dithered from now on and were not.
+        """
+        before = set(self.units)
+        begins = self.inputs.judge(box.inputs, candidates, spread, waits=waits and self.waited < HELD)
+        if begins and self.before == (0.0, 0.0):  # no response is known yet
+            self.factor = FIRST
+        return set(self.units) - before
 
     def refuse(self) -> None:
         """Choose a smaller factor: at this one rows failed, as of a simulator that an action ends."""
@@ -189,7 +185,7 @@ class Excitation:
             number: of the step.
             error: the relative error of what tangents foretold of it; None where there was nothing.
         """
-        faint = any(state.faint for state in self._state)
+        faint = any(state.inputs.faint for state in self._state)
         return faint and number < min(EARLY, self.held) and (error is None or error > FORETOLD)
 
     def look(self, number: int, tangents: Sequence[Excited]) -> list[Notice]:
@@ -265,13 +261,12 @@ class Excitation:
             What is dithered from now on and was not, in words; none where `excite` is 0.
         """
         words: list[str] = []
+        waits = self.size is None
         for place, candidates in self._candidates.items() if self.size != 0 else ():
             state, box = self._state[place], self._boxes[place]
-            before, state.judged = set(state.units), state.seen
-            state.units = self._judged(place, candidates, spread)
             words += [
                 f"a small dither shows the derivative by {box.inputs[which].name!r} of {box!r}"
-                for which in sorted(set(state.units) - before)
+                for which in sorted(state.judge(box, candidates, _of_box(spread, place), waits=waits))
             ]
         return words
 
@@ -312,34 +307,29 @@ class Excitation:
             ]
             if own and candidates:
                 rows = [calls[n] for n in own], [pairs[n] for n in own]
-                self._keep(state, box, *rows, candidates, len(survived))
+                state.inputs.keep(box, *rows, candidates, len(survived))
                 self._candidates[place] = candidates
-                if state.faint is None and len(state.runs.unique()) > 1:  # one row's calls are too much alike
-                    state.faint = any(self._hardly_varies(place, which, spread) for which in candidates)
-                if state.seen >= 2 * state.judged:
-                    state.judged = state.seen
-                    before = set(state.units)
-                    state.units = self._judged(place, candidates, spread)
+                state.inputs.see_spread(candidates, _of_box(spread, place))
+                if state.inputs.due:
+                    new = state.judge(box, candidates, _of_box(spread, place), waits=self.size is None)
                     if self.size == 0:
-                        new = sorted(set(state.units) - before)
-                        words += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
+                        words += [f"{box.inputs[which].name!r} of {box!r}" for which in sorted(new)]
         return words
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What is known of each box."""
         return [
-            {**vars(state), "shown": None if state.shown is None else list(state.shown)}
+            {
+                **vars(state.inputs),
+                **{name: value for name, value in vars(state).items() if name != "inputs"},
+                "shown": None if state.shown is None else list(state.shown),
+            }
             for state in self._state
         ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Go on where `state_dict` was taken."""
-        known = DitheredRows._fields
-        self._state = [
-            _Box(**{**entry, "shown": DitheredRows(*shown) if shown and len(shown) == len(known) else None})
-            for entry in state
-            for shown in [entry["shown"]]  # 0.3 kept others, of a few steps
-        ]
+        self._state = [_box(entry) for entry in state]
 
     def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
         """Whether about as many rows fail as before; a dither beside which many more do is made smaller.
@@ -360,132 +350,6 @@ class Excitation:
                 continue
             state.failed = before + lost, of + rows
         return not refused
-
-    def _keep(
-        self,
-        state: _Box,
-        box: BlackBoxFunction,
-        calls: Sequence[RecordedCall],
-        pairs: Sequence[CallPairs],
-        candidates: Sequence[int],
-        batch: int,
-    ) -> None:
-        """Take rows as the objective asked for them; of large inputs that are no candidates a few sums."""
-        alive = torch.cat([part.alive for part in pairs]).nonzero().flatten()
-        counts = [len(part.z) for part in pairs]
-        places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
-        columns = []
-        for which, spec in enumerate(box.inputs):
-            rows = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])[alive]
-            columns.append(
-                rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
-            )
-        state.seen += len(alive)
-        widths = [column.shape[1] for column in columns]
-        if [column.shape[1] for column in state.rows] != widths:
-            state.rows = [column[:0] for column in columns]
-        most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
-        state.rows = [torch.cat(parts)[-most:] for parts in zip(state.rows, columns, strict=True)]
-        state.runs = torch.cat(places)[alive.cpu()][-most:]
-        self._keep_cells(state, box, calls, candidates, torch.cat(places), alive)
-
-    def _keep_cells(
-        self,
-        state: _Box,
-        box: BlackBoxFunction,
-        calls: Sequence[RecordedCall],
-        candidates: Sequence[int],
-        runs: Tensor,
-        alive: Tensor,
-    ) -> None:
-        """Of candidates that are fields take some cells, and what the other inputs have around them."""
-        outputs = [spec for spec in box.outputs if spec.learned]
-        for which in candidates:
-            space, _ = grid_of([box.inputs[which], *outputs])
-            if not space:
-                continue
-            rows = alive[-(CELLS_KEPT // CELLS) :]
-            inputs = [
-                torch.cat([call.asked(number) for call in calls])[rows] if spec.modelled else None
-                for number, spec in enumerate(box.inputs)
-            ]
-            columns = cells_of(inputs, which, space, state.seen)
-            # a run of an earlier step is another one
-            of_cells = (runs[rows.cpu()] + state.seen).repeat_interleave(CELLS)
-            if which in state.near:
-                before, of_before = state.near[which]
-                columns = [
-                    None if new is None or old is None else torch.cat([old, new])
-                    for old, new in zip(before, columns, strict=True)
-                ]
-                of_cells = torch.cat([of_before, of_cells])
-            columns = [None if column is None else column[-CELLS_KEPT:] for column in columns]
-            state.near[which] = columns, of_cells[-CELLS_KEPT:]
-
-    def _judged(
-        self,
-        place: int,
-        candidates: Sequence[int],
-        spread: Callable[[Where, Tensor], float | None],
-    ) -> dict[int, Tensor]:
-        """The units of inputs that are not identified, by their places.
-
-        What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
-        line, and shows no more than the derivative along that. Of the others the one that is explained best
-        is dithered first, which then explains none.
-        """
-        state, specs = self._state[place], self._boxes[place].inputs
-        units: dict[int, Tensor] = {}
-        # decision 128; of a step of one row nothing is known
-        of_step = len(state.runs) if len(state.runs.unique()) > 1 else 0
-        same = {which: constant(state.rows[which][-of_step:]) for which in candidates}
-        for which, numbers in same.items():
-            by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
-            if by_weights:
-                units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
-        # what is waited for is not given up: what a few rows of two networks show is not judged twice
-        waits = self.size is None and state.waited < HELD
-        dithers = [which for which in candidates if waits and which in state.units]
-        units |= {which: state.units[which] for which in dithers}
-        while True:
-            shares = {w: self._unexplained(state, w, dithers) for w in candidates if w not in dithers}
-            least = min(shares, key=shares.__getitem__, default=None)
-            if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
-                break
-            dithers.append(least)
-            if least in state.units:
-                units[least] = state.units[least]
-                continue
-            by_weights = spread((place, least), ~same[least])
-            if by_weights != 0.0:  # no weight moves them
-                units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least], by_weights)
-                if state.before == (0.0, 0.0):  # no response is known yet
-                    state.factor = FIRST
-        for which, unit in units.items():  # the size of a dither goes by the first unit
-            before = state.units.get(which, torch.zeros_like(unit))
-            units[which] = torch.where(before > 0, before, unit)
-        return dict(sorted(units.items()))
-
-    def _hardly_varies(self, place: int, which: int, spread: Callable[[Where, Tensor], float | None]) -> bool:
-        """Whether the numbers of an input that differ between rows do so far less than weights can move them.
-
-        Few rows then tell their derivative badly: in their own units, as a model has them, they count as much
-        as all else, so the derivative by them is thought too large, by up to the ratio of the two.
-        """
-        rows = self._state[place].rows[which]
-        varies = ~constant(rows)
-        over_rows = (
-            float(rows.double().var(dim=0, correction=0)[varies].mean().sqrt()) if varies.any() else 0.0
-        )
-        return over_rows > 0 and over_rows < FAINT * (spread((place, which), varies) or 0.0)
-
-    @staticmethod
-    def _unexplained(state: _Box, which: int, dithers: Sequence[int]) -> float:
-        """The share of an input's variance that the others explain neither row by row nor cell by cell."""
-        share = unexplained(state.rows, state.runs, which, dithers)
-        if which in state.near:
-            share = min(share, unexplained_near(*state.near[which], which, dithers))
-        return share
 
     def _follow(
         self,
@@ -512,37 +376,16 @@ class Excitation:
             self.response = math.sqrt(response / change)
 
 
-def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
-    """Boxes and inputs, by their places, that are an earlier answer: states, of which all is shown."""
-    states: dict[tuple[int, int], bool] = {}
-    answers: list[Tensor] = []
-    for call in calls:
-        for number in range(len(call.inputs)):
-            array = call.asked(number)
-            if answers:
-                same = any(array.shape == y.shape and torch.equal(array, y) for y in answers)
-                states[call.box, number] = same and states.get((call.box, number), True)
-        answers = [call.answered(number) for number in range(len(call.outputs))] + answers[:8]
-    return {where for where, always in states.items() if always}
+def _box(entry: Mapping[str, Any]) -> _Box:
+    """A box as `Excitation.state_dict` has it."""
+    of_inputs = {each.name for each in fields(AskedInputs)}
+    shown = entry["shown"]  # 0.3 kept others, of a few steps
+    state = {name: value for name, value in entry.items() if name not in of_inputs}
+    state["shown"] = DitheredRows(*shown) if shown and len(shown) == len(DitheredRows._fields) else None
+    inputs = AskedInputs(**{name: value for name, value in entry.items() if name in of_inputs})
+    return _Box(inputs, **state)
 
 
-def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
-    """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
-    varies = ~constant(rows).cpu()
-    spread = rows.double().std(dim=0, correction=0).cpu()
-    unit = _scale(spec, spread.clamp_min(by_weights or 0.0))
-    return torch.where(varies, unit, 0.0).reshape(spec.shape)
-
-
-def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
-    """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
-    size = SMALL * rows.double().abs().mean(dim=0).cpu()
-    unit = _scale(spec, torch.where(size > 0, size, by_weights))
-    return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
-
-
-def _scale(spec: ArraySpec, spread: Tensor) -> Tensor:
-    """The scale that a spec has, else what was measured, `(size,)`."""
-    if spec.scale is None:
-        return spread
-    return torch.tensor(spec.scale, dtype=torch.float64)
+def _of_box(spread: Callable[[Where, Tensor], float | None], place: int) -> Spread:
+    """What gives the spread of a box's inputs."""
+    return lambda which, numbers: spread((place, which), numbers)

@@ -1,0 +1,238 @@
+"""What a box was asked for: the rows by which inputs are found whose derivative values do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, BlackBoxFunction
+from zo.tangents.excitation.identified import (
+    CELLS,
+    cells_of,
+    constant,
+    grid_of,
+    sketch,
+    unexplained,
+    unexplained_near,
+)
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recording import RecordedCall
+
+# decision 121:
+DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
+ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
+CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
+SMALL = 0.1  # of a number's size: the first dither of one that has no spread
+FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151
+
+Spread = Callable[[int, Tensor], float | None]  # of an input's numbers over weights, see `spread_of_weights`
+
+
+@dataclass
+class AskedInputs:
+    """What is known of the inputs of one box.
+
+    Attributes:
+        rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
+        runs: of those of the last step, which row of the batch each belongs to.
+        near: by input that is a field, cells of the last rows, see `cells_of`, and the run of each.
+        seen: rows ever.
+        judged: rows ever when they were last judged.
+        units: by place among the inputs, for those that are dithered: the spread of each number, 0 for one
+            that is not; `(*shape)`.
+        faint: whether an input varies far less over rows than weights move it; None before a step with two
+            rows of the batch or more.
+    """
+
+    rows: list[Tensor] = field(default_factory=list)
+    runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
+    seen: int = 0
+    judged: int = 0
+    units: dict[int, Tensor] = field(default_factory=dict)
+    faint: bool | None = None
+
+    def keep(
+        self,
+        box: BlackBoxFunction,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        candidates: Sequence[int],
+        batch: int,
+    ) -> None:
+        """Take the rows of a step's calls of the box; of large inputs that are no candidates a few sums.
+
+        Args:
+            box: the box.
+            calls: its calls.
+            pairs: what each shows a tangent.
+            candidates: inputs that may be dithered, by their places.
+            batch: how many rows the batch has.
+        """
+        alive = torch.cat([part.alive for part in pairs]).nonzero().flatten()
+        counts = [len(part.z) for part in pairs]
+        places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
+        columns = []
+        for which, spec in enumerate(box.inputs):
+            rows = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])[alive]
+            columns.append(
+                rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
+            )
+        self.seen += len(alive)
+        widths = [column.shape[1] for column in columns]
+        if [column.shape[1] for column in self.rows] != widths:
+            self.rows = [column[:0] for column in columns]
+        most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
+        self.rows = [torch.cat(parts)[-most:] for parts in zip(self.rows, columns, strict=True)]
+        self.runs = torch.cat(places)[alive.cpu()][-most:]
+        self._keep_cells(box, calls, candidates, torch.cat(places), alive)
+
+    @property
+    def due(self) -> bool:
+        """Whether rows have doubled since inputs were last judged."""
+        return self.seen >= 2 * self.judged
+
+    def judge(
+        self, specs: Sequence[ArraySpec], candidates: Sequence[int], spread: Spread, *, waits: bool
+    ) -> bool:
+        """Choose what is dithered, and in which units: inputs that values do not identify.
+
+        What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
+        line, and shows no more than the derivative along that. Of the others the one that is explained best
+        is dithered first, which then explains none.
+
+        Args:
+            specs: of all inputs.
+            candidates: inputs that may be dithered, by their places.
+            spread: see `Spread`.
+            waits: whether the response to a first dither is waited for: then none is given up, since what a
+                few rows of two networks show is not judged twice.
+
+        Returns:
+            Whether one that the others explain is dithered from now on and was not.
+        """
+        self.judged = self.seen
+        units: dict[int, Tensor] = {}
+        # decision 128; of a step of one row nothing is known
+        of_step = len(self.runs) if len(self.runs.unique()) > 1 else 0
+        same = {which: constant(self.rows[which][-of_step:]) for which in candidates}
+        for which, numbers in same.items():
+            by_weights = spread(which, numbers) if bool(numbers.any()) else None
+            if by_weights:
+                units[which] = _unit_of_constant(specs[which], self.rows[which], numbers, by_weights)
+        dithers = [which for which in candidates if waits and which in self.units]
+        units |= {which: self.units[which] for which in dithers}
+        begins = False
+        while True:
+            shares = {w: self._unexplained(w, dithers) for w in candidates if w not in dithers}
+            least = min(shares, key=shares.__getitem__, default=None)
+            if least is None or shares[least] > (FREE if least in self.units else DETERMINED):
+                break
+            dithers.append(least)
+            if least in self.units:
+                units[least] = self.units[least]
+                continue
+            by_weights = spread(least, ~same[least])
+            if by_weights != 0.0:  # no weight moves them
+                units[least] = units.get(least, 0.0) + _unit(specs[least], self.rows[least], by_weights)
+                begins = True
+        for which, unit in units.items():  # the size of a dither goes by the first unit
+            before = self.units.get(which, torch.zeros_like(unit))
+            units[which] = torch.where(before > 0, before, unit)
+        self.units = dict(sorted(units.items()))
+        return begins
+
+    def see_spread(self, candidates: Sequence[int], spread: Spread) -> None:
+        """See, once, whether the numbers of an input that differ between rows do so hardly; see `faint`.
+
+        Few rows then tell their derivative badly: in their own units, as a model has them, they count as much
+        as all else, so the derivative by them is thought too large, by up to the ratio of the two.
+        """
+        if self.faint is None and len(self.runs.unique()) > 1:  # one row's calls are too much alike
+            self.faint = any(self._hardly_varies(which, spread) for which in candidates)
+
+    def _hardly_varies(self, which: int, spread: Spread) -> bool:
+        rows = self.rows[which]
+        varies = ~constant(rows)
+        over_rows = (
+            float(rows.double().var(dim=0, correction=0)[varies].mean().sqrt()) if varies.any() else 0.0
+        )
+        return over_rows > 0 and over_rows < FAINT * (spread(which, varies) or 0.0)
+
+    def _unexplained(self, which: int, dithers: Sequence[int]) -> float:
+        """The share of an input's variance that the others explain neither row by row nor cell by cell."""
+        share = unexplained(self.rows, self.runs, which, dithers)
+        if which in self.near:
+            share = min(share, unexplained_near(*self.near[which], which, dithers))
+        return share
+
+    def _keep_cells(
+        self,
+        box: BlackBoxFunction,
+        calls: Sequence[RecordedCall],
+        candidates: Sequence[int],
+        runs: Tensor,
+        alive: Tensor,
+    ) -> None:
+        """Of candidates that are fields take some cells, and what the other inputs have around them."""
+        outputs = [spec for spec in box.outputs if spec.learned]
+        for which in candidates:
+            space, _ = grid_of([box.inputs[which], *outputs])
+            if not space:
+                continue
+            rows = alive[-(CELLS_KEPT // CELLS) :]
+            inputs = [
+                torch.cat([call.asked(number) for call in calls])[rows] if spec.modelled else None
+                for number, spec in enumerate(box.inputs)
+            ]
+            columns = cells_of(inputs, which, space, self.seen)
+            # a run of an earlier step is another one
+            of_cells = (runs[rows.cpu()] + self.seen).repeat_interleave(CELLS)
+            if which in self.near:
+                before, of_before = self.near[which]
+                columns = [
+                    None if new is None or old is None else torch.cat([old, new])
+                    for old, new in zip(before, columns, strict=True)
+                ]
+                of_cells = torch.cat([of_before, of_cells])
+            columns = [None if column is None else column[-CELLS_KEPT:] for column in columns]
+            self.near[which] = columns, of_cells[-CELLS_KEPT:]
+
+
+def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
+    """Boxes and inputs, by their places, that are an earlier answer: states, of which all is shown."""
+    states: dict[tuple[int, int], bool] = {}
+    answers: list[Tensor] = []
+    for call in calls:
+        for number in range(len(call.inputs)):
+            array = call.asked(number)
+            if answers:
+                same = any(array.shape == y.shape and torch.equal(array, y) for y in answers)
+                states[call.box, number] = same and states.get((call.box, number), True)
+        answers = [call.answered(number) for number in range(len(call.outputs))] + answers[:8]
+    return {where for where, always in states.items() if always}
+
+
+def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
+    """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
+    varies = ~constant(rows).cpu()
+    spread = rows.double().std(dim=0, correction=0).cpu()
+    unit = _scale(spec, spread.clamp_min(by_weights or 0.0))
+    return torch.where(varies, unit, 0.0).reshape(spec.shape)
+
+
+def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
+    """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
+    size = SMALL * rows.double().abs().mean(dim=0).cpu()
+    unit = _scale(spec, torch.where(size > 0, size, by_weights))
+    return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
+
+
+def _scale(spec: ArraySpec, spread: Tensor) -> Tensor:
+    """The scale that a spec has, else what was measured, `(size,)`."""
+    if spec.scale is None:
+        return spread
+    return torch.tensor(spec.scale, dtype=torch.float64)
