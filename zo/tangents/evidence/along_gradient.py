@@ -20,8 +20,9 @@ from zo.tangents.evidence.predictions import Squares, relative_error
 from zo.tangents.playback.playback import evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
-from zo.tangents.record.recording import RecordedCall, Recorder, Repeated
+from zo.tangents.record.recording import Recorder, Repeated
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check, TrustWatch, is_flat

@@ -18,8 +18,8 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.record.recording import RecordedCall
 
 # decision 121:
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above

@@ -15,8 +15,9 @@ from zo.draws import DITHER, Key
 from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.models.values import Form
+from zo.tangents.record.call import Parts, RecordedCall
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.record.recording import Dither, Parts, RecordedCall
+from zo.tangents.record.recording import Dither
 from zo.tangents.tangent import sources
 
 

@@ -27,8 +27,9 @@ from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows, NextSize
 from zo.tangents.excitation.words import unknown, waits_long
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.record.recording import Dither, RecordedCall
+from zo.tangents.record.recording import Dither
 
 # spreads, the first dither of what varies, since one that is too large is never forgotten; decision 121
 FIRST = 0.1

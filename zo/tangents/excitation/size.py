@@ -17,8 +17,8 @@ from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import Gain
 from zo.tangents.models.values import Form
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
-from zo.tangents.record.recording import RecordedCall
 from zo.tangents.tangent import sources
 
 # decision 121, this and the next:

@@ -20,7 +20,7 @@ from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.step_gradient import StepGradient
-from zo.tangents.record.recording import RecordedCall
+from zo.tangents.record.call import RecordedCall
 
 Where = tuple[int, int]  # a box and an input, by their places
 

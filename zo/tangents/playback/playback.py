@@ -19,16 +19,9 @@ from zo.evaluators.state import Snapshot
 from zo.objective import losses, mean_loss, uncompiled
 from zo.perturbation import Directions
 from zo.tangents.playback.way_back import gradients_of, reaches
+from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.record.pairs import sizes
-from zo.tangents.record.recording import (
-    Dither,
-    RecordedCall,
-    Recorder,
-    flat_rows,
-    has_rows,
-    refuse_arrays,
-    rows_alive,
-)
+from zo.tangents.record.recording import Dither, Recorder
 from zo.tangents.record.undifferentiated import refuse_derivative_inside
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised

@@ -15,8 +15,8 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from zo.batches import Batch, bytes_of, emptied, filled, joined, map_tensors, some_rows, tensors
 from zo.errors import TangentError
+from zo.tangents.record.call import RecordedCall, joined_calls
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.record.recording import RecordedCall, joined_calls
 
 _LISTS = (list, tuple, UserList, deque)
 

@@ -30,8 +30,8 @@ from zo.tangents.models.rows import Moments
 from zo.tangents.playback.playback import answered_by
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import gradients_of
+from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays
 from zo.tangents.record.pairs import CallPairs, sizes
-from zo.tangents.record.recording import RecordedCall, flat_rows, has_rows, refuse_arrays
 from zo.tangents.step.clipping import Clipping
 from zo.tangents.tangent import Linearised, Tangent
 

@@ -28,8 +28,9 @@ from zo.tangents.evidence.outliers import Outlying
 from zo.tangents.playback.playback import Live, WayBack, evaluate_again, refuse_unseen_weights
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import refuse_autocast
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.record.recording import Dither, Recorded, RecordedCall, record
+from zo.tangents.record.recording import Dither, Recorded, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import checks
 from zo.tangents.step.settings import GradientSettings

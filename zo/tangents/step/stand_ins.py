@@ -12,8 +12,8 @@ from zo.same_run import refuse_other_run
 from zo.tangents.evidence.outliers import Outliers, Outlying, outlying
 from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
 from zo.tangents.excitation.gain import Excited
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
-from zo.tangents.record.recording import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
