@@ -241,3 +241,123 @@ def test_gradients_that_are_not_shortened_or_not_added_up_are_not_said(clip, siz
     words, clipped = accumulated(clip, sizes, zero, hook=hook)
     assert not words
     assert (clipped > 0) == (30 in sizes and clip is not None)
+
+
+# What is cut off, and goes one way
+
+
+def rare(steps, seed, size):
+    """Gradients in the order of steps: one in ten pulls fifteen times as much, against the others."""
+    draws = torch.Generator().manual_seed(seed)
+    way = torch.randn(size, generator=draws) / size**0.5
+    for _ in range(steps):
+        pull = -15.0 if torch.rand((), generator=draws) < 0.1 else 1.0
+        yield pull * way + 0.3 * torch.randn(size, generator=draws) / size**0.5
+
+
+def chaotic(steps, seed, size):
+    """Gradients of lengths with a heavy tail, which go anywhere."""
+    draws = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        length = float(torch.randn((), generator=draws).mul(1.5).exp())
+        yield length * torch.randn(size, generator=draws) / size**0.5
+
+
+def weighed(gradients, clipping):
+    """At which steps the bound was raised."""
+    raised = []
+    for step, gradient in enumerate(gradients):
+        clipping.remember([gradient])
+        notice = clipping.weigh([gradient], step)
+        if notice is not None:
+            assert notice.words.startswith(f"Step {step + 1}: ")
+            raised.append(step)
+    return raised
+
+
+@pytest.mark.parametrize("size", [7, 5000])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_cut_off_and_goes_one_way_raises_the_bound(seed, size):
+    clipping = Clipping(2.0)
+    raised = weighed(rare(200, seed, size), clipping)
+    assert len(raised) == 1 and raised[0] < 120 and 10 < clipping.multiple < 30
+    for gradient in rare(100, seed + 50, size):
+        clipping.remember([gradient])
+        (kept,), _ = clipping.shortened([gradient])
+        assert kept.norm() > 0.5 * gradient.norm()
+
+
+@pytest.mark.parametrize("size", [7, 5000])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_heavy_tail_that_goes_anywhere_stays_shortened(seed, size):
+    clipping = Clipping(2.0)
+    assert weighed(chaotic(400, seed, size), clipping) == [] and clipping.multiple == 2.0
+
+
+def test_long_gradients_that_go_where_the_others_go_stay_shortened():
+    """As in front of a loss that falls: they would change nothing but the length of a step."""
+    clipping = Clipping(2.0)
+    assert weighed((abs(float(g[0])) * torch.ones(7) for g in rare(300, 0, 7)), clipping) == []
+
+
+def test_what_was_cut_off_is_in_the_state():
+    gradients = list(rare(200, 0, 5000))
+    whole, first, second = Clipping(2.0), Clipping(2.0), Clipping(2.0)
+    (raised,) = weighed(gradients, whole)
+    assert weighed(gradients[: raised - 1], first) == []
+    second.load_state_dict(first.state_dict())
+    assert weighed(gradients[raised - 1 :], second) == [1]
+    assert second.multiple == whole.multiple
+    third = Clipping(2.0)
+    third.load_state_dict(second.state_dict())
+    assert third.multiple == whole.multiple
+    third.load_state_dict({"lengths": [1.0]})  # as versions before had it
+    assert third.multiple == 2.0 and third.shortened([torch.tensor([3.0])])[1]
+    none = Clipping(None)
+    none.load_state_dict(second.state_dict())
+    assert none.multiple is None  # what a gradient is made with goes before its state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rows_of_a_rare_class_one_by_one_count_as_their_weights_say(seed):
+    """One row in ten, with a weight by which both classes count the same; first order has no bound."""
+    generator = torch.Generator().manual_seed(21)
+    maps = [torch.randn(shape, generator=generator) for shape in ((2, 8), (8, 1))]
+
+    def response(x):
+        return torch.sin(x @ maps[0].to(x)) @ maps[1].to(x) / 3
+
+    box = FromTorch(response, X, (ArraySpec("y", (1,)),))
+
+    def objective(net, batch, called=box):
+        x, is_rare = batch
+        weight, wanted = torch.where(is_rare > 0, 5.0, 0.55), torch.where(is_rare > 0, 0.5, -0.5)
+        return (weight * (called(net(x)) - wanted).square()).mean(dim=1)
+
+    def drawn(number, rows=1):
+        draws = torch.Generator().manual_seed(1000 * seed + number)
+        return 2 * torch.rand(rows, 2, generator=draws) - 1, (
+            torch.rand(rows, 1, generator=draws) < 0.1
+        ) * 1.0
+
+    ends = {}
+    for way in ("learned", "first order"):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+        gradient = zo.TangentGradient(network, objective, boxes=[box], seed=seed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(250):
+                optimizer.zero_grad()
+                if way == "learned":
+                    gradient.backward(drawn(step))
+                else:
+                    objective(network, drawn(step), response).mean().backward()
+                optimizer.step()
+        with torch.no_grad():
+            ends[way] = float(objective(network, drawn(-1, 4000), response).mean())
+        said = [str(warning.message) for warning in caught if "all in one direction" in str(warning.message)]
+        assert len(said) == (way == "learned")
+    assert ends["learned"] < 1.1 * ends["first order"]

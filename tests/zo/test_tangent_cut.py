@@ -141,7 +141,7 @@ def test_a_loss_through_whole_numbers_names_the_output_in_the_first_step():
         return (cells / 100 - w).square().mean(dim=1) + total.square().mean(dim=1)
 
     said, _ = trained(make_network(), objective, make_box(counted, "int64"))
-    (named,) = [words for words in said if "whole numbers have none" in words]
+    (named,) = [words for words in said if "which have none: what weights" in words]
     assert named.startswith("Step 1:") and "'cells' (int64)" in named
     assert any("cut off" in words for words in said)
 
@@ -244,3 +244,53 @@ def test_a_kink_in_front_of_which_a_network_already_stands_is_no_cut(objective):
     said, gradient = trained(network, objective, box)
     assert gradient.counts.checks >= 1
     assert not [words for words in said if "cut off" in words]
+
+
+# Specs without a derivative
+
+
+def turned(x: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x + angle), torch.cos(x)
+
+
+def turning_box(**specs: bool) -> FromTorch:
+    """Of a number and an angle; `angle` and `beside` say whether these specs have a derivative."""
+    inputs = ArraySpec("x", (1,)), ArraySpec("angle", (1,), differentiable=specs.get("angle", True))
+    outputs = (
+        ArraySpec("total", (1,)),
+        ArraySpec("beside", (1,), differentiable=specs.get("beside", True)),
+    )
+    return FromTorch(turned, inputs, outputs)
+
+
+def with_angle(network, w, box):
+    z = network(w)
+    total, beside = box(z, 0.5 * z)
+    return (total - w).square().mean(dim=1) + beside.square().mean(dim=1)
+
+
+def with_detached_angle(network, w, box):
+    z = network(w)
+    total, _ = box(z, 0.5 * z.detach())
+    return (total - w).square().mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "specs", "named"),
+    [
+        (with_angle, {"angle": False}, ["'angle' (differentiable=False)"]),
+        (with_angle, {"beside": False}, ["'beside' (differentiable=False)"]),
+        (
+            with_angle,
+            {"angle": False, "beside": False},
+            ["'angle' (differentiable=False)", "'beside' (differentiable=False)"],
+        ),
+        (with_angle, {}, []),
+        (with_detached_angle, {"angle": False, "beside": False}, []),  # meant so; and nothing is used
+    ],
+)
+def test_what_a_spec_without_derivative_takes_from_a_gradient_is_named_once(objective, specs, named):
+    """Weights that move such an input, and a loss that goes by such an output."""
+    said, _ = trained(make_network(), objective, turning_box(**specs), 3)
+    found = [name for words in said for name in re.findall(r"'\w+' \(differentiable=False\)", words)]
+    assert found == named

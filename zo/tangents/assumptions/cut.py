@@ -1,13 +1,13 @@
-"""Where the gradient is cut: outputs of whole numbers that the loss goes by, and what checks show."""
+"""Where the gradient is cut: inputs and outputs without derivative that weights move and the loss goes by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.notices import Notice
 from zo.batches import map_tensors
@@ -23,7 +23,7 @@ from zo.tangents.record.call import RecordedCall, rows_alive
 def outputs_without_gradient(
     step: Step, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
 ) -> list[str]:
-    """Outputs of whole numbers that change the losses when rows exchange theirs; in words.
+    """Outputs without derivative that change the losses when rows exchange theirs; in words.
 
     Costs two evaluations of the objective and one more for each further such output, in which the boxes are
     not evaluated; none where no box has such an output. The network is left as it was.
@@ -39,7 +39,7 @@ def outputs_without_gradient(
             (call.box, place)
             for call in calls
             for place, spec in enumerate(boxes[call.box].outputs)
-            if not spec.floating and spec.modelled and spec.dtype != "bool"  # which are masks
+            if not spec.differentiable and spec.modelled and spec.dtype != "bool"  # which are masks
         }
     )
     if not outputs:
@@ -68,11 +68,42 @@ def outputs_without_gradient(
         other = evaluated((box, place))
         if other is None or not torch.equal(reference, other):
             spec = boxes[box].outputs[place]
-            names.append(f"{spec.name!r} ({spec.dtype}) of {boxes[box]!r}")
+            names.append(f"{spec.name!r} ({_why(spec)}) of {boxes[box]!r}")
     return names
 
 
-def whole_numbers_notice(step: int, outputs: Sequence[str]) -> Notice | None:
+def inputs_without_gradient(
+    boxes: Sequence[BlackBoxFunction], reached: Iterable[tuple[int, int]]
+) -> list[str]:
+    """Inputs without derivative that weights move, in words.
+
+    Args:
+        boxes: the boxes that the objective calls.
+        reached: boxes and their inputs, by their places, that depend on weights.
+    """
+    inputs = [(boxes[box], boxes[box].inputs[place]) for box, place in sorted(reached)]
+    return [f"{spec.name!r} ({_why(spec)}) of {box!r}" for box, spec in inputs if not spec.differentiable]
+
+
+def inputs_notice(step: int, inputs: Sequence[str]) -> Notice | None:
+    """The warning of inputs without a gradient that weights move; None for none.
+
+    Args:
+        step: the number of the step.
+        inputs: which, in words.
+    """
+    if not inputs:
+        return None
+    return Notice(
+        "inputs without a gradient",
+        f"Step {step + 1}: expected inputs without a derivative that do not depend on the weights, got "
+        f"{' and '.join(inputs)}, and what weights change through them is missing from the gradient. Leave "
+        "differentiable=False out of the spec; or, if it is meant so, give the box the tensor's .detach().",
+        TangentWarning,
+    )
+
+
+def outputs_notice(step: int, outputs: Sequence[str]) -> Notice | None:
     """The warning of outputs without a gradient that the losses depend on; None for none.
 
     Args:
@@ -84,12 +115,17 @@ def whole_numbers_notice(step: int, outputs: Sequence[str]) -> Notice | None:
     return Notice(
         "whole numbers",
         f"Step {step + 1}: expected a loss of outputs that have a gradient, got one that depends on "
-        f"{' and '.join(outputs)}: whole numbers have none, so what weights change through them is missing "
-        "from the gradient. As an index, a label or a status that is as it should be. Otherwise let the box "
-        "give a number that follows its inputs as a float, or take zo.LossGradient, which goes by the loss "
-        "itself.",
+        f"{' and '.join(outputs)}, which have none: what weights change through them is missing from the "
+        "gradient. As an index, a label or a status that is as it should be. Otherwise let the box give a "
+        "number that follows its inputs as a float, without differentiable=False, or take zo.LossGradient, "
+        "which goes by the loss itself.",
         TangentWarning,
     )
+
+
+def _why(spec: ArraySpec) -> str:
+    """Why it has no derivative."""
+    return "differentiable=False" if spec.floating else str(spec.dtype)
 
 
 class _Exchanged(Answers):

@@ -40,11 +40,11 @@ class Accumulation:
             Whether it was shortened.
 
         Warns:
-            TangentWarning: see `Clipping.of_sizes` and `Clipping.of_sums`.
+            TangentWarning: see `Clipping.weigh`, `Clipping.of_sizes` and `Clipping.of_sums`.
         """
         part = gradients if share == 1.0 else [share * gradient for gradient in gradients]
         self._clipping.remember(part)
-        self._notices.say(self._clipping.of_sizes(step))
+        self._notices.say(self._clipping.weigh(part, step), self._clipping.of_sizes(step))
         return self.add(part, step)
 
     def add(self, gradients: Sequence[Tensor], step: int) -> bool:

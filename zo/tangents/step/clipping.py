@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from blackbox.notices import Notice
 from zo.errors import TangentWarning
 
 REMEMBERED = 25  # steps; decision 61
+# decision 152, all of these:
+FADING = 0.99  # of what was kept and cut off, with each further step
+ONE_WAY = 4.0  # of what was cut off: the square of the sum over the sum of squares, 1 of what goes anywhere
+BENT = 0.9  # cosine of what is kept and the whole, below which the whole is another gradient
+SKETCHED = 1024  # numbers that a gradient is brought down to, for directions
 
 
 class Clipping:
@@ -23,15 +28,27 @@ class Clipping:
     Adam's momentum carries one such gradient for ten steps and more. Seetharaman et al., AutoClip (MLSP
     2020), bound by a percentile of all lengths so far.
 
+    Long gradients may be right too, as of rows of a rare kind; if they are always shortened, the others
+    alone decide where the training ends. So what is cut off is added up, see `weigh`.
+
     Args:
         most: the multiple; None for no bound.
+
+    Attributes:
+        most: as given.
     """
 
     def __init__(self, most: float | None) -> None:
         self.most = most
+        self._raised, self._cut_off = 0.0, _CutOff()  # the multiple that stands in for a smaller one
         self._lengths: list[float] = []  # of the last steps, the oldest first
         self._sum: tuple[weakref.ref[Tensor], int] | None = None  # a `.grad` as it was left, and its version
         self._short = False  # whether a gradient in that sum was
+
+    @property
+    def multiple(self) -> float | None:
+        """The multiple now; None for no bound."""
+        return None if self.most is None else max(self.most, self._raised)
 
     def remember(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of a step, as it is before it is shortened; a zero is left out."""
@@ -41,12 +58,41 @@ class Clipping:
 
     def shortened(self, gradients: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], bool]:
         """The gradient, no longer than the bound, and whether it was longer; before the first none is."""
-        if self.most is None or not self._lengths:
+        multiple = self.multiple
+        if multiple is None or not self._lengths:
             return tuple(gradients), False
-        length, bound = _length(gradients), self.most * median(self._lengths)
+        length, bound = _length(gradients), multiple * median(self._lengths)
         if length <= bound:
             return tuple(gradients), False
         return tuple(gradient * (bound / length) for gradient in gradients), True
+
+    def weigh(self, gradients: Sequence[Tensor], step: int) -> Notice | None:
+        """See what the bound leaves of a step's gradient, and raise it where what it cuts off goes one way.
+
+        Args:
+            gradients: as they were before, and were remembered.
+            step: the number of the step.
+
+        Returns:
+            A warning where the bound is raised.
+        """
+        before = self.multiple
+        if before is None or not self._lengths:
+            return None
+        length, usual = _length(gradients), median(self._lengths)
+        share = min(1.0, before * usual / length) if length else 1.0
+        self._cut_off = self._cut_off.with_step(_sketch(gradients), share)
+        if share == 1.0 or not self._cut_off.goes_one_way:
+            return None
+        self._raised, self._cut_off = max(self._lengths) / usual, _CutOff()
+        return Notice(
+            f"raised to {self._raised:g}",
+            f"Step {step + 1}: expected what is cut off of long gradients to go anywhere, but shortened to "
+            f"{before:.3g} times the median length (clip) they lose more than is kept, all in one direction: "
+            "rows of a rare kind, or of large weights, hardly counted. From now on they may be "
+            f"{self._raised:.3g} times as long. To let all rows count from the first step on take clip=None.",
+            TangentWarning,
+        )
 
     def shorten(self, parameters: Iterable[Tensor], *, remembered: bool = True) -> bool:
         """Take in the `.grad` of parameters as a step's gradient, and shorten it.
@@ -91,9 +137,9 @@ class Clipping:
         return Notice(
             "sums",
             f"Step {step + 1}: expected gradients that are added up to be whole, got one that was shortened "
-            f"to {self.most:g} times the median length of the last {REMEMBERED} (clip): it weighs less than "
-            "the others, and the sum is not the gradient of all their rows. Where several batches make one "
-            "step of the optimiser take clip=None, and torch.nn.utils.clip_grad_norm_ on the sum.",
+            f"to {self.multiple:.3g} times the median length of the last {REMEMBERED} (clip): it weighs less "
+            "than the others, and the sum is not the gradient of all their rows. Where several batches make "
+            "one step of the optimiser take clip=None, and torch.nn.utils.clip_grad_norm_ on the sum.",
             TangentWarning,
         )
 
@@ -105,29 +151,73 @@ class Clipping:
         Args:
             step: the number of the step.
         """
-        if self.most is None or len(self._lengths) < REMEMBERED:
+        multiple = self.multiple
+        if multiple is None or len(self._lengths) < REMEMBERED:
             return None
         usual = median(self._lengths)
-        far = [length / usual for length in self._lengths if length > 2 * self.most * usual]
+        far = [length / usual for length in self._lengths if length > 2 * multiple * usual]
         if len(far) < REMEMBERED // 3:
             return None
         return Notice(
             "sizes",
             f"Step {step + 1}: expected gradients of about one length, got {len(far)} of the last "
             f"{REMEMBERED} that are {min(far):.3g} to {max(far):.3g} times as long as the median. They are "
-            f"shortened to {self.most:g} times (clip), and weigh less where several are added up. If losses "
+            f"shortened to {multiple:.3g} times (clip), and weigh less where several are added up. If losses "
             "of different sizes take turns, give each a TangentGradient of its own; if the loss was scaled "
             "anew, make a new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
             TangentWarning,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The lengths of the last steps' gradients."""
-        return {"lengths": list(self._lengths)}
+        """The lengths of the last steps' gradients, the raised multiple, and what was cut off."""
+        return {"lengths": list(self._lengths), "raised": self._raised, "cut off": self._cut_off._asdict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._lengths = list(state["lengths"])
+        self._raised = state.get("raised", 0.0)  # versions before raised none
+        self._cut_off = _CutOff(**state.get("cut off", {}))
+
+
+class _CutOff(NamedTuple):
+    """Sums over steps, the last ones counting most, of few numbers in the place of each gradient.
+
+    Attributes:
+        kept: of what was left of each.
+        cut: of what was cut off, `(numbers,)` as `kept`.
+        squares: of the squared lengths of what was cut off.
+    """
+
+    kept: Tensor = torch.zeros(0, dtype=torch.float64)
+    cut: Tensor = torch.zeros(0, dtype=torch.float64)
+    squares: float = 0.0
+
+    def with_step(self, gradient: Tensor, share: float) -> _CutOff:
+        """The sums with a further gradient, of which a share is kept."""
+        rest = (1 - share) * gradient
+        if not len(self.cut):
+            return _CutOff(gradient - rest, rest, float(rest.square().sum()))
+        squares = FADING**2 * self.squares + float(rest.square().sum())
+        return _CutOff(FADING * self.kept + gradient - rest, FADING * self.cut + rest, squares)
+
+    @property
+    def goes_one_way(self) -> bool:
+        """Whether more was cut off than kept, in one direction, and another one than that of what is kept."""
+        square = float(self.cut.square().sum())
+        if square <= ONE_WAY * self.squares or square <= float(self.kept.square().sum()):
+            return False
+        return float(torch.cosine_similarity(self.kept, self.kept + self.cut, dim=0)) < BENT
+
+
+def _sketch(gradients: Sequence[Tensor]) -> Tensor:
+    """Few numbers in the place of a gradient: sums of its parts with random signs, in float64 on the CPU."""
+    flat = torch.cat([gradient.detach().flatten().double() for gradient in gradients])
+    parts = -(-len(flat) // SKETCHED)
+    if parts <= 1:
+        return flat.cpu()
+    signs = 2 * torch.randint(2, (parts,), generator=torch.Generator().manual_seed(parts)) - 1
+    padded = torch.nn.functional.pad(flat, (0, parts * SKETCHED - len(flat)))
+    return (signs.to(flat) @ padded.view(parts, SKETCHED)).cpu()
 
 
 def _length(gradients: Sequence[Tensor]) -> float:

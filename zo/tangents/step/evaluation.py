@@ -225,7 +225,7 @@ class Evaluation:
         calls: the calls then, with another row in the place of each that failed.
         batch: the batch in the same way.
         dropped: how many pairs of probes failed.
-        whole_numbers: boxes whose outputs the loss takes as whole numbers, in words; of a first step.
+        cut: outputs without derivative that the loss goes by, in words; of a first step.
         outlying: rows that nothing is learned from; to be set.
         check: what a query along the gradient has shown; to be set.
     """
@@ -251,7 +251,7 @@ class Evaluation:
         self.calls: list[RecordedCall] = []
         self.batch: Any = None
         self.dropped = 0
-        self.whole_numbers: list[str] = []
+        self.cut: list[str] = []
         self.outlying: Outlying | None = None
         self.check = Check()
 
@@ -328,7 +328,7 @@ class Evaluation:
         """What the first step shows of an objective, for no row: see `pairs`."""
         if may_have_probes and isinstance(self._probing.evaluator, Stacked):
             refuse_unseen_weights(self.step, self.boxes, self.recorded, self.survived)
-        self.whole_numbers = outputs_without_gradient(self.step, self.boxes, self.recorded, self.survived)
+        self.cut = outputs_without_gradient(self.step, self.boxes, self.recorded, self.survived)
 
 
 @contextmanager

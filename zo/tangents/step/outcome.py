@@ -8,7 +8,7 @@ from functools import cached_property
 
 from blackbox.notices import Notices
 from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
-from zo.tangents.assumptions.cut import whole_numbers_notice
+from zo.tangents.assumptions.cut import inputs_notice, inputs_without_gradient, outputs_notice
 from zo.tangents.evidence.along_gradient import flat_share
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.step import checks
@@ -60,16 +60,17 @@ class StepOutcome:
             TangentWarning, ZeroGradientWarning, LostRowsWarning: there is something to say, once each.
         """
         evaluation, window, pairs = self.evaluation, self.gradient.window, self.gradient.pairs
-        number, whole_numbers = window.step, evaluation.whole_numbers
+        number, cut = window.step, evaluation.cut
         if self.unidentified:
             watch.knows_nothing_of(number, self.unidentified)
-        notices.say(whole_numbers_notice(number, whole_numbers))
+        inputs = inputs_without_gradient(self.gradient.boxes, self.gradient.back.reached)
+        notices.say(inputs_notice(number, inputs), outputs_notice(number, cut))
         if evaluation.outlying is not None:
             notices.say(evaluation.outlying.notice(f"Step {number + 1}"))
         unmoved = checks.unmoved(pairs, evaluation.dropped)
         if unmoved:
             watch.probes_moved_nothing(number, self.zero)
-        if self.unidentified or (self.zero and (whole_numbers or unmoved)):
+        if self.unidentified or (self.zero and (cut or inputs or unmoved)):
             notices.settle("zero")  # these say more of it
         if self.zero and not self.excited:
             one = checks.saw_one_row(tangents, window.calls, pairs)
