@@ -94,16 +94,23 @@ def test_a_gain_that_stands_in_needs_no_larger_dither_than_keeps_it_known(share)
 
 def test_a_dither_is_largest_where_a_larger_one_has_hardly_more_response():
     """As of an actuator at its limits; what is no response, or was found in another way, says nothing."""
-    at_its_limits, by_chance, learned = _Box(factor=0.1), _Box(factor=0.1), _Box(factor=0.1)
+    at_its_limits, by_chance, learned = _Box(factor=0.01), _Box(factor=0.01), _Box(factor=0.01)
     for response in (0.010, 0.011):
         at_its_limits.take(NextSize(known=0.0, times=4.0, response=response, change=1.0))
-    assert at_its_limits.most == at_its_limits.factor == 0.1
+    assert at_its_limits.most == at_its_limits.factor == 0.01
     for response in (0.010, 0.0, 0.011):  # one that stood out, though a larger one then did not
         by_chance.take(NextSize(known=0.0, times=4.0, response=response, change=1.0))
-    assert by_chance.most == math.inf and by_chance.factor == pytest.approx(0.1 * 4**3)
+    assert by_chance.most == math.inf and by_chance.factor == pytest.approx(0.01 * 4**3)
     for known in (0.0, 0.9):
         learned.take(NextSize(known=known, times=4.0, response=0.010, change=1.0))
-    assert learned.most == math.inf and learned.factor == pytest.approx(0.1 * 4**2)
+    assert learned.most == math.inf and learned.factor == pytest.approx(0.01 * 4**2)
+
+
+def test_a_dither_is_never_wider_than_the_spread_of_its_input():
+    state = _Box(factor=0.3)
+    for response in (0.0, 0.0, 0.01, 0.1):
+        state.take(NextSize(known=0.0, times=8.0, response=response, change=1.0))
+        assert state.factor == 1.0
 
 
 def fitted(rank, rows=64, size=48, error=1e-2):

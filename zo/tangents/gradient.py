@@ -92,10 +92,10 @@ class TangentGradient:
             third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
-            by orders of magnitude (`counts.clipped`). Where what is cut off goes one way, as of rows of a rare
-            kind, they may be longer from then on, which is said. Where a third of them are far longer, or one
-            of several that are added up was shortened, that is said once. None for no bound, as where no
-            tangent learns from values, and where several batches make one step of the optimiser.
+            by orders of magnitude (`counts.clipped`). Where what is cut off goes one way, as of rows of a
+            rare kind, they may be longer from then on, which is said. Where a third of them are far longer,
+            or one of several that are added up was shortened, that is said once. None for no bound, as where
+            no tangent learns from values, and where several batches make one step of the optimiser.
         excite: the size of the dither of inputs whose derivative values do not show, in multiples of their
             spread: an action that is a function of the observation, or one design for all rows. The box is
             asked a little beside them, for no further row, and the objective gets the answer less the

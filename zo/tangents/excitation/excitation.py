@@ -35,8 +35,7 @@ from zo.tangents.record.recording import Dither
 FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
-BLIND = 100.0  # units: the largest dither whose response does not stand out; decision 139
-WIDE = 1.0  # unit of a dither: beyond it the first row that fails ever counts as its doing
+WIDEST = 1.0  # unit: the largest dither; decision 153
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 LONG = 10  # steps, after which fewer rows may show a response than choose the next dither; decision 147
@@ -60,8 +59,7 @@ class _Box:
         before: The factor before, and its response, as a share of how much the outputs change.
         known_before: Whether that response was known, and not found by regression.
         most: The largest factor.
-        failed: How many rows of the batch have failed, and of how many, without those of refused dithers
-            but for the first ever.
+        failed: How many rows of the batch have failed, and of how many, without those of refused dithers.
         waited: Steps with a dither whose response was not known yet; `HELD` once it was, or is waited for
             no longer.
     """
@@ -110,7 +108,6 @@ class _Box:
         Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
         the largest. That is seen of responses that were found in the same way, by regression or by what is
         known; and where a larger one has none that stands out of chance, that of a smaller one was chance.
-        Where none stands out the dither does not grow beyond `BLIND` units: the action may do nothing.
         """
         share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
         factor, response = self.before
@@ -122,8 +119,7 @@ class _Box:
             self.before, self.known_before = (self.factor, share), known
         elif factor < self.factor:
             self.before = 0.0, 0.0
-        most = self.most if share else min(self.most, BLIND)
-        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), most)
+        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most, WIDEST)
 
 
 class Excitation:
@@ -333,21 +329,15 @@ class Excitation:
         self._state = [_box(entry) for entry in state]
 
     def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
-        """Whether about as many rows fail as before; a dither beside which many more do is made smaller.
-
-        So is one of more than a unit beside the first row that fails ever.
-        """
+        """Whether about as many rows fail as before; a dither beside which many more do is made smaller."""
         lost, rows = int((~survived).sum()), len(survived)
         refused = False
         for state in self._state:
             before, of = state.failed
             many = lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
-            first = bool(lost) and not before and state.factor > WIDE  # the action is beyond any so far
-            if dithered and state.units and (many or first):
+            if dithered and state.units and many:
                 state.refuse()
                 refused = True
-                if first:  # no later one is the first; the others are the dither's
-                    state.failed = 1, of + rows
                 continue
             state.failed = before + lost, of + rows
         return not refused
