@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 if TYPE_CHECKING:  # a ledger is read where nothing is run, without torch
     from torch import Tensor
@@ -115,14 +117,30 @@ def whereabouts(
 
 
 def inputs_in_short(specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int) -> str:
-    """What a row was given: "flow=0.01, state: 64 numbers from -1 to 2"."""
+    """What a row was given: "flow=0.01, size=[2, 0.5], state: 64 numbers from -1 to 2".
+
+    Few numbers have all the digits that it takes to run the row again.
+    """
     return ", ".join(_short(spec.name, array[row]) for spec, array in zip(specs, inputs, strict=True))
+
+
+_FEW = 8  # numbers of an input, of which all are told
 
 
 def _short(name: str, values: Tensor) -> str:
     if values.numel() == 1:
-        return f"{name}={values.item():.4g}"
+        values = values.reshape(())
+    if values.numel() <= _FEW:
+        narrow = values.element_size() < 4  # NumPy has no bfloat16
+        return f"{name}={_digits((values.float() if narrow else values).detach().cpu().numpy())}"
     return f"{name}: {values.numel():,} numbers from {values.min().item():.3g} to {values.max().item():.3g}"
+
+
+def _digits(values: np.ndarray[Any, Any]) -> str:
+    """Numbers with as many digits as name them, in the brackets of their axes."""
+    if values.ndim:
+        return f"[{', '.join(map(_digits, values))}]"
+    return str(values[()]).removesuffix(".0")
 
 
 _MOST = 100  # notes in a list: the first cause is what is looked for, and a run has many calls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import keyword
 import re
 import sys
@@ -49,11 +51,11 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         What was written, and what to type next.
 
     Raises:
-        ConfigurationError: Python, or an installed package, has that name, a file is there already, or there
-            is no place for the folder; nothing is written.
+        ConfigurationError: Python, an installed package, or what the files of that kind import or define has
+            that name, a file is there already, or there is no place for the folder; nothing is written.
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower().strip("_")
-    _refuse(name, words, folder)
+    _refuse(name, words, folder, kind)
     named = {"Class": _kind(words), "module": words}
     files = {
         folder / (f"test_{words}.py" if end == "test" else f"{words}{end}"): template
@@ -99,20 +101,44 @@ def _kind(module: str) -> str:
     return "".join(word[:1].upper() + word[1:] for word in module.split("_"))
 
 
-def _refuse(name: str, module: str, folder: Path) -> None:
+def _names(template: str) -> set[str]:
+    """The names that a template in Python gives to something, within functions too, but for its own class."""
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(Template(text).substitute(Class="its_class", module="its_module"))):
+        match node:
+            case ast.alias():
+                names.add(node.asname or node.name.partition(".")[0])
+            case ast.FunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case ast.arg():
+                names.add(node.arg)
+    return names - {"its_class"}
+
+
+def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
     """Refuse a name that could not be imported, or would stand before another of the same name."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module):
         raise ConfigurationError(
             f"{name!r}: expected a name of letters, digits and hyphens that begins with a letter. "
             "Take one such as my-problem."
         )
-    kind = _kind(module)
-    for word in (module, kind):
+    own = _kind(module)
+    for word in (module, own):
         if keyword.iskeyword(word):
             raise ConfigurationError(
                 f"{name!r}: expected a name that Python leaves free, got {word!r}, which is a word of its "
                 f"language. Take another, such as my-{name}."
             )
+    parts = [template for end, template in KINDS[kind].items() if end in (".py", "test")]
+    if hasattr(builtins, own) or own in set().union(*map(_names, parts)):
+        has = "Python" if hasattr(builtins, own) else "a file of this kind"
+        raise ConfigurationError(
+            f"{name!r}: expected a name that leaves the class one of its own, got {own!r}, which {has} has "
+            f"already. Take another, such as my-{name}."
+        )
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"--folder: expected a folder, got the file {folder}. Give another.")
     if not folder.is_dir() and not folder.parent.is_dir():
@@ -120,7 +146,7 @@ def _refuse(name: str, module: str, folder: Path) -> None:
             f"--folder: expected a folder, or a new one in a folder that is there, got {folder}: there is no "
             f"{folder.parent}. Correct the path, or make that folder first."
         )
-    taken = module in PACKAGES or module in sys.stdlib_module_names or module == "solver"
+    taken = module in PACKAGES or module in sys.stdlib_module_names
     if not taken and not (folder / f"{module}.py").exists():
         taken = find_spec(module) is not None
     if taken:

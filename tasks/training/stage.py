@@ -30,6 +30,10 @@ from zo.keep_best import FEW, lower, with_best
 LOST_STEPS, LOST_ROWS = "lost_steps", "lost_rows"  # without a gradient so far; rows of those right before
 COUNTED = "queries", "dropped"  # metrics that count from the first step on
 MOST_LOST = 10  # rows that fail one after another in batches that fail as a whole: no chance any more
+_AWAY = (
+    " If the box was away, as a server or a licence may be, blackbox.Retrying(box, attempts=7, backoff=2) "
+    "around it waits a minute or two."
+)
 _FORMAT = 2
 _PARTS = {  # of a checkpoint
     "format": int,
@@ -72,10 +76,12 @@ class Stage:
         """The metrics of a step without a gradient; raises it where too many are, or all of the stage."""
         before = self.outcome.metrics
         rows, lost = before.get(LOST_ROWS, 0) + error.rows, before.get(LOST_STEPS, 0)
+        other = isinstance(error, NonFiniteGradientError)
+        if rows >= MOST_LOST and not other:
+            error.args = (f"{error}{_AWAY}",)
         if rows >= MOST_LOST or lost + 1 == self._steps:
             raise error
         if not lost:
-            other = isinstance(error, NonFiniteGradientError)
             several = f"{MOST_LOST} of them come" if other else f"{MOST_LOST} rows fail"
             rare = "" if other else " Larger batches make them rare."
             warn(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from blackbox import FailedRow, Failure, Retrying, RowFailedError, TryAgain
-from blackbox.failures import noted
+from blackbox import ArraySpec, FailedRow, Failure, Retrying, RowFailedError, TryAgain
+from blackbox.failures import inputs_in_short, noted
 from tests.blackbox.boxes import Doubling, EachBox, RowsBox
 
 
@@ -77,12 +80,27 @@ def test_a_note_says_which_row_of_which_box_it_was_and_what_the_row_was_given():
     with noted() as causes:
         call(box, 0, 2, np.nan, 3)
     assert [row.where for row in causes] == [
-        "EachBox, row 1 (state: 2 numbers from 1 to 2)",
-        "EachBox, row 3 (state: 2 numbers from 1 to 3), output 'state'",
+        "EachBox, row 1 (state=[2, 1])",
+        "EachBox, row 3 (state=[3, 1]), output 'state'",
         "",  # what was skipped has no finite inputs to tell
     ]
     assert causes[0].sentence_with_inputs() == f"{causes[0].where}: {causes[0].sentence()}"
     assert causes[2].sentence_with_inputs() == causes[2].sentence()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_few_numbers_are_told_so_that_the_row_can_be_run_again(dtype):
+    torch.manual_seed(0)
+    values = {name: torch.randn(2, *shape, dtype=dtype) for name, shape in (("p", ()), ("few", (2, 4)))}
+    specs = [ArraySpec("p", ()), ArraySpec("few", (2, 4)), ArraySpec("many", (9,)), ArraySpec("count", (1,))]
+    inputs = [*values.values(), torch.ones(2, 9, dtype=dtype), torch.tensor([[3], [12]])]
+    said = inputs_in_short(specs, inputs, 1)
+    assert said.endswith("]], many: 9 numbers from 1 to 1, count=12")
+    found = re.fullmatch(r"p=(\S+), few=(.*), many.*", said)
+    assert found is not None
+    for text, array in zip(found.groups(), values.values(), strict=True):
+        again = torch.tensor(json.loads(text), dtype=dtype)
+        assert again.shape == array[1].shape and torch.equal(again, array[1])
 
 
 def test_notes_are_bounded():

@@ -285,7 +285,7 @@ ROW_ERRORS = [
         [
             "EachBox: row 1 failed",
             "cannot take 2",
-            "Row 1 was given state: 2 numbers from 1 to 2.",
+            "Row 1 was given state=[2, 1].",
             "='keep'",
         ],
     ),

@@ -109,7 +109,7 @@ def test_failed_rows_are_counted_by_kind():
     assert box.ledger.failures() == {"not_finite": 2, "raised": 1, "skipped": 1}
     assert box.ledger.rows_failed == 3
     assert box.ledger.causes == {"not_finite": 2, "ValueError": 1}
-    which = "row 1 (state: 2 numbers from 1 to 1), output 'state': "
+    which = "row 1 (state=[1, 1]), output 'state': "
     assert box.ledger.first_failure == which + Failure.NON_FINITE.value
 
 
@@ -128,11 +128,11 @@ def test_the_first_failure_says_which_row_of_what_gave_which_output():
     with np.errstate(all="ignore"):
         box(np.array([np.nan, 0.25, 0.0]), field)
     said = box.ledger.first_failure
-    assert said.startswith("row 2 (flow=0, field: 4 numbers from 8 to 11), output 'drop': ")
+    assert said.startswith("row 2 (flow=0, field=[[8, 9], [10, 11]]), output 'drop': ")
     box = Two(failures="keep")
     box(np.array([0.5, -0.012345, 1.0]), field)
     assert box.ledger.first_failure == (
-        "row 1 (flow=-0.01235, field: 4 numbers from 4 to 7): the black box raised an error "
+        "row 1 (flow=-0.012345, field=[[4, 5], [6, 7]]): the black box raised an error "
         "(ValueError: it flows back)"
     )
     ledger = Ledger()

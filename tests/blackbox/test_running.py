@@ -92,7 +92,7 @@ def test_an_output_that_breaks_its_spec_in_one_row_names_that_row(given, wrong, 
     with pytest.raises(OutputError) as caught:
         box(X)
     assert wrong in str(caught.value)
-    assert str(caught.value).endswith(" That was row 2 (state: 2 numbers from 1 to 3) of 4 rows.")
+    assert str(caught.value).endswith(" That was row 2 (state=[3, 1]) of 4 rows.")
 
 
 @KINDS

@@ -192,7 +192,7 @@ def test_an_answer_of_the_wrong_shape_is_to_be_mended_before_the_run_goes_on(toy
     )
     assert toy("run", "odd.py", "--methods", "cge") == 1
     said = capsys.readouterr().err
-    assert re.search(r"row \d+ \(z: 3 numbers from \S+ to \S+\).*expected shape \(3,\), got \(2,\)", said)
+    assert re.search(r"row \d+ \(z=\[\S+, \S+, \S+\]\).*expected shape \(3,\), got \(2,\)", said)
     assert "Resuming repeats this step: mend the box or the data" in said and "blackbox resume runs" in said
 
 

@@ -1,5 +1,6 @@
 """`blackbox new` as a new user meets it: two files that work, a run, a report."""
 
+import builtins
 import json
 import math
 import re
@@ -131,6 +132,31 @@ def test_names_that_cannot_be_imported_or_are_taken_are_refused(toy, tmp_path, c
     assert toy("new", name) == 2
     assert f"blackbox: {name!r}: expected a name" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_class_takes_a_name_that_its_file_or_its_test_has(toy, place, capsys, monkeypatch, kind):
+    """`class Hosted(tasks.Problem)` below `from blackbox.adapters import Hosted` would stand in its place."""
+    assert toy("new", "pump-one", "--kind", kind) == 0
+    monkeypatch.syspath_prepend(place)
+    has = set(vars(builtins))
+    for file in ("pump_one.py", "test_pump_one.py"):
+        made = {"__name__": "made", "__file__": str(place / file)}
+        exec(compile((place / file).read_text(encoding="utf-8"), file, "exec"), made)
+        has |= set(made)
+    del sys.modules["pump_one"]  # which the test imported
+    capsys.readouterr()
+    names = {name: re.sub("(?<=[a-z0-9])(?=[A-Z])", "-", name).lower() for name in has - {"PumpOne"}}
+    classes = {name: word for name, word in names.items() if name == word.title().replace("-", "")}
+    assert {"ArraySpec", "Positive", "ValueError"} <= set(classes)
+    there = sorted(place.iterdir())
+    for name, word in classes.items():
+        assert toy("new", word, "--kind", kind) == 2
+        said = capsys.readouterr().err
+        assert f"blackbox: {word!r}: expected a name" in said and f"Take another, such as my-{word}." in said
+        assert name in said
+    assert sorted(place.iterdir()) == there
+    assert toy("new", f"my-{word}", "--kind", kind) == 0
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_rows_that_fail_in_a_run_are_in_its_report(tmp_path):
     assert failed > 0
     for row in run.result.table:  # of each method its own first one, with the row's numbers
         first = row.ledger["first_failure"]
-        assert re.match(r"row \d \(z: 3 numbers from -?\d\S* to (\S+)\): .*ArithmeticError", first)
+        assert re.match(r"row \d \(z=\[-?\d\S*, -?\d\S*, -?\d\S*\]\): .*ArithmeticError", first)
         assert first in text
     assert f"ArithmeticError ({failed:,})" in text
     assert "is too much" in text

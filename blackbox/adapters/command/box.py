@@ -71,7 +71,8 @@ class CommandLine(BlackBoxFunction):
         input_files: the file that each input is written to, by the input's name; or `(file, function)`.
         output_files: the file that each output is read from, by the output's name; or `(file, function)`.
             Several outputs may come from one file if each is a column, a dataset, or has a function that
-            takes it out.
+            takes it out. A table that is cut within its last number reads as one with a shorter number: where
+            a program may not notice a full disk, have it write a last line, and a function look for it.
         input_templates: the texts of files to write, by the file's name. A text has placeholders such as
             `{angle}`, `{shape[3]}`, `{shape}` (all of its numbers, with spaces between) or `{angle:.3f}`;
             instead of the text you can give the `Path` of a file that contains it.

@@ -14,7 +14,7 @@ import numpy as np
 
 from blackbox.adapters.command.dialects import Dialect, dialect_of, lines_of
 from blackbox.adapters.command.numbers import is_number, is_unit, number, text_of
-from blackbox.adapters.command.tables import commas, may_be_headings
+from blackbox.adapters.command.tables import BEHIND, may_be_headings, separators, words_alone
 from blackbox.words import counted
 
 
@@ -61,6 +61,8 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
     first, width = _first_of_numbers(lines)
     above, table = lines[:first], [line for line in lines[first:] if line.words]
     place, numbers = 0, []
+    doubtful = table if dialect.separator == "," else []  # "0 1,5" is two numbers and one comma, or 0 and 1.5
+    _refuse_other_separators(path, column, doubtful if table else above)
     if table:
         _refuse_fewer_headings(path, dialect, above, width)
         place = int(column) - 1 if column.isdecimal() else _place(path, dialect, column, above, width)
@@ -72,10 +74,12 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
                 raise ValueError("which column a word is in is not certain")
             numbers.append(number(line.words[place], floating))
         except (ValueError, IndexError):
-            wide = "" if len(line.words) == width else f" The others have {counted(width, 'column')}."
+            hint = "" if len(line.words) == width else f" The others have {counted(width, 'column')}."
+            if words_alone(line.text, line.words):
+                hint = BEHIND
             raise ValueError(
                 f"{path.name}: expected a number in column {column} of line {line.index}, got "
-                f"{line.shown}.{commas(path, line.text) or wide}"
+                f"{line.shown}.{separators(path, line.text) or hint}"
             ) from None
     if len(numbers) != math.prod(shape):
         skipped = f" Line {above[-1].index}, {above[-1].shown}, was taken for headings." if above else ""
@@ -84,6 +88,21 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
             f"{shape}, found {len(numbers)}.{skipped}"
         )
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)
+
+
+def _refuse_other_separators(path: Path, column: str, lines: list[_Line]) -> None:
+    """Refuse lines that have numbers, though none in the way that the file's name means.
+
+    Raises:
+        ValueError: with the first of them, or with the last line where only one of its words is a number so.
+    """
+    last = [(line, word) for line in lines[-1:] for word in line.words if "," in word]
+    for line, text in [*((line, line.text) for line in lines), *last]:
+        if hint := separators(path, text):
+            raise ValueError(
+                f"{path.name}: expected a number in column {column} of line {line.index}, got "
+                f"{line.shown}.{hint}"
+            )
 
 
 def _refuse_fewer_headings(path: Path, dialect: Dialect, above: list[_Line], width: int) -> None:

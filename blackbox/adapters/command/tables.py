@@ -13,6 +13,19 @@ from blackbox.adapters.command.dialects import dialect_of, lines_of
 from blackbox.adapters.command.numbers import is_number, number, text_of
 from blackbox.words import counted
 
+_RENAME = (
+    " Commas separate numbers in .csv, spaces in .txt and .dat: rename it, or take (file, function), as "
+    "where they are decimal."
+)
+BEHIND = (
+    " Among numbers and behind them a line of words has to begin with '#': have the program write it so, or "
+    "take (file, function)."
+)
+_ONE_LINE = (
+    "Others above the numbers have to begin with '#': have the program write them so, or take columns one by "
+    "one (file:1), which skip them, or (file, function)."
+)
+
 
 def may_be_headings(words: list[str]) -> bool:
     """Whether a line is of words, such as headings or a title.
@@ -23,19 +36,26 @@ def may_be_headings(words: list[str]) -> bool:
     return any(re.search("[^\\W\\d_]", word) for word in others) or len(others) == len(words) > 0
 
 
-def commas(path: Path, line: str) -> str:
-    """What to do about a line that has commas between numbers, in a file where spaces should be; or ""."""
-    if path.suffix.lower() == ".csv" or not re.search("[,;|]", line):
+def separators(path: Path, line: str) -> str:
+    """What to do about a line of numbers with other signs between them than the file's name means; or ""."""
+    bare = line.partition("#")[0]
+    if path.suffix.lower() == ".csv":
+        words = bare.split()
+        spaced = len(words) > 1 and not re.search(r",\s|\s,|;", bare)
+        spaced = spaced and all(is_number(word.replace(",", ".", 1)) for word in words)
+        return _RENAME if spaced else ""
+    parts = [part for part in re.split(r"[\s,;|]+", bare) if part]
+    if not re.search("[,;|]", bare) or not parts or not all(map(is_number, parts)):
         return ""
-    parts = [part for part in re.split(r"[\s,;|]+", line.partition("#")[0]) if part]
-    if not parts or not all(map(is_number, parts)):
-        return ""
-    if "," in line:
-        return (
-            " Commas separate numbers in .csv, spaces in .txt and .dat: rename it, or take (file, function), "
-            "as where they are decimal."
-        )
+    if "," in bare:
+        return _RENAME
     return " Only spaces separate numbers in .txt and .dat: for anything else take (file, function)."
+
+
+def words_alone(line: str, words: list[str]) -> bool:
+    """Whether a line is a title, a line of headings, a rule below them, or words such as "normal end"."""
+    begins = re.match(r"\W*[^\W\d_]", line) is not None or set("".join(words)) <= set("-=_+|~")
+    return begins and not is_number(words[0]) and may_be_headings(words)
 
 
 def read_table(path: Path, shape: tuple[int, ...], floating: bool) -> np.ndarray[Any, Any]:
@@ -66,8 +86,10 @@ def read_table(path: Path, shape: tuple[int, ...], floating: bool) -> np.ndarray
             numbers += [number(word, floating) for word in words]
             lengths.append(len(words))
         except ValueError:  # the first line that is not empty may say what the columns are
-            hint = commas(path, line)
+            hint = separators(path, line)
             if lengths or skipped or hint or not may_be_headings(words):
+                if not hint and words_alone(line, words):
+                    hint = BEHIND if lengths else f"{skipped} {_ONE_LINE}"
                 raise ValueError(
                     f"{path.name}: expected numbers in line {index + 1}, got {line[:80].strip()!r}.{hint}"
                 ) from None

@@ -94,6 +94,64 @@ def test_a_bad_line_of_a_column_is_quoted(tmp_path, text, words, heading):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("heading", ["y", "2"])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("o.txt", "t y\n0,0 1,5\n1,0 2,5\n", "line 2, got '0,0 1,5'"),
+        ("o.txt", "t y\n0 1,5\n1 2,5\n", "line 2, got '0 1,5'"),
+        ("o.txt", "t y\nnose 1,5\nwing 2,5\n", "line 3, got 'wing 2,5'"),
+        ("o.csv", "t y\n0 1.5\n1 2.5\n", "line 2, got '0 1.5'"),
+        ("o.csv", "t y\n0 1,5\n1 2,5\n", "line 2, got '0 1,5'"),
+        ("o.csv", "0 1,5\n1 2,5\n", "line 1, got '0 1,5'"),  # the second column is no 5
+    ],
+)
+def test_a_column_behind_signs_that_the_name_does_not_mean_is_quoted_with_what_to_do(
+    tmp_path, name, text, said, heading
+):
+    with pytest.raises(ValueError) as caught:
+        column(tmp_path, text, heading, name=name)
+    assert f"{name}: expected a number in column {heading} of {said}. Commas separate" in str(caught.value)
+    assert "rename it, or take (file, function), as where they are decimal." in str(caught.value)
+
+
+def test_a_title_with_a_comma_is_not_what_is_wrong_with_a_table_that_is_short(tmp_path):
+    with pytest.raises(ValueError, match=re.escape("found 1. Line 2, 't y', was taken for headings.")):
+        column(tmp_path, "run 1,234 of today\nt y\n0 1.5\n", "y")
+
+
+def test_a_comment_with_a_comma_and_a_quoted_time_separate_nothing(tmp_path):
+    np.testing.assert_array_equal(column(tmp_path, "0 1 # a, b\n1 2 # c, d\n", "2"), [1, 2])
+    text = '"12 30",5\n"12 40",6\n'
+    np.testing.assert_array_equal(column(tmp_path, text, "2", name="o.csv"), [5, 6])
+
+
+@pytest.mark.parametrize("text", ["RD\n t  y\n0 1.5\n", "t y\n--- ---\n0 1.5\n"])
+def test_more_lines_of_headings_than_one_are_told_their_remedy(tmp_path, text):
+    first, second, *_ = text.splitlines()
+    with pytest.raises(ValueError) as caught:
+        whole(tmp_path, text, (2,))
+    assert f"in line 2, got {second.strip()!r}. Line 1, {first!r}, was taken for head" in str(caught.value)
+    assert "begin with '#'" in str(caught.value) and "(file:1)" in str(caught.value)
+    np.testing.assert_array_equal(whole(tmp_path, text.replace(second, f"#{second}"), (2,)), [0, 1.5])
+    np.testing.assert_array_equal(column(tmp_path, text, "2", shape=(1,)), [1.5])
+
+
+@pytest.mark.parametrize("heading", [None, "2"])
+def test_words_behind_a_table_are_told_their_remedy(tmp_path, heading):
+    def read(text):
+        return whole(tmp_path, text, (4,)) if heading is None else column(tmp_path, text, heading)
+
+    text = "t y\n0 1.5\n1 2\nnormal end\n"
+    with pytest.raises(ValueError, match=r"line 4, got 'normal end'\. Among numbers .* begin with '#'"):
+        read(text)
+    assert read(text.replace("normal", "# normal"))[-1] == 2
+    for line in ("***** *****", "1.2.3 x", "nan *****"):
+        with pytest.raises(ValueError) as caught:
+            read(text.replace("normal end", line))
+        assert "'#'" not in str(caught.value)
+
+
 def test_a_column_of_asterisks_alone_is_no_heading(tmp_path):
     with pytest.raises(ValueError, match=re.escape("line 1, got '*****'")):
         column(tmp_path, "*****\n3\n", "1", shape=(1,))
@@ -133,6 +191,8 @@ def test_numbers_are_read_as_fortran_and_c_write_them(tmp_path, text, expected):
         ("o.txt", "1, 2\n3, 4\n", ["line 1", ".csv"]),
         ("o.dat", "1;2\n3;4\n", ["line 1", "Only spaces", "(file, function)"]),
         ("o.csv", "1,,2\n3,4,5\n", ["line 1", "'1,,2'"]),
+        ("o.csv", "t y\n0 1.234500\n1 2.5\n", ["line 2, got '0 1.234500'. Commas", "in .csv", "rename it"]),
+        ("o.csv", "0 1,5\n1 2,5\n", ["line 1, got '0 1,5'. Commas", "rename it", "(file, function)"]),
         ("o.txt", "1_0 2\n3 4\n", ["line 1", "'1_0 2'"]),
         ("o.txt", "a\nb\n1 2 3 4", ["line 2", "'b'"]),
     ],

@@ -19,6 +19,7 @@ from tasks.applications.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import stage_name
+from tasks.problem.trained import Trained, TrainingOutcome
 from tasks.training.judge import warn_of_units
 from tests.tasks.applications.wake_flow.small import SMALL
 from tests.tasks.made_runs import begun_run
@@ -229,6 +230,17 @@ def test_a_picture_shows_the_larger_network_of_each_family_with_its_budget():
     ]
     assert pictures.label("FO-SOL large@1000") == "FO-SOL large, 1,000 rows"
     assert pictures.label("reference") == "reference"
+
+
+def test_the_first_picture_has_the_colours_of_the_report(tmp_path):
+    run = begun_run(tmp_path, "wake-flow", "demo", CONFIG, [0])
+    outcome = TrainingOutcome("seed-0/tan-sol")
+    trained = {name: Trained(torch.nn.Identity(), outcome, 0, 0) for name in ("NON", "TAN-SOL")}
+    fields = evaluation(trained, 0)
+    WakeFlow(CONFIG).so_far(run, 0, trained, fields, last=False)
+    with report.pictures.palette(WakeFlow.looks):
+        again = pictures.wakes(tracks(fields), CONFIG, tmp_path / "again.png", list(trained))
+    assert (run.path / "first.png").read_bytes() == again.read_bytes()
 
 
 def test_errors_by_reynolds_number_are_means_over_its_rollouts():
