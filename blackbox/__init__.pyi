@@ -10,6 +10,7 @@ from blackbox.errors import DtypeError as DtypeError
 from blackbox.errors import ExecutorError as ExecutorError
 from blackbox.errors import InputError as InputError
 from blackbox.errors import NonFiniteInputError as NonFiniteInputError
+from blackbox.errors import NoRowLeftError as NoRowLeftError
 from blackbox.errors import NotDifferentiableError as NotDifferentiableError
 from blackbox.errors import OutputError as OutputError
 from blackbox.errors import RowFailedError as RowFailedError

@@ -67,6 +67,14 @@ class RowFailedError(BlackBoxError, RuntimeError):
     """A row raised or came back non-finite while failures are to be raised."""
 
 
+class NoRowLeftError(RowFailedError):
+    """All rows of a program's run failed: no row says how long the arrays are that were to be kept as NaN.
+
+    Raised while failures are to be kept, where such an array is asked for. Gradients of `zo` and runs of
+    `tasks` take all rows of the batch for failed then.
+    """
+
+
 class BudgetError(BlackBoxError, RuntimeError):
     """A call would run more rows than the budget has left; none of it was run.
 

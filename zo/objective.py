@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from blackbox.calls import intercepted
-from blackbox.errors import BlackBoxError
+from blackbox.errors import BlackBoxError, NoRowLeftError
 from zo.batches import Batch, map_tensors, tensors
 from zo.errors import ObjectiveError
 
@@ -145,7 +146,7 @@ def losses(
     """
     try:
         with comparable(network):
-            result = objective(network, batch)
+            result = evaluated(objective, network, batch, rows)
     except RuntimeError as error:
         if "dtype" in str(error) or "scalar type" in str(error):
             error.add_note(_dtypes(network, batch))
@@ -170,6 +171,23 @@ def losses(
             f"{described_result(result)}"
         )
     return result if with_graph else result.detach()
+
+
+def evaluated(objective: Objective, network: nn.Module, batch: Batch, rows: int | None) -> Any:
+    """What an objective returns; NaN for each row where a box has no row left, see `NoRowLeftError`.
+
+    Args:
+        objective: the objective.
+        network: its network.
+        batch: its batch.
+        rows: how many losses there are; None for one.
+    """
+    try:
+        return objective(network, batch)
+    except NoRowLeftError:
+        like = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
+        lost = torch.full((rows or 1,), math.nan)
+        return lost if like is None else lost.to(like)
 
 
 def mean_loss(losses: Tensor) -> Tensor:

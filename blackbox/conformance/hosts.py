@@ -41,10 +41,11 @@ def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8
     """
     began, before = time.monotonic(), host.counts.exchanges
     said, host.said_early = host.said_early, True  # runs may be shorter than these calls
+    policy, host.failures = host.failures, "raise"  # a run that fails is a finding
     try:
         findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]
     finally:
-        host.said_early = said
+        host.said_early, host.failures = said, policy
         host.close()
     return Report(
         box=repr(host),

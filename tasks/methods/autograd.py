@@ -20,11 +20,11 @@ from blackbox.failures import noted
 from blackbox.notices import Notices
 from tasks.errors import NotApplicableError
 from tasks.problem.data import one_each
-from zo.batches import Batch, map_tensors
+from zo.batches import Batch, count_rows, map_tensors
 from zo.errors import NonFiniteGradientError
 from zo.evaluators.state import Snapshot
 from zo.failures import lost_notice, survivors, zero_notice
-from zo.objective import mean_loss
+from zo.objective import evaluated, mean_loss
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
@@ -162,16 +162,19 @@ class AutogradGradient:
     def _losses(self, batch: Batch, step: int, before: Snapshot) -> Tensor:
         """Of the rows that survive, with their graph; what failed is in no buffer."""
         with intercepted(self._answer), noted() as causes:
-            losses = one_each(self.objective(self.network, batch), batch)
+            losses = one_each(self._evaluated(batch), batch)
             alive = survivors(losses.detach(), step, causes)
             self._notices.say(lost_notice(step, alive, causes, batch))
             while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
                 batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)
                 before.restore()  # running statistics that saw a failed row's NaN would keep it
-                losses = self.objective(self.network, batch)
+                losses = self._evaluated(batch)
                 alive = survivors(losses.detach(), step, causes)
         return losses
+
+    def _evaluated(self, batch: Batch) -> Tensor:
+        return evaluated(self.objective, self.network, batch, count_rows(batch))
 
     def _answer(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         with intercepted(None):  # a box that nothing stands in for refuses inputs that carry a gradient

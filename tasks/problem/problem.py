@@ -26,7 +26,8 @@ from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
-from zo.batches import Batch, map_tensors
+from zo.batches import Batch, count_rows, map_tensors
+from zo.objective import evaluated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -328,7 +329,8 @@ class Problem:
         with torch.no_grad(), evaluating(network):
             for part in parts(batch, ROWS):
                 here = map_tensors(lambda tensor: tensor.to(device), part)
-                losses.append(one_each(self.objective(network, here), here).double())
+                each = evaluated(self.objective, network, here, count_rows(here))
+                losses.append(one_each(each, here).double())
         return torch.cat(losses)
 
     @property

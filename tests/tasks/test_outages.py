@@ -10,9 +10,12 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
+from blackbox.adapters import Call, Hosted
 from tasks import Progress
 from tasks.configuration import Count
+from tasks.errors import ProblemWarning
 from tasks.folder import calls
+from zo.errors import FailedBatchError
 
 
 class Server(BlackBoxFunction):
@@ -95,3 +98,81 @@ def test_answers_that_are_not_finite_are_a_result(tmp_path):
         warnings.simplefilter("ignore")
         run = tasks.run(Line(), runs=tmp_path / "runs", progress=Progress(), **settings)
     assert run.result.table[0].value is None
+
+
+class Licensed(tasks.Problem):
+    """A program that calls the network, and does not begin where its licence is gone: in step 5, say."""
+
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        methods: tuple[str, ...] = ("tangents",)
+        steps: Count = 8
+        batch: Count = 5
+        checkpoint_every: Count = 4
+        licence: str = ""
+
+    def box(self):
+        licence = Path(self.config.licence)
+
+        def program(case, host):
+            if not licence.exists():
+                raise RuntimeError("no licence")
+            x = np.array([1.0 + case / 60, 2.0 - case / 60])
+            for _ in range(3):
+                x = 0.9 * x + host.exchange("closure", x)
+
+        arrays = [ArraySpec(name, (2,)) for name in "xu"]
+        return Hosted(program, calls=[Call("closure", sees=arrays[0], gives=arrays[1])], failures="keep")
+
+    def network(self):
+        return torch.nn.Linear(2, 2)
+
+    def data(self):
+        return tasks.Data.split(torch.arange(80), batch=self.config.batch, validation=5, test=5)
+
+    def training_batch(self, seed, step):
+        if step == 4 and Path(self.config.licence).with_name("outage").exists():
+            Path(self.config.licence).unlink(missing_ok=True)
+        return super().training_batch(seed, step)
+
+    def objective(self, network, cases):
+        run = self.box.run(cases, calls=2, closure=network)
+        return (run.closure.x[:, 1:] - torch.ones(1, 2, 2)).square().mean(dim=(1, 2))
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+@pytest.mark.parametrize("batch", [5, 1])
+def test_a_program_whose_licence_is_gone_ends_a_run_in_its_words_which_goes_on_when_it_is_back(
+    tmp_path, batch
+):
+    licence, outage = tmp_path / "licence", tmp_path / "outage"
+    settings = {"licence": str(licence), "batch": batch, "steps": 8 if batch > 1 else 16}
+    licence.touch()
+    whole = tasks.run(Licensed(), runs=tmp_path / "whole", progress=Progress(), **settings)
+    outage.touch()
+    with (
+        pytest.warns(ProblemWarning, match="Step 5: .*no licence.* unless 10 rows fail one after another"),
+        pytest.raises(FailedBatchError, match=r"The first cause: .*start, row 0 .*no licence"),
+    ):
+        tasks.run(Licensed(), runs=tmp_path / "runs", progress=Progress(), **settings)
+    (folder,) = (tmp_path / "runs").iterdir()
+    losses = [line["loss"] for line in tasks.Run.open(folder).metrics("seed-0/tangents") if "loss" in line]
+    assert np.isnan(losses).tolist() == [False] * 4 + [True] * (10 // batch - 1)
+    outage.unlink()
+    licence.touch()
+    run = tasks.run(Licensed(), resume=folder, progress=Progress(), **settings)
+    (row,), (undisturbed,) = run.result.table, whole.result.table
+    assert np.isfinite(row.value)
+    if batch > 1:  # from step 4 on, of which nothing had failed
+        assert row.value == undisturbed.value and row.ledger["rows_failed"] == 0
+    else:  # from step 12 on
+        assert "no licence" in row.ledger["first_failure"] and row.ledger["rows_failed"] == 8
+
+
+def test_a_program_without_its_licence_from_the_beginning_is_told_before_training(tmp_path):
+    settings = {"licence": str(tmp_path / "licence"), "methods": ("none",)}
+    heard = Heard()
+    with pytest.raises(RowFailedError, match=r"none to 5 rows.*no licence"):
+        tasks.run(Licensed(), runs=tmp_path / "runs", progress=heard, **settings)
+    assert any("no licence" in line for line in heard.said)

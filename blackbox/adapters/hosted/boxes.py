@@ -79,8 +79,16 @@ class HostStart(HostBox):
 
     @property
     def ledger(self) -> Ledger:
-        """Of its own: a start is no row."""
+        """Of its own: a start is no row, unless it fails."""
         return self._ledger
+
+    def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
+        failed = len(outcome.failed)
+        self.host.ledger.count(rows_asked=failed, rows_run=failed)
+        self.host.ledger.count_failed(
+            outcome.failed, lambda row: self._whereabouts(inputs, outcome, row, int(run[row]))
+        )
+        super()._count_failed(run, outcome, inputs)
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """All runs are started before the first is waited for."""

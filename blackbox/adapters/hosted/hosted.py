@@ -32,14 +32,15 @@ from blackbox.adapters.hosted.in_thread import InThread, name_of
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
 from blackbox.checks import check_choice, check_count, check_positive
-from blackbox.errors import ConfigurationError, DtypeError, InputError
-from blackbox.failures import POLICIES, Policy
+from blackbox.errors import ConfigurationError, DtypeError, InputError, NoRowLeftError
+from blackbox.failures import POLICIES, FailedRow, Policy, last_cause, noted
 from blackbox.function import BlackBoxFunction
 from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
 from blackbox.notices import warn
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
+from blackbox.words import counted
 from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
@@ -75,7 +76,9 @@ class Hosted(BoxGroup):
 
     A program that crashes, ends with another status than 0, hangs, or sends NaN or an array of another shape
     fails its row, with its last lines in the message. Its processes are ended with it, and all are when this
-    process dies.
+    process dies. Under "keep" the row's arrays are NaN from there on. Where all rows of a run fail, nothing
+    says how long they are, and what asks for a call's arrays gets a `NoRowLeftError` with the first row's
+    last lines: for gradients of `zo`, and in runs, all rows of the batch have failed then.
 
     Args:
         arguments: the program and its arguments, as for `CommandLine`; `{case}` is the number of the row's
@@ -209,7 +212,7 @@ class Hosted(BoxGroup):
         Raises:
             ConfigurationError: a call has no network, or a network no call.
             DtypeError: the cases are no whole numbers.
-            RowFailedError: under "raise", a run failed.
+            RowFailedError: under "raise", a run failed. Under "keep" none is raised here: see `HostedRun`.
         """
         if sorted(networks) != sorted(self.form.calls):
             raise ConfigurationError(
@@ -228,7 +231,8 @@ class Hosted(BoxGroup):
             raise InputError(
                 f"{self!r}.run, cases: expected (rows,), got {tuple(whole.shape)}. Flatten them."
             )
-        return _Way(self, whole.long(), dtype or torch.get_default_dtype(), networks).run(calls)
+        with noted() as causes:
+            return _Way(self, whole.long(), dtype or torch.get_default_dtype(), networks, causes).run(calls)
 
     def state_of(self, place: Place) -> tuple[Array, ...]:
         """What is known of a row at a place, in the order of `state`."""
@@ -332,36 +336,57 @@ class CallRecord:
 class HostedRun:
     """What the runs of some cases have shown; each call's `CallRecord` is an attribute, by its name.
 
+    Where rows failed and none is left that shows how long a call's arrays are, to ask for them raises
+    `NoRowLeftError`.
+
     Attributes:
         outputs: what runs have left at their ends by name, `(rows, *shape)`; zeros in rows that have not
             ended, NaN in those that failed.
         ended: which rows have come to their own end, `(rows,)` bool.
     """
 
-    def __init__(self, records: dict[str, CallRecord], outputs: dict[str, Tensor], ended: Tensor) -> None:
+    def __init__(
+        self, records: dict[str, CallRecord], outputs: dict[str, Tensor], ended: Tensor, lost: dict[str, str]
+    ) -> None:
         self._records, self.outputs, self.ended = records, outputs, ended
+        self._lost = lost  # why calls have no record where rows failed, by their names
 
     def __getattr__(self, name: str) -> CallRecord:
         try:
             return self.__dict__["_records"][name]
         except KeyError:
+            self._refuse_lost(name)
             known = ", ".join(self.__dict__.get("_records", ()))
             raise AttributeError(f"expected a call, one of {known}, outputs or ended, got {name!r}") from None
 
     def __getitem__(self, name: str) -> CallRecord:
+        self._refuse_lost(name)
         return self._records[name]
 
     def __iter__(self) -> Iterator[str]:
+        if not self._records:
+            self._refuse_lost(next(iter(self._lost), ""))
         return iter(self._records)
+
+    def _refuse_lost(self, name: str) -> None:
+        lost = self.__dict__.get("_lost", {})
+        if name in lost:
+            raise NoRowLeftError(lost[name]) from None
 
 
 class _Way:
     """The rows of one call of `Hosted.run`, from call to call."""
 
     def __init__(
-        self, host: Hosted, cases: Tensor, dtype: torch.dtype, networks: Mapping[str, Callable[..., Any]]
+        self,
+        host: Hosted,
+        cases: Tensor,
+        dtype: torch.dtype,
+        networks: Mapping[str, Callable[..., Any]],
+        causes: Sequence[FailedRow],
     ) -> None:
         self._host, self._networks, self._rows, self._cases = host, networks, len(cases), cases.tolist()
+        self._causes = causes  # why rows fail, which come in meanwhile
         try:  # not a call that gradients see: it depends on cases alone
             *arrays, self._asked, self._history = host.start.call(cases)
         except BaseException:
@@ -417,10 +442,26 @@ class _Way:
                 RuntimeWarning,
             )
         failed = self._failed()
-        records = {name: rounds.record(failed) for name, rounds in self._records.items() if rounds.masks}
-        if bool(failed.any()):
+        count, lost = int(failed.sum()), dict[str, str]()
+        seen = {name: rounds for name, rounds in self._records.items() if rounds.masks}
+        if count:
+            # entries up to the last failure only would be taken for whole
+            seen = {} if count == self._rows else seen
+            lost = {name: self._why(name, count) for name in self._records if name not in seen}
             self._outputs = {name: _lost(failed, array) for name, array in self._outputs.items()}
-        return HostedRun(records, self._outputs, self._ended)
+        records = {name: rounds.record(failed) for name, rounds in seen.items()}
+        return HostedRun(records, self._outputs, self._ended, lost)
+
+    def _why(self, call: str, failed: int) -> str:
+        """Why there are no arrays of a call, where rows failed."""
+        cause = last_cause()
+        if self._causes:
+            cause = f" The first cause: {self._causes[0].sentence_with_inputs().rstrip('.')}."
+        return (
+            f"{self._host!r}.run: expected a row that shows how long the arrays of {call!r} are, got none: "
+            f"{failed} of {counted(self._rows, 'row')} failed.{cause} Mend the program, or what it is given; "
+            "in a loop of your own go on with the next batch."
+        )
 
     def _going(self) -> Tensor:
         """Which rows wait for an answer."""

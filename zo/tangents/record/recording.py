@@ -177,7 +177,7 @@ def record(
     parts = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
         parts = [_unpacked(part, step.parameters.tensors[0].device) for part in parts]
-    return _joined(parts, boxes)
+    return _joined([one for part in parts for one in part], boxes)
 
 
 class Recorder:
@@ -203,6 +203,7 @@ class Recorder:
         self._boxes = boxes
         self._dither, self._variants = dither or Dither(), variants
         self._first = 0  # of the calls that the objective has made since it began
+        self._begun: list[int] = []  # where each of its evaluations has
         self._dithers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, arrays of earlier calls
 
     @contextmanager
@@ -220,21 +221,23 @@ class Recorder:
         Raises:
             TangentError: there was no call.
         """
-        calls = [
-            RecordedCall(call.box, _alone(call.inputs), _alone(call.outputs), call.added, call.hidden)
-            for call in self.seen
-        ]
-        return _joined([Recorded(losses, calls, self.rows)], self._boxes)
+        return _joined([Recorded(losses, _alone(self.seen), self.rows)], self._boxes)
 
     def each_from_the_first(self, objective: Objective) -> Objective:
         """The objective, of which each evaluation begins with call 0."""
 
         def beginning(network: nn.Module, batch: Any) -> Tensor:
             self._first = len(self.seen)
+            self._begun.append(self._first)
             self._dithers.clear()
             return objective(network, batch)
 
         return beginning
+
+    def evaluations(self) -> list[list[SeenCall]]:
+        """The calls of each evaluation of such an objective."""
+        ends = [*self._begun[1:], len(self.seen)]
+        return [self.seen[begun:end] for begun, end in zip(self._begun, ends, strict=True)]
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answers, kept."""
@@ -301,14 +304,14 @@ class Recorder:
 
 def _variants(
     step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, dither: Dither, *, together: bool
-) -> Recorded:
+) -> list[Recorded]:
     """Record some variants, in one call of the objective where they are stacked and it can take that."""
     recorder, asked_in_vain = Recorder(boxes, dither, len(moves) if together else 1), 0
     if together:
         try:
             with recorder.recording():
                 losses = stacked_losses(step, moves, Snapshot(step.network))
-            return Recorded(losses, _stacked(recorder, boxes, len(moves)), recorder.rows)
+            return [Recorded(losses, _stacked(recorder, boxes, len(moves)), recorder.rows)]
         except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
             # a network that is asked for some of the rows alone, as where rows end early, is no fault
             if isinstance(error, BlackBoxError) and not isinstance(error, NotStackable):
@@ -323,8 +326,15 @@ def _variants(
     step = replace(step, objective=recorder.each_from_the_first(step.objective))
     with recorder.recording():
         losses = loop_losses(step, moves, Snapshot(step.network))
-    calls = _one_by_one(recorder, boxes, len(moves))
-    return Recorded(losses, calls, asked_in_vain + recorder.rows, apart=together)
+    return [
+        Recorded(
+            losses[number : number + 1],
+            _alone(calls),
+            asked_in_vain + recorder.rows if number == 0 else 0,
+            apart=together,
+        )
+        for number, calls in enumerate(recorder.evaluations())
+    ]
 
 
 def alone(ranks: Ranks) -> AbstractContextManager[None]:
@@ -364,9 +374,31 @@ def _in_variants(parts: Parts) -> Parts:
     return tuple(None if part is None else part[None] for part in parts)
 
 
-def _alone(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Tensors `(rows, *shape)` as those of a single variant, `(1, rows, *shape)`."""
-    return tuple(tensor[None] for tensor in tensors)
+def _alone(calls: Sequence[SeenCall]) -> list[RecordedCall]:
+    """Calls of rows `(rows, *shape)` as those of a single variant, `(1, rows, *shape)`."""
+    return [
+        RecordedCall(
+            call.box,
+            tuple(x[None] for x in call.inputs),
+            tuple(y[None] for y in call.outputs),
+            call.added,
+            call.hidden,
+        )
+        for call in calls
+    ]
+
+
+def _in_vain(chunk: Recorded, base: Recorded) -> Recorded:
+    """Variants whose rows all failed, perhaps before the last call: the base's calls, without an answer."""
+    variants, calls = len(chunk.losses), list[RecordedCall]()
+    for call in base.calls:
+        nothing = [torch.full_like(y[:1], torch.nan if y.is_floating_point() else 0) for y in call.outputs]
+        inputs, outputs = (
+            tuple(array[:1].expand(variants, *array.shape[1:]) for array in arrays)
+            for arrays in (call.inputs, nothing)
+        )
+        calls.append(RecordedCall(call.box, inputs, outputs))
+    return replace(chunk, calls=calls)
 
 
 def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
@@ -399,30 +431,15 @@ def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: in
     ]
 
 
-def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
-    """The calls, where the variants went through the objective one after another."""
-    count, rest = divmod(len(recorder.seen), variants)
-    calls = []
-    for n in range(count):
-        same = recorder.seen[n::count]
-        if rest or len({call.form for call in same}) > 1:
-            raise _differ(f"{len(recorder.seen)} calls that differ")
-        inputs, outputs = (
-            tuple(torch.stack(arrays) for arrays in zip(*columns, strict=True))
-            for columns in ([call.inputs for call in same], [call.outputs for call in same])
-        )
-        calls.append(RecordedCall(same[0].box, inputs, outputs, same[0].added, same[0].hidden))
-    if rest:
-        raise _differ(f"{len(recorder.seen)} calls that differ")
-    return calls
-
-
 def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
-    """The chunks of a step as one record."""
-    forms = [
-        [(c.box, [(t.shape[1:], t.dtype) for t in tensors(c.plain())]) for c in chunk.calls]
-        for chunk in chunks
-    ]
+    """The chunks of a step as one record; the base's alone where all its rows failed, which ends the step."""
+    if not bool(chunks[0].losses[0].isfinite().any()):  # perhaps before a call, or between two
+        return replace(chunks[0], rows=sum(chunk.rows for chunk in chunks))
+    forms = [_form(chunk) for chunk in chunks]
+    for place, chunk in enumerate(chunks):
+        if forms[place] != forms[0] and not bool(chunk.losses.isfinite().any()):
+            chunks = [*chunks[:place], _in_vain(chunk, chunks[0]), *chunks[place + 1 :]]
+            forms[place] = forms[0]
     if any(form != forms[0] for form in forms):
         raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
     if not forms[0]:
@@ -435,6 +452,11 @@ def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Re
     calls = [joined_calls(same, dim=0) for same in zip(*(chunk.calls for chunk in chunks), strict=True)]
     losses, rows = torch.cat([chunk.losses for chunk in chunks]), sum(chunk.rows for chunk in chunks)
     return Recorded(losses, calls, rows, any(chunk.apart for chunk in chunks))
+
+
+def _form(chunk: Recorded) -> list[Any]:
+    """What calls of all variants have in common: boxes, shapes, dtypes."""
+    return [(c.box, [(t.shape[1:], t.dtype) for t in tensors(c.plain())]) for c in chunk.calls]
 
 
 def _differ(got: str) -> TangentError:

@@ -127,8 +127,9 @@ class Evaluations:
                         else:
                             live = Live(step, self.boxes, dither)
                             answers = live.seen
-                    if not dither or bool(answers.losses[0].isfinite().any()):
-                        break
+                    added = bool(dither) and any(call.added for call in answers.calls)
+                    if not added or bool(answers.losses[0].isfinite().any()):
+                        break  # also where all failed before anything was added
                     refused = "no row of the batch had a finite loss."
                 except RowFailedError as error:
                     if not dither or self.ranks.size > 1:

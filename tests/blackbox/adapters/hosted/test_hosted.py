@@ -22,6 +22,7 @@ from blackbox import (
     ConfigurationError,
     DefinitionError,
     DtypeError,
+    NoRowLeftError,
     RowFailedError,
     SessionError,
 )
@@ -425,6 +426,14 @@ FAULTS = {
 }
 
 
+def _failing(where):
+    """A program that ends with status 1 behind the steps of a condition; of "start" before its first call."""
+    fails = 'print("no licence", file=sys.stderr); sys.exit(1)'
+    if "start" in where:
+        return LINEAR.replace(BEGIN, f"if {where.replace('start', 'True')}: {fails}\n{BEGIN}")
+    return LINEAR.replace("for _ in", "for step in").replace(STEP, f"{STEP}\n    if {where}: {fails}")
+
+
 class TestFailures:
     @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize("fault", FAULTS)
@@ -444,19 +453,115 @@ class TestFailures:
         assert run.closure.x[1, 1:].isnan().all() and run.closure.mask.all()
         assert not any(place.program for place in host.programs._places.values())
 
-    @pytest.mark.parametrize("rows", [1, 3])
-    @pytest.mark.parametrize("call", [0, 3])
-    def test_a_run_that_failed_where_no_other_goes_on_has_no_loss(self, tmp_path, rows, call):
-        """All at once, or a row at its last call: nothing comes after it that could be NaN."""
-        fails = f"if case != 1 and step == {call}: sys.exit(1)"
-        text = LINEAR.replace("for _ in", "for step in").replace(STEP, f"{STEP}\n    {fails}")
-        host = hosted(tmp_path, text, failures="keep")
-        cases = torch.tensor([0, 2, 1][:rows]) if call else torch.tensor([0, 2, 3][:rows])
+    @pytest.mark.parametrize("cases", [[0, 2, 1], [3, 1]])
+    def test_a_row_that_failed_at_its_last_call_has_no_loss(self, tmp_path, cases):
+        """Nothing comes after it that could be NaN."""
+        host = hosted(tmp_path, _failing("case != 1 and step == 3"), failures="keep")
         with torch.no_grad():
             run = host.run(cases, closure=network(), dtype=torch.float64)
         loss = run.closure.x.square().mean(dim=(1, 2))
-        assert torch.equal(loss.isfinite(), cases == 1)
-        assert torch.equal(run.ended, cases == 1)
+        assert torch.equal(loss.isfinite(), torch.tensor(cases) == 1)
+        assert torch.equal(run.ended, torch.tensor(cases) == 1)
+
+    @pytest.mark.parametrize("calls", [None, 4])
+    @pytest.mark.parametrize(
+        ("where", "cases"),
+        [("step == 0", [0]), ("step == 3", [0]), ("step == 1 + case", [0, 1, 2]), ("start", [0, 1])],
+    )
+    def test_a_run_of_which_no_row_is_left_has_no_arrays(self, tmp_path, calls, where, cases):
+        """How long they would be is not known: what shows up to the last failure may pass for all of it."""
+        text = _failing(where)
+        host = hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))], failures="keep")
+        with torch.no_grad():
+            run = host.run(cases, calls=calls, closure=network(), dtype=torch.float64)
+        words = f"{len(cases)} of {len(cases)} rows? failed.*status 1 after \\d calls?.*no licence"
+        for ask in (lambda: run.closure, lambda: run["closure"], lambda: list(run)):
+            with pytest.raises(NoRowLeftError, match=words):
+                ask()
+        assert run.outputs["last"].isnan().all() and not run.ended.any()
+        assert host.ledger.rows_failed == len(cases) and "no licence" in host.ledger.first_failure
+        with pytest.raises(AttributeError, match="expected a call"):
+            print(run.clossure)
+
+    def test_a_call_to_which_only_rows_that_failed_would_have_come(self, tmp_path):
+        text = """
+        x = doubles(case, 1)
+        bb_host.exchange("one", x)
+        if case == 1: sys.exit(1)
+        if case == 2: bb_host.exchange("two", x)
+        """
+        calls = [Call(name, sees=X, gives=U) for name in ("one", "two")]
+        host = hosted(tmp_path, text, calls, failures="keep")
+        run = host.run([0, 1], one=torch.ones_like, two=torch.ones_like)
+        assert run.one.x.isnan().all(dim=2).tolist() == [[False], [True]]
+        with pytest.raises(NoRowLeftError, match="the arrays of 'two' are, got none: 1 of 2 rows failed"):
+            print(run.two)
+        with pytest.raises(AttributeError, match="expected a call"):  # nobody asks, and nobody failed
+            print(host.run([0], one=torch.ones_like, two=torch.ones_like).two)
+        assert host.run([1, 2], one=torch.ones_like, two=torch.ones_like).two.x[0].isnan().all()
+
+    @pytest.mark.parametrize("where", ["step == 2", "start"])
+    @pytest.mark.parametrize("rows", [1, 3])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_batch_of_which_no_row_is_left_is_a_failed_one(self, tmp_path, where, rows, first):
+        """In words, whatever the objective does with arrays; and training goes on with the next batch."""
+        host = hosted(tmp_path, _failing(f"case >= 5 and {where}"), failures="keep")
+        truth = torch.ones(1, 4, 2, dtype=torch.float64)
+
+        def objective(net, batch):
+            run = host.run(batch[0], calls=4, closure=net, dtype=torch.float64)
+            return (run.closure.x[:, :4] - truth).square().mean(dim=(1, 2))
+
+        net = network()
+        gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
+        fails, good = (torch.arange(5, 5 + rows),), (torch.arange(rows),)
+        for batch in [fails, good, fails, good] if first else [good, good, fails, good]:
+            if batch is good:
+                assert gradient.backward(batch).isfinite()
+                continue
+            before = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+            with pytest.raises(zo.FailedBatchError, match=r"status 1 after \d calls?.*no licence") as caught:
+                gradient.backward(batch)
+            assert caught.value.rows == rows
+            for old, p in zip(before, net.parameters(), strict=True):
+                assert (old is None and p.grad is None) or torch.equal(old, p.grad)
+        assert gradient.counts.steps == (2 if first else 3)
+
+    def test_a_batch_of_which_no_row_is_left_by_its_outputs(self, tmp_path):
+        """No box was called before the end of a run, and it is no objective without a box."""
+        text = _failing("start") + 'bb_host.output("last", x)'
+        host = hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))], failures="keep")
+        gradient = zo.TangentGradient(
+            network(),
+            lambda net, b: host.run(b[0], closure=net, dtype=torch.float64).outputs["last"].sum(dim=1),
+            boxes=[host],
+            seed=0,
+        )
+        with pytest.raises(zo.FailedBatchError, match=r"status 1 after 0 calls.*no licence"):
+            gradient.backward((CASES[:1],))
+
+    def test_a_variant_of_which_no_row_is_left_is_a_query_that_failed(self, tmp_path):
+        """A batch of one row: where weights are moved the program crashes earlier than the base ends."""
+        host = hosted(tmp_path, _failing("step == 2 and u[0] > 1 + 1e-12"), failures="keep")
+        net = nn.Linear(2, 2).double()
+        nn.init.zeros_(net.weight)
+        nn.init.ones_(net.bias)
+
+        def objective(net, batch):
+            run = host.run(batch[0], calls=4, closure=net, dtype=torch.float64)
+            return (run.closure.x - torch.ones(1, 4, 2)).square().mean(dim=(1, 2))
+
+        queries = zo.LossGradient(net, objective, zo.RGE(q=8, mu=1e-3), evaluator="loop", max_dropped=0.9)
+        queries.backward((CASES[:1],))
+        assert 0 < queries.counts.dropped < 8
+        net.zero_grad()
+        probed = zo.ProbedGradient(
+            net, objective, boxes=[host], probes=6, evaluator="loop", max_dropped=0.9, excite=0.0
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert probed.backward((CASES[:1],)).isfinite()
+        assert probed.counts.dropped > 0
 
     def test_training_goes_on_without_the_row(self, tmp_path):
         text = LINEAR.replace(STEP, f"{STEP}\n    if case == 1: sys.exit(1)")
