@@ -598,7 +598,7 @@ def test_a_warning_of_this_project_is_a_sentence_and_others_are_as_python_shows_
     with cli.warnings_as_sentences():
         own = warnings.formatwarning(TangentWarning("Step 3: trust is lost."), TangentWarning, "a/b.py", 7)
         other = warnings.formatwarning(UserWarning("Old."), UserWarning, "a/b.py", 7, "")
-    assert own == "blackbox: Step 3: trust is lost.\n"
+    assert own == "blackbox: warning: Step 3: trust is lost.\n"
     assert other == "a/b.py:7: UserWarning: Old.\n"
     assert warnings.formatwarning is before
 
