@@ -191,8 +191,8 @@ def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> l
     if known:
         longest = max(known.values(), key=lambda rehearsal: rehearsal.seconds(config.steps))
         said.append(
-            f"  The time beside the box, of {', '.join(known)}, is an estimate from a few steps on the first "
-            f"batch that ran no row{_each(longest)}, on a processor of its own."
+            f"  The time beside the box, of {', '.join(known)}, is an estimate for a processor of its own, "
+            f"from a few steps on the first batch that ran no row{_each(longest)}."
         )
         if second is not None and second < QUICK:
             said += _quicker(longest, config.steps, second, plan.rows.sizes.objective)

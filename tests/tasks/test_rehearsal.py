@@ -169,7 +169,7 @@ def test_the_time_is_that_of_the_first_step_and_of_all_others(monkeypatch, imagi
     took = {0: "1 min 24 s", 4: "2 min 04 s", 400: "1 h 08 min"}[imaginations]
     assert any(line.endswith(f"in the box, and about {took} beside it") for line in sentences)
     each = f" and {imaginations} imagined batches" if imaginations else ""
-    assert any(f"that ran no row, each with 2 replays{each}, on a proc" in line for line in sentences)
+    assert any(f"that ran no row, each with 2 replays{each}." in line for line in sentences)
     quicker = [
         line for line in sentences if line.startswith("  About 1 h 07 min of that is replays and imag")
     ]
