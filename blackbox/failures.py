@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 if TYPE_CHECKING:  # a ledger is read where nothing is run, without torch
+    import numpy as np
     from torch import Tensor
 
     from blackbox.spec import ArraySpec

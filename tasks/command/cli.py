@@ -68,7 +68,7 @@ def warnings_as_sentences() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if category.__module__.split(".")[0] in ("blackbox", "simulators", "tasks", "zo"):
-            return plain(f"blackbox: {message}\n")
+            return plain(f"blackbox: warning: {message}\n")
         return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = sentence

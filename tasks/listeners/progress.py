@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from html import escape
+from itertools import pairwise
+from statistics import median
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -21,6 +24,7 @@ from tasks.problem.silence import Silence
 INTERVAL = 10.0  # seconds between plain lines
 LONG = 2.0  # seconds of a first lesson from which on it is said
 REDRAWN = 0.5  # seconds between changes of a notebook's output
+LAST, SLOW = 5, 1.0  # steps whose median is a pace too, where they are slower, and take so many seconds
 IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
@@ -41,6 +45,7 @@ class Progress(Silence):
         self._first_queries: float | None = None
         # step, time and seconds in boxes from which, now and later, the pace is taken
         self._from = self._next = (-1, 0.0, 0.0)
+        self._last = deque[float](maxlen=LAST + 1)  # when the last steps were over
         self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
@@ -50,6 +55,7 @@ class Progress(Silence):
         self._started = self._clock()
         self._metrics, self._first_queries = {}, None if done else 0.0
         self._from = self._next = (-1, 0.0, 0.0)
+        self._last.clear()
         self._show_begin()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -65,6 +71,7 @@ class Progress(Silence):
                 self._first_queries = metrics.get("queries", 0.0)
                 self._from = self._next = step, self._started, metrics.get(IN_BOXES, math.nan)
         self._mark(step)
+        self._last.append(self._clock())
         self._show_update()
 
     def end(self) -> None:
@@ -138,11 +145,19 @@ class Progress(Silence):
             self._from, self._next = self._next, here
 
     def _left(self) -> float | None:
-        """Seconds to the end, at the pace of the last steps; None where that is not known yet."""
+        """Seconds to the end, at the pace of the last steps; None where that is not known yet.
+
+        That is the mean of at least half of them, in which what comes now and then has its share; or the last
+        five, if steps become slower, as where ever more replays and imagined batches are trusted.
+        """
         since, started, _ = self._from
         if since < 0 or not since < self._step < self._steps:
             return None
-        return (self._clock() - started) / (self._step - since) * (self._steps - self._step)
+        pace = (self._clock() - started) / (self._step - since)
+        if len(self._last) > LAST:
+            last = median(now - before for before, now in pairwise(self._last))
+            pace = max(pace, last if last > SLOW else 0.0)
+        return pace * (self._steps - self._step)
 
     def _beside(self, left: float) -> float | None:
         """Of the seconds that are left those beside the boxes, as far as that is known."""

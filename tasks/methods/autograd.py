@@ -18,6 +18,7 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.failures import noted
 from blackbox.notices import Notices
+from blackbox.words import counted
 from tasks.errors import NotApplicableError
 from tasks.problem.data import one_each
 from zo.batches import Batch, count_rows, map_tensors
@@ -65,6 +66,8 @@ class AutogradGradient:
         objective: `objective(network, batch) -> Tensor (rows,)`; it calls the boxes.
         stands: What stands in the place of each box. One that is a `zo.differentiable` box has its own counts
             and state, which are kept.
+        most_zeros: Steps from the first one on whose gradient may be exactly zero in every weight, which then
+            has not moved; None for any number.
 
     Attributes:
         counts: What was done so far, see `AutogradCounts`.
@@ -75,9 +78,11 @@ class AutogradGradient:
         network: nn.Module,
         objective: Callable[[nn.Module, Any], Tensor],
         stands: Mapping[BlackBoxFunction, Stand],
+        most_zeros: int | None = None,
     ) -> None:
         self.network, self.objective = network, objective
         self.counts = AutogradCounts()
+        self._zeros, self._most_zeros = 0, most_zeros  # steps, from the first one on
         self._stands = {id(box): stand for box, stand in stands.items()}
         self._boxes = [
             stand for stand in stands.values() if isinstance(stand, zo.box_gradient.DifferentiableBox)
@@ -93,7 +98,8 @@ class AutogradGradient:
                 buffers and generators are as they were.
             NotDifferentiableError: A gradient arrives at a box that nothing stands in for. In a `Problem`,
                 return that box from `box` as well.
-            NotApplicableError: No weight receives a gradient; in the first step.
+            NotApplicableError: No weight receives a gradient, in the first step; or one that is exactly zero
+                in all of the first `most_zeros`.
 
         Warns:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
@@ -107,7 +113,7 @@ class AutogradGradient:
         except BaseException:
             before.restore()
             raise
-        if "zero" not in self._notices.said:
+        if self.flat or "zero" not in self._notices.said:
             grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
             if not grads:
                 raise NotApplicableError(
@@ -118,10 +124,29 @@ class AutogradGradient:
                 )
             reached = next((grad for grad in grads if grad.any()), grads[0])
             self._notices.say(zero_notice(step, reached, _ZERO))
+            if self.flat and not reached.any():
+                self._count_zero()
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
         return mean_loss(losses)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the gradients of all steps so far were exactly zero in every weight."""
+        return self._zeros == self.counts.steps
+
+    def _count_zero(self) -> None:
+        """Count a step without any slope; the last one that may be stops the method."""
+        self._zeros += 1
+        if self._zeros == self._most_zeros:
+            raise NotApplicableError(
+                f"Step {self._zeros}: expected a gradient that is not zero in one of the first "
+                f"{counted(self._zeros, 'step')}, got exactly zero in every weight of "
+                f"{type(self.network).__name__} each time, so that none has moved: what is left of the loss "
+                "where the gradient is cut is flat, as a penalty on outputs of a last layer that begins at "
+                "zero. Take a method that goes through the box, such as tangents or sparse-cge."
+            )
 
     def _add_gradient(self, loss: Tensor) -> None:
         """Add it to the weights' `.grad`, in place, which is as it was where it is not finite."""
@@ -151,11 +176,13 @@ class AutogradGradient:
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, and what estimates of the boxes' derivatives carry on."""
-        return {"counts": asdict(self.counts), "boxes": [box.state_dict() for box in self._boxes]}
+        boxes = [box.state_dict() for box in self._boxes]
+        return {"counts": asdict(self.counts), "boxes": boxes, "zeros": self._zeros}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.counts = AutogradCounts(**state["counts"])
+        self._zeros = state.get("zeros", 0)  # versions before had none
         for box, counts in zip(self._boxes, state["boxes"], strict=True):
             box.load_state_dict(counts)
 

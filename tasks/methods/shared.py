@@ -33,6 +33,7 @@ from zo.tangents.tangent import sources
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 ROUNDED = 1e-2  # by which probabilities that are rounded may miss a sum of one
 PROBES = 2  # of secant, where the settings name none
+ZEROS = 3  # first steps of no-gradient with gradients of exactly zero, after which no other is waited for
 
 
 def none(setup: Setup) -> Trained:
@@ -42,16 +43,19 @@ def none(setup: Setup) -> Trained:
 
 def no_gradient(setup: Setup) -> Trained:
     """Unrolled through the box, the gradient cut there (NOG): is the box's derivative needed at all?"""
-    alone = _by_autograd(setup, values_alone)
+    stands = {box: values_alone(box) for box in setup.boxes}
+    alone = AutogradGradient(setup.network, setup.objective, stands, ZEROS)
     if not setup.config.replays:
         return setup.descend(alone)
 
     def begin() -> None:
         """See that there is a way beside the box: a gradient of zero would train nothing, step by step."""
-        before = Snapshot(setup.network)
-        alone.backward(setup.batch(0))
-        before.restore()
-        setup.network.zero_grad()
+        before, step = Snapshot(setup.network), 0
+        while alone.flat:
+            alone.backward(setup.batch(step))
+            before.restore()
+            setup.network.zero_grad()
+            step += 1
 
     return _with_replays(setup, [zo.tangents.ZeroTangent() for _ in setup.boxes], begin)
 

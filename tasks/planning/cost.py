@@ -11,6 +11,8 @@ from tasks.planning.trial import Trial
 from tasks.problem.method import Cost
 from tasks.rows.binding import Bound
 
+QUICK = 0.02  # seconds of a row, below which a run is quicker with more rows than with replays
+LONG, MANY = 60.0, 3.0  # seconds of those, and times as long as a run without them, from which on it is said
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
@@ -22,9 +24,12 @@ class Rehearsal:
         first: The first step, with what is learned before it and in it.
         step: Each step after that, without replays.
         replay: A replay.
-        replays: How many follow a step.
+        replays: How many follow a step, where it is trust that decides as many as are usual.
         imagined: A step on a batch that no box has answered.
-        imaginations: How many follow a step.
+        imaginations: How many follow a step, where it is trust that decides as many as are usual.
+        networks: How many take all of these, each at a rate of its own.
+        most_replays: How many may follow a step.
+        most_imaginations: How many may follow a step.
     """
 
     first: float
@@ -33,11 +38,30 @@ class Rehearsal:
     replays: int = 0
     imagined: float = 0.0
     imaginations: int = 0
+    networks: int = 1
+    most_replays: int = 0
+    most_imaginations: int = 0
 
     def seconds(self, steps: int) -> float:
         """Of a training of so many steps."""
-        further = self.replays * self.replay + self.imaginations * self.imagined
-        return self.first + (steps - 1) * self.step + steps * further
+        return self.without(steps) + steps * self._further(self.replays, self.imaginations)
+
+    def most(self, steps: int) -> float:
+        """Of one in which as many replays and imagined batches follow each step as may."""
+        replays = max(self.replays, self.most_replays)
+        imaginations = max(self.imaginations, self.most_imaginations)
+        return self.without(steps) + steps * self._further(replays, imaginations)
+
+    def without(self, steps: int) -> float:
+        """Of one without replays and imagined batches."""
+        return self.first + (steps - 1) * self.step
+
+    def _further(self, replays: int, imaginations: int) -> float:
+        """Seconds behind a step; all networks but one take its window too."""
+        windows = self.networks - 1 if replays else 0
+        return (
+            self.networks * replays + windows
+        ) * self.replay + self.networks * imaginations * self.imagined
 
 
 def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
@@ -95,7 +119,7 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
     said.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
         said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return said + _learning(rows.costs, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
+    return said + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
 
 
 def _chosen(plan: Plan) -> str:
@@ -145,30 +169,85 @@ def _beside(
     if rehearsed is None:
         return ", plus what it takes to learn" if trial.second is not None else ""
     rehearsal = rehearsed.get(name)
-    return "" if rehearsal is None else f", and {_about(rehearsal.seconds(steps))} beside it"
+    if rehearsal is None:
+        return ""
+    most = _about(rehearsal.most(steps))
+    upper = "" if most == _about(rehearsal.seconds(steps)) else f", {most.replace('about', 'up to')}"
+    return f", and {_about(rehearsal.seconds(steps))} beside it{upper}"
 
 
-def _learning(
-    costs: Mapping[str, Cost | None], rehearsed: Mapping[str, Rehearsal | None] | None
-) -> list[str]:
-    """Where the time comes from that learned models take, or where it will be said."""
-    names = [name for name, cost in costs.items() if cost is not None and cost.learns]
+def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
+    """Where the time comes from that learned models take, or where it is said; and what would be quicker.
+
+    Args:
+        plan: A plan that is settled.
+        rehearsed: See `sentences`.
+    """
+    assert plan.rows is not None
+    config, second = plan.config, plan.trial.second
+    names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
     known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
     said = []
     if known:
-        replays = max(rehearsal.replays for rehearsal in known.values())
-        each = f", each with {counted(replays, 'replay')}" if replays else ""
+        longest = max(known.values(), key=lambda rehearsal: rehearsal.seconds(config.steps))
         said.append(
-            f"  The time beside the box, of {', '.join(known)}, is an estimate from a few steps on the first "
-            f"batch that ran no row{each}."
+            f"  The time beside the box, of {', '.join(known)}, is an estimate for a processor of its own, "
+            f"from a few steps on the first batch that ran no row{_each(longest)}."
         )
+        if second is not None and second < QUICK:
+            said += _quicker(longest, config.steps, second, plan.rows.sizes.objective)
     if unknown := [name for name in names if name not in known]:
         before = "; --dry-run estimates it before" if rehearsed is None else ""
         said.append(
             f"  How long {', '.join(unknown)} will compute beside the box is said in the lines of progress"
             f"{before}."
         )
+        replaying = any(plan.methods[name].replays for name in unknown) and config.replays != 0
+        if second is not None and second < QUICK and replaying and rehearsed is None:
+            said.append(
+                "  Replays and imagined batches may be most of that. They save rows, which pays where one "
+                f"takes longer than some {1e3 * QUICK:g} ms; --replays 0 --imaginations 0 leaves them out."
+            )
     return said
+
+
+def _each(rehearsal: Rehearsal) -> str:
+    """What follows each step, in words."""
+    kinds = (
+        (rehearsal.replays, rehearsal.most_replays, "replay"),
+        (rehearsal.imaginations, rehearsal.most_imaginations, "imagined batch"),
+    )
+    kinds = [kind for kind in kinds if kind[0]]
+    if not kinds:
+        return ""
+    usual = " and ".join(counted(number, noun) for number, _, noun in kinds)
+    rates = f", at {rehearsal.networks} rates" if rehearsal.networks > 1 else ""
+    if all(most <= number for number, most, _ in kinds):
+        return f", each with {usual}{rates}"
+    most = " and ".join(f"{max(number, most):,}" for number, most, _ in kinds)
+    return f", each with {usual}{rates}; what is trusted may be fewer, and {most} at most"
+
+
+def _quicker(rehearsal: Rehearsal, steps: int, second: float, rows: int) -> list[str]:
+    """That a box is too quick for replays, where these take far longer than all else.
+
+    Args:
+        rehearsal: Of the method that takes longest.
+        steps: Of the training.
+        second: That a row takes.
+        rows: Box rows of a step.
+    """
+    without = rehearsal.without(steps) + steps * rows * second
+    further = rehearsal.seconds(steps) - rehearsal.without(steps)
+    if further < LONG or further < MANY * without:
+        return []
+    what = "imagined batches" if not rehearsal.replays else "replays"
+    what += " and imagined batches" if rehearsal.replays and rehearsal.imaginations else ""
+    return [
+        f"  {_about(further).capitalize()} of that is {what}. They save rows, which pays where one takes "
+        f"longer than some {1e3 * QUICK:g} ms: with --replays 0 --imaginations 0 as many steps take "
+        f"{_about(without)}, so that more --rows may be the quicker way."
+    ]
 
 
 def _failed(trial: Trial, size: int) -> list[str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, cast
 
 import torch
@@ -30,12 +30,14 @@ from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
 from tasks.training.setup import IMAGINATIONS, Setup, setup_of
 from zo.tangents.models.lessons import listening
-from zo.tangents.replay.windows import MOST, USUAL
+from zo.tangents.replay import imagination, windows
 
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take
 SECONDS = 5.0  # after which no more steps are taken than those
-TRUSTED = round(math.sqrt(USUAL * MOST))  # replays, where it is trust that decides how many there are
+TRUSTED = round(
+    math.sqrt(windows.USUAL * windows.MOST)
+)  # replays, where it is trust that decides how many there are
 PATIENCE = 60.0  # seconds after which a first lesson is given up
 
 
@@ -56,37 +58,76 @@ class _Rehearsing(Setup):
         for weights in optimizer.param_groups:
             weights["lr"] = 0.0
         batch, begun = self.batch(0), perf_counter()
+        timer = _passed if self.config.device == "cpu" else partial(_passed, waits=True)
 
         def along(add: Callable[[], Any]) -> float:
-            started = perf_counter()
+            before = timer()
             optimizer.zero_grad()
             add()
             optimizer.step()
-            return perf_counter() - started
+            return before()
 
+        before_first = timer()
         if settings.get("begin"):
             settings["begin"]()
         along(partial(gradient.backward, batch))
-        first = perf_counter() - begun
-        replays = gradient.replays() if settings.get("replayed") else 0  # windows are kept from here on
+        first, first_passed = before_first(), perf_counter() - begun
+        replayed, imagining = bool(settings.get("replayed")), bool(settings.get("imagined"))
+        # windows are kept from here on; where the gradient waits, as in closed loop, metrics have the number
+        replays = _allowed(gradient.replays(), gradient, "tangent_replays") if replayed else 0
+        most_replays = replays
         if replays and self.config.replays is None:
-            replays = TRUSTED
-        imagining = bool(settings.get("imagined"))
+            replays, most_replays = TRUSTED, windows.MOST
         # windows are judged from here on, which by now allow none: a number is the method's own
-        of_method = gradient.imaginations() if imagining else 0
+        of_method = _allowed(gradient.imaginations(), gradient, "tangent_imaginations") if imagining else 0
         steps = list[float]()
-        while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first < SECONDS):
+        while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first_passed < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))
-        of_replays = [along(gradient.replay) for _ in steps] if replays else [0.0]
-        members = max(1, len(self.config.rates)) if settings.get("replayed") else 1  # each with all of these
-        rehearsal = Rehearsal(first, median(steps), members * median(of_replays), replays)
-        if imagining and gradient.imaginations():
-            imagined = members * median(
-                along(partial(gradient.imagine, self.fresh(0, number))) for number in range(3)
-            )
-            number = self.config.imaginations or of_method or IMAGINATIONS
-            rehearsal = replace(rehearsal, imagined=imagined, imaginations=number)
+        # of the quicker half: the first ones also look whether rows may be drawn
+        of_replays = sorted(along(gradient.replay) for _ in steps) if replays else [0.0]
+        replay = median(of_replays[: -(-len(of_replays) // 2)])
+        networks = max(1, len(self.config.rates)) if replayed else 1
+        rehearsal = Rehearsal(
+            first, median(steps), replay, replays, networks=networks, most_replays=most_replays
+        )
+        if imagining and imagination.unanswerable(self.boxes) is None:
+            imagined = None
+            if _allowed(gradient.imaginations(), gradient, "tangent_imaginations"):
+                imagined = median(along(lambda n=n: gradient.imagine(self.fresh(0, n))) for n in range(3))
+            elif all(tangent.learns_from_values for tangent in gradient.tangents):
+                # answers that are always the same judge no model; it takes as long as a replay
+                imagined = rehearsal.replay or rehearsal.step
+            if imagined is not None:
+                fixed = self.config.imaginations or of_method
+                rehearsal = replace(
+                    rehearsal,
+                    imagined=imagined,
+                    imaginations=fixed or IMAGINATIONS,
+                    most_imaginations=fixed or imagination.MOST,
+                )
         raise _Over(rehearsal)
+
+
+def _passed(*, waits: bool = False) -> Callable[[], float]:
+    """What gives the seconds since now, as of a machine that has nothing else to do.
+
+    That is processor time, or the time that passes where several threads make that the shorter one.
+
+    Args:
+        waits: whether the work waits for a device, whose time is no processor's.
+    """
+    started, worked = perf_counter(), process_time()
+
+    def seconds() -> float:
+        passed = perf_counter() - started
+        return passed if waits else min(passed, process_time() - worked)
+
+    return seconds
+
+
+def _allowed(now: int, gradient: Any, name: str) -> int:
+    """How many further steps may follow a step of a gradient, also while it waits and there are none."""
+    return now or int(gradient.metrics().get(name, 0))
 
 
 def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:

@@ -161,7 +161,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
     assert toy(*words, "--limit", "-100") == 1  # above which the box fails
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith(
-        "  No row of the first batch had a finite loss. The first cause: row 0 (z: 3 numbers"
+        "  No row of the first batch had a finite loss. The first cause: row 0 (z=["
     )
     assert re.search(r"ArithmeticError: \S+ is too much\). Mend the box or the data before you train.$", last)
 
@@ -598,7 +598,7 @@ def test_a_warning_of_this_project_is_a_sentence_and_others_are_as_python_shows_
     with cli.warnings_as_sentences():
         own = warnings.formatwarning(TangentWarning("Step 3: trust is lost."), TangentWarning, "a/b.py", 7)
         other = warnings.formatwarning(UserWarning("Old."), UserWarning, "a/b.py", 7, "")
-    assert own == "blackbox: Step 3: trust is lost.\n"
+    assert own == "blackbox: warning: Step 3: trust is lost.\n"
     assert other == "a/b.py:7: UserWarning: Old.\n"
     assert warnings.formatwarning is before
 

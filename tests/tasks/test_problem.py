@@ -173,6 +173,60 @@ def test_a_gradient_of_zero_asks_whether_it_was_cut_at_the_box():
         gradient.backward(batch)
 
 
+class Idle(Steering):
+    """A last layer that begins at zero, and a penalty on its outputs, whose slope there is exactly zero."""
+
+    def network(self):
+        network = super().network()
+        torch.nn.init.zeros_(network[2].weight)
+        torch.nn.init.zeros_(network[2].bias)
+        return network
+
+    def objective(self, network, wanted):
+        return super().objective(network, wanted) + 1e-4 * network(wanted).square().sum(dim=1)
+
+
+@pytest.mark.parametrize("replays", [0, 2])
+@pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")
+def test_a_cut_gradient_that_stays_exactly_zero_is_not_trained_along(tmp_path, replays):
+    run = go(Idle(), tmp_path, methods=["none", "no-gradient"], steps=50, replays=replays)
+    (row,) = [row for row in run.result.table if row.method == "no-gradient"]
+    why = row.extra["not applicable"]
+    assert why.startswith("Step 3: expected a gradient that is not zero in one of the first 3 steps")
+    assert row.value is None and row.rows <= 3 * 10 + 2 * 12  # and the validations, of 50 steps
+
+
+def test_a_gradient_that_is_zero_at_first_is_trained_along_and_counted_across_a_resume():
+    """Also where a batch has none by chance: of a hinge, or units that are saturated."""
+    problem = Steering()
+    network = problem.network()
+
+    def gradient(most=3):
+        return tasks.AutogradGradient(network, lambda n, w: w * n(w.new_ones(1, 3)).sum(), {}, most)
+
+    flat, steep = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    one = gradient()
+    with pytest.warns(ZeroGradientWarning):
+        one.backward(flat)
+        one.backward(flat)
+    network.zero_grad()
+    one.backward(steep)
+    network.zero_grad()
+    for _ in range(4):  # behind a step that had one
+        one.backward(flat)
+    one, other = gradient(), gradient()
+    network.zero_grad()
+    with pytest.warns(ZeroGradientWarning):
+        one.backward(flat)
+        one.backward(flat)
+        other.load_state_dict(one.state_dict())
+        with pytest.raises(NotApplicableError, match=r"Step 3: .* exactly zero in every weight of Seq"):
+            other.backward(flat)
+        other = gradient(most=None)
+        for _ in range(4):
+            other.backward(flat)
+
+
 @pytest.mark.slow
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
     class Steered(Steering):

@@ -57,6 +57,18 @@ def test_the_time_left_follows_the_pace_of_the_last_steps_not_of_the_first():
     assert len(told) == 3
 
 
+def test_steps_that_become_slower_are_the_pace_of_those_that_are_left():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/tangents", 115)
+    for step in range(1, 41):  # as ever more replays and imagined batches follow; one step in ten is checked
+        clock.now += min(40.0, 2.0 * step) + (30 if step % 10 == 0 else 0)
+        progress.update(step, {"loss": 1.0})
+    told = [line.split(", ") for line in stream.getvalue().splitlines()[2:]]
+    lefts = {int(line[0].split()[2]): line[-1] for line in told}
+    assert lefts[14] == f"{duration((115 - 14) * 26)} left"  # of 50, 22, 24, 26 and 28 s
+    assert lefts[24] == f"{duration((115 - 24) * 40)} left"
+
+
 def test_of_the_time_left_that_beside_the_boxes_is_said():
     progress, stream, clock = plain()
     progress.begin("seed-0/tangents", 100)

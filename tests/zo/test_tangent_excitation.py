@@ -395,6 +395,39 @@ def test_a_run_goes_on_to_the_same_bits():
         assert torch.equal(one, other)
 
 
+def test_a_run_that_goes_on_logs_what_an_undisturbed_one_does():
+    """`tangent_excitation` and `tangent_excitation_loss` come every few steps and were gone till then."""
+
+    def made(states=None):
+        network, box, policies = policy(), plant_box(), zo.TrustPolicy(check_every=3)
+        settings = {"boxes": [box], "seed": 3, "trust_policy": policies, "replays": 1, "max_rows": 2}
+        gradient = zo.TangentGradient(network, closed_loop(box), **settings)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        parts = network, optimizer, gradient, zo.RatePopulation(gradient, optimizer, (1.0, 4.0))
+        for part, state in zip(parts, states or (), strict=False):
+            part.load_state_dict(copy.deepcopy(state))
+        return parts
+
+    def step(parts, number):
+        parts[-1].step(batch(number), lambda k: batch(100 * number + k))
+        return parts[2].metrics() | parts[3].metrics()
+
+    whole, resumed, logged = made(), None, set()
+    for number in range(6):
+        own = step(whole, number)
+        assert resumed is None or step(resumed, number) == own
+        resumed = made([part.state_dict() for part in whole])
+        assert resumed[2].metrics() == whole[2].metrics() and resumed[2].replays() == whole[2].replays()
+        logged |= set(own)
+    assert {"tangent_excitation", "tangent_excitation_loss", "tangent_agreement", "tangent_waits"} <= logged
+    older = {
+        name: value
+        for name, value in whole[2].state_dict().items()
+        if name not in ("shown", "errors", "rows_of_step")
+    }
+    whole[2].load_state_dict(older)  # as versions before left it
+
+
 @pytest.mark.slow
 def test_rows_that_fail_beside_a_dither_are_left_out():
     def failing(state, action):

@@ -497,6 +497,7 @@ class TangentGradient:
             "clipping": self._grads.state_dict(),
             "imagination": self._imagination.state_dict() if self._imagination.wanted else None,
             "room": self._room.plain(),
+            "rows_of_step": self._rows,
             **self._evaluations.state_dict(),
             **self._judgement.state_dict(),
             **self._stand_ins.state_dict(),
@@ -513,6 +514,7 @@ class TangentGradient:
         self._stand_ins.refuse_others(state)
         self._evaluations.load_state_dict(state)
         self.counts = TangentCounts(**state["counts"])
+        self._rows = state.get("rows_of_step", 0)  # versions before had none
         self._judgement.load_state_dict(state)
         self._grads.load_state_dict(state["clipping"])
         self._keep_within(Room(*state["room"]) if "room" in state else Room.most())

@@ -126,14 +126,27 @@ class Judgement:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Trust and excitation."""
-        return {"trust": self.watch.state_dict(), "excitation": self.excitation.state_dict()}
+        """Trust and excitation, and what the last step has shown."""
+        excitation = self.excitation
+        return {
+            "trust": self.watch.state_dict(),
+            "excitation": excitation.state_dict(),
+            "shown": {
+                "figures": dict(self.check.figures),
+                "response": excitation.response,
+                "in_loss": excitation.in_loss,
+                "waits": self.waits,
+            },
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.watch.load_state_dict(state["trust"])
         if "excitation" in state:  # versions before had none
             self.excitation.load_state_dict(state["excitation"])
+        if shown := state.get("shown"):  # nor this, for a while longer
+            self.check, self.waits = Check(shown["figures"]), shown["waits"]
+            self.excitation.response, self.excitation.in_loss = shown["response"], shown["in_loss"]
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""

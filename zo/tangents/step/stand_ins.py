@@ -187,6 +187,7 @@ class StandIns:
             "units": [units.state_dict() for units in self.units],
             "outliers": [outliers.state_dict() for outliers in self.outliers],
             "error": self.error,
+            "errors": list(self.errors),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -202,7 +203,7 @@ class StandIns:
                 part.load_state_dict(entry)
         for tangent in self.tangents:
             tangent.brought = False
-        self.error = state.get("error")
+        self.error, self.errors = state.get("error"), list(state.get("errors", ()))
 
 
 def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
