@@ -160,9 +160,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
 
     assert toy(*words, "--limit", "-100") == 1  # above which the box fails
     *_, last = capsys.readouterr().out.splitlines()
-    assert last.startswith(
-        "  No row of the first batch had a finite loss. The first cause: row 0 (z=["
-    )
+    assert last.startswith("  No row of the first batch had a finite loss. The first cause: row 0 (z=[")
     assert re.search(r"ArithmeticError: \S+ is too much\). Mend the box or the data before you train.$", last)
 
     torch.manual_seed(0)
