@@ -5,7 +5,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from tasks.applications.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.applications.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ConfigurationError
 from tasks.problem.problem import Surroundings
+from tasks.problem.silence import Silence
 from tasks.rows.tally import RowTally
 from tests.tasks.applications.denoised_smoothing import small
 
@@ -57,6 +58,16 @@ def gradient_by_autograd(
     loss = functional.cross_entropy(box.module(denoised), target)
     loss = loss + weight * (denoised - clean).square().sum(dim=(1, 2, 3)).mean()
     return list(torch.autograd.grad(loss, list(front.parameters())))
+
+
+class Said(Silence):
+    """Keeps the lines of text that stay."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.mark.parametrize("central", [False, True])
@@ -208,7 +219,7 @@ def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
     for name, weight in found.network.state_dict().items():
         assert torch.equal(weight, start[name])
     said: list[str] = []
-    made._surroundings = Surroundings(cast(Any, SimpleNamespace(say=said.append)))
+    made._surroundings = Surroundings(Said(said))
     fields = made.judge(small.setup(made, tmp_path, method, trained), found)
     assert fields["start kept"] == 1 and len(said) == 1 and "on held-out images" in said[0]
     assert fields["validation accuracy"] == fields["validation accuracy of the start"]
@@ -221,7 +232,7 @@ def test_a_run_says_what_the_start_and_the_chosen_weights_are_right_on(tmp_path)
     start = made.held_out_error(trained["mse"].network, made.held_out(0))
     assert found.outcome.first_validation == start and 0 < start < 1
     said: list[str] = []
-    made._surroundings = Surroundings(cast(Any, SimpleNamespace(say=said.append)))
+    made._surroundings = Surroundings(Said(said))
     better = replace(found, outcome=replace(found.outcome, best_step=10, best_validation=start / 2))
     fields = made.judge(small.setup(made, tmp_path, "student", trained), better)
     assert fields["validation accuracy"] == 1 - start / 2
