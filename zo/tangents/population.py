@@ -177,6 +177,9 @@ class RatePopulation:
         and counts as lost; what the boxes or the leader raise is raised, and network and optimiser are then
         the leader's.
 
+        Gradients are set to zero before each of its updates, so one that was added to `.grad` by hand, as of
+        a regulariser, is lost: write it into the objective, or take the optimiser's `weight_decay`.
+
         Args:
             batch: as for `TangentGradient.backward`.
             fresh: gives batch k of those that no box has answered, for `TangentGradient.imagine`; None for
