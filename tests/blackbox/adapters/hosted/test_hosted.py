@@ -500,6 +500,7 @@ class TestFailures:
             print(host.run([0], one=torch.ones_like, two=torch.ones_like).two)
         assert host.run([1, 2], one=torch.ones_like, two=torch.ones_like).two.x[0].isnan().all()
 
+    @pytest.mark.quick_cases(3)
     @pytest.mark.parametrize("where", ["step == 2", "start"])
     @pytest.mark.parametrize("rows", [1, 3])
     @pytest.mark.parametrize("first", [True, False])
