@@ -113,7 +113,7 @@ def outputs_notice(step: int, outputs: Sequence[str]) -> Notice | None:
     if not outputs:
         return None
     return Notice(
-        "whole numbers",
+        "outputs without a gradient",
         f"Step {step + 1}: expected a loss of outputs that have a gradient, got one that depends on "
         f"{' and '.join(outputs)}, which have none: what weights change through them is missing from the "
         "gradient. As an index, a label or a status that is as it should be. Otherwise let the box give a "
