@@ -117,6 +117,48 @@ def test_a_block_that_is_computed_anew_may_not_hold_a_box():
     assert all(grad is None for grad in grads(network))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_block_that_ends_with_a_box_in_closed_loop_is_as_one_without(inside):
+    """Where inputs are dithered the network's spread is looked for by autograd too, through such blocks."""
+    network, box = nn.Linear(3, 3).double(), make_box()
+
+    def objective(network, batch, block: Any = checkpoint):
+        state, kind = batch, {"use_reentrant": False}
+        for _ in range(3):
+            if inside:
+                state = block(lambda z: box(z + 0.1 * network(z)), state, **kind)
+            else:
+                state = box(state + 0.1 * block(network, state, **kind))
+        return state.square().mean(dim=1)
+
+    batches = torch.randn(3, ROWS, 3, generator=torch.Generator().manual_seed(5)).double()
+    with_blocks = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    plain = zo.TangentGradient(
+        network,
+        lambda network, batch: objective(network, batch, lambda f, z, **_: f(z)),
+        boxes=[box],
+        seed=0,
+    )
+    for batch in batches:
+        network.zero_grad()
+        with_blocks.backward(batch)
+        found = [grad.clone() for grad in grads(network)]
+        network.zero_grad()
+        plain.backward(batch)
+        torch.testing.assert_close(found, grads(network), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_box_in_one_of_the_older_checkpoints_is_refused_in_our_words():
+    network, box = make_network(), make_box()
+
+    def objective(network, batch):
+        return checkpoint(box, network(batch[0]), use_reentrant=True).square().sum(dim=1)
+
+    with pytest.raises(zo.TangentError, match="leave boxes outside of it"):
+        tangents(network, objective, box).backward(batch_of())
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_the_older_checkpoints_hide_weights_and_are_refused_and_the_newer_are_right(reentrant):
     network, box = make_network(), make_box()

@@ -20,6 +20,7 @@ from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.step_gradient import StepGradient
+from zo.tangents.playback.way_back import explained
 from zo.tangents.record.call import RecordedCall
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -69,7 +70,8 @@ def spread_of_weights(
 
 def _square(one: Tensor, weights: Sequence[Tensor]) -> float:
     total = 0.0
-    gradients = torch.autograd.grad(one, weights, allow_unused=True, retain_graph=True)
+    with explained():
+        gradients = torch.autograd.grad(one, weights, allow_unused=True, retain_graph=True)
     for weight, gradient in zip(weights, gradients, strict=True):
         if gradient is not None:
             inputs = weight[0].numel() if weight.ndim > 1 else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ from zo.evaluators.operations import Operations
 from zo.execution.memory import is_narrow
 
 REENTRANT = "CheckpointFunctionBackward"  # of torch.utils.checkpoint with use_reentrant=True
+HIDES = (
+    "expected weights that the graph of the loss shows, got a block of torch.utils.checkpoint that hides "
+    "them, whose gradient would be zero. Give it use_reentrant=False (gradient_checkpointing_kwargs="
+    "{'use_reentrant': False} in transformers), and leave boxes outside of it."
+)
 
 
 def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tensor, ...]:
@@ -41,8 +47,25 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
     nodes = list(_nodes(loss)) if first else None
     if nodes is not None:
         _warn_of_others(nodes, step.network)
-    try:
+    with explained():
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    if any(gradient is None for gradient in gradients):
+        _refuse_reentrant(_nodes(loss) if nodes is None else nodes)
+    return tuple(
+        torch.zeros_like(weight) if gradient is None else gradient.to_dense()  # nn.Embedding(sparse=True)
+        for weight, gradient in zip(weights, gradients, strict=True)
+    )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What autograd cannot go back through in the block, said in terms of the objective.
+
+    Raises:
+        TangentError: see `gradients_of`.
+    """
+    try:
+        yield
     except NotDifferentiableError as error:
         raise TangentError(
             "objective: expected calls of boxes in its forward alone, got one on the way back, as inside of "
@@ -50,6 +73,8 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
             "what they were asked and answered is kept anyhow."
         ) from error
     except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise TangentError(f"objective: {HIDES}") from error
         if "through the graph a second time" not in str(error):
             raise
         raise TangentError(
@@ -57,12 +82,6 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
             "gradient before, as by a hidden state that the network keeps. Detach what is kept, as in "
             "self.state = state.detach(), and train without replays where the next batch goes on from it."
         ) from error
-    if any(gradient is None for gradient in gradients):
-        _refuse_reentrant(_nodes(loss) if nodes is None else nodes)
-    return tuple(
-        torch.zeros_like(weight) if gradient is None else gradient.to_dense()  # nn.Embedding(sparse=True)
-        for weight, gradient in zip(weights, gradients, strict=True)
-    )
 
 
 def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
@@ -127,11 +146,7 @@ def _nodes(loss: Tensor, *, around: str | None = None) -> Iterator[Any]:
 def _refuse_reentrant(nodes: Sequence[Any] | Iterator[Any]) -> None:
     """Refuse blocks that hide their weights from who asks for a gradient by name: those get none."""
     if any(node.name() == REENTRANT for node in nodes):
-        raise TangentError(
-            "objective: expected weights that the graph of the loss shows, got a block of "
-            "torch.utils.checkpoint that hides them, whose gradient would be zero. Give it "
-            "use_reentrant=False (gradient_checkpointing_kwargs={'use_reentrant': False} in transformers)."
-        )
+        raise TangentError(f"objective: {HIDES}")
 
 
 def _warn_of_others(nodes: Sequence[Any], network: nn.Module) -> None:
