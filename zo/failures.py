@@ -30,9 +30,10 @@ NO_BOX = " No black box failed: see the batch, and logarithms, roots and divisio
 CUT = (
     "Is a .detach(), a torch.no_grad(), an .item() or NumPy between the weights and the loss, which cuts "
     "autograd off, or a torch.utils.checkpoint with use_reentrant=True? Does the objective use this network, "
-    "and not another or a copy of it? Is the layer before the black box saturated, as tanh is far from zero? Or is the black box "
-    "constant there, as one that answers with labels is for a clamped logarithm? Then take a loss that is "
-    "straight in its answers, such as the squared error, or zo.StudentTangent(loss='labels')."
+    "and not another or a copy of it? Is the layer before the black box saturated, as tanh is far from "
+    "zero? Or is the black box constant there, as one that answers with labels is for a clamped logarithm? "
+    "Then take a loss that is straight in its answers, such as the squared error, or "
+    "zo.StudentTangent(loss='labels')."
 )
 
 ONE_ROW = (
