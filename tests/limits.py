@@ -9,7 +9,7 @@ import pytest
 
 WHERE = {
     # of a check and of simulators; clocks are functions that give seconds
-    "calls_of_a_host": "blackbox.adapters.hosted.hosted.LONG",  # at which it is said that a run goes on
+    "calls_of_a_host": "blackbox.adapters.hosted.loop.LONG",  # at which it is said that a run goes on
     "clock_of_checks": "blackbox.conformance.probe.monotonic",
     "clock_of_references": "simulators.wake_flow.reference.monotonic",
     "format_of_references": "simulators.wake_flow.reference_settings.FORMAT",

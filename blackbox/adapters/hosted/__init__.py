@@ -2,7 +2,8 @@
 
 from blackbox.adapters.hosted.call import Call
 from blackbox.adapters.hosted.client_files import write_client
-from blackbox.adapters.hosted.hosted import CallRecord, Hosted, HostedRun
+from blackbox.adapters.hosted.hosted import Hosted
 from blackbox.adapters.hosted.programs import HostCounts
+from blackbox.adapters.hosted.record import CallRecord, HostedRun
 
 __all__ = ["Call", "CallRecord", "HostCounts", "Hosted", "HostedRun", "write_client"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,36 +17,27 @@ from blackbox.adapters.command.box import command_of
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
 from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.adapters.hosted import boxes as hosted_boxes
-from blackbox.adapters.hosted.boxes import (
-    Ending,
-    Exchange,
-    HostStart,
-    chosen,
-    filled,
-    given_arrays,
-    numbers_in,
-)
-from blackbox.adapters.hosted.call import ENDED, Call, VectorForm
+from blackbox.adapters.hosted.boxes import Ending, Exchange, HostStart, numbers_in
+from blackbox.adapters.hosted.call import Call, VectorForm
 from blackbox.adapters.hosted.client.bb_host import Host
 from blackbox.adapters.hosted.in_thread import InThread, name_of
+from blackbox.adapters.hosted.loop import Loop
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
+from blackbox.adapters.hosted.record import HostedRun
 from blackbox.checks import check_choice, check_count, check_positive
-from blackbox.errors import ConfigurationError, DtypeError, InputError, NoRowLeftError
-from blackbox.failures import POLICIES, FailedRow, Policy, last_cause, noted
+from blackbox.errors import ConfigurationError, DtypeError, InputError
+from blackbox.failures import POLICIES, Policy, noted
 from blackbox.function import BlackBoxFunction
 from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
-from blackbox.notices import warn
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.words import counted
 from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
 PathLike = os.PathLike[str]
 CASE = ArraySpec("case", (), "int64")
-LONG = 10_000  # calls of a run that nothing bounds, at which it is said that it goes on
 
 
 class Hosted(BoxGroup):
@@ -232,7 +223,7 @@ class Hosted(BoxGroup):
                 f"{self!r}.run, cases: expected (rows,), got {tuple(whole.shape)}. Flatten them."
             )
         with noted() as causes:
-            return _Way(self, whole.long(), dtype or torch.get_default_dtype(), networks, causes).run(calls)
+            return Loop(self, whole.long(), dtype or torch.get_default_dtype(), networks, causes).run(calls)
 
     def state_of(self, place: Place) -> tuple[Array, ...]:
         """What is known of a row at a place, in the order of `state`."""
@@ -304,281 +295,6 @@ class Hosted(BoxGroup):
             text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
             results |= {key: np.asarray(value) for key, value in template.find(text).items()}
         return results
-
-
-class CallRecord:
-    """What a call has seen and given in the rows of a run; its arrays are attributes, by their names.
-
-    What is seen has an entry more than what is given where a run was ended while the call waited.
-
-    Attributes:
-        mask: which entries are of a row's run, `(rows, entries)` bool, of what is seen; the others are zeros.
-            True to the end in a row that failed, whose arrays are NaN.
-        seen_names: the names of the arrays that are seen.
-    """
-
-    def __init__(self, seen: dict[str, Tensor], given: dict[str, Tensor], mask: Tensor) -> None:
-        self._arrays, self.mask, self.seen_names = {**seen, **given}, mask, tuple(seen)
-
-    def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self.__dict__["_arrays"][name]
-        except KeyError:
-            raise AttributeError(f"expected one of {', '.join(self)}, or mask, got {name!r}") from None
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.__dict__.get("_arrays", ()))
-
-
-class HostedRun:
-    """What the runs of some cases have shown; each call's `CallRecord` is an attribute, by its name.
-
-    Where rows failed and none is left that shows how long a call's arrays are, to ask for them raises
-    `NoRowLeftError`.
-
-    Attributes:
-        outputs: what runs have left at their ends by name, `(rows, *shape)`; zeros in rows that have not
-            ended, NaN in those that failed.
-        ended: which rows have come to their own end, `(rows,)` bool.
-    """
-
-    def __init__(
-        self, records: dict[str, CallRecord], outputs: dict[str, Tensor], ended: Tensor, lost: dict[str, str]
-    ) -> None:
-        self._records, self.outputs, self.ended = records, outputs, ended
-        self._lost = lost  # why calls have no record where rows failed, by their names
-
-    def __getattr__(self, name: str) -> CallRecord:
-        try:
-            return self.__dict__["_records"][name]
-        except KeyError:
-            self._refuse_lost(name)
-            known = ", ".join(self.__dict__.get("_records", ()))
-            raise AttributeError(f"expected a call, one of {known}, outputs or ended, got {name!r}") from None
-
-    def __getitem__(self, name: str) -> CallRecord:
-        self._refuse_lost(name)
-        return self._records[name]
-
-    def __iter__(self) -> Iterator[str]:
-        if not self._records:
-            self._refuse_lost(next(iter(self._lost), ""))
-        return iter(self._records)
-
-    def _refuse_lost(self, name: str) -> None:
-        lost = self.__dict__.get("_lost", {})
-        if name in lost:
-            raise NoRowLeftError(lost[name]) from None
-
-
-class _Way:
-    """The rows of one call of `Hosted.run`, from call to call."""
-
-    def __init__(
-        self,
-        host: Hosted,
-        cases: Tensor,
-        dtype: torch.dtype,
-        networks: Mapping[str, Callable[..., Any]],
-        causes: Sequence[FailedRow],
-    ) -> None:
-        self._host, self._networks, self._rows, self._cases = host, networks, len(cases), cases.tolist()
-        self._causes = causes  # why rows fail, which come in meanwhile
-        try:  # not a call that gradients see: it depends on cases alone
-            *arrays, self._asked, self._history = host.start.call(cases)
-        except BaseException:
-            host.programs.release(self._cases)
-            raise
-        self._state = {
-            spec.name: array.to(dtype) if spec.dtype is None else array
-            for spec, array in zip(host.state, arrays, strict=False)
-        }
-        self._records = {
-            name: _Rounds([s.name for s in call.seen], [s.name for s in call.given])
-            for name, call in host.form.calls.items()
-        }
-        self._bounded = False
-        self._ended = torch.zeros(self._rows, dtype=torch.bool, device=cases.device)
-        like = next((array for array in self._state.values() if array.is_floating_point()), torch.empty(0))
-        self._outputs = {
-            slot.name: torch.zeros(
-                self._rows, *slot.spec.shape, dtype=slot.spec.torch_dtype or like.dtype, device=cases.device
-            )
-            for slot in host.form.outputs
-        }
-
-    def run(self, calls: int | None) -> HostedRun:
-        self._bounded, done = calls is not None, 0
-        try:
-            while bool(self._going().any()) and (calls is None or done < calls):
-                asked = self._asked
-                for kind in self._waiting(asked):
-                    self._answer(kind, asked)
-                done += 1
-                if calls is None and done == LONG and not self._host.said_long:
-                    self._host.said_long = True
-                    warn(
-                        f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
-                        "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
-                        "inputs to learn from them is noise to its error control, which may never end: "
-                        "take excite=0, fixed steps, or run(..., calls=).",
-                        RuntimeWarning,
-                    )
-            for kind in self._waiting(self._asked):
-                name = self._host.form.kinds[kind][0]
-                self._see(name, self._mask(kind, self._asked))
-        finally:
-            self._host.programs.release(self._cases)
-        early = int(self._ended.sum()) if calls is not None and done < calls else 0
-        if early and not self._host.said_early:
-            self._host.said_early = True
-            warn(
-                f"{self._host!r}: {early} of {self._rows} runs ended by themselves after at most {done} of "
-                f"{calls} calls. What lies behind is zeros, or missing where no row goes on: leave it out "
-                "by the mask of each call, or let the program go on.",
-                RuntimeWarning,
-            )
-        failed = self._failed()
-        count, lost = int(failed.sum()), dict[str, str]()
-        seen = {name: rounds for name, rounds in self._records.items() if rounds.masks}
-        if count:
-            # entries up to the last failure only would be taken for whole
-            seen = {} if count == self._rows else seen
-            lost = {name: self._why(name, count) for name in self._records if name not in seen}
-            self._outputs = {name: _lost(failed, array) for name, array in self._outputs.items()}
-        records = {name: rounds.record(failed) for name, rounds in seen.items()}
-        return HostedRun(records, self._outputs, self._ended, lost)
-
-    def _why(self, call: str, failed: int) -> str:
-        """Why there are no arrays of a call, where rows failed."""
-        cause = last_cause()
-        if self._causes:
-            cause = f" The first cause: {self._causes[0].sentence_with_inputs().rstrip('.')}."
-        return (
-            f"{self._host!r}.run: expected a row that shows how long the arrays of {call!r} are, got none: "
-            f"{failed} of {counted(self._rows, 'row')} failed.{cause} Mend the program, or what it is given; "
-            "in a loop of your own go on with the next batch."
-        )
-
-    def _going(self) -> Tensor:
-        """Which rows wait for an answer."""
-        going = (self._asked >= 0) & self._failed().logical_not()
-        if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
-            raise RuntimeError(  # no program has answered: it is a rehearsal
-                "how many calls a run makes is known once it has run; run(..., calls=) bounds them"
-            )
-        return going
-
-    def _failed(self) -> Tensor:
-        """Which rows have failed: a place that is none, and nothing to be seen."""
-        nowhere = (self._history == 0).all(dim=1)
-        if not bool(nowhere.any()):  # as usual: then arrays, which may be large, are not looked at
-            return nowhere
-        nothing = torch.zeros(self._rows, dtype=torch.bool, device=self._history.device)
-        for array in self._state.values():
-            if array.is_floating_point():
-                nothing = nothing | array.reshape(self._rows, -1).isnan().all(dim=1)
-        return nothing & nowhere
-
-    def _waiting(self, asked: Tensor) -> list[int]:
-        """Which calls and stages some rows wait for."""
-        return sorted(set(asked[self._going()].tolist()))
-
-    def _mask(self, kind: int, asked: Tensor) -> Tensor:
-        return (asked == kind) & self._going()
-
-    def _see(self, name: str, mask: Tensor) -> list[Tensor]:
-        form, rounds = self._host.form, self._records[name]
-        seen = [self._state[slot.name] for slot in form.seen[name]]
-        rounds.masks.append(mask | self._failed())
-        for record, array in zip(rounds.seen.values(), seen, strict=True):
-            record.append(array)
-        return seen
-
-    def _answer(self, kind: int, asked: Tensor) -> None:
-        host = self._host
-        name, _ = host.form.kinds[kind]
-        box, mask = host.exchanges[kind], self._mask(kind, asked)
-        everywhere, places = bool(mask.all()), mask.nonzero().flatten()
-        seen = self._see(name, mask)
-        shown = seen if everywhere else [array[places] for array in seen]
-        given = given_arrays(repr(box), box.given, self._networks[name](*shown), len(places))
-        if not everywhere:
-            given = [filled(part, places, self._rows) for part in given]
-        for record, array in zip(self._records[name].given.values(), given, strict=True):
-            record.append(array)
-        row = (*(self._state[slot.name] for slot in box.slots), *given, self._history)
-        *arrays, after, history = host.boxes[kind](*row)
-        ends = mask & (after == ENDED)
-        if host.form.outputs and bool(ends.any()):
-            self._end(kind, row, ends)
-        self._ended = self._ended | ends
-        names = [spec.name for spec in host.state]
-        for array_name, array in zip(names, arrays, strict=False):
-            old = self._state[array_name]
-            self._state[array_name] = array if everywhere else chosen(mask, array, old)
-        self._asked = after if everywhere else torch.where(mask, after, self._asked)
-        self._history = history if everywhere else chosen(mask, history, self._history)
-
-    def _end(self, kind: int, row: tuple[Tensor, ...], ends: Tensor) -> None:
-        *arrays, _ = self._host.boxes[len(self._host.exchanges) + kind](*row)
-        for slot, array in zip(self._host.form.outputs, arrays, strict=True):
-            self._outputs[slot.name] = chosen(ends, array, self._outputs[slot.name])
-
-
-class _Rounds:
-    """What a call has seen and given, round by round, over all rows."""
-
-    def __init__(self, seen: list[str], given: list[str]) -> None:
-        self.seen: dict[str, list[Tensor]] = {name: [] for name in seen}
-        self.given: dict[str, list[Tensor]] = {name: [] for name in given}
-        self.masks: list[Tensor] = []
-
-    def record(self, failed: Tensor) -> CallRecord:
-        """With each row's entries one behind the other, and zeros behind the last.
-
-        Args:
-            failed: `(rows,)` bool, rows whose last entry is NaN: the others may have had no call since.
-        """
-        mask = torch.stack(self.masks, dim=1)
-        order = None
-        if not bool((mask[:, 1:] <= mask[:, :-1]).all()):  # rows ask in different rounds
-            order = torch.argsort(mask.int(), dim=1, descending=True, stable=True)
-            mask = mask.gather(1, order)
-        count = int(mask.sum(dim=1).max())
-
-        def entries(arrays: list[Tensor]) -> Tensor:
-            stacked = torch.stack(arrays, dim=1)
-            kept = torch.stack(self.masks[: len(arrays)], dim=1)
-            stacked = chosen_entries(kept, stacked)
-            if order is not None:
-                place = torch.argsort(kept.int(), dim=1, descending=True, stable=True)
-                stacked = stacked[torch.arange(len(stacked), device=place.device)[:, None], place]
-            stacked = stacked[:, :count]
-            if not bool(failed.any()):
-                return stacked
-            return torch.cat([stacked[:, :-1], _lost(failed, stacked[:, -1])[:, None]], dim=1)
-
-        seen = {name: entries(arrays) for name, arrays in self.seen.items()}
-        given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
-        return CallRecord(seen, given, mask[:, :count])
-
-
-def chosen_entries(mask: Tensor, stacked: Tensor) -> Tensor:
-    """Entries of rows where the mask is, else zeros."""
-    if bool(mask.all()):
-        return stacked
-    return torch.where(mask.reshape(*mask.shape, *[1] * (stacked.ndim - 2)), stacked, 0.0)
-
-
-def _lost(failed: Tensor, array: Tensor) -> Tensor:
-    """NaN in the rows that failed; whole numbers stay, which have none."""
-    if not array.is_floating_point():
-        return array
-    return chosen(failed, torch.full_like(array, float("nan")), array)
 
 
 def _check_calls(calls: tuple[Call, ...]) -> None:

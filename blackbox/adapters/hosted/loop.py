@@ -1,0 +1,177 @@
+"""The rows of one run of a hosted program, from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from blackbox.adapters.hosted.boxes import chosen, filled, given_arrays
+from blackbox.adapters.hosted.call import ENDED
+from blackbox.adapters.hosted.record import HostedRun, Rounds, lost_rows
+from blackbox.failures import FailedRow, last_cause
+from blackbox.notices import warn
+from blackbox.words import counted
+
+if TYPE_CHECKING:
+    from blackbox.adapters.hosted.hosted import Hosted
+
+LONG = 10_000  # calls of a run that nothing bounds, at which it is said that it goes on
+
+
+class Loop:
+    """The rows of one call of `Hosted.run`, from call to call."""
+
+    def __init__(
+        self,
+        host: Hosted,
+        cases: Tensor,
+        dtype: torch.dtype,
+        networks: Mapping[str, Callable[..., Any]],
+        causes: Sequence[FailedRow],
+    ) -> None:
+        self._host, self._networks, self._rows, self._cases = host, networks, len(cases), cases.tolist()
+        self._causes = causes  # why rows fail, which come in meanwhile
+        try:  # not a call that gradients see: it depends on cases alone
+            *arrays, self._asked, self._history = host.start.call(cases)
+        except BaseException:
+            host.programs.release(self._cases)
+            raise
+        self._state = {
+            spec.name: array.to(dtype) if spec.dtype is None else array
+            for spec, array in zip(host.state, arrays, strict=False)
+        }
+        self._records = {
+            name: Rounds([s.name for s in call.seen], [s.name for s in call.given])
+            for name, call in host.form.calls.items()
+        }
+        self._bounded = False
+        self._ended = torch.zeros(self._rows, dtype=torch.bool, device=cases.device)
+        like = next((array for array in self._state.values() if array.is_floating_point()), torch.empty(0))
+        self._outputs = {
+            slot.name: torch.zeros(
+                self._rows, *slot.spec.shape, dtype=slot.spec.torch_dtype or like.dtype, device=cases.device
+            )
+            for slot in host.form.outputs
+        }
+
+    def run(self, calls: int | None) -> HostedRun:
+        """Answer what the programs ask until all have ended, or `calls` times."""
+        self._bounded, done = calls is not None, 0
+        try:
+            while bool(self._going().any()) and (calls is None or done < calls):
+                asked = self._asked
+                for kind in self._waiting(asked):
+                    self._answer(kind, asked)
+                done += 1
+                if calls is None and done == LONG and not self._host.said_long:
+                    self._host.said_long = True
+                    warn(
+                        f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
+                        "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
+                        "inputs to learn from them is noise to its error control, which may never end: "
+                        "take excite=0, fixed steps, or run(..., calls=).",
+                        RuntimeWarning,
+                    )
+            for kind in self._waiting(self._asked):
+                name = self._host.form.kinds[kind][0]
+                self._see(name, self._mask(kind, self._asked))
+        finally:
+            self._host.programs.release(self._cases)
+        early = int(self._ended.sum()) if calls is not None and done < calls else 0
+        if early and not self._host.said_early:
+            self._host.said_early = True
+            warn(
+                f"{self._host!r}: {early} of {self._rows} runs ended by themselves after at most {done} of "
+                f"{calls} calls. What lies behind is zeros, or missing where no row goes on: leave it out "
+                "by the mask of each call, or let the program go on.",
+                RuntimeWarning,
+            )
+        failed = self._failed()
+        count, lost = int(failed.sum()), dict[str, str]()
+        seen = {name: rounds for name, rounds in self._records.items() if rounds.masks}
+        if count:
+            # entries up to the last failure only would be taken for whole
+            seen = {} if count == self._rows else seen
+            lost = {name: self._why(name, count) for name in self._records if name not in seen}
+            self._outputs = {name: lost_rows(failed, array) for name, array in self._outputs.items()}
+        records = {name: rounds.record(failed) for name, rounds in seen.items()}
+        return HostedRun(records, self._outputs, self._ended, lost)
+
+    def _why(self, call: str, failed: int) -> str:
+        """Why there are no arrays of a call, where rows failed."""
+        cause = last_cause()
+        if self._causes:
+            cause = f" The first cause: {self._causes[0].sentence_with_inputs().rstrip('.')}."
+        return (
+            f"{self._host!r}.run: expected a row that shows how long the arrays of {call!r} are, got none: "
+            f"{failed} of {counted(self._rows, 'row')} failed.{cause} Mend the program, or what it is given; "
+            "in a loop of your own go on with the next batch."
+        )
+
+    def _going(self) -> Tensor:
+        """Which rows wait for an answer."""
+        going = (self._asked >= 0) & self._failed().logical_not()
+        if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
+            raise RuntimeError(  # no program has answered: it is a rehearsal
+                "how many calls a run makes is known once it has run; run(..., calls=) bounds them"
+            )
+        return going
+
+    def _failed(self) -> Tensor:
+        """Which rows have failed: a place that is none, and nothing to be seen."""
+        nowhere = (self._history == 0).all(dim=1)
+        if not bool(nowhere.any()):  # as usual: then arrays, which may be large, are not looked at
+            return nowhere
+        nothing = torch.zeros(self._rows, dtype=torch.bool, device=self._history.device)
+        for array in self._state.values():
+            if array.is_floating_point():
+                nothing = nothing | array.reshape(self._rows, -1).isnan().all(dim=1)
+        return nothing & nowhere
+
+    def _waiting(self, asked: Tensor) -> list[int]:
+        """Which calls and stages some rows wait for."""
+        return sorted(set(asked[self._going()].tolist()))
+
+    def _mask(self, kind: int, asked: Tensor) -> Tensor:
+        return (asked == kind) & self._going()
+
+    def _see(self, name: str, mask: Tensor) -> list[Tensor]:
+        form, rounds = self._host.form, self._records[name]
+        seen = [self._state[slot.name] for slot in form.seen[name]]
+        rounds.masks.append(mask | self._failed())
+        for record, array in zip(rounds.seen.values(), seen, strict=True):
+            record.append(array)
+        return seen
+
+    def _answer(self, kind: int, asked: Tensor) -> None:
+        host = self._host
+        name, _ = host.form.kinds[kind]
+        box, mask = host.exchanges[kind], self._mask(kind, asked)
+        everywhere, places = bool(mask.all()), mask.nonzero().flatten()
+        seen = self._see(name, mask)
+        shown = seen if everywhere else [array[places] for array in seen]
+        given = given_arrays(repr(box), box.given, self._networks[name](*shown), len(places))
+        if not everywhere:
+            given = [filled(part, places, self._rows) for part in given]
+        for record, array in zip(self._records[name].given.values(), given, strict=True):
+            record.append(array)
+        row = (*(self._state[slot.name] for slot in box.slots), *given, self._history)
+        *arrays, after, history = host.boxes[kind](*row)
+        ends = mask & (after == ENDED)
+        if host.form.outputs and bool(ends.any()):
+            self._end(kind, row, ends)
+        self._ended = self._ended | ends
+        names = [spec.name for spec in host.state]
+        for array_name, array in zip(names, arrays, strict=False):
+            old = self._state[array_name]
+            self._state[array_name] = array if everywhere else chosen(mask, array, old)
+        self._asked = after if everywhere else torch.where(mask, after, self._asked)
+        self._history = history if everywhere else chosen(mask, history, self._history)
+
+    def _end(self, kind: int, row: tuple[Tensor, ...], ends: Tensor) -> None:
+        *arrays, _ = self._host.boxes[len(self._host.exchanges) + kind](*row)
+        for slot, array in zip(self._host.form.outputs, arrays, strict=True):
+            self._outputs[slot.name] = chosen(ends, array, self._outputs[slot.name])

@@ -1,0 +1,131 @@
+"""`HostedRun` and `CallRecord`: what the runs of a hosted program have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from blackbox.adapters.hosted.boxes import chosen
+from blackbox.errors import NoRowLeftError
+
+
+class CallRecord:
+    """What a call has seen and given in the rows of a run; its arrays are attributes, by their names.
+
+    What is seen has an entry more than what is given where a run was ended while the call waited.
+
+    Attributes:
+        mask: which entries are of a row's run, `(rows, entries)` bool, of what is seen; the others are zeros.
+            True to the end in a row that failed, whose arrays are NaN.
+        seen_names: the names of the arrays that are seen.
+    """
+
+    def __init__(self, seen: dict[str, Tensor], given: dict[str, Tensor], mask: Tensor) -> None:
+        self._arrays, self.mask, self.seen_names = {**seen, **given}, mask, tuple(seen)
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self.__dict__["_arrays"][name]
+        except KeyError:
+            raise AttributeError(f"expected one of {', '.join(self)}, or mask, got {name!r}") from None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__.get("_arrays", ()))
+
+
+class HostedRun:
+    """What the runs of some cases have shown; each call's `CallRecord` is an attribute, by its name.
+
+    Where rows failed and none is left that shows how long a call's arrays are, to ask for them raises
+    `NoRowLeftError`.
+
+    Attributes:
+        outputs: what runs have left at their ends by name, `(rows, *shape)`; zeros in rows that have not
+            ended, NaN in those that failed.
+        ended: which rows have come to their own end, `(rows,)` bool.
+    """
+
+    def __init__(
+        self, records: dict[str, CallRecord], outputs: dict[str, Tensor], ended: Tensor, lost: dict[str, str]
+    ) -> None:
+        self._records, self.outputs, self.ended = records, outputs, ended
+        self._lost = lost  # why calls have no record where rows failed, by their names
+
+    def __getattr__(self, name: str) -> CallRecord:
+        try:
+            return self.__dict__["_records"][name]
+        except KeyError:
+            self._refuse_lost(name)
+            known = ", ".join(self.__dict__.get("_records", ()))
+            raise AttributeError(f"expected a call, one of {known}, outputs or ended, got {name!r}") from None
+
+    def __getitem__(self, name: str) -> CallRecord:
+        self._refuse_lost(name)
+        return self._records[name]
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._records:
+            self._refuse_lost(next(iter(self._lost), ""))
+        return iter(self._records)
+
+    def _refuse_lost(self, name: str) -> None:
+        lost = self.__dict__.get("_lost", {})
+        if name in lost:
+            raise NoRowLeftError(lost[name]) from None
+
+
+class Rounds:
+    """What a call has seen and given, round by round, over all rows."""
+
+    def __init__(self, seen: list[str], given: list[str]) -> None:
+        self.seen: dict[str, list[Tensor]] = {name: [] for name in seen}
+        self.given: dict[str, list[Tensor]] = {name: [] for name in given}
+        self.masks: list[Tensor] = []
+
+    def record(self, failed: Tensor) -> CallRecord:
+        """With each row's entries one behind the other, and zeros behind the last.
+
+        Args:
+            failed: `(rows,)` bool, rows whose last entry is NaN: the others may have had no call since.
+        """
+        mask = torch.stack(self.masks, dim=1)
+        order = None
+        if not bool((mask[:, 1:] <= mask[:, :-1]).all()):  # rows ask in different rounds
+            order = torch.argsort(mask.int(), dim=1, descending=True, stable=True)
+            mask = mask.gather(1, order)
+        count = int(mask.sum(dim=1).max())
+
+        def entries(arrays: list[Tensor]) -> Tensor:
+            stacked = torch.stack(arrays, dim=1)
+            kept = torch.stack(self.masks[: len(arrays)], dim=1)
+            stacked = _entries_where(kept, stacked)
+            if order is not None:
+                place = torch.argsort(kept.int(), dim=1, descending=True, stable=True)
+                stacked = stacked[torch.arange(len(stacked), device=place.device)[:, None], place]
+            stacked = stacked[:, :count]
+            if not bool(failed.any()):
+                return stacked
+            return torch.cat([stacked[:, :-1], lost_rows(failed, stacked[:, -1])[:, None]], dim=1)
+
+        seen = {name: entries(arrays) for name, arrays in self.seen.items()}
+        given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
+        return CallRecord(seen, given, mask[:, :count])
+
+
+def _entries_where(mask: Tensor, stacked: Tensor) -> Tensor:
+    """Entries of rows where the mask is, else zeros."""
+    if bool(mask.all()):
+        return stacked
+    return torch.where(mask.reshape(*mask.shape, *[1] * (stacked.ndim - 2)), stacked, 0.0)
+
+
+def lost_rows(failed: Tensor, array: Tensor) -> Tensor:
+    """NaN in the rows that failed; whole numbers stay, which have none."""
+    if not array.is_floating_point():
+        return array
+    return chosen(failed, torch.full_like(array, float("nan")), array)
