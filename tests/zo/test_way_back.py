@@ -179,17 +179,34 @@ def test_the_older_checkpoints_hide_weights_and_are_refused_and_the_newer_are_ri
         torch.testing.assert_close(grads(network), truth)
 
 
-def test_a_parameter_behind_the_loss_that_is_not_the_networks_is_said_once():
-    network, box, scale = make_network(), make_box(), nn.Parameter(torch.zeros(3).double())
+@pytest.mark.parametrize("kind", [nn.Parameter, Tensor.requires_grad_])
+def test_a_tensor_behind_the_loss_that_is_no_parameter_of_the_network_is_said_once(kind):
+    network, box, scale = make_network(), make_box(), kind(torch.zeros(3).double())
 
     def objective(network, batch):
         return ((box(network(batch[0])) - batch[1]).square() * scale.exp() - scale).mean(dim=1)
 
     gradient = tangents(network, objective, box)
-    with pytest.warns(zo.TangentWarning, match=r"1 more that require a gradient \(of shape \(3,\)\)"):
+    with pytest.warns(zo.TangentWarning, match=r"got 1 tensor more \(of shape \(3,\)\)"):
         gradient.backward(batch_of())
     gradient.backward(batch_of())
     assert scale.grad is None
+
+
+def test_a_batch_that_requires_a_gradient_is_said_once():
+    """As of inputs that are to be optimised; what an objective asks for on its own batch is its own."""
+    network, box, (inputs, wanted) = make_network(), make_box(), batch_of()
+
+    def objective(network, batch):
+        return error(box, network, (batch[0].requires_grad_(), batch[1]))
+
+    gradient = tangents(network, objective, box)
+    gradient.backward((inputs.clone(), wanted))  # no warning, which would be an error
+    gradient = tangents(network, objective, box)
+    with pytest.warns(zo.TangentWarning, match=r"not the batch, got 1 tensor more") as said:
+        gradient.backward((inputs.requires_grad_(), wanted))
+    assert len(said) == 1
+    gradient.backward((inputs, wanted))
 
 
 def test_inputs_that_need_a_gradient_and_frozen_parameters_are_no_reason_to_warn():

@@ -18,7 +18,7 @@ from zo.evaluators.replacements import replacements
 from zo.evaluators.state import Snapshot
 from zo.objective import losses, mean_loss, uncompiled
 from zo.perturbation import Directions
-from zo.tangents.playback.way_back import gradients_of, reaches
+from zo.tangents.playback.way_back import gradients_of, leaves_beside, reaches, warn_of_others
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.record.pairs import sizes
 from zo.tangents.record.recording import Dither, Recorder
@@ -61,6 +61,9 @@ def evaluate_again(
 
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
+
+    Warns:
+        TangentWarning: of the first step, what requires a gradient too and is no parameter of the network.
     """
     counting = window.survived if rows is None else rows
     answers = _Again(boxes, window, at_calls, counting)
@@ -71,8 +74,12 @@ def evaluate_again(
         answers.finish()
         loss = by_row[counting].mean()
         beside = first and reaches(loss, step.parameters.tensors, around=_Answered.__name__)
-        gradients = gradients_of(loss, step, first=first)
-        return WayBack(mean_loss(by_row[counting]), gradients, beside, answers.reached)
+        leaves = leaves_beside(loss, step.network, (step.batch, window.batch)) if first else []
+        gradients = gradients_of(loss, step)
+        mean = mean_loss(by_row[counting])
+        del loss, by_row  # with leaves that are theirs alone
+        warn_of_others(leaves, step.network)
+        return WayBack(mean, gradients, beside, answers.reached)
 
 
 class Live:

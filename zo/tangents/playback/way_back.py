@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from blackbox import NotDifferentiableError
 from blackbox.notices import warn
+from blackbox.words import counted
 from zo.errors import ObjectiveError, TangentError, TangentWarning
 from zo.evaluators.evaluator import Step
 from zo.evaluators.operations import Operations
@@ -25,32 +27,25 @@ HIDES = (
 )
 
 
-def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tensor, ...]:
+def gradients_of(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
     """The gradient by each of the chosen parameters; zero where the loss does not depend on it.
 
     Args:
         loss: the mean loss, with its graph, which is gone afterwards.
         step: the step, with its network and parameters.
-        first: whether this is the first gradient, which warns of parameters that it leaves out.
 
     Raises:
         TangentError: the graph reaches back into one that is gone; or a block of the objective is computed
             again on the way back, and calls a box there, or is one of torch's older kind, whose weights the
             gradient does not reach.
-
-    Warns:
-        TangentWarning: of the first gradient, parameters that are not the network's require a gradient too.
     """
     weights = step.parameters.tensors
     if not loss.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)
-    nodes = list(_nodes(loss)) if first else None
-    if nodes is not None:
-        _warn_of_others(nodes, step.network)
     with explained():
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     if any(gradient is None for gradient in gradients):
-        _refuse_reentrant(_nodes(loss) if nodes is None else nodes)
+        _refuse_reentrant(loss)
     return tuple(
         torch.zeros_like(weight) if gradient is None else gradient.to_dense()  # nn.Embedding(sparse=True)
         for weight, gradient in zip(weights, gradients, strict=True)
@@ -95,6 +90,55 @@ def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
     ids = {id(weight) for weight in weights}
     nodes = _nodes(loss, around=f"{around}Backward")
     return any(id(getattr(node, "variable", None)) in ids for node in nodes)
+
+
+def leaves_beside(loss: Tensor, network: nn.Module, batch: Any) -> list[ReferenceType[Tensor]]:
+    """What requires a gradient behind a loss, and is neither a weight of the network nor of the batch."""
+    own = {id(tensor) for tensor in (*network.parameters(), *tree_leaves(batch))}
+    leaves = [getattr(node, "variable", None) for node in _nodes(loss)]
+    return [ref(leaf) for leaf in leaves if leaf is not None and id(leaf) not in own]
+
+
+def warn_of_others(leaves: Sequence[ReferenceType[Tensor]], network: nn.Module) -> None:
+    """Warn of leaves that are still there when a loss is gone: nothing is added to their `.grad`.
+
+    An objective may make some, to take a derivative of its own; those are gone with it.
+
+    Args:
+        leaves: see `leaves_beside`, of a loss whose graph is gone.
+        network: whose parameters get gradients.
+    """
+    others = [leaf for leaf in (leaf() for leaf in leaves) if leaf is not None]
+    if others:
+        _warn_of_untrained(
+            others,
+            f"behind the loss to be the parameters of {type(network).__name__}",
+            "To train them, put them into the network, as an nn.Parameter or in a torch.nn.ModuleDict; else "
+            "give them requires_grad_(False).",
+        )
+
+
+def warn_of_batch(batch: Any) -> None:
+    """Warn of a batch that requires a gradient, as of inputs that are to be optimised: it gets none."""
+    tensors = (tensor for tensor in tree_leaves(batch) if isinstance(tensor, Tensor))
+    others = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    if others:
+        _warn_of_untrained(
+            others,
+            "to be the network's parameters, not the batch",
+            "To train them, make them an nn.Parameter of the network; for their gradient take "
+            "zo.differentiable; else give them .detach().",
+        )
+
+
+def _warn_of_untrained(others: Sequence[Tensor], expected: str, remedy: str) -> None:
+    shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
+    warn(
+        f"Step 1: expected all that requires a gradient {expected}, got "
+        f"{counted(len(others), 'tensor')} more (of shape {shapes}{', ...' if others[3:] else ''}). They get "
+        f"none here, so no optimizer trains them. {remedy}",
+        TangentWarning,
+    )
 
 
 def refuse_autocast(weights: Sequence[Tensor], call: str) -> None:
@@ -143,23 +187,7 @@ def _nodes(loss: Tensor, *, around: str | None = None) -> Iterator[Any]:
             queue += [successor for successor, _ in node.next_functions]
 
 
-def _refuse_reentrant(nodes: Sequence[Any] | Iterator[Any]) -> None:
+def _refuse_reentrant(loss: Tensor) -> None:
     """Refuse blocks that hide their weights from who asks for a gradient by name: those get none."""
-    if any(node.name() == REENTRANT for node in nodes):
+    if any(node.name() == REENTRANT for node in _nodes(loss)):
         raise TangentError(f"objective: {HIDES}")
-
-
-def _warn_of_others(nodes: Sequence[Any], network: nn.Module) -> None:
-    """Warn of parameters behind the loss that are not the network's: nothing is added to their `.grad`."""
-    own = {id(parameter) for parameter in network.parameters()}
-    leaves = [getattr(node, "variable", None) for node in nodes]
-    others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in own]
-    if others:
-        shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
-        warn(
-            f"Step 1: expected all parameters behind the loss to be those of {type(network).__name__}, got "
-            f"{len(others)} more that require a gradient (of shape {shapes}{', ...' if others[3:] else ''}). "
-            "They get none here, so no optimizer trains them. To train them, put them into the network, as "
-            "in a torch.nn.ModuleDict; else give them requires_grad_(False).",
-            TangentWarning,
-        )

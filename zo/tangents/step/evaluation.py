@@ -27,7 +27,7 @@ from zo.tangents.assumptions.cut import outputs_without_gradient
 from zo.tangents.evidence.outliers import Outlying
 from zo.tangents.playback.playback import Live, WayBack, evaluate_again, refuse_unseen_weights
 from zo.tangents.playback.step_gradient import StepGradient
-from zo.tangents.playback.way_back import refuse_autocast
+from zo.tangents.playback.way_back import refuse_autocast, warn_of_batch
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, record
@@ -116,6 +116,8 @@ class Evaluations:
             dither: what boxes are asked beside what the objective asks.
         """
         before, key, rows = Snapshot(step.network), self.key.at(step.number), self._rows_asked()
+        if step.number == 0:
+            warn_of_batch(step.batch)
         refused, spent = "", 0
         with _undone(before):
             while True:  # twice at most: there is a dither the first time alone
