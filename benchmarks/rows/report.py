@@ -112,6 +112,11 @@ def share_needed(result: dict[str, Any]) -> float | None:
     return next(shares, None)
 
 
+def budgeted(name: str, share: float) -> str:
+    """The line of what `blackbox run --rows` does: several rates, imagined batches where they are free."""
+    return f"replay, several rates, {'imagined, ' * (name in CONTROLLERS)}{share:g}"
+
+
 def first_warnings(result: dict[str, Any], line: str = "replay, 0.2") -> str:
     """The share of a line's rows that was spent where the first warning came, of each seed that has it."""
     noted = [run[line] for run in result["runs"].values() if "first warning at" in run.get(line, ())]
@@ -210,6 +215,16 @@ def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:
             middle = f"{median(known):.2f} of {len(known)}, worst {max(known):.2f}" if known else NOT_RUN
             cells.append(middle)
         text.append(f"| **median** | {kind} | | | {' | '.join(cells)} |")
+    for share in MORE_SHARES:
+        ends = {name: over_tuned(result, budgeted(name, share)) for name, result in measured.items()}
+        known = sorted(end for end in ends.values() if end is not None)
+        if known:
+            text.append(
+                f"\nAs `blackbox run --rows` spends {share:g} of the rows, at several rates and for "
+                f"controllers with imagined batches: {median(known):.2f} in the median of {len(known)}, "
+                f"{known[0]:.2f} to {known[-1]:.2f}; {sum(end <= ENOUGH for end in known)} within "
+                f"{ENOUGH:g}, {sum(end <= 1.3 for end in known)} within 1.3."
+            )
     return HEAD_OF_STEPS + "\n".join(text) + "\n"
 
 

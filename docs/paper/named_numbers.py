@@ -55,9 +55,12 @@ def _ways_to_spend_rows() -> dict[str, str]:
             "tangents": f"tangents, {share}",
             "replay": f"replay, {share}",
             "several": f"replay, several rates, {share}",
+            "imagined": f"replay, several rates, imagined, {share}",
+            "surrogate": f"surrogate, {share}",
         }
-        for name, line in ways.items():
-            ratios = over_tuned(line)
+        measured = {name: over_tuned(line) for name, line in ways.items()}
+        measured["budget"] = measured["several"] | measured["imagined"]  # as `blackbox run --rows` does
+        for name, ratios in measured.items():
             texts |= summary(f"{name}.{mark}", ratios)
             texts |= {
                 f"{problem}, {name}, {share}": f"{median(each):.2f}" for problem, each in ratios.items()
@@ -69,7 +72,8 @@ def _ways_to_spend_rows() -> dict[str, str]:
                 part = {
                     problem: each for problem, each in ratios.items() if (problem in CONTROLLERS) == of_kind
                 }
-                texts |= {f"{name}.{mark}.{kind}": f"{middle(part):.2f}", kind: str(len(part))}
+                if part:
+                    texts |= {f"{name}.{mark}.{kind}": f"{middle(part):.2f}", kind: str(len(part))}
         texts |= summary(f"equal.{mark}", over_tuned(ways["several"], ways["fo"]))
         texts |= summary(f"gain.{mark}", over_tuned(ways["replay"], ways["tangents"]))
     several = over_tuned("replay, several rates, 0.2")
