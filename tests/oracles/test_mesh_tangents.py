@@ -24,6 +24,8 @@ from zo.tangents.models.mesh.graph import FlowFit, GraphForm
 from zo.tangents.models.mesh.mesh_fit import Fit
 from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
 from zo.tangents.models.mesh.mesh_operators import Elements, incidence
+from zo.tangents.models.mesh.rows_on_mesh import RowsOnMesh
+from zo.tangents.models.values import Form
 
 SIDE = 9
 NODES = SIDE * SIDE
@@ -552,7 +554,9 @@ def fit_of(inputs, outputs, arrays, y, steps, products) -> Fit:
     pairs = pairs_of(inputs, outputs, arrays, y)
     learn(tangent, pairs)
     units = {name: each.numpy() for name, each in tangent.state_dict()["fit"]["units"].items()}
-    rows = tangent._read(units, pairs.z.numpy(), np.zeros((len(y), 0)), pairs.y.numpy())
+    rows = RowsOnMesh.of("Test", Form(inputs, outputs, ()), MESH).read(
+        units, pairs.z.numpy(), np.zeros((len(y), 0)), pairs.y.numpy()
+    )
     form = MeshForm(
         MeshMatrices(Elements.of(MESH)), 0, steps, products, (), rows.carried, rows.extras.shape[1]
     )
@@ -582,7 +586,9 @@ def test_the_cost_of_flows_has_the_slope_of_its_differences():
     pairs = pairs_of(spec, spec, (z,), (z + torch.sin(z)) / 2)
     learn(tangent, pairs)
     units = {name: unit.numpy() for name, unit in tangent.state_dict()["fit"]["units"].items()}
-    rows = tangent._read(units, pairs.z.numpy(), np.zeros((len(z), 0)), pairs.y.numpy())
+    rows = RowsOnMesh.of("Test", Form(spec, spec, ()), GRAPH).read(
+        units, pairs.z.numpy(), np.zeros((len(z), 0)), pairs.y.numpy()
+    )
     flows = GraphForm(GRAPH.links(), NODES, 2, True, True, rows.carried, rows.extras.shape[1])
     fit = FlowFit(flows, rows, 1e-3)
     theta = flows.start() + 0.1 * np.random.default_rng(2).normal(size=sum(flows.sizes))

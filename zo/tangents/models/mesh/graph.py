@@ -18,7 +18,8 @@ from blackbox import Mesh
 from zo.errors import ConfigurationError
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Term
 from zo.tangents.models.mesh.mesh_operators import incidence
-from zo.tangents.models.mesh.on_mesh import ImplicitTangent, Rows
+from zo.tangents.models.mesh.on_mesh import ImplicitTangent
+from zo.tangents.models.mesh.rows_on_mesh import Rows
 from zo.tangents.models.mesh.step_fit import StepFit
 
 # Forms from poor to rich: steps, powers of the fields as sources, and a flow's cube beside its difference.

@@ -15,7 +15,8 @@ from zo.tangents.models.mesh.implicit_step import ImplicitStep
 from zo.tangents.models.mesh.mesh_fit import Fit
 from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
 from zo.tangents.models.mesh.mesh_operators import Elements
-from zo.tangents.models.mesh.on_mesh import ImplicitTangent, Rows
+from zo.tangents.models.mesh.on_mesh import ImplicitTangent
+from zo.tangents.models.mesh.rows_on_mesh import Rows
 
 # Forms from poor to rich: steps, and which products of fields; and then degrees of the coefficients'
 # polynomials, and steps, for those matrices that had a part in the best of these.

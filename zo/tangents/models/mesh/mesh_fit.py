@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.mesh.mesh_form import MeshForm, applied, stiff
-from zo.tangents.models.mesh.on_mesh import Rows
+from zo.tangents.models.mesh.rows_on_mesh import Rows
 from zo.tangents.models.mesh.step_fit import StepFit
 
 ALONG_RIDGE = 1e-3  # of the guess of convection

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
-from zo.tangents.models.mesh.on_mesh import Rows
+from zo.tangents.models.mesh.rows_on_mesh import Rows
 
 HIGH = 1e12  # a cost that counts as none
 
