@@ -356,6 +356,8 @@ def test_what_replay_refuses():
     with pytest.raises(zo.TangentError, match="same number of calls in each step"):
         many.backward(batch_of(1))
         many.replay()
+    with pytest.warns(zo.TangentWarning, match="same number of calls in each step, got 2 and 3. Nothing"):
+        assert many.replays() == 0  # a training goes on without
 
     other = make_box(wave)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -808,3 +809,22 @@ def test_what_the_box_gave_may_be_written_to():
     y += 1.0
     (grad,) = torch.autograd.grad(y.square().sum(), x)
     assert torch.allclose(grad, expected, atol=1e-6)
+
+
+def test_threads_share_what_a_tangent_learns_one_after_another():
+    """Three threads that learned at once ended in errors of shapes, or were wrong without a word."""
+    function = lambda z: torch.stack([torch.sin(z[:, 0]) * z[:, 1], z[:, 0] + z[:, 1].tanh()], dim=1)  # noqa: E731
+    box = FromTorch(function, (ArraySpec("z", (2,)),), (ArraySpec("y", (2,)),))
+    shared, cosines = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0), dict[int, float]()
+
+    def work(thread: int) -> None:
+        for step in range(15):
+            draws = torch.Generator().manual_seed(100 * thread + step)
+            z = torch.randn(8, 2, generator=draws).double().requires_grad_()
+            (found,) = torch.autograd.grad(shared(z).square().sum(), z)
+            (truth,) = torch.autograd.grad(function(z).square().sum(), z)
+            cosines[thread] = float(torch.cosine_similarity(found.flatten(), truth.flatten(), 0))
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, range(3)))  # an error of a thread is raised here
+    assert min(cosines.values()) > 0.9

@@ -42,7 +42,7 @@ from zo.failures import bearable
 from zo.same_run import arrays_of, described, refuse_other_run
 from zo.tangents.tangent import Tangent
 
-_lock = Lock()  # of counts, for threads that share a box
+_lock = Lock()  # of counts and what inputs have shown, for threads that share a box
 
 TRIED = 4  # rows of a call, of an input that seems to want steps of another size
 
@@ -281,7 +281,8 @@ class DifferentiableBox(nn.Module):
             for place, array in enumerate(inputs)
             if array.requires_grad and not type(array.grad_fn).__name__.startswith(BlackBoxCall.__name__)
         ]
-        found = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
+        with _lock:
+            found = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
         if found:
             self._once.hidden(call, found)
 
@@ -385,7 +386,8 @@ class DifferentiableBox(nn.Module):
                 return False
             return True
 
-        self._units.look(perturbed, base, alive)
+        with _lock:
+            self._units.look(perturbed, base, alive)
         units = self._units.units(perturbed, bears)
         self._once.units(call, self._units.differ(perturbed))
         return units

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from zo.tangents.evidence.predictions import predict_and_learn, relative_error
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import Tangent
+
+_learning = RLock()  # threads that share a box learn one after another
 
 
 class TangentRows:
@@ -41,7 +44,8 @@ class TangentRows:
 
     def start(self) -> None:
         """A call was made: the next backward is another one."""
-        self._ended = True
+        with _learning:
+            self._ended = True
 
     def pairs(self, queries: RowQueries, outputs: list[Tensor]) -> CallPairs:
         """Run the queries, and make pairs of them: changes of the inputs, and responses of the outputs.
@@ -90,8 +94,9 @@ class TangentRows:
             Gradients `(rows, size)` by the place of the input, of those with a derivative.
         """
         cotangent = self.cotangent(pairs, cotangents)
-        pairs = self._learn(call, pairs)
-        pieces = self.tangent.at(pairs).pull(cotangent).split(sizes(pairs.inputs), dim=1)
+        with _learning:
+            pairs = self._learn(call, pairs)
+            pieces = self.tangent.at(pairs).pull(cotangent).split(sizes(pairs.inputs), dim=1)
         places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
         return dict(zip(places, pieces, strict=True))
 

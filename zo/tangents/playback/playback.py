@@ -191,7 +191,8 @@ def refuse_unseen_weights(
         raise TangentError(
             "objective: expected the inputs of boxes to depend on weights that are read in the forward of "
             f"the module that holds them, got {why}: stacked probes do not move it. Let the module give it, "
-            "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`, or take "
+            "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`; in place of "
+            "hooks such as torch.nn.utils.spectral_norm take torch.nn.utils.parametrizations; or take "
             "zo.ProbedGradient(evaluator='loop')."
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, variance
@@ -157,6 +157,17 @@ class Windows:
             return 0
         if self.replays is not None:
             return self.replays
+        calls = self._calls()
+        if len(calls) > 1:
+            self._notices.say(
+                Notice(
+                    "calls",
+                    "TangentGradient.replays: expected an objective that makes the same number of calls in "
+                    f"each step, got {_listed(calls)}. Nothing is replayed while windows of both are kept.",
+                    TangentWarning,
+                )
+            )
+            return 0
         return 0 if self._rate.rest else int(self._rate.replays)
 
     def draw(self, rows: int | None, key: Key) -> Window:
@@ -177,11 +188,11 @@ class Windows:
             )
         newest = self._windows[-1]
         generator = key.at(newest.step).generator(REPLAYED, self._rate.since)
-        calls = {len(window.calls) for window in self._windows}
+        calls = self._calls()
         if len(calls) > 1:
             raise TangentError(
                 "TangentGradient.replay: expected an objective that makes the same number of calls in each "
-                f"step, got {' and '.join(map(str, sorted(calls)))}. Train it without replays."
+                f"step, got {_listed(calls)}. Train it without replays, or as often as replays() says."
             )
         same = [window for window in self._windows if window.form == newest.form]
         first = same[int(torch.randint(len(same), (1,), generator=generator))]
@@ -215,6 +226,10 @@ class Windows:
         finally:
             self._rate = before
 
+    def _calls(self) -> list[int]:
+        """How many calls the windows have, each number once."""
+        return sorted({len(window.calls) for window in self._windows})
+
     def size(self) -> int:
         """Bytes that the windows take."""
         return sum(window.size for window in self._windows)
@@ -243,6 +258,10 @@ class Windows:
             self._notices.settle("rest")
         self._rate = _Rate(**trust)
         self._windows = [window_of(window) for window in state["windows"]]
+
+
+def _listed(calls: Sequence[int]) -> str:
+    return " and ".join(map(str, calls))
 
 
 def unreadable(nesting: Any) -> Iterator[type]:

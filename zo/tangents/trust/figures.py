@@ -69,10 +69,12 @@ def _agreement(terms: TrustTerms, state: State, check: Check) -> Limits | None:
 
 
 def _agreement_words(found: float, limit: float) -> str:
-    side = "least" if found < limit else "most"
+    short = found < limit
     return (
-        f"the loss along the gradient to change by at {side} {limit:g} times what the gradient says, found "
-        f"{found:.3g} times"
+        f"the loss along the gradient to change by at {'least' if short else 'most'} {limit:g} times what "
+        f"the gradient says, found {found:.3g} times"
+        + ", as also where the objective detaches what weights move"
+        * short
     )
 
 
