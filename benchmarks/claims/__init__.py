@@ -13,7 +13,7 @@ from benchmarks.claims.image_classification import of_images
 from benchmarks.claims.learned_tangents import of_learned_tangents
 from benchmarks.claims.mosaic import of_mosaic
 from benchmarks.claims.readme import of_readme
-from benchmarks.claims.spending_rows import of_spending_rows
+from benchmarks.claims.spending_rows import of_imagined_batches, of_spending_rows
 from benchmarks.claims.wake_flow import of_wake_flow
 
 
@@ -23,6 +23,7 @@ def claims() -> list[Claim]:
         *of_readme(),
         *of_learned_tangents(),
         *of_spending_rows(),
+        *of_imagined_batches(),
         *of_evaluators(),
         *of_wake_flow(),
         *of_denoising(),

@@ -9,7 +9,7 @@ from benchmarks.catalogue import read
 from benchmarks.claims.figures import Claim, Figure, mean_of, ratio
 from benchmarks.claims.measured import UNCORRECTED, box_alone, first_order, over_all
 from benchmarks.claims.pages import in_text
-from benchmarks.rows.report import over, over_tuned, results_of_steps
+from benchmarks.rows.report import budgeted, over, over_tuned, results_of_steps
 from benchmarks.rows.ways import AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
 
@@ -48,34 +48,49 @@ def of_readme() -> Iterator[Claim]:
     said = "does not always | 0 | median # of # problems, # to # |"
     yield from in_text(README, said, *((Figure((value,)), UNCORRECTED) for value in values))
     measured = results_of_steps()
-    at_one, at_several = (
-        {name: end for name, result in measured.items() if (end := over_tuned(result, line)) is not None}
-        for line in ("replay, 0.2", "replay, several rates, 0.2")
+    lines = {name: ("replay, 0.2", "replay, several rates, 0.2", budgeted(name, 0.2)) for name in measured}
+    at_one, at_several, at_budget = (
+        {
+            name: end
+            for name, result in measured.items()
+            if (end := over_tuned(result, lines[name][which])) is not None
+        }
+        for which in range(3)
     )
-    ends, together = list(at_one.values()), list(at_several.values())
+    ends, spent = list(at_one.values()), list(at_budget.values())
     rows = [over(result, "replay, 0.2", "rows", AS_BENCHMARKED) for result in measured.values()]
-    values = (median(filter(None, rows)), median(together), len(together), min(together), max(together))
-    said = "or more | # | median # of # problems, # to #, at [several"
+    values = (median(filter(None, rows)), median(spent), len(spent), min(spent), max(spent))
+    said = "for all of it | # | median # of # problems, # to #, at [several"
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     values = (median(ends), min(ends), max(ends))
-    said = "at once, # (# to #) at one, against first order"
+    said = "where they cost nothing; # (# to #) at one rate alone, against first order"
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     seconds = [
-        median(filter(None, (over(result, line, "seconds", AS_BENCHMARKED) for result in measured.values())))
-        for line in ("replay, several rates, 0.2", "replay, 0.2")
+        median(
+            filter(
+                None,
+                (over(measured[n], lines[n][which], "seconds", AS_BENCHMARKED) for n in measured),
+            )
+        )
+        for which in (2, 0)
     ]
-    said = "Several rates take # times first order's processor time in the median, one takes #."
+    said = "All of it takes # times first order's processor time in the median, one rate alone #."
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in seconds))
-    kinds = [
-        [[end for name, end in each.items() if (name in CONTROLLERS) == c] for each in (at_several, at_one)]
-        for c in (False, True)
-    ]
+    corrections, controllers = (
+        [
+            [end for name, end in each.items() if (name in CONTROLLERS) == steered]
+            for each in (at_budget, at_several, at_one)
+        ]
+        for steered in (False, True)
+    )
     beyond = [*ends, *_beyond()]
-    values = tuple(value for several, one in kinds for value in (len(one), median(several), median(one)))
+    values = (len(corrections[0]), median(corrections[0]), median(corrections[2]))
+    values = (*values, len(controllers[0]), *map(median, controllers))
     values = (*values, len(beyond), median(beyond), min(_beyond()), max(_beyond()))
     said = (
-        "# corrections (#, at one rate #) and # controllers (# and #), three seeds each; at one rate with "
-        "three solvers of Mosaic and two closures the median of # is # (these # to #)"
+        "# corrections (#, at one rate #) and # controllers (#, without imagined batches #, at one rate #), "
+        "three seeds each; at one rate with three solvers of Mosaic and two closures the median of # is # "
+        "(these # to #)"
     )
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     again = [over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]

@@ -7,8 +7,8 @@ from statistics import geometric_mean, median
 
 from benchmarks.claims.figures import Claim, Figure
 from benchmarks.claims.pages import in_text
-from benchmarks.rows.report import BOUND, over_bound, over_tuned, results_of_steps
-from benchmarks.rows.ways import ALL_ROWS
+from benchmarks.rows.report import BOUND, budgeted, over, over_bound, over_tuned, results_of_steps
+from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
 
 SEVERAL_CHOSEN_ON = {  # problems and seeds on which the rule of `zo.RatePopulation` was chosen; decision 143
@@ -32,10 +32,12 @@ def of_spending_rows() -> Iterator[Claim]:
     usual, at_once, alone = bought("replay, 0.05"), bought(f"{several}, 0.05"), bought("surrogate, 0.05")
     imagined = bought(f"{several}, imagined, 0.05")
     words = (
-        "medians of # controllers: replays at the usual rate #, at several rates #, with imagined batches "
-        "#, a surrogate alone #"
+        "medians of # controllers: at a twentieth of the rows replays at the usual rate #, at several rates "
+        "#, with imagined batches #, a surrogate alone #; at a fifth #, #, # and #"
     )
-    values = (len(alone), *map(median, (usual, at_once, imagined, alone)))
+    lines = "replay", several, f"{several}, imagined", "surrogate"
+    fifth = [bought(f"{line}, 0.2") for line in lines]
+    values = (len(alone), *map(median, (usual, at_once, imagined, alone, *fifth)))
     yield from in_text("docs/which.md", words, *figures(*values))
     words = (
         "Over # controllers they are # in the median at the usual rate, # at several, # with imagined "
@@ -88,7 +90,8 @@ def of_spending_rows() -> Iterator[Claim]:
     both = known[: len(fifth)], known[len(fifth) :]
     values = (len(fifth), *(value for each in both for value in (median(each), max(each))))
     words = (
-        "At a fifth of the rows # problems end at # in the median at several rates (worst #) and # at one (#)"
+        "Without imagined batches # problems end at # in the median at several rates (worst #) and # at one "
+        "(#)"
     )
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     new = {
@@ -103,9 +106,13 @@ def of_spending_rows() -> Iterator[Claim]:
         "above; the geometric mean is # of it, the worst # times it."
     )
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
-    words = "At a twentieth they end at # and #, at one rate at # and #."
-    values = (median(at_once), median(bought(f"{several}, 0.05")))
+    words = (
+        "At a twentieth they end at # and #, at one rate at # and #; [a surrogate alone](docs/which.md), "
+        "tuned, ends controllers at #, and with a fifth at #."
+    )
+    values = (median(at_once), median(bought(f"{several}, imagined, 0.05")))
     values = (*values, median(usual), median(bought("replay, 0.05")))
+    values = (*values, median(bought("surrogate, 0.05")), median(bought("surrogate, 0.2")))
     yield from in_text("README.md", words, *figures(*values))
 
     bounded = {
@@ -140,6 +147,52 @@ def of_spending_rows() -> Iterator[Claim]:
     ]
     values = (sum(end > 1.3 for end in ends), len(ends))
     yield from in_text("docs/howto/spend_rows.md", "Above 1.3 of first order are # of #", *figures(*values))
+
+
+def of_imagined_batches() -> Iterator[Claim]:
+    """At a fifth of the rows: what they buy controllers, and all problems as `--rows` spends it."""
+    measured, page = results_of_steps(), "docs/howto/spend_rows.md"
+    controllers = {name: result for name, result in measured.items() if name in CONTROLLERS}
+    imagined, without, alone = (
+        f"{line}, 0.2" for line in ("replay, several rates, imagined", "replay, several rates", "surrogate")
+    )
+
+    def figures(*values: float) -> list[tuple[Figure, str]]:
+        return [(Figure((value,)), "rows/steps/table.md") for value in values]
+
+    values: list[float] = [len(controllers)]
+    for line in (imagined, without, alone):
+        ends = [end for each in controllers.values() if (end := over_tuned(each, line)) is not None]
+        values += [median(ends), max(ends)]
+    words = (
+        "At a fifth of the rows # controllers end at # in the median with imagined batches (worst #), at # "
+        "without (worst #), and by a surrogate alone at # (worst #)."
+    )
+    yield from in_text(page, words, *figures(*values))
+    runs = [run for result in controllers.values() for run in result["runs"].values()]
+    gains = [run[imagined]["error"] / run[without]["error"] for run in runs]
+    seconds = [over(result, imagined, "seconds", AS_BENCHMARKED) for result in controllers.values()]
+    words = (
+        "Training by training they end below those without in # of #; the geometric mean is # of it, for # "
+        "times first order's processor time."
+    )
+    values = [_sides(gains)[0], len(gains), geometric_mean(gains), median(filter(None, seconds))]
+    yield from in_text(page, words, *figures(*values))
+    lines = {name: budgeted(name, 0.2) for name in measured}
+    ends = [end for name, line in lines.items() if (end := over_tuned(measured[name], line)) is not None]
+    trainings = [
+        run[lines[name]]["error"] / run[ALL_ROWS]["error"]
+        for name, result in measured.items()
+        for run in result["runs"].values()
+        if lines[name] in run
+    ]
+    words = (
+        "# problems end at # in the median (worst #). Of # trainings # is above 1.3 (the double pendulum's "
+        "wall, #)"
+    )
+    high = sum(end > 1.3 for end in trainings)
+    values = [len(ends), median(ends), max(ends), len(trainings), high, max(trainings)]
+    yield from in_text(page, words, *figures(*values))
 
 
 def _sides(ends: Iterable[float]) -> tuple[int, int, int]:

@@ -72,9 +72,9 @@ fifth with one seed. "Surrogate": a model alone, fitted in six rounds to the net
 such batches, the best of three rates or more on validation data. Medians over the seeds that have a line,
 which may be fewer than "seeds". "First order, tuned" at fewer rows is as at all of them; "tangents" have
 one row a batch, the usual rate and no replays. On periodic grids a tuned rate and the suggested one are of
-before an equation took part in the default's contest (decision 145); of boxes of few numbers these, imagined
-batches and surrogates are of before a kernel had a length for each input (decision 148), and of controllers
-of before decision 150. Made by `python -m benchmarks rows --size small --steps`.
+before an equation took part in the default's contest (decision 145); of boxes of few numbers these, and
+imagined batches at the suggested rate, are of before a kernel had a length for each input (decision 148), and
+of controllers of before decision 150. Made by `python -m benchmarks rows --size small --steps`.
 
 """
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rows.report import results, results_of_steps
+from benchmarks.rows.report import budgeted, results, results_of_steps
 from benchmarks.rows.ways import ALL_ROWS
 from benchmarks.tangents.report import ratios
 
@@ -55,6 +55,12 @@ def over_tuned(
         for name, runs in rows(narrow).items()
     }
     return {name: ratios for name, ratios in ratios_by_problem.items() if ratios}
+
+
+def as_budgeted(share: float, against: str = ALL_ROWS) -> dict[str, list[float]]:
+    """As `over_tuned`, of what `blackbox run --rows` does: for controllers with imagined batches."""
+    with_names = ((name, over_tuned(budgeted(name, share), against).get(name, [])) for name in rows())
+    return {name: ratios for name, ratios in with_names if ratios}
 
 
 def beside(line: str, *others: str) -> dict[str, list[list[float]]]:

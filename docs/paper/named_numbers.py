@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
 from statistics import fmean, median
@@ -11,6 +11,7 @@ from statistics import fmean, median
 from paper.measured import (
     RESULTS,
     ROOT,
+    as_budgeted,
     beside,
     checked_gradients,
     curves,
@@ -24,6 +25,7 @@ from paper.measured import (
 from paper.summaries import families, interval, middle, quartiles, spread, summary
 
 from benchmarks.catalogue import BENCHMARKS
+from benchmarks.rows.report import budgeted
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
 from benchmarks.tangents.report import spent
@@ -58,8 +60,8 @@ def _ways_to_spend_rows() -> dict[str, str]:
             "imagined": f"replay, several rates, imagined, {share}",
             "surrogate": f"surrogate, {share}",
         }
-        measured = {name: over_tuned(line) for name, line in ways.items()}
-        measured["budget"] = measured["several"] | measured["imagined"]  # as `blackbox run --rows` does
+        measured = {name: ratios for name, line in ways.items() if (ratios := over_tuned(line))}
+        measured["budget"] = as_budgeted(float(share))
         for name, ratios in measured.items():
             texts |= summary(f"{name}.{mark}", ratios)
             texts |= {
@@ -74,16 +76,16 @@ def _ways_to_spend_rows() -> dict[str, str]:
                 }
                 if part:
                     texts |= {f"{name}.{mark}.{kind}": f"{middle(part):.2f}", kind: str(len(part))}
-        texts |= summary(f"equal.{mark}", over_tuned(ways["several"], ways["fo"]))
+        texts |= summary(f"equal.{mark}", as_budgeted(float(share), ways["fo"]))
         texts |= summary(f"gain.{mark}", over_tuned(ways["replay"], ways["tangents"]))
-    several = over_tuned("replay, several rates, 0.2")
-    low, high = interval(several)
-    texts["several.20.contains"] = "contains" if low <= 1 <= high else "does not contain"
-    texts |= {"families": str(len(families(several))), "families.20": f"{middle(families(several)):.2f}"}
-    texts["families.20.interval"] = "{:.2f} to {:.2f}".format(*interval(families(several)))
+    spent = as_budgeted(0.2)
+    low, high = interval(spent)
+    texts["budget.20.contains"] = "contains" if low <= 1 <= high else "does not contain"
+    texts |= {"families": str(len(families(spent))), "families.20": f"{middle(families(spent)):.2f}"}
+    texts["families.20.interval"] = "{:.2f} to {:.2f}".format(*interval(families(spent)))
     over_tangents = chain(*over_tuned("replay, 0.2", "tangents, 0.2").values())
     texts["gain.better"] = str(sum(ratio < 0.995 for ratio in over_tangents))
-    over_equal_rows = chain(*over_tuned("replay, several rates, 0.2", "first order, tuned, 0.2").values())
+    over_equal_rows = chain(*as_budgeted(0.2, "first order, tuned, 0.2").values())
     texts["equal.better"] = str(sum(ratio < 1 for ratio in over_equal_rows))
     return texts
 
@@ -107,21 +109,34 @@ def _narrow() -> dict[str, str]:
 def _replay_costs() -> dict[str, str]:
     """Rows and seconds of replay at a fifth of the rows, its warnings, and when it pays."""
     texts = {}
-    for name, line in (("replay", "replay, 0.2"), ("several", "replay, several rates, 0.2")):
-        runs = [run for runs in rows().values() for run in runs.values() if line in run]
-        silent = [run for run in runs if not run[line]["warnings"]]
+    ways: dict[str, Callable[[str], str]] = {
+        "replay": lambda problem: "replay, 0.2",
+        "several": lambda problem: "replay, several rates, 0.2",
+        "budget": lambda problem: budgeted(problem, 0.2),
+    }
+    for name, line_of in ways.items():
+        runs = [
+            (problem, run[line], run)
+            for problem, runs in rows().items()
+            for run in runs.values()
+            if (line := line_of(problem)) in run
+        ]
+        silent = [own["error"] / run[ALL_ROWS]["error"] for _, own, run in runs if not own["warnings"]]
         texts[f"{name}.silent"] = f"{len(silent)} of {len(runs)}"
-        texts[f"{name}.silent.worst"] = f"{max(r[line]['error'] / r[ALL_ROWS]['error'] for r in silent):.2f}"
-        texts[f"{name}.rows"] = f"{median(r[line]['rows'] / r[AS_BENCHMARKED]['rows'] for r in runs):.2f}"
-        seconds = over_tuned(line, AS_BENCHMARKED, "seconds")
-        texts[f"{name}.seconds"] = f"{middle(seconds):.1f}"
-        texts[f"{name}.seconds.worst"] = f"{max(median(each) for each in seconds.values()):.0f}"
-        texts[f"{name}.seconds.tuned"] = f"{middle(over_tuned(line, key='seconds')):.1f}"
-        texts[f"{name}.replays"] = f"{median(r[line]['replays'] for r in runs):,.0f}"
+        texts[f"{name}.silent.worst"] = f"{max(silent):.2f}"
+        texts[f"{name}.rows"] = (
+            f"{median(own['rows'] / run[AS_BENCHMARKED]['rows'] for _, own, run in runs):.2f}"
+        )
+        texts[f"{name}.replays"] = f"{median(own['replays'] for _, own, _ in runs):,.0f}"
         for mark, against in (("", AS_BENCHMARKED), (".tuned", ALL_ROWS)):
+            seconds: dict[str, list[float]] = {}
+            for problem, own, run in runs:
+                seconds.setdefault(problem, []).append(own["seconds"] / run[against]["seconds"])
+            texts[f"{name}.seconds{mark}"] = f"{middle(seconds):.1f}"
+            texts[f"{name}.seconds{mark}.worst"] = f"{max(map(median, seconds.values())):.0f}"
             saved = [
-                (r[line]["seconds"] - r[against]["seconds"]) / (r[against]["rows"] - r[line]["rows"])
-                for r in runs
+                (own["seconds"] - run[against]["seconds"]) / (run[against]["rows"] - own["rows"])
+                for _, own, run in runs
             ]
             texts[f"{name}.even{mark}"] = f"{1000 * median(saved):.0f}"
             texts[f"{name}.even{mark}.most"] = f"{1000 * max(saved):.0f}"

@@ -26,6 +26,7 @@ def table_replay() -> str:
         "no replay, 1/5": "tangents, 0.2",
         "replay, 1/5": "replay, 0.2",
         "several rates, 1/5": "replay, several rates, 0.2",
+        "and imagined, 1/5": "replay, several rates, imagined, 0.2",
         "first order tuned, 1/20": "first order, tuned, 0.05",
         "replay, 1/20": "replay, 0.05",
         "several rates, 1/20": "replay, several rates, 0.05",
@@ -34,12 +35,13 @@ def table_replay() -> str:
     lines = []
     for name in sorted(several, key=lambda problem: median(several[problem])):
         runs, cells = rows()[name].values(), []
-        for header, line in columns.items():
+        for line in columns.values():
             ratios = over_tuned(line).get(name, [])
-            cell = f"{median(ratios):.2f}" if ratios else "not run"
-            if "several" in header and len(ratios) > 1:
+            cell = f"{median(ratios):.2f}" if ratios else ("none" if "imagined" in line else "not run")
+            if "several" in line and len(ratios) > 1:
                 cell += f" ({min(ratios):.2f} to {max(ratios):.2f})"
-            cells.append(cell + "*" * ("replay," in line and any(run[line]["warnings"] for run in runs)))
+            said = "replay," in line and any(run[line]["warnings"] for run in runs if line in run)
+            cells.append(cell + "*" * said)
         seconds = median(over_tuned("replay, several rates, 0.2", AS_BENCHMARKED, "seconds")[name])
         lines.append((name, str(len(several[name])), *cells, f"{seconds:.0f}"))
     return table(("problem", "seeds", *columns, "seconds"), lines)
@@ -54,11 +56,13 @@ def table_summary() -> str:
         ("fo.20", "first order tuned at a fifth"),
         ("tangents.20", "tangents, no replay, a fifth"),
         ("replay.20", "tangents with replay, a fifth"),
-        ("several.20", "**the same at several rates, a fifth**"),
+        ("several.20", "the same at several rates, a fifth"),
+        ("budget.20", "**and with imagined batches for controllers, a fifth**"),
         ("fo.05", "first order tuned at a twentieth"),
         ("tangents.05", "tangents, no replay, a twentieth"),
         ("replay.05", "tangents with replay, a twentieth"),
         ("several.05", "the same at several rates, a twentieth"),
+        ("budget.05", "and with imagined batches for controllers, a twentieth"),
     ):
         lines.append(
             (
