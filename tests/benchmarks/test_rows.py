@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from benchmarks.rows import report, training
-from benchmarks.rows.report import BOUND, NOT_RUN, SEVERAL, over, over_tuned, share_needed, steps_table, table
+from benchmarks.rows.report import (
+    BOUND,
+    NOT_RUN,
+    SEVERAL,
+    budgeted,
+    over,
+    over_tuned,
+    share_needed,
+    steps_table,
+    table,
+)
 from benchmarks.rows.training import Stored, tuned
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED, BATCHES, RATES, Way, controls
 from blackbox import ArraySpec
@@ -119,7 +129,8 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
     of_coupled = both["coupled-map"]["runs"]["0"]
     of_coupled[SEVERAL] = {"error": 3.0, "rows": 50, "warnings": 0}
     of_coupled[BOUND] = {"error": 1.5, "rows": 50, "warnings": 0}
-    head, _, pendulum, coupled, *medians = steps_table(both, {"coupled-map": 3.0}).splitlines()[-6:]
+    text = steps_table(both, {"coupled-map": 3.0})
+    head, _, pendulum, coupled, *medians = [line for line in text.splitlines() if line.startswith("|")]
     lines = f"replay, 0.05 | {SEVERAL} | {BOUND} | surrogate, 0.05 | replay, 0.2"
     assert head.endswith(f"| {lines} | several rates over true derivative, 0.05 |")
     assert pendulum == (
@@ -139,4 +150,9 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
     assert medians[1] == (
         f"| **median** | correction | | | {of_one[3]} | {of_one[2]} | {of_one[3]} | {of_one[4]} | "
         f"not run | {of_one[3]} | {of_one[0]} |"
+    )
+    assert text.count("As `blackbox run --rows`") == 1  # at a fifth neither has several rates
+    both["torque-pendulum"]["runs"]["0"][budgeted("torque-pendulum", 0.05)] = {"error": 2.2, "rows": 50}
+    assert steps_table(both, {}).endswith(
+        "imagined batches: 1.30 in the median of 2, 1.10 to 1.50; 0 within 1.05, 1 within 1.3.\n"
     )
