@@ -107,8 +107,8 @@ def of_spending_rows() -> Iterator[Claim]:
     )
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     words = (
-        "At a twentieth they end at # and #, at one rate at # and #; [a surrogate alone](docs/which.md), "
-        "tuned, ends controllers at #, and with a fifth at #."
+        "At a twentieth they end at # and #, at one rate at # and #; a surrogate alone, tuned, ends "
+        "controllers at #, and with a fifth at #."
     )
     values = (median(at_once), median(bought(f"{several}, imagined, 0.05")))
     values = (*values, median(usual), median(bought("replay, 0.05")))
