@@ -32,7 +32,7 @@ from zo.objective import evaluated
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Known: TypeAlias = "Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]"
+Known: TypeAlias = Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]
 
 ROWS = 256  # rows of the objective at a time, in validation and test
 # settings by the names that the library has for them
