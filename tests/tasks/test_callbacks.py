@@ -4,6 +4,7 @@ import math
 import os
 import re
 import sys
+from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
@@ -143,10 +144,11 @@ def test_the_command_line_uses_those_that_the_problem_s_class_names(toy, tmp_pat
     ]
 
 
-class Tracker:
+class Tracker(ModuleType):
     """What `tasks.MLflow` takes of MLflow, whose import takes seconds; it may go away and come back."""
 
     def __init__(self, monkeypatch, default="http://tracker", folders=False):
+        super().__init__("mlflow")
         self.there, self.failed, self.kept, self.default = True, 0, [], default
         self.runs: list[tuple[str, dict[str, str]]] = []
         self.__version__, self.entities, self.environment_variables = "3.17", self, self
