@@ -813,7 +813,10 @@ def test_what_the_box_gave_may_be_written_to():
 
 def test_threads_share_what_a_tangent_learns_one_after_another():
     """Three threads that learned at once ended in errors of shapes, or were wrong without a word."""
-    function = lambda z: torch.stack([torch.sin(z[:, 0]) * z[:, 1], z[:, 0] + z[:, 1].tanh()], dim=1)  # noqa: E731
+
+    def function(z):
+        return torch.stack([torch.sin(z[:, 0]) * z[:, 1], z[:, 0] + z[:, 1].tanh()], dim=1)
+
     box = FromTorch(function, (ArraySpec("z", (2,)),), (ArraySpec("y", (2,)),))
     shared, cosines = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0), dict[int, float]()
 
