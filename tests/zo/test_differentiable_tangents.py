@@ -293,6 +293,41 @@ def test_the_identity_needs_no_queries():
     assert box.calls == [3]
 
 
+# A tangent that knows next to nothing
+
+
+def far_faster(x):  # than what a linear map, or a regression, can follow from row to row
+    return torch.sin(40.0 * x @ weights(4, 3, seed=5))
+
+
+@pytest.mark.parametrize("estimator", [zo.RowRGE(1e-4, q=2), None], ids=["queries", "values"])
+def test_a_tangent_that_predicts_next_to_nothing_is_told_once(estimator):
+    box = FromTorch(far_faster, (ArraySpec("x", (4,)),), (ArraySpec("y", (3,)),))
+    tangent = Regression() if estimator is None else zo.LowRankTangent()
+    solver = zo.differentiable(box, estimator, tangent=tangent, seed=0)
+    told, errors = [], []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(60):
+            gradient_of(solver, weights(4, 4, seed=step))
+            errors.append(solver.trust[0])
+            told.append(len(caught))
+    assert [str(warning.category) for warning in caught] == [str(zo.TangentWarning)]
+    assert told[49] == 0 and "which was wrong by" in str(caught[0].message)
+    assert min(error for error in errors[30:50] if error is not None) > 0.8
+
+
+def test_what_a_tangent_was_wrong_by_goes_on_after_a_resume():
+    box = FromTorch(far_faster, (ArraySpec("x", (4,)),), (ArraySpec("y", (3,)),))
+    first, second = (zo.differentiable(box, TWO, tangent=zo.LowRankTangent(), seed=0) for _ in range(2))
+    for step in range(40):
+        gradient_of(first, weights(4, 4, seed=step))
+    second.load_state_dict(first.state_dict())
+    with pytest.warns(zo.TangentWarning, match="which was wrong by"):
+        for step in range(40, 55):
+            gradient_of(second, weights(4, 4, seed=step))
+
+
 # Determinism
 
 

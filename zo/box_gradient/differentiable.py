@@ -75,9 +75,10 @@ def differentiable(
     each row and call, and their information accumulates over rows, calls and steps. In the backward pass the
     tangent predicts a call's answers (`trust` says how well), learns from them, and gives the call's
     vector-Jacobian product. For the tangent each call is a step: whatever it forgets or fits once per step,
-    it does at each call. The gradient is as biased as the tangent is wrong. If the code around the box can be
-    evaluated for a whole batch of variants, `TangentGradient` spends its rows on the directions in which the
-    weights move the box's input. Here directions are drawn in the whole input space, or in a basis.
+    it does at each call. The gradient is as biased as the tangent is wrong: a `TangentWarning` says once,
+    from 50 backward passes on, that it predicts next to nothing. If the code around the box can be
+    evaluated for a whole batch of variants, `TangentGradient` spends its rows on the directions in which
+    the weights move the box's input. Here directions are drawn in the whole input space, or in a basis.
 
     Parameters inside the box need nothing more: make them an input of the box, one copy per row, and autograd
     sums the rows' gradients.

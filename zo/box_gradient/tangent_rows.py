@@ -12,14 +12,20 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
-from blackbox.notices import Notices
+from blackbox.notices import Notice, Notices
 from zo.box_gradient.row_queries import RowQueries
+from zo.errors import TangentWarning
 from zo.same_run import arrays_of
 from zo.tangents.evidence.outliers import Outliers, outlying
 from zo.tangents.evidence.predictions import predict_and_learn, relative_error
+from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import Tangent
+
+JUDGED = 50  # backward passes, after which a tangent has had the time to learn something
+FORGETS = 20  # backward passes over which the mean of its error forgets
+UNKNOWN, UNKNOWN_VALUES = 0.8, 1.0  # errors of responses, and of values, above which it knows next to nothing
 
 _learning = RLock()  # threads that share a box learn one after another
 
@@ -41,6 +47,7 @@ class TangentRows:
         self._notices = Notices()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
+        self._passes, self._mean = 0, 0.0  # backward passes, and the running mean of their errors
 
     def start(self) -> None:
         """A call was made: the next backward is another one."""
@@ -117,8 +124,9 @@ class TangentRows:
     def state_dict(self) -> dict[str, Any]:
         """Which tangent it is, and what it has learned."""
         state, units = self.tangent.state_dict(), self.units.state_dict()
-        both = {"units": units, "outliers": self.outliers.state_dict()}
-        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, **both}
+        beside = {"units": units, "outliers": self.outliers.state_dict()}
+        beside["error"] = {"passes": self._passes, "mean": self._mean}
+        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, **beside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -127,6 +135,8 @@ class TangentRows:
         self.units.load_state_dict(state["units"])
         if "outliers" in state:  # versions before had none
             self.outliers.load_state_dict(state["outliers"])
+        if "error" in state:
+            self._passes, self._mean = state["error"]["passes"], state["error"]["mean"]
 
     @property
     def trust(self) -> list[float | None]:
@@ -145,6 +155,7 @@ class TangentRows:
 
     def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
+            self._judge(call, probed=len(pairs.d) > 0)
             self._errors, self._ended = {}, False
         rows = len(pairs.z)
         (kept,), (squares,), off = predict_and_learn(self.tangent, [pairs], self.units, self.outliers, rows)
@@ -153,6 +164,29 @@ class TangentRows:
             self._notices.say(left_out.notice(f"{type(self.box).__name__}, call {call + 1}"))
         self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
         return kept
+
+    def _judge(self, call: int, probed: bool) -> None:
+        """Take in the last backward pass; say once that the tangent predicts next to nothing."""
+        error = self.metrics().get("tangent_error")
+        if error is None or not self.tangent.learns or isinstance(self.tangent, SecantTangent):
+            return  # secants are of their own call: what others predict of it is no error of theirs
+        self._passes += 1
+        self._mean += (min(error, 2.0) - self._mean) / min(self._passes, FORGETS)
+        limit = UNKNOWN if probed else UNKNOWN_VALUES
+        if self._passes >= JUDGED and self._mean > limit:
+            what, of = ("answers", "what they change by") if probed else ("outputs", "their spread")
+            mend = "put zo.SecantTangent around it, with more queries," if probed else "give it queries,"
+            self._notices.say(
+                Notice(
+                    "unknown",
+                    f"{type(self.box).__name__}, call {call}: expected a tangent that predicts {what} before "
+                    f"it learns from them, got {self.tangent!r}, which was wrong by {self._mean:.2f} times "
+                    f"{of} in the last {FORGETS} of {self._passes} backward passes. Where that is noise in "
+                    "the answers, it averages out; else the gradient is about as wrong. Take another "
+                    f"tangent, {mend} or leave it out, and watch a held-out loss. This is said once.",
+                    TangentWarning,
+                )
+            )
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:
