@@ -53,6 +53,7 @@ from blackbox.conformance.report import (
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
 from blackbox.conformance.sessions import NAME as SESSIONS
 from blackbox.conformance.sessions import sessions
+from blackbox.conformance.sizes import output_sizes
 from blackbox.conformance.smoothness import smoothness
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.function import BlackBoxFunction
@@ -75,6 +76,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("thread safety", thread_safety),
     ("process safety", process_safety),
     ("layout", layout),
+    ("output sizes", output_sizes),
     ("quantisation", quantisation),
     ("noise level", noise_and_mu),
     ("smoothness", smoothness),

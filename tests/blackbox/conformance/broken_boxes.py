@@ -160,6 +160,11 @@ class Steps(Good):
         return np.floor(2 * x)
 
 
+class Decades(Good):
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.exp(12 * self.smooth(x))
+
+
 class Jumps(Good):
     def evaluate_rows(self, x: Any) -> Any:
         return self.smooth(x) + 0.2 * (x[:, :1] > 0.1)
@@ -338,6 +343,7 @@ CATALOGUE = [
     Broken(SwallowsNan, "NaN inputs", WARNING, ("'x'", "Let NaN through")),
     Broken(Rounds, "quantisation", WARNING, ("steps of 0.001", "mu")),
     Broken(Steps, "quantisation", WARNING, ("steps of 1:",)),
+    Broken(Decades, "output sizes", WARNING, ("decades", "logarithm")),
     Broken(Jumps, "smoothness", WARNING, ("jumps by 0.2", "along 'x'")),
     Broken(Drowned, "mu of 'x'", WARNING, ("drowns the slopes",)),
     Broken(NoEffect, "mu of 'unused'", WARNING, ("do not change", "differentiable=False")),
