@@ -23,8 +23,8 @@ from blackbox.extras import import_extra
 from blackbox.notices import warn
 from blackbox.spec import DTYPES
 from zo.box_gradient.autograd_function import refuse
-from zo.box_gradient.differentiable import DifferentiableBox
 from zo.box_gradient.differentiable import differentiable as for_torch
+from zo.box_gradient.differentiable_box import DifferentiableBox
 from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE

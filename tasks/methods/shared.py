@@ -25,7 +25,7 @@ from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained, TrainingOutcome
 from tasks.training.setup import Setup
 from zo.batches import map_tensors
-from zo.box_gradient.differentiable import most_checks
+from zo.box_gradient.differentiable_box import most_checks
 from zo.estimators import Key, Parameters
 from zo.evaluators.state import Snapshot
 from zo.tangents.tangent import sources

@@ -11,7 +11,7 @@ from torch import Tensor
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.box_gradient.differentiable import most_checks
+from zo.box_gradient.differentiable_box import most_checks
 
 SIZE = 1e-3
 

@@ -2,7 +2,8 @@
 
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
 from zo.box_gradient.custom_op import custom_op
-from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
+from zo.box_gradient.differentiable import differentiable
+from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
 from zo.box_gradient.finite_difference import FiniteDifference, finite_difference
 from zo.box_gradient.row_rge import RowRGE
 

@@ -15,7 +15,7 @@ from torch.library import custom_op as define
 from blackbox import BlackBoxFunction
 from blackbox.arrays import to_rows
 from zo.box_gradient.autograd_function import refuse
-from zo.box_gradient.differentiable import DifferentiableBox
+from zo.box_gradient.differentiable_box import DifferentiableBox
 from zo.errors import ConfigurationError
 
 _numbers = count()
