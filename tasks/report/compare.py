@@ -14,7 +14,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.report import findings, html_report, pictures
+from tasks.report import findings, html_report, pictures, plots
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START
@@ -180,7 +180,7 @@ def _plot(sides: Sides, path: Path) -> list[Block]:
         if all(curves.values()):
             return [
                 Figure(
-                    pictures.save(pictures.compared(curves, y=shown), path),
+                    pictures.save(plots.compared(curves, y=shown), path),
                     alt=f"{shown.capitalize()} of the runs against rows, by method",
                     caption=f"{shown.capitalize()} over training, means over seeds: methods by colour and "
                     "mark, runs by the kind of line and mark, and their letter at its end.",

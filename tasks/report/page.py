@@ -17,7 +17,7 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
 from tasks.problem.figures import Picture
-from tasks.report import findings, html_report, lead, pictures
+from tasks.report import findings, html_report, lead, pictures, plots
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
 from zo.errors import TangentWarning
@@ -178,7 +178,7 @@ def _training(facts: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 facts,
-                pictures.training(
+                plots.training(
                     validated,
                     # without a unit of its own it is a loss, in what the objective is in
                     y=findings.labelled("validation" if "validation" in units else "validation loss", units),
@@ -202,7 +202,7 @@ def _training(facts: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 facts,
-                pictures.training(losses, y=findings.labelled("training loss", units)),
+                plots.training(losses, y=findings.labelled("training loss", units)),
                 "loss",
                 alt="Training loss against rows and against time, by method",
                 caption="The loss on training batches, a running mean; "
@@ -230,7 +230,7 @@ def _tangents(facts: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 facts,
-                pictures.trust(trust, checked, distrusted),
+                plots.trust(trust, checked, distrusted),
                 "trust",
                 alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
                 caption="How far the learned tangents can be believed. "
@@ -253,7 +253,7 @@ def _tangents(facts: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 facts,
-                pictures.replays(replays, facts.curves("gradient_tangent_windows")),
+                plots.replays(replays, facts.curves("gradient_tangent_windows")),
                 "replays",
                 alt="Replays after each step, and the steps whose answers they take, by method",
                 caption="Steps on recorded answers, in which no box runs. Left: how many may follow a step "

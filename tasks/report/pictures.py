@@ -1,4 +1,4 @@
-"""The look of every figure, one colour and one mark for each method; and the figures that every run has."""
+"""The look of every figure, one colour and one mark for each method; and panels of a problem's own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullFormatter,
 )
-from numpy.typing import ArrayLike
 
 from tasks.errors import ProblemError
 
 if TYPE_CHECKING:
-    from tasks.report.findings import Curve
+    pass
 
 REFERENCE = "#000000"
 # Colour and mark of the methods that all problems have; a problem declares those of its own, as its `looks`.
@@ -59,8 +58,15 @@ FLAT = 20.0  # times the height of a panel's curves: in a range that is wider th
 SHORT = 1.8  # decades of a logarithmic axis, below which numbers stand between powers of ten
 OVERSHOOT = 0.1  # of the largest number: what less of the other sign is no second sign
 
-AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
-_INK = "#333333"
+INK = "#333333"
+LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": 9,
+    "labelcolor": INK,
+    "handlelength": 2.2,
+    "columnspacing": 1.4,
+    "borderpad": 0.2,
+}
 _declared: ContextVar[Mapping[str, tuple[str, str]]] = ContextVar("looks", default=LOOKS)
 
 
@@ -144,11 +150,11 @@ def style(axes: Axes) -> None:
     """Axes left and below only, a faint grid, text in the house's grey and sizes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(colors=_INK, labelsize=9, width=0.8, length=3)
-    axes.tick_params(which="minor", labelcolor=_INK, labelsize=8)  # of logarithmic axes of one or two decades
-    axes.xaxis.label.set(color=_INK, size=10)
-    axes.yaxis.label.set(color=_INK, size=10)
-    axes.title.set(color=_INK, size=10.5)
+    axes.tick_params(colors=INK, labelsize=9, width=0.8, length=3)
+    axes.tick_params(which="minor", labelcolor=INK, labelsize=8)  # of logarithmic axes of one or two decades
+    axes.xaxis.label.set(color=INK, size=10)
+    axes.yaxis.label.set(color=INK, size=10)
+    axes.title.set(color=INK, size=10.5)
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
 
@@ -265,7 +271,7 @@ def _share_heights(places: Sequence[Axes]) -> None:
 
 def legend_above(axes: Axes, columns: int) -> None:
     """A legend above the axes: inside, a level across hides behind it or strikes it through."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, **_LEGEND)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, **LEGEND)
 
 
 def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:
@@ -299,273 +305,3 @@ def _label_decades(axis: Axis) -> None:
     axis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:g}")
     )
-
-
-def training(
-    curves: Mapping[str, Mapping[int, Curve]], *, y: str, levels: Mapping[str, float] | None = None
-) -> Figure:
-    """A figure over training, against rows and against time: a faint line for each seed, and their mean.
-
-    Args:
-        curves: Curves by method and seed.
-        y: What the vertical axes show.
-        levels: Values of methods without steps, as lines across.
-    """
-    levels = levels or {}
-    style_of = looks([*levels, *curves])
-    every = [curve for seeds in curves.values() for curve in seeds.values()]
-    counted = any(curve.rows.any() for curve in every)
-    longest = max((np.nanmax(curve.seconds, initial=0.0) for curve in every), default=0.0)
-    unit, second = _unit_of_time(float(longest))
-    lines = -(-len(style_of) // 6)
-    made, axes = figure(8.0, 3.1 + 0.22 * lines, columns=2, sharey=True)
-    for place, across in zip(axes[0], ("rows" if counted else "steps", "seconds"), strict=True):
-        scale = second if across == "seconds" else 1.0
-        log = _cost_axis(place, every, across, unit)
-        for method, level in levels.items():
-            place.axhline(
-                level, label=method, color=style_of[method][0], linewidth=1.4, linestyle=(0, (5, 3))
-            )
-        for method, seeds in curves.items():
-            colour_of, mark = style_of[method]
-            drawn = [(getattr(curve, across) / scale, curve.values) for curve in seeds.values()]
-            if len(drawn) > 1:
-                for points in drawn:
-                    _line(place, points, log, color=colour_of, linewidth=0.8, alpha=0.4)
-            middle = _mean(list(seeds.values()), across)
-            shown = (middle[0] / scale, middle[1])
-            _line(
-                place, shown, log, color=colour_of, linewidth=1.7, label=method, marker=mark, markersize=4.5
-            )
-    values = [curve.values for curve in every] + [np.array(list(levels.values()))]
-    if _decades(np.concatenate(values)) > 1:
-        axes[0, 0].set_yscale("log")
-    axes[0, 0].set_ylabel(y, parse_math=False)  # a unit may have a $
-    _legend(made, axes[0, 0])
-    return made
-
-
-def trust(
-    errors: Mapping[str, Mapping[int, Curve]],
-    agreements: Mapping[str, Mapping[int, Curve]],
-    distrusted: Mapping[str, Mapping[int, Curve]],
-) -> Figure:
-    """How far learned tangents can be believed, over the steps of training.
-
-    Args:
-        errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
-        agreements: In each check, the change of the loss along the gradient over what the gradient says;
-            drawn at the edge where it is far off.
-        distrusted: Above 0 in steps without trust; a strip below shows them, with a lane for each method.
-    """
-    style_of = looks(dict.fromkeys([*errors, *agreements, *distrusted]))
-    lost = {
-        method: seeds
-        for method, seeds in distrusted.items()
-        if any((curve.values > 0).any() for curve in seeds.values())
-    }
-    strip = 0.16 * len(lost) + 0.05  # of height in inches
-    heights = {"height_ratios": [2.2, strip]} if lost else {}
-    made, axes = figure(
-        8.0,
-        2.8 + (strip if lost else 0.0),
-        rows=1 + bool(lost),
-        columns=2 if agreements else 1,
-        sharex=True,
-        **heights,
-    )
-    for method, seeds in errors.items():
-        for number, curve in enumerate(seeds.values()):
-            smooth = curve.smooth()
-            points = smooth.steps, smooth.values
-            name = {"label": method} if number == 0 else {}
-            _line(axes[0, 0], points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
-    axes[0, 0].set(ylabel="relative error of predictions")
-    every = [curve.smooth().values for seeds in errors.values() for curve in seeds.values()]
-    highest = max(np.nanmax(values, initial=0.0) for values in every)
-    if highest > 10:
-        axes[0, 0].set_yscale("log")
-    else:
-        axes[0, 0].set_ylim(bottom=0.0)
-    for method, seeds in agreements.items():
-        colour_of, mark = style_of[method]
-        for curve in seeds.values():
-            shown = np.clip(curve.values, *AGREEMENT)
-            axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
-    if agreements:
-        axes[0, 1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
-    for place in axes[0]:
-        place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
-    for place in axes[1:].flat:
-        for lane, (method, seeds) in enumerate(lost.items()):
-            for curve in seeds.values():
-                bars = place.broken_barh(_spans(curve.steps[curve.values > 0]), (lane + 0.1, 0.8))
-                bars.set(color=style_of[method][0], alpha=1 / len(seeds) ** 0.5, linewidth=0)
-        place.set(ylim=(len(lost), 0), yticks=[])
-        place.grid(visible=False)
-    if lost:
-        axes[1, 0].set_ylabel("no trust", rotation=0, ha="right", va="center")
-    for place in axes[-1]:
-        place.set(xlabel="optimiser steps")
-    _legend(made, axes[0, 0])
-    return made
-
-
-def _spans(steps: np.ndarray) -> list[tuple[float, float]]:
-    """Where neighbouring steps begin, and how many they are: `(start, length)` of each stretch."""
-    parts = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
-    return [(float(part[0]) - 0.5, float(len(part))) for part in parts if len(part)]
-
-
-def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Mapping[int, Curve]]) -> Figure:
-    """How often recorded answers were replayed after each step, and of how many last steps they were.
-
-    Args:
-        counts: Replays that may follow a step, by method and seed.
-        windows: Steps whose answers are kept then.
-    """
-    style_of = looks(counts)
-    made, axes = figure(8.0, 2.4, columns=2, sharex=True)
-    for place, curves in zip(axes[0], (counts, windows), strict=True):
-        for method, seeds in curves.items():
-            for number, curve in enumerate(seeds.values()):
-                name = {"label": method} if number == 0 else {}
-                points = curve.steps, curve.values
-                _line(place, points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
-        place.set(xlabel="optimiser steps")
-        place.set_ylim(bottom=0.0)
-    axes[0, 0].set(ylabel="replays after a step")
-    axes[0, 1].set(ylabel="last steps kept")
-    _legend(made, axes[0, 0])
-    return made
-
-
-def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
-    """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
-
-    Where there are more runs than kinds of line, the next ones have hollow marks, and then wide lines. Each
-    curve has its run's name at its end.
-
-    Args:
-        runs: Curves by run, method and seed.
-        y: What the vertical axis shows.
-    """
-    methods = dict.fromkeys(method for of_run in runs.values() for method in of_run)
-    style_of = looks(methods)
-    every = [curve for of_run in runs.values() for seeds in of_run.values() for curve in seeds.values()]
-    across = "rows" if any(curve.rows.any() for curve in every) else "steps"
-    made, axes = figure(8.0, 4.0)
-    place = axes[0, 0]
-    log = _cost_axis(place, every, across)
-    for number, (run, of_run) in enumerate(runs.items()):
-        look = _look_of_run(number)
-        mark = "o" if "markerfacecolor" in look else ""
-        place.plot([], [], color=_INK, marker=mark, label=run, **look)
-        for method, seeds in of_run.items():
-            points = _mean([curve.smooth() for curve in seeds.values()], across)
-            colour_of, mark = style_of[method]
-            drawn = _line(place, points, log, color=colour_of, marker=mark, **look)
-            if drawn.size:
-                end = (float(drawn[0, -1]), float(drawn[1, -1]))
-                place.annotate(
-                    run, end, (4, -3), textcoords="offset points", color=colour_of, fontsize=8, bbox=_HALO
-                )
-    for method, (colour_of, mark) in style_of.items():
-        place.plot([], [], color=colour_of, marker=mark, markersize=4.5, linewidth=1.5, label=method)
-    if _decades(np.concatenate([curve.values for curve in every])) > 1:
-        place.set_yscale("log")
-    place.set_ylabel(y)
-    wide = {**_LEGEND, "handlelength": 4.5}  # in less two kinds of line look the same
-    made.legend(*place.get_legend_handles_labels(), loc="outside right upper", **wide)
-    return made
-
-
-def _look_of_run(number: int) -> dict[str, Any]:
-    """The line and the mark's face of a run, another one for each of 28."""
-    face = {} if number // len(_DASHES) % 2 == 0 else {"markerfacecolor": "white"}
-    width = 1.5 if number // (2 * len(_DASHES)) % 2 == 0 else 2.8
-    return {"linestyle": _DASHES[number % len(_DASHES)], "linewidth": width, "markersize": 4.5, **face}
-
-
-_DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 2)),
-    (0, (1, 1.5)),
-    (0, (6, 2, 1, 2)),
-    (0, (10, 3)),
-    (0, (6, 2, 1, 2, 1, 2)),
-    (0, (3, 4)),
-)
-_HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-_LEGEND: dict[str, Any] = {
-    "frameon": False,
-    "fontsize": 9,
-    "labelcolor": _INK,
-    "handlelength": 2.2,
-    "columnspacing": 1.4,
-    "borderpad": 0.2,
-}
-
-
-def _cost_axis(axes: Axes, curves: Sequence[Curve], across: str, unit: str = "s") -> bool:
-    """Name the axis of rows, steps or seconds; logarithmic where the ends of curves differ by tenfold."""
-    names = {"rows": "rows in training", "steps": "optimiser steps", "seconds": f"time in steps ({unit})"}
-    axes.set_xlabel(names[across])
-    ends = [getattr(curve, across)[-1] for curve in curves]
-    log = _decades([end for end in ends if end > 0]) > 1
-    if log:
-        axes.set_xscale("log")
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5 if max(ends) < 1e6 else 4))  # more long numbers overprint
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}")
-    return log
-
-
-def _legend(made: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        lines = -(-len(names) // 6)
-        made.legend(handles, names, loc="outside upper left", ncols=-(-len(names) // lines), **_LEGEND)
-
-
-def _line(
-    axes: Axes,
-    points: tuple[ArrayLike, ArrayLike],
-    log: bool,
-    **look: Any,
-) -> np.ndarray:
-    """A line through the finite points; with a logarithmic axis from the first that has a place on it.
-
-    Returns:
-        The points that were drawn, `(2, points)`.
-    """
-    drawn = np.array(points, dtype=float)
-    drawn = drawn[:, np.isfinite(drawn).all(axis=0) & ((drawn[0] > 0) if log else True)]
-    axes.plot(*drawn, markevery=max(1, drawn.shape[1] // 8), **look)
-    return drawn
-
-
-def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of several seeds' curves at the steps that all of them have."""
-    places = [{step: place for place, step in enumerate(curve.steps.tolist())} for curve in curves]
-    common = [step for step in sorted(places[0]) if all(step in place for place in places)]
-    at = [[place[step] for step in common] for place in places]
-    x, y = (
-        np.mean([getattr(curve, name)[index] for curve, index in zip(curves, at, strict=True)], axis=0)
-        for name in (across, "values")
-    )
-    return x, y
-
-
-def _decades(values: ArrayLike) -> float:
-    """How many powers of ten finite values span; 0 where one of them is not above zero."""
-    finite = np.asarray(values, dtype=float)
-    finite = finite[np.isfinite(finite)]
-    if finite.size == 0 or finite.min() <= 0:
-        return 0.0
-    return float(np.log10(finite.max() / finite.min()))
-
-
-def _unit_of_time(seconds: float) -> tuple[str, float]:
-    """The unit in which so many seconds are read well, and its length."""
-    return ("h", 3600.0) if seconds > 3 * 3600 else ("min", 60.0) if seconds > 180 else ("s", 1.0)

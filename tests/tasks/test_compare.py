@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from tasks.command import cli
 from tasks.errors import ConfigurationError, RunFolderError
-from tasks.report import findings, pictures
+from tasks.report import findings, pictures, plots
 from tasks.report.compare import compare
 from tests.tasks.made_runs import from_elsewhere, made
 from tests.tasks.test_html_report import read
@@ -76,7 +76,7 @@ def test_a_method_that_is_not_applicable_is_called_so_and_its_rows_count(tmp_pat
 
 def test_no_two_runs_have_one_kind_of_line(tmp_path):
     runs = {name: {"cge": {0: curve()}, "rge": {0: curve()}} for name in ascii_uppercase}
-    axes = pictures.compared(runs, y="loss").axes[0]
+    axes = plots.compared(runs, y="loss").axes[0]
     lines = [
         line for line in axes.lines if line.get_color() == pictures.colour("cge") and len(line.get_xdata())
     ]

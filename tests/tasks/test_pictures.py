@@ -16,7 +16,7 @@ from tasks.configuration import names
 from tasks.errors import ProblemError
 from tasks.methods.shared import METHODS
 from tasks.problem import problems
-from tasks.report import Curve, pictures
+from tasks.report import Curve, pictures, plots
 
 pytestmark = pytest.mark.usefixtures("drawn")
 KINDS = [WakeFlow, DenoisedSmoothing, ImageClassification, WithoutBackpropagation]
@@ -192,12 +192,12 @@ def test_training_shows_each_seed_and_their_mean_at_common_steps():
     found = {
         "rge": {0: curve([0, 10, 20], [4, 2, 1]), 1: curve([0, 30], [8, np.nan]), 2: curve([0, 20], [6, 4])}
     }
-    rows, time = pictures.training(found, y="validation").axes
+    rows, time = plots.training(found, y="validation").axes
     *seeds, mean = rows.get_lines()
     assert [line.get_ydata().tolist() for line in seeds] == [[4, 2, 1], [8], [6, 4]]  # NaN is left out
     assert mean.get_xydata().tolist() == [[0, 6]]  # at step 1 one seed has no figure, step 2 not all have
     assert rows.get_xscale() == time.get_xscale() == "linear"
-    (alone,) = pictures.training({"rge": {0: found["rge"][0]}}, y="validation").axes[0].get_lines()
+    (alone,) = plots.training({"rge": {0: found["rge"][0]}}, y="validation").axes[0].get_lines()
     assert alone.get_xdata().tolist() == [0, 10, 20]
 
 
@@ -206,7 +206,7 @@ def test_the_axis_of_rows_is_logarithmic_where_methods_are_far_apart():
         "tangents": {0: curve([0, 50, 100], [4, 2, 1])},
         "cge": {0: curve([0, 20_000, 40_000], [4, 3, 2])},
     }
-    made = pictures.training(found, y="validation", levels={"none": 4.0})
+    made = plots.training(found, y="validation", levels={"none": 4.0})
     rows, time = made.axes
     assert rows.get_xscale() == "log" and time.get_xscale() == "linear"
     level, tangents, cge = rows.get_lines()
@@ -216,20 +216,20 @@ def test_the_axis_of_rows_is_logarithmic_where_methods_are_far_apart():
 
 
 def test_a_figure_below_zero_has_a_linear_axis_and_no_rows_an_axis_of_steps():
-    made = pictures.training({"rge": {0: curve([0, 0, 0], [-1, 500, 2])}}, y="score")
+    made = plots.training({"rge": {0: curve([0, 0, 0], [-1, 500, 2])}}, y="score")
     assert made.axes[0].get_yscale() == "linear"
     assert made.axes[0].get_xlabel() == "optimiser steps"
 
 
 def test_hours_are_not_shown_in_seconds():
-    made = pictures.training({"rge": {0: curve([0, 1, 2], [3, 2, 1], second=3600 * 4)}}, y="score")
+    made = plots.training({"rge": {0: curve([0, 1, 2], [3, 2, 1], second=3600 * 4)}}, y="score")
     assert made.axes[1].get_xlabel() == "time in steps (h)"
     assert made.axes[1].get_lines()[0].get_xdata().tolist() == [0, 4, 8]
 
 
 def test_a_unit_with_dollars_is_no_formula(tmp_path):
     y, found = "cost ($/h, 0.1 $/h^)", {"cge": {0: curve([1, 2], [3.0, 2.0])}}
-    made = pictures.training(found, y=y)
+    made = plots.training(found, y=y)
     shown = imread(pictures.save(made, tmp_path / "shown.png"))
     made.axes[0].set_ylabel(y.replace("$", r"\$"), parse_math=True)
     assert np.array_equal(shown, imread(pictures.save(made, tmp_path / "escaped.png")))
@@ -296,7 +296,7 @@ def test_numbers_on_logarithmic_axes_do_not_overprint(tmp_path, low, decades):
 def test_numbers_of_rows_do_not_overprint(tmp_path, rows):
     counts = np.linspace(0, rows, 9)
     curve = Curve(np.arange(9), counts, np.linspace(0, 9, 9), np.linspace(1, 2, 9))
-    made = pictures.training({"rge": {0: curve}}, y="loss")
+    made = plots.training({"rge": {0: curve}}, y="loss")
     pictures.save(made, tmp_path / "rows.png")
     texts = [text for text in made.axes[0].get_xticklabels() if 0 <= text.get_position()[0] <= rows]
     spans = sorted((box.x0, box.x1) for box in (text.get_window_extent() for text in texts))

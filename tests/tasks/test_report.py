@@ -14,7 +14,7 @@ from tasks.configuration import names
 from tasks.errors import ProblemError, RunFolderError
 from tasks.folder.result import Result
 from tasks.problem import problems
-from tasks.report import Details, Heading, Paragraph, Table, findings, lead, pictures
+from tasks.report import Details, Heading, Paragraph, Table, findings, lead, pictures, plots
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
@@ -298,7 +298,7 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
     assert (run.path / "trust.png").is_file()
     curves = findings.Findings(run, Result.read(run.path)).curves
     names = ("error", "agreement", "distrusted")
-    drawn = pictures.trust(*(curves(f"gradient_tangent_{name}") for name in names))
+    drawn = plots.trust(*(curves(f"gradient_tangent_{name}") for name in names))
     error, agreement, *strips = drawn.axes  # made with steps 5, 6 and 7 of the ten not trusted
     for strip, panel in zip(strips, (error, agreement), strict=True):
         (bars,) = strip.collections
@@ -306,7 +306,7 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
         assert (bar.get_extents().x0, bar.get_extents().x1) == (4.5, 7.5)
         assert strip.get_position().y1 < panel.get_position().y0  # it covers no curve
     assert "Left: the relative error" in page(run) and "Below: steps without trust in them" in page(run)
-    alone = pictures.trust(curves("gradient_tangent_error"), {}, {})
+    alone = plots.trust(curves("gradient_tangent_error"), {}, {})
     assert len(alone.axes) == 1
     other = made(tmp_path, {"cge": 0.4})
     assert "can be believed" not in page(other)
