@@ -299,7 +299,7 @@ def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
 def _cost_of_tangents(problem: Problem, steps: int, least_probes: int = 0) -> Cost:
     config = problem.config
     policy, probes = zo.tangents.TrustPolicy(), config.probes or least_probes
-    checks = sum(policy.checks(step, guesses=not probes) for step in range(steps))
+    checks = policy.checks_within(steps, guesses=not probes)
     queries = steps * probes + checks
     least = steps + queries
     return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)), learns=True)

@@ -361,3 +361,26 @@ def test_rows_of_a_rare_class_one_by_one_count_as_their_weights_say(seed):
         said = [str(warning.message) for warning in caught if "all in one direction" in str(warning.message)]
         assert len(said) == (way == "learned")
     assert ends["learned"] < 1.1 * ends["first order"]
+
+
+def test_a_state_from_before_a_layer_was_unfrozen_goes_on():
+    box = FromTorch(torch.sin, X, (ArraySpec("y", (2,)),))
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    network[0].requires_grad_(False)
+
+    def gradient():
+        chosen = [name for name, weight in network.named_parameters() if weight.requires_grad]
+        tangent = zo.tangents.IdentityTangent()
+        return zo.TangentGradient(
+            network, lambda n, x: box(n(x)).sum(dim=1), boxes=[box], tangent=tangent, parameters=chosen
+        )
+
+    before = gradient()
+    for step in range(3):
+        before.backward(torch.randn(4, 2, generator=torch.Generator().manual_seed(step)))
+    network[0].requires_grad_(True)
+    after = gradient()
+    after.load_state_dict(before.state_dict())
+    network.zero_grad()
+    after.backward(torch.ones(4, 2))
+    assert all(weight.grad is not None and bool(weight.grad.any()) for weight in network[0].parameters())

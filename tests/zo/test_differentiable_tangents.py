@@ -426,3 +426,27 @@ def test_an_action_that_is_a_function_of_the_state_is_said_once():
     (said,) = in_closed_loop(0.0)
     assert "'action'" in said and "'state'" not in said and "zo.TangentGradient" in said
     assert not in_closed_loop(0.3)
+
+
+# Without queries, along its gradient
+
+
+@pytest.mark.parametrize("weak", [True, False], ids=["hidden by the other input", "alone"])
+def test_a_derivative_that_values_hardly_show_is_told(weak):
+    specs = (ArraySpec("x", (4,)), ArraySpec("a", (2,)))
+
+    def function(x, a):
+        large = torch.sin(2.0 * x[:, :2]) + x[:, 2:] * x[:, 1:3]
+        return (3.0 * large if weak else 0.0) + (0.02 if weak else 1.0) * torch.sin(3.0 * a + x[:, :2])
+
+    box = FromTorch(function, specs, (ArraySpec("y", (2,)),))
+    solver = zo.differentiable(box, tangent=zo.KernelTangent(), seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(55):
+            x, a = weights(16, 4, seed=step), weights(16, 2, seed=1000 + step).requires_grad_()
+            solver(x, a).sum().backward()
+    words = [str(warning.message) for warning in caught]
+    assert len(words) == weak and all("along the gradient as KernelTangent" in said for said in words)
+    assert solver.counts.checks == 48  # sixteen rows, both ways and where they are
+    assert (solver.trust[0] or 1.0) < 0.3  # which says nothing of the derivative by the action

@@ -260,3 +260,12 @@ def test_a_step_takes_no_more_rows_on_average_than_it_says(max_rows):
     assert box.ledger.rows_run == 4.5 * 4 * 5 * 3 <= gradient.watch.max_rows * 4 * 5 * 3
     assert f"max_rows={gradient.watch.max_rows:g}" in repr(gradient)
     assert gradient.watch.max_rows == (6 if max_rows == 6 else 4.5)
+
+
+def test_a_misspelt_argument_of_a_probed_gradient_is_refused():
+    network, box = nn.Linear(3, 3), FromTorch(torch.sin, (ArraySpec("x", (3,)),), (ArraySpec("y", (3,)),))
+    for name, meant in (("probe", "probes"), ("sed", "seed"), ("max_row", "max_rows")):
+        with pytest.raises(
+            zo.ConfigurationError, match=f"ProbedGradient.*got '{name}'. Did you mean '{meant}'"
+        ):
+            zo.ProbedGradient(network, lambda n, x: box(n(x)).sum(dim=1), boxes=[box], **{name: 1})

@@ -243,6 +243,28 @@ def test_what_costs_no_rows_comes_before_probes_and_then_it_is_said_that_nothing
     assert sorted(set(probes)) == [0, 1, 2] and probes.count(0) == 8
 
 
+def test_no_probes_are_added_in_front_of_noise_that_is_larger_than_what_they_change():
+    for felt, probes in ((1e-3, 0), (1.0, 2)):
+        watch = TrustWatch(TrustPolicy(average=2, check_every=None), 0, 3.1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(24):
+                noisy = check_of(None, noise=0.1) if step == 2 else check_of()
+                watch.saw(step, 9.0, noisy, felt=felt)
+        assert watch.probes == probes
+        said = " ".join(str(warning.message) for warning in caught)
+        assert ("change the loss by less than the noise does" in said) == (not probes)
+
+
+@pytest.mark.parametrize("every", [None, 1, 2, 9, 10, 11, 25])
+@pytest.mark.parametrize("guesses", [False, True])
+def test_checks_are_counted_as_they_come(every, guesses):
+    policy = TrustPolicy(check_every=every)
+    for steps in (0, 1, 2, 9, 10, 11, 24, 25, 26, 100):
+        counted = sum(policy.checks(step, guesses) for step in range(steps))
+        assert policy.checks_within(steps, guesses) == counted
+
+
 def test_a_first_check_comes_after_ten_steps():
     assert [step for step in range(60) if TrustPolicy().checks(step)] == [9, 24, 49]
     assert [step for step in range(20) if TrustPolicy(check_every=8).checks(step)] == [7, 15]

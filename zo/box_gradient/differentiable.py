@@ -67,6 +67,9 @@ def differentiable(
     why: a `NoiseWarning` if the box is noisy or rounds, a `SlopeWarning` if it jumps, curves within mu, or
     has a kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change
     no gradient, and where a budget has no rows left for them they are left out.
+    Without queries, of a tangent of values, up to 16 rows are moved both ways along its gradient in
+    backward passes 50, 500 and so on, and asked once more where they are. A `TangentWarning` says once that
+    the box changes by less than half of what the gradient says, or more than twice that.
     Numbers of an output that no query of the first three calls changes, while others answer, and that have
     few different values, are said by a `ZeroGradientWarning`: they come in steps wider than what mu changes.
 

@@ -17,6 +17,7 @@ from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.arrays import in_order
 from blackbox.checks import check_count, check_flag, check_fraction
 from blackbox.running import outside_autocast
+from zo.box_gradient.along import along_gradient
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.doubt import LEAST, gives_slopes, is_checked, look_again, most_asked
 from zo.box_gradient.once import Once
@@ -278,7 +279,10 @@ class DifferentiableBox(nn.Module):
             differences = (pairs.response * self._tangent.cotangent(pairs, cotangents)).sum(dim=-1)
             self._look_again(call, queries, differences.double(), pairs.valid, outputs, cotangents)
             by_place = self._tangent.pull_back(call, pairs, cotangents)
-            return [by_place[place] for place in queries.perturbed]
+            gradients = [by_place[place] for place in queries.perturbed]
+            if self.check and self.estimator is None and self.box.settable and self._tangent.due:
+                self._look_along(call, queries, gradients, outputs, cotangents)
+            return gradients
         kept = {place: outputs[place] for place in cotangents}
         moved = self._once.watched(kept)
         differences, valid, answered = row_differences(queries, kept, cotangents, moved)
@@ -307,6 +311,21 @@ class DifferentiableBox(nn.Module):
             self._spent(checks=asked)
             if doubt is not None:
                 self._once.doubt(call, doubt)
+
+    def _look_along(
+        self,
+        call: int,
+        queries: RowQueries,
+        gradients: list[Tensor],
+        outputs: list[Tensor],
+        cotangents: dict[int, Tensor],
+    ) -> None:
+        """Move a few rows along the gradient of a tangent that asks no queries; say once if it is wrong."""
+        kept = {place: outputs[place] for place in cotangents}
+        agreement = along_gradient(queries, gradients, kept, cotangents)
+        self._spent(checks=agreement.asked)
+        if agreement.found is not None and agreement.wrong:
+            self._once.wrong(call, repr(self.tangent), agreement.found)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""

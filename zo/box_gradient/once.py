@@ -201,5 +201,23 @@ class Once:
             TangentWarning,
         )
 
+    def wrong(self, call: int, tangent: str, found: float) -> None:
+        """Warn of a tangent whose gradient the box does not follow.
+
+        Args:
+            call: the number of the call.
+            tangent: which, in words.
+            found: what the box changes by along the gradient, over what that says.
+        """
+        self._say(
+            "wrong",
+            f"{self._box}, call {call}: expected a box that changes along the gradient as {tangent} says, "
+            f"got {found:.2g} times that, in rows that were moved both ways. Values may be predicted well, "
+            "and the derivative by these inputs is not, as where others have most of the effect. Vary them "
+            "more; take zo.TangentGradient, which dithers them; or an estimator, such as zo.RowRGE. "
+            f"{SAID}",
+            TangentWarning,
+        )
+
     def _say(self, name: str, words: str, category: type[Warning]) -> None:
         self._notices.say(Notice(name, words, category))

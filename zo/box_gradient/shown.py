@@ -45,6 +45,8 @@ class Shown:
             return []
         self._moved |= set(moved)
         before, rows = self._count, len(inputs[0])
+        if not rows:
+            return []
         for kept, array, spec in zip(self._rows, inputs, self._box.inputs, strict=True):
             flat = array.detach().reshape(rows, -1).double().cpu()
             kept.append(sketch(flat) if spec.modelled else flat[:, :0])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.notices import Notice, Notices
+from zo.box_gradient.doubt import is_checked
 from zo.box_gradient.row_queries import RowQueries
 from zo.errors import TangentWarning
 from zo.same_run import arrays_of
@@ -48,6 +49,7 @@ class TangentRows:
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
         self._passes, self._mean = 0, 0.0  # backward passes, and the running mean of their errors
+        self.due = False  # whether the gradient of this call is to be compared with the box
 
     def start(self) -> None:
         """A call was made: the next backward is another one."""
@@ -102,6 +104,7 @@ class TangentRows:
         """
         cotangent = self.cotangent(pairs, cotangents)
         with _learning:
+            self.due = False
             pairs = self._learn(call, pairs)
             pieces = self.tangent.at(pairs).pull(cotangent).split(sizes(pairs.inputs), dim=1)
         places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
@@ -187,9 +190,14 @@ class TangentRows:
                     TangentWarning,
                 )
             )
+        known = "unknown" not in self._notices.said
+        self.due = known and self._passes % JUDGED == 0 and is_checked(self._passes // JUDGED)
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:
     """The differentiable arrays end to end, `(rows, size)`."""
     pairs = zip(specs, arrays, strict=True)
-    return torch.cat([array.reshape(len(array), -1) for spec, array in pairs if spec.differentiable], dim=1)
+    flat = [
+        array.reshape(len(array), array.shape[1:].numel()) for spec, array in pairs if spec.differentiable
+    ]
+    return torch.cat(flat, dim=1)

@@ -25,7 +25,7 @@ from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
 from zo.tangents.step.room import Room
-from zo.tangents.step.settings import GradientSettings, Probing
+from zo.tangents.step.settings import GradientSettings, Probing, refuse_unknown
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy, TrustWatch
@@ -157,7 +157,12 @@ class TangentGradient:
         imaginations: int | None = None,
         **of_probes: Any,
     ) -> None:
-        names = TangentGradient.__init__.__kwdefaults__ or {}
+        names = {
+            *(TangentGradient.__init__.__kwdefaults__ or {}),
+            *(type(self).__init__.__kwdefaults__ or {}),
+        }
+        if self._probing is not None:
+            refuse_unknown(type(self).__name__, of_probes, names)
         settings = GradientSettings.checked(
             network,
             objective,

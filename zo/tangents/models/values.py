@@ -448,7 +448,7 @@ def _ends_of(state: dict[str, Any]) -> tuple[Sequence[bool], Odd]:
 
 
 def _flat(array: Tensor) -> Tensor:
-    return array.reshape(len(array), -1)
+    return array.reshape(len(array), array.shape[1:].numel())
 
 
 def _varied(y: Tensor) -> bool:

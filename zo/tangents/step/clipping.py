@@ -195,7 +195,7 @@ class _CutOff(NamedTuple):
     def with_step(self, gradient: Tensor, share: float) -> _CutOff:
         """The sums with a further gradient, of which a share is kept."""
         rest = (1 - share) * gradient
-        if not len(self.cut):
+        if len(self.cut) != len(rest):  # none yet, or that of a network with other layers unfrozen
             return _CutOff(gradient - rest, rest, float(rest.square().sum()))
         squares = FADING**2 * self.squares + float(rest.square().sum())
         return _CutOff(FADING * self.kept + gradient - rest, FADING * self.cut + rest, squares)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -54,6 +56,7 @@ class Judgement:
         # of the last step: whether no gradient was added, what is to be said of that, unexplained inputs
         self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
+        self._mu = settings.probing.mu  # a probe moves each weight by it, and the loss by it times |gradient|
 
     @property
     def shared(self) -> tuple[Any, ...]:
@@ -105,7 +108,9 @@ class Judgement:
         outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
         excite = partial(self.excitation.judge_again, spread_around(gradient))
         with alone(self._ranks):
-            self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
+            error, improve = self._stand_ins.error, self._stand_ins.improve
+            felt = self._mu * _length(gradient.gradients)
+            self.watch.saw(number, error, outcome.check, improve, excite, felt)
 
     def metrics(self) -> dict[str, float | None]:
         """What the last check has shown, the probes of the next step, trust, and the dither."""
@@ -166,3 +171,7 @@ class Judgement:
             if not self.excitation.excites(place):
                 tangent.forget()
         return unknowns
+
+
+def _length(gradients: Sequence[Tensor]) -> float:
+    return math.sqrt(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))

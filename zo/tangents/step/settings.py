@@ -29,6 +29,23 @@ from zo.tangents.trust import TrustPolicy
 MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
 
 
+def refuse_unknown(owner: str, arguments: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse arguments that a gradient has none of.
+
+    Args:
+        owner: the gradient's class.
+        arguments: their names.
+        known: the names of what may be.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for name in arguments:
+        raise ConfigurationError(
+            f"{owner}: expected one of its arguments, got {name!r}. {nearest(name, known)}"
+        )
+
+
 @dataclass(frozen=True)
 class Probing:
     """How probes are made and evaluated, and how many there are to begin with: see `ProbedGradient`.
@@ -71,12 +88,8 @@ class Probing:
         Warns:
             DeprecationWarning: there is one.
         """
-        names = [field.name for field in fields(cls)]
-        for name in arguments:
-            if name not in names:
-                raise ConfigurationError(
-                    f"TangentGradient: expected one of its arguments, got {name!r}. {nearest(name, known)}"
-                )
+        names = {field.name for field in fields(cls)}
+        refuse_unknown("TangentGradient", [name for name in arguments if name not in names], known)
         if arguments:
             warn(
                 f"TangentGradient: expected {', '.join(arguments)} to be given to zo.ProbedGradient, which "
@@ -220,8 +233,8 @@ def _max_rows(max_rows: float | None, probes: int) -> float:
 
 
 def _objective(objective: Objective) -> Objective:
-    """The objective; refuses a closure."""
-    checked = as_objective(objective)
+    """The objective, as it was written where it is compiled, since it calls boxes; refuses a closure."""
+    checked = as_objective(getattr(objective, "_torchdynamo_orig_callable", objective))
     if isinstance(checked, Closed):
         raise ConfigurationError(
             "TangentGradient, objective: expected objective(network, batch), got a closure without "

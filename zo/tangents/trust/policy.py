@@ -95,6 +95,13 @@ class TrustPolicy:
         if self.check_every is not None:
             check_count("TrustPolicy", "check_every", self.check_every)
 
+    def checks_within(self, steps: int, guesses: bool = False) -> int:
+        """How many of so many steps are checked: `checks`, counted."""
+        every = self.check_every
+        if every is None or steps < 1:
+            return 0
+        return steps // every + (every > FIRST_CHECK <= steps) + (guesses and every > 1)
+
     def checks(self, step: int, guesses: bool = False) -> bool:
         """Whether a step, from 0, is one of those that are checked; `guesses`: of tangents of values."""
         every = self.check_every

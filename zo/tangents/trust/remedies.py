@@ -18,10 +18,13 @@ class Means:
     Attributes:
         excite: dithers inputs that were not, as values do not show the derivative by them.
         improve: has the tangents do more.
+        felt: what a probe changes the mean loss by, as `State.noise` says what it changes by alone; None
+            where that is not known.
     """
 
     excite: Improve = tuple
     improve: Improve = tuple
+    felt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def _improved(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means)
 
 def _bought(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means) -> Begun | None:
     state = verdict.state
-    more = state.probes if state.flat else min(max(2 * state.probes, 1), terms.most)
+    nothing = state.flat or drowned(state, means.felt)
+    more = state.probes if nothing else min(max(2 * state.probes, 1), terms.most)
     unseen = any(fault.name != "error" for fault in verdict.faults)
     return Begun("probes", state.bought(terms, step, more, unseen)) if more > state.probes else None
 
@@ -89,6 +93,11 @@ REMEDIES = (
         "fault, or trust is lost again, no fault in a check of a step without them",
     ),
 )
+
+
+def drowned(state: State, felt: float | None) -> bool:
+    """Whether a box's noise is more than what a probe changes: of responses it would show nothing."""
+    return state.noise is not None and felt is not None and state.noise > felt
 
 
 def begin(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means) -> Begun | None:

@@ -11,7 +11,7 @@ from zo.tangents.trust import words
 from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.policy import TrustPolicy
-from zo.tangents.trust.remedies import Improve, Means, begin
+from zo.tangents.trust.remedies import Improve, Means, begin, drowned
 from zo.tangents.trust.state import State, TrustTerms, restored, saved
 from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, limit_of, share_of
 
@@ -130,6 +130,7 @@ class TrustWatch:
         check: Check = UNCHECKED,
         improve: Improve = tuple,
         excite: Improve = tuple,
+        felt: float | None = None,
     ) -> None:
         """Take in what a step has shown, and act.
 
@@ -139,6 +140,7 @@ class TrustWatch:
             check: the check of the step; its `flat` may be that of the probes.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
             excite: asked before that for inputs that are dithered now, in words.
+            felt: what a probe changes the mean loss by: where boxes are noisier, none are added.
 
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: inputs are dithered,
@@ -157,7 +159,7 @@ class TrustWatch:
             self._notices.say(words.missing(self.terms, step, verdict))
             self._notices.settle(*words.of_probes(self.terms))
         if verdict.lost:
-            self._mend(step, verdict, Means(excite, improve))
+            self._mend(step, verdict, Means(excite, improve, felt))
 
     def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
         """Take in inputs whose derivative values do not show and that are not dithered; buy a probe.
@@ -208,7 +210,8 @@ class TrustWatch:
             return
         remedy = begin(self.terms, step, verdict, means)
         if remedy is None:
-            self._notices.say(words.stuck(self.terms, step, verdict))
+            noisy = drowned(verdict.state, means.felt)
+            self._notices.say(words.stuck(self.terms, step, verdict, noisy))
             return
         self._notices.say(words.begun(self.terms, step, verdict, remedy, self._control()))
         if remedy.state.held and verdict.state.returned:  # that was the last word on it

@@ -131,9 +131,10 @@ def of_probes(terms: TrustTerms) -> list[str]:
     return ["missing", *purchases]
 
 
-def stuck(terms: TrustTerms, step: int, verdict: TrustVerdict) -> Notice:
-    """No remedy is left."""
-    return _notice(stuck_name(verdict.state), f"{_broken(step, verdict)}. {_advice(terms, verdict)}")
+def stuck(terms: TrustTerms, step: int, verdict: TrustVerdict, noisy: bool = False) -> Notice:
+    """No remedy is left; `noisy`: probes, which would show noise alone, are none."""
+    advice = _advice(terms, verdict, noisy)
+    return _notice(stuck_name(verdict.state), f"{_broken(step, verdict)}. {advice}")
 
 
 def stuck_name(state: State) -> str:
@@ -217,7 +218,7 @@ def _cost(terms: TrustTerms, state: State, probes: int) -> str:
     )
 
 
-def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
+def _advice(terms: TrustTerms, verdict: TrustVerdict, noisy: bool) -> str:
     """What a user can do where no remedy is left."""
     risk, state, most = "Training may be worse than none", verdict.state, 2 - terms.policy.agreement
     if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
@@ -228,6 +229,11 @@ def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
     )
     if not terms.learning:
         return words + "take a tangent that learns."
+    if noisy:
+        return (
+            f"{words}take larger batches, over which the boxes' noise is averaged. No probes are added: they "
+            "change the loss by less than the noise does. zo.ProbedGradient takes wider ones, by its mu."
+        )
     if state.flat:  # of which probes show nothing
         return f"{words}prefit the tangent on more of the box's answers, or take another kind."
     if not state.probes:

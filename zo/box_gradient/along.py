@@ -1,0 +1,94 @@
+"""Whether a box changes along the gradient of a tangent as that says: for tangents that ask no queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from blackbox import BudgetError, RowFailedError
+from zo.box_gradient.row_queries import RowQueries, row_differences
+
+FEWEST, MOST = 4, 16  # rows of a check
+FAR = 0.05  # spreads of the inputs over the rows, that a row is moved by
+SMALL = 0.1  # of a number's size: its spread where it is the same in all rows
+LEAST, GREATEST = 0.5, 2.0  # of what the gradient says
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the rows of a check have shown.
+
+    Attributes:
+        found: the change of the scalar along the gradient, over what that says; None where nothing shows.
+        error: the standard error of it, from row to row.
+        noisy: whether the box's noise is most of that.
+        asked: rows.
+    """
+
+    found: float | None = None
+    error: float = 0.0
+    noisy: bool = False
+    asked: int = 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is far too little, or too much, by more than chance; or other in each row."""
+        if self.found is None:
+            return False
+        if self.found + self.error < LEAST or self.found - self.error > GREATEST:
+            return True
+        return self.error > GREATEST and not self.noisy
+
+
+def along_gradient(
+    queries: RowQueries, gradients: list[Tensor], outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
+) -> Agreement:
+    """Move some rows both ways along their gradients, and see by how much the scalar changes.
+
+    They are asked a third time where they are, which shows the box's noise.
+
+    Args:
+        queries: those of the call, of which there are none.
+        gradients: `(rows, size)` of each perturbed input.
+        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        cotangents: the gradients of these outputs, of their shapes, under the same places.
+    """
+    values, gradient = queries.values.double(), torch.cat(gradients, dim=1).double()
+    if len(values) < FEWEST:
+        return Agreement()
+    spread = values.std(dim=0)
+    spread = torch.where(spread > 0, spread, SMALL * values.abs().mean(dim=0))
+    lengths = (spread * gradient).norm(dim=1)
+    rows = torch.linspace(0, len(values) - 1, min(len(values), MOST)).long().to(values.device)
+    rows = rows[lengths[rows] > 0]
+    if len(rows) < FEWEST:
+        return Agreement()
+    directions = spread**2 * gradient[rows] / lengths[rows, None]
+    steps = torch.tensor([[FAR], [-FAR], [0.0]], dtype=torch.float64, device=values.device)
+    moved = replace(
+        queries,
+        inputs=[array[rows] for array in queries.inputs],
+        values=queries.values[rows],
+        steps=steps.expand(3, len(rows)),
+        directions=directions.expand(3, -1, -1).to(queries.values),
+    )
+    try:
+        changes, valid, _ = row_differences(
+            moved,
+            {place: output[rows] for place, output in outputs.items()},
+            {place: cotangent[rows] for place, cotangent in cotangents.items()},
+        )
+    except (BudgetError, RowFailedError):  # the gradient is there, and that is what the rows are for
+        return Agreement()
+    both = valid.all(dim=0)
+    if int(both.sum()) < FEWEST:
+        return Agreement(asked=valid.numel())
+    measured, said = (changes[0] - changes[1])[both] / 2, FAR * lengths[rows][both]
+    found = float(measured.sum() / said.sum())
+    apart = measured - found * said
+    noise = changes[2][both]
+    noisy = bool(noise.square().sum() > apart.square().sum() / 2)
+    error = float(apart.square().sum().sqrt() / said.sum()) * (len(said) / (len(said) - 1)) ** 0.5
+    return Agreement(found, error, noisy, valid.numel())
