@@ -8,61 +8,10 @@ import pytest
 import torch
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError, RowFailedError
+from blackbox import BudgetError, RowFailedError
+from tests.zo.populations import TARGET, Square, advance, batch, loss_of, made, of_member, weights
 from zo.tangents import ModelTangent
 from zo.tangents.population import _Member
-
-TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
-
-
-class Square(BlackBoxFunction):
-    """x + x^2 / 4, of each number."""
-
-    arrays = "torch"
-    inputs = outputs = (ArraySpec("x", (4,), "float64"),)
-
-    def evaluate_rows(self, x):
-        return advance(x)
-
-
-def advance(x):
-    return x + x.square() / 4
-
-
-def made(tangent=None, factors=(1, 4, 16), rate=1e-3, adam=torch.optim.Adam, box=None, **settings):
-    """A population of a small network, by default with the box's own derivative."""
-    torch.manual_seed(0)
-    network = torch.nn.Linear(3, 4).double()
-    box = Square() if box is None else box
-    tangent = ModelTangent(advance) if tangent is None else tangent
-    gradient = zo.TangentGradient(
-        network,
-        lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
-        boxes=[box],
-        tangent=tangent,
-        **{"clip": None, "replays": 2, "trust_policy": zo.TrustPolicy(check_every=None), **settings},
-    )
-    optimizer = adam(network.parameters(), lr=rate)
-    return zo.RatePopulation(gradient, optimizer, factors), gradient, optimizer
-
-
-def batch(number):
-    generator = torch.Generator().manual_seed(number)
-    return torch.randn(2, 3, generator=generator, dtype=torch.float64)
-
-
-def loss_of(network, x):
-    return (advance(network(x)) - TARGET).square().sum(dim=1).mean()
-
-
-def weights(network):
-    return torch.cat([weight.detach().flatten() for weight in network.parameters()])
-
-
-def of_member(population, number):
-    """The weights of one that does not lead."""
-    network = population.state_dict()["members"][number]["network"]
-    return torch.cat([network[name].flatten() for name in ("weight", "bias")])
 
 
 def test_members_are_trainings_with_their_rates(monkeypatch):
@@ -194,7 +143,9 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tangent):
         assert other[0].metrics() == whole[0].metrics()
         assert torch.equal(of_member(other[0], 2), of_member(whole[0], 2))
         assert other[1].metrics() == whole[1].metrics()
-    with pytest.raises(zo.ConfigurationError, match="expected the factors of the state"):
+    with pytest.raises(
+        zo.ConfigurationError, match=r"factors=\[1.0, 2.0\], got one with \[1e-06, 1.0, 1000000.0\]"
+    ):
         made(factors=(1, 2))[0].load_state_dict(saved["population"])
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import Parameter, signature
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blackbox import BudgetError
 from blackbox.checks import check_positive
@@ -21,7 +21,10 @@ from blackbox.notices import Notice, Notices
 from zo.batches import Batch
 from zo.errors import ConfigurationError, ObjectiveError, ParameterError, TangentError, TangentWarning
 from zo.evaluators.state import Snapshot
+from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
+from zo.tangents.optimizers import copied, refuse_optimizer, refuse_state_in_groups, without_weights
+from zo.tangents.own_state import OwnState
 
 # decision 143:
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate
@@ -41,7 +44,7 @@ class _Member:
 
     Attributes:
         factor: of its rate, on the optimiser's.
-        state: of the network: its weights, buffers and attributes; None before the first step.
+        state: of the network, see `OwnState`; None before the first step.
         moments: what the optimiser remembers of its steps, by parameter.
         losses: on the last windows, before it trained on them; infinite where one was not finite.
     """
@@ -106,60 +109,35 @@ class RatePopulation:
     step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
     and save as usual. A scheduler sets the optimiser's rates, of which these are multiples.
 
+    Weights that the gradient does not train are the same for all members, which are judged with them as they
+    are: those of a second optimiser, or of a target network that you update. Buffers are each member's own.
+
     Args:
         gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
-        optimizer: of weights of that network; one that remembers by weight, as those of torch do, and whose
-            `step` takes no closure.
-        factors: the members' rates, as multiples of the optimiser's; the one nearest to 1 leads at first.
+        optimizer: of weights of that network; one that remembers by weight, as those of torch do, around no
+            other one, and whose `step` takes no closure.
+        factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
+            the one nearest to 1 leads at first.
 
     Attributes:
         copies: how often a member went on from the leader's weights.
 
     Raises:
-        ConfigurationError: a factor is not above 0 or there twice, there is none, or the optimiser needs a
-            closure or has other weights than those that the gradient trains. In the first step: it keeps what
-            it remembers in its groups.
+        ConfigurationError: factors are no sequence, one is not above 0 or there twice, there is none, or the
+            optimiser needs a closure, holds another one, or has other weights than those that the gradient
+            trains. In the first step: it keeps what it remembers in its groups.
     """
 
     def __init__(
         self,
         gradient: TangentGradient,
         optimizer: torch.optim.Optimizer,
-        factors: Sequence[float] = FACTORS,
+        factors: Sequence[float] | np.ndarray | Tensor = FACTORS,
     ) -> None:
-        for factor in factors:
-            check_positive("RatePopulation", "factors", factor)
-        if not factors or len(set(factors)) < len(factors):
-            raise ConfigurationError(
-                f"RatePopulation, factors: expected numbers above 0, each once, got {tuple(factors)}. Write "
-                "(1, 4, 16), or other multiples of the optimiser's learning rate."
-            )
-        known = {id(weight) for weight in gradient.network.parameters()}
-        if any(id(weight) not in known for group in optimizer.param_groups for weight in group["params"]):
-            raise ConfigurationError(
-                "RatePopulation, optimizer: expected weights of the gradient's network, got others too. Give "
-                "those an optimiser of their own, or put both into one torch.nn.ModuleDict."
-            )
-        held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-        left = [
-            name
-            for name, weight in zip(gradient.parameters.names, gradient.parameters.tensors, strict=True)
-            if id(weight) not in held
-        ]
-        if left:
-            raise ConfigurationError(
-                f"RatePopulation, optimizer: expected all weights that the gradient trains, got one without "
-                f"{left[0]!r}: a second optimiser's steps would be lost where another member leads. Give it "
-                "all, in groups of their own, or leave it out of the gradient's parameters."
-            )
-        closure = signature(optimizer.step).parameters.get("closure")
-        if closure is not None and closure.default is Parameter.empty:
-            raise ConfigurationError(
-                f"RatePopulation, optimizer: expected one that steps along `.grad`, got "
-                f"{type(optimizer).__name__}, which needs a closure. Take torch.optim.Adam."
-            )
-        self._gradient, self._optimizer = gradient, optimizer
-        self._members = [_Member(float(factor)) for factor in factors]
+        checked = _checked(factors)
+        refuse_optimizer(optimizer, gradient)
+        self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient)
+        self._members = [_Member(factor) for factor in checked]
         self._leader = min(self._members, key=lambda member: abs(math.log(member.factor)))
         self._notices = Notices()
         self.copies = 0
@@ -195,10 +173,10 @@ class RatePopulation:
         Warns:
             TangentWarning: a member's objective raised; once.
         """
-        self._leader.state, self._leader.moments = Snapshot(self._gradient.network), self._optimizer.state
+        self._leader.state, self._leader.moments = self._own.snapshot(), self._optimizer.state
         for member in self._members:
             if member.state is None:
-                member.state, member.moments = self._leader.state, _copied(self._leader.moments)
+                member.state, member.moments = self._leader.state, copied(self._leader.moments)
         try:
             return self._step(batch, fresh)
         except BaseException:
@@ -211,13 +189,13 @@ class RatePopulation:
         loss = gradient.backward(batch)
         replays = gradient.replays()
         batches = [fresh(number) for number in range(gradient.imaginations())] if fresh is not None else []
-        leader.state = Snapshot(gradient.network)  # with what the pass did to buffers
+        leader.state = self._own.snapshot()  # with what the pass did to buffers
         if all(weight.grad is None for group in optimizer.param_groups for weight in group["params"]):
             return loss
         with self._as(leader):
-            before = _without_weights(optimizer)
+            before = without_weights(optimizer)
             optimizer.step()
-            _refuse_state_in_groups(optimizer, before)
+            refuse_state_in_groups(optimizer, before)
         if not replays:
             with self._as(leader):
                 self._train(0, batches)
@@ -236,7 +214,7 @@ class RatePopulation:
             self._leader = leader = min(better, key=lambda member: member.loss)
         for member in self._others():
             if member.ran_away_from(leader):
-                member.state, member.moments = leader.state, _copied(leader.moments)
+                member.state, member.moments = leader.state, copied(leader.moments)
                 member.losses = list(leader.losses)
                 self.copies += 1
         for member in self._others():
@@ -252,46 +230,67 @@ class RatePopulation:
 
     def state_dict(self) -> dict[str, Any]:
         """All members, for a checkpoint; network, gradient and optimiser have states of their own."""
-        network, now, moments = (
-            self._gradient.network,
-            Snapshot(self._gradient.network),
-            self._optimizer.state,
-        )
         saved = []
-        for member in self._members:
-            part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
-            if member.state is not None and member is not self._leader:
-                self._become(member)
-                part["network"] = _copied(_tensors(network))
-                part["moments"] = _copied(self._optimizer.state_dict()["state"])
-            saved.append(part)
-        now.restore(generators=False)
-        self._optimizer.state = moments
-        return {"members": saved, "leader": self._members.index(self._leader), "copies": self.copies}
+        with self._then_back():
+            for member in self._members:
+                part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
+                if member.state is not None and member is not self._leader:
+                    self._become(member)
+                    part["network"] = copied(self._own.tensors())
+                    part["moments"] = copied(self._optimizer.state_dict()["state"])
+                saved.append(part)
+        return {
+            "members": saved,
+            "leader": self._members.index(self._leader),
+            "copies": self.copies,
+            "optimizer": type(self._optimizer).__name__,
+            "shapes": self._own.shapes(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; behind network and optimiser, which are the leader's.
 
+        Where this raises, weights, optimiser and members are as they were.
+
         Raises:
-            ConfigurationError: that was with other factors.
+            ConfigurationError: that was with other factors, an optimiser of another class, or a network
+                whose tensors have other names or shapes.
         """
-        before, own = [part["factor"] for part in state["members"]], [m.factor for m in self._members]
-        if before != own:
-            raise ConfigurationError(
-                f"RatePopulation: expected the factors of the state, {before}, got {own}. Give it those."
-            )
-        network, optimizer = self._gradient.network, self._optimizer
-        now, moments, groups = Snapshot(network), optimizer.state, optimizer.state_dict()["param_groups"]
-        for member, part in zip(self._members, state["members"], strict=True):
-            member.state, member.losses = None, list(part["losses"])
-            if "network" in part:
-                optimizer.load_state_dict({"state": _copied(part["moments"]), "param_groups": groups})
-                member.moments = optimizer.state
-                _put(network, part["network"])
-                member.state = Snapshot(network)
-        now.restore(generators=False)
-        optimizer.state = moments
-        self._leader, self.copies = self._members[state["leader"]], state["copies"]
+        settings = {"factors": [m.factor for m in self._members], "optimizer": type(self._optimizer).__name__}
+        factors = [part["factor"] for part in state["members"]]
+        refuse_other_run("RatePopulation", settings, {**state, "factors": factors})
+        self._own.refuse_other(state.get("shapes", self._own.shapes()))
+        now = self._optimizer.state_dict()
+        with self._then_back():
+            members = [self._loaded(part, now) for part in state["members"]]
+        leader, copies = members[state["leader"]], state["copies"]
+        self._members, self._leader, self.copies = members, leader, copies
+
+    def _loaded(self, part: dict[str, Any], now: dict[str, Any]) -> _Member:
+        """A member as it was saved.
+
+        Args:
+            part: of the state.
+            now: the optimiser's state; that and the network are the member's own behind this.
+        """
+        member = _Member(part["factor"], losses=list(part["losses"]))
+        if "network" in part:
+            self._optimizer.load_state_dict({**now, "state": copied(part["moments"])})
+            member.moments = self._optimizer.state
+            self._own.put(part["network"])
+            member.state = self._own.snapshot()
+        return member
+
+    @contextmanager
+    def _then_back(self) -> Iterator[None]:
+        """A block in which network and optimiser may become any member's; they are as they were behind it."""
+        optimizer, before = self._optimizer, self._own.snapshot()
+        moments, groups = optimizer.state, optimizer.param_groups
+        try:
+            yield
+        finally:
+            before.restore(generators=False)
+            optimizer.state, optimizer.param_groups = moments, groups
 
     def _others(self) -> list[_Member]:
         return [member for member in self._members if member is not self._leader]
@@ -302,9 +301,9 @@ class RatePopulation:
         Far from where the boxes were asked an objective may leave its domain: that ends no training. A
         budget that is spent, or a lack of memory, does.
         """
-        before = member.state, _copied(member.moments)
+        before = member.state, copied(member.moments)
         try:
-            with self._as(member), self._gradient.aside():
+            with self._own.rest_kept(), self._as(member), self._gradient.aside():
                 return work()
         except Exception as raised:
             error = raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
@@ -345,7 +344,7 @@ class RatePopulation:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * member.factor
             yield
-            member.state = Snapshot(self._gradient.network)
+            member.state = self._own.snapshot()
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
@@ -357,57 +356,25 @@ class RatePopulation:
         self._optimizer.state = member.moments
 
 
-def _without_weights(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What an optimiser's groups hold beside weights, copied."""
-    return [
-        {key: _copied(value) for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
+def _checked(factors: Any) -> list[float]:
+    """The factors as floats.
 
-
-def _refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[dict[str, Any]]) -> None:
-    """Refuse an optimiser whose step changes its groups: what it counts there would be that of all members.
-
-    Args:
-        optimizer: it has taken a step.
-        before: what its groups held before.
+    Raises:
+        ConfigurationError: they are no sequence, one is not above 0 or there twice, or there is none.
     """
-    for was, now in zip(before, _without_weights(optimizer), strict=True):
-        for key, value in now.items():
-            if key not in was or not _same(was[key], value):
-                raise ConfigurationError(
-                    f"RatePopulation, optimizer: expected one that remembers by weight, got "
-                    f"{type(optimizer).__name__}, whose step changes {key!r} of its groups. Take one of "
-                    "torch.optim, or train at one rate."
-                )
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-    return bool(one == other)
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
-
-
-@torch.no_grad()
-def _put(network: nn.Module, values: dict[str, Tensor]) -> None:
-    for name, tensor in _tensors(network).items():
-        tensor.copy_(values[name])
+    values = factors.tolist() if isinstance(factors, np.ndarray | Tensor) else factors
+    listed = isinstance(values, Sequence)
+    if listed:
+        values = [value.item() if isinstance(value, np.generic) else value for value in values]
+        for value in values:
+            check_positive("RatePopulation", "factors", value)
+    if not listed or not values or len(set(values)) < len(values):
+        raise ConfigurationError(
+            f"RatePopulation, factors: expected a sequence of numbers above 0, each once, got {factors!r}. "
+            "Write (1, 4, 16), or other multiples of the optimiser's learning rate."
+        )
+    return [float(value) for value in values]
 
 
 def _log(loss: float) -> float:
     return math.log(max(loss, TINY))
-
-
-def _copied(value: Any) -> Any:
-    """Tensors of any nesting, copied; the parameters that are keys of an optimiser's state are themselves."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, defaultdict):
-        return defaultdict(dict, {key: _copied(one) for key, one in value.items()})
-    if isinstance(value, dict):
-        return {key: _copied(one) for key, one in value.items()}
-    return [_copied(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,123 @@
+"""Which optimisers a `RatePopulation` takes: those whose memory of steps can be each member's own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.errors import ConfigurationError
+from zo.tangents.gradient import TangentGradient
+
+
+def refuse_optimizer(optimizer: torch.optim.Optimizer, gradient: TangentGradient) -> None:
+    """Refuse an optimiser that cannot step for several members.
+
+    Args:
+        optimizer: it is to step along what the gradient adds to `.grad`.
+        gradient: of the network.
+
+    Raises:
+        ConfigurationError: it has weights of another network, or not all that the gradient trains; it needs
+            a closure; or it holds another optimiser.
+    """
+    _refuse_other_weights(optimizer, gradient)
+    _refuse_closure(optimizer)
+    _refuse_another_inside(optimizer)
+
+
+def refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an optimiser whose step changes its groups: what it counts there would be that of all members.
+
+    Args:
+        optimizer: it has taken a step.
+        before: what its groups held before.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    for was, now in zip(before, without_weights(optimizer), strict=True):
+        for key, value in now.items():
+            if key not in was or not _same(was[key], value):
+                raise ConfigurationError(
+                    f"RatePopulation, optimizer: expected one that remembers by weight, got "
+                    f"{type(optimizer).__name__}, whose step changes {key!r} of its groups. Take one of "
+                    "torch.optim, or train at one rate."
+                )
+
+
+def without_weights(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimiser's groups hold beside weights, copied."""
+    return [
+        {key: copied(value) for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def copied(value: Any) -> Any:
+    """Tensors of any nesting, copied; the parameters that are keys of an optimiser's state are themselves."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, defaultdict):
+        return defaultdict(dict, {key: copied(one) for key, one in value.items()})
+    if isinstance(value, dict):
+        return {key: copied(one) for key, one in value.items()}
+    return [copied(one) for one in value] if isinstance(value, list) else value
+
+
+def _refuse_other_weights(optimizer: torch.optim.Optimizer, gradient: TangentGradient) -> None:
+    known = {id(weight) for weight in gradient.network.parameters()}
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not held <= known:
+        raise ConfigurationError(
+            "RatePopulation, optimizer: expected weights of the gradient's network, got others too. Give "
+            "those an optimiser of their own, or put both into one torch.nn.ModuleDict."
+        )
+    parameters = gradient.parameters
+    for name, weight in zip(parameters.names, parameters.tensors, strict=True):
+        if id(weight) not in held:
+            raise ConfigurationError(
+                f"RatePopulation, optimizer: expected all weights that the gradient trains, got one without "
+                f"{name!r}: a second optimiser's steps would be lost where another member leads. Give it "
+                "all, in groups of their own, or leave it out of the gradient's parameters."
+            )
+
+
+def _refuse_closure(optimizer: torch.optim.Optimizer) -> None:
+    closure = signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is Parameter.empty:
+        raise ConfigurationError(
+            f"RatePopulation, optimizer: expected one that steps along `.grad`, got "
+            f"{type(optimizer).__name__}, which needs a closure. Take torch.optim.Adam."
+        )
+
+
+def _refuse_another_inside(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse one around another, whose memory is not in the `state` that members have copies of."""
+    seen, left = {id(optimizer)}, list(vars(optimizer).items())
+    while left:
+        name, value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.optim.Optimizer):
+            inner = type(value).__name__
+            raise ConfigurationError(
+                f"RatePopulation, optimizer: expected one that remembers in its own `state`, got "
+                f"{type(optimizer).__name__}, whose {name!r} holds another, {inner}: all members would share "
+                f"what that remembers. Give the {inner} alone, or train at one rate."
+            )
+        if isinstance(value, Mapping):
+            left += [(name, one) for one in value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            left += [(name, one) for one in value]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return bool(one == other)

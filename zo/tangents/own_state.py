@@ -1,0 +1,86 @@
+"""What of a network each member of a `RatePopulation` has for itself, and what belongs to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from zo.errors import ConfigurationError
+from zo.evaluators.state import Inside, Snapshot
+from zo.tangents.gradient import TangentGradient
+
+
+class OwnState:
+    """A member's own are the weights that the gradient trains, buffers, and attributes.
+
+    The other weights belong to all. Who changes them, as a second optimiser or the update of a target network
+    does, changes them for each member.
+
+    Args:
+        gradient: of the network.
+    """
+
+    def __init__(self, gradient: TangentGradient) -> None:
+        self._network, parameters = gradient.network, gradient.parameters
+        self._trained = dict(zip(parameters.names, parameters.tensors, strict=True))
+
+    def snapshot(self) -> Snapshot:
+        """A member's own, as it is now."""
+        return Snapshot(self._network, self._trained)
+
+    @contextmanager
+    def rest_kept(self) -> Iterator[None]:
+        """A block behind which the weights of all are as before, where a forward writes to some.
+
+        Those that one evaluation should add to, as to a running mean, are not added to by each member.
+        """
+        trained = {id(tensor) for tensor in self._trained.values()}
+        rest = {name: w for name, w in self._network.named_parameters() if id(w) not in trained}
+        before = Snapshot(self._network, rest, Inside({}))
+        try:
+            yield
+        finally:
+            before.restore(generators=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A member's own, by name, but for attributes."""
+        return {**self._trained, **dict(self._network.named_buffers())}
+
+    @torch.no_grad()
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Give the network values of such tensors; those that have none stay."""
+        for name, tensor in self.tensors().items():
+            value = values.get(name, tensor)
+            if value.shape == tensor.shape:
+                tensor.copy_(value)
+            else:  # a buffer, in whose place a forward puts others
+                module, _, local = name.rpartition(".")
+                setattr(self._network.get_submodule(module), local, value.to(tensor))
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Of such tensors, without buffers that a state of the network leaves out."""
+        kept = {*self._trained, *self._network.state_dict()}
+        return {name: list(tensor.shape) for name, tensor in self.tensors().items() if name in kept}
+
+    def refuse_other(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Refuse a state of other tensors.
+
+        Args:
+            shapes: those of the state, by name.
+
+        Raises:
+            ConfigurationError: a name or a shape is another.
+        """
+        own = self.shapes()
+        for name in {**own, **shapes}:
+            expected, got = own.get(name), shapes.get(name)
+            if expected != got:
+                wanted = f"no {name!r}" if expected is None else f"{name!r} of shape {tuple(expected)}"
+                came = "none" if got is None else f"one of shape {tuple(got)}"
+                raise ConfigurationError(
+                    f"RatePopulation: expected a state whose members have {wanted}, got {came}. Make the "
+                    "network, and what the gradient trains of it, as when the state was saved, or start anew."
+                )
