@@ -375,6 +375,7 @@ def test_where_it_is_asked_for_an_absurd_answer_is_learned_and_spoils_the_next_g
     assert cosine_of_next(gradient, squared, draws) < 0.9
 
 
+@pytest.mark.slow
 def test_members_of_a_population_are_not_compared_on_a_window_that_lacks_an_outlier():
     """At rates of next to nothing all have one loss: the leader's would have the absurd row, theirs not."""
     box, network = Absurd(lambda y: 1e3 * y.sign()), make_network()

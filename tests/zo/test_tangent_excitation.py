@@ -370,6 +370,7 @@ def test_replays_go_on_from_what_was_asked():
     assert torch.cosine_similarity(found, torch.cat([g.flatten() for g in true]), dim=0) > 0.95
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_bits():
     def steps(gradient, first, last):
         for step in range(first, last):
@@ -700,7 +701,7 @@ def beams(heights, load):
     return heights.mean(dim=1), load[:, None] * (40 / heights) ** 3 / 10
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, 10.0, 30.0])
 def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
     """One number in, eight heights out of about 40: a dither as large as a usual change bent some by 1e3."""
@@ -726,7 +727,7 @@ def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
     assert sum(found[3:]) / len(found[3:]) > 0.8
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("steps", "told", "held"), [(None, 15, 25), (400, 15, 25), (3, None, 1), (20, 3, 5)])
 def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_and_where_it_ends(
     steps, told, held
