@@ -9,6 +9,7 @@ from benchmarks.catalogue import read
 from benchmarks.claims.figures import Claim, Figure, mean_of, ratio
 from benchmarks.claims.measured import UNCORRECTED, box_alone, first_order, over_all
 from benchmarks.claims.pages import in_text
+from benchmarks.rows.families import by_family
 from benchmarks.rows.report import budgeted, over, over_tuned, results_of_steps
 from benchmarks.rows.ways import AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
@@ -61,6 +62,10 @@ def of_readme() -> Iterator[Claim]:
     rows = [over(result, "replay, 0.2", "rows", AS_BENCHMARKED) for result in measured.values()]
     values = (median(filter(None, rows)), median(spent), len(spent), min(spent), max(spent))
     said = "for all of it | # | median # of # problems, # to #, at [several"
+    yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
+    together = [median(each) for each in by_family(at_budget).values()]
+    said = "With variants of one simulator taken together line 1 is # of #."
+    values = (median(together), len(together))
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     values = (median(ends), min(ends), max(ends))
     said = "where they cost nothing; # (# to #) at one rate alone, against first order"

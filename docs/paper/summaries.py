@@ -7,13 +7,11 @@ from statistics import fmean, median, stdev
 
 import numpy as np
 
+from benchmarks.rows.families import by_family
+
 DRAWS = 10_000  # of a bootstrap
 Problems = Mapping[str, Sequence[float]]  # problem -> a value for each seed
 Average = Callable[[Sequence[float]], float]
-FAMILY = {"double-pendulum-wall": "double-pendulum", "fitzhugh-nagumo-noise": "fitzhugh-nagumo"}
-FAMILY |= {"fitzhugh-nagumo-failing": "fitzhugh-nagumo", "mixed-units": "lorenz-96"}
-FAMILY |= {"brusselator-20k": "brusselator", "ks-3k": "ks-26-8", "ks-3k-noise": "ks-26-8"}
-FAMILY |= dict.fromkeys(("wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"), "wake-1k")
 
 
 def middle(problems: Problems, over_seeds: Average = median) -> float:
@@ -23,10 +21,7 @@ def middle(problems: Problems, over_seeds: Average = median) -> float:
 
 def families(problems: Problems) -> dict[str, list[float]]:
     """Medians over seeds of problems, those that are variants of one simulator together."""
-    by_family: dict[str, list[float]] = {}
-    for name, values in problems.items():
-        by_family.setdefault(FAMILY.get(name, name), []).append(median(values))
-    return by_family
+    return by_family({name: median(values) for name, values in problems.items()})
 
 
 def quartiles(problems: Problems, over_seeds: Average = median) -> tuple[float, float]:
