@@ -94,8 +94,8 @@ def of_readme() -> Iterator[Claim]:
     values = (*values, len(beyond), median(beyond), min(_beyond()), max(_beyond()))
     said = (
         "# corrections (#, at one rate #) and # controllers (#, without imagined batches #, at one rate #), "
-        "three seeds each, the wake one; at one rate with three solvers of Mosaic and two closures the median of # is # "
-        "(these # to #)"
+        "three seeds each, the wake one; at one rate with three solvers of Mosaic and two closures the "
+        "median of # is # (these # to #)"
     )
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     again = [over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]

@@ -35,6 +35,7 @@ def test_a_failed_side_is_unknown():
     assert np.isnan(slopes[[0, 2, 4, 5]]).all()
 
 
+@pytest.mark.slow
 def test_what_an_optimiser_reaches_by_each_gradient():
     """Four digits hide a step of 1e-4, whose gradient is zero; the exact gradient's decrease is all of it."""
     printed = benchmark.served(benchmark.FUNCTIONS["printed with 4 digits"], 1, 1e-1)

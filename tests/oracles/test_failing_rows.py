@@ -395,6 +395,7 @@ def test_members_of_a_population_are_not_compared_on_a_window_that_lacks_an_outl
     assert all(losses == pytest.approx(first) for losses in others) and max(first) < 100
 
 
+@pytest.mark.slow
 def test_what_comes_again_is_learned():
     """One batch in five holds rows of another regime, which network and box know of."""
 

@@ -133,6 +133,7 @@ def test_a_reaction_that_looked_like_a_flow_stays_in_the_contest():
     assert cast(zo.EquationTangent, tangent.models["equation"]).measured["reaction"]
 
 
+@pytest.mark.slow
 def test_a_contest_goes_on_from_its_state_to_the_bit():
     box = Brusselator(height=8, width=8, dt=0.25)
     one, other = AutoTangent(box), AutoTangent(box)
@@ -152,6 +153,7 @@ def test_a_contest_goes_on_from_its_state_to_the_bit():
     assert equation.measured == again.measured
 
 
+@pytest.mark.slow
 def test_rows_on_another_device_are_fitted_on_the_cpu():
     box = Still()
     box.inputs = box.outputs = (ArraySpec("state", (1, 16), layout=Grid(periodic=True)),)

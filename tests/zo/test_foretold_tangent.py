@@ -59,6 +59,7 @@ def searched(box, truth, calls, rows, **settings):
     return fit, float((field.values.detach() - truth).norm() / truth.norm()), fit.gradient.tangents[0]
 
 
+@pytest.mark.slow
 def test_a_flow_s_equation_is_used_unasked():
     """A spectral solver is one; in float64, and a field is found as with the equation that is named."""
     box = Vorticity(POINTS, viscosity=0.02, steps=5)

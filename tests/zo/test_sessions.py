@@ -151,6 +151,7 @@ def test_a_replay_of_recorded_answers_asks_for_no_row():
     assert box.ledger.rows_run == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_tangents_learn_the_pendulum_s_derivative_from_its_steps():
     box = pendulum(steps=STEPS)
     values = cosines(box, policy(), 10)

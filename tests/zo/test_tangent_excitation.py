@@ -444,6 +444,7 @@ def test_rows_that_fail_beside_a_dither_are_left_out():
     assert gradient.counts.lost > 0 and all(math.isfinite(value) for value in found)
 
 
+@pytest.mark.slow
 def test_a_dither_whose_response_does_not_stand_out_stays_in_the_range_of_its_input():
     """The action does nothing beside noise; the solver bears no action above thirty."""
     noise = torch.Generator().manual_seed(0)
