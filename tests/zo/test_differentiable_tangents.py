@@ -281,7 +281,8 @@ def test_a_student_learns_a_box_from_what_it_answers_anyway():
         grad = gradient_of(solver, x, v)
         errors.append(solver.trust[0])
         cosines.append(float((grad * truth).sum() / (grad.norm() * truth.norm())) if grad.any() else 0.0)
-    assert box.ledger.rows_run == 60 * 16
+    assert box.ledger.rows_run == 60 * 16 + solver.counts.checks
+    assert solver.counts.checks == 48  # in the fiftieth backward pass, along its gradient
     assert errors[0] is None or errors[0] > 0.9
     assert max(errors[-5:]) < 0.3
     assert min(cosines[-5:]) > 0.9
