@@ -452,3 +452,11 @@ def test_a_derivative_that_values_hardly_show_is_told(weak):
     assert len(words) == weak and all("along the gradient as KernelTangent" in said for said in words)
     assert solver.counts.checks == 48  # sixteen rows, both ways and where they are
     assert (solver.trust[0] or 1.0) < 0.3  # which says nothing of the derivative by the action
+
+
+@pytest.mark.parametrize("estimator", [zo.RowRGE(1e-4, q=2), None], ids=["queries", "values"])
+def test_a_batch_without_rows_has_a_gradient_without_rows(estimator):
+    box = FromTorch(torch.sin, (ArraySpec("x", (4,)),), (ArraySpec("y", (4,)),))
+    tangent = zo.MLPTangent(8) if estimator is None else zo.LowRankTangent()
+    solver = zo.differentiable(box, estimator, tangent=tangent, seed=0)
+    assert gradient_of(solver, torch.zeros(0, 4)).shape == (0, 4)

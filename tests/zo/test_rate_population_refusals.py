@@ -87,7 +87,9 @@ def test_an_optimiser_with_a_scheduler_is_taken():
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
     optimizer.register_step_post_hook(lambda *_: None)
     optimizer.itself = [optimizer]
+    before = copy.deepcopy(gradient.network.state_dict())
     zo.RatePopulation(gradient, optimizer).step(batch(0))
+    assert any(not torch.equal(before[name], now) for name, now in gradient.network.state_dict().items())
 
 
 def kept(population, gradient, optimizer):

@@ -17,6 +17,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
+from tests.zo.row_boxes import FromTorch
 
 ROWS = 6
 
@@ -375,3 +376,20 @@ def test_a_gradient_is_refused_while_another_is_at_work_on_the_same_weights(kind
     assert isinstance(refused[0], zo.ParameterError) and "no other gradient at work" in str(refused[0])
     assert all(weight.grad is not None for weight in network.parameters())
     other.backward(batch_of())  # and afterwards it may
+
+
+def test_a_compiled_objective_runs_as_it_was_written():
+    box = FromTorch(torch.sin, (ArraySpec("x", (2,)),), (ArraySpec("y", (2,)),))
+
+    def objective(network, batch):
+        return box(network(batch)).square().sum(dim=1)
+
+    found = []
+    for each in (objective, torch.compile(objective, backend="eager")):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(3, 2)
+        gradient = zo.TangentGradient(network, each, boxes=[box], tangent=zo.MLPTangent(8), seed=0)
+        for step in range(2):
+            gradient.backward(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)))
+        found.append(network.weight.grad)
+    assert found[0].any() and torch.equal(*found)

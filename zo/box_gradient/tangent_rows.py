@@ -26,6 +26,7 @@ from zo.tangents.tangent import Tangent
 
 JUDGED = 50  # backward passes, after which a tangent has had the time to learn something
 FORGETS = 20  # backward passes over which the mean of its error forgets
+WORST = 2.0  # errors above count as this: one pass in which nothing is known is not all that counts
 UNKNOWN, UNKNOWN_VALUES = 0.8, 1.0  # errors of responses, and of values, above which it knows next to nothing
 
 _learning = RLock()  # threads that share a box learn one after another
@@ -174,7 +175,8 @@ class TangentRows:
         if error is None or not self.tangent.learns or isinstance(self.tangent, SecantTangent):
             return  # secants are of their own call: what others predict of it is no error of theirs
         self._passes += 1
-        self._mean += (min(error, 2.0) - self._mean) / min(self._passes, FORGETS)
+        part = error if error < WORST else WORST  # or NaN
+        self._mean += (part - self._mean) / min(self._passes, FORGETS)
         limit = UNKNOWN if probed else UNKNOWN_VALUES
         if self._passes >= JUDGED and self._mean > limit:
             what, of = ("answers", "what they change by") if probed else ("outputs", "their spread")

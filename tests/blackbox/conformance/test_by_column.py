@@ -5,7 +5,6 @@ import numpy as np
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.conformance import check_black_box
 from blackbox.conformance.report import by_column
-from blackbox.conformance.sizes import decades
 
 
 class Table(BlackBoxFunction):
@@ -36,9 +35,3 @@ def test_the_last_digits_of_a_table_in_several_units_are_said_by_column():
 def test_columns_of_one_size_are_said_together():
     assert not any("last axis" in sentence for sentence in said(Table([1.0, 2.0, 1.0], 6)).values())
     assert by_column(np.array([1.0, np.nan, 0.0])) == ""
-
-
-def test_a_square_is_of_one_size_and_a_rate_of_many():
-    draws = np.random.default_rng(0).standard_normal(64)
-    assert decades(draws**2) < 3.0 < decades(np.exp(6 * draws)) == decades(-np.exp(6 * draws))
-    assert decades(draws) == decades(np.append(np.exp(6 * draws), 0.0)) == 0.0

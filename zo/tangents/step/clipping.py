@@ -52,7 +52,7 @@ class Clipping:
 
     def remember(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of a step, as it is before it is shortened; a zero is left out."""
-        length = _length(gradients)
+        length = length_of(gradients)
         if length > 0:
             self._lengths = [*self._lengths, length][-REMEMBERED:]
 
@@ -61,7 +61,7 @@ class Clipping:
         multiple = self.multiple
         if multiple is None or not self._lengths:
             return tuple(gradients), False
-        length, bound = _length(gradients), multiple * median(self._lengths)
+        length, bound = length_of(gradients), multiple * median(self._lengths)
         if length <= bound:
             return tuple(gradients), False
         return tuple(gradient * (bound / length) for gradient in gradients), True
@@ -79,7 +79,7 @@ class Clipping:
         before = self.multiple
         if before is None or not self._lengths:
             return None
-        length, usual = _length(gradients), median(self._lengths)
+        length, usual = length_of(gradients), median(self._lengths)
         share = min(1.0, before * usual / length) if length else 1.0
         self._cut_off = self._cut_off.with_step(_sketch(gradients), share)
         if share == 1.0 or not self._cut_off.goes_one_way:
@@ -220,5 +220,6 @@ def _sketch(gradients: Sequence[Tensor]) -> Tensor:
     return (signs.to(flat) @ padded.view(parts, SKETCHED)).cpu()
 
 
-def _length(gradients: Sequence[Tensor]) -> float:
+def length_of(gradients: Sequence[Tensor]) -> float:
+    """Of all of them end to end."""
     return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())

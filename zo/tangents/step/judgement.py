@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither, alone
+from zo.tangents.step.clipping import length_of
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.step.outcome import StepOutcome
 from zo.tangents.step.settings import GradientSettings
@@ -109,7 +108,7 @@ class Judgement:
         excite = partial(self.excitation.judge_again, spread_around(gradient))
         with alone(self._ranks):
             error, improve = self._stand_ins.error, self._stand_ins.improve
-            felt = self._mu * _length(gradient.gradients)
+            felt = self._mu * length_of(gradient.gradients)
             self.watch.saw(number, error, outcome.check, improve, excite, felt)
 
     def metrics(self) -> dict[str, float | None]:
@@ -171,7 +170,3 @@ class Judgement:
             if not self.excitation.excites(place):
                 tangent.forget()
         return unknowns
-
-
-def _length(gradients: Sequence[Tensor]) -> float:
-    return math.sqrt(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))
