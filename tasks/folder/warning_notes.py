@@ -6,19 +6,21 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from threading import RLock
 from typing import Any, TextIO
 
+from blackbox.words import counted
 from tasks.errors import RunFolderError
 from tasks.folder import atomic
 from tasks.folder.result import Row, RunWarning
 
 NAME = "warnings.jsonl"
-MOST = 100  # of a stage: what a box warns of in other words each time is no list that anybody reads
+MOST = 100  # of a stage and a kind: what a box says in other words each time is no list that anybody reads
 LONGEST = 4000  # characters of one
 # one that stands alone: "0.weight" and "2.weight" are two things, "step 10" and "step 20" may be said of one
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,.]*(?:e[-+]?\d+)?(?![\w.])")
@@ -36,6 +38,7 @@ class WarningNotes:
         self.stage, self.step = "", None
         self._folder: Path | None = None
         self._known: set[tuple[str, str, str]] = set()
+        self._noted, self._more = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         self._shown: set[tuple[object, ...]] = set()
         self._lock = RLock()  # boxes may warn in threads of their own
 
@@ -55,7 +58,7 @@ class WarningNotes:
         if self._folder is not None:
             yield
             return
-        self._known = {_key(line) for line in read(folder)}
+        self._take_in(read(folder))
         self._folder, before = folder, warnings.showwarning
         self._shown.clear()
 
@@ -86,12 +89,16 @@ class WarningNotes:
     def at(self, stage: str, step: int | None = None) -> Iterator[None]:
         """A block in which what is warned of belongs to a stage, also what an earlier stage had said."""
         before = self.stage, self.step
+        if stage != before[0]:
+            self._say_how_many_more(before[0])
         self.stage, self.step = stage, step
         # Python gives no warning twice from one place, until filters may have changed
         with warnings.catch_warnings():
             try:
                 yield
             finally:
+                if stage != before[0]:
+                    self._say_how_many_more(stage)
                 self.stage, self.step = before
 
     def forget(self, folder: Path, stage: str, step: int) -> None:
@@ -102,20 +109,36 @@ class WarningNotes:
             if len(kept) < len(lines):
                 text = "".join(f"{json.dumps(line)}\n" for line in kept)
                 atomic.write_bytes(folder / NAME, text.encode())
-            self._known = {_key(line) for line in kept}
+            self._take_in(kept)
+
+    def _take_in(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        self._known = {_key(line) for line in lines}
+        self._noted = Counter((line["stage"], line["kind"]) for line in lines)
 
     def _note(self, kind: str, text: str) -> None:
         line = {"stage": self.stage, "step": self.step, "kind": kind, "text": text[:LONGEST]}
         with self._lock:
-            key = _key(line)
-            of_stage = sum(stage == self.stage for stage, *_ in self._known)
-            if self._folder is None or key in self._known or of_stage >= MOST:
+            if self._folder is None or _key(line) in self._known:
                 return
-            self._known.add(key)
-            with suppress(
-                OSError
-            ):  # a full disk is said where metrics are written; a row must not fail for it
-                atomic.append_line(self._folder / NAME, json.dumps(line).encode())
+            if self._noted[self.stage, kind] < MOST:
+                self._append(self._folder, line)
+            else:
+                self._more[self.stage, kind] += 1
+
+    def _say_how_many_more(self, stage: str) -> None:
+        """Note how many warnings of a stage are not in the list, when it is left."""
+        with self._lock:
+            for left, kind in list(self._more):
+                if left == stage and self._folder is not None:
+                    more = counted(self._more.pop((stage, kind)), "further warning")
+                    text = f"{more} of this kind came in other words each time: not listed."
+                    self._append(self._folder, {"stage": stage, "step": None, "kind": kind, "text": text})
+
+    def _append(self, folder: Path, line: Mapping[str, Any]) -> None:
+        self._known.add(_key(line))
+        self._noted[line["stage"], line["kind"]] += 1
+        with suppress(OSError):  # a full disk is said where metrics are written; a row must not fail for it
+            atomic.append_line(folder / NAME, json.dumps(line).encode())
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tasks
+import zo
 from tasks import Progress
 from tasks.errors import RunFolderError
 from tests.tasks.problems import Beside, Steering
@@ -186,15 +187,22 @@ def test_the_closing_words_say_that_there_were_some(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
-def test_a_box_that_warns_in_other_words_each_time_fills_no_disk(tmp_path):
+def test_a_box_that_warns_in_other_words_each_time_fills_no_disk_and_crowds_out_nobody(tmp_path):
     class Chatty(Steering):
         def training_batch(self, seed, step):
             for letters in range(300):
                 warnings.warn("a" * (letters + 1), Alarm, stacklevel=1)
+            if step == 3:
+                warnings.warn("trust was lost", zo.TangentWarning, stacklevel=1)
             return super().training_batch(seed, step)
 
-    run = tasks.run(Chatty(methods=["first-order"]), runs=tmp_path, progress=Progress())
-    assert len(run.result.warnings) <= 201  # of the first batch, and of the training
+    run = tasks.run(Chatty(methods=["first-order"], steps=5), runs=tmp_path, progress=Progress())
+    alarms = [warning for warning in run.result.warnings if warning.kind == "Alarm"]
+    # 100 of what was said before training, 100 of training, and how many more of each
+    assert [sum(w.method == method for w in alarms) for method in ("", "first-order")] == [101, 101]
+    # 300 things were said, 100 of which are in the list
+    assert (alarms[-1].text.split(" further")[0], alarms[-1].step) == ("200", None)
+    assert [w.step for w in run.result.warnings if w.kind == "TangentWarning"] == [4]
     assert (run.path / "warnings.jsonl").stat().st_size < 1e5
 
 
