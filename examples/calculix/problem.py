@@ -61,6 +61,7 @@ class Bracket(tasks.Problem):
     """A network lays out the thickness of a bracket for the load that it sees; CalculiX bends it."""
 
     units = dict.fromkeys(("bending", "worst"), "of the uniform plate's")
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

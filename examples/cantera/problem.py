@@ -79,6 +79,7 @@ class BurnerControl(tasks.Problem):
     """A network holds a hydrogen burner near blow-out at a wanted temperature, by its fuel."""
 
     units = {"off the wanted temperature": "K", "burners that go out": "%"}
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

@@ -110,6 +110,7 @@ class PumpSchedule(tasks.Problem):
         "hours with low pressure": "%",
         "level lost": "m",
     }
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

@@ -63,6 +63,7 @@ class Heating(tasks.Problem):
     """A network plans the heating of a slab: eight heat fluxes for the profile that it comes with."""
 
     units = {"off the wanted temperature": "K", "above the limit": "K"}
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

@@ -48,6 +48,7 @@ class Pressure(tasks.Problem):
     """A network gives the density at which a fluid of some temperature has a wanted pressure."""
 
     units = {"median miss": "of the mean pressure", "failed": "%"}
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

@@ -78,6 +78,7 @@ class SwingUp(tasks.Problem):
     """A network turns a joint so that the pendulum swings up and stays; MuJoCo says where it goes."""
 
     units = {"cost": "0 upright, 1 hanging", "swung up": "%"}
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

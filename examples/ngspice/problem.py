@@ -44,6 +44,7 @@ class FilterDesign(tasks.Problem):
     """A network designs low-pass filters to specification; ngspice says what the filters do."""
 
     units = {"built filters that miss the mask": "%", "designs that miss it": "%"}
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

@@ -93,6 +93,8 @@ class Closure(torch.nn.Module):
 class Turbulence(tasks.Problem):
     """A network stands in for what a grid of a quarter of the cells in each direction does not resolve."""
 
+    higher_is_better = False
+
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "offline", "tangents", "linear", "exact")

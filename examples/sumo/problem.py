@@ -80,6 +80,7 @@ class TrafficLights(tasks.Problem):
     """A network sets a crossing's green times from the demand on its two roads."""
 
     units = {"delay": "s a car", "Webster's": "s a car"}
+    higher_is_better = False
 
     @dataclass(frozen=True)
     class Config(tasks.Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ProblemError
+
+TEST_LOSS = "test loss"  # the mean objective of the test data
+LOW = re.compile("loss|error|mis(fit|match)|\\b[nr]*m[as]e\\b")  # of names of figures that are to be low
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from blackbox.group import BoxGroup
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem.data import Data, evaluating, one_each, parts
-from tasks.problem.figures import Picture, RowMean
+from tasks.problem.figures import TEST_LOSS, Picture, RowMean
 from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
 from tasks.problem.silence import Silence
@@ -262,13 +262,16 @@ class Problem:
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
         """Figures by name, the first for the table, and arrays. Optional: the mean test loss.
 
-        A figure is a number or a text; `tasks.RowMean` where rows may have failed.
+        A figure is a number or a text; `tasks.RowMean` where rows may have failed. The report compares
+        methods by the first one. If that is no loss or error by its name, and the class does not say
+        `higher_is_better`, then the mean test loss is put before it, for which the boxes are asked once more:
+        a low mass alone says nothing of constraints that the objective has.
         """
         if self.data.test is None:
             raise ProblemError(
                 f"{type(self).__name__}: expected test data, or a method evaluate(self, network)."
             )
-        return {"test loss": RowMean(self.losses(network, self.data.test))}
+        return {TEST_LOSS: RowMean(self.losses(network, self.data.test))}
 
     def judge(self, setup: Any, trained: Trained) -> Mapping[str, Any]:
         """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.

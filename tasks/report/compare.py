@@ -17,7 +17,7 @@ from tasks.problem import problems
 from tasks.report import findings, html_report, pictures, plots
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
-from tasks.report.lead import START
+from tasks.report.lead import START, contradictions
 
 if TYPE_CHECKING:
     import pandas
@@ -110,7 +110,9 @@ def _sentences(sides: Sides, alike: bool) -> list[str]:
         lines.append(
             f"These are runs of different problems, whose figures say nothing about each other: {of_tasks}."
         )
-    lines += [f"{name}: {gap}" for name, side in sides.items() for gap in side.gaps()]
+    lines += [
+        f"{name}: {said}" for name, side in sides.items() for said in (*side.gaps(), *contradictions(side))
+    ]
     (first, one), *others = sides.items()
     for name, side in others:
         if side.run.seeds != one.run.seeds:

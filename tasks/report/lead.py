@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
-from tasks.report.findings import Score, scores, untouched
+from tasks.problem.figures import LOW
+from tasks.report.findings import Findings, Score, scores, untouched
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"  # roles of methods
-LOW = re.compile("loss|error|mis(fit|match)|\\b[nr]*m[as]e\\b")  # of names of figures that are to be low
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse
 
 
@@ -36,6 +35,31 @@ def sentences(result: Result, *, declared: bool = False) -> list[str]:
         lines.append(
             "This is one seed: how much of a difference between methods is the seed's own is not known."
         )
+    return lines
+
+
+def contradictions(facts: Findings) -> list[str]:
+    """A sentence for each method that the first figure calls worse than the start, and validation better.
+
+    Args:
+        facts: What came out of a run.
+    """
+    every = {score.method: score for score in scores(facts.result) if math.isfinite(score.mean)}
+    start, curves, lines = _untrained(every), facts.curves("validation"), []
+    for score in every.values():
+        if start is None or score.loss <= start.loss:
+            continue
+        firsts = [
+            float(curve.values[0]) for curve in curves.get(score.method, {}).values() if curve.steps[0] == 0
+        ]
+        chosen = [row.extra.get("validation") for row in score.rows]
+        ends = [float(value) for value in chosen if isinstance(value, int | float)]
+        if len(firsts) == len(ends) == len(score.rows) and fmean(ends) < fmean(firsts):
+            lines.append(
+                f"By its {score.metric} {score.method} is worse than {_named(start)}, yet its validation "
+                f"fell from {fmean(firsts):.3g} to {fmean(ends):.3g}: the {score.metric} leaves out "
+                "something that the objective has, such as a constraint, or rows are few."
+            )
     return lines
 
 

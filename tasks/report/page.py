@@ -70,7 +70,11 @@ def _written(run: Run, problem: Reported | None) -> Path:
     html_report.write(
         path,
         title=result.task.replace("-", " ").capitalize(),
-        lead=[*([about] if about else []), *lead.sentences(result, declared=declared)],
+        lead=[
+            *([about] if about else []),
+            *lead.sentences(result, declared=declared),
+            *lead.contradictions(facts),
+        ],
         blocks=[
             *map(Paragraph, changed_boxes.read(run.path)),
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackbox import Ledger, RowFailedError
 from blackbox.arrays import as_tensor
+from blackbox.errors import BlackBoxError
 from blackbox.failures import noted
 from blackbox.notices import warn
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain
-from tasks.problem.figures import without_failed
+from tasks.problem.figures import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
 from tasks.rows.run_ledger import RunLedger
@@ -71,7 +72,9 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
     before = tally.copy()
     with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
-        said = setup.problem.judge(replace(setup, answers=answers), trained)
+        said = _with_verdict(
+            setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
+        )
     spent = tally.since(before)
     spent.add(answers.recalled)
     spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
@@ -83,6 +86,42 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
     answers.end()
     return verdict
+
+
+def _with_verdict(problem: Problem, network: nn.Module, said: Any) -> Any:
+    """What `evaluate` said, led by the test loss where nothing says whether its first figure is a verdict.
+
+    A mass or a delay alone says nothing of constraints that the objective has.
+
+    Args:
+        problem: It asks its boxes for the test data once more, where the test loss is not among the figures.
+        network: The one that is judged.
+        said: Figures and arrays by name.
+    """
+    figures = (
+        [str(name) for name, value in said.items() if not _has_axes(value)]
+        if isinstance(said, Mapping)
+        else []
+    )
+    first = figures[0] if figures else TEST_LOSS
+    says = problem.says_which_is_better() or LOW.search(first.lower())
+    if says or problem.data.test is None or type(problem).objective is Problem.objective:
+        return said
+    if TEST_LOSS in said:
+        return {TEST_LOSS: said[TEST_LOSS], **said}
+    try:
+        losses = problem.losses(network, problem.data.test)
+    except BlackBoxError:
+        raise
+    except Exception as error:  # test data may be other than what the objective takes
+        warn(
+            f"{type(problem).__name__}: expected an objective that takes the test data, as nothing says "
+            f"whether a low {first} is good; got {type(error).__name__}: {error}. Networks are judged by the "
+            f"{first} alone. If it is a verdict, say higher_is_better = False or True in the class.",
+            ProblemWarning,
+        )
+        return said
+    return {TEST_LOSS: RowMean(losses), **said}
 
 
 def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:

@@ -15,6 +15,7 @@ from tasks.errors import ProblemError, RunFolderError
 from tasks.folder.result import Result
 from tasks.problem import problems
 from tasks.report import Details, Heading, Paragraph, Table, findings, lead, pictures, plots
+from tasks.report.compare import compare
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
@@ -431,24 +432,65 @@ def test_a_figure_of_ones_own_is_not_silently_one_that_is_to_be_low(tmp_path):
         assert "is taken" not in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric=metric))
 
 
-class Powered(Steering):
-    """Its figure's name does not say which way is better."""
+class Light(Steering):
+    """Its first figure is a mass, the lighter the worse it holds: nothing says that it is no verdict."""
 
     def evaluate(self, network):
-        return {"power": 0.5}
+        with torch.no_grad():
+            return {"mass": network(self.data.test).abs().mean().item() - 1e3, "reach": 2.0}
 
 
-class Economical(Powered):
+class Declared(Light):
     """It says itself that less is better."""
 
     higher_is_better = False
 
 
+class Without(Light):
+    """It has no test data for an objective to be evaluated on."""
+
+    def data(self):
+        data = super().data()
+        return tasks.Data(data.train, validation=data.validation)
+
+    def evaluate(self, network):
+        return {"mass": 0.5}
+
+
+def test_methods_are_judged_by_the_test_loss_where_nothing_says_what_the_first_figure_is(tmp_path):
+    run = tasks.run(Light(methods=["none", "first-order"]), runs=tmp_path, progress=Progress())
+    problem = Light()
+    for row in run.result.table:
+        wanted = problem.losses(run.network(row.method), problem.data.test)
+        assert (row.metric, row.value) == ("test loss", pytest.approx(wanted.mean().item(), rel=1e-12))
+        assert row.extra["mass"] < -990 and row.extra["rows of test"] == 8 * problem.config.calls
+    assert "first-order has the lowest test loss" in unescape(run.report.read_text())
+
+
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize(("kind", "advised"), [(Powered, True), (Economical, False)])
-def test_a_problem_that_says_which_way_is_better_is_not_told_to_say_it(tmp_path, kind, advised):
+@pytest.mark.parametrize(("kind", "advised"), [(Without, True), (Declared, False)])
+def test_a_figure_that_is_a_verdict_or_the_only_one_stays_the_first(tmp_path, kind, advised):
     run = tasks.run(kind(methods=["none", "first-order"]), runs=tmp_path, progress=Progress())
+    assert {row.metric for row in run.result.table} == {"mass"}
     assert ("is taken to be better" in unescape(run.report.read_text())) is advised
+
+
+def test_a_figure_that_contradicts_the_trainings_own_validation_says_so(tmp_path, drawing):
+    values = {"none": [1.4, 1.4], "tangents": [1.5, 1.6], "rge": [1.2, 1.3]}
+    ends = {name: {"validation": 0.1} for name in values}
+    run = made(tmp_path / "a", values, seeds=(0, 1), metric="mass", extra=ends)
+    # validation of seed s begins at 0.5 / (s + 1)
+    said = (
+        "By its mass tangents is worse than the untrained start, yet its validation fell from 0.375 to 0.1: "
+        "the mass leaves out something that the objective has, such as a constraint, or rows are few."
+    )
+    assert lead.contradictions(findings.Findings(run, Result.read(run.path))) == [said]
+    ends = {name: {"validation": 0.5} for name in values}
+    other = made(tmp_path / "b", values, seeds=(0, 1), metric="mass", extra=ends)
+    assert lead.contradictions(findings.Findings(other, Result.read(other.path))) == []
+    with drawing():
+        assert said in page(run)
+        assert f"A: {said}" in compare([run.path, other.path], tmp_path / "page.html").sentences
 
 
 @pytest.mark.parametrize("name", names.PROBLEMS)
