@@ -18,6 +18,7 @@ __all__ = [
     "ParameterError",
     "PruningWarning",
     "RanksError",
+    "RanksWarning",
     "SeedWarning",
     "SlopeWarning",
     "TangentError",
@@ -65,6 +66,10 @@ class NonFiniteGradientError(FailedBatchError):
 
 class RanksError(BlackBoxError, RuntimeError):
     """Processes that share a step out cannot take it: one failed, died, or is about to take another step."""
+
+
+class RanksWarning(UserWarning):
+    """`torch.distributed` has several processes, and nobody has said whether they train together."""
 
 
 class EvaluatorWarning(UserWarning):

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
@@ -25,7 +24,7 @@ from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, can
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
 from zo.execution.precision import makes_narrow, narrow_notice
-from zo.execution.ranks import Ranks, checksum, fingerprint
+from zo.execution.ranks import Group, Ranks, checksum, fingerprint
 from zo.execution.repeats import Asker, RepeatFindings, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import (
@@ -115,7 +114,7 @@ class LossGradient:
         process_group: Processes that all receive the whole batch and have the same random state; "gloo" or,
             for GPUs, "nccl". Each evaluates the base and its share of the chunks. All get the gradient that a
             single process would get, to the bit if devices, versions and threads are the same. None for this
-            process alone.
+            process alone; left out it is that too, with a warning where torch.distributed has several.
         first_alone: Whether the first process evaluates all queries while the others wait, because only it
             keeps the box's budget, rate or log.
 
@@ -148,7 +147,7 @@ class LossGradient:
         chunk: int | None = None,
         memory: int = 2**30,
         max_dropped: float = 0.1,
-        process_group: dist.ProcessGroup | None = None,
+        process_group: Group = ...,
         first_alone: bool = False,
     ) -> None:
         if chunk is not None:
@@ -212,7 +211,7 @@ class LossGradient:
 
     def _backward(self, batch: Batch, turn: Turn) -> Tensor:
         """See `backward`; the turn is ended as soon as it is known that nothing draws."""
-        number, ranks = self.counts.steps, self._ranks
+        number, ranks, exchanges = self.counts.steps, self._ranks, Ranks.exchanges
         ranks.exchanged = 0
         with noted() as causes:
             with ranks.meeting(number, "pieces") as meeting:  # of several processes; one alone walks through
@@ -253,6 +252,7 @@ class LossGradient:
         self.counts.steps += 1
         self.counts.lost += int((~base.survived).sum())
         self._first = False
+        self._notices.say(ranks.apart_notice(number, exchanges))
         self._tell(base, batch, judgement, differences[valid], gradient)
         self._unknown.look(number, plan, valid, self.parameters, causes)
         return base.loss()

@@ -8,17 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from types import EllipsisType
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.errors import BlackBoxError
+from blackbox.notices import Notice
 from zo.batches import Batch, bits, tensors
-from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError
+from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError, RanksWarning
 
 T = TypeVar("T")
+
+Group: TypeAlias = dist.ProcessGroup | EllipsisType | None
+"""A group of `torch.distributed`; None for a process alone, and `...` where nobody has said which of them."""
 
 
 class Meeting:
@@ -60,7 +65,8 @@ class Ranks:
     All call the same methods in the same order.
 
     Args:
-        group: a group of `torch.distributed`; None for this process alone.
+        group: a group of `torch.distributed`; None for this process alone. `...` is that too, with a notice
+            where there are others.
         owner: the class of the gradient, for messages.
         error: what is raised where the ranks cannot take a step together.
 
@@ -74,7 +80,11 @@ class Ranks:
         ConfigurationError: no group, or one that this process is not in.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, owner: str, error: type[BlackBoxError]) -> None:
+    exchanges: ClassVar[int] = 0  # of all groups of this process, so far
+
+    def __init__(self, group: Group, owner: str, error: type[BlackBoxError]) -> None:
+        self._owner, self._unsaid = owner, group is ...
+        group = None if group is ... else group
         # Before init_process_group, and outside of a group, torch gives other things than groups.
         if group is not None and not isinstance(group, dist.ProcessGroup):
             raise ConfigurationError(
@@ -87,6 +97,28 @@ class Ranks:
         self.exchanged, self.waited = 0, 0.0
         self._error = error
         self._raised: Exception | None = None  # the last error of a meeting
+
+    def apart_notice(self, step: int, exchanges: int) -> Notice | None:
+        """The warning of a step that a process took alone though nobody said so; None where all is well.
+
+        Args:
+            step: the number of the step.
+            exchanges: how many there had been before it: a process that has exchanged rows is in step.
+        """
+        if not self._unsaid or exchanges < Ranks.exchanges or not dist.is_available():
+            return None
+        size = dist.get_world_size() if dist.is_initialized() else 1
+        if size == 1:
+            return None
+        return Notice(
+            "ranks apart",
+            f"{self._owner}, step {step + 1}: expected to know what the {size} processes of "
+            "torch.distributed do together, got no process_group. Each takes the gradient of its own batch, "
+            "and their weights drift apart. Give all of them the whole batch and "
+            "process_group=torch.distributed.group.WORLD. Or say process_group=None, where you average .grad "
+            "by torch.distributed.all_reduce, or where they train apart on purpose.",
+            RanksWarning,
+        )
 
     @contextmanager
     def meeting(self, step: int, stage: str = "") -> Iterator[Meeting]:
@@ -231,6 +263,7 @@ class Ranks:
         It begins with what this rank failed at itself, if that is the cause.
         """
         began = perf_counter()
+        Ranks.exchanges += 1
         try:
             yield
         except RuntimeError as error:

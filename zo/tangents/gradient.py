@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.group import BoxGroup
 from zo.batches import Batch
 from zo.errors import NonFiniteGradientError
+from zo.execution.ranks import Group, Ranks
 from zo.objective import Objective
 from zo.parameters import Choice
 from zo.tangents.record.units import Units
@@ -147,7 +147,7 @@ class TangentGradient:
         max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
         seed: int = 0,
-        process_group: dist.ProcessGroup | None = None,
+        process_group: Group = ...,
         trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
         replays: int | None = None,
         max_age: int | None = None,
@@ -288,6 +288,7 @@ class TangentGradient:
                 pairs.
         """
         evaluations, judgement, number = self._evaluations, self._judgement, self.counts.steps
+        exchanges = Ranks.exchanges
         with evaluations.alone("backward"):
             step = evaluations.step(batch, number)
             evaluations.refuse_others(step, self._shared)
@@ -311,6 +312,7 @@ class TangentGradient:
             self._imagination.saw(gradient, used=share is not None)
             self._replays.add(evaluation.usual(gradient.window))
             judgement.saw(evaluation, gradient, self.counts.lost)
+            judgement.notices.say(evaluations.ranks.apart_notice(number, exchanges))
             return gradient.back.loss
 
     def replays(self) -> int:

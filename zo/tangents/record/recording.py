@@ -21,6 +21,7 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot
 from zo.evaluators.variant_forward import NotStackable
+from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.objective import Objective
@@ -155,7 +156,8 @@ def record(
         probes: the number of probes.
         mu: standard deviation of the moves.
         key: the key of the step, on which draws depend.
-        ranks: the processes that share the variants out; each gets all that was recorded.
+        ranks: the processes that share the variants out, or the rows of one chunk; each gets all that was
+            recorded.
         chunk: how many variants run together; None for all. Chunk n is of rank n % size.
         dither: what boxes are asked beside what the objective asks; the same for all variants.
 
@@ -165,7 +167,10 @@ def record(
     """
     variants = range(1 + probes)
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
-    with ranks.meeting(key.step) as meeting, alone(ranks):
+    home = step.parameters.tensors[0].device
+    # of one chunk the rows are shared out
+    help_here = helped(ranks, boxes, key.step, home) if len(chunks) == 1 else alone(ranks)
+    with ranks.meeting(key.step) as meeting, help_here:
         step.parameters.refuse_replaced(step.network)
         parts = []
         for in_chunk in chunks[ranks.rank :: ranks.size]:
@@ -176,7 +181,7 @@ def record(
         meeting.message = parts if ranks.size == 1 else [_packed(part) for part in parts]
     parts = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
-        parts = [_unpacked(part, step.parameters.tensors[0].device) for part in parts]
+        parts = [_unpacked(part, home) for part in parts]
     return _joined([one for part in parts for one in part], boxes)
 
 

@@ -132,13 +132,13 @@ class Evaluations:
                     added = bool(dither) and any(call.added for call in answers.calls)
                     if not added or bool(answers.losses[0].isfinite().any()):
                         break  # also where all failed before anything was added
-                    refused = "no row of the batch had a finite loss."
+                    refused, spent = "no row of the batch had a finite loss.", answers.rows
                 except RowFailedError as error:
                     if not dither or self.ranks.size > 1:
                         raise
-                    refused = str(error)
+                    refused, spent = str(error), self._rows_asked() - rows
                 before.restore()
-                dither, spent = Dither(), self._rows_asked() - rows
+                dither = Dither()
             evaluation = Evaluation(self, step, answers, causes, before, probes, dither, live)
             evaluation.refused, evaluation.rows = refused, evaluation.rows + spent
             self._take_apart(answers.apart)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blackbox.notices import Notice, Notices
 from zo.draws import Key
+from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
 from zo.tangents.excitation.excitation import Excitation
@@ -30,7 +31,7 @@ class Judgement:
     Args:
         settings: what the gradient is made with.
         stand_ins: the tangents.
-        ranks: the processes that take a step together; the first one asks alone.
+        ranks: the processes that take a step together; the first one asks, and the others help.
 
     Attributes:
         watch: trust, from step to step.
@@ -68,10 +69,11 @@ class Judgement:
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
         """What a query along a gradient says of it, where one is due and no outlier would decide."""
-        if self._ranks.rank or evaluation.outlying is not None or not self.watch.checks(gradient.step.number):
+        step = gradient.step
+        if evaluation.outlying is not None or not self.watch.checks(step.number):
             return Check()
-        with alone(self._ranks):
-            return checked(gradient, self.watch)
+        with helped(self._ranks, self._boxes, step.number, step.parameters.tensors[0].device):
+            return Check() if self._ranks.rank else checked(gradient, self.watch)
 
     def share(self, evaluation: Evaluation, gradient: StepGradient) -> float | None:
         """The factor of a step's gradient, whose rows the tangents have seen; chooses the next dither.

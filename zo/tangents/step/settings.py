@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 
 from blackbox import BlackBoxFunction
@@ -20,6 +19,7 @@ from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
+from zo.execution.ranks import Group
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.tangents.models.automatic import AutoTangent
@@ -136,7 +136,7 @@ class GradientSettings:
     probes: int
     max_rows: float
     seed: int
-    process_group: dist.ProcessGroup | None
+    process_group: Group
     trust_policy: TrustPolicy
     replays: int | None
     max_age: int | None
