@@ -252,7 +252,8 @@ class JaxBox:
         with self._one:
             outputs, call = self.solver.evaluate(tensors, recorded=True, number=call)
         mapped = form.leading_of(tensors[0])[: -len(form.leading) or None]
-        return form.as_seen(outputs), form.as_kept(outputs), np.full(mapped, call, dtype=np.int32)
+        # from 1 on: a branch of `cond` that `vmap` does not take leaves zeros to the backward pass
+        return form.as_seen(outputs), form.as_kept(outputs), np.full(mapped, call + 1, dtype=np.int32)
 
     def _pull_back(
         self,
@@ -263,13 +264,23 @@ class JaxBox:
         kept: Sequence[Any],
         cotangents: Sequence[Any],
     ) -> list[Any]:
-        """The gradients of the needed inputs."""
+        """The gradients of the needed inputs; zero where the forward pass took another branch."""
+        numbers = np.asarray(number)
+        called = numbers > 0
+        gradients = [np.zeros_like(array) for array, needs in zip(arrays, needed, strict=True) if needs]
+        if not called.any():
+            return gradients
+        arrays, kept, cotangents = (
+            [None if array is None else np.asarray(array)[called] for array in several]
+            for several in (arrays, kept, cotangents)
+        )
         tensors, outputs, arriving = form.tensors(arrays), form.outputs(kept), form.cotangents(cotangents)
-        call = _one_number(number)
+        call = _one_number(numbers[called] - 1)
         with self._one:
-            gradients = self.solver.pull_back(call, needed, tensors, outputs, arriving)
-        wanted = [array for array, needs in zip(arrays, needed, strict=True) if needs]
-        return [g.numpy().astype(array.dtype) for g, array in zip(gradients, wanted, strict=True)]
+            parts = self.solver.pull_back(call, needed, tensors, outputs, arriving)
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient[called] = part.numpy()
+        return gradients
 
 
 @dataclass(frozen=True)
@@ -307,7 +318,7 @@ class JaxForm:
         if len(arrays) != len(box.inputs):
             to_rows(repr(box), box.inputs, tuple(arrays))  # which refuses them
         pairs = list(zip(box.inputs, arrays, strict=True))
-        taken = tuple(_dtype_taken(repr(box), spec, array) for spec, array in pairs)
+        taken = tuple(_dtype_taken(repr(box), spec, array, in_jax) for spec, array in pairs)
         empty = (
             torch.empty(array.shape, dtype=dtype, device="meta")
             for dtype, (_, array) in zip(taken, pairs, strict=True)
@@ -367,7 +378,7 @@ class JaxForm:
         return tuple(None if c is None else as_tensor(np.asarray(c).astype(dtype)) for c, dtype in pairs)
 
 
-def _dtype_taken(owner: str, spec: ArraySpec, array: Any) -> torch.dtype:
+def _dtype_taken(owner: str, spec: ArraySpec, array: Any, in_jax: Callable[[Any], Any]) -> torch.dtype:
     """The dtype in which the box takes an array: its own, or a wider one that the spec asks for."""
     name = str(array.dtype)
     if name in DTYPES:
@@ -378,9 +389,10 @@ def _dtype_taken(owner: str, spec: ArraySpec, array: Any) -> torch.dtype:
             and spec.accepts(DTYPES[str(wanted)])
         ):
             return DTYPES[str(wanted)]
+    wanted = spec.dtype or "float32"
     raise DtypeError(
         f"{owner}, input {spec.name!r}: expected {spec.dtype or 'float32 or float64'}, got {name}. "
-        f"Convert it first: {spec.name}.astype('{spec.dtype or 'float32'}')."
+        f"Convert it first: {spec.name}.astype('{in_jax(np.dtype(wanted))}')."
     )
 
 
