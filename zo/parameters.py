@@ -285,6 +285,12 @@ def _refuse_replicas(network: nn.Module) -> None:
                 f"Give the network inside ({where}). Let all have the whole batch and process_group=, or "
                 "average .grad yourself, by torch.distributed.all_reduce of each."
             )
+        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+            raise ParameterError(
+                f"{type(network).__name__}: expected a network that has its weights whole, got "
+                f"FullyShardedDataParallel{f' as {name}' if name else ''}, which keeps a shard of them. "
+                "Give the network before it was wrapped, one in each process."
+            )
     for name, tensor in network.named_parameters():
         if hasattr(tensor, "full_tensor"):  # a DTensor
             raise ParameterError(

@@ -55,6 +55,19 @@ class Follows(RowByRow):
     settable = False
 
 
+class Noisy(RowByRow):
+    """The same in all processes, if each begins with the same seed."""
+
+    deterministic = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = np.random.default_rng(0)
+
+    def evaluate(self, x):
+        return super().evaluate(x) + 0.01 * self.draws.normal(size=2)
+
+
 def batch_of(step: int, rows: int = ROWS) -> torch.Tensor:
     return torch.randn(rows, 2, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
 
@@ -100,6 +113,7 @@ FIRST_ALONE = {
     "shared": lambda group: {"box": zo.SharedRows(RowByRow(), group)},
     "budget": lambda group: {"box": Budgeted(RowByRow(), rows=1000)},
     "follows": lambda group: {"box": Follows()},
+    "noisy": lambda group: {"box": Noisy()},
 }
 
 
@@ -121,6 +135,28 @@ def failing(groups):
     return {}
 
 
+def failing_before_a_check(groups):
+    """One process fails on its way back, before a check whose rows would be shared out."""
+    box = RowByRow()
+
+    def objective(network, x):
+        if groups["rank"] == 3:
+            raise MemoryError("no memory left on this device")
+        return (box(network(x)) - x).square().mean(1)
+
+    policy = zo.tangents.TrustPolicy(check_every=1)
+    gradient = zo.TangentGradient(
+        nn.Linear(2, 2).double(), objective, boxes=[box], process_group=groups[4], trust_policy=policy
+    )
+    torch.manual_seed(0)
+    nn.init.ones_(gradient.network.weight), nn.init.ones_(gradient.network.bias)
+    try:
+        gradient.backward(batch_of(0))
+    except zo.TangentError as error:
+        return {"before a check": str(error)}
+    return {}
+
+
 def failing_rows(groups):
     """All rows fail, of which each process has a share: what says why was raised in another one."""
     box = RowByRow()
@@ -137,7 +173,7 @@ def failing_rows(groups):
     return {}
 
 
-CASES = (shared_out, failing, failing_rows)
+CASES = (shared_out, failing, failing_before_a_check, failing_rows)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +222,12 @@ def test_a_process_that_fails_at_its_share_is_named_in_all_and_the_group_serves_
 
 
 @pytest.mark.slow
+def test_a_process_that_fails_before_a_check_is_named_in_all(by_rank):
+    for results in by_rank:
+        assert "rank 3 failed: MemoryError: no memory left" in results["before a check"]
+
+
+@pytest.mark.slow
 def test_why_rows_failed_in_another_process_is_said_in_all(by_rank):
     for results in by_rank:
         assert "ValueError: x0 is above 2" in results["failing rows"]
@@ -199,6 +241,8 @@ def test_why_rows_failed_in_another_process_is_said_in_all(by_rank):
         (zo.SharedRows(RowByRow(), None, block=2), 2),
         (Budgeted(RowByRow(), rows=9), 7),
         (Follows(), 7),
+        (Noisy(), 7),
+        (zo.SharedRows(Noisy(), None, block=3), 3),
     ],
 )
 def test_how_many_of_seven_rows_one_of_three_processes_runs_together(box, rows):

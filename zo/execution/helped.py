@@ -137,8 +137,8 @@ def _first(ranks: Ranks) -> int:
 def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
     """How many rows of a call one process evaluates at a time: all of them where only the first may.
 
-    Equal shares, or the blocks of a `SharedRows` in the stack. The first alone keeps a budget, and what goes
-    on from row to row.
+    Equal shares, or the blocks of a `SharedRows` in the stack. The first alone keeps a budget, noise, whose
+    draws may be the same in all processes, and what goes on from row to row.
 
     Args:
         box: with its wrappers.
@@ -154,7 +154,7 @@ def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
         if isinstance(part, SharedRows):
             return part.block or rows
         part = part.box
-    return -(-rows // size)
+    return -(-rows // size) if box.deterministic else rows
 
 
 def _run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:

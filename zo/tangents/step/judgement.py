@@ -72,6 +72,8 @@ class Judgement:
         step = gradient.step
         if evaluation.outlying is not None or not self.watch.checks(step.number):
             return Check()
+        with self._ranks.meeting(step.number, "check"):
+            pass  # a process that has failed by here says so, and none waits for rows in vain
         with helped(self._ranks, self._boxes, step.number, step.parameters.tensors[0].device):
             return Check() if self._ranks.rank else checked(gradient, self.watch)
 
