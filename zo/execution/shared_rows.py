@@ -38,9 +38,9 @@ class SharedRows(Wrapper):
         box = zo.SharedRows(service, torch.distributed.group.WORLD)
 
     Processes that train the same network in step make the same calls: the base, validation, the queries of
-    `differentiable`. Without this wrapper each would pay for them. If gradients share their queries
+    `differentiable`. Without this wrapper each would pay for them. If gradients share their queries or probes
     (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if the
-    wrapper were not there.
+    wrapper were not there. If a `TangentGradient` shares the rows of a call, it does so by these blocks.
 
     The answers are those of a single process, to the bit. Without a block, the first process evaluates every
     call whole. With one, calls are cut into blocks of that many rows, even with a single process, and block n

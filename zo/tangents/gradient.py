@@ -83,8 +83,11 @@ class TangentGradient:
         parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
         seed: a probe's draws depend only on (seed, step, its number).
         process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
-            for GPUs, "nccl". In each step they exchange what was recorded: variants x rows x (1 + sum over
-            calls of (size_in + size_out)) numbers. None for this process alone.
+            for GPUs, "nccl". They share the rows of each call, or the probes (`ProbedGradient(chunk=)`). In
+            each step they exchange what was recorded: variants x rows x (1 + sum over calls of (size_in +
+            size_out)) numbers. The first runs all rows of a box with a budget (`Budgeted`), with noise
+            (`deterministic=False`), or in a `SharedRows` without blocks. None for this process alone; left
+            out it is that too, with a warning where torch.distributed has several.
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted,
             which is none with a `StudentTangent`.
