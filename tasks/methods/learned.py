@@ -33,6 +33,7 @@ def tangent_gradient(
         "replays": config.replays,
         "steps": setup.steps,
         "imaginations": config.imaginations,
+        "process_group": None,  # the run's own boxes share their rows
     }
     if config.clip is not None:
         of_run["clip"] = config.clip
