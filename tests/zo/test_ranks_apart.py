@@ -110,8 +110,10 @@ def averaged(groups):
     """Each takes its own rows, and then the mean of all gradients, of all four or of DDP's two."""
     rank, network = groups["rank"], make_network()
     step_of("values", make_box(), network, process_group=None)(batch_of(0)[2 * rank : 2 * rank + 2])
-    dist.all_reduce(network.weight.grad)
-    return {"averaged": network.weight.grad / 4}
+    grad = network.get_parameter("weight").grad
+    assert grad is not None
+    dist.all_reduce(grad)
+    return {"averaged": grad / 4}
 
 
 def by_ddp(groups):

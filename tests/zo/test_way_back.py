@@ -311,6 +311,19 @@ def test_replicas_that_only_autograd_averages_are_refused(kind):
         gradient_of(kind, Replicas(make_network()), make_box())
 
 
+class FullyShardedDataParallel(nn.Sequential):
+    """By name torch's wrapper, which needs processes; a step through it ended them by a signal."""
+
+
+@pytest.mark.parametrize("kind", ["tangents", "values"])
+def test_a_network_of_which_a_process_has_a_shard_is_refused(kind):
+    network = nn.Sequential(FullyShardedDataParallel(make_network()))
+    with pytest.raises(
+        zo.ParameterError, match=r"got FullyShardedDataParallel as 0, .*before it was wrapped"
+    ):
+        gradient_of(kind, network, make_box())
+
+
 def with_derivative(take):
     """An objective of the box's answers and of a derivative that it takes itself."""
 

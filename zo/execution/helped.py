@@ -84,7 +84,7 @@ class _First:
             own = _answer(box, parts[::size])
         answers: list[Any] = [None] * size
         with self._ranks.answering(self._step):
-            dist.gather_object(None, answers, _first(self._ranks), self._ranks.group)
+            dist.gather_object(None, answers, _root(self._ranks), self._ranks.group)
         self._in_reach = True
         if isinstance(own, Exception):
             raise own
@@ -103,7 +103,7 @@ class _First:
     def _send(self, orders: list[Any]) -> None:
         self._in_reach = False  # until they have answered
         with self._ranks.answering(self._step):
-            dist.scatter_object_list([None], orders, _first(self._ranks), self._ranks.group)
+            dist.scatter_object_list([None], orders, _root(self._ranks), self._ranks.group)
 
 
 def _help(ranks: Ranks, boxes: Sequence[BlackBoxFunction], step: int, device: torch.device) -> None:
@@ -112,7 +112,7 @@ def _help(ranks: Ranks, boxes: Sequence[BlackBoxFunction], step: int, device: to
     while True:
         orders: list[Any] = [None]
         with ranks.answering(step):
-            dist.scatter_object_list(orders, None, _first(ranks), ranks.group)
+            dist.scatter_object_list(orders, None, _root(ranks), ranks.group)
         if orders[0] is None:
             break
         place, on_cpu, parts = orders[0]
@@ -123,12 +123,12 @@ def _help(ranks: Ranks, boxes: Sequence[BlackBoxFunction], step: int, device: to
         if isinstance(answer, Exception):
             failed, answer = failed or answer, None
         with ranks.answering(step):
-            dist.gather_object(_sendable(answer), None, _first(ranks), ranks.group)
+            dist.gather_object(_sendable(answer), None, _root(ranks), ranks.group)
     if failed is not None:
         raise failed
 
 
-def _first(ranks: Ranks) -> int:
+def _root(ranks: Ranks) -> int:
     """The first process's number among all that there are."""
     assert ranks.group is not None
     return dist.get_global_rank(ranks.group, 0)
