@@ -18,8 +18,6 @@ from blackbox.wrappers.wrapper import Wrapper
 from tests.zo.ranks import SIZES, results_by_rank
 from zo.execution.helped import rows_together
 
-# Of noise, which a check finds.
-pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 STEPS, ROWS = 3, 7
 X = ArraySpec("x", (2,), dtype="float64")
 
@@ -115,7 +113,6 @@ FIRST_ALONE = {
     "shared": lambda group: {"box": zo.SharedRows(RowByRow(), group)},
     "budget": lambda group: {"box": Budgeted(RowByRow(), rows=1000)},
     "follows": lambda group: {"box": Follows()},
-    "noisy": lambda group: {"box": Noisy()},
 }
 
 
