@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
@@ -12,13 +12,17 @@ from tasks.folder.machine import changes
 from tasks.folder.run import Run
 
 
-def warn_of_changes(run: Run) -> None:
-    """Say that the file in which a run's problem or loop is has changed since the run began.
+def warn_of_changes(run: Run, code: Mapping[str, str] | None = None) -> None:
+    """Say that the file in which a run's problem or loop is has changed since the run began, or its class.
+
+    Args:
+        run: Its folder.
+        code: Digests of the problem's class as it is now, by its name; None for none.
 
     Warns:
         CheckpointWarning: Naming the file.
     """
-    _warn(run, "its code has", changes(run.versions, run.code_versions()))
+    _warn(run, "its code has", changes(run.versions, {**run.code_versions(), **(code or {})}))
 
 
 def note_files(run: Run, boxes: Iterable[BlackBoxFunction]) -> None:

@@ -112,7 +112,7 @@ class Run:
             "format": FORMAT,
             **terms.written(),
             "command": arguments,
-            "versions": versions() | trust.versions(codes),
+            "versions": versions() | trust.versions(codes) | dict({} if code_of_run else terms.code),
             "started": now.isoformat(timespec="seconds"),
         }
         root.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ class Terms:
         script: The script that makes the run, if it has a loop of its own.
         chosen: Settings that follow from the budget of rows, see `planning.plan`; None until the run has
             chosen.
+        code: Digests of the problem's class, by its name, for the versions of the run.
 
     Raises:
         ConfigurationError: There are no seeds, or too many, or some are no seeds of torch.
@@ -50,6 +51,7 @@ class Terms:
     problem: str = ""
     script: str = ""
     chosen: Mapping[str, int | None] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse seeds that are none."""

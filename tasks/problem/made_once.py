@@ -7,6 +7,7 @@ from inspect import getattr_static
 from typing import Any
 
 from tasks.errors import ProblemError
+from tasks.problem.anew import ASSIGNED
 
 
 class OfParent:
@@ -50,5 +51,7 @@ class MadeOnce:
         method = self.method.__get__(problem, kind)
         if getattr_static(type(problem), self._name) is not self:
             return OfParent(self._name, method)
+        assigned = vars(problem).get(ASSIGNED, set())
         made = vars(problem)[self._name] = self._make(problem, method)
+        vars(problem)[ASSIGNED] = assigned  # what the method has set it sets in a run too
         return made

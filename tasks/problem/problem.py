@@ -20,6 +20,7 @@ from blackbox.checks import nearest
 from blackbox.group import BoxGroup
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.problem import anew
 from tasks.problem.data import Data, evaluating, one_each, parts
 from tasks.problem.figures import TEST_LOSS, Picture, RowMean
 from tasks.problem.made_once import MadeOnce, OfParent
@@ -83,9 +84,9 @@ class Problem:
     the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Those of
     a parent are methods, `super().box()`. What a subclass may leave out says so.
 
-    It declares, and holds nothing of a run: each run makes an object of the class for itself, whose boxes are
-    counted and bounded, and calls what it may have to say to one: `begin` with the folder, `judge` with what
-    a method was given, `so_far` and `report` with what came out.
+    It declares, and holds nothing of a run: each run makes an object of the class with its settings for
+    itself, and calls what it may have to say to one: `begin` with the folder, `judge` with what a method was given,
+    `so_far` and `report` with what came out. An `__init__` and attributes from outside are refused.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.
@@ -122,14 +123,9 @@ class Problem:
     higher_is_better: ClassVar[bool] = False
     queries: ClassVar[str] = "perturbed objectives"
 
-    def __init__(
-        self,
-        config: Any = None,
-        *,
-        folder: Path = Path("data"),
-        **settings: Any,
-    ) -> None:
+    def __init__(self, config: Any = None, *, folder: Path = Path("data"), **settings: Any) -> None:
         config = self.Config() if config is None else config
+        anew.refuse_config(type(self), config, self.Config)
         known = [field.name for field in dataclasses.fields(config)]
         for name in settings:
             if name not in known:
@@ -141,14 +137,21 @@ class Problem:
         self._surroundings = Surroundings()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Have the methods `box` and `data` of the subclass called once, see `MadeOnce`."""
+        """Refuse a construction of its own, and have `box` and `data` called once, see `MadeOnce`."""
         super().__init_subclass__(**keywords)
+        anew.refuse_construction(cls, Problem)
         for name, make in (("box", _made_box), ("data", _made_data)):
             method = cls.__dict__.get(name)
             if isfunction(method):
                 once = MadeOnce(method, make)
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, which no run has: `anew.refuse_state` goes by the note of it."""
+        super().__setattr__(name, value)
+        if name not in anew.OF_EVERY_PROBLEM:
+            vars(self)[anew.ASSIGNED] = {*vars(self).get(anew.ASSIGNED, ()), name}
 
     def with_surroundings(self, surroundings: Surroundings) -> Self:
         """The problem of a run: with the same settings, and with nothing made yet."""
@@ -246,8 +249,8 @@ class Problem:
         """What `answers` gives, called once, in a block of `making_data`."""
         if "_known" not in vars(self):
             with self.making_data():
-                self._known = self.answers()
-        return self._known
+                vars(self)["_known"] = self.answers()
+        return vars(self)["_known"]
 
     def validate(self, network: nn.Module) -> float | Tensor | None:
         """By which weights are chosen, lower is better. Optional: the objective of the validation data.

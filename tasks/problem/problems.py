@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from blackbox import registry
 from blackbox.checks import nearest
 from tasks.configuration import names, trust
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.problem import anew
 from tasks.problem.problem import Problem
 
 _loading = ContextVar("loading", default=False)
@@ -32,8 +35,11 @@ def find(target: str) -> tuple[type[Problem], str]:
     """
     names.check_single(target, "blackbox.tasks")
     code = trust.problem(target)
-    kind, place = load(code), code.target.place
-    return kind, f"{place}:{kind.__qualname__}" if isinstance(place, Path) else str(code)
+    kind = load(code)
+    if code.target.attribute:
+        return kind, str(code)
+    name = next(name for name, value in vars(sys.modules[kind.__module__]).items() if value is kind)
+    return kind, f"{code.target.place}:{name}"
 
 
 def load(code: trust.Shipped | trust.Named) -> type[Problem]:
@@ -54,7 +60,25 @@ def load(code: trust.Shipped | trust.Named) -> type[Problem]:
             f"{target}: expected a subclass of tasks.Problem, got {getattr(kind, '__name__', kind)!r}. "
             "`blackbox new NAME` writes an example."
         )
+    anew.refuse_construction(kind, Problem)
     return kind
+
+
+def made_anew(problem: Problem, **settings: Any) -> Problem:
+    """An object of a problem's class with its settings, of which nothing is made: a run's own.
+
+    Args:
+        problem: As the user gives it.
+        **settings: Settings that depart from its own.
+
+    Raises:
+        ProblemError: It is no problem, or more than its class, its settings and its folder make it up.
+    """
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"expected an object of a tasks.Problem, got {problem!r}. Give one, as in Name().")
+    anew.refuse_construction(type(problem), Problem)
+    anew.refuse_state(problem)
+    return type(problem)(problem.config, folder=problem.folder, **settings)
 
 
 def shipped(where: str) -> type[Problem] | None:
@@ -63,17 +87,24 @@ def shipped(where: str) -> type[Problem] | None:
 
 
 def where_is(kind: type[Problem]) -> str:
-    """Where a class is, as `find` takes it; "" for one that was written in a notebook or a terminal."""
+    """Where a class is, as `find` takes it; "" for one that no other process finds."""
     for where in names.PROBLEMS.values():
         if where == f"{kind.__module__}:{kind.__qualname__}":
             return where
     module = sys.modules.get(kind.__module__)
     path = getattr(module, "__file__", None)
-    if path is None or "<locals>" in kind.__qualname__:  # a class of a function is nowhere to be found
+    if path is None or _by_name(module, kind.__qualname__) is not kind:  # such as one that a function made
         return ""
     if kind.__module__ == "__main__" or "." not in kind.__module__:
         return f"{Path(path).resolve()}:{kind.__qualname__}"
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _by_name(module: object, qualname: str) -> object:
+    try:
+        return attrgetter(qualname)(module)
+    except AttributeError:
+        return None
 
 
 def refuse_while_executing(what: str) -> None:

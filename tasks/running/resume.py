@@ -39,9 +39,10 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
             f"{run.path}: expected a run of {terms.task}, got one of {of}. Give its own folder, or "
             "leave resume out for a new run."
         )
-    if terms.problem and run.problem not in ("", terms.problem) and not is_gone(run):
+    if run.problem not in ("", terms.problem) and not is_gone(run):
+        came = terms.problem or "a class that no other process finds"
         raise RunFolderError(
-            f"{run.path}: expected the problem that it was begun with, {run.problem}, got {terms.problem}. "
+            f"{run.path}: expected the problem that it was begun with, {run.problem}, got {came}. "
             "Give that class, or leave resume out for a new run."
         )
     rows = problem.config.rows
@@ -56,7 +57,7 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
             f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
             "leave resume out for a new run."
         )
-    changed_code.warn_of_changes(run)
+    changed_code.warn_of_changes(run, plan.terms.code)
     return run, plan
 
 
@@ -89,8 +90,8 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
     code = run.problem_code
     if code is None:
         raise RunFolderError(
-            f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
-            f"terminal. {how_to_go_on(run)}"
+            f"{run.path}: expected a run that says where its problem's class is, got one that does not. "
+            f"{how_to_go_on(run)}"
         )
     changed_code.warn_of_changes(run)
     kind = problems.load(code)
@@ -104,8 +105,8 @@ def is_gone(run: Run) -> bool:
 
 
 def how_to_go_on(run: Run) -> str:
-    """What to do about a problem whose class is nowhere but in a notebook or terminal."""
+    """What to do about a problem whose class only this process has."""
     return (
-        "Its problem is in a notebook or terminal, where no other process finds it. To go on with it there, "
-        f"repeat the call of tasks.run with resume={str(run.path)!r}."
+        "Its problem is of a notebook, of a terminal or of a function, where no other process finds it. To "
+        f"go on with it there, repeat the call of tasks.run with resume={str(run.path)!r}."
     )

@@ -73,7 +73,7 @@ def run(
         )
     if isinstance(seeds, int | np.integer):
         seeds = range(int(seeds))
-    problem = type(problem)(problem.config, folder=problem.folder, **settings)
+    problem = problems.made_anew(problem, **settings)
     plan = planned(problem, (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
         begun = Run.create(Path(runs), plan.terms)

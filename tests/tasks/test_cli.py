@@ -307,7 +307,7 @@ def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, 
 
 
 def test_a_stop_before_there_is_a_run_is_but_stopped(toy, capsys, monkeypatch):
-    monkeypatch.setattr("toy.Toy.__init__", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("tasks.running.start.methods_named", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     assert capsys.readouterr().err == "Stopped.\n"
 
