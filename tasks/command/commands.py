@@ -153,6 +153,14 @@ def resume(
     *,
     data: Annotated[Path | None, arg(help="Folder of the problem's data, if it moved.")] = None,
     rows: Annotated[int | None, arg(help="A larger budget of rows, in the place of the run's.")] = None,
+    without: Annotated[
+        tuple[str, ...],
+        arg(
+            help="Methods of which no more is done; what is finished of them stays in the table.",
+            metavar="METHOD ...",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = (),
     tensorboard: Tensorboard = False,
     workers: Workers = 1,
     timeout: Timeout = 1800.0,
@@ -199,6 +207,10 @@ def resume(
             return report(folder, trust=trust)
         run = opened()
         if run.script:
+            if without:
+                raise ConfigurationError(
+                    "--without: expected none for a script, which has a loop of its own."
+                )
             from tasks.running import own_loop
 
             own_loop.execute(run, workers)
@@ -207,12 +219,14 @@ def resume(
 
     invocation = run_command.at_work()
     together.work_on(
-        lambda: together.taken_up(opened(), trusted=True),  # `opened` has refused what is not
+        # `opened` has refused what is not trusted
+        lambda: together.taken_up(opened(), trusted=True, without=without),
         invocation.note,
         invocation.words,
         tensorboard=tensorboard,
         workers=workers,
         timeout=timeout,
+        without=without,
     )
     return 0
 
@@ -226,17 +240,16 @@ def report(
     ] = False,
     trust: Trust = False,
 ) -> int:
-    """Rebuild report and pictures of a finished run.
+    """Rebuild report and pictures of a run: of a finished one, or of what one has that was stopped.
 
     What the problem itself adds to the report takes its code, which is executed.
     """
     from tasks import report
     from tasks.folder.run import Run
-    from tasks.running.finished import load
+    from tasks.running.finished import loaded
 
     run = Run.open(folder)
-
-    finished = load(run.path, trust=trust)
+    finished = loaded(run, trust)
     if run.problem and finished.problem is None:
         code = run.problem if finished.untrusted is None else finished.untrusted.code
         say(

@@ -22,6 +22,7 @@ from tasks.problem.trained import TrainingOutcome
 
 SCHEMA = 1
 NAME = "result.json"
+SO_FAR = "so_far.json"  # the lines of a run that is not finished
 VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
 REJECTED = "rejected validations"  # of a row's `extra`: those with too many failed rows to choose weights by
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
@@ -169,6 +170,7 @@ class Result:
     started: str
     """ISO 8601, UTC."""
     finished: str
+    """The same; "" of a run that is not finished, whose table has the lines that there are."""
     schema: int = SCHEMA
     calls: dict[str, Any] = field(default_factory=dict)
     """`rows` that black boxes ran in all: training, validation, test, timing, and what was run again after a
@@ -177,22 +179,29 @@ class Result:
     """In the order of the table, and of steps."""
 
     def write(self, folder: Path) -> None:
-        """Write `result.json` atomically: a run that has one is finished."""
-        atomic.write_json(folder / NAME, asdict(self))  # figures that are not finite become null
+        """Write `result.json` atomically: a run that has one is finished. Others have `so_far.json`."""
+        path = folder / (NAME if self.finished else SO_FAR)
+        atomic.write_json(path, asdict(self))  # figures that are not finite become null
 
     @classmethod
-    def read(cls, folder: Path) -> Result:
+    def read(cls, folder: Path, *, so_far: bool = False) -> Result:
         """Read `result.json` of a run folder.
+
+        Args:
+            folder: of the run.
+            so_far: Whether the lines of a run that is not finished will do.
 
         Raises:
             RunFolderError: it is missing (the run is not finished), torn, or of another schema.
         """
-        path = folder / NAME
+        path, wanted = folder / NAME, "a finished run"
+        if so_far and not path.is_file():
+            path, wanted = folder / SO_FAR, "a run of which a method is finished"
         try:
             values = reading.json_object(path, f"Delete it and run: blackbox resume {quote(str(folder))}")
         except FileNotFoundError:
             raise RunFolderError(
-                f"{folder}: expected a finished run, got one without {NAME}. "
+                f"{folder}: expected {wanted}, got one without {path.name}. "
                 f"Finish it with: blackbox resume {quote(str(folder))}"
             ) from None
         schema = values.get("schema")

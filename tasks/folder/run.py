@@ -22,7 +22,7 @@ from tasks.configuration.code import named
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest_of_files, machine, stamp_of, versions
-from tasks.folder.result import NOT_APPLICABLE, Result, Row
+from tasks.folder.result import NOT_APPLICABLE, SO_FAR, Result, Row
 from tasks.folder.terms import (
     BEGUN,
     CONFIG,
@@ -64,8 +64,9 @@ class InProcess:
 class Run:
     """A run on disk. Make one with `Run.create`, find one again with `Run.open`.
 
-    The folder holds `config.json`, `metrics.jsonl`, `checkpoints`, where there were any `warnings.jsonl`, and
-    when the run is finished `result.json`, `report.html` and the report's pictures.
+    The folder holds `config.json`, `metrics.jsonl`, `checkpoints`, where there were any `warnings.jsonl`,
+    `so_far.json` once a method is finished, and when all are `result.json` in its place, `report.html` and
+    the report's pictures.
     """
 
     path: Path
@@ -341,22 +342,32 @@ class Run:
         for stage, row in stages.items():
             if NOT_APPLICABLE in row.extra:
                 self.truncate_metrics(stage, -1)
-        result = Result(
+        result = self._result(table, datetime.now(UTC).isoformat(timespec="seconds"))
+        result.write(self.path)
+        (self.path / SO_FAR).unlink(missing_ok=True)
+        return result
+
+    def note(self, table: Sequence[Row]) -> None:
+        """Write `so_far.json`: the lines of the methods and seeds that are finished by now."""
+        self._result(table, "").write(self.path)
+
+    def _result(self, table: Sequence[Row], finished: str) -> Result:
+        stages = {stage_name(row.seed, row.method): row for row in table}
+        watched = list(self.here.watched) if finished else []  # which may take long to read
+        return Result(
             task=self.task,
             preset=self.preset,
             config=self.config,
             seeds=self.seeds,
             table=tuple(table),
             machine=machine(),
-            versions=versions() | self.code_versions() | digest_of_files(list(self.here.watched)),
+            versions=versions() | self.code_versions() | digest_of_files(watched),
             command=self.command,
             started=self.started,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            finished=finished,
             calls=calls.read(self.path),
             warnings=tuple(warning_notes.of_stages(self.path, stages)),
         )
-        result.write(self.path)
-        return result
 
     @contextmanager
     def noting(self) -> Iterator[None]:

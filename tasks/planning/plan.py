@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from blackbox.checks import nearest
 from tasks.configuration.settings import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder.terms import Terms, check_seeds
@@ -76,6 +77,24 @@ class Plan:
         known = None not in settings.values()
         problem = self.problem.with_settings(**settings) if known else self.problem
         return replace(self, problem=problem, chosen=dict(settings), aside=tuple(aside))
+
+    def without(self, names: Collection[str]) -> Plan:
+        """The plan without some of its methods.
+
+        Raises:
+            ConfigurationError: It has no such method, or no other one.
+        """
+        for name in names:
+            if name not in self.methods:
+                raise ConfigurationError(
+                    f"--without: expected methods of the run, got {name!r}. {nearest(name, self.methods)}"
+                )
+        left = {name: method for name, method in self.methods.items() if name not in names}
+        if not left:
+            raise ConfigurationError(
+                "--without: expected to leave some method, got all. Leave one out of it."
+            )
+        return replace(self, methods=left)
 
     @property
     def terms(self) -> Terms:

@@ -85,8 +85,8 @@ class Problem:
     a parent are methods, `super().box()`. What a subclass may leave out says so.
 
     It declares, and holds nothing of a run: each run makes an object of the class with its settings for
-    itself, and calls what it may have to say to one: `begin` with the folder, `judge` with what a method was given,
-    `so_far` and `report` with what came out. An `__init__` and attributes from outside are refused.
+    itself, and calls what it may have to say to one: `begin` with the folder, `judge` with what a method was
+    given, `so_far` and `report` with what came out. An `__init__` and attributes from outside are refused.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.

@@ -14,7 +14,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.report import findings, html_report, pictures, plots
+from tasks.report import findings, html_report, pictures, plots, unfinished
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START, contradictions
@@ -50,7 +50,7 @@ class Comparison:
 
 @pictures.own_settings()
 def compare(folders: Sequence[Path], page: Path) -> Comparison:
-    """Set finished runs side by side and write a page of it, with its plot as PNG beside it.
+    """Set runs side by side and write a page of it, with its plot as PNG beside it.
 
     Args:
         folders: The folders of two runs or more; no code of theirs is executed.
@@ -58,7 +58,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
 
     Raises:
         ConfigurationError: Fewer than two different folders are given.
-        RunFolderError: One of them is no run, or not finished.
+        RunFolderError: One of them is no run, or no method of it is finished.
     """
     import pandas
 
@@ -68,23 +68,24 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         raise ConfigurationError(
             f"compare: expected the folders of two different runs or more, got {came}. Name each once."
         )
-    sides = {
-        name: Findings(Run.open(path), Result.read(path))
-        for name, path in zip(ascii_uppercase, paths, strict=False)
-    }
+    opened = {name: Run.open(path) for name, path in zip(ascii_uppercase, paths, strict=False)}
+    results = {name: Result.read(run.path, so_far=True) for name, run in opened.items()}
+    sides = {name: Findings(run, unfinished.comparable(results[name])) for name, run in opened.items()}
     runs = pandas.DataFrame(
         {
             "run": name,
             "folder": str(side.run.path),
             "problem": f"{side.run.task}, {side.run.preset}",
-            "seeds": in_words(side.run.seeds),
-            "finished": side.result.finished,
+            "seeds": in_words(side.seeds),
+            "finished": side.result.finished or "no",
         }
         for name, side in sides.items()
     )
     # whose figures can be set against each other, and whose are on one scale
     alike = len({side.run.task for side in sides.values()}) == 1
-    lines = _sentences(sides, alike)
+    missing = {name: unfinished.sentences(run, results[name]) for name, run in opened.items()}
+    lines = [f"{name}: {sentence}" for name, said in missing.items() for sentence in said]
+    lines += _sentences(sides, alike)
     figures, rows, caption = _figures(sides, alike)
     settings = _settings(sides)
     blocks: list[Block] = [Table(runs, prose=True), Table(figures, caption=caption)]
@@ -115,8 +116,8 @@ def _sentences(sides: Sides, alike: bool) -> list[str]:
     ]
     (first, one), *others = sides.items()
     for name, side in others:
-        if side.run.seeds != one.run.seeds:
-            seeds = in_words(one.run.seeds), in_words(side.run.seeds)
+        if side.seeds != one.seeds:
+            seeds = in_words(one.seeds), in_words(side.seeds)
             lines.append(f"The seeds differ: {first} has {seeds[0]}, {name} {seeds[1]}.")
         before, now = _start(one), _start(side)
         same = (math.isclose(before[seed], now[seed], rel_tol=1e-4) for seed in before.keys() & now)
@@ -164,7 +165,8 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
         figures["ratio"] = ratio.map("{:.3g}".format).where((means > 0).all(axis=1) & (ratio < math.inf))
         caption += f" The ratio is {other} / {one}."
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
-    return figures.fillna("-").reset_index(), rows.fillna("-").reset_index(), caption
+    shown = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
+    return shown[0], shown[1], caption
 
 
 def _settings(sides: Sides) -> pandas.DataFrame:

@@ -91,7 +91,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Findings:
-    """What came out of a finished run.
+    """What came out of a run.
 
     Attributes:
         run: Its folder; pictures go there.
@@ -103,8 +103,8 @@ class Findings:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the run."""
-        return self.run.seeds
+        """Of the table."""
+        return self.result.seeds
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
 from tasks.problem.figures import Picture
-from tasks.report import findings, html_report, lead, pictures, plots
+from tasks.report import findings, html_report, lead, pictures, plots, unfinished
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
 from zo.errors import TangentWarning
@@ -31,7 +31,9 @@ WIDEST = 120  # of one that goes on into the margin of a page of 1,280 pixels
 
 
 def write(run: Run, problem: Reported | None = None) -> Path:
-    """Write the report of a finished run, and its table as `table.md` and `table.tex`.
+    """Write the report of a run, and its table as `table.md` and `table.tex`.
+
+    Of a run that is not finished it is of the methods that are.
 
     Args:
         run: Its folder.
@@ -39,7 +41,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
             part in it cannot be made again.
 
     Raises:
-        RunFolderError: The run is not finished.
+        RunFolderError: No method is finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
     with pictures.own_settings(), pictures.palette({} if problem is None else problem.looks):
@@ -47,9 +49,10 @@ def write(run: Run, problem: Reported | None = None) -> Path:
 
 
 def _written(run: Run, problem: Reported | None) -> Path:
-    facts, path = Findings(run, Result.read(run.path)), run.path / NAME
-    if problem is None and not run.script and path.is_file():
+    whole, path = Result.read(run.path, so_far=True), run.path / NAME
+    if problem is None and not run.script and path.is_file() and whole.finished:
         return path
+    facts = Findings(run, unfinished.comparable(whole))
     table = findings.for_papers(facts.result)
     notes = changed_boxes.read(run.path)
     atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
@@ -67,11 +70,13 @@ def _written(run: Run, problem: Reported | None) -> Path:
             failed, reason = error, f"{type(error).__name__}: {error}"
             blocks.append(Paragraph(f"The problem's own part could not be made ({reason})."))
     result = facts.result
+    ended = f"finished {result.finished}" if result.finished else "not finished"
     html_report.write(
         path,
         title=result.task.replace("-", " ").capitalize(),
         lead=[
             *([about] if about else []),
+            *unfinished.sentences(run, whole),
             *lead.sentences(result, declared=declared),
             *lead.contradictions(facts),
         ],
@@ -85,7 +90,7 @@ def _written(run: Run, problem: Reported | None) -> Path:
             *_settings(run, defaults),
             *_machine(run, result),
         ],
-        footer=f"{' '.join(result.command)} · started {result.started}, finished {result.finished}",
+        footer=f"{' '.join(result.command)} · started {result.started}, {ended}",
     )
     if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)

@@ -28,6 +28,7 @@ from tasks.methods import shared
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
+from tasks.report import unfinished
 from tasks.report.findings import Findings, warned_of
 from tasks.rows.binding import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
@@ -56,7 +57,7 @@ class FinishedRun:
 
     def __init__(self, run: Run, problem: Problem | None, untrusted: TrustError | None = None) -> None:
         self.path, self.problem, self.untrusted = run.path, problem, untrusted
-        self.result = Result.read(run.path)
+        self.result = Result.read(run.path, so_far=True)
         self._run = run
 
     @cached_property
@@ -147,8 +148,8 @@ class FinishedRun:
 
     def show(self) -> None:
         """Print the table, what has to be known to read it, and where report and run are."""
-        print_table(report.shown(self.result))
-        for sentence in report.untouched(self.result):
+        print_table(report.shown(unfinished.comparable(self.result)))
+        for sentence in [*unfinished.sentences(self._run, self.result), *report.untouched(self.result)]:
             say(sentence)
         if warned := warned_of(self.result):
             say(f"{counted(len(warned), 'warning')}, with methods, seeds and steps in the report.")
@@ -156,14 +157,16 @@ class FinishedRun:
 
     def _repr_html_(self) -> str:
         """In a notebook: the table, and where report and run are."""
-        table = report.shown(self.result).to_html(index=False, border=0)
+        table = report.shown(unfinished.comparable(self.result)).to_html(index=False, border=0)
         page = self.path / report.NAME
         line = f"Report: {escape(str(page))}<br>" if page.is_file() else ""
         return f"{table}<p>{line}Run folder: {escape(str(self.path))}</p>"
 
     def __repr__(self) -> str:
         """The folder and the table."""
-        return plain(f"{self.path}\n{report.shown(self.result).to_string(index=False)}")
+        return plain(
+            f"{self.path}\n{report.shown(unfinished.comparable(self.result)).to_string(index=False)}"
+        )
 
 
 def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
@@ -181,6 +184,16 @@ def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
         RunFolderError: It is no run's folder, or the run is not finished.
     """
     run = Run.open(Path(folder))
+    Result.read(run.path)
+    return loaded(run, trust)
+
+
+def loaded(run: Run, trust: bool) -> FinishedRun:
+    """A run as `load` gives it, or what there is of one that is not finished.
+
+    Raises:
+        RunFolderError: No method is finished.
+    """
     if not run.problem or (not trust and is_gone(run)):
         return FinishedRun(run, None)
     try:

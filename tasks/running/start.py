@@ -128,11 +128,16 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     return FinishedRun(replace(run, path=as_named.path), problem)
 
 
-def take_part(run: Run) -> None:
-    """Do what the first of several processes does, in a copy of the run's folder that no one will see."""
+def take_part(run: Run, without: Collection[str] = ()) -> None:
+    """Do what the first of several processes does, in a copy of the run's folder that no one will see.
+
+    Args:
+        run: The copy.
+        without: Methods that are left out.
+    """
     if not run.finished:
         with ending_interrupts():
-            carry_out(run, plan_in(run, trusted=True), Silence())
+            carry_out(run, plan_in(run, trusted=True).without(without), Silence())
 
 
 def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
@@ -174,5 +179,6 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
                 first_rows.ask_again(plan.config.rows, plan.config.device)
                 table = table_of(run, plan, bound, progress)
     group.wait_for_all()  # until their rows are written down too
+    (run.path / report.NAME).unlink(missing_ok=True)  # of what there was before the end
     run.finish(table)
     return bound

@@ -14,6 +14,7 @@ from tasks.errors import NotApplicableError
 from tasks.folder import checkpoint
 from tasks.folder.result import Row
 from tasks.folder.run import Run, stage_name
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import Plan
 from tasks.planning.trial import TRIES
 from tasks.problem.problem import Problem
@@ -27,12 +28,18 @@ from tasks.training.setup import setup_of
 
 
 def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]:
-    """The lines, in the order of seeds and methods; stages that are finished are loaded, not repeated."""
+    """The lines, in the order of seeds and methods; stages that are finished are loaded, not repeated.
+
+    These are also stages of methods that the plan leaves out, of which nothing else is done.
+    """
     problem, table = bound.problem, list[Row]()
     for seed in plan.seeds:
         trained: dict[str, Trained] = {}  # which the methods behind may start from
         fields: dict[str, Mapping[str, Any]] = {}
-        for name, method in plan.methods.items():
+        every = methods_named(problem)
+        done = {name for name in every if checkpoint.evaluation(run.path, stage_name(seed, name)).exists()}
+        methods = {name: method for name, method in every.items() if name in plan.methods or name in done}
+        for name, method in methods.items():
             with run.notes.at(stage_name(seed, name)):
                 setup = setup_of(problem, run, name, seed, progress, trained)
                 torch.manual_seed(
@@ -43,7 +50,7 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
                 try:
                     trained[name] = method.train(setup)
                 except NotApplicableError as error:
-                    if len(plan.methods) == 1:
+                    if len(methods) == 1:
                         raise
                     progress.say(f"{setup.stage}: not applicable. {error}")
                     line = judge.line_without(setup, str(error), everywhere(tally.since(before)))
@@ -51,10 +58,12 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
                 else:
                     line, arrays = judge.judged(setup, trained[name], bound.ledger)
                     table.append(replace(line, role=method.role))
+                    if name not in done:
+                        run.note(judge.with_one_metric(table))
                     if len(table) == 1:
                         _refuse_to_run_out(plan, bound, run, table)
                     fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
-            last = name == list(plan.methods)[-1]
+            last = name == list(methods)[-1]
             if name in trained or (last and trained):
                 problem.so_far(run, seed, trained, fields, last)
     return judge.with_one_metric(table)

@@ -27,6 +27,7 @@ def work_on(
     tensorboard: bool,
     workers: int,
     timeout: float,
+    without: Sequence[str] = (),
 ) -> None:
     """Work on a run, in this process or in several that are started here; or as one of those.
 
@@ -38,6 +39,7 @@ def work_on(
         tensorboard: Whether metrics are written as event files, too.
         workers: Processes to start.
         timeout: Seconds after which one that does not answer is given up.
+        without: Methods that the plan of `begun` leaves out.
     """
     first: tuple[Run, Plan] | None = None
 
@@ -49,7 +51,7 @@ def work_on(
     others = launch.started(words, 1 if group.is_member() else workers)
     with others, group.joined(timeout), group.shared_folder(first_folder) as folder:
         if first is None:
-            take_part(Run.open(folder))
+            take_part(Run.open(folder), without)
             return
         run, plan = first
         at_work(run)
@@ -75,15 +77,16 @@ def new(plan: Plan, root: Path, words: Sequence[str]) -> tuple[Run, Plan]:
     return run, plan
 
 
-def taken_up(run: Run, *, trusted: bool = False) -> tuple[Run, Plan]:
+def taken_up(run: Run, *, trusted: bool = False, without: Sequence[str] = ()) -> tuple[Run, Plan]:
     """A run that goes on, and the plan that its folder has in writing.
 
     Args:
         run: Its folder.
         trusted: Whether the code that it names is executed without asking whether this user trusts it, as
             where it was asked before.
+        without: Methods that are left out.
     """
-    return run, plan_in(run, trusted=trusted)
+    return run, plan_in(run, trusted=trusted).without(without)
 
 
 def note_launch(folder: Path) -> None:

@@ -28,7 +28,7 @@ from tasks.applications.denoised_smoothing.config import WIDE, Config, Variant, 
 from tasks.applications.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
 from tasks.applications.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss
 from tasks.applications.denoised_smoothing.smoothing_parameter import Mu
-from tasks.errors import ProblemError
+from tasks.errors import ConfigurationError, ProblemError
 from tasks.methods.autograd import AutogradGradient, Stand
 from tasks.problem.trained import Trained, TrainingOutcome
 from tasks.rows.tally import count_alike
@@ -122,6 +122,11 @@ class TrainingStart:
         """Ask for the classes that training images are to be taken for, and take the denoiser of mse."""
         problem, network = problem_of(setup), setup.network
         if problem.config.start == "mse":
+            if "mse" not in setup.trained:
+                raise ConfigurationError(
+                    f"{setup.stage}: expected the denoiser of mse to start from, got none, since mse is left "
+                    "out. Resume without `--without mse`."
+                )
             network = copy.deepcopy(setup.trained["mse"].network)
         setup = of_seed(replace(setup, network=network))
         _ = problem.targets

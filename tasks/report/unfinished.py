@@ -1,0 +1,61 @@
+"""A run whose table lacks lines: what of it can be set side by side, and in sentences what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from shlex import quote
+
+from tasks.folder.result import Result
+from tasks.folder.run import Run, stage_name
+from tasks.report import findings
+
+
+def comparable(result: Result) -> Result:
+    """The lines whose means are over the same seeds, with these seeds.
+
+    Of a finished run these are the methods that have all seeds. Of any other they are the seeds that have all
+    methods which the first one has by now.
+    """
+    methods = {seed: {row.method for row in result.table if row.seed == seed} for seed in result.seeds}
+    if result.finished:
+        whole = set.intersection(*methods.values())
+        kept, seeds = [row for row in result.table if row.method in whole], result.seeds
+    else:
+        first = next(names for names in methods.values() if names)
+        seeds = tuple(seed for seed, names in methods.items() if names >= first)
+        kept = [row for row in result.table if row.seed in seeds]
+    return replace(result, table=tuple(kept), seeds=seeds) if kept else result
+
+
+def sentences(run: Run, result: Result) -> list[str]:
+    """What is missing of a run, and what it has beside the lines that are `comparable`."""
+    lines, several = list[str](), len(run.seeds) > 1
+    missing = ", ".join(_missing(run, result))
+    if not result.finished:
+        lines.append(
+            f"This run is not finished; `blackbox resume {quote(str(run.path))}` goes on with it."
+            f"{missing and f' What is missing: {missing}.'}"
+        )
+    elif missing:
+        lines.append(f"Left out when the run was resumed (--without): {missing}.")
+    kept = comparable(result).table
+    aside = [score for row in result.table if row not in kept for score in [findings.Score([row])]]
+    if aside and several:
+        listed = ", ".join(f"{score.method} (seed {score.rows[0].seed}) {score}" for score in aside)
+        lines.append(f"In no table, since other seeds or methods lack them: {listed}.")
+    return lines
+
+
+def _missing(run: Run, result: Result) -> list[str]:
+    """The trainings without a line, each with its seed where there are several, and with the steps done."""
+    methods = run.config.get("methods")
+    finished = {(row.method, row.seed) for row in result.table}
+    steps = {line["stage"]: line["step"] for line in run.metrics()}
+    listed = []
+    for method in map(str, methods if isinstance(methods, list) else ()):
+        for seed in run.seeds:
+            if (method, seed) not in finished:
+                done = steps.get(stage_name(seed, method), 0)
+                parts = [f"seed {seed}"] * (len(run.seeds) > 1) + [f"{done:,} steps done"] * (done > 0)
+                listed.append(f"{method} ({', '.join(parts)})" if parts else method)
+    return listed
