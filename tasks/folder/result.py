@@ -177,6 +177,8 @@ class Result:
     kill; and `exact`, False where there may be more."""
     warnings: tuple[RunWarning, ...] = ()
     """In the order of the table, and of steps."""
+    left_out: tuple[tuple[str, int], ...] = ()
+    """Methods and seeds of which a resume did no more, so that they have no line."""
 
     def write(self, folder: Path) -> None:
         """Write `result.json` atomically: a run that has one is finished. Others have `so_far.json`."""

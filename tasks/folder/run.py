@@ -327,12 +327,13 @@ class Run:
         """Whether the run has its result."""
         return (self.path / "result.json").is_file()
 
-    def finish(self, table: Sequence[Row]) -> Result:
+    def finish(self, table: Sequence[Row], *, left_out: Sequence[tuple[str, int]] = ()) -> Result:
         """Write `result.json`, which finishes the run: what came out, on which machine, with which versions.
 
         Args:
             table: A line for each method and seed; `Row.of` makes one of a training's outcome. Metrics of
                 methods that turned out not to be applicable are dropped.
+            left_out: Methods and seeds without a line, see `Result`.
         """
         if not table:
             raise ProblemError(
@@ -342,7 +343,8 @@ class Run:
         for stage, row in stages.items():
             if NOT_APPLICABLE in row.extra:
                 self.truncate_metrics(stage, -1)
-        result = self._result(table, datetime.now(UTC).isoformat(timespec="seconds"))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        result = replace(self._result(table, now), left_out=tuple(left_out))
         result.write(self.path)
         (self.path / SO_FAR).unlink(missing_ok=True)
         return result

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from types import CodeType, FunctionType
 from typing import Any
 
+from blackbox import BlackBoxFunction
 from tasks.problem.made_once import MadeOnce
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_LONG = 1000  # entries of what is taken for data
 
 
 def digest(kind: type) -> dict[str, str]:
@@ -25,7 +26,10 @@ def digest(kind: type) -> dict[str, str]:
     In it are the bytecode of its module's functions and classes, as far as it uses them, and numbers, texts
     and lists of these that they have as attributes, in closures or as globals. Arrays and data are not.
     """
-    text = _text(kind, kind.__module__, set())
+    try:
+        text = _text(kind, kind.__module__, set())
+    except RecursionError:  # a list that holds itself
+        return {}
     python = f"{sys.version_info.major}.{sys.version_info.minor}"  # whose bytecode it is
     return {f"class {kind.__name__} (Python {python})": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
@@ -34,11 +38,13 @@ def _text(value: Any, module: str, seen: set[int]) -> str:
     """A value as text that is the same in another process."""
     if isinstance(value, _PLAIN):
         return repr(value)
+    if isinstance(value, tuple | list | set | frozenset | dict) and len(value) > _LONG:
+        return type(value).__qualname__
     if isinstance(value, tuple | list):
         return f"({', '.join(_text(part, module, seen) for part in value)})"
     if isinstance(value, set | frozenset):
         return f"{{{', '.join(sorted(_text(part, module, seen) for part in value))}}}"
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         parts = [(name, value[name]) for name in sorted(value, key=repr)]
         return _text(parts, module, seen)
     if isinstance(value, CodeType):
@@ -54,18 +60,23 @@ def _text(value: Any, module: str, seen: set[int]) -> str:
     for wrapper, name in _WRAPPERS.items():
         if isinstance(value, wrapper):
             return _text(getattr(value, name), module, seen)
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 _WRAPPERS = {MadeOnce: "method", cached_property: "func", staticmethod: "__func__", classmethod: "__func__"}
+_CODE = (FunctionType, type, property, *_WRAPPERS)
 
 
 def _attributes(kind: type) -> dict[str, Any]:
-    """Its own, without those that Python keeps there; it adds some when an object is copied."""
+    """Its own, without those that Python keeps there; it adds some when an object is copied.
+
+    Values in classes of boxes are left out: they may be counts, and a run asks its boxes once more.
+    """
+    values = not issubclass(kind, BlackBoxFunction)
     return {
         name: value
         for name, value in vars(kind).items()
-        if not name.startswith("__") or isinstance(value, FunctionType)
+        if isinstance(value, _CODE) or (values and not name.startswith("__"))
     }
 
 

@@ -48,14 +48,15 @@ def sentences(run: Run, result: Result) -> list[str]:
 
 def _missing(run: Run, result: Result) -> list[str]:
     """The trainings without a line, each with its seed where there are several, and with the steps done."""
-    methods = run.config.get("methods")
-    finished = {(row.method, row.seed) for row in result.table}
+    methods, missing = run.config.get("methods"), result.left_out
+    if not result.finished:
+        every = [(str(method), seed) for method in methods or () for seed in run.seeds]
+        lines = {(row.method, row.seed) for row in result.table}
+        missing = [stage for stage in every if stage not in lines]
     steps = {line["stage"]: line["step"] for line in run.metrics()}
     listed = []
-    for method in map(str, methods if isinstance(methods, list) else ()):
-        for seed in run.seeds:
-            if (method, seed) not in finished:
-                done = steps.get(stage_name(seed, method), 0)
-                parts = [f"seed {seed}"] * (len(run.seeds) > 1) + [f"{done:,} steps done"] * (done > 0)
-                listed.append(f"{method} ({', '.join(parts)})" if parts else method)
+    for method, seed in missing:
+        done = steps.get(stage_name(seed, method), 0)
+        parts = [f"seed {seed}"] * (len(run.seeds) > 1) + [f"{done:,} steps done"] * (done > 0)
+        listed.append(f"{method} ({', '.join(parts)})" if parts else method)
     return listed

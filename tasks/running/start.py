@@ -112,7 +112,8 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
         run.callbacks.extend(plan.problem.callbacks)
-        if not run.finished:
+        goes_on = not run.finished
+        if goes_on:
             with make_progress() if progress is None else progress as shown:
                 shown.say(f"Run folder: {as_named.path}")
                 if not run.problem:
@@ -122,7 +123,8 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
             run = run.reread()
         else:
             problem = with_answers(run, plan.problem)
-        if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
+        # without a page it was killed before: callbacks are called again
+        if goes_on or not (run.path / report.NAME).is_file():
             Listeners(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(replace(run, path=as_named.path), problem)
@@ -180,5 +182,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
                 table = table_of(run, plan, bound, progress)
     group.wait_for_all()  # until their rows are written down too
     (run.path / report.NAME).unlink(missing_ok=True)  # of what there was before the end
-    run.finish(table)
+    lines = {(row.method, row.seed) for row in table}
+    every = [(name, seed) for name in methods_named(problem) for seed in plan.seeds]
+    run.finish(table, left_out=[stage for stage in every if stage not in lines])
     return bound

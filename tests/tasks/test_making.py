@@ -211,14 +211,15 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
 ):
     monkeypatch.setattr(Row, "rows", 0)
     monkeypatch.setattr(Row, "dies_at", -1)
+    monkeypatch.setattr(Row, "dying", None, raising=False)
 
     class Judged(Beside):
         def box(self):
             return Row()
 
     def judged(self, *given):
-        if before := Judged.dying:
-            Judged.dying = None
+        if before := Row.dying:
+            Row.dying = None
             Row.dies_at = Row.rows + before
         Fine()(torch.zeros(2, 3))  # of a box that is not the problem's, which the table does not count
         return original(self, *given)
@@ -226,9 +227,8 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
     original = getattr(Judged, where)
     setattr(Judged, where, judged)
     settings = {"methods": ("no-gradient",), "steps": 4, "progress": Progress()}
-    Judged.dying = None
     whole = tasks.run(Judged(), runs=tmp_path / "whole", **settings).result
-    Judged.dying, Row.rows = 6, 0
+    Row.dying, Row.rows = 6, 0
     with pytest.raises(Killed):
         tasks.run(Judged(), runs=tmp_path / "cut", **settings)
     again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
