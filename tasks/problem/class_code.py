@@ -6,7 +6,6 @@ A class of a notebook has no file whose checksum would say that it is another on
 from __future__ import annotations
 
 import hashlib
-import inspect
 import sys
 from contextlib import suppress
 from functools import cached_property
@@ -49,18 +48,19 @@ def _text(value: Any, module: str, seen: set[int]) -> str:
         return _text(parts, module, seen)
     if isinstance(value, CodeType):
         return f"{value.co_code.hex()} {value.co_names} {_text(value.co_consts, module, seen)}"
-    if id(value) not in seen and getattr(value, "__module__", None) == module:
+    if isinstance(value, type | FunctionType):
+        if id(value) in seen or value.__module__ != module:
+            return value.__qualname__
         seen.add(id(value))
-        if inspect.isclass(value):
-            return _text((value.__name__, value.__bases__, _attributes(value)), module, seen)
         if isinstance(value, FunctionType):
             return _text(_parts(value), module, seen)
+        return _text((value.__name__, value.__bases__, _attributes(value)), module, seen)
     if isinstance(value, property):
         return _text((value.fget, value.fset), module, seen)
     for wrapper, name in _WRAPPERS.items():
         if isinstance(value, wrapper):
             return _text(getattr(value, name), module, seen)
-    return str(getattr(value, "__qualname__", type(value).__qualname__))
+    return type(value).__qualname__
 
 
 _WRAPPERS = {MadeOnce: "method", cached_property: "func", staticmethod: "__func__", classmethod: "__func__"}

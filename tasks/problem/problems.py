@@ -75,7 +75,7 @@ def made_anew(problem: Problem, **settings: Any) -> Problem:
         ProblemError: It is no problem, or more than its class, its settings and its folder make it up.
     """
     if not isinstance(problem, Problem):
-        raise ProblemError(f"expected an object of a tasks.Problem, got {problem!r}. Give one, as in Name().")
+        raise ProblemError(f"expected a tasks.Problem to run, got {problem!r}. Give an object: Name().")
     anew.refuse_construction(type(problem), Problem)
     anew.refuse_state(problem)
     return type(problem)(problem.config, folder=problem.folder, **settings)

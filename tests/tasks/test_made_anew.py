@@ -246,7 +246,7 @@ def test_a_list_among_the_settings_is_each_objects_own(tmp_path):
 
 
 def test_what_is_no_problem_is_refused(tmp_path):
-    with pytest.raises(ProblemError, match=r"expected an object of a tasks\.Problem, got .*Name\(\)"):
+    with pytest.raises(ProblemError, match=r"expected a tasks\.Problem to run, got .*Name\(\)"):
         go(Scaled, tmp_path)
 
 
