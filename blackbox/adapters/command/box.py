@@ -12,6 +12,7 @@ import numpy as np
 
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
+from blackbox.adapters.command.numbers import text_of
 from blackbox.adapters.command.templates import Template, template_of, templates_of, unknown
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
@@ -236,8 +237,7 @@ class CommandLine(BlackBoxFunction):
         for file in self._output_files:
             arrays[file.spec.name] = files.read_file(folder, file, leading)
         for name, template in self._output_templates.items():
-            text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
-            arrays |= template.find(text)
+            arrays |= template.find(text_of(files.output(folder, name)))
         return arrays
 
     @property

@@ -11,16 +11,31 @@ from pathlib import Path
 _NO_LETTER = re.compile(r"([-+]?(?:\d?\.\d*))([-+]\d{3})")
 _NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND)\d*|nan\([\w-]*\))", re.IGNORECASE)
 _INFINITE = re.compile(r"([-+]?)1\.#INF\d*", re.IGNORECASE)
-# as Fortran's list-directed output writes equal numbers: 2*0.0
-_REPEATED = re.compile(
-    r"(?<![^\s,;\[({:=])([1-9]\d{0,8})\*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD]?[-+]?\d+)?)(?![^\s,;\])}])"
+# also as Fortran (1.0D-3, 1.234-103) and Microsoft's C write it; `++` since digits are not to be tried in
+# other portions, and not too many of them, or a text of digits alone is read again from each
+NUMBER = (
+    r"[-+]?(?:1\.#(?i:QNAN|SNAN|IND|INF)\d*+"
+    r"|(?:\d{1,400}+\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d{1,400}+(?:[eEdD][-+]?\d++)?"
+    r"|(?i:nan(?:\([\w-]*\))?+|inf(?:inity)?+)(?![^\W\d_]))"
 )
+LIKE = rf"(?:{NUMBER}|(?<!\*)\*++)"  # what a number begins with, or Fortran's asterisks where one has no room
+# as Fortran's list-directed output writes equal numbers: 2*0.0
+_TIMES = r"[1-9]\d{0,8}+"
+_VALUE = r"[-+]?(?:\d++\.?+\d*+|\.\d++)(?:[eEdD]?+[-+]?+\d++)?+"
+REPEATED = rf"(?<![^\s,;\[({{=:]){_TIMES}\*{_VALUE}(?![^\s,;\])}}])"
+_REPEATED = re.compile(rf"({_TIMES})\*({_VALUE})")
 # units that a program may change from one number to the next: 350 mm for 0.35 m
 _BASE = r"(?:m|s|A|K|N|Pa|W|Wh|J|cal|V|Hz|g|L|l|bar|eV|B|bit|F|H|C|Ohm|Ω|S|mol|rad)"
 _TIMES = r"(?:min|mins|minutes?|h|hrs?|hours?|d|days?)"
+_FOREIGN = r"[^\W\d_a-zA-ZÅå]"  # a micro sign, or what is made of one in another code of characters
 _LONG = r"(?:pico|nano|micro|milli|centi|kilo|mega|giga|tera)[a-z]+"
 _SCALED = re.compile(
-    rf"(?!kg\b|pH\b)(?:(?:[pnuµμmckMGT]|h(?=Pa)){_BASE}|g|{_TIMES}|{_LONG}|[KMGT]iB|KB)(?=$|[\d/^*·²³\s-])"
+    rf"(?!kg\b|pH\b)(?:(?:[pnumckMGT]|{_FOREIGN}|h(?=Pa)){_BASE}|g|{_TIMES}|{_LONG}|[KMGT]iB|KB)"
+    r"(?=$|[\d/^*·²³.\s-])"
+)
+_SCALE = re.compile(
+    r"(?:[kMGnuµμp]|(?i:mio|mrd|tsd|thousand|million|billion|trillion)\b\.?)(?![\w/])"
+    r"|[eEdD]\s*[-+]?\d|(?:[x\u00d7*·^]|\*\*)\s*\d"  # a power of ten apart
 )
 _UNIT = re.compile(rf"(?:kg|{_TIMES}|(?:[pnuµμmckKMGT]|h(?=Pa))?i?{_BASE})(?=$|[\d/^*·²³\s-])")
 
@@ -66,9 +81,10 @@ def is_number(word: str) -> bool:
     return True
 
 
-def is_scaled_unit(word: str) -> bool:
-    """Whether a word is a unit with a prefix, such as mm or kJ/kg; kg is none."""
-    return _SCALED.match(word) is not None
+def is_scaled(text: str) -> bool:
+    """Whether a text behind a number scales it: a unit with a prefix (mm; kg is none), k, Mio, x 10^6."""
+    unit = text.split(maxsplit=1)[0].rstrip(".,;:") if text.strip() else ""
+    return _SCALE.match(text) is not None or _SCALED.match(unit) is not None
 
 
 def is_unit(word: str) -> bool:
@@ -76,11 +92,10 @@ def is_unit(word: str) -> bool:
     return _UNIT.match(word) is not None
 
 
-def repeats_written_out(text: str, most: int) -> str:
-    """A text with Fortran's repeat counts written out, 2*0.0 as 0.0 0.0, each at most so many times."""
-    if "*" not in text:
-        return text
-    return _REPEATED.sub(lambda match: " ".join([match[2]] * min(int(match[1]), most)), text)
+def repeats(word: str) -> int:
+    """How many numbers a word stands for: 2*0.0 for two, any other for one."""
+    match = _REPEATED.fullmatch(word)
+    return int(match[1]) if match else 1
 
 
 def repeated(word: str, most: int) -> list[str]:
@@ -90,8 +105,9 @@ def repeated(word: str, most: int) -> list[str]:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file: UTF-8, or UTF-16 as its mark says; without the mark, other bytes replaced."""
+    """The text of a file: UTF-8, or UTF-16 as its mark says; bytes that are neither are read as Latin-1."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace")
-    return data.decode("utf-8-sig", errors="replace")
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), text)

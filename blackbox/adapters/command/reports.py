@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from blackbox.adapters.command.numbers import is_number
+from blackbox.adapters.command.numbers import LIKE, REPEATED, is_number
 
-# also as Fortran (1.0D-3, 1.234-103) and Microsoft's C write it; `++` since digits are not to be tried in
-# other portions
-NUMBER = (
-    r"[-+]?(?:1\.#(?i:QNAN|SNAN|IND|INF)\d*+"
-    r"|(?:\d++\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d++(?:[eEdD][-+]?\d++)?"
-    r"|(?i:nan(?:\([\w-]*\))?+|inf(?:inity)?+)(?![^\W\d_]))"
-)
-LIKE = rf"(?:{NUMBER}|\*+)"  # what a number begins with, or Fortran's asterisks where one has no room
 SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
 _SIGNS = ",;:|)]}>\"'=?"  # behind a word, such as a prompt, in front of a template in mid-line
 _MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again anywhere
@@ -67,9 +60,56 @@ def later_report(literals: Literals, text: str, end: int, count: int) -> str:
     return (line_before(text, end, min(places)) + line_after(text, min(places))).strip()
 
 
+def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str:
+    """The words in front of a number that stand in front of another on the same line; "" if none do.
+
+    Args:
+        literals: of the template.
+        text: all of it.
+        start: of the last match.
+        end: of the last match.
+    """
+    before = text.rfind("\n", 0, start) + 1, start
+    after = end, end + len(line_after(text, end))
+    for index, literal in enumerate(literals[:-1]):
+        words = literal.rpartition("\n")[2].strip()
+        if _MARKS.fullmatch(words) or (index and not re.search(r"\w", words)):
+            continue
+        pattern = re.compile(rf"{_loose(words).pattern}\s*+(?={LIKE})")
+        on_first = "\n" not in "".join(literals[: index + 1]).lstrip()
+        on_last = "\n" not in "".join(literals[index + 1 :]).rstrip()
+        for first, last in [before] * on_first + [after] * on_last:
+            for found in pattern.finditer(text, first, last):
+                if may_begin(words, line_before(text, max(first, found.start() - SEEN), found.start())):
+                    return words
+    return ""
+
+
+def next_row(text: str, end: int, template: str, lines: bool) -> str:
+    """The next line that is not empty and no comment, if numbers seem to go on in it; else "".
+
+    Args:
+        text: all of it.
+        end: of the numbers, on their line.
+        template: by which they are read; a line that begins with a sign as one of its own does is no comment.
+        lines: whether the numbers are on several lines.
+    """
+    comments = tuple(sign for sign in "#!%" if not re.search(rf"(?m)^\s*{sign}", template))
+    for line in re.compile(r"(?<=\n)[^\n]+").finditer(text, end):
+        bare = line[0].strip()
+        if not bare or bare.startswith(comments):
+            continue
+        words = [word for word in re.split(r"[\s,;|\[\](){}<>\"':]+", bare[:10_000]) if word]
+        has = [is_number(word) or re.fullmatch(rf"\*+|{REPEATED}", word) is not None for word in words]
+        row = words and (all(has) or all(has[:2]) or (lines and has[0]))
+        labelled = lines and len(words) > 2 and all(has[1:]) and re.search(r"\d", words[0])
+        return bare if row or labelled else ""
+    return ""
+
+
 def _lines_of_none(text: str, end: int, count: int) -> Iterator[int]:
     """Where lines are that have so many numbers, or what stands for them, and not only numbers."""
-    for line in re.compile(r"[^\r\n]+").finditer(text, end):
+    for line in re.compile(r"[^\n]+").finditer(text, end):
         words = re.sub(r"[,;\[\](){}<>\"']", " ", line[0][:10_000]).split()
         none = [word for word in words if _NONE.fullmatch(word)]
         if none and len(words) == count and all(map(is_number, set(words) - set(none))):
@@ -139,24 +179,17 @@ def _first(pattern: re.Pattern[str], text: str, start: int, begins: Begins) -> l
     """The first place from a start on where a pattern matches and a report begins, if there is one."""
     for match in pattern.finditer(text, start):
         before = line_before(text, max(0, match.start() - SEEN), match.start())
-        if begins(before, line_after(text, match.end())):
+        if begins(before, line_after(text, match.end(), SEEN)):
             return [match.start()]
     return []
 
 
 def line_before(text: str, start: int, place: int) -> str:
     """What stands before a place on its line, from a start on that may lie within the line."""
-    return text[max(start - 1, *(text.rfind(end, start, place) for end in "\r\n")) + 1 : place]
+    return text[max(start - 1, text.rfind("\n", start, place)) + 1 : place]
 
 
-def line_after(text: str, place: int) -> str:
-    """What stands behind a place on its line."""
-    end = re.compile(r"[\r\n]|\Z").search(text, place)
-    assert end is not None
-    return text[place : end.start()]
-
-
-def line_below(text: str, place: int) -> str:
-    """The line below a place's; empty if there is none."""
-    below = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)([^\r\n]*)").match(text, place)
-    return below[1] if below else ""
+def line_after(text: str, place: int, most: int = sys.maxsize) -> str:
+    """What stands behind a place on its line, at most so many characters."""
+    end = text.find("\n", place, place + most)
+    return text[place : place + most if end < 0 else end]

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
-from blackbox.adapters.command.numbers import is_number, is_scaled_unit, number, repeats_written_out, text_of
+from blackbox.adapters.command.matching import ENDS, Match, Matcher
+from blackbox.adapters.command.numbers import NUMBER, is_scaled, number, repeated, text_of
 from blackbox.adapters.command.reports import (
-    LIKE,
-    NUMBER,
     SEEN,
     later_report,
     line_after,
     line_before,
-    line_below,
-    may_begin,
+    next_row,
+    words_again,
 )
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
@@ -30,10 +29,9 @@ from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
 _SEPARATOR = r"[\s,;]+"
-_MORE_AFTER = re.compile(rf"{_SEPARATOR}({NUMBER})(?![\w.])")  # in the rest of a line
-_MORE_BEFORE = re.compile(rf"(?:^|[\s,;])(?:{NUMBER})[\s,;]+$")  # in the beginning of a line
-# behind a template's last number, such as JSON's or XML's; not 279,936.5 nor 279'936.5
-_ENDS = re.compile(r"(?:[,;\"'](?![-+.\w])|[)\]}<|]).*", re.DOTALL)
+_MORE_AFTER = re.compile(rf"[\s,;|]+({NUMBER})(?![\w.])")  # in the rest of a line
+_MORE_BEFORE = re.compile(rf"(?:^|[\s,;|])(?:{NUMBER})[\s,;|]+$")  # in the beginning of a line
+_OR_FUNCTION = "or take (file, function) in output_files"
 _CLOSING = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[[\d,\s]+\])?(?::[^{}]*)?\}")  # of any name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -118,18 +116,16 @@ class Template:
                 else than a number, or more on the line than the template has a place for; or its words come
                 again behind that, without its numbers.
         """
-        most = max((self._count(place) for place in self.placeholders), default=1)
-        text = text if most == 1 else repeats_written_out(text, most + 1)
-        match = self._last(text)
+        literals = [str(part) for part in self.parts[::2]]
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        match, astray = Matcher(literals, [self._count(place) for place in self.placeholders]).find(text)
         if match is None:
             raise ValueError(
-                f"{self.where}: expected text like the template, found none. {self._missing(text)}"
+                f"{self.where}: expected text like the template, found none. {self._missing(text, astray)}"
             )
-        self._refuse_later(match)
+        self._refuse_later(match, literals)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        numbers = [
-            self._numbers(place, match, 2 * index + 1) for index, place in enumerate(self.placeholders)
-        ]
+        numbers = [self._numbers(match, index) for index in range(len(self.placeholders))]
         self._refuse_more(match)
         for place, values in zip(self.placeholders, numbers, strict=True):
             spec = self.specs[place.name]
@@ -154,174 +150,143 @@ class Template:
                     f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
                 )
 
-    def _last(self, text: str) -> re.Match[str] | None:
-        """Where the text looks like the template, the last time."""
-        pattern, last, start = self._pattern(), None, 0
-        while match := pattern.search(text, start):
-            before = line_before(text, max(0, match.start() - SEEN), match.start())
-            begins = may_begin(str(self.parts[0]), before)
-            last, start = (match, match.end()) if begins else (last, match.start() + 1)
-        return last
-
-    def _refuse_later(self, match: re.Match[str]) -> None:
-        """Refuse a text in which a report comes behind the last one that has numbers.
+    def _refuse_later(self, match: Match, literals: Sequence[str]) -> None:
+        """Refuse a text in which a report comes behind the last one that has numbers, or on its line.
 
         Raises:
             ValueError: with the line where it does.
         """
-        literals = [part if isinstance(part, str) else None for part in self.parts]
         count = sum(map(self._count, self.placeholders))
-        if line := later_report(literals, match.string, match.end(), count):
+        if line := later_report(literals, match.text, match.end, count):
             raise ValueError(
                 f"{self.where}: expected numbers in the last report that begins like the template, got "
-                f"{textwrap.shorten(line, 80, placeholder=' ...')!r} behind the last that has them. Those "
-                "are of an earlier report. If that line is none, write more words in front of the number, "
-                "or take (file, function)."
+                f"{_short(line)} behind the last that has them. Those are of an earlier report. If that line "
+                f"is none, write more words in front of the number, {_OR_FUNCTION}."
+            )
+        if words := words_again(literals, match.text, match.start, match.end):
+            line = line_before(match.text, 0, match.start) + line_after(match.text, match.start)
+            raise ValueError(
+                f"{self.where}: expected the words of the template once on a line, got {words!r} again in "
+                f"{_short(line)}. Say which number it is: write the line's other words into the template, "
+                f"with a placeholder for each of its numbers, {_OR_FUNCTION}."
             )
 
-    def _numbers(self, place: Placeholder, match: re.Match[str], group: int) -> np.ndarray[Any, Any]:
-        """The numbers of a placeholder, from the group of its match; the next group is what is stuck to them.
+    def _numbers(self, match: Match, index: int) -> np.ndarray[Any, Any]:
+        """The numbers of a placeholder.
 
         Raises:
             ValueError: there is something else, which the message has.
         """
-        spec, text, stuck = self.specs[place.name], match[group], match[group + 1]
+        place, text, stuck = self.placeholders[index], match.numbers(index), match.stuck[index]
+        spec, count = self.specs[place.name], self._count(place)
         kind = np.float64 if spec.floating else np.int64
         last = place is self.placeholders[-1] and str(self.parts[-1]).strip(" \t") == ""
+        words = re.split(_SEPARATOR, text)
+        if count > 1:  # one number has no repeat count
+            words = [word for each in words for word in repeated(each, count + 1)]
         try:
-            if stuck and not (last and _ENDS.fullmatch(stuck)):
+            if len(words) != count or (stuck and not (last and ENDS.fullmatch(stuck))):
                 raise ValueError
-            return np.array([number(word, spec.floating) for word in re.split(_SEPARATOR, text)], kind)
+            return np.array([number(word, spec.floating) for word in words], kind)
         except (ValueError, OverflowError):
-            count = self._count(place)
             wanted = ("a number" if spec.floating else "an integer") if count == 1 else f"{count} numbers"
-            got = textwrap.shorten(text + stuck, 80, placeholder=" ...")
             raise ValueError(
-                f"{self.where}: expected {wanted} for {{{place.name}}}, got {got!r}. What is no part of a "
-                "number, such as a unit, belongs into the template; commas and letters in numbers do not."
+                f"{self.where}: expected {wanted} for {{{place.name}}}, got {_short(text + stuck)}. What is "
+                "no part of a number, such as a unit, belongs into the template; commas and letters in "
+                "numbers do not."
             ) from None
 
     def _count(self, place: Placeholder) -> int:
         """How many numbers a placeholder stands for."""
         return 1 if place.index is not None else int(np.prod(self.specs[place.name].shape, dtype=int))
 
-    def _refuse_more(self, match: re.Match[str]) -> None:
+    def _refuse_more(self, match: Match) -> None:
         """Refuse a line that goes on with numbers, or with anything, that the template has no place for.
 
         Raises:
             ValueError: with what more there is.
         """
-        group = -1
-        for index, part in enumerate(self.parts):
-            if isinstance(part, str):
-                continue
-            group += 2
-            count = self._count(part)
-            line = line_after(match.string, match.end(group))
-            after = self._ends_line(index) and _MORE_AFTER.match(line)
-            line = line_before(match.string, 0, match.start(group))
-            before = self._begins_line(index) and _MORE_BEFORE.search(line)
+        for index, place in enumerate(self.placeholders):
+            start, end = match.spans[index]
+            after = self._ends_line(index) and _MORE_AFTER.match(line_after(match.text, end))
+            before = self._begins_line(index) and _MORE_BEFORE.search(line_before(match.text, 0, start))
             if after or before:
                 where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
                 raise ValueError(
-                    f"{self.where}: expected {counted(count, 'number')} for {{{part.name}}}, of shape "
-                    f"{self.specs[part.name].shape}, but more {where}. "
-                    "Correct the shape, or what the program writes."
+                    f"{self.where}: expected {self._wanted(place)}, but more {where}. Correct the shape, or "
+                    f"what the program writes; for one of many numbers on a line give all of them a "
+                    f"placeholder, {_OR_FUNCTION}."
                 )
+        self._refuse_longer(match)
         end, last = str(self.parts[-1]), self.placeholders[-1]
-        if self._count(last) > 1 and not end.strip():
-            self._refuse_longer(match, group)
-        rest = line_after(match.string, match.end()).strip()
+        rest = line_after(match.text, match.end).strip()
         if rest and "\n" in end[len(end.rstrip()) :]:
-            rest = textwrap.shorten(rest, 80, placeholder=" ...")
             raise ValueError(
-                f"{self.where}: expected the line to end where the template does, got {rest!r} behind it. "
-                "Write it in the template too, or leave out the line end at the template's end."
+                f"{self.where}: expected the line to end where the template does, got {_short(rest)} behind "
+                "it. Write it in the template too, or leave out the line end at the template's end."
             )
-        unit = rest.split()[0].rstrip(".,;:") if rest and not end.strip() else ""
-        if is_scaled_unit(unit):
+        if not end.strip() and is_scaled(rest):
+            unit = _short(rest.split()[0].rstrip(".,;:"))
             raise ValueError(
-                f"{self.where}: expected a number in a unit that the template names, got {unit!r} behind it. "
-                f"Write the unit into the template, {{{last.name}}} {unit}: then a number in another unit "
-                "fails its row."
+                f"{self.where}: expected a number in a unit that the template names, got {unit} behind it. "
+                f"Write the unit into the template, {{{last.name}}} {unit[1:-1]}: then a number in another "
+                "unit fails its row."
             )
 
-    def _refuse_longer(self, match: re.Match[str], group: int) -> None:
-        """Refuse an array at the template's end that goes on in the text, or has a number of another line.
+    def _refuse_longer(self, match: Match) -> None:
+        """Refuse numbers at the template's end that go on in the text, or have a number of another line.
 
         Raises:
             ValueError: with what more there is.
         """
-        text, end, before = match.string, match.end(group), str(self.parts[-3]).rstrip()
-        rest, further = line_after(text, end), ""
-        if before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
+        if str(self.parts[-1]).strip():
+            return
+        text, (start, end), place = match.text, match.spans[-1], self.placeholders[-1]
+        rest, further, literal = line_after(text, end), "", str(self.parts[-3])
+        before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
+        if many and before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
             closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[before[-1]])}").match(text, end)
             further = "" if closed else text[end : end + SEEN].strip() or "the end of the text"
-        elif "\n" in match[group] and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
+        elif lines and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
             further = rest  # words, whose line its first numbers may be
-        elif (before or "\n" in match[group]) and re.fullmatch(r"[\s,;]*", rest):
-            words = [word for word in re.split(r"[\s,;\])}>\"']+", line_below(text, end)) if word]
-            further = " ".join(words) if words and all(map(is_number, words)) else ""
+        elif re.fullmatch(r"[\s,;]*", rest) and (lines or before) and (many or "\n" in literal):
+            further = next_row(text, end, self.text, lines)
         if further:
-            place = self.placeholders[-1]
             raise ValueError(
-                f"{self.where}: expected {counted(self._count(place), 'number')} for {{{place.name}}}, of "
-                f"shape {self.specs[place.name].shape}, and no more behind them, got "
-                f"{textwrap.shorten(further, 80, placeholder=' ...')!r}. Correct the shape, or write what "
-                "follows into the template."
+                f"{self.where}: expected {self._wanted(place)}, and no more behind them, got "
+                f"{_short(further)}. Correct the shape, write what follows into the template, {_OR_FUNCTION}."
             )
 
+    def _wanted(self, place: Placeholder) -> str:
+        """The numbers of a placeholder, in words."""
+        shape = self.specs[place.name].shape
+        return f"{counted(self._count(place), 'number')} for {{{place.name}}}, of shape {shape}"
+
     def _ends_line(self, index: int) -> bool:
-        """Whether the template has nothing after that part on its line."""
-        after = "".join(part if isinstance(part, str) else "{}" for part in self.parts[index + 1 :])
+        """Whether the template has nothing after that placeholder on its line."""
+        after = "".join(part if isinstance(part, str) else "{}" for part in self.parts[2 * index + 2 :])
         return not after.partition("\n")[0].strip()
 
     def _begins_line(self, index: int) -> bool:
-        """Whether the template has nothing before that part on its line."""
-        before = "".join(part if isinstance(part, str) else "{}" for part in self.parts[:index])
+        """Whether the template has nothing before that placeholder on its line."""
+        before = "".join(part if isinstance(part, str) else "{}" for part in self.parts[: 2 * index + 1])
         return not before.rpartition("\n")[2].strip()
 
-    def _missing(self, text: str) -> str:
+    def _missing(self, text: str, astray: Match | None) -> str:
         """Which part of the template a text lacks that does not match it."""
         has = " ".join(text.split())
         if not has:
             return "The text is empty: does the program write to another file?"
         words = [" ".join(part.split()) for part in self.parts if isinstance(part, str)]
-        begins = f"the text begins with {textwrap.shorten(has, 80, placeholder=' ...')!r}"
+        begins = f"the text begins with {_short(has)}"
         for word in words:
             if word not in has:
                 return f"There is no {word!r} in it: {begins}."
-        if match := self._pattern().search(text):
-            line = " ".join((line_before(text, 0, match.start()) + match[0]).split())
-            return (
-                f"It begins in mid-line only, in {textwrap.shorten(line, 80, placeholder=' ...')!r}. "
-                "Write the template from where the line begins."
-            )
+        if astray is not None:
+            line = line_before(text, 0, astray.start) + text[astray.start : astray.end]
+            mend = "Write the template from where the line begins."
+            return f"It begins in mid-line only, in {_short(line)}. {mend}"
         return f"Its words are there, but not in this order with nothing but the numbers between: {begins}."
-
-    def _pattern(self) -> re.Pattern[str]:
-        # white space at the ends is the template file's, not the output's
-        ends = {0: str.lstrip, len(self.parts) - 1: str.rstrip}
-        parts = []
-        for index, part in enumerate(self.parts):
-            if isinstance(part, str):
-                words = re.split(r"(\s+)", ends.get(index, str)(part))
-                parts.append("".join(r"\s+" if word.isspace() else re.escape(word) for word in words))
-                bare = part.rstrip()
-                if index + 1 < len(self.parts) and (index or bare):
-                    white = r"\s" if re.search(r"[\r\n]", part[len(bare) :]) else r"[^\S\r\n]"
-                    sign = re.search(r"[^\w.\s]$", bare)  # "Cd =-0.31", "Cd=  0.31"
-                    least = "*" if sign else "+" if bare != part else "{0}"
-                    parts[-1] = parts[-1].removesuffix(r"\s+") + white + least
-                if index and index + 1 == len(self.parts) and re.search(r"\w$", bare):
-                    parts.append(r"(?![\w/^*·²³])")  # m is not the beginning of mm or of m/s
-                continue
-            count = self._count(part)
-            more = rf"(?:[^\s,;]*+{_SEPARATOR}{LIKE}){{{count - 1}}}" if count > 1 else ""
-            # with what is stuck to the last number, up to the next words
-            follows = any(not isinstance(rest, str) or rest.strip() for rest in self.parts[index + 1 :])
-            parts.append(rf"({LIKE}{more})(\S*{'?' if follows else ''})")
-        return re.compile("".join(parts))
 
     def _try(self, place: str | Placeholder, written: str) -> None:
         assert isinstance(place, Placeholder)
@@ -367,6 +332,11 @@ def template_of(where: str, text: str | os.PathLike[str], specs: Sequence[ArrayS
         ConfigurationError: there is no such file, or the text has a wrong placeholder.
     """
     return Template(where, text if isinstance(text, str) else text_of(existing(where, text)), specs)
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, for a message."""
+    return repr(textwrap.shorten(text[: 10 * SEEN], 80, placeholder=" ..."))
 
 
 def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:

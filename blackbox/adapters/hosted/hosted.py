@@ -15,6 +15,7 @@ from torch import Tensor
 from blackbox.adapters.command import files
 from blackbox.adapters.command.box import command_of
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
+from blackbox.adapters.command.numbers import text_of
 from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.adapters.hosted import boxes as hosted_boxes
 from blackbox.adapters.hosted.boxes import Ending, Exchange, HostStart, numbers_in
@@ -292,8 +293,7 @@ class Hosted(BoxGroup):
         for file in self._files:
             results[file.spec.name] = files.read_file(folder, file, ())
         for name, template in self._templates.items():
-            text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
-            results |= {key: np.asarray(value) for key, value in template.find(text).items()}
+            results |= template.find(text_of(files.output(folder, name)))
         return results
 
 

@@ -34,6 +34,24 @@ NO_NUMBER = (
 )
 
 
+# what numbers may be followed by that are more of them; 4 stands for the next
+GOES_ON = (
+    "4\n",
+    "\n4 5\n",
+    "\r\n \r\n\t\r\n4 5\r\n",
+    "\f4 5\n",
+    "# next block\n4 5\n",
+    "! next block\n\n% of two\n4 5\n",
+    "***** *****\n",
+    "4 5 oops\n",
+    "nan nan\n",
+    "2*7.0\n",
+    "1.2-103\n",
+    "| 4 | 5 |\n",
+    "[4, 5]\n",
+)
+
+
 def read(template, text, name="cd"):
     return Template("here", template, SPECS).find(text)[name]
 
@@ -145,6 +163,10 @@ def test_a_box_fails_the_row_whose_last_report_has_no_number(last, value, end):
         ("y = {y}", "y = 1, 2, 3,\n4, 5]\n"),
         ("y =\n{y}", "y =\n1\n2\n3\n4\n"),
         ("{y}", "1 2\n3 4\n"),
+        *[("y:\n{y}", f"y:\n1\n2\n3\n{more}") for more in GOES_ON],
+        *[("y: {y}", f"y: 1 2 3\n{more}") for more in GOES_ON],
+        ("y: {y}", "y: 2*1 3*2\n"),
+        ("y:\n{y}", "y:\n1 2\n3\nr4 5 6\n"),
     ],
 )
 def test_a_list_longer_than_declared_is_not_cut(template, text):
@@ -158,10 +180,15 @@ def test_a_list_longer_than_declared_is_not_cut(template, text):
         ("y = [{y}", "y = [1, 2, 3]\n"),
         ("y = [{y}", "y = [1, 2, 3,]\n"),
         ("y = [{y}", "y = [1. 2.\n 3.\n]\n"),
-        ("y = {y}", "y = 1 2\n 3\n\n4 5\n"),
+        ("y = {y}", "y = 1 2\n 3\n\nz:\n4 5\n"),
         ("y = {y}", "y = 1 2\n 3\nz = 4\n"),
-        ("y =\n{y}", "y =\n1\n2\n3\n\n4\n"),
+        ("y =\n{y}", "y =\n1\n2\n3\n\nz = 4\n"),
         ("y = {y}", "y = 1 2 3"),
+        ("y = {y}", "y = 1 2 3\nz = 4 5 6\n"),
+        ("y = {y}", "y = 1 2 3\n5 iterations\n"),
+        ("y = {y}", "y = 1 2 3\n\n2026-11-28 12:30:00 done\n"),
+        ("# y\n{y}", "# y\n1 2 3\n# z\n4 5 6\n"),
+        ("y =\n{y}\n\n4 5", "y =\n1 2 3\n\n4 5\n"),
         ("<y>{y}</y>", "<y>1 2\n3</y>\n4 5"),
     ],
 )
@@ -236,3 +263,67 @@ def test_a_whole_number_may_be_written_as_a_float(printed, value):
 def test_what_is_no_whole_number_is_refused(printed):
     with pytest.raises(ValueError, match=r"expected an integer for \{n\}"):
         read("n = {n}", f"n = {printed}\n", "n")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("CHD = {cd}", " CHD =  2500.75     CHD =  25.0075\n"),  # cumulative and rate, as MODFLOW prints
+        ("CHD = {cd}", "CHD = 1\nCHD = 2 CHD = 3\n"),
+        ("BUDGET\nCHD = {cd}", "BUDGET\n CHD = 1   CHD = 2\n"),
+        ("CHD = {cd}\ndone", "CHD = 1 CHD = 2\ndone\n"),
+        ("n {n}\nCHD = {cd}", "n 1\nCHD = 1 CHD =-2\n"),
+        ('"cd": {cd}', '{"cd": 1, "cl": 5, "cd": 2}'),
+        ('"cd":{cd}', '[{"cd":1,"t":5},{"cd":2}]'),
+        ('"cd":{cd}', '[{"cd":1,"t":5},{"cd":null}]'),
+        ("x {n} y {cd}", "x 1 y 2 x 3 y 4\n"),
+        ("y = {y}", "y = 1 2 3  y = 4 5 6\n"),
+        ("= {cd}", "a = 1, b = 2\n"),
+        ("{cd}", "1 | 2\n"),
+    ],
+)
+def test_words_that_stand_twice_on_a_line_do_not_say_which_number_is_meant(template, text):
+    with pytest.raises(ValueError, match=r"once on a line|last report|more (come|follow)|text like"):
+        Template("here", template, SPECS).find(text)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("CHD = {cd} CHD = {n}", " CHD =  0.31     CHD =  25\n"),
+        ("CD = {cd}", " CL = 0.4  CD = 0.31  =>  CDf = 0.1  CDp = 0.2\n"),
+        ("Initial residual = {cd}", "Initial residual = 0.31, Final residual = 0.1\n"),
+        ("Cd = {cd}", "Cd = 0.31, max Cd = 0.5\n"),
+        ("Cd = {cd}", "Cd = 0.2 Cd = 0.3\nCd = 0.31\n"),
+        ("{n}: {cd}", "12:30 5: 0.31\n"),
+        ("Cd = {cd}", "1 %\rCd = 0.2\rCd = 0.31\n"),  # a line that is written over
+    ],
+)
+def test_other_words_on_the_line_do_not_matter(template, text):
+    assert read(template, text) == 0.31
+
+
+SCALES = ("e 6", "E+06", "x 10^6", "x 1e6", "*1e6", "\u00d7 10^6", "^2", "k", "M", "G,", "n", "µ")
+SCALES += ("Mio", "Mio. m", "Mrd", "thousand", "million Pa", "MPa.m")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_word_that_scales_a_number_is_refused(scale):
+    with pytest.raises(ValueError, match=r"expected (a|1) number"):
+        read("Cd = {cd}", f"Cd = 1.000 {scale}\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16", "iso-8859-7"])
+@pytest.mark.parametrize(("printed", "value"), [("350 \u03bcm", None), ("25 °C", 25), ("2 km", None)])
+def test_a_unit_is_read_in_whatever_code_of_characters(tmp_path, encoding, printed, value):
+    printed = printed.replace("\u03bc", "\u03bc" if encoding == "iso-8859-7" else "\u00b5")
+    (tmp_path / "log").write_bytes(f"log\r\nT = {printed}\r\n".encode(encoding))
+    box = CommandLine(
+        ["sh", "-c", ": {x}; cp log log.txt"],
+        [ArraySpec("x", ())],
+        [ArraySpec("t", ())],
+        output_templates={"log.txt": "\nT = {t}"},
+        copies={"log": tmp_path / "log"},
+        failures="keep",
+    )
+    np.testing.assert_array_equal(box(np.zeros(1)), [np.nan if value is None else value])

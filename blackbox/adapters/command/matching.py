@@ -1,0 +1,185 @@
+"""Where a text looks like a template: found in one pass, since each number is read in one way only."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blackbox.adapters.command.numbers import LIKE, REPEATED, repeats
+from blackbox.adapters.command.reports import SEEN, line_before, may_begin
+
+_NUMBERS = rf"(?:{REPEATED}|{LIKE})"
+_WORD = re.compile(rf"(?=[^\s,;])(?:(?P<repeated>{REPEATED})|(?P<like>{LIKE}))?+[^\s,;]*+")
+# behind a template's last number, such as JSON's or XML's; not 279,936.5 nor 279'936.5
+ENDS = re.compile(r"(?:[,;\"'](?![-+.\w])|[)\]}<|]).*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place where a text looks like a template.
+
+    Attributes:
+        text: The whole text.
+        start: Where the template's first words begin, or its first number.
+        end: Where its last words end, or its last number.
+        spans: Where the numbers of each placeholder begin and end.
+        stuck: What follows each placeholder's last number without a space, up to the next words.
+    """
+
+    text: str
+    start: int
+    end: int
+    spans: tuple[tuple[int, int], ...]
+    stuck: tuple[str, ...]
+
+    def numbers(self, place: int) -> str:
+        """The text of a placeholder's numbers."""
+        return self.text[slice(*self.spans[place])]
+
+
+class Matcher:
+    """Finds a template in texts. The work grows with the text's length, whatever the text is.
+
+    From each place where the template may begin, numbers and words are taken one after the other, each in
+    one way: nothing is tried again in other portions. Whether there are enough numbers for an array is
+    looked up in a list of all words.
+
+    Args:
+        literals: the template's words, those in front of the first number first; one more than counts.
+        counts: how many numbers each placeholder has.
+    """
+
+    def __init__(self, literals: Sequence[str], counts: Sequence[int]) -> None:
+        """Make the patterns."""
+        self._first, self._counts = literals[0], counts
+        begin = _in_front(literals[0].lstrip(), first=True) or r"(?<![\w.+-])"
+        self._begin = re.compile(rf"{begin}(?={LIKE})")
+        self._pieces = [
+            _piece(count, literals[index + 1], index + 1 == len(counts)) for index, count in enumerate(counts)
+        ]
+        # the first words behind a number, and how many numbers stand in front of them
+        wordy = (index for index, literal in enumerate(literals) if literal.strip())
+        index = next(wordy, 0)
+        self._anchor = re.compile(_words(literals[index].strip())) if index else None
+        self._ahead = sum(counts[:index])
+
+    def find(self, text: str) -> tuple[Match | None, Match | None]:
+        """The last match, and one that begins where a template may not, such as behind a word."""
+        last = astray = anchor = None
+        words = Words(text) if self._anchor is not None or max(self._counts) > 1 else None
+        start = 0
+        while True:
+            if self._anchor is not None and words is not None:
+                if anchor is None or anchor.start() < start:
+                    anchor = self._anchor.search(text, start)
+                if anchor is None:
+                    break
+                start = max(start, words.before(anchor.start(), self._ahead))
+            begun = self._begin.search(text, start)
+            if begun is None:
+                break
+            start = begun.start() + 1
+            if match := self._match(text, words, begun):
+                if may_begin(self._first, line_before(text, max(0, match.start - SEEN), match.start)):
+                    last, start = match, _behind(match)
+                else:
+                    astray = astray or match
+        return last, astray
+
+    def _match(self, text: str, words: Words | None, begun: re.Match[str]) -> Match | None:
+        place = begun.end()
+        spans: list[tuple[int, int]] = []
+        stuck: list[str] = []
+        for count, pattern in zip(self._counts, self._pieces, strict=True):
+            begin = place
+            if count > 1:
+                assert words is not None
+                place = words.last_of(place, count)
+            found = pattern.match(text, place) if place >= 0 else None
+            if found is None:
+                return None
+            spans.append((begin, found.end(1)))
+            stuck.append(found[2])
+            place = found.end()
+        return Match(text, begun.start(), place, tuple(spans), tuple(stuck))
+
+
+class Words:
+    """The words of a text, between white space, commas and semicolons; a repeat count is several numbers."""
+
+    def __init__(self, text: str) -> None:
+        """Go through the text once."""
+        self._text = text
+        self._starts, self._numbers, self._others = array("q"), array("q", [0]), array("q", [0])
+        numbers = others = 0
+        for match in _WORD.finditer(text):
+            if match["like"]:
+                numbers += 1
+            elif match["repeated"]:
+                numbers += repeats(match["repeated"])
+            else:
+                others += 1
+            self._starts.append(match.start())
+            self._numbers.append(numbers)
+            self._others.append(others)
+
+    def before(self, place: int, count: int) -> int:
+        """Where the word begins that so many words follow up to a place."""
+        return self._starts[max(0, bisect_right(self._starts, place) - 1 - count)]
+
+    def last_of(self, place: int, count: int) -> int:
+        """Where the last of so many numbers from a place on begins; -1 if there are fewer."""
+        first = re.compile(_NUMBERS).match(self._text, place)
+        left = count - (repeats(first[0]) if first else count)
+        if left <= 0:
+            return place
+        behind = bisect_right(self._starts, place)  # the next word
+        word = bisect_left(self._numbers, self._numbers[behind] + left)
+        if word == len(self._numbers) or self._others[word] != self._others[behind]:
+            return -1
+        return self._starts[word - 1]
+
+
+def _behind(match: Match) -> int:
+    """Where to go on behind a match: 1,234 is not taken for another number 234."""
+    if ENDS.fullmatch(match.stuck[-1]) or not match.stuck[-1]:
+        return match.end
+    rest = re.compile(r"\S*").match(match.text, match.end)
+    assert rest is not None
+    return rest.end()
+
+
+def _piece(count: int, literal: str, last: bool) -> re.Pattern[str]:
+    """The pattern of a placeholder's last number, what is stuck to it, and the words behind."""
+    number = LIKE if count == 1 else _NUMBERS
+    if last:
+        bare = literal.rstrip()  # white space at the end is the template file's, not the output's
+        if not bare:
+            return re.compile(rf"((?>{number}))(?=(\S{{0,{SEEN}}}))")
+        # m is not the beginning of mm or of m/s
+        behind = _words(bare) + (r"(?![\w/^*·²³])" if re.search(r"\w$", bare) else "")
+    else:
+        behind = f"{_in_front(literal)}(?={LIKE})"
+    # 1.0-200 is one number, but two where "-" stands in the template: there a shorter one is tried
+    number = number if literal else f"(?>{number})"
+    return re.compile(rf"({number})(\S{{0,{SEEN}}}?){behind}")
+
+
+def _words(literal: str) -> str:
+    """The pattern of words, with any white space between them."""
+    words = re.split(r"(\s+)", literal)
+    return "".join(r"\s++" if word.isspace() else re.escape(word) for word in words)
+
+
+def _in_front(literal: str, first: bool = False) -> str:
+    """The pattern of words in front of a number, and of the white space between."""
+    bare = literal.rstrip()
+    if first and not bare:
+        return ""
+    white = r"\s" if "\n" in literal[len(bare) :] else r"[^\S\n]"
+    if re.search(r"[^\w.\s]$", bare):  # a sign, as in "Cd =-0.31" and "Cd=  0.31"
+        return f"{_words(bare)}{white}*+"
+    return _words(bare) + (f"{white}++" if bare != literal else "")
