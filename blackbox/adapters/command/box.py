@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
 from blackbox.adapters.command.numbers import text_of
+from blackbox.adapters.command.reports import line_after, line_before
 from blackbox.adapters.command.templates import Template, template_of, templates_of, unknown
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
@@ -41,9 +43,11 @@ class CommandLine(BlackBoxFunction):
     shell: arguments are passed as they are. Placeholders are replaced by numbers, and the result is not
     parsed again. If a spec leaves the float dtype open, files hold float64.
 
-    A run fails, and with it its rows, if the program cannot be started, exits with a status other than 0,
-    takes longer than `timeout`, or leaves no file with numbers of the expected shape. The message has the
-    last lines of stderr. Calls from several threads run side by side.
+    A run fails, and with it its rows, if the program cannot be started, exits with a status that is not among
+    `statuses`, prints words of `fails_if`, takes longer than `timeout`, or leaves no file with numbers of the
+    expected shape. A file that is older than the run is none. The message has the last lines of stderr. Calls
+    from several threads run side by side. A folder at an absolute path is shared by all runs: let the program
+    write into its own.
 
     No process outlives its run. On Linux this includes processes that left their process group (`setsid`),
     and the case that this process is killed; they are found by the variable BLACKBOX_RUN in their
@@ -84,16 +88,21 @@ class CommandLine(BlackBoxFunction):
             matches the text; if it does so several times, the last match counts. A text matches where a line
             begins, or behind a number or a sign on it, not behind a word: `drag = {drag}` is not in
             `max drag = 3`. A row fails if the words in front of a number come again behind the last match
-            (`drag = diverged`), and at what looks like a number and is none (`1,234`, `3kN`), at more
-            numbers than the array has, and at a unit with a prefix that the text does not name (`350 mm`).
-            Other words may follow on the last line; nothing if the text ends in a line end.
+            (`drag = diverged`) or on its line, and at what looks like a number and is none (`1,234`, `3kN`),
+            at more numbers than the array has, also behind an empty line or a comment, and at a unit with a
+            prefix, or a power of ten, that the text does not name (`350 mm`, `1.5 M`). Other words may follow
+            on the last line; nothing if the text ends in a line end.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
         vectorized: False for one run per row, with arrays of the specs' shapes; True for one run per block of
             rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
         max_rows: the most rows of a block; None for all rows of a call.
         timeout: the seconds that a run may take before all its processes are ended and its rows count as
             timed out; None for no limit.
-        environment: variables set for the program, in addition to those of this process.
+        statuses: the exit statuses of a run that worked.
+        fails_if: words, or several, that mean failure where they stand in what the program prints, or in a
+            file of `output_templates`: `"ERROR"`.
+        environment: variables set for the program, in addition to those of this process. LC_ALL is C.UTF-8,
+            so that numbers have decimal points, unless a locale (LANG or LC_...) is set here.
         scratch: the folder in which runs' folders are created; None for the system's temporary folder.
         keep_failed: True to keep the folder of a failed run; the message names it.
         deterministic: False if equal inputs may give different outputs.
@@ -120,6 +129,8 @@ class CommandLine(BlackBoxFunction):
         vectorized: bool = False,
         max_rows: int | None = None,
         timeout: float | None = None,
+        statuses: Collection[int] = (0,),
+        fails_if: str | Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         scratch: str | PathLike | None = None,
         keep_failed: bool = False,
@@ -139,6 +150,8 @@ class CommandLine(BlackBoxFunction):
         self.vectorized, self.timeout = vectorized, timeout
         self.max_rows = max_rows if vectorized else 1
         self.environment = dict(environment or {})
+        self.statuses = _statuses(statuses)
+        self.fails_if = _words(fails_if)
         self.keep_failed, self.deterministic = keep_failed, deterministic
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
         self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
@@ -195,6 +208,7 @@ class CommandLine(BlackBoxFunction):
         check_no_stdin([*written, *self._input_templates, *self._copies])
         written += [] if self._stdin is None else [process.STDIN]
         check_apart([*written, *self._input_templates], [*self._results()])
+        check_own(self._results(), [*words, *filled])
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """One run, with a block of rows or, if not `vectorized`, with one."""
@@ -211,12 +225,15 @@ class CommandLine(BlackBoxFunction):
             for spec, array in zip(self.inputs, arrays, strict=True)
         }
         with process.scratch_folder(self.scratch, self.keep_failed) as folder:
+            began = files.time_of(folder)
             self._prepare(folder, inputs)
             command = [
                 part.fill(inputs) if isinstance(part, Template) else str(part) for part in self._command
             ]
-            process.run(command, folder, self._environment(), self.timeout, stdin=self._stdin is not None)
-            outputs = self._collect(folder, leading)
+            stdin = self._stdin is not None
+            process.run(command, folder, self._environment(), self.timeout, stdin, self.statuses)
+            self._refuse_words(folder)
+            outputs = self._collect(folder, leading, began)
         return tuple(_converted(spec, outputs[spec.name]) for spec in self.outputs)
 
     def _prepare(self, folder: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -232,12 +249,22 @@ class CommandLine(BlackBoxFunction):
         if self._stdin is not None:
             (folder / process.STDIN).write_text(self._stdin.fill(arrays), encoding="utf-8")
 
-    def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
+    def _refuse_words(self, folder: Path) -> None:
+        """Fail a run whose output has words that mean failure."""
+        for name in [process.STDOUT, process.STDERR, *self._output_templates] if self.fails_if else ():
+            path = folder / name
+            text = text_of(path) if path.is_file() and not path.is_symlink() else ""
+            for words in self.fails_if:
+                if (place := text.find(words)) >= 0:
+                    line = (line_before(text, 0, place) + line_after(text, place)).strip()
+                    raise RuntimeError(f"{name} has {words!r}, which is in fails_if: {line[:200]}")
+
+    def _collect(self, folder: Path, leading: tuple[int, ...], began: int) -> dict[str, np.ndarray[Any, Any]]:
         arrays = {}
         for file in self._output_files:
-            arrays[file.spec.name] = files.read_file(folder, file, leading)
+            arrays[file.spec.name] = files.read_file(folder, file, leading, began)
         for name, template in self._output_templates.items():
-            arrays |= template.find(text_of(files.output(folder, name)))
+            arrays |= template.find(text_of(files.output(folder, name, began)))
         return arrays
 
     @property
@@ -251,7 +278,8 @@ class CommandLine(BlackBoxFunction):
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
         stdin = () if self._stdin is None else (self._stdin.text,)
-        return repr((command, programs, copies, sorted(texts.items()), settings, *stdin))
+        rules = () if self.statuses == (0,) and not self.fails_if else (self.statuses, self.fails_if)
+        return repr((command, programs, copies, sorted(texts.items()), settings, *stdin, *rules))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -263,7 +291,7 @@ class CommandLine(BlackBoxFunction):
         return [*dict.fromkeys(file.file for file in self._output_files), *self._output_templates]
 
     def _environment(self) -> dict[str, str]:
-        return dict(os.environ) | self.environment
+        return process.environment_of(self.environment)
 
     def __repr__(self) -> str:
         """Named after the program."""
@@ -335,6 +363,40 @@ def check_apart(written: Sequence[str], read: Sequence[str]) -> None:
                 f"CommandLine: expected other files for inputs than for outputs, {process.STDOUT} and "
                 f"{process.STDERR}, got {file!r} for both. Rename one."
             )
+
+
+def check_own(results: Sequence[str], texts: Sequence[str]) -> None:
+    """Refuse a result that is taken from a folder of all runs: one that fails would have another's answer."""
+    for name in {Path(result).name for result in results}:
+        place = re.compile(rf"(?:^|[\s\"'=(:;|&<>])(/(?:[^\s\"'`;|&<>]*/)?){re.escape(name)}(?![\w.-])")
+        for folder in (match[1] for text in texts for match in place.finditer(text)):
+            if Path(folder).is_dir():  # else it is a container's
+                raise ConfigurationError(
+                    f"CommandLine: expected each run to write {name!r} into its own folder, got "
+                    f"{folder + name!r}, which all runs share: one that fails would have the answer of "
+                    "another. Give the program a relative path."
+                )
+
+
+def _statuses(statuses: Collection[int]) -> tuple[int, ...]:
+    """Exit statuses as given, each a whole number from 0 to 255."""
+    given = [] if isinstance(statuses, int) else list(statuses)
+    if not given or any(not isinstance(status, int) or not 0 <= status <= 255 for status in given):
+        raise ConfigurationError(
+            f"CommandLine, statuses: expected exit statuses from 0 to 255, got {statuses!r}. Write (0, 1)."
+        )
+    return tuple(sorted(set(given)))
+
+
+def _words(words: str | Sequence[str]) -> tuple[str, ...]:
+    """Words that mean failure, as given."""
+    given = [words] if isinstance(words, str) else list(words)
+    if any(not isinstance(each, str) or not each.strip() for each in given):
+        raise ConfigurationError(
+            f"CommandLine, fails_if: expected words that a failed run prints, got {words!r}. Write "
+            '"ERROR", or a list of such words.'
+        )
+    return tuple(given)
 
 
 def check_no_stdin(names: Sequence[str]) -> None:

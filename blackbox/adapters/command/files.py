@@ -132,12 +132,22 @@ def checked_name(where: str, name: object) -> str:
     return str(path)
 
 
-def output(folder: Path, name: str) -> Path:
+def time_of(folder: Path) -> int:
+    """When something was last made in a folder, in ns of the clock of its files."""
+    return folder.stat().st_mtime_ns
+
+
+def output(folder: Path, name: str, began: int = 0) -> Path:
     """A file that the program left in the folder, safe to open.
+
+    Args:
+        folder: of the run.
+        name: of the file.
+        began: when the run did, by `time_of`.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a symbolic link leads out of the folder, or it is no plain file.
+        ValueError: a symbolic link leads out of the folder, it is no plain file, or it is older than the run.
     """
     try:
         path = (folder / name).resolve(strict=True)
@@ -148,6 +158,13 @@ def output(folder: Path, name: str) -> Path:
         raise ValueError(f"{name}: expected a file in the run's own folder, got a link that leads out of it.")
     if not path.is_file():
         raise ValueError(f"{name}: expected a plain file, got a folder, a device or a pipe.")
+    written = path.stat().st_mtime_ns
+    if written < (began if written % 10**9 else began - 2 * 10**9):  # archives keep whole seconds, or two
+        raise ValueError(
+            f"{name}: expected a file that this run wrote, got one from before its start, such as an earlier "
+            "run's, moved or copied with its time from a folder that all runs share. Have the program write "
+            "into the run's own folder, or `touch` a file that is not to be told by its time."
+        )
     return path
 
 
@@ -207,13 +224,13 @@ def write_file(folder: Path, file: ArrayFile, array: Array, vectorized: bool) ->
         write(path, file.dataset, array, vectorized)
 
 
-def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...]) -> Array:
-    """Read an array of the shape `(*leading, *spec.shape)` from its file.
+def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...], began: int = 0) -> Array:
+    """Read an array of the shape `(*leading, *spec.shape)` from its file, of a run that began then.
 
     Raises:
         ValueError, OSError: the file holds no such array of numbers.
     """
-    path, shape = output(folder, file.file), (*leading, *file.spec.shape)
+    path, shape = output(folder, file.file, began), (*leading, *file.spec.shape)
     if isinstance(file, ColumnFile):
         return read_column(path, file.dataset, shape, file.spec.floating)
     if file.function is None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,6 +39,7 @@ def run(
     environment: Mapping[str, str],
     timeout: float | None,
     stdin: bool = False,
+    statuses: Collection[int] = (0,),
 ) -> None:
     """Run a program in a folder until it ends; its output goes to stdout.txt and stderr.txt there.
 
@@ -54,10 +55,11 @@ def run(
             are found.
         timeout: seconds that the program may take; None for any time.
         stdin: whether it reads the folder's stdin.txt as its standard input; else there is nothing to read.
+        statuses: with which it may end.
 
     Raises:
         TimeoutError: the program took longer than `timeout`.
-        RuntimeError: the program ended with another status than 0.
+        RuntimeError: the program ended with another status.
         OSError: the program could not be started.
     """
     program = Running(arguments, folder, environment, stdin)
@@ -70,7 +72,7 @@ def run(
         status = program.end()
     if not ended:
         raise TimeoutError(f"{program.name} ran longer than {timeout:g} s and was killed{last_words(folder)}")
-    if status:
+    if status not in statuses:
         raise RuntimeError(f"{program.name} {said(status)}{last_words(folder)}")
 
 
@@ -260,6 +262,15 @@ def _looked_for(pid: int, timeout: float | None) -> bool:
 def _signal(group: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):  # gone; macOS refuses to signal a group of zombies
         os.killpg(group, number)
+
+
+def environment_of(own: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program: this process's, and its own variables.
+
+    Numbers are to have points wherever a run is made: LC_ALL is C.UTF-8, unless a locale is among its own.
+    """
+    told = any(name == "LANG" or name.startswith("LC_") for name in own)
+    return {**os.environ, **({} if told else {"LC_ALL": "C.UTF-8"}), **own}
 
 
 def said(status: int) -> str:

@@ -16,6 +16,7 @@ from blackbox.adapters.command import files
 from blackbox.adapters.command.box import command_of
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
 from blackbox.adapters.command.numbers import text_of
+from blackbox.adapters.command.process import environment_of
 from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.adapters.hosted import boxes as hosted_boxes
 from blackbox.adapters.hosted.boxes import Ending, Exchange, HostStart, numbers_in
@@ -274,7 +275,11 @@ class Hosted(BoxGroup):
         values = {"case": np.asarray(case)}
         arguments = [part.fill(values) if isinstance(part, Template) else str(part) for part in self._command]
 
+        began = 0
+
         def prepare(folder: Path) -> None:
+            nonlocal began
+            began = files.time_of(folder)
             for name, source in self._copies.items():
                 files.copy_into(folder, name, source)
             for name in [*(file.file for file in self._files), *self._templates]:
@@ -282,18 +287,21 @@ class Hosted(BoxGroup):
             if self.prepare is not None:
                 self.prepare(case, folder)
 
-        return self._program(Start(arguments, {**os.environ, **self.environment}, prepare, self._results))
+        def results(folder: Path) -> dict[str, Array]:
+            return self._results(folder, began)
+
+        return self._program(Start(arguments, environment_of(self.environment), prepare, results))
 
     def _program(self, start: Start) -> Program:
         most = max(numbers_in(specs) for call in self.calls for specs in (call.seen, call.given))
         return Program(self.form, start, self.timeout, 8 * most, self.scratch, self.keep_failed)
 
-    def _results(self, folder: Path) -> dict[str, Array]:
+    def _results(self, folder: Path, began: int) -> dict[str, Array]:
         results: dict[str, Array] = {}
         for file in self._files:
-            results[file.spec.name] = files.read_file(folder, file, ())
+            results[file.spec.name] = files.read_file(folder, file, (), began)
         for name, template in self._templates.items():
-            results |= template.find(text_of(files.output(folder, name)))
+            results |= template.find(text_of(files.output(folder, name, began)))
         return results
 
 

@@ -411,6 +411,81 @@ def test_its_identity_follows_arguments_templates_and_the_content_of_files(tmp_p
     assert identity(python(script)) != first
 
 
+def test_statuses_and_words_say_which_runs_have_failed():
+    code = "cp x.csv y.csv; grep -q '^1' x.csv && echo 'it 7: ERROR in mesh' >&2; "
+    code += "grep -q '^2' x.csv && exit 3; exit 1"
+    rows = np.array([[0.5, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    box = shell(code, statuses=(0, 1), fails_if="ERROR", failures="keep")
+    np.testing.assert_array_equal(box(rows)[:, 0], [0.5, np.nan, np.nan])
+    assert "stderr.txt has 'ERROR', which is in fails_if: it 7: ERROR in mesh" in box.ledger.first_failure
+    np.testing.assert_array_equal(shell(code, statuses=[1], failures="keep")(rows)[:, 0], [0.5, 1, np.nan])
+    np.testing.assert_array_equal(shell(code, failures="keep")(rows)[:, 0], [np.nan] * 3)
+    kinds = [
+        shell(code),
+        shell(code, statuses=(0, 1)),
+        shell(code, fails_if="ERROR"),
+        shell(code, fails_if=["E"]),
+    ]
+    assert len(set(map(identity, kinds))) == 4
+    assert identity(shell(code, statuses=[0], fails_if=[])) == identity(shell(code))
+
+
+def test_words_that_mean_failure_are_found_in_the_files_that_templates_read():
+    code = "printf 'y 1 2\\n** Severe ** diverged\\n' > run.err"
+    settings = {"output_files": None, "output_templates": {"run.err": "y {y}"}}
+    assert shell(code, **settings)(np.zeros(2)).tolist() == [1, 2]
+    with pytest.raises(RowFailedError, match=r"run.err has '\*\* Severe'"):
+        shell(code, fails_if=["FATAL", "** Severe"], **settings)(np.zeros(2))
+
+
+SHARED = "if grep -q '^9' x.csv; then :; else sleep 0.01; cp x.csv {0}/all.csv; fi; "
+
+
+@pytest.mark.parametrize(
+    ("take", "truth"),
+    [
+        ("mv {0}/all.csv y.csv", [1, 2, np.nan, 3]),
+        ("cp -p {0}/all.csv y.csv", [1, 2, np.nan, 3]),
+        ("ln {0}/all.csv y.csv", [1, 2, np.nan, 3]),
+        ("cd {0}; tar cf - all.csv | tar xf - -C $OLDPWD; cd $OLDPWD; mv all.csv y.csv", [1, 2, None, 3]),
+        ("ln -s {0}/all.csv y.csv", [np.nan] * 4),
+    ],
+)
+def test_a_file_that_a_run_did_not_write_is_not_its_answer(tmp_path, take, truth):
+    rows = np.array([[1.0, 0.0], [2.0, 0.0], [9.0, 0.0], [3.0, 0.0]])
+    got = shell((SHARED + take).format(tmp_path), failures="keep")(rows)[:, 0]
+    for value, right in zip(got, truth, strict=True):
+        assert right is None or value == right or (np.isnan(value) and np.isnan(right))
+
+
+def test_a_file_with_the_time_of_an_archive_is_a_run_s_own():
+    """Whole seconds of now are less than now."""
+    for step in ("1", "2"):
+        code = f"cp x.csv y.csv; touch -d @$(($(date +%s) / {step} * {step})) y.csv"
+        assert shell(code)(np.array([1.0, 2.0])).tolist() == [1, 2]
+
+
+def test_one_folder_for_the_results_of_all_runs_is_refused(tmp_path):
+    for take in (f"cp {tmp_path}/y.csv .", f"solver --out={tmp_path}/y.csv; cat '{tmp_path}/y.csv' > y.csv"):
+        with pytest.raises(ConfigurationError, match=r"its own folder, got .*y.csv', which all runs share"):
+            shell(take)
+    with pytest.raises(ConfigurationError, match="which all runs share"):
+        CommandLine(["sh", "-c", ": {x}"], X, Y, output_files={"y": "new/y.csv"},
+                    input_templates={"case": f"x = {{x}}\nout: {tmp_path}/y.csv\n"})  # fmt: skip
+    shell(f"cp x.csv y.csv; : {tmp_path}/my.csv {tmp_path}/y.csv.old ./y.csv out/y.csv /no-such-folder/y.csv")
+
+
+def test_numbers_have_points_whatever_our_locale_is(monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    code = 'echo "y $([ "$LC_ALL" = C.UTF-8 ] && echo 1 || echo 0) 2" > y.txt'
+    settings = {"output_files": None, "output_templates": {"y.txt": "y {y}"}}
+    assert shell(code, **settings)(np.zeros(2)).tolist() == [1, 2]
+    for name in ("LC_ALL", "LANG", "LC_NUMERIC"):  # told otherwise
+        assert shell(code, environment={name: "de_DE.UTF-8"}, **settings)(np.zeros(2)).tolist() == [0, 2]
+    assert os.environ["LC_ALL"] == "de_DE.UTF-8"
+
+
 # --- what is wrong is refused when the box is made
 
 WRONG = [  # (settings, words of the message)
@@ -448,6 +523,12 @@ WRONG = [  # (settings, words of the message)
     ({"vectorized": True, "arguments": ["sh", "{x}"]}, ["arguments[1]", "no placeholder"]),
     ({"output_templates": {"a": "{y[0]}"}, "output_files": None}, ["each of its numbers once"]),
     ({"timeout": 0}, ["CommandLine, timeout", "> 0, got 0"]),
+    ({"statuses": (0, 256)}, ["CommandLine, statuses", "from 0 to 255", "(0, 256)"]),
+    ({"statuses": ()}, ["CommandLine, statuses", "(0, 1)"]),
+    ({"statuses": (0, -9)}, ["CommandLine, statuses"]),
+    ({"statuses": 1}, ["CommandLine, statuses", "got 1. Write (0, 1)"]),
+    ({"fails_if": ""}, ["CommandLine, fails_if", "words that a failed run prints"]),
+    ({"fails_if": ["ERROR", 3]}, ["CommandLine, fails_if", "['ERROR', 3]"]),
     ({"timeout": math.nan}, ["timeout"]),
     ({"max_rows": 0}, ["max_rows"]),
     ({"scratch": "no/such/folder"}, ["scratch", "exists"]),
