@@ -83,7 +83,8 @@ class Hosted(BoxGroup):
         copies: files or folders that the program needs in its folder, by their name there.
         prepare: `prepare(case, folder)` puts what a case needs into the folder of its run.
         timeout: the seconds that a program may take between two calls; None for any time.
-        environment: variables of the program, in addition to those of this process.
+        environment: variables of the program, in addition to those of this process; LC_ALL as for
+            `CommandLine`.
         live: the most programs that run at a time. As many as there are rows in a batch, or some have to be
             started again from the beginning.
         scratch: the folder in which runs' folders are created; None for the system's temporary folder.
