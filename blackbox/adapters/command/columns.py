@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.dialects import Dialect, dialect_of, lines_of
-from blackbox.adapters.command.numbers import is_number, is_unit, number, text_of
+from blackbox.adapters.command.numbers import RUN_TOGETHER, is_number, is_unit, number, text_of
 from blackbox.adapters.command.tables import BEHIND, may_be_headings, separators, words_alone
 from blackbox.words import counted
 
@@ -72,6 +72,8 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
             behind = column.isdecimal() and all(map(is_number, line.words[: place + 1]))  # what else there is
             if len(line.words) != width and (all(map(is_number, line.words)) or not behind):
                 raise ValueError("which column a word is in is not certain")
+            if any(RUN_TOGETHER.fullmatch(word) and not is_number(word) for word in line.words[:place]):
+                raise ValueError("what stands in front are two columns")
             numbers.append(number(line.words[place], floating))
         except (ValueError, IndexError):
             hint = "" if len(line.words) == width else f" The others have {counted(width, 'column')}."
@@ -206,5 +208,5 @@ def _headings(dialect: Dialect, text: str) -> list[list[str]]:
     else:
         bare = text.partition(" #")[0]
         ways = [bare.split(), re.split(r"\t+|\s{2,}", bare), bare.strip("|").split("|")]
-    stripped = [[field.strip(" \t\"'") for field in way] for way in ways]
+    stripped = [[field.strip(" \t\u00a0\"'") for field in way] for way in ways]
     return [way[:-1] if len(way) > 1 and not way[-1] else way for way in stripped]

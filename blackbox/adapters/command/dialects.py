@@ -6,11 +6,15 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from blackbox.adapters.command.numbers import is_number, repeated
 
-_COMMENT = re.compile(r"(?<!1\.)#")  # not that of 1.#QNAN
+_COMMENT = re.compile(r"(?<!1\.)#(?!N/A|[A-Z]+(?:/0)?[!?])")  # not that of 1.#QNAN and of #DIV/0!
+_BETWEEN = re.compile(
+    r"[^\S\u00a0\u2007\u2009\u202f]+"
+)  # 1 234 with a narrow space is one word, and no number
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=([,;\t])\"?\s*", re.IGNORECASE)  # as spreadsheets write it
 _WITH_COMMA = re.compile(r"[-+]?(?:\d+,\d*|,\d+)(?:[eEdD][-+]?\d+)?")
 _MAY_BE_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
@@ -33,25 +37,30 @@ class Dialect:
     decimal: str = "."
     doubtful: bool = False
 
-    def words(self, line: str, most: int = 10_000) -> list[str]:
+    def words(self, line: str, most: int = 100_000) -> list[str]:
         """The words of a line, decimals behind points; "#" begins a comment, and 2*0.0 is two words.
 
         Args:
             line: of the text.
-            most: how often a number is repeated at most.
+            most: words, where some are repeated; the rest is left out.
         """
         words = self.fields(_COMMENT.split(line, maxsplit=1)[0])
         if self.decimal == ",":
             words = [word.replace(",", ".") if _WITH_COMMA.fullmatch(word) else word for word in words]
-        return [word for field in words for word in repeated(field, most)] if "*" in line else words
+        if "*" in line:
+            words = list(islice((word for field in words for word in repeated(field, most)), most))
+        return words
 
     def fields(self, line: str) -> list[str]:
         """What is between the separators of a line, as it is, without empty fields at its end."""
         if not self.separator:
-            return line.split()
+            return [word for word in _BETWEEN.split(line) if word.strip()]
         line = line.strip(" \r\n") if self.separator == "\t" else line.strip()
         reader = csv.reader([line], delimiter=self.separator, skipinitialspace=True)
-        fields = [field.strip() for field in next(reader, [])]
+        try:
+            fields = [field.strip() for field in next(reader, [])]
+        except csv.Error as error:
+            raise ValueError(f"expected numbers, got {line[:80]!r}, which cannot be read: {error}.") from None
         while fields and not fields[-1]:
             fields.pop()
         return fields

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.columns import read_column
-from blackbox.adapters.command.packed import unpacked
+from blackbox.adapters.command.packed import check_written, unpacked
 from blackbox.adapters.command.tables import read_table
 from blackbox.errors import ConfigurationError
 from blackbox.outside import exactly
@@ -279,6 +279,8 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
     if form == "npy":
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError(f"{path.name}: expected one array, got more behind it. Save it alone.")
         _check(path, array.shape, array.dtype, shape)
         return array
     import h5py
@@ -288,6 +290,7 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
         if not isinstance(dataset, h5py.Dataset):
             raise ValueError(f"{path.name}: expected a dataset {name!r}, found {', '.join(file) or 'none'}.")
         _check(path, dataset.shape, dataset.dtype, shape)
+        check_written(path, dataset)
         return unpacked(dataset)
 
 

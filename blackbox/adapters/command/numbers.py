@@ -24,6 +24,8 @@ _TIMES = r"[1-9]\d{0,8}+"
 _VALUE = r"[-+]?(?:\d++\.?+\d*+|\.\d++)(?:[eEdD]?+[-+]?+\d++)?+"
 REPEATED = rf"(?<![^\s,;\[({{=:]){_TIMES}\*{_VALUE}(?![^\s,;\])}}])"
 _REPEATED = re.compile(rf"({_TIMES})\*({_VALUE})")
+# where a column has no room for a space: 1.0-200.5; not 2026-11-28
+RUN_TOGETHER = re.compile(rf"(?=[^.]*\.)(?>{NUMBER})(?:(?=[-+])(?>{NUMBER}))++")
 # units that a program may change from one number to the next: 350 mm for 0.35 m
 _BASE = r"(?:m|s|A|K|N|Pa|W|Wh|J|cal|V|Hz|g|L|l|bar|eV|B|bit|F|H|C|Ohm|Ω|S|mol|rad)"
 _TIMES = r"(?:min|mins|minutes?|h|hrs?|hours?|d|days?)"
@@ -34,9 +36,12 @@ _SCALED = re.compile(
     r"(?=$|[\d/^*·²³.\s-])"
 )
 _SCALE = re.compile(
-    r"(?:[kMGnuµμp]|(?i:mio|mrd|tsd|thousand|million|billion|trillion)\b\.?)(?![\w/])"
-    r"|[eEdD]\s*[-+]?\d|(?:[x\u00d7*·^]|\*\*)\s*\d"  # a power of ten apart
+    r"(?:[kMGnuµμp]|(?i:hundred|thousand|million|billion|trillion|[mb]ln|bn|mill|mio|mrd|tsd))(?![\w/])"
+    r"|[eEdD]\s*[-+]?\d|(?:[x\u00d7*·^]|\*\*|\\?times|\\cdot)\s*\d|10\^"  # a power of ten apart
 )
+# a space of this kind stands between thousands, or in front of a unit; it separates no numbers
+_NARROW = "\u00a0\u2007\u2009\u202f"
+THOUSANDS = re.compile(rf"\d[{_NARROW}]\d")
 _UNIT = re.compile(rf"(?:kg|{_TIMES}|(?:[pnuµμmckKMGT]|h(?=Pa))?i?{_BASE})(?=$|[\d/^*·²³\s-])")
 
 
@@ -50,12 +55,12 @@ def number(word: str, floating: bool) -> float | int:
         raise ValueError(f"expected a number, got {word!r}.")
     if not floating:
         try:
-            return int(word)
+            value, most = int(word), 2**63
         except ValueError:  # 3.0 is whole
-            value = number(word, True)
-            if not abs(value) < 2**53 or value != int(value):
-                raise ValueError(f"expected a whole number, got {word!r}.") from None
-            return int(value)
+            value, most = number(word, True), 2**53
+        if not -most < value < most or value != int(value):
+            raise ValueError(f"expected a whole number, got {word!r}.")
+        return int(value)
     try:
         return float(word)
     except ValueError:
@@ -83,7 +88,8 @@ def is_number(word: str) -> bool:
 
 def is_scaled(text: str) -> bool:
     """Whether a text behind a number scales it: a unit with a prefix (mm; kg is none), k, Mio, x 10^6."""
-    unit = text.split(maxsplit=1)[0].rstrip(".,;:") if text.strip() else ""
+    text = text.lstrip(" [({<")
+    unit = text.split(maxsplit=1)[0].rstrip(".,;:])}>") if text else ""
     return _SCALE.match(text) is not None or _SCALED.match(unit) is not None
 
 

@@ -1,12 +1,15 @@
-"""What attributes of an HDF5 dataset say of its numbers, as NetCDF has them: packed, unsigned, missing."""
+"""What an HDF5 dataset says of its numbers: where they are, and as NetCDF packed, unsigned, missing."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+_BY_USER = 2  # H5D_FILL_VALUE_USER_DEFINED
 # where a NetCDF-4 variable was never written, by kind and bytes; a byte has none, which every value may be
 _NEVER_WRITTEN = {
     "f4": 9.969209968386869e36,
@@ -18,6 +21,40 @@ _NEVER_WRITTEN = {
     "u4": 4294967295,
     "u8": 18446744073709551614,
 }
+
+
+def check_written(path: Path, dataset: Any) -> None:
+    """Refuse a dataset whose numbers were not all written, or are in files outside of its own folder.
+
+    Args:
+        path: of the file.
+        dataset: of h5py.
+
+    Raises:
+        ValueError: saying which.
+    """
+    sources = [dataset.file.filename, *(name for name, *_ in dataset.external or ())]
+    sources += [source.file_name for source in dataset.virtual_sources()] if dataset.is_virtual else []
+    folder = path.parent.resolve()
+    for source in set(sources) - {"."}:
+        place = (folder / source).resolve()
+        if not place.is_relative_to(folder) or not place.is_file():
+            raise ValueError(
+                f"{path.name}, {dataset.name}: expected numbers in the run's own folder, "
+                f"got a link to {source}."
+            )
+    plan = dataset.id.get_create_plist()
+    if dataset.is_virtual or not dataset.size or plan.fill_value_defined() == _BY_USER:
+        return
+    whole = dataset.id.get_storage_size() > 0
+    if dataset.chunks:
+        parts = (math.ceil(size / each) for size, each in zip(dataset.shape, dataset.chunks, strict=True))
+        whole = dataset.id.get_num_chunks() == math.prod(parts)
+    if not whole:
+        raise ValueError(
+            f"{path.name}, {dataset.name}: expected numbers that were written, got places that were not, "
+            "which read as 0. Have the program write all of them, or create it with a fill value."
+        )
 
 
 def unpacked(dataset: Any) -> Array:
@@ -38,7 +75,7 @@ def unpacked(dataset: Any) -> Array:
     missing = np.zeros(stored.shape, bool)
     for name in ("_FillValue", "missing_value"):
         for value in _numbers(dataset, name):
-            missing |= stored == value.astype(stored.dtype) if stored.dtype.kind == "u" else stored == value
+            missing |= stored == (value.astype(stored.dtype) if stored.dtype.kind in "uf" else value)
     kind = stored.dtype.str[1:]
     if "_FillValue" not in attributes and "_NCProperties" in dataset.file.attrs and kind in _NEVER_WRITTEN:
         missing |= stored == np.array(_NEVER_WRITTEN[kind], stored.dtype)

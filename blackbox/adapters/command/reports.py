@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from blackbox.adapters.command.numbers import LIKE, REPEATED, is_number
+from blackbox.adapters.command.numbers import LIKE, REPEATED, RUN_TOGETHER, is_number
 
 SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
 _SIGNS = ",;:|)]}>\"'=?"  # behind a word, such as a prompt, in front of a template in mid-line
 _MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again anywhere
 # what stands for a number that there is not
 _NONE = re.compile(r"(?i)[-?]{1,3}|n/?a|none|null|nil|undefined|diverged|failed|error|#[\w/]+[!?]?")
+_RULE = re.compile(r"[-=_+|~.\s]{3,}")  # a line that is drawn
+_SEVERAL = re.compile(rf"\*+|{REPEATED}|{RUN_TOGETHER.pattern}")  # numbers, beside one alone
 Literals = Sequence[str | None]  # of a template, with None for each placeholder
 Begins = Callable[[str, str], bool]  # whether a report does so between what is before and behind on the line
 
@@ -97,13 +99,15 @@ def next_row(text: str, end: int, template: str, lines: bool) -> str:
     comments = tuple(sign for sign in "#!%" if not re.search(rf"(?m)^\s*{sign}", template))
     for line in re.compile(r"(?<=\n)[^\n]+").finditer(text, end):
         bare = line[0].strip()
-        if not bare or bare.startswith(comments):
+        if not bare or bare.startswith(comments) or _RULE.fullmatch(bare):
             continue
         words = [word for word in re.split(r"[\s,;|\[\](){}<>\"':]+", bare[:10_000]) if word]
-        has = [is_number(word) or re.fullmatch(rf"\*+|{REPEATED}", word) is not None for word in words]
-        row = words and (all(has) or all(has[:2]) or (lines and has[0]))
+        has = [is_number(word) or _SEVERAL.fullmatch(word) is not None for word in words]
+        some = any(has) and all(
+            map(_NONE.fullmatch, (w for w, is_one in zip(words, has, strict=True) if not is_one))
+        )
         labelled = lines and len(words) > 2 and all(has[1:]) and re.search(r"\d", words[0])
-        return bare if row or labelled else ""
+        return bare if some or (words and all(has[:2])) or (lines and any(has[:1])) or labelled else ""
     return ""
 
 

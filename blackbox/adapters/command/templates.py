@@ -14,7 +14,7 @@ import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
 from blackbox.adapters.command.matching import ENDS, Match, Matcher
-from blackbox.adapters.command.numbers import NUMBER, is_scaled, number, repeated, text_of
+from blackbox.adapters.command.numbers import NUMBER, THOUSANDS, is_scaled, number, repeated, text_of
 from blackbox.adapters.command.reports import (
     SEEN,
     later_report,
@@ -29,7 +29,7 @@ from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
 _SEPARATOR = r"[\s,;]+"
-_MORE_AFTER = re.compile(rf"[\s,;|]+({NUMBER})(?![\w.])")  # in the rest of a line
+_MORE_AFTER = re.compile(rf"[\s,;|\"']+({NUMBER})(?![\w.])")  # in the rest of a line
 _MORE_BEFORE = re.compile(rf"(?:^|[\s,;|])(?:{NUMBER})[\s,;|]+$")  # in the beginning of a line
 _OR_FUNCTION = "or take (file, function) in output_files"
 _CLOSING = {"[": "]", "(": ")", "{": "}", "<": ">"}
@@ -185,7 +185,11 @@ class Template:
         if count > 1:  # one number has no repeat count
             words = [word for each in words for word in repeated(each, count + 1)]
         try:
-            if len(words) != count or (stuck and not (last and ENDS.fullmatch(stuck))):
+            if (
+                len(words) != count
+                or THOUSANDS.search(text)
+                or (stuck and not (last and ENDS.fullmatch(stuck)))
+            ):
                 raise ValueError
             return np.array([number(word, spec.floating) for word in words], kind)
         except (ValueError, OverflowError):
@@ -249,7 +253,11 @@ class Template:
             further = "" if closed else text[end : end + SEEN].strip() or "the end of the text"
         elif lines and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
             further = rest  # words, whose line its first numbers may be
-        elif re.fullmatch(r"[\s,;]*", rest) and (lines or before) and (many or "\n" in literal):
+        elif (
+            re.fullmatch(r"[\s,;]*(?:[&\\]|\.{3})?\s*", rest)
+            and (lines or before)
+            and (many or "\n" in literal)
+        ):
             further = next_row(text, end, self.text, lines)
         if further:
             raise ValueError(

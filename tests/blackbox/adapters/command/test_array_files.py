@@ -217,6 +217,7 @@ def netcdf(folder, stored, *, of_netcdf=False, **attributes):
         (RAW, {"of_netcdf": True}, [150, 1025, np.nan]),
         (RAW, {"units": "K", "long_name": "temperature"}, RAW),
         (np.array([1.5, 1e20], "f4"), {"_FillValue": np.float32(1e20)}, [1.5, np.nan]),
+        (np.array([1.5, 1e20], "f4"), {"missing_value": 1e20}, [1.5, np.nan]),  # of another precision
         (np.array([1.5, 9.96921e36], "f4"), {"of_netcdf": True}, [1.5, np.nan]),
         (np.array([1.5, 9.96921e36], "f4"), {}, np.array([1.5, 9.96921e36], "f4")),
         (np.array([1, -56, -1], "i1"), {"_Unsigned": "true", "_FillValue": np.int8(-1)}, [1, 200, np.nan]),
@@ -231,6 +232,68 @@ def test_packed_and_missing_numbers_are_what_they_stand_for(tmp_path, stored, at
 def test_an_attribute_that_is_no_number_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="'scale_factor'"):
         netcdf(tmp_path, RAW, scale_factor="0.01")
+
+
+def linked(file, outside):
+    file["x"] = h5py.ExternalLink(outside / "other.h5", "z")
+
+
+def raw(file, outside):
+    file.create_dataset("x", (3,), "f8", external=[(str(outside / "raw"), 0, 24)])
+
+
+def virtual(file, outside):
+    layout = h5py.VirtualLayout((3,), "f8")
+    layout[:] = h5py.VirtualSource(outside / "other.h5", "z", (3,))
+    file.create_virtual_dataset("x", layout)
+
+
+def elsewhere(folder, outside, make):
+    outside.mkdir(exist_ok=True)
+    with h5py.File(outside / "other.h5", "w") as file:
+        file["z"] = [1.0, 2, 3]
+    np.array([1.0, 2, 3]).tofile(outside / "raw")
+    with h5py.File(folder / "a.h5", "w") as file:
+        make(file, outside)
+    return files.read(folder / "a.h5", "x", (3,), True)
+
+
+@pytest.mark.parametrize("make", [linked, raw, virtual])
+def test_numbers_in_files_out_of_the_run_s_folder_are_refused(tmp_path, make):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(ValueError, match="in the run's own folder, got a link to"):
+        elsewhere(run, tmp_path / "shared", make)
+    np.testing.assert_array_equal(elsewhere(run, run / "parts", make), [1, 2, 3])
+    (run / "parts" / "other.h5").unlink()
+    if make is virtual:  # which h5py fills in with zeros
+        with pytest.raises(ValueError, match="got a link to"):
+            files.read(run / "a.h5", "x", (3,), True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"chunks": (1,)}, {"chunks": (2,), "compression": "gzip"}])
+def test_numbers_that_were_not_written_are_not_zero(tmp_path, settings):
+    for written, whole in ((0, False), (1, not settings), (3, True)):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            data = file.create_dataset("x", (3,), "f8", **settings)
+            if written:
+                data[:written] = 5.0
+        if whole:  # a contiguous dataset does not say which of its numbers were written
+            assert files.read(tmp_path / "a.h5", "x", (3,), True)[0] == 5
+        else:
+            with pytest.raises(ValueError, match="expected numbers that were written"):
+                files.read(tmp_path / "a.h5", "x", (3,), True)
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # as the program says
+        file.create_dataset("x", (3,), "f8", fillvalue=7.0, **settings)
+    np.testing.assert_array_equal(files.read(tmp_path / "a.h5", "x", (3,), True), [7, 7, 7])
+
+
+def test_an_array_with_more_behind_it_is_refused(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.save(file, ARRAY)
+        np.save(file, ARRAY)
+    with pytest.raises(ValueError, match="expected one array, got more behind it"):
+        files.read(tmp_path / "a.npy", "x", ARRAY.shape, True)
 
 
 @pytest.mark.slow

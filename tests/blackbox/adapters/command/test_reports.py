@@ -49,6 +49,9 @@ GOES_ON = (
     "1.2-103\n",
     "| 4 | 5 |\n",
     "[4, 5]\n",
+    "-----\n4 5\n",
+    "N/A 5\n",
+    "-4.0-5.0\n",
 )
 
 
@@ -167,6 +170,7 @@ def test_a_box_fails_the_row_whose_last_report_has_no_number(last, value, end):
         *[("y: {y}", f"y: 1 2 3\n{more}") for more in GOES_ON],
         ("y: {y}", "y: 2*1 3*2\n"),
         ("y:\n{y}", "y:\n1 2\n3\nr4 5 6\n"),
+        *[("y: {y}", f"y: 1 2 3 {sign}\n 4 5\n") for sign in ("&", "\\", "...", ",", ",\n")],
     ],
 )
 def test_a_list_longer_than_declared_is_not_cut(template, text):
@@ -186,6 +190,8 @@ def test_a_list_longer_than_declared_is_not_cut(template, text):
         ("y = {y}", "y = 1 2 3"),
         ("y = {y}", "y = 1 2 3\nz = 4 5 6\n"),
         ("y = {y}", "y = 1 2 3\n5 iterations\n"),
+        ("y = {y}", "y = 1 2\n 3\n\n-- done --\n"),
+        ("y = {y}", "y = 1 2 3\n\n2026-11-28 12:30:00\n"),
         ("y = {y}", "y = 1 2 3\n\n2026-11-28 12:30:00 done\n"),
         ("# y\n{y}", "# y\n1 2 3\n# z\n4 5 6\n"),
         ("y =\n{y}\n\n4 5", "y =\n1 2 3\n\n4 5\n"),
@@ -304,6 +310,19 @@ def test_other_words_on_the_line_do_not_matter(template, text):
 
 
 SCALES = ("e 6", "E+06", "x 10^6", "x 1e6", "*1e6", "\u00d7 10^6", "^2", "k", "M", "G,", "n", "µ")
+SCALES += (
+    "times 10^6",
+    "(x 1e6)",
+    "[10^6 N]",
+    "[kN]",
+    "(mm)",
+    "(e-3)",
+    "hundred",
+    "bn",
+    "Mill.",
+    "M$",
+    "k\u20ac",
+)
 SCALES += ("Mio", "Mio. m", "Mrd", "thousand", "million Pa", "MPa.m")
 
 

@@ -413,3 +413,49 @@ def test_a_column_in_two_units_is_refused(tmp_path):
         column(tmp_path, text.replace("m\n", "mm\n").replace("mmm", "mm"), "2"), [350, 1.2]
     )
     np.testing.assert_array_equal(column(tmp_path, text.replace("mm", "x"), "2"), [350, 1.2])
+
+
+NARROW = "\u00a0\u2007\u2009\u202f"
+
+
+@pytest.mark.parametrize("space", NARROW)
+def test_a_narrow_space_between_thousands_separates_no_numbers(tmp_path, space):
+    for text, shape in ((f"1{space}234.5 7\n", (3,)), (f"7 1{space}234.5\n", (2,))):
+        with pytest.raises(ValueError, match="expected numbers in line 1"):
+            whole(tmp_path, text, shape, name="o.txt")
+    text = f"1{space}234.5 7\n2{space}345.5 8\n"
+    np.testing.assert_array_equal(column(tmp_path, text, "2"), [7, 8])
+    with pytest.raises(ValueError, match="expected a number in column 1"):
+        column(tmp_path, text, "1")
+    with pytest.raises(ValueError, match="expected 3 numbers"):
+        Template("here", "y = {y}", [ArraySpec("y", (3,))]).find(f"y = 1{space}234 5\n")
+    np.testing.assert_array_equal(whole(tmp_path, f"{space}1 2{space}\n", (2,), name="o.txt"), [1, 2])
+
+
+def test_columns_that_run_together_are_not_counted_as_one(tmp_path):
+    text = "a b c\n1.0-200.5 3\n2.0-300.5 4\n"
+    for place in ("1", "2", "3", "b", "c"):
+        with pytest.raises(ValueError, match=r"expected a (number|heading)"):
+            column(tmp_path, text, place)
+    dates = "2026-11-28 3\n28.11.2026 4\n"
+    np.testing.assert_array_equal(column(tmp_path, dates, "2"), [3, 4])
+
+
+@pytest.mark.parametrize("word", ["#N/A", "#DIV/0!", "#VALUE!", "#NAME?", "#REF!", "#NUM!"])
+def test_an_error_of_a_spreadsheet_is_no_comment(tmp_path, word):
+    with pytest.raises(ValueError, match="expected numbers in line 2"):
+        whole(tmp_path, f"1,2\n3,4,{word}\n", (4,), name="o.csv")
+    with pytest.raises(ValueError, match="expected a number in column b"):
+        column(tmp_path, f"a,b\n1,2\n3,{word}\n", "b", name="o.csv")
+
+
+def test_fields_and_numbers_of_any_length_are_numbers_or_refused(tmp_path):
+    for text in ("1," + "2" * 200_000 + "x\n", "2*" + "1" * 30_000 + "x,1\n", "1" * 100_000 + "x,2\n"):
+        for name in ("o.csv", "o.txt"):
+            with pytest.raises(ValueError, match="expected"):
+                whole(tmp_path, text, (2,), name=name)
+    (tmp_path / "o.txt").write_text("9223372036854775808 1\n")
+    with pytest.raises(ValueError, match="expected numbers in line 1"):
+        files.read(tmp_path / "o.txt", "y", (2,), False)
+    with pytest.raises(ValueError, match="found more"):
+        whole(tmp_path, ("999999999*0.5 " * 1_000) + "\n", (2,))
