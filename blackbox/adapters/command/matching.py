@@ -6,19 +6,20 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from blackbox.adapters.command.numbers import LIKE, REPEATED, repeats
 from blackbox.adapters.command.reports import SEEN, line_before, may_begin
 
 _NUMBERS = rf"(?:{REPEATED}|{LIKE})"
-_WORD = re.compile(rf"(?=[^\s,;])(?:(?P<repeated>{REPEATED})|(?P<like>{LIKE}))?+[^\s,;]*+")
+_FIRST = re.compile(_NUMBERS)
+_WORD = re.compile(rf"(?=[^\s,;])(?:({REPEATED})|({LIKE}))?+[^\s,;]*+")
+_OTHER = 2**32  # more than twice what a repeat count says at most
 # behind a template's last number, such as JSON's or XML's; not 279,936.5 nor 279'936.5
 ENDS = re.compile(r"(?:[,;\"'](?![-+.\w])|[)\]}<|]).*", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A place where a text looks like a template.
 
     Attributes:
@@ -108,23 +109,20 @@ class Matcher:
 
 
 class Words:
-    """The words of a text, between white space, commas and semicolons; a repeat count is several numbers."""
+    """The words of a text, between white space, commas and semicolons; a repeat count is several numbers.
+
+    `_until` has how many numbers there are up to the end of each word, and `_OTHER` for any other word.
+    """
 
     def __init__(self, text: str) -> None:
         """Go through the text once."""
-        self._text = text
-        self._starts, self._numbers, self._others = array("q"), array("q", [0]), array("q", [0])
-        numbers = others = 0
+        self._text, self._starts, self._until = text, array("q"), array("q", [0])
+        until = 0
         for match in _WORD.finditer(text):
-            if match["like"]:
-                numbers += 1
-            elif match["repeated"]:
-                numbers += repeats(match["repeated"])
-            else:
-                others += 1
+            kind = match.lastindex  # of the group that it is
+            until += 1 if kind == 2 else _OTHER if kind is None else repeats(match[1])
             self._starts.append(match.start())
-            self._numbers.append(numbers)
-            self._others.append(others)
+            self._until.append(until)
 
     def before(self, place: int, count: int) -> int:
         """Where the word begins that so many words follow up to a place."""
@@ -132,13 +130,14 @@ class Words:
 
     def last_of(self, place: int, count: int) -> int:
         """Where the last of so many numbers from a place on begins; -1 if there are fewer."""
-        first = re.compile(_NUMBERS).match(self._text, place)
+        first = _FIRST.match(self._text, place)
         left = count - (repeats(first[0]) if first else count)
         if left <= 0:
             return place
         behind = bisect_right(self._starts, place)  # the next word
-        word = bisect_left(self._numbers, self._numbers[behind] + left)
-        if word == len(self._numbers) or self._others[word] != self._others[behind]:
+        wanted = self._until[behind] + left
+        word = bisect_left(self._until, wanted)
+        if word == len(self._until) or self._until[word] >= wanted + _OTHER // 2:
             return -1
         return self._starts[word - 1]
 
