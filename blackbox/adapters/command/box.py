@@ -190,7 +190,11 @@ class CommandLine(BlackBoxFunction):
         ]
         used_out = [file.spec.name for file in self._output_files]
         used_out += [name for text in self._output_templates.values() for name in text.names()]
-        words = [part.text if isinstance(part, Template) else str(part) for part in self._command[1:]]
+        words = [
+            part if isinstance(part, str) else part.text
+            for part in self._command
+            if not isinstance(part, Path)
+        ]
         filled, read = (
             [text.text for text in templates.values()]
             for templates in (self._input_templates, self._output_templates)
@@ -374,7 +378,7 @@ def check_own(results: Sequence[str], texts: Sequence[str]) -> None:
                 raise ConfigurationError(
                     f"CommandLine: expected each run to write {name!r} into its own folder, got "
                     f"{folder + name!r}, which all runs share: one that fails would have the answer of "
-                    "another. Give the program a relative path."
+                    "another. Give the program a relative path, or another name to what it reads there."
                 )
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from blackbox.adapters.command.numbers import is_number, repeated
+from blackbox.adapters.command.numbers import NARROW, is_number, repeated
 
 _COMMENT = re.compile(r"(?<!1\.)#(?!N/A|[A-Z]+(?:/0)?[!?])")  # not that of 1.#QNAN and of #DIV/0!
-_BETWEEN = re.compile(
-    r"[^\S\u00a0\u2007\u2009\u202f]+"
-)  # 1 234 with a narrow space is one word, and no number
+# 1 234 with a narrow space is one word, and no number
+_BETWEEN = re.compile(rf"[^\S{NARROW}]+")
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=([,;\t])\"?\s*", re.IGNORECASE)  # as spreadsheets write it
 _WITH_COMMA = re.compile(r"[-+]?(?:\d+,\d*|,\d+)(?:[eEdD][-+]?\d+)?")
 _MAY_BE_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")

@@ -126,7 +126,8 @@ class Words:
 
     def before(self, place: int, count: int) -> int:
         """Where the word begins that so many words follow up to a place."""
-        return self._starts[max(0, bisect_right(self._starts, place) - 1 - count)]
+        word = bisect_right(self._starts, place) - 1 - count
+        return self._starts[word] if word > 0 else 0
 
     def last_of(self, place: int, count: int) -> int:
         """Where the last of so many numbers from a place on begins; -1 if there are fewer."""

@@ -20,28 +20,29 @@ NUMBER = (
 )
 LIKE = rf"(?:{NUMBER}|(?<!\*)\*++)"  # what a number begins with, or Fortran's asterisks where one has no room
 # as Fortran's list-directed output writes equal numbers: 2*0.0
-_TIMES = r"[1-9]\d{0,8}+"
+_COUNT = r"[1-9]\d{0,8}+"
 _VALUE = r"[-+]?(?:\d++\.?+\d*+|\.\d++)(?:[eEdD]?+[-+]?+\d++)?+"
-REPEATED = rf"(?<![^\s,;\[({{=:]){_TIMES}\*{_VALUE}(?![^\s,;\])}}])"
-_REPEATED = re.compile(rf"({_TIMES})\*({_VALUE})")
+REPEATED = rf"(?<![^\s,;\[({{=:]){_COUNT}\*{_VALUE}(?![^\s,;\])}}])"
+_REPEATED = re.compile(rf"({_COUNT})\*({_VALUE})")
 # where a column has no room for a space: 1.0-200.5; not 2026-11-28
 RUN_TOGETHER = re.compile(rf"(?=[^.]*\.)(?>{NUMBER})(?:(?=[-+])(?>{NUMBER}))++")
 # units that a program may change from one number to the next: 350 mm for 0.35 m
 _BASE = r"(?:m|s|A|K|N|Pa|W|Wh|J|cal|V|Hz|g|L|l|bar|eV|B|bit|F|H|C|Ohm|Ω|S|mol|rad)"
 _TIMES = r"(?:min|mins|minutes?|h|hrs?|hours?|d|days?)"
-_FOREIGN = r"[^\W\d_a-zA-ZÅå]"  # a micro sign, or what is made of one in another code of characters
+_FOREIGN = r"[^\W\d_a-zA-ZÅåΩ\u2126]"  # a micro sign, or what is made of one in another code of characters
 _LONG = r"(?:pico|nano|micro|milli|centi|kilo|mega|giga|tera)[a-z]+"
 _SCALED = re.compile(
     rf"(?!kg\b|pH\b)(?:(?:[pnumckMGT]|{_FOREIGN}|h(?=Pa)){_BASE}|g|{_TIMES}|{_LONG}|[KMGT]iB|KB)"
     r"(?=$|[\d/^*·²³.\s-])"
 )
-_SCALE = re.compile(
-    r"(?:[kMGnuµμp]|(?i:hundred|thousand|million|billion|trillion|[mb]ln|bn|mill|mio|mrd|tsd))(?![\w/])"
+_SCALE = re.compile(  # k alone, but not k = 5 nor k-omega
+    r"(?:[kMGnuµμp]|(?i:hundred|thousand|million|billion|trillion|[mb]ln|bn|mill|mio|mrd|tsd))"
+    r"(?![\w/-]|\s*[=:])"
     r"|[eEdD]\s*[-+]?\d|(?:[x\u00d7*·^]|\*\*|\\?times|\\cdot)\s*\d|10\^"  # a power of ten apart
 )
 # a space of this kind stands between thousands, or in front of a unit; it separates no numbers
-_NARROW = "\u00a0\u2007\u2009\u202f"
-THOUSANDS = re.compile(rf"\d[{_NARROW}]\d")
+NARROW = "\u00a0\u2007\u2009\u202f"
+THOUSANDS = re.compile(rf"\d[{NARROW}]\d")
 _UNIT = re.compile(rf"(?:kg|{_TIMES}|(?:[pnuµμmckKMGT]|h(?=Pa))?i?{_BASE})(?=$|[\d/^*·²³\s-])")
 
 
@@ -58,7 +59,7 @@ def number(word: str, floating: bool) -> float | int:
             value, most = int(word), 2**63
         except ValueError:  # 3.0 is whole
             value, most = number(word, True), 2**53
-        if not -most < value < most or value != int(value):
+        if not -most <= value < most or value != int(value):
             raise ValueError(f"expected a whole number, got {word!r}.")
         return int(value)
     try:
@@ -88,7 +89,7 @@ def is_number(word: str) -> bool:
 
 def is_scaled(text: str) -> bool:
     """Whether a text behind a number scales it: a unit with a prefix (mm; kg is none), k, Mio, x 10^6."""
-    text = text.lstrip(" [({<")
+    text = re.sub(r"^\s*(?:\[|\((?!mins?\b|\w\)))", "", text).lstrip()  # not (min), nor (a)
     unit = text.split(maxsplit=1)[0].rstrip(".,;:])}>") if text else ""
     return _SCALE.match(text) is not None or _SCALED.match(unit) is not None
 

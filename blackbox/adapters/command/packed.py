@@ -36,7 +36,7 @@ def check_written(path: Path, dataset: Any) -> None:
     sources = [dataset.file.filename, *(name for name, *_ in dataset.external or ())]
     sources += [source.file_name for source in dataset.virtual_sources()] if dataset.is_virtual else []
     folder = path.parent.resolve()
-    for source in set(sources) - {"."}:
+    for source in set(sources) - {".", str(path)}:
         place = (folder / source).resolve()
         if not place.is_relative_to(folder) or not place.is_file():
             raise ValueError(
@@ -75,7 +75,8 @@ def unpacked(dataset: Any) -> Array:
     missing = np.zeros(stored.shape, bool)
     for name in ("_FillValue", "missing_value"):
         for value in _numbers(dataset, name):
-            missing |= stored == (value.astype(stored.dtype) if stored.dtype.kind in "uf" else value)
+            with np.errstate(over="ignore"):
+                missing |= stored == (value.astype(stored.dtype) if stored.dtype.kind in "uf" else value)
     kind = stored.dtype.str[1:]
     if "_FillValue" not in attributes and "_NCProperties" in dataset.file.attrs and kind in _NEVER_WRITTEN:
         missing |= stored == np.array(_NEVER_WRITTEN[kind], stored.dtype)

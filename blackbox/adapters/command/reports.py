@@ -15,7 +15,7 @@ _MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again
 # what stands for a number that there is not
 _NONE = re.compile(r"(?i)[-?]{1,3}|n/?a|none|null|nil|undefined|diverged|failed|error|#[\w/]+[!?]?")
 _RULE = re.compile(r"[-=_+|~.\s]{3,}")  # a line that is drawn
-_SEVERAL = re.compile(rf"\*+|{REPEATED}|{RUN_TOGETHER.pattern}")  # numbers, beside one alone
+_SEVERAL = re.compile(rf"\*{{2,}}|{REPEATED}|{RUN_TOGETHER.pattern}")  # numbers, beside one alone
 Literals = Sequence[str | None]  # of a template, with None for each placeholder
 Begins = Callable[[str, str], bool]  # whether a report does so between what is before and behind on the line
 
@@ -103,9 +103,8 @@ def next_row(text: str, end: int, template: str, lines: bool) -> str:
             continue
         words = [word for word in re.split(r"[\s,;|\[\](){}<>\"':]+", bare[:10_000]) if word]
         has = [is_number(word) or _SEVERAL.fullmatch(word) is not None for word in words]
-        some = any(has) and all(
-            map(_NONE.fullmatch, (w for w, is_one in zip(words, has, strict=True) if not is_one))
-        )
+        none = [word for word, is_one in zip(words, has, strict=True) if not is_one]
+        some = any(has) and all(map(_NONE.fullmatch, none))
         labelled = lines and len(words) > 2 and all(has[1:]) and re.search(r"\d", words[0])
         return bare if some or (words and all(has[:2])) or (lines and any(has[:1])) or labelled else ""
     return ""

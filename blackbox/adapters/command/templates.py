@@ -113,8 +113,8 @@ class Template:
 
         Raises:
             ValueError: nothing in the text looks like it; where it does so the last time, there is something
-                else than a number, or more on the line than the template has a place for; or its words come
-                again behind that, without its numbers.
+                else than a number, or more than the template has a place for; or its words come again, behind
+                that without its numbers, or on its line.
         """
         literals = [str(part) for part in self.parts[::2]]
         text = text.replace("\r\n", "\n").replace("\r", "\n")
