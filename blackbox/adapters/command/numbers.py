@@ -35,10 +35,10 @@ _SCALED = re.compile(
     rf"(?!kg\b|pH\b)(?:(?:[pnumckMGT]|{_FOREIGN}|h(?=Pa)){_BASE}|g|{_TIMES}|{_LONG}|[KMGT]iB|KB)"
     r"(?=$|[\d/^*·²³.\s-])"
 )
-_SCALE = re.compile(  # k alone, but not k = 5 nor k-omega
+_SCALE = re.compile(  # k alone, but not k = 5, k 0.5 nor k-omega
     r"(?:[kMGnuµμp]|(?i:hundred|thousand|million|billion|trillion|[mb]ln|bn|mill|mio|mrd|tsd))"
-    r"(?![\w/-]|\s*[=:])"
-    r"|[eEdD]\s*[-+]?\d|(?:[x\u00d7*·^]|\*\*|\\?times|\\cdot)\s*\d|10\^"  # a power of ten apart
+    r"(?![\w/-]|\s*[=:]|\s+[-+.\d])"
+    r"|[eEdD]\s*[-+]?\d++(?!\.)|(?:[x\u00d7*·^]|\*\*|\\?times|\\cdot)\s*\d|10\^"  # a power of ten apart
 )
 # a space of this kind stands between thousands, or in front of a unit; it separates no numbers
 NARROW = "\u00a0\u2007\u2009\u202f"

@@ -14,6 +14,7 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, ConfigurationError, DefinitionError, RowFailedError
 from blackbox.adapters import CommandLine
+from blackbox.conformance import check_black_box
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
@@ -456,6 +457,20 @@ def test_a_file_that_a_run_did_not_write_is_not_its_answer(tmp_path, take, truth
     got = shell((SHARED + take).format(tmp_path), failures="keep")(rows)[:, 0]
     for value, right in zip(got, truth, strict=True):
         assert right is None or value == right or (np.isnan(value) and np.isnan(right))
+
+
+@pytest.mark.slow
+def test_a_check_finds_rows_that_have_the_answer_of_the_row_before(tmp_path):
+    """A plain `cp` within a script makes a new file, which nothing tells from the run's own."""
+    script = tmp_path / "run.sh"
+    script.write_text((SHARED + "cp {0}/all.csv y.csv").format(tmp_path))
+    box = CommandLine(
+        ["sh", script], X, Y, input_files={"x": "x.csv"}, output_files={"y": "y.csv"}, failures="keep"
+    )
+    rows = np.linspace([1.0, 0.0], [9.0, 1.0], 8)
+    assert box(rows)[-1].tolist() == box(rows)[-2].tolist()
+    report = check_black_box(box, (rows,), rows=120, processes=False)
+    assert {"row order", "memory"} & {fault.check for fault in report.faults}, report
 
 
 def test_a_file_with_the_time_of_an_archive_is_a_run_s_own():

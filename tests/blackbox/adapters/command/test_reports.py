@@ -258,6 +258,8 @@ def test_another_unit_and_a_range_are_refused(template, printed):
         ("length = {cd}", "3 (k-omega)", 3),
         ("length = {cd}", "3 k-epsilon", 3),
         ("length = {cd}", "3 (n = 5)", 3),
+        ("length = {cd}", "3 k 0.05 eps 0.1", 3),
+        ("length = {cd}", "3 e 0.05", 3),
         ("length = {cd}", "3 p: low", 3),
         ("length = {cd}", "3 (min), 5 (max)", 3),
         ("length = {cd}", "3 (a)", 3),

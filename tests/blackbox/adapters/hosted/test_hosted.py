@@ -208,6 +208,27 @@ class TestValues:
         run = host.run([3], closure=lambda x: 3 * x, dtype=torch.float64)
         assert run.outputs["drag"].tolist() == [3.0] and run.outputs["field"].tolist() == [[3.0, 6.0]]
 
+    def test_an_output_file_from_before_the_run_is_none(self, tmp_path):
+        text = """
+        import os, shutil
+        bb_host.exchange("closure", doubles(1.0, 2.0))
+        (shutil.copy2 if case else shutil.copy)(os.environ["OLD"], "log.txt")
+        """
+        old = tmp_path / "old.txt"
+        old.write_text("drag = 3.0\n")
+        os.utime(old, (1e9, 1e9))
+        host = hosted(
+            tmp_path,
+            text,
+            outputs=[ArraySpec("drag", ())],
+            output_templates={"log.txt": "drag = {drag}"},
+            environment={"OLD": str(old)},
+            failures="keep",
+        )
+        run = host.run([0, 1], closure=lambda x: x)
+        assert run.outputs["drag"][0] == 3 and run.outputs["drag"][1].isnan()
+        assert "expected a file that this run wrote" in host.ledger.first_failure
+
     def test_what_a_case_needs_is_put_into_its_folder(self, tmp_path):
         text = """
         x = doubles(*map(float, open("start.txt").read().split()))
