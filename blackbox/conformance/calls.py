@@ -20,9 +20,16 @@ from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 
-from blackbox.conformance.probe import Arrays, BoxRaisedError, OutOfSecondsError, Probe, keeping
+from blackbox.conformance.probe import (
+    Arrays,
+    BoxRaisedError,
+    OutOfRowsError,
+    OutOfSecondsError,
+    Probe,
+    keeping,
+)
 from blackbox.conformance.report import Finding, Verdict
-from blackbox.conformance.rows import compare
+from blackbox.conformance.rows import NOW_AND_THEN, SAME_STATE, compare
 from blackbox.function import BlackBoxFunction
 
 THREADS, WORKERS, ROUNDS = 4, 2, 3
@@ -67,11 +74,26 @@ def thread_safety(probe: Probe) -> Finding:
     if not bad:
         sentence = "Calls from several threads give what they give one after the other."
         return Finding("thread safety", Verdict.OK, sentence, 0, unit)
+    if without := _differing_alone(probe, batches, alone, rounds):
+        sentence = f"Calls differ without threads too: {without[0]}. {NOW_AND_THEN}"
+        return Finding("thread safety", Verdict.FAULT, sentence, len(without), unit)
     sentence = (
         f"Calls from several threads disturb each other: {bad[0]}. Give each call its own work arrays, or "
         "use processes, not threads, in Parallel."
     )
     return Finding("thread safety", Verdict.WARNING, sentence, len(bad), unit)
+
+
+def _differing_alone(
+    probe: Probe, batches: Sequence[Arrays], alone: Sequence[Arrays], rounds: int
+) -> list[str]:
+    """What differs in as many calls that are made one after the other, where rows are left for them."""
+    try:
+        probe.spend(rounds * sum(len(batch[0]) for batch in batches))
+        answers = [[probe.uncounted(batch) for _ in range(rounds)] for batch in batches]
+    except (OutOfRowsError, BoxRaisedError):
+        return []
+    return [wrong for pair in zip(alone, answers, strict=True) for wrong in _wrong(probe, *pair)]
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,13 @@ def _safe(probe: Probe, here: Arrays, replies: list[CheckReply]) -> Finding:
     if not bad:
         sentence = "Two processes at the same time give the answers of one."
         return Finding("process safety", Verdict.OK, sentence, 0, "calls differ")
+    firsts = [wrong for reply in replies for wrong in _wrong(probe, here, reply.answers[:1])]
+    if len(firsts) == len(replies) == len(bad):
+        sentence = (
+            f"The first call in another process gives other answers than those after it: {bad[0]}. "
+            f"{SAME_STATE}"
+        )
+        return Finding("process safety", Verdict.FAULT, sentence, len(bad), "calls differ")
     sentence = (
         f"Two processes at the same time disturb each other: {bad[0]}. Give each its own scratch folder, "
         "port or device."

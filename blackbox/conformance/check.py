@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,15 @@ from blackbox.conformance.report import (
     Report,
     Verdict,
 )
-from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
+from blackbox.conformance.rows import (
+    NOW_AND_THEN,
+    batch_mates,
+    batch_size,
+    determinism,
+    first_call,
+    memory,
+    row_order,
+)
 from blackbox.conformance.sessions import NAME as SESSIONS
 from blackbox.conformance.sessions import sessions
 from blackbox.conformance.sizes import output_sizes
@@ -66,9 +75,11 @@ Check = Callable[[Probe], Finding | list[Finding]]
 # What takes few rows comes first, so that a small budget is spent on it. Determinism is before all checks
 # that compare answers, quantisation before noise and smoothness.
 MOVES = {"NaN inputs", "quantisation", "noise level", "smoothness", "layout"}  # inputs away from the samples
+COMPARED = {"memory", "batch-mates", "row order", "batch size"}  # a fault of these is there each time
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("determinism", determinism),
     ("memory", memory),
+    ("first call", first_call),
     ("batch-mates", batch_mates),
     ("row order", row_order),
     ("batch size", batch_size),
@@ -196,9 +207,11 @@ def _fit_samples(probe: Probe) -> None:
 
     Two, since the first call may import or compile. Rows that fail say nothing; the next one is asked.
     """
-    if probe.seconds is None:
-        return
     count = len(probe.samples[0])
+    if probe.seconds is None:
+        with suppress(BoxRaisedError):
+            probe(probe.rows(0, 1))  # alone, to be compared with a later call
+        return
     for row in np.unique(np.linspace(0, count - 1, 4).astype(int))[:3]:
         before = probe.elapsed
         known = bool(probe.took)
@@ -239,11 +252,24 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
         try:
             with watched():
                 finding = check(probe)
+                if name in COMPARED and isinstance(finding, Finding):
+                    finding = _tried_again(finding, check, probe)
         except OutOfRowsError as out:
             finding = not_measured(probe, name, out)
         except BoxRaisedError as raised:
             finding = _raised(name, raised.__cause__)
         findings += finding if isinstance(finding, list) else [finding]
+
+
+def _tried_again(finding: Finding, check: Check, probe: Probe) -> Finding:
+    """A fault in how rows are put together, which is there each time, or else what happens now and then."""
+    if finding.verdict is not Verdict.FAULT:
+        return finding
+    again = check(probe)
+    if isinstance(again, list) or again.verdict is not Verdict.OK:
+        return finding
+    words = f"{finding.sentence} That was not so when it was tried again. {NOW_AND_THEN}"
+    return replace(finding, sentence=words)
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:

@@ -89,6 +89,10 @@ class Probe:
         self.drawn = False  # by us, not given
         self.places = np.arange(len(samples[0]))  # of the samples among those that were given
         self.base: Arrays = ()  # the samples' answers, once they are known
+        self.called_before = box.ledger.calls > 0
+        self.first: tuple[Arrays, Arrays | str] | None = (
+            None  # the first call: its rows, its answers or error
+        )
         self.limit = rows
         self.kept_back = 2 * sum(spec.floating for spec in box.inputs)  # rows for NaN, which is asked last
         self.spent = 0
@@ -155,9 +159,15 @@ class Probe:
             OutOfRowsError, BoxRaisedError.
         """
         self.spend(len(arrays[0]))
+        asked = tuple(array.copy() for array in arrays)  # a wrapper may write to its inputs
         before, known = monotonic(), self.box.ledger.first_failure
-        answers = self.uncounted(arrays)
+        try:
+            answers = self.uncounted(arrays)
+        except BoxRaisedError as raised:
+            self.first = self.first or (asked, f"{type(raised.__cause__).__name__}: {raised.__cause__}")
+            raise
         took = monotonic() - before
+        self.first = self.first or (asked, answers)
         # Rows that fail at once say nothing about what others take.
         finite = finite_rows(tuple(torch.from_numpy(array) for array in answers))
         answered = int(finite.sum())
@@ -339,7 +349,9 @@ def drawn_by(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
             f"check_black_box, samples: expected some, as {box!r} cannot be set to inputs that are drawn. "
             f"Got none. Give {how_to_give_samples(box)}."
         )
-    return draw(DRAWN_ROWS, generator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the check will say what is wrong
+        return draw(DRAWN_ROWS, generator)
 
 
 def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.probe import Arrays, Probe, precision
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, precision
 from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
@@ -100,6 +100,15 @@ STEPPED = (
     "function of its inputs as a blackbox.adapters.Session."
 )
 
+SAME_STATE = (
+    "Start every call from the same state: make anew what a run uses up (an iterator, a file that is read to "
+    "its end), and initialise before the first call."
+)
+NOW_AND_THEN = (
+    "Equal calls give different answers now and then: look for what counts calls, fills up or is renewed (a "
+    "log, a cache, a connection)."
+)
+
 
 def determinism(probe: Probe) -> Finding:
     """The same two calls, three times over; the second's answers must be equal."""
@@ -148,6 +157,34 @@ def memory(probe: Probe) -> Finding:
         "An answer does not depend on the call before",
         "Answers depend on the call before; start every call from the same state, and fill every buffer anew",
         STEPPED,
+    )
+
+
+def first_call(probe: Probe) -> Finding:
+    """The rows of the very first call, asked once more: what was used up, warmed up or initialised by it."""
+    name = "first call"
+    if probe.called_before or probe.first is None:
+        sentence = (
+            "Not measured: the box had been called before, so its first answer is gone. Check a new one."
+        )
+        return Finding(name, Verdict.SKIPPED, sentence)
+    arrays, first = probe.first
+    try:
+        again = probe(arrays)
+    except BoxRaisedError as raised:
+        sentence = f"Not measured: the first row raises an error ({raised.__cause__})."
+        return Finding(name, Verdict.SKIPPED, sentence)
+    if isinstance(first, str):
+        sentence = (
+            f"The first call of the box raised an error ({first}), the same one now does not. {SAME_STATE}"
+        )
+        return Finding(name, Verdict.FAULT, sentence)
+    return finding(
+        name,
+        compare(probe, first, again),
+        "The first answer of a new box is the same as a later one",
+        "The first call of the box gave other answers than a later one",
+        SAME_STATE,
     )
 
 

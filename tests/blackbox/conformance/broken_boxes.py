@@ -90,6 +90,49 @@ class Stale(Good):
         return old if old is not None and old.shape == now.shape else now
 
 
+class FirstIsAnother(Good):
+    """Uses up in its first call what all later ones go without: an iterator, the rest of a file."""
+
+    def __init__(self) -> None:
+        self.left = iter([0.5])
+        super().__init__()
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + next(self.left, 0.0)
+
+
+class FailsAtFirst(Good):
+    """Is ready from its second call on."""
+
+    ready = False
+
+    def evaluate_rows(self, x: Any) -> Any:
+        ready, self.ready = self.ready, True
+        return self.smooth(x) if ready else np.full_like(x, np.nan)
+
+
+class FirstOfAProcess(Good):
+    """Reads in its first call what no later one changes back; another process has a first call too."""
+
+    called = False
+
+    def evaluate_rows(self, x: Any) -> Any:
+        first, FirstOfAProcess.called = not FirstOfAProcess.called, True
+        return self.smooth(x) + 0.5 * first
+
+
+class NowAndThen(Good):
+    """Gives nothing at every so many calls, as where a file of messages is full."""
+
+    def __init__(self, every: int) -> None:
+        self.calls, self.every = 0, every
+        super().__init__()
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.calls += 1
+        return self.smooth(x) if self.calls % self.every else 0 * x
+
+
 class Centring(Good):
     def evaluate_rows(self, x: Any) -> Any:
         return self.smooth(x - x.mean(axis=0, keepdims=True))
@@ -332,6 +375,10 @@ CATALOGUE = [
     Broken(Counting, "determinism", FAULT, ("different answers", "output 'y'")),
     Broken(WarmStarting, "memory", FAULT, ("call before", "same state", "adapters.Session")),
     Broken(Stale, "memory", FAULT, ("call before", "every buffer anew")),
+    Broken(
+        FirstIsAnother, "first call", FAULT, ("first call", "other answers than a later one", "same state")
+    ),
+    Broken(FailsAtFirst, "first call", FAULT, ("a failed row beside a good one", "initialise before")),
     Broken(Centring, "batch-mates", FAULT, ("rows beside it", "no mean")),
     Broken(CommonStep, "batch-mates", FAULT, ("rows beside it", "step size")),
     Broken(Numbering, "row order", FAULT, ("place in the call",)),
@@ -361,6 +408,7 @@ CATALOGUE = [
 IN_PROCESSES = [
     Broken(lambda: ForgetsSettings(2.0), "picklability", FAULT, ("other answers", "settings")),
     Broken(CannotBeRebuilt, "picklability", FAULT, ("listens to its own process", "__reduce__")),
+    Broken(FirstOfAProcess, "process safety", FAULT, ("first call in another process", "same state")),
     Broken(DiesElsewhere, "process safety", FAULT, ("SIGABRT",)),
 ]
 GOOD = [Good, GoodInTorch, GoodRowByRow]

@@ -12,17 +12,20 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, ConfigurationError, InputError
 from blackbox.conformance import Report, Verdict, check_black_box, read_samples
+from blackbox.conformance.calls import thread_safety
 from tests.blackbox.boxes import ErrorCase, error_table
 from tests.blackbox.conformance.broken_boxes import (
     AlwaysFails,
     FailsHere,
+    FirstIsAnother,
     Good,
     GoodInTorch,
     GoodRowByRow,
     NoGradient,
+    NowAndThen,
     Seeding,
 )
-from tests.blackbox.conformance.probes import draws
+from tests.blackbox.conformance.probes import draws, probing
 
 
 def check(box: Any, *samples: Any, **settings: Any) -> Report:
@@ -301,3 +304,32 @@ def test_rows_that_fail_next_to_the_samples_head_the_report_too():
     assert found.sentence in report.summary() and "no warnings" not in report.summary()
     clean = check_black_box(Good(), samples, processes=False)
     assert clean.finding("answers").verdict is Verdict.OK
+
+
+def test_what_happens_now_and_then_is_not_blamed_on_threads():
+    with probing(NowAndThen(97), draws(32, 3)) as probe:  # each thread makes 40 calls
+        found = thread_safety(probe)
+    assert found.verdict is Verdict.FAULT
+    assert "without threads too" in found.sentence and "now and then" in found.sentence
+
+
+@pytest.mark.parametrize("every", [16, 17, 18])
+def test_what_happens_now_and_then_is_not_blamed_on_other_rows(every):
+    report = check(NowAndThen(every), draws(32, 3), rows=400)
+    places = ("memory", "batch-mates", "row order", "batch size")
+    blamed = [found.sentence for found in report.faults if found.check in places]
+    assert blamed and all("now and then" in sentence for sentence in blamed)
+
+
+def test_a_box_that_was_called_before_has_no_first_answer_to_compare():
+    box = FirstIsAnother()
+    box(draws(2, 3))
+    found = check(box, draws(8, 3), rows=200).finding("first call")
+    assert found.verdict is Verdict.SKIPPED and "called before" in found.sentence
+
+
+@pytest.mark.parametrize("settings", [{"seconds": None}, {"rows": 40}])
+def test_the_first_answer_is_compared_however_little_is_allowed(settings):
+    assert "first call" in [
+        found.check for found in check(FirstIsAnother(), draws(8, 3), **{"rows": 200, **settings}).faults
+    ]

@@ -23,14 +23,14 @@ from tests.blackbox.conformance.broken_boxes import (
 )
 from tests.blackbox.conformance.probes import draws, probing
 
-SETTINGS, REBUILT, DIES = IN_PROCESSES
+SETTINGS, REBUILT, FIRST, DIES = IN_PROCESSES
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
-    [*(pytest.param(broken, marks=pytest.mark.slow) for broken in (SETTINGS, REBUILT)), DIES],
-    ids=["settings", "rebuilt", "dies"],
+    [*(pytest.param(broken, marks=pytest.mark.slow) for broken in (SETTINGS, REBUILT, FIRST)), DIES],
+    ids=["settings", "rebuilt", "first", "dies"],
 )
 def test_faults_that_show_only_there(broken):
     with probing(broken.make(), draws(4, 3), processes=True) as probe:
