@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.conformance.contract import watched
 from blackbox.conformance.probe import Probe
 from blackbox.conformance.report import Finding, Verdict
 from blackbox.errors import SessionError
 from blackbox.function import BlackBoxFunction
 
 NAME = "sessions"
+PART = 4  # one way of actions may take one such part of the seconds
 
 
 def session_of(box: BlackBoxFunction) -> Any:
@@ -32,18 +34,31 @@ def sessions(probe: Probe) -> Finding:
     session = session_of(probe.box)
     if session is None:
         return Finding(NAME, Verdict.SKIPPED, "Not measured: the box does not say how it is reset.")
+    histories, generator = probe.samples[-1], np.random.default_rng(0)
     try:
-        forgotten = session.forgets(probe.samples[-1], np.random.default_rng(0), probe.drawn)
+        with watched() as left:
+            forgotten = session.forgets(
+                histories, generator if probe.drawn else None, probe.seconds_left / PART
+            )
+            alike = None if forgotten else session.copies(histories)
     except SessionError as error:
-        forgotten = str(error)
+        forgotten, alike = str(error), None
     except Exception as error:
         words = f"Not measured: the simulator raised {type(error).__name__}: {error}."
         return Finding(NAME, Verdict.SKIPPED, words)
-    if forgotten is None:
-        return Finding(NAME, Verdict.OK, "Environments answer as new ones do, after other rows as well.")
-    return Finding(
-        NAME,
-        Verdict.FAULT,
-        f"Expected the answers of a new environment, but {forgotten}. Let reset put back all that a step "
-        "changes, and save and load hold all of it.",
-    )
+    drawn = f" It draws from the global generator of {', '.join(left.random)}, which all environments share."
+    drawn = drawn if left.random else ""
+    if forgotten is not None:
+        return Finding(
+            NAME,
+            Verdict.FAULT,
+            f"Expected the answers of a new environment, but {forgotten}.{drawn} "
+            "Let reset put back all that a step changes, draw from a generator that reset(seed) makes, and "
+            "let save and load hold all of it.",
+        )
+    if alike is not None:
+        return Finding(NAME, Verdict.WARNING, f"{alike[0].upper()}{alike[1:]}")
+    if drawn:
+        words = f"{drawn[1:]} What else draws from it depends on the number of steps. Use one of your own."
+        return Finding(NAME, Verdict.WARNING, words)
+    return Finding(NAME, Verdict.OK, "Environments answer as new ones do, after other rows as well.")

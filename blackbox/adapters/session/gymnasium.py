@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.adapters.session.environment import Answer
 from blackbox.adapters.session.session import Session
-from blackbox.errors import ConfigurationError
+from blackbox.errors import BoundsWarning, ConfigurationError, OutputError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
+from blackbox.notices import Notice, Notices
 from blackbox.outside import exactly
 from blackbox.spec import DTYPES, ArraySpec
 
@@ -77,7 +79,8 @@ class Gymnasium(Session):
         observation = _spec("observation", shown.observation_space)
         self._environment, self._keywords = environment, settings
         action = _spec("action", shown.action_space)
-        self._space = shown.action_space
+        self._space, self._seen_space = shown.action_space, shown.observation_space
+        self._notices = Notices()
         shown.close()
         super().__init__(
             making,
@@ -96,6 +99,38 @@ class Gymnasium(Session):
             failures=failures,
         )
         self._functions = save, load
+
+    def _read(self, answer: Any, stepped: bool) -> Answer:
+        """What an environment gave; said once where its observations leave their space by far."""
+        parts = super()._read(answer, stepped)
+        self._look(
+            "observation",
+            self._seen_space,
+            parts[0],
+            "Mend the environment's observation_space, or the units of what it gives.",
+        )
+        return parts
+
+    def _act(self, action: bytes) -> Any:
+        """An action as `step` takes it; said once where actions leave their space by far."""
+        array = super()._act(action)
+        self._look(
+            "action",
+            self._space,
+            array,
+            "Most environments clip such actions, and what is clipped has no derivative: bound what the "
+            "network gives, such as by tanh.",
+        )
+        return array
+
+    def _look(self, name: str, space: Any, values: Any, mend: str) -> None:
+        if name in self._notices.said or not is_far_outside(space, values):
+            return
+        words = (
+            f"{self!r}, {name}: expected numbers of its space, {space}, got some that are beyond it by "
+            f"more than its width, up to {np.abs(values).max():.4g}. {mend} This is said once."
+        )
+        self._notices.say(Notice(name, words, BoundsWarning))
 
     def drawn_action(self, generator: np.random.Generator) -> np.ndarray:
         """A random action of the environment's space."""
@@ -121,6 +156,12 @@ class Gymnasium(Session):
         name = self._environment
         shown = repr(name) if isinstance(name, str) else getattr(name, "__qualname__", type(name).__name__)
         return f"Gymnasium({shown}, steps={self.steps})"
+
+
+OLD = (
+    "In Gym, before Gymnasium, reset took no seed and gave the observation alone, and step gave four values "
+    "with one flag, done. Bring the environment up to date, or wrap it in a class that gives five."
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +192,13 @@ class _Episode:
         self.last: tuple[Any, bool, bool] = (None, False, False)
 
     def reset(self, seed: int) -> Any:
-        observation, _ = self.environment.reset(seed=seed)
+        try:
+            answer = self.environment.reset(seed=seed)
+        except TypeError as error:
+            if "seed" not in str(error):
+                raise
+            raise OutputError(f"Gymnasium: expected reset to take a seed, got: {error}. {OLD}") from error
+        observation, _ = _parts(answer, "reset", "observation, info")
         self.last = np.array(observation, subok=True), False, False
         return observation
 
@@ -161,12 +208,42 @@ class _Episode:
             return observation, 0.0, terminated, truncated
         if not self.discrete:
             action = exactly(action, self.environment.action_space.dtype)
-        observation, reward, terminated, truncated, _ = self.environment.step(action)
+        names = "observation, reward, terminated, truncated, info"
+        observation, reward, terminated, truncated, _ = _parts(self.environment.step(action), "step", names)
         self.last = np.array(observation, subok=True), bool(terminated), bool(truncated)
         return observation, float(reward), bool(terminated), bool(truncated)
 
     def close(self) -> None:
         self.environment.close()
+
+
+def _parts(answer: Any, method: str, names: str) -> tuple[Any, ...]:
+    """What an environment gave, if these are the values of Gymnasium's interface."""
+    count = len(names.split(", "))
+    if isinstance(answer, tuple) and len(answer) == count and isinstance(answer[-1], dict):
+        return answer
+    got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+    raise OutputError(f"Gymnasium: expected {method} to give {names}, got {got}. {OLD}")
+
+
+def is_far_outside(space: Any, values: Any) -> bool:
+    """Whether numbers lie beyond a space by more than its width, or whole numbers at all.
+
+    Where a side is open, the width is the size of the other one, or 1.
+    """
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    if low is None or high is None:
+        low = np.asarray(getattr(space, "start", 0))
+        high = low + np.asarray(getattr(space, "nvec", getattr(space, "n", 2))) - 1
+        high = high if type(space).__name__ != "MultiBinary" else np.asarray(1)
+    whole = space.dtype.kind != "f"
+    low, high = np.float64(low), np.float64(high)
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends = np.where(np.isfinite(low), np.abs(low), 0.0), np.where(np.isfinite(high), np.abs(high), 0.0)
+        both = np.isfinite(low) & np.isfinite(high)
+        width = np.where(both, high - low, np.maximum(1.0, np.maximum(*ends)))
+        beyond = np.maximum(low - values, values - high)
+    return bool((beyond > (0.0 if whole else width)).any())
 
 
 @dataclass(frozen=True)
@@ -192,9 +269,10 @@ def _spec(name: str, space: Any) -> ArraySpec:
     if kind == "Discrete":
         return ArraySpec(name, (), "int64")
     if kind not in ("Box", "MultiDiscrete", "MultiBinary"):
+        wrapper = "FlattenObservation" if name == "observation" else "TransformAction"
         raise ConfigurationError(
             f"Gymnasium, {name}: expected a Box, Discrete, MultiDiscrete or MultiBinary space, got {space}. "
-            "Wrap the environment, such as in gymnasium.wrappers.FlattenObservation."
+            f"Wrap the environment, such as in gymnasium.wrappers.{wrapper}."
         )
     if space.dtype.kind == "f":
         return ArraySpec(name, space.shape)

@@ -60,6 +60,24 @@ class History:
         return cls(seed, data[HEAD : HEAD + count * width], seen if any(seen) else b"")
 
 
+def longest_ways(histories: Array, width: int) -> list[tuple[int, list[bytes]]]:
+    """Each seed, and the actions of its longest history.
+
+    Args:
+        histories: `(rows, size)`, as `pack` gives them.
+        width: bytes of one action.
+    """
+    longest: dict[int, bytes] = {}
+    for row in histories:
+        past = History.unpack(row, width)
+        if past.seen and len(past.actions) >= len(longest.get(past.seed, b"")):
+            longest[past.seed] = past.actions
+    return [
+        (seed, [actions[first : first + width] for first in range(0, len(actions), width)])
+        for seed, actions in longest.items()
+    ]
+
+
 def key(seed: int, actions: bytes) -> bytes:
     """The key of a history."""
     return seed.to_bytes(WORD, "little", signed=True) + actions

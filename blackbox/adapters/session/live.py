@@ -4,81 +4,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
+from blackbox.adapters.session.environment import (
+    Answer,
+    Live,
+    SessionCounts,
+    Snapshot,
+    close_quietly,
+    first_unlike,
+    same_answer,
+)
 from blackbox.adapters.session.history import History, is_seen, key
 from blackbox.errors import BlackBoxError, SessionError
 from blackbox.failures import exits_as_errors
-from blackbox.notices import warn
+from blackbox.notices import Notice, Notices
 
-Array = np.ndarray[Any, Any]
-Answer = tuple[Array, ...]  # what a simulator gave: the observation, and the further outputs
-
-ANEW = "another environment, made and reset in the same way, gives another answer"
+ANEW = (
+    "another environment, made and reset in the same way, and stepped in turn with one of another seed, "
+    "gives another answer"
+)
 USED = "an environment that was used before gives another answer than a new one, so reset forgets:"
 LOADED = "an environment that a snapshot was loaded into gives another answer, of after"
+SEEDS, SAME_ACTION = 4, 8  # so many seeds are compared at the first step, over so many steps
 AHEAD = 4  # a comparison at n actions holds for histories of fewer than 2 n + AHEAD
-
-
-class Environment(Protocol):
-    """A simulator that cannot be set; in the order of calls that a `Session` makes."""
-
-    def reset(self, seed: int, /) -> Any:
-        """Begin anew, the same way for the same seed, whatever was before; returns the first observation."""
-
-    def step(self, action: Any, /) -> Any:
-        """Go on by one step; returns the next observation, or a tuple of it and further outputs."""
-
-
-@dataclass
-class SessionCounts:
-    """What a `Session` has done, beside the rows that its ledger counts.
-
-    Attributes:
-        made: environments that were made.
-        resets: calls of `reset`.
-        steps: calls of `step`, those of replays included.
-        replays: rows for which actions had to be taken once more, as no live environment was where they
-            begin.
-        replayed_steps: calls of `step` in them.
-        restored: rows that went on from a snapshot.
-        compared: comparisons of a snapshot with a replay, of the first restored row and as histories grow.
-        compared_steps: calls of `step` in them.
-        repeated: rows that were answered by what a live environment gave last.
-        crashes: environments that raised an error and were thrown away.
-    """
-
-    made: int = 0
-    resets: int = 0
-    steps: int = 0
-    replays: int = 0
-    replayed_steps: int = 0
-    restored: int = 0
-    compared: int = 0
-    compared_steps: int = 0
-    repeated: int = 0
-    crashes: int = 0
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """What `save` gave of an environment, and its last answer then."""
-
-    state: Any
-    answer: Answer
-
-
-@dataclass
-class _Live:
-    environment: Any
-    answer: Answer  # the last one
-    before: bytes = b""  # `seen` of the observation that the last step went on from
 
 
 class LiveEnvironments:
@@ -113,17 +65,19 @@ class LiveEnvironments:
         snapshots: int,
     ) -> None:
         self._owner, self._make, self._read, self._act, self._width = owner, make, read, act, width
-        self._longest = len(key(0, b"")) + steps * width
+        self._longest, self._steps = len(key(0, b"")) + steps * width, steps
         self._most, self._save, self._load, self._snapshots = most, save, load, snapshots
         self._lock = threading.RLock()
         self.counts = SessionCounts()
+        self._notices = Notices()
         self._forget()
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._live: OrderedDict[bytes, _Live] = OrderedDict()  # those used last at the end
-        self._states: OrderedDict[bytes, _Snapshot] = OrderedDict()
-        self._evicted, self._warned, self._compared = 0, False, -1
+        self._live: OrderedDict[bytes, Live] = OrderedDict()  # those used last at the end
+        self._states: OrderedDict[bytes, Snapshot] = OrderedDict()
+        self._starts: dict[int, Answer] | None = {}  # of the first seeds; None once they are compared
+        self._evicted, self._compared = 0, -1
 
     def __len__(self) -> int:
         return len(self._live)
@@ -141,6 +95,8 @@ class LiveEnvironments:
             except Exception:  # it may be the environment that broke, not the seed
                 live = self._reset(self._new(), seed)
             self._keep(history.key, live)
+            if self._starts is not None and len(self._starts) < SEEDS:
+                self._starts[seed] = live.answer
             return live.answer
 
     def step(self, history: History, action: bytes) -> Answer:
@@ -153,6 +109,8 @@ class LiveEnvironments:
             Exception: what a new environment raises after the same actions.
         """
         with self._turn():
+            if self._starts is not None and len(self._starts) > 1:
+                self._look_at_seeds(self._starts, action)
             after = history.key + action
             if (live := self._known(after)) is not None:
                 if live.before != history.seen:
@@ -176,8 +134,9 @@ class LiveEnvironments:
     def forgets(self, seed: int, actions: Sequence[bytes], before: tuple[int, Sequence[bytes]]) -> str | None:
         """What is forgotten on one way of actions: answers of an environment anew are those that count.
 
-        They are held against those of a second one, of one that has lived through another way before it was
-        reset, and of that one where a snapshot of the first is loaded half-way and before the last step.
+        They are held against those of a second one, which takes turns with a third on another way, of that
+        third one after its reset, and of it where a snapshot of the first is loaded half-way and before the
+        last step.
 
         Args:
             seed: of the reset.
@@ -195,33 +154,75 @@ class LiveEnvironments:
             try:
                 places = sorted({len(actions) // 2, len(actions) - 1}) if self._save is not None else []
                 expected, states = self._lived(first, seed, actions, places)
-                self._lived(used, *before)
-                again = self._lived(second, seed, actions)[0], self._lived(used, seed, actions)[0]
+                others = self._stepping(used, *before)
+                turns, _ = self._lived(second, seed, actions, beside=others)
+                deque(others, maxlen=0)  # to their end
+                again = turns, self._lived(used, seed, actions)[0]
                 for answers, what in zip(again, (ANEW, USED), strict=True):
-                    if (at := _first_unlike(expected, answers)) is not None:
+                    if (at := first_unlike(expected, answers)) is not None:
                         return f"{what} {at} actions after seed {seed}"
                 for place in places:
                     live, gone = self._restored(used, seed, states[place]), [*expected[: place + 1]]
                     for action in actions[place:]:
                         live = self._stepped(live, action)
                         gone.append(live.answer)
-                    if (at := _first_unlike(expected, gone)) is not None:
+                    if (at := first_unlike(expected, gone)) is not None:
                         return f"{LOADED} {place} actions {at} actions after seed {seed}"
             finally:
                 for environment in (first, second, used):
-                    _close(environment)
+                    close_quietly(environment)
         return None
 
+    def alike(self, seeds: Sequence[int], actions: Sequence[bytes]) -> bool:
+        """Whether the simulator answers these actions in the same way after each of these seeds."""
+        with self._turn():
+            steps, environment, ways = self.counts.steps, self._free(), []
+            try:
+                for seed in seeds:
+                    live = self._reset(environment, seed)
+                    ways.append([live.answer, *(self._gone_on(live, action) for action in actions)])
+            finally:
+                close_quietly(environment)
+            self.counts.compared += 1
+            self.counts.compared_steps += self.counts.steps - steps
+            return all(first_unlike(ways[0], way) is None for way in ways[1:])
+
+    def _look_at_seeds(self, starts: dict[int, Answer], action: bytes) -> None:
+        """Say it where rows of other seeds are copies: they begin alike, and go on alike."""
+        self._starts, (first, *others) = None, starts.values()
+        if not all(same_answer(first, other) for other in others):
+            return
+        alike = False
+        with suppress(Exception):  # the row that waits will say what is wrong
+            alike = self.alike(list(starts), min(SAME_ACTION, self._steps) * [action])
+        words = f"{self._owner}, reset: {copies(starts)}"
+        self._notices.say(Notice("seeds", words, RuntimeWarning) if alike else None)
+
+    def _stepping(self, environment: Any, seed: int, actions: Sequence[bytes]) -> Iterator[Live]:
+        """An environment that is reset, and goes on by a step whenever it is asked to."""
+        live = self._reset(environment, seed)
+        yield live
+        for action in actions:
+            live = self._stepped(live, action)
+            yield live
+
     def _lived(
-        self, environment: Any, seed: int, actions: Sequence[bytes], places: Sequence[int] = ()
-    ) -> tuple[list[Answer], dict[int, _Snapshot]]:
-        """All answers from a reset on, and snapshots after so many actions."""
-        live, states = self._reset(environment, seed), {}
+        self,
+        environment: Any,
+        seed: int,
+        actions: Sequence[bytes],
+        places: Sequence[int] = (),
+        beside: Iterator[Live] | None = None,
+    ) -> tuple[list[Answer], dict[int, Snapshot]]:
+        """All answers from a reset on, and snapshots after so many actions; others take turns with it."""
+        live, states = self._reset(environment, seed), dict[int, Snapshot]()
         answers = [live.answer]
         for number, action in enumerate(actions):
             if number in places:
                 state = self._save(environment)  # pyright: ignore[reportOptionalCall]
-                states[number] = _Snapshot(state, live.answer)
+                states[number] = Snapshot(state, live.answer)
+            if beside is not None:
+                next(beside, None)
             live = self._stepped(live, action)
             answers.append(live.answer)
         return answers, states
@@ -230,7 +231,7 @@ class LiveEnvironments:
         """Close all environments that can be closed, and forget them and the snapshots."""
         with self._turn():
             for live in self._live.values():
-                _close(live.environment)
+                close_quietly(live.environment)
             self._forget()
 
     @contextmanager
@@ -241,23 +242,23 @@ class LiveEnvironments:
         with self._lock:
             yield
 
-    def _known(self, name: bytes) -> _Live | None:
+    def _known(self, name: bytes) -> Live | None:
         live = self._live.get(name)
         if live is not None and len(name) < self._longest:
             self._live.move_to_end(name)
         return live
 
-    def _keep(self, name: bytes, live: _Live) -> None:
+    def _keep(self, name: bytes, live: Live) -> None:
         self._live[name] = live
         if len(name) >= self._longest:  # it goes nowhere from here, and is the first to be used anew
             self._live.move_to_end(name, last=False)
         if self._save is not None:
             with self._guarded(live.environment):
-                self._states[name] = _Snapshot(self._save(live.environment), live.answer)
+                self._states[name] = Snapshot(self._save(live.environment), live.answer)
             while len(self._states) > self._snapshots:
                 self._states.popitem(last=False)
 
-    def _at(self, history: History) -> _Live:
+    def _at(self, history: History) -> Live:
         """An environment that has lived through a history: a live one, or by a snapshot, or by replay."""
         live = self._live.get(history.key)
         if live is not None:
@@ -268,7 +269,7 @@ class LiveEnvironments:
             return self._replayed(self._free(), history)
         return self._replayed(self._new(), history)  # `reset` may have left something of before
 
-    def _replayed(self, environment: Any, history: History, snapshots: bool = True) -> _Live:
+    def _replayed(self, environment: Any, history: History, snapshots: bool = True) -> Live:
         count = len(history.actions) // self._width
         places = range(count, -1, -1) if snapshots and self._states else ()
         first = next((n for n in places if self._key(history, n) in self._states), None)
@@ -288,12 +289,12 @@ class LiveEnvironments:
             raise self._unlike(history)
         return live
 
-    def _restored(self, environment: Any, seed: int, snapshot: _Snapshot) -> _Live:
+    def _restored(self, environment: Any, seed: int, snapshot: Snapshot) -> Live:
         """An environment at a snapshot, reset before: what `load` leaves does not come from other rows."""
         self._reset(environment, seed)
         with self._guarded(environment):
             self._load(environment, snapshot.state)  # pyright: ignore[reportOptionalCall]
-        return _Live(environment, snapshot.answer)
+        return Live(environment, snapshot.answer)
 
     def _unlike(self, history: History) -> SessionError:
         return SessionError(
@@ -303,7 +304,7 @@ class LiveEnvironments:
             "reset put back all else, and hand on histories of this session alone."
         )
 
-    def _compare(self, live: _Live, history: History, action: bytes) -> None:
+    def _compare(self, live: Live, history: History, action: bytes) -> None:
         """Hold snapshots against a replay, up to histories of about twice this length.
 
         What `save` or `load` forgets may show only in later steps. So another environment is set by a
@@ -312,25 +313,24 @@ class LiveEnvironments:
         """
         count, steps, restored = len(history.actions) // self._width, self.counts.steps, self.counts.restored
         self._compared = 2 * count + AHEAD
-        most = (self._longest - len(key(0, b""))) // self._width
         plain, other, ahead = self._made(), self._made(), 1
         try:
             replayed = self._stepped(self._replayed(plain, history, snapshots=False), action)
             going = self._stepped(self._replayed(other, history), action)
-            same = _same(live.answer, replayed.answer) and _same(going.answer, replayed.answer)
+            same = same_answer(live.answer, replayed.answer) and same_answer(going.answer, replayed.answer)
         except SessionError:  # what the history saw last is another observation by replay
             same = False
-        while same and count + ahead < min(self._compared, most):
+        while same and count + ahead < min(self._compared, self._steps):
             with self._guarded(other):
-                snapshot = _Snapshot(self._save(other), going.answer)  # pyright: ignore[reportOptionalCall]
+                snapshot = Snapshot(self._save(other), going.answer)  # pyright: ignore[reportOptionalCall]
             going = self._restored(other, history.seed, snapshot)
             ahead += 1
             answers = self._gone_on(going, action), self._gone_on(replayed, action)
-            same = _same(*answers)
+            same = same_answer(*answers)
             if answers[1] is None:
                 break
-        _close(plain)
-        _close(other)
+        close_quietly(plain)
+        close_quietly(other)
         self.counts.restored = restored
         self.counts.compared += 1
         self.counts.compared_steps += self.counts.steps - steps
@@ -344,7 +344,7 @@ class LiveEnvironments:
                 "included, or leave save and load out: then actions are replayed."
             )
 
-    def _gone_on(self, live: _Live, action: bytes) -> Answer | None:
+    def _gone_on(self, live: Live, action: bytes) -> Answer | None:
         """One more step of an environment that no row waits for; None where it raises."""
         try:
             with exits_as_errors("the simulator"):
@@ -359,17 +359,17 @@ class LiveEnvironments:
     def _key(self, history: History, count: int) -> bytes:
         return key(history.seed, history.actions[: count * self._width])
 
-    def _reset(self, environment: Any, seed: int) -> _Live:
+    def _reset(self, environment: Any, seed: int) -> Live:
         with self._guarded(environment):
             answer = environment.reset(seed)
             self.counts.resets += 1
-            return _Live(environment, self._read(answer, False))
+            return Live(environment, self._read(answer, False))
 
-    def _stepped(self, live: _Live, action: bytes) -> _Live:
+    def _stepped(self, live: Live, action: bytes) -> Live:
         with self._guarded(live.environment):
             answer = live.environment.step(self._act(action))
             self.counts.steps += 1
-            return _Live(live.environment, self._read(answer, True))
+            return Live(live.environment, self._read(answer, True))
 
     @contextmanager
     def _guarded(self, environment: Any) -> Iterator[None]:
@@ -383,7 +383,7 @@ class LiveEnvironments:
 
     def _discard(self, environment: Any) -> None:
         self.counts.crashes += 1
-        _close(environment)
+        close_quietly(environment)
 
     def _free(self) -> Any:
         """An environment that may be reset: one at its end, a new one, or the one used longest ago."""
@@ -396,7 +396,7 @@ class LiveEnvironments:
 
     def _new(self) -> Any:
         while len(self._live) >= self._most:
-            _close(self._live.popitem(last=False)[1].environment)
+            close_quietly(self._live.popitem(last=False)[1].environment)
         return self._made()
 
     def _made(self) -> Any:
@@ -406,36 +406,21 @@ class LiveEnvironments:
     def _tell(self) -> None:
         """Say once that most steps are replays because too few environments are kept."""
         counts = self.counts
-        if (
-            self._warned
-            or not self._evicted
-            or counts.steps < 1000
-            or 2 * counts.replayed_steps < counts.steps
-        ):
+        if not self._evicted or counts.steps < 1000 or 2 * counts.replayed_steps < counts.steps:
             return
-        self._warned = True
-        warn(
+        words = (
             f"{self._owner}: {counts.replayed_steps:,} of {counts.steps:,} steps were replays: more rows are "
             f"under way at a time than the {self._most:,} environments that are kept. Give a larger live=, "
-            "smaller chunks, or save= and load= if the simulator has snapshots.",
-            RuntimeWarning,
+            "smaller chunks, or save= and load= if the simulator has snapshots."
         )
+        self._notices.say(Notice("replays", words, RuntimeWarning))
 
 
-def _same(one: Answer | None, other: Answer | None) -> bool:
-    """Whether two answers are equal; None, of a step that raised, is equal to None alone."""
-    if one is None or other is None:
-        return one is other
-    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
-
-
-def _first_unlike(expected: Sequence[Answer], answers: Sequence[Answer]) -> int | None:
-    pairs = zip(expected, answers, strict=True)
-    return next((number for number, both in enumerate(pairs) if not _same(*both)), None)
-
-
-def _close(environment: Any) -> None:
-    close = getattr(environment, "close", None)
-    if callable(close):
-        with suppress(Exception), exits_as_errors("the simulator"):
-            close()
+def copies(seeds: Collection[int]) -> str:
+    """What is to be said of seeds after which a simulator answers alike."""
+    return (
+        "expected a simulator that begins or goes on otherwise after another seed, got the same answers to "
+        f"the same actions after {len(seeds)} seeds ({', '.join(map(str, seeds))}). The rows of a batch are "
+        "then copies of one another. Draw all that is random from a generator that reset(seed) makes; where "
+        "nothing is random, one seed is enough."
+    )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import cycle, islice
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.adapters.session.history import HEAD, WORD, History, is_seen, seen
-from blackbox.adapters.session.live import Answer, Environment, LiveEnvironments, SessionCounts
+from blackbox.adapters.session.environment import Answer, Environment, SessionCounts
+from blackbox.adapters.session.history import HEAD, WORD, History, is_seen, longest_ways, seen
+from blackbox.adapters.session.live import LiveEnvironments, copies
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DtypeError, OutputError, SessionError
 from blackbox.failures import Policy
@@ -22,6 +25,8 @@ from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
+PASSES = 4  # in which a way is lived through, to see what is forgotten
+ALIKE = 16  # steps over which a check compares seeds
 STARTS = 4096  # seeds whose first observation is remembered: replays of recorded steps then reset nothing
 
 
@@ -299,32 +304,50 @@ class Session(BlackBoxFunction):
         drawn = np.asarray(generator.standard_normal(shape))
         return drawn if scale is None else drawn * np.reshape(scale, shape)
 
-    def forgets(self, histories: Array, generator: np.random.Generator, drawn: bool) -> str | None:
+    def forgets(self, histories: Array, generator: np.random.Generator | None, seconds: float) -> str | None:
         """What a reset or a snapshot forgets, for `check_black_box`: in words, None for nothing that shows.
 
         Args:
             histories: `(rows, size)`, the last input of rows; the longest of four seeds are lived through.
-            generator: of random actions.
-            drawn: whether random actions go on from there, to 32 steps.
+            generator: of random actions, which go on from there to 32 steps; None for none.
+            seconds: how long one of the ways may take that then goes on to `steps`, with its actions again:
+                what happens at the end of an episode shows there.
 
         Raises:
             Exception: what an environment raises.
         """
-        longest: dict[int, bytes] = {}
-        for row in histories:
-            past = History.unpack(row, self._width)
-            if past.seen and len(past.actions) >= len(longest.get(past.seed, b"")):
-                longest[past.seed] = past.actions
-        ways: list[tuple[int, list[bytes]]] = []
-        for seed, actions in list(longest.items())[:4]:
-            way = [actions[n : n + self._width] for n in range(0, len(actions), self._width)]
-            while drawn and len(way) < min(self.steps, 32):
-                way.append(np.ascontiguousarray(self.drawn_action(generator), dtype=self._dtype).tobytes())
-            if way:
-                ways.append((seed, way))
+        ways, began, before = self._ways(histories, generator), monotonic(), self.counts.steps
         others = [*ways[1:], *ways[:1]]
         found = (self._environments.forgets(*way, other) for way, other in zip(ways, others, strict=True))
-        return next((words for words in found if words is not None), None)
+        words = next((words for words in found if words is not None), None)
+        lived = self.counts.steps - before
+        if words is not None or not lived:
+            return words
+        (seed, way), affordable = ways[0], seconds * lived / max(monotonic() - began, 1e-9) / PASSES
+        most = int(min(self.steps, affordable))
+        if most <= len(way):
+            return None
+        return self._environments.forgets(seed, [*islice(cycle(way), most)], others[0])
+
+    def copies(self, histories: Array) -> str | None:
+        """What is to be said of seeds after which the simulator answers alike, for `check_black_box`.
+
+        Args:
+            histories: `(rows, size)`, the last input of rows; up to four of their seeds are compared.
+        """
+        ways = self._ways(histories, None)
+        if len(ways) < 2:
+            return None
+        seeds, actions = [seed for seed, _ in ways], islice(cycle(ways[0][1]), min(self.steps, ALIKE))
+        return copies(seeds) if self._environments.alike(seeds, [*actions]) else None
+
+    def _ways(self, histories: Array, generator: np.random.Generator | None) -> list[tuple[int, list[bytes]]]:
+        """Seeds and actions of the longest rows of up to four seeds; drawn actions go on from there."""
+        ways = longest_ways(histories, self._width)[:4]
+        for _, way in ways:
+            while generator is not None and len(way) < min(self.steps, 32):
+                way.append(np.ascontiguousarray(self.drawn_action(generator), dtype=self._dtype).tobytes())
+        return [(seed, way) for seed, way in ways if way]
 
     def close(self) -> None:
         """Close all live environments; the next row makes new ones."""
@@ -341,10 +364,13 @@ class Session(BlackBoxFunction):
         parts = answer if isinstance(answer, tuple) and (len(specs) > 1 or len(answer) == 1) else (answer,)
         if len(parts) != len(specs):
             what, names = ("step", ", ".join(s.name for s in specs)) if stepped else ("reset", specs[0].name)
-            raise OutputError(
-                f"{self!r}: expected {what} to give {names}, got {len(parts)} values. Return the observation "
-                "alone, or a tuple with one value for each further output."
-            )
+            mend = "Return the observation alone, or a tuple with one value for each further output."
+            if isinstance(parts[-1], dict):  # Gymnasium's, or that of the Gym before it
+                mend = (
+                    "The last one is the info of an environment of Gym: take blackbox.adapters.Gymnasium, or "
+                    "return what the specs name alone."
+                )
+            raise OutputError(f"{self!r}: expected {what} to give {names}, got {len(parts)} values. {mend}")
         return tuple(self._array(spec, part) for spec, part in zip(specs, parts, strict=True))
 
     def _array(self, spec: ArraySpec, part: Any) -> Array:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import warnings
+
 import numpy as np
 import pytest
 
@@ -105,3 +108,103 @@ def test_the_ways_are_those_of_the_samples():
     report = check_black_box(box, box.samples([1, 2, 3], 0 * actions), processes=False, rows=300)
     # without any force nothing is forgotten
     assert "sessions" not in [finding.check for finding in report.faults]
+
+
+class Unseeded(Plant):
+    """Whose reset ignores its seed."""
+
+    def reset(self, seed):
+        return super().reset(0)
+
+
+class StartsAlike(Plant):
+    """Whose start is the same for all seeds, and whose steps are not."""
+
+    def reset(self, seed):
+        self.generator = np.random.default_rng(seed)
+        return super().reset(0)
+
+    def step(self, action):
+        return super().step(action + self.generator.normal())
+
+
+class SeedsForAll(Plant):
+    """Whose reset seeds the generator that all of them share: right for one alone."""
+
+    def reset(self, seed):
+        np.random.seed(seed)  # noqa: NPY002
+        return super().reset(seed)
+
+    def step(self, action):
+        return super().step(action + np.random.normal())  # noqa: NPY002
+
+
+class OfTheClass(Plant):
+    """Whose actuator is one for all."""
+
+    shared = np.zeros(1)
+
+    def reset(self, seed):
+        self.shared[:] = 0.0
+        return super().reset(seed)
+
+    def step(self, action):
+        self.shared[:] += action
+        return super().step(self.shared)
+
+
+class Restarting(Plant):
+    """Whose episode ends after 60 steps, and begins anew from another generator."""
+
+    def reset(self, seed):
+        self.number = 0
+        return super().reset(seed)
+
+    def step(self, action):
+        self.number += 1
+        return super().reset(np.random.randint(99)) if self.number == 60 else super().step(action)  # noqa: NPY002
+
+
+class Drawing(Plant):
+    """Draws from a generator of everyone's, for nothing."""
+
+    def step(self, action):
+        random.random()
+        return super().step(action)
+
+
+def of_sessions(kind, steps=12):
+    box = Session(kind, observation=ArraySpec("seen", (2,)), action=ArraySpec("action", (1,)), steps=steps)
+    return check_black_box(box, processes=False, rows=100).finding("sessions")
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "words"),
+    [
+        (Unseeded, "WARNING", ["the same answers to the same actions after", "copies", "reset(seed)"]),
+        (StartsAlike, "OK", []),
+        (SeedsForAll, "FAULT", ["in turn with one of another seed", "global generator of numpy.random"]),
+        (OfTheClass, "FAULT", ["in turn with one of another seed", "2 actions"]),
+        (Restarting, "FAULT", ["60 actions", "global generator of numpy.random"]),
+        (Drawing, "WARNING", ["draws from the global generator of random", "one of your own"]),
+    ],
+)
+def test_what_seeds_do_not_say_is_found(kind, verdict, words):
+    found = of_sessions(kind, steps=100)
+    assert found.verdict.name == verdict, found.sentence
+    assert all(word in found.sentence for word in words), found.sentence
+
+
+@pytest.mark.parametrize("kind", [Unseeded, StartsAlike, Plant])
+def test_the_first_step_says_once_that_seeds_change_nothing(kind):
+    box = box_of(kind)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seeds in ([0, 1, 2, 3, 4, 5], [6, 7]):
+            observation, history = box.reset(np.array(seeds))
+            for _ in range(2):
+                observation, history = box(observation, np.ones((len(seeds), 1)), history)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (kind is Unseeded) and all("4 seeds (0, 1, 2, 3)" in words for words in said)
+    assert box.counts.compared_steps == (0 if kind is Plant else 4 * 8)  # the starts of Plant differ already
+    assert box.ledger.rows_run == 16
