@@ -361,11 +361,13 @@ class Session(BlackBoxFunction):
     def _read(self, answer: Any, stepped: bool) -> Answer:
         """What an environment gave, copied: it may write to its arrays in the next step."""
         specs = (self.observation, *self.further) if stepped else (self.observation,)
-        parts = answer if isinstance(answer, tuple) and (len(specs) > 1 or len(answer) == 1) else (answer,)
+        of_gym = isinstance(answer, tuple) and any(isinstance(part, dict) for part in answer[-1:])
+        several = len(specs) > 1 or of_gym
+        parts = answer if isinstance(answer, tuple) and (several or len(answer) == 1) else (answer,)
         if len(parts) != len(specs):
             what, names = ("step", ", ".join(s.name for s in specs)) if stepped else ("reset", specs[0].name)
             mend = "Return the observation alone, or a tuple with one value for each further output."
-            if isinstance(parts[-1], dict):  # Gymnasium's, or that of the Gym before it
+            if of_gym:  # or of Gymnasium
                 mend = (
                     "The last one is the info of an environment of Gym: take blackbox.adapters.Gymnasium, or "
                     "return what the specs name alone."

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from blackbox import ConfigurationError
-from blackbox.adapters import Gymnasium
+from blackbox import ArraySpec, BoundsWarning, ConfigurationError, OutputError
+from blackbox.adapters import Gymnasium, Session
 from blackbox.conformance import check_black_box
 from blackbox.extras import MissingExtraError
 
@@ -128,3 +129,134 @@ def test_masks_and_actions_beyond_the_space_are_not_converted_in_silence():
     assert np.isnan(after[0]).any()
     assert np.isnan(box(observation, np.array([300]), history)[0]).all()  # 44 in a byte
     assert "int8" in str(box.ledger.first_failure) or box.ledger.failures() == {"not_finite": 1, "raised": 1}
+
+
+class Place:
+    """A place that is pushed; its space says how far it goes."""
+
+    spec, far, pushes = None, 1.0, True
+
+    def __init__(self) -> None:
+        from gymnasium import spaces
+
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (2,))
+
+    def reset(self, seed: int | None = None) -> Any:
+        self.place = np.random.default_rng(seed).uniform(-1, 1, 2)
+        return self.place, {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self.place = np.clip(self.place + 0.1 * np.clip(action, -1, 1), -1, 1)
+        return self.far * self.place, 1.0, False, False, {}
+
+    def close(self) -> None:
+        pass
+
+
+class Far(Place):
+    far = 500.0
+
+
+class Half(Place):
+    """Above zero, with no highest number."""
+
+    far = -9.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        from gymnasium import spaces
+
+        self.observation_space = spaces.Box(0, np.inf, (2,))
+
+
+class Counted(Place):
+    """One of four whole numbers, which is a fifth one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from gymnasium import spaces
+
+        self.observation_space = spaces.Discrete(4)
+
+    def reset(self, seed: int | None = None) -> Any:
+        return 3, {}
+
+    def step(self, action: np.ndarray) -> Any:
+        return 4, 1.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "push", "words"),
+    [
+        (Place, 1.0, []),
+        (Place, 2.5, []),
+        (Place, 40.0, ["action: expected numbers of its space", "up to 40", "tanh"]),
+        (Far, 0.0, ["observation: expected numbers of its space", "observation_space"]),
+        (Half, 0.0, ["observation: expected numbers of its space"]),
+        (Counted, 0.0, ["observation: expected numbers of its space, Discrete(4)", "up to 4"]),
+    ],
+)
+def test_numbers_far_beyond_their_space_are_said_once(kind, push, words):
+    box = Gymnasium(kind, steps=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        observation, history = box.reset(np.arange(3))
+        for _ in range(3):
+            observation, *_, history = box(observation, np.full((3, 2), push), history)
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, BoundsWarning)]
+    assert len(said) == bool(words) and all(word in said[0] for word in words), said
+
+
+class OldStart(Place):
+    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return np.zeros(2)
+
+
+class OldReset(Place):
+    def reset(self, seed: int | None = None) -> Any:
+        return super().reset(seed)[0]
+
+
+class OldStep(Place):
+    def step(self, action: np.ndarray) -> Any:
+        return np.zeros(2), 1.0, False, {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (OldStart, "expected reset to take a seed"),
+        (OldReset, "expected reset to give observation, info, got ndarray"),
+        (OldStep, "expected step to give observation, reward, terminated, truncated, info, got 4 values"),
+    ],
+)
+def test_an_environment_of_gym_is_refused_in_a_sentence(kind, words):
+    box = Gymnasium(kind, steps=4)
+    with pytest.raises(OutputError, match=f"{words}.*In Gym, before Gymnasium"):
+        observation, history = box.reset(np.arange(3))
+        box(observation, np.zeros((3, 2)), history)
+
+
+@pytest.mark.needs()
+def test_a_session_that_is_given_an_environment_of_gym_names_the_adapter():
+    specs = {"observation": ArraySpec("o", (2,)), "action": ArraySpec("a", (2,)), "steps": 3}
+    reset = Session(lambda: Given((np.zeros(2), {})), **specs)
+    step = Session(lambda: Given(np.zeros(2)), outputs=[ArraySpec("c", ())], **specs)
+    with pytest.raises(OutputError, match=r"expected reset to give o, got 2 values.*adapters\.Gymnasium"):
+        reset.reset(np.arange(2))
+    observation, history = step.reset(np.arange(2))
+    with pytest.raises(OutputError, match=r"expected step to give o, c, got 4 values.*adapters\.Gymnasium"):
+        step(observation, np.zeros((2, 2)), history)
+
+
+class Given:
+    """Gives this at a reset, and what the Gym before Gymnasium gave at a step."""
+
+    def __init__(self, first: Any) -> None:
+        self.first = first
+
+    def reset(self, seed: int) -> Any:
+        return self.first
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(2), 1.0, False, {}
