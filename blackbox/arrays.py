@@ -140,6 +140,8 @@ def as_tensor(array: object) -> Tensor:
     if isinstance(array, Tensor):
         return array.detach().resolve_neg()  # .numpy() refuses a lazily negated view
     array = plain(array)
+    if any(stride < 0 for stride in array.strides):  # of a single row NumPy calls these contiguous, too
+        array = array.copy()
     # torch shares plain memory only: native bytes, whole and positive strides, writable.
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"]))
 

@@ -6,10 +6,20 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from blackbox.errors import ConfigurationError
-from blackbox.failures import FailedRow, Failure, Policy
+from torch import Tensor
+
+from blackbox.errors import BudgetError, ConfigurationError, OutputError
+from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction, check_arrays
+from blackbox.notices import warn
+from blackbox.running import rows_of
 from blackbox.spec import ArraySpec, check_specs
+
+MIXED = (
+    "Take vectorized=False for a function of one row. In one of all rows take no mean, maximum or first "
+    "number over them (axis=-1, x[:, 0]). Where it is random, say deterministic=False."
+)
+APART = 1e-3  # of the size of answers, by which they do not differ in calls of another size
 
 
 def from_callable(
@@ -35,7 +45,8 @@ def from_callable(
         inputs: the specs of the inputs, in the order of f's arguments.
         outputs: the specs of the outputs, in the order in which f returns them.
         vectorized: False where f takes one row, as arrays of the specs' shapes; True where it takes all rows
-            at once, `(rows, *shape)`.
+            at once, `(rows, *shape)`. Two or three of its first rows are then asked again, and counted, to
+            see that it does.
         arrays: what f gets: "numpy" for NumPy arrays, "torch" for tensors on the caller's device.
         deterministic: False where equal inputs may give different outputs.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
@@ -92,11 +103,67 @@ class RowCallable(_Callable):
 
 
 class RowsCallable(_Callable):
-    """A function of all rows at once."""
+    """A function of all rows at once, which the first rows show it to be."""
 
     def evaluate_rows(self, *arrays: Any) -> Any:
         """All rows: the function's outputs."""
         return self.f(*arrays)
+
+    def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        """All rows; of the very first ones two are asked again alone, or three where they are two."""
+        first = not self.ledger.rows_run
+        outcome = super().run_rows(inputs)
+        if first:
+            self._see_rows(inputs, outcome)
+        return outcome
+
+    def _see_rows(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
+        """Ask a few rows again, in other places of a call of another size.
+
+        Raises:
+            OutputError: the function took rows for numbers of one row.
+        """
+        count = len(inputs[0])
+        good = [row for row in range(count) if row not in outcome.failed]
+        if not good:
+            return
+        last, before = good[-1], good[-2:][0]
+        rows = [last, last, before] if count == 2 else [last, before]  # neither first nor last as before
+        try:
+            self.ledger.claim(len(rows))
+        except BudgetError:
+            return
+        try:
+            again = super().run_rows(rows_of(inputs, rows))
+            error = next((why.error for why in again.failed.values()), None)
+        except OutputError as wrong:
+            again, error = None, wrong
+        if error is not None and any(count in spec.shape for spec in self.inputs):
+            raise OutputError(
+                f"{self!r}: expected a function of all rows at once, got one that answers {count} rows, as "
+                f"many as there are numbers on an axis, and not {len(rows)} of them ({type(error).__name__}: "
+                f"{error}). Take vectorized=False for a function of one row."
+            ) from error
+        if again is None or again.failed or not self.deterministic:
+            return
+        pairs = zip(outcome.outputs, again.outputs, strict=True)
+        if any(_apart(whole[good], whole[rows], part) for whole, part in pairs):
+            warn(
+                f"{self!r}: expected the same answers to a row whatever is beside it, got others for "
+                f"{len(rows)} rows alone than among {count}. {MIXED}",
+                RuntimeWarning,
+            )
+
+    def _hint(self, failed: FailedRow) -> str:
+        if failed.failure is not Failure.RAISED or not isinstance(failed.error, IndexError | ValueError):
+            return ""
+        return "The function is given all rows at once, rows first; one at a time with vectorized=False. "
+
+
+def _apart(all_values: Tensor, values: Tensor, others: Tensor) -> bool:
+    """Whether answers differ by more than rounding or a solver's tolerance makes them."""
+    size = all_values.double().square().mean().sqrt()
+    return bool((others.double() - values.double()).square().mean().sqrt() > APART * size)
 
 
 def _name(f: Callable[..., Any]) -> str:

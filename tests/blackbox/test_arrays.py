@@ -204,6 +204,7 @@ STRANGE = {
     "transposed": np.asfortranarray(BASE),
     "strided": np.repeat(BASE, 2, axis=0)[::2],
     "negative-stride": BASE[::-1].copy()[::-1],
+    "negative-stride-of-one-row": BASE[::-1][:1],
     "negative-strides": np.flip(np.flip(BASE).copy()),
     "big-endian": BASE.astype(">f8"),
     "big-endian-float32": BASE.astype(">f4"),

@@ -50,7 +50,8 @@ def test_it_asks_box_o_clamp_o_denoiser_about_noisy_images():
     with torch.no_grad():
         noisy = [image + 0.25 * noise_block(3, 0, Phase.ESTIMATE, k, (40, 1, 4, 4)) for k in range(3)]
         expected = torch.cat([denoiser.eval()(block) for block in noisy]).clamp(0, 1)
-    assert [len(rows) for rows in asked] == [10, 40, 40, 40]
+    again = asked.pop(1)  # two of the first ten, to see that the function takes rows
+    assert [len(rows) for rows in (again, *asked)] == [2, 10, 40, 40, 40]
     np.testing.assert_array_equal(np.concatenate(asked[1:]), expected.numpy())
     assert asked[1].min() == 0 and asked[1].max() == 1  # where the clamp was at work
 
