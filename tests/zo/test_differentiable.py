@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -288,6 +289,41 @@ def test_a_failed_query_leaves_the_difference_of_the_other_side(scheme, side):
     assert solver.counts.dropped == 1
 
 
+def exponential_within(limit: float, side: int) -> FromTorch:
+    """exp(2 x), of one number, lost beyond the limit."""
+
+    def function(x):
+        return torch.where(side * x > limit, torch.nan, torch.exp(2 * x))
+
+    return FromTorch(function, (ArraySpec("x", shape=(1,)),), (ArraySpec("y", shape=(1,)),))
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("mu", [0.1, 0.01, 0.001])
+@pytest.mark.parametrize("estimator", ["cge", "rge"])
+def test_at_the_edge_of_a_domain_a_central_slope_is_no_worse_than_inside(estimator, mu, side):
+    rule = zo.CGE(mu, central=True) if estimator == "cge" else zo.RowRGE(mu, 2, central=True)
+    x = torch.tensor([[0.3], [side * 1.0], [0.5]], dtype=torch.float64)
+    solver = zo.differentiable(exponential_within(1.0, side), rule, seed=0, max_dropped=0.2)
+    grad = gradient_of(solver, x)
+    # one step on each side is off by mu^2 / 6 of the third derivative 8 exp(2 x), two on one by half of it
+    bound = 8 * math.exp(2 * (side + mu * (side < 0))) * mu**2 / 6
+    assert abs(grad[1, 0] - 2 * math.exp(2 * side)) < 1.2 * bound + 1e-9 / mu
+    assert solver.counts.dropped > 0
+
+
+def test_where_half_of_the_step_fails_too_the_slope_of_one_side_stays():
+    def function(x):
+        lost = (x > 1.0) | ((x > 0.94) & (x < 0.96))
+        return torch.where(lost, torch.nan, torch.exp(2 * x))
+
+    box = FromTorch(function, (ArraySpec("x", shape=(1,)),), (ArraySpec("y", shape=(1,)),))
+    x = torch.tensor([[0.999999]], dtype=torch.float64)
+    grad = gradient_of(zo.differentiable(box, zo.CGE(0.1, central=True), check=False), x)
+    expected = (math.exp(2 * 0.999999) - math.exp(2 * 0.899999)) / 0.1
+    assert grad.item() == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("distribution", ["gaussian", "sphere", "rademacher"])
 def test_a_row_none_of_whose_forward_queries_succeeded_is_asked_the_other_way(distribution):
     x = weights(12, 1).clamp(-1.0, 1.0)
@@ -335,6 +371,11 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
         assert torch.allclose(asked[q:], x - mu * u)
         back = (torch.sin(1.3 * x).sum(dim=-1) - y[q:]) / mu
         there, behind = lost[:q], lost[q:]
+        half_way = [torch.sin(1.3 * (x + part * mu * u)).sum(dim=-1) for part in (-0.5, 0.0, 0.5)]
+        back, slopes = (  # over two steps of one side, where the other is lost
+            torch.where(there, 4 * (half_way[1] - half_way[0]) / mu - back, back),
+            torch.where(behind, 4 * (half_way[2] - half_way[1]) / mu - slopes, slopes),
+        )
         slopes = torch.where(there, back, torch.where(behind, slopes, (slopes + back) / 2))
         assert (there[:, 3] ^ behind[:, 3]).any()
         lost = there & behind
