@@ -56,6 +56,7 @@ from blackbox.conformance.rows import (
     batch_mates,
     batch_size,
     determinism,
+    drift,
     first_call,
     memory,
     row_order,
@@ -91,6 +92,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("quantisation", quantisation),
     ("noise level", noise_and_mu),
     ("smoothness", smoothness),
+    ("drift", drift),
     ("NaN inputs", nan_inputs),  # last: a solver that is given NaN may never return
 )
 

@@ -94,7 +94,8 @@ class Probe:
             None  # the first call: its rows, its answers or error
         )
         self.limit = rows
-        self.kept_back = 2 * sum(spec.floating for spec in box.inputs)  # rows for NaN, which is asked last
+        # Rows for what is asked last: once more the first one, and NaN.
+        self.kept_back = 1 + 2 * sum(spec.floating for spec in box.inputs)
         self.spent = 0
         self.failed, self.first_failure = 0, ""  # rows that came back as failed, and the first in words
         self.seconds = seconds

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, precision
+from blackbox.conformance.probe import NUMBERS, Arrays, BoxRaisedError, Probe, precision
 from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
 SERIOUS = 1e-5  # of an output's size: no rounding of double precision
 SERIOUS_UNITS = 8000  # units of the outputs' rounding, 1e-3 in float32
+MANY, PART = 129, 10  # rows of one large call, beyond usual blocks of solvers: at most a tenth of those left
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,28 @@ def memory(probe: Probe) -> Finding:
 
 def first_call(probe: Probe) -> Finding:
     """The rows of the very first call, asked once more: what was used up, warmed up or initialised by it."""
-    name = "first call"
+    return _asked_again(
+        probe,
+        "first call",
+        "The first answer of a new box is the same as a later one",
+        "The first call of the box gave other answers than a later one",
+        SAME_STATE,
+    )
+
+
+def drift(probe: Probe) -> Finding:
+    """The rows of the very first call after all other checks: what grows, or goes with the time."""
+    probe.kept_back = max(0, probe.kept_back - 1)
+    return _asked_again(
+        probe,
+        "drift",
+        "The rows of the first call are answered as before at the end",
+        f"The rows of the first call are answered otherwise after {probe.spent:,} others",
+        "Look for a clock, a counter, what adds up, and what is renewed after some calls.",
+    )
+
+
+def _asked_again(probe: Probe, name: str, good: str, bad: str, mend: str) -> Finding:
     if probe.called_before or probe.first is None:
         sentence = (
             "Not measured: the box had been called before, so its first answer is gone. Check a new one."
@@ -175,17 +197,9 @@ def first_call(probe: Probe) -> Finding:
         sentence = f"Not measured: the first row raises an error ({raised.__cause__})."
         return Finding(name, Verdict.SKIPPED, sentence)
     if isinstance(first, str):
-        sentence = (
-            f"The first call of the box raised an error ({first}), the same one now does not. {SAME_STATE}"
-        )
+        sentence = f"The first call of the box raised an error ({first}), the same one now does not. {mend}"
         return Finding(name, Verdict.FAULT, sentence)
-    return finding(
-        name,
-        compare(probe, first, again),
-        "The first answer of a new box is the same as a later one",
-        "The first call of the box gave other answers than a later one",
-        SAME_STATE,
-    )
+    return finding(name, compare(probe, first, again), good, bad, mend)
 
 
 def batch_mates(probe: Probe) -> Finding:
@@ -222,7 +236,7 @@ def row_order(probe: Probe) -> Finding:
 
 
 def batch_size(probe: Probe) -> Finding:
-    """The same rows alone, in halves and together."""
+    """The same rows alone, in halves and together; and several times in one large call, if rows are left."""
     count = _count(probe)
     arrays, half = probe.rows(0, count), count // 2
     whole = probe(arrays)
@@ -232,6 +246,11 @@ def batch_size(probe: Probe) -> Finding:
         parts = [probe(tuple(array[block] for array in arrays)) for block in sizes]
         joined = tuple(np.concatenate(pieces) for pieces in zip(*parts, strict=True))
         differences.append(compare(probe, whole, joined))
+    if probe.left > PART * MANY and MANY * sum(array[0].size for array in arrays) <= NUMBERS:
+        large, places = probe(probe.rows(0, MANY)), np.arange(MANY) % len(probe.samples[0])
+        known = places < count
+        parts = tuple(array[places[known]] for array in whole), tuple(array[known] for array in large)
+        differences.append(compare(probe, *parts))
     return finding(
         "batch size",
         max(differences, key=lambda difference: difference.relative),

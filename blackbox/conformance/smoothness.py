@@ -68,6 +68,13 @@ def smoothness(probe: Probe) -> Finding:
         sentence = f"Found no jump {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
         return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
     there, worst = max(jumps_at, key=lambda item: item[1].height / responses.spread[item[1].output])
+    if worst.height == 0:
+        sentence = (
+            f"Output {probe.box.outputs[worst.output].name!r} jumped {there} a sample, and did not when the "
+            f"same rows were asked again, {where}. Answers depend on what was asked before: start every call "
+            "from the same state, such as an iteration from the same guess."
+        )
+        return Finding("smoothness", Verdict.WARNING, sentence, len(jumps_at), "jumps")
     sentence = (
         f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} {there} a "
         f"sample; found {len(jumps_at)} jump{'s' if len(jumps_at) > 1 else ''} "

@@ -151,6 +151,40 @@ class Numbering(Good):
         return self.smooth(x) + 0.01 * np.arange(len(x), dtype=x.dtype)[:, None]
 
 
+class InBlocks(Good):
+    """Computes as many rows as fit into its work array, and forgets the others."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        y = self.smooth(x)
+        y[128:] = 0
+        return y
+
+
+class Drifting(Good):
+    """Gains a little in every call: less than rounding from one to the next."""
+
+    calls = 0
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.calls += 1
+        return self.smooth(x) + 1e-6 * self.calls
+
+
+class FromTheLastSolution(Good):
+    """Iterates from its last solution until that is good to 1e-4: later digits depend on the row before."""
+
+    last = np.zeros(3)
+
+    def evaluate_rows(self, x: Any) -> Any:
+        y, answers = self.last, []
+        for row in x:
+            while np.abs(y + 0.1 * y**3 - row).max() > 1e-4:
+                y = y - (y + 0.1 * y**3 - row) / (1 + 0.3 * y**2)
+            answers.append(y)
+        self.last = y
+        return np.array(answers).reshape(x.shape)
+
+
 class OverTheBatch(Good):
     def evaluate_rows(self, x: Any) -> Any:
         return self.smooth(x) / max(1, len(x))
@@ -382,6 +416,9 @@ CATALOGUE = [
     Broken(Centring, "batch-mates", FAULT, ("rows beside it", "no mean")),
     Broken(CommonStep, "batch-mates", FAULT, ("rows beside it", "step size")),
     Broken(Numbering, "row order", FAULT, ("place in the call",)),
+    Broken(InBlocks, "batch size", FAULT, ("number of rows",)),
+    Broken(Drifting, "drift", WARNING, ("first call", "counter", "clock")),
+    Broken(FromTheLastSolution, "smoothness", WARNING, ("did not when the same rows", "same guess")),
     Broken(OverTheBatch, "batch size", FAULT, ("number of rows",)),
     Broken(Squeezing, "shapes and dtypes", FAULT, ("expected shape (1,), got ()",)),
     Broken(OddShape, "shapes and dtypes", FAULT, ("expected shape (3,), got (2,)",)),
