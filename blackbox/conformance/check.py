@@ -59,6 +59,7 @@ from blackbox.conformance.rows import (
     drift,
     first_call,
     memory,
+    precisions,
     row_order,
 )
 from blackbox.conformance.sessions import NAME as SESSIONS
@@ -73,10 +74,11 @@ ROWS, SECONDS = 10_000, 60.0  # that a check may take
 PART = 4  # a call of all samples may take one such part of the seconds
 Check = Callable[[Probe], Finding | list[Finding]]
 
+# These move inputs away from the samples, which a box that cannot be set refuses.
+MOVES = {"NaN inputs", "precisions", "quantisation", "noise level", "smoothness", "layout"}
+COMPARED = {"memory", "batch-mates", "row order", "batch size"}  # a fault of these is there each time
 # What takes few rows comes first, so that a small budget is spent on it. Determinism is before all checks
 # that compare answers, quantisation before noise and smoothness.
-MOVES = {"NaN inputs", "quantisation", "noise level", "smoothness", "layout"}  # inputs away from the samples
-COMPARED = {"memory", "batch-mates", "row order", "batch size"}  # a fault of these is there each time
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("determinism", determinism),
     ("memory", memory),
@@ -84,6 +86,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("batch-mates", batch_mates),
     ("row order", row_order),
     ("batch size", batch_size),
+    ("precisions", precisions),
     ("inputs left alone", inputs_left_alone),
     ("thread safety", thread_safety),
     ("process safety", process_safety),

@@ -202,6 +202,28 @@ def _asked_again(probe: Probe, name: str, good: str, bad: str, mend: str) -> Fin
     return finding(name, compare(probe, first, again), good, bad, mend)
 
 
+def precisions(probe: Probe) -> Finding:
+    """The same numbers in single and in double precision, where the specs leave it open."""
+    name, arrays = "precisions", probe.rows(0, _count(probe))
+    left_open = [spec.floating and spec.dtype is None for spec in probe.box.inputs]
+    if not any(left_open):
+        return Finding(name, Verdict.OK, "The specs say in which precision inputs come.")
+
+    def in_precision(dtype: str) -> Arrays:
+        pairs = zip(left_open, arrays, strict=True)
+        return tuple(a.astype("float32").astype(dtype) if is_open else a for is_open, a in pairs)
+
+    difference = compare(probe, probe(in_precision("float32")), probe(in_precision("float64")))
+    if difference.relative <= SERIOUS_UNITS * np.finfo(np.float32).eps or difference.excess <= 3:
+        words = f"The same numbers in float32 and float64 have the same answers ({difference.words()})."
+        return Finding(name, Verdict.OK, words, difference.relative, "of the output's size")
+    words = (
+        f"The same numbers in float32 and float64 have other answers: {difference.words()}. Compute in one "
+        "precision inside, or say dtype= in the ArraySpec."
+    )
+    return Finding(name, Verdict.WARNING, words, difference.relative, "of the output's size")
+
+
 def batch_mates(probe: Probe) -> Finding:
     """Rows in their places, once with other rows beside them."""
     count = _count(probe)

@@ -70,7 +70,8 @@ class Session(BlackBoxFunction):
 
     An environment that raises an error is thrown away, and a new one replays; if that raises as well, the row
     fails. What kills the process itself is survived by a `Parallel` with processes around the box: histories
-    travel with their rows. Its workers replay what they have not lived through.
+    travel with their rows. Its workers replay what they have not lived through. Seeds that change nothing, of
+    which a batch is one row, are said once, at the first step.
 
     Args:
         make: makes an environment, which has `reset(seed)`, giving the first observation, and `step(action)`,
@@ -323,11 +324,10 @@ class Session(BlackBoxFunction):
         lived = self.counts.steps - before
         if words is not None or not lived:
             return words
-        (seed, way), affordable = ways[0], seconds * lived / max(monotonic() - began, 1e-9) / PASSES
-        most = int(min(self.steps, affordable))
-        if most <= len(way):
-            return None
-        return self._environments.forgets(seed, [*islice(cycle(way), most)], others[0])
+        (seed, way), pace = ways[0], (monotonic() - began) / lived
+        most = int(min(self.steps, seconds / PASSES / max(pace, 1e-9)))
+        longer = [*islice(cycle(way), most)]
+        return self._environments.forgets(seed, longer, others[0]) if most > len(way) else None
 
     def copies(self, histories: Array) -> str | None:
         """What is to be said of seeds after which the simulator answers alike, for `check_black_box`.

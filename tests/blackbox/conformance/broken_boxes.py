@@ -170,19 +170,24 @@ class Drifting(Good):
         return self.smooth(x) + 1e-6 * self.calls
 
 
-class FromTheLastSolution(Good):
-    """Iterates from its last solution until that is good to 1e-4: later digits depend on the row before."""
+class FallsBack(Good):
+    """Gives its last good answer again where it fails."""
 
-    last = np.zeros(3)
+    good = np.zeros(3)
 
     def evaluate_rows(self, x: Any) -> Any:
-        y, answers = self.last, []
+        answers = []
         for row in x:
-            while np.abs(y + 0.1 * y**3 - row).max() > 1e-4:
-                y = y - (y + 0.1 * y**3 - row) / (1 + 0.3 * y**2)
-            answers.append(y)
-        self.last = y
+            self.good = self.good if row[0] > 0.5 else self.smooth(row)
+            answers.append(self.good)
         return np.array(answers).reshape(x.shape)
+
+
+class OtherInSingle(Good):
+    """Knows another constant in single precision."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x) + (0.01 if x.dtype == np.float32 else 0.0)
 
 
 class OverTheBatch(Good):
@@ -418,7 +423,9 @@ CATALOGUE = [
     Broken(Numbering, "row order", FAULT, ("place in the call",)),
     Broken(InBlocks, "batch size", FAULT, ("number of rows",)),
     Broken(Drifting, "drift", WARNING, ("first call", "counter", "clock")),
-    Broken(FromTheLastSolution, "smoothness", WARNING, ("did not when the same rows", "same guess")),
+    Broken(FallsBack, "row order", FAULT, ("place in the call",)),
+    Broken(FallsBack, "smoothness", WARNING, ("did not when the same rows", "same state")),
+    Broken(OtherInSingle, "precisions", WARNING, ("float32 and float64", "dtype=")),
     Broken(OverTheBatch, "batch size", FAULT, ("number of rows",)),
     Broken(Squeezing, "shapes and dtypes", FAULT, ("expected shape (1,), got ()",)),
     Broken(OddShape, "shapes and dtypes", FAULT, ("expected shape (3,), got (2,)",)),
