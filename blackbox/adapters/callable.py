@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from blackbox.errors import BudgetError, ConfigurationError, OutputError
+from blackbox.errors import BudgetError, ConfigurationError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction, check_arrays
 from blackbox.notices import warn
@@ -19,6 +19,13 @@ MIXED = (
     "Take vectorized=False for a function of one row. In one of all rows take no mean, maximum or first "
     "number over them (axis=-1, x[:, 0]). Where it is random, say deterministic=False."
 )
+OF_SHAPES = (
+    OutputError,
+    IndexError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # what arrays of other shapes raise
 APART = 1e-3  # of the size of answers, by which they do not differ in calls of another size
 
 
@@ -131,14 +138,14 @@ class RowsCallable(_Callable):
         rows = [last, last, before] if count == 2 else [last, before]  # neither first nor last as before
         try:
             self.ledger.claim(len(rows))
-        except BudgetError:
-            return
-        try:
             again = super().run_rows(rows_of(inputs, rows))
             error = next((why.error for why in again.failed.values()), None)
+        except BudgetError:
+            return
         except OutputError as wrong:
             again, error = None, wrong
-        if error is not None and any(count in spec.shape for spec in self.inputs):
+        of_shapes = isinstance(error, OF_SHAPES) and not isinstance(error, TryAgain)
+        if of_shapes and any(count in spec.shape for spec in self.inputs):
             raise OutputError(
                 f"{self!r}: expected a function of all rows at once, got one that answers {count} rows, as "
                 f"many as there are numbers on an axis, and not {len(rows)} of them ({type(error).__name__}: "

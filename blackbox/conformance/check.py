@@ -270,7 +270,10 @@ def _tried_again(finding: Finding, check: Check, probe: Probe) -> Finding:
     """A fault in how rows are put together, which is there each time, or else what happens now and then."""
     if finding.verdict is not Verdict.FAULT:
         return finding
-    again = check(probe)
+    try:
+        again = check(probe)
+    except (OutOfRowsError, BoxRaisedError):
+        return finding
     if isinstance(again, list) or again.verdict is not Verdict.OK:
         return finding
     words = f"{finding.sentence} That was not so when it was tried again. {NOW_AND_THEN}"

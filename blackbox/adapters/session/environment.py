@@ -37,7 +37,8 @@ class SessionCounts:
             begin.
         replayed_steps: calls of `step` in them.
         restored: rows that went on from a snapshot.
-        compared: comparisons of a snapshot with a replay, of the first restored row and as histories grow.
+        compared: comparisons of a snapshot with a replay, of the first restored row and as histories grow,
+            and of seeds that begin alike.
         compared_steps: calls of `step` in them.
         repeated: rows that were answered by what a live environment gave last.
         crashes: environments that raised an error and were thrown away.

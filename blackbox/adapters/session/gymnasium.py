@@ -127,8 +127,8 @@ class Gymnasium(Session):
         if name in self._notices.said or not is_far_outside(space, values):
             return
         words = (
-            f"{self!r}, {name}: expected numbers of its space, {space}, got some that are beyond it by "
-            f"more than its width, up to {np.abs(values).max():.4g}. {mend} This is said once."
+            f"{self!r}, {name}: expected numbers of its space, {space}, got some that are far beyond "
+            f"it, up to {np.abs(values).max():.4g}. {mend} This is said once."
         )
         self._notices.say(Notice(name, words, BoundsWarning))
 
@@ -220,9 +220,12 @@ class _Episode:
 def _parts(answer: Any, method: str, names: str) -> tuple[Any, ...]:
     """What an environment gave, if these are the values of Gymnasium's interface."""
     count = len(names.split(", "))
-    if isinstance(answer, tuple) and len(answer) == count and isinstance(answer[-1], dict):
-        return answer
-    got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+    if isinstance(answer, tuple | list):
+        if len(answer) == count:
+            return tuple(answer)
+        got = f"{len(answer)} values"
+    else:
+        got = type(answer).__name__
     raise OutputError(f"Gymnasium: expected {method} to give {names}, got {got}. {OLD}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import cycle, islice
 from time import monotonic
@@ -25,8 +26,7 @@ from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
-PASSES = 4  # in which a way is lived through, to see what is forgotten
-ALIKE = 16  # steps over which a check compares seeds
+PASSES, ALIKE = 4, 16  # in which a check lives through a way; steps over which it compares seeds
 STARTS = 4096  # seeds whose first observation is remembered: replays of recorded steps then reset nothing
 
 
@@ -325,9 +325,9 @@ class Session(BlackBoxFunction):
         if words is not None or not lived:
             return words
         (seed, way), pace = ways[0], (monotonic() - began) / lived
-        most = int(min(self.steps, seconds / PASSES / max(pace, 1e-9)))
-        longer = [*islice(cycle(way), most)]
-        return self._environments.forgets(seed, longer, others[0]) if most > len(way) else None
+        longer = [*islice(cycle(way), int(min(self.steps, seconds / PASSES / max(pace, 1e-9))))]
+        with suppress(Exception):  # an episode may end before, and steps after its end raise
+            return self._environments.forgets(seed, longer, others[0]) if len(longer) > len(way) else None
 
     def copies(self, histories: Array) -> str | None:
         """What is to be said of seeds after which the simulator answers alike, for `check_black_box`.

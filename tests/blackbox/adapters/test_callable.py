@@ -139,23 +139,30 @@ OF_ONE_ROW = {  # functions of three numbers, and the shapes of what they give
 }
 
 
+def of_three_numbers(f, shape, arrays="numpy"):
+    specs = [ArraySpec("x", (3,))], [ArraySpec("y", shape)]
+    return from_callable(f, inputs=specs[0], outputs=specs[1], vectorized=True, arrays=arrays)
+
+
 @pytest.mark.parametrize("rows", [2, 3, 4, 7])
 @pytest.mark.parametrize("name", OF_ONE_ROW)
 def test_a_function_of_one_row_is_not_taken_for_one_of_all(name, rows):
     f, shape = OF_ONE_ROW[name]
-    specs = {"inputs": [ArraySpec("x", (3,))], "outputs": [ArraySpec("y", shape)]}
     x = np.random.default_rng(rows).normal(size=(rows, 3))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with suppress(OutputError, RowFailedError):
-            from_callable(f, vectorized=True, **specs)(x)
+            of_three_numbers(f, shape)(x)
             assert caught and "vectorized=False" in str(caught[0].message)
 
 
+@pytest.mark.parametrize("arrays", ["numpy", "torch"])
 @pytest.mark.parametrize("name", ["product of a matrix", "numbers by place"])
-def test_as_many_rows_as_numbers_are_told_apart_by_two_of_them(name):
+def test_as_many_rows_as_numbers_are_told_apart_by_two_of_them(name, arrays):
     f, shape = OF_ONE_ROW[name]
-    box = from_callable(f, inputs=[ArraySpec("x", (3,))], outputs=[ArraySpec("y", shape)], vectorized=True)
+    if arrays == "torch" and shape:
+        f = torch.tensor(MIXING).matmul
+    box = of_three_numbers(f, shape, arrays)
     with pytest.raises(OutputError, match=r"answers 3 rows, as many as .*, and not 2.*vectorized=False"):
         box(np.ones((3, 3)))
     assert box.ledger.rows_run == 5
@@ -180,9 +187,7 @@ def test_nothing_is_said_of_a_function_of_all_rows(name, rows):
     f, arrays = OF_ALL_ROWS[name]
     if name == "five rows alone" and rows != 5:
         return
-    box = from_callable(
-        f, inputs=[ArraySpec("x", (3,))], outputs=[ArraySpec("y", (3,))], vectorized=True, arrays=arrays
-    )
+    box = of_three_numbers(f, (3,), arrays)
     box(np.random.default_rng(rows).normal(size=(rows, 3)).astype(np.float32))  # warnings are errors
     assert box.ledger.rows_run == rows + (3 if rows == 2 else 2)
 
