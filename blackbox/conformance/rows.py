@@ -205,7 +205,7 @@ def _asked_again(probe: Probe, name: str, good: str, bad: str, mend: str) -> Fin
 def precisions(probe: Probe) -> Finding:
     """The same numbers in single and in double precision, where the specs leave it open."""
     name, arrays = "precisions", probe.rows(0, _count(probe))
-    left_open = [spec.floating and spec.dtype is None for spec in probe.box.inputs]
+    left_open = [spec.differentiable and spec.dtype is None for spec in probe.box.inputs]
     if not any(left_open):
         return Finding(name, Verdict.OK, "The specs say in which precision inputs come.")
 

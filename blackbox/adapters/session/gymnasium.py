@@ -79,8 +79,11 @@ class Gymnasium(Session):
         observation = _spec("observation", shown.observation_space)
         self._environment, self._keywords = environment, settings
         action = _spec("action", shown.action_space)
-        self._space, self._seen_space = shown.action_space, shown.observation_space
-        self._notices = Notices()
+        self._space, self._notices = shown.action_space, Notices()
+        self._limits = {
+            name: (str(space), *limits_of(space))
+            for name, space in (("observation", shown.observation_space), ("action", shown.action_space))
+        }
         shown.close()
         super().__init__(
             making,
@@ -103,32 +106,24 @@ class Gymnasium(Session):
     def _read(self, answer: Any, stepped: bool) -> Answer:
         """What an environment gave; said once where its observations leave their space by far."""
         parts = super()._read(answer, stepped)
-        self._look(
-            "observation",
-            self._seen_space,
-            parts[0],
-            "Mend the environment's observation_space, or the units of what it gives.",
-        )
+        mend = "Mend the environment's observation_space, or the units of what it gives."
+        self._look("observation", parts[0], mend)
         return parts
 
     def _act(self, action: bytes) -> Any:
         """An action as `step` takes it; said once where actions leave their space by far."""
         array = super()._act(action)
-        self._look(
-            "action",
-            self._space,
-            array,
-            "Most environments clip such actions, and what is clipped has no derivative: bound what the "
-            "network gives, such as by tanh.",
-        )
+        mend = "Most clip such actions, and what is clipped has no derivative: bound it, such as by tanh."
+        self._look("action", array, mend)
         return array
 
-    def _look(self, name: str, space: Any, values: Any, mend: str) -> None:
-        if name in self._notices.said or not is_far_outside(space, values):
+    def _look(self, name: str, values: Any, mend: str) -> None:
+        space, lowest, highest = self._limits[name]
+        if name in self._notices.said or not np.any((values < lowest) | (values > highest)):
             return
         words = (
-            f"{self!r}, {name}: expected numbers of its space, {space}, got some that are far beyond "
-            f"it, up to {np.abs(values).max():.4g}. {mend} This is said once."
+            f"{self!r}, {name}: expected numbers of its space, {space}, got some far beyond it, "
+            f"up to {np.abs(values).max():.4g}. {mend} This is said once."
         )
         self._notices.say(Notice(name, words, BoundsWarning))
 
@@ -229,24 +224,26 @@ def _parts(answer: Any, method: str, names: str) -> tuple[Any, ...]:
     raise OutputError(f"Gymnasium: expected {method} to give {names}, got {got}. {OLD}")
 
 
-def is_far_outside(space: Any, values: Any) -> bool:
-    """Whether numbers lie beyond a space by more than its width, or whole numbers at all.
+def limits_of(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest numbers that are not far beyond a space: its ends, and its width for floats.
 
     Where a side is open, the width is the size of the other one, or 1.
     """
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    if low is None or high is None:
-        low = np.asarray(getattr(space, "start", 0))
-        high = low + np.asarray(getattr(space, "nvec", getattr(space, "n", 2))) - 1
-        high = high if type(space).__name__ != "MultiBinary" else np.asarray(1)
-    whole = space.dtype.kind != "f"
-    low, high = np.float64(low), np.float64(high)
-    with np.errstate(invalid="ignore", over="ignore"):
-        ends = np.where(np.isfinite(low), np.abs(low), 0.0), np.where(np.isfinite(high), np.abs(high), 0.0)
-        both = np.isfinite(low) & np.isfinite(high)
-        width = np.where(both, high - low, np.maximum(1.0, np.maximum(*ends)))
-        beyond = np.maximum(low - values, values - high)
-    return bool((beyond > (0.0 if whole else width)).any())
+    if hasattr(space, "high"):
+        low, high = np.float64(space.low), np.float64(space.high)
+    elif type(space).__name__ == "MultiBinary":
+        low, high = np.float64(0), np.float64(1)
+    else:
+        low = np.float64(getattr(space, "start", 0))
+        high = low + np.float64(space.nvec if hasattr(space, "nvec") else space.n) - 1
+    if space.dtype.kind != "f":
+        return np.asarray(low), np.asarray(high)
+    sizes = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (low, high)]
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers as large as floats are
+        width = np.where(
+            np.isfinite(low) & np.isfinite(high), high - low, np.maximum(1.0, np.maximum(*sizes))
+        )
+        return low - width, high + width
 
 
 @dataclass(frozen=True)
