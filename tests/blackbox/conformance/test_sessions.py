@@ -165,6 +165,20 @@ class Restarting(Plant):
         return super().reset(np.random.randint(99)) if self.number == 60 else super().step(action)  # noqa: NPY002
 
 
+class Ending(Plant):
+    """Refuses steps after the end of its episode, the 60th."""
+
+    def reset(self, seed):
+        self.number = 0
+        return super().reset(seed)
+
+    def step(self, action):
+        self.number += 1
+        if self.number > 60:
+            raise RuntimeError("the episode has ended")
+        return super().step(action)
+
+
 class Drawing(Plant):
     """Draws from a generator of everyone's, for nothing."""
 
@@ -186,6 +200,7 @@ def of_sessions(kind, steps=12):
         (SeedsForAll, "FAULT", ["in turn with one of another seed", "global generator of numpy.random"]),
         (OfTheClass, "FAULT", ["in turn with one of another seed", "2 actions"]),
         (Restarting, "FAULT", ["60 actions", "global generator of numpy.random"]),
+        (Ending, "OK", []),
         (Drawing, "WARNING", ["draws from the global generator of random", "one of your own"]),
     ],
 )
