@@ -2,6 +2,7 @@ import functools
 import pickle
 import warnings
 from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ OF_ONE_ROW = {  # functions of three numbers, and the shapes of what they give
 }
 
 
-def of_three_numbers(f, shape, arrays="numpy"):
+def of_three_numbers(f, shape, arrays: Literal["numpy", "torch"] = "numpy"):
     specs = [ArraySpec("x", (3,))], [ArraySpec("y", shape)]
     return from_callable(f, inputs=specs[0], outputs=specs[1], vectorized=True, arrays=arrays)
 
