@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
@@ -325,11 +324,6 @@ def given_arrays(owner: str, specs: tuple[ArraySpec, ...], given: Any, rows: int
             "the network's last layer, or the Call."
         )
     return list(parts)
-
-
-def numbers_in(specs: tuple[ArraySpec, ...]) -> int:
-    """How many numbers arrays have together."""
-    return sum(math.prod(spec.shape) for spec in specs)
 
 
 def filled(part: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -155,7 +155,7 @@ class VectorForm:
                 for ago in range(1, rounds + 1)
             ]
         self.outputs = [self._slot(spec.name, spec) for spec in outputs]
-        self.width = max(sum(math.prod(spec.shape) for spec in call.given) for call in calls)
+        self.width = max(numbers_in(call.given) for call in calls)
 
     def _slot(self, name: str, spec: ArraySpec) -> Slot:
         size = math.prod(spec.shape)
@@ -182,6 +182,34 @@ class VectorForm:
                 yield from slots
 
 
+def numbers_in(specs: Sequence[ArraySpec]) -> int:
+    """How many numbers arrays have together."""
+    return sum(math.prod(spec.shape) for spec in specs)
+
+
+def check_shapes(call: str, specs: Sequence[ArraySpec], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse what a program sends, where it is not what is expected.
+
+    Args:
+        call: how messages call it.
+        specs: of what is expected.
+        shapes: by name; one array without a name, "", is that of a single spec.
+
+    Raises:
+        ValueError: names or shapes are others.
+    """
+    expected = [spec.name for spec in specs]
+    if sorted(shapes) != sorted(expected) and not (set(shapes) == {""} and len(specs) == 1):
+        got = ", ".join(name or "one without a name" for name in shapes) or "none"
+        raise ValueError(f"{call}: expected the arrays {', '.join(expected)}, and the program sent {got}")
+    for spec in specs:
+        shape = shapes.get(spec.name, shapes.get(""))
+        if shape != spec.shape:
+            raise ValueError(
+                f"{call}, {spec.name}: expected the shape {spec.shape}, and the program sent {shape}"
+            )
+
+
 def sent_arrays(call: str, specs: Sequence[ArraySpec], arrays: Mapping[str, Array]) -> list[Array]:
     """What a program sent, in the order and dtypes of the specs.
 
@@ -193,20 +221,11 @@ def sent_arrays(call: str, specs: Sequence[ArraySpec], arrays: Mapping[str, Arra
     Raises:
         ValueError: names or shapes are others, or a dtype cannot hold the numbers.
     """
-    if set(arrays) == {""} and len(specs) == 1:
-        arrays = {specs[0].name: arrays[""]}
-    expected = [spec.name for spec in specs]
-    if sorted(arrays) != sorted(expected):
-        got = ", ".join(name or "one without a name" for name in arrays) or "none"
-        raise ValueError(f"{call}: expected the arrays {', '.join(expected)}, and the program sent {got}")
+    check_shapes(call, specs, {name: values.shape for name, values in arrays.items()})
     converted = []
     for spec in specs:
-        values = arrays[spec.name]
-        if values.shape != spec.shape:
-            raise ValueError(
-                f"{call}, {spec.name}: expected the shape {spec.shape}, and the program sent {values.shape}"
-            )
         try:
+            values = arrays[spec.name] if spec.name in arrays else arrays[""]
             converted.append(exactly(values, spec.dtype or np.float64))
         except (TypeError, ValueError) as error:
             raise ValueError(

@@ -19,8 +19,8 @@ from blackbox.adapters.command.numbers import text_of
 from blackbox.adapters.command.process import environment_of
 from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.adapters.hosted import boxes as hosted_boxes
-from blackbox.adapters.hosted.boxes import Ending, Exchange, HostStart, numbers_in
-from blackbox.adapters.hosted.call import Call, VectorForm
+from blackbox.adapters.hosted.boxes import Ending, Exchange, HostStart
+from blackbox.adapters.hosted.call import Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.client.bb_host import Host
 from blackbox.adapters.hosted.in_thread import InThread, name_of
 from blackbox.adapters.hosted.loop import Loop

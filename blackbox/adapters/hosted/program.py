@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 
 from blackbox.adapters.command.process import Running, last_words, said, scratch_folder
 from blackbox.adapters.hosted import wire
-from blackbox.adapters.hosted.call import ENDED, VectorForm, sent_arrays
+from blackbox.adapters.hosted.call import ENDED, VectorForm, check_shapes, sent_arrays
 from blackbox.ending import ended_by
 from blackbox.words import counted
 
@@ -82,7 +83,9 @@ class Program:
             name: deque(maxlen=max(1, len(rounds))) for name, rounds in form.before.items()
         }
         self._present: Array | None = None  # what is seen at the call that waits
-        self._outputs: dict[str, list[wire.Part]] = {}  # from all processes, the last at the end
+        self._outputs: dict[str, dict[Any, wire.Part]] = {}  # the last of each process and place in the whole
+        self._wanted = {(wire.CALL, name): call.seen for name, call in form.calls.items()}
+        self._wanted |= {(wire.OUTPUT, slot.name): (slot.spec,) for slot in form.outputs}
         self._closed = False
         self._handle: int | None = None
         self._parts: list[wire.Part | None] = []
@@ -176,43 +179,46 @@ class Program:
 
     def _read(self) -> Array:
         end = None if self._timeout is None else time.monotonic() + self._timeout
-        while True:
-            messages = self._messages(end)
-            if messages is None:
-                return self._at_end(end)
-            first = messages[0]
-            if any((m.kind, m.name) != (first.kind, first.name) for m in messages):
-                raise wire.WireError(
-                    "the program's processes ask for different things at a time: "
-                    + ", ".join(sorted({m.name or "the end" for m in messages}))
-                )
-            if first.kind == wire.CLOSE:
-                return self._at_end(end)
-            names = [name for name, _ in first.parts]
-            if any([name for name, _ in m.parts] != names for m in messages):
-                raise wire.WireError(f"{first.name}: the program's processes sent different arrays")
-            columns = [[part for _, part in m.parts] for m in messages]
-            arrays = {
-                name: wire.joined(name or first.name, parts)
-                for name, parts in zip(names, map(list, zip(*columns, strict=True)), strict=True)
-            }
-            self._parts = [
-                next((part for _, part in m.parts if part.first is not None), None) for m in messages
-            ]
-            return self._call(first.name, arrays)
+        try:
+            vector = self._asked_next(end)
+        except ValueError as error:
+            text = f"{error}, {self._how_far()}"
+            for line in self._lines:
+                line.refuse(f"{text}. Mend the program, or the specs")
+            raise ValueError(text) from None
+        return self._at_end(end) if vector is None else vector
+
+    def _asked_next(self, end: float | None) -> Array | None:
+        """What the program asks next; None where it asks no more.
+
+        Raises:
+            ValueError: it is not what is expected.
+        """
+        messages = self._messages(end)
+        if messages is None:
+            return None
+        first = messages[0]
+        if any((m.kind, m.name) != (first.kind, first.name) for m in messages):
+            raise wire.WireError(
+                "the program's processes ask for different things at a time: "
+                + ", ".join(sorted({m.name or "the end" for m in messages}))
+            )
+        if first.kind == wire.CLOSE:
+            return None
+        names = [name for name, _ in first.parts]
+        if any([name for name, _ in m.parts] != names for m in messages):
+            raise wire.WireError(f"{first.name}: the program's processes sent different arrays")
+        columns = [[part for _, part in m.parts] for m in messages]
+        arrays = {
+            name: wire.joined(name or first.name, parts)
+            for name, parts in zip(names, map(list, zip(*columns, strict=True)), strict=True)
+        }
+        self._parts = [next((part for _, part in m.parts if part.first is not None), None) for m in messages]
+        return self._call(first.name, arrays)
 
     def _call(self, name: str, arrays: dict[str, Array]) -> Array:
         form = self._form
-        if name not in form.calls:
-            text = f"expected the calls {', '.join(form.calls)}, and the program asks for {name!r}"
-            self._refuse(text)
-            raise ValueError(text)
-        try:
-            seen = sent_arrays(name, form.calls[name].seen, arrays)
-        except ValueError as error:
-            text = f"{error}, {self._how_far()}"
-            self._refuse(text)
-            raise ValueError(text) from None
+        seen = sent_arrays(name, form.calls[name].seen, arrays)
         stage = self._counts[name] % form.calls[name].stages
         self._counts[name] += 1
         self._asked = name, stage
@@ -250,7 +256,7 @@ class Program:
                 f"{running.name} ended without a call: link bb_host (`blackbox host DIR` writes it) and call "
                 f"bb_exchange{last_words(folder)}"
             )
-        sent = {name: _output(name, parts) for name, parts in self._outputs.items()}
+        sent = {name: wire.joined(name, [*parts.values()]) for name, parts in self._outputs.items()}
         arrays = sent | self._start.results(folder)
         vector = self._with_history(ENDED)
         for slot in self._form.outputs:
@@ -266,10 +272,11 @@ class Program:
         messages: dict[int, wire.Message] = {}
         gone: set[int] = set()
         while True:
+            self._check_time(end)
             for number, line in enumerate(self._lines):
                 if number not in messages and number not in gone:
                     try:
-                        message = self._received(line)
+                        message = self._received(line, end)
                     except wire.Gone:
                         gone.add(number)
                         continue
@@ -284,22 +291,46 @@ class Program:
             ready = [handle for handle, _ in self._poll.poll(self._milliseconds(end))]
             if self._listener is not None and self._listener.fileno() in ready:
                 self._accept()
-            if self._handle in ready or (not ready and self._has_ended(end)):
+            if self._handle in ready or (not ready and self._has_ended()):
                 # what it has sent before is still to be read
                 for number, line in enumerate(self._lines):
-                    with suppress(wire.WireError):
-                        if number not in messages and (message := self._received(line)) is not None:
+                    with suppress(wire.Gone):
+                        if number not in messages and (message := self._received(line, end)) is not None:
                             messages[number] = message
                 if self._lines and len(messages) == len(self._lines) == self._lines[0].size:
                     return [messages[number] for number in range(len(self._lines))]
                 return None
 
-    def _received(self, line: wire.Line) -> wire.Message | None:
+    def _received(self, line: wire.Line, end: float | None) -> wire.Message | None:
         """A call, or the end; outputs on the way to it are kept."""
         while (message := line.receive()) is not None and message.kind == wire.OUTPUT:
-            for name, part in message.parts:
-                self._outputs.setdefault(name, []).append(part)
+            for _, part in message.parts:
+                self._keep(message.name, line.rank, part)
+            self._check_time(end)
         return message
+
+    def _is_wanted(self, kind: int, name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
+        """Whether arrays of a message are; raises a ValueError where they are not what is expected."""
+        specs = self._wanted.get((kind, name))
+        if specs is not None:
+            check_shapes(name if kind == wire.CALL else "output", specs, shapes)
+        elif kind == wire.CALL:
+            raise ValueError(
+                f"expected the calls {', '.join(self._form.calls)}, and the program asks for {name!r}"
+            )
+        return specs is not None
+
+    def _keep(self, name: str, rank: int, part: wire.Part) -> None:
+        """Keep what was sent of an output: the last whole array, or the last of each part."""
+        parts = self._outputs.setdefault(name, {})
+        if part.first is None or None in parts:
+            parts.clear()
+        if part.first is None:
+            parts[None] = part
+            return
+        parts[rank, part.first] = part
+        if sum(each.values.size for each in parts.values()) > math.prod(part.whole):
+            wire.joined(name, [*parts.values()])  # says that they overlap
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -307,8 +338,7 @@ class Program:
             connection, _ = self._listener.accept()
         except BlockingIOError:
             return
-        connection.setblocking(False)
-        self._lines.append(wire.Line(connection, self._shared_bytes))
+        self._lines.append(wire.Line(connection, self._shared_bytes, self._is_wanted, self._timeout))
         self._poll.register(connection, READABLE)
 
     def _milliseconds(self, end: float | None) -> float | None:
@@ -317,19 +347,18 @@ class Program:
         times = [seconds for seconds in (looks, left) if seconds is not None]
         return 1000 * min(times) if times else None
 
-    def _has_ended(self, end: float | None) -> bool:
-        """Whether it has, where nothing came; raises where that took too long."""
+    def _has_ended(self) -> bool:
+        """Whether it has, where nothing came and no handle tells."""
+        assert self._running is not None
+        return self._handle is None and self._running.wait(0.0)
+
+    def _check_time(self, end: float | None) -> None:
         assert self._running is not None
         if end is not None and time.monotonic() >= end:
             raise TimeoutError(
                 f"{self._running.name} sent nothing for {self._timeout:g} s and was killed"
                 f"{last_words(self.folder)}"
             )
-        return self._handle is None and self._running.wait(0.0)
-
-    def _refuse(self, text: str) -> None:
-        for line in self._lines:
-            line.refuse(f"{text}. Mend the program, or the Call")
 
     def _kill(self) -> None:
         if self._running is not None:
@@ -363,11 +392,6 @@ class Program:
             self._running.wait(0.2)  # it may have something to say of it
             error.args = (f"{error}{last_words(self.folder)}",)
         return error
-
-
-def _output(name: str, parts: list[wire.Part]) -> Array:
-    """An output from all that was sent under its name: the last whole array, or all parts."""
-    return parts[-1].values if parts[-1].first is None else wire.joined(name, parts)
 
 
 def _handle(pid: int) -> int | None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from blackbox.adapters.command.process import InTheForeground
-from blackbox.adapters.hosted.boxes import given_arrays, numbers_in
-from blackbox.adapters.hosted.call import ENDED, Call, VectorForm
+from blackbox.adapters.hosted.boxes import given_arrays
+from blackbox.adapters.hosted.call import ENDED, Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.errors import ConfigurationError
 

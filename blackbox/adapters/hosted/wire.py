@@ -14,9 +14,9 @@ import os
 import socket
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ NAME = 39  # bytes of a name
 TYPES = {1: np.dtype("f4"), 2: np.dtype("f8"), 3: np.dtype("i4"), 4: np.dtype("i8"), 5: np.dtype("u1")}
 CODES = {dtype: code for code, dtype in TYPES.items()}
 FEW = 16384  # bytes that go through the socket all the same
+ARRAYS = 32  # in a message
 MOST = 2**34  # bytes of a message, above which it is none of ours
 
 
@@ -74,6 +75,43 @@ class Message:
     columns: bool
 
 
+class _Entry(NamedTuple):
+    """What a message says of an array."""
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+    first: tuple[int, ...]
+    whole: tuple[int, ...]
+
+    @classmethod
+    def of(cls, data: bytearray, place: int) -> _Entry:
+        """The entry at a place."""
+        name, code, rank, *sizes = ENTRY.unpack_from(data, place)
+        if code not in TYPES or not 0 <= rank <= 4 or min(sizes) < 0:
+            raise WireError(f"the array {_text(name)!r} has no type or shape of bb_host")
+        dims, first, whole = (tuple(sizes[start : start + rank]) for start in (0, 4, 8))
+        if any(whole) and any(n > most for n, most in zip(dims, whole, strict=True)):
+            raise WireError(f"the array {_text(name)!r} has a part {dims}, larger than its whole {whole}")
+        return cls(_text(name), TYPES[code], dims, first, whole if any(whole) else ())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole array."""
+        return self.whole or self.dims
+
+    @property
+    def padded(self) -> int:
+        """The bytes that it takes in the message."""
+        return -(-math.prod(self.dims) * self.dtype.itemsize // 8) * 8
+
+    def part(self, data: memoryview, columns: bool) -> Part:
+        """The array, as a copy of what begins there."""
+        values = np.frombuffer(data, self.dtype, math.prod(self.dims))
+        values = values.reshape(self.dims, order="F" if columns else "C").copy(order="C")
+        return Part(values, self.first, self.whole) if self.whole else Part(values)
+
+
 class Line:
     """The trainer's end of a connection to one process of a program.
 
@@ -81,6 +119,9 @@ class Line:
         connection: accepted from the program.
         shared_bytes: the size of the largest message, either way, for which shared memory is worth it; 0 for
             none.
+        is_wanted: whether a message's arrays are, by its kind and name, and shapes by their names; else they
+            are dropped, however large. It raises where the shapes are not what is expected.
+        timeout: the seconds that the program may take to receive an answer; None for any time.
 
     Attributes:
         connection: as given; it does not block.
@@ -88,14 +129,21 @@ class Line:
         size: how many processes there are.
     """
 
-    def __init__(self, connection: socket.socket, shared_bytes: int) -> None:
-        self.connection = connection
+    def __init__(
+        self,
+        connection: socket.socket,
+        shared_bytes: int,
+        is_wanted: Callable[[int, str, dict[str, tuple[int, ...]]], bool],
+        timeout: float | None,
+    ) -> None:
+        connection.setblocking(False)
+        self.connection, self._is_wanted, self._timeout = connection, is_wanted, timeout
         self.rank, self.size = 0, 1
         self._shared_bytes = -(-shared_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self._shared: mmap.mmap | None = None
         self._path = ""
         self._received = bytearray(65536)
-        self._have = 0
+        self._have, self._to_drop = 0, 0
         self._welcomed = False
         self._columns = False
 
@@ -105,6 +153,7 @@ class Line:
         Raises:
             Gone: the program has closed the connection.
             WireError: it has sent something else.
+            ValueError: what `is_wanted` raises.
         """
         while (message := self._next()) is None:
             if not self._fill():
@@ -118,36 +167,51 @@ class Line:
                 return None
             self._welcome(HELLO.unpack_from(self._received))
             self._drop(HELLO.size)
+        if self._to_drop:
+            dropped = min(self._to_drop, self._have)
+            self._drop(dropped)
+            self._to_drop -= dropped
         if self._have < HEADER.size:
             return None
         magic, kind, count, flags, size, name = HEADER.unpack_from(self._received)
-        if magic != MAGIC or kind not in (CALL, OUTPUT, CLOSE) or count > 32 or size > MOST:
+        if magic != MAGIC or kind not in (CALL, OUTPUT, CLOSE) or count > ARRAYS or size > MOST:
             raise WireError("the program sent something that is no message of bb_host")
-        head = HEADER.size + count * ENTRY.size
-        shared = bool(flags & SHARED)
-        whole = head + (0 if shared else size)
-        if self._have < whole:
-            if len(self._received) < whole:
-                self._received.extend(bytes(whole - len(self._received)))
+        head, text = HEADER.size + count * ENTRY.size, _text(name)
+        if not self._has(head):
             return None
+        entries = [_Entry.of(self._received, place) for place in range(HEADER.size, head, ENTRY.size)]
+        if size != sum(entry.padded for entry in entries):
+            raise WireError("the program sent a message of another length than that of its arrays")
+        shared = bool(flags & SHARED)
         if shared and (self._shared is None or size > self._shared_bytes):
             raise WireError("the program names shared memory that it has not been given")
         self._columns = bool(flags & COLUMNS)
+        if not self._is_wanted(kind, text, {entry.name: entry.shape for entry in entries}):
+            self._drop(head)
+            self._to_drop = 0 if shared else size
+            return Message(kind, text, [], self._columns)
+        whole = head + (0 if shared else size)
+        if not self._has(whole):
+            return None
         source = (
             memoryview(self._shared)
             if shared and self._shared is not None
             else memoryview(self._received)[head:]
         )
         parts, place = [], 0
-        for number in range(count):
-            entry = ENTRY.unpack_from(self._received, HEADER.size + number * ENTRY.size)
-            part, used = _part(entry, source[place:size], self._columns)
-            parts.append((_text(entry[0]), part))
-            place += used
+        for entry in entries:
+            parts.append((entry.name, entry.part(source[place:], self._columns)))
+            place += entry.padded
         del source
         self._drop(whole)
         self._unlink()  # by now the program has it, or will not have it
-        return Message(kind, _text(name), parts, self._columns)
+        return Message(kind, text, parts, self._columns)
+
+    def _has(self, size: int) -> bool:
+        """Whether so many bytes have been received; if not, there is room for them from now on."""
+        if self._have < size and len(self._received) < size:
+            self._received.extend(bytes(size - len(self._received)))
+        return self._have >= size
 
     def answer(self, arrays: Mapping[str, Array]) -> None:
         """Answer a call.
@@ -264,23 +328,15 @@ class Line:
             self._path = ""
 
     def _send(self, data: bytes) -> None:
-        view = memoryview(data)
+        self.connection.settimeout(
+            self._timeout
+        )  # the program receives an answer before it does anything else
         try:
-            sent = self.connection.send(view)
-            if sent < len(view):
-                self.connection.setblocking(True)  # the program reads an answer before it does anything else
-                try:
-                    self.connection.sendall(view[sent:])
-                finally:
-                    self.connection.setblocking(False)
-        except BlockingIOError:
-            self.connection.setblocking(True)
-            try:
-                self.connection.sendall(view)
-            finally:
-                self.connection.setblocking(False)
+            self.connection.sendall(data)
         except OSError as error:
             raise Gone(f"the program has closed its connection ({error})") from None
+        finally:
+            self.connection.setblocking(False)
 
 
 def listen(path: str) -> socket.socket:
@@ -325,23 +381,6 @@ def joined(name: str, parts: Sequence[Part]) -> Array:
 def placed(part: Part) -> tuple[slice, ...]:
     """Where a part lies in the whole."""
     return tuple(slice(a, a + n) for a, n in zip(part.first or (), part.values.shape, strict=True))
-
-
-def _part(entry: tuple[Any, ...], data: memoryview, columns: bool) -> tuple[Part, int]:
-    """An array as a copy, and how many bytes it takes in the message."""
-    name, code, rank = entry[:3]
-    if code not in TYPES or not 0 <= rank <= 4 or any(n < 0 for n in entry[3 : 3 + max(rank, 0)]):
-        raise WireError(f"the array {_text(name)!r} has no type or shape of bb_host")
-    dims, first, whole = entry[3 : 3 + rank], entry[7 : 7 + rank], entry[11 : 11 + rank]
-    dtype = TYPES[code]
-    size = math.prod(dims) * dtype.itemsize
-    if size > len(data):
-        raise WireError(f"the array {_text(name)!r} is longer than its message")
-    values = np.frombuffer(data[:size], dtype).reshape(dims, order="F" if columns else "C").copy(order="C")
-    padded = -(-size // 8) * 8
-    if rank and any(whole):
-        return Part(values, tuple(first), tuple(whole)), padded
-    return Part(values), padded
 
 
 def _text(name: bytes) -> str:

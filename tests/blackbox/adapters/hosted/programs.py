@@ -28,6 +28,26 @@ for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 4):
 """
 
 
+RAW = """
+import socket, struct
+def message(kind, name, entries=(), data=b"", size=None, flags=0):
+    size = len(data) if size is None else size
+    head = struct.pack("=4IQ40s", 0x31484242, kind, len(entries), flags, size, name)
+    return head + b"".join(entries) + data
+def entry(name, dims, type=2, rank=None, first=(), whole=()):
+    spans = [[*span, *[0] * (4 - len(span))] for span in (dims, first, whole)]
+    rank = len(dims) if rank is None else rank
+    return struct.pack("=40sii4q4q4q", name, type, rank, *spans[0], *spans[1], *spans[2])
+line = socket.socket(socket.AF_UNIX)
+line.connect(os.environ["BLACKBOX_HOST"])
+line.sendall(struct.pack("=8I", 0x31484242, 1, 0, 1, 8, 8, 0, 0))
+line.recv(4096)
+def ask(values=(1.0, 2.0)):
+    line.sendall(message(1, b"closure", [entry(b"x", (2,))], struct.pack("2d", *values)))
+    return line.recv(4096)
+"""  # bytes of one's own, in the place of bb_host
+
+
 def program(folder, text, name="program.py"):
     """A program's file."""
     path = folder / name
