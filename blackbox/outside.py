@@ -35,12 +35,18 @@ def plain(value: object) -> Array:
     if isinstance(value, list | tuple) and not all(isinstance(part, _SIMPLE) for part in value):
         # NumPy itself drops the masks of what is in a list, and refuses tensors that require a gradient
         return np.asarray([part if isinstance(part, Tensor) else plain(part) for part in value])
+    if hasattr(value, "dims") and hasattr(value, "data"):  # xarray, around any of these
+        return plain(value.data)  # pyright: ignore[reportAttributeAccessIssue]
+    if hasattr(value, "dask"):
+        return plain(value.compute())  # pyright: ignore[reportAttributeAccessIssue]
     array = np.asanyarray(value)
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+    mask = getattr(array, "mask", getattr(value, "mask", None))  # of NumPy, astropy, a quantity around these
+    array = np.asarray(array)
+    if isinstance(mask, np.ndarray | np.bool_) and mask.any():
         if array.dtype.kind != "f":
             raise TypeError("masked numbers that are not floating, which cannot be NaN")
-        return array.filled(np.nan)
-    return np.asarray(array)
+        return np.where(mask, array.dtype.type(np.nan), array)
+    return array
 
 
 def exactly(value: object, dtype: object) -> Array:

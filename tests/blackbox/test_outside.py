@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from blackbox import ArraySpec, DtypeError, OutputError, RowFailedError
-from blackbox.adapters import CommandLine, Session, from_callable
+from blackbox.adapters import Call, CommandLine, Hosted, Session, from_callable
 from blackbox.adapters.openfoam import read_field, write_field
 
 ANSWER: dict[str, object] = {}  # what the simulator, the reader or the function gives next
@@ -54,13 +54,71 @@ def of_function(f, spec):
     return from_callable(f, inputs=[ArraySpec("x", ())], outputs=[spec], failures="keep")
 
 
-WAYS = pytest.mark.parametrize("way", [session, program, function])
+def asked(spec):
+    """What a hosted function sends with a call."""
+    calls = [Call("ask", sees=spec, gives=ArraySpec("u", ()))]
+    host = Hosted(lambda case, host: host.exchange("ask", ANSWER["next"]), calls=calls)
+    return host.run([0], dtype=torch.float64, ask=lambda y: torch.zeros(1)).ask.y[:, 0].numpy()
+
+
+def output(spec):
+    """What it leaves at its end."""
+
+    def simulate(case, host):
+        host.call("ask", x=0.0)
+        host.output("y", ANSWER["next"])
+
+    calls = [Call("ask", sees=ArraySpec("x", ()), gives=ArraySpec("u", ()))]
+    host = Hosted(simulate, calls=calls, outputs=[spec])
+    return host.run([0], dtype=torch.float64, ask=lambda x: torch.zeros(1)).outputs["y"].numpy()
+
+
+WAYS = pytest.mark.parametrize("way", [session, program, function, asked, output])
 CONVERTING = pytest.mark.parametrize("way", [session, program])  # a box's own function has to give the dtype
 REFUSALS = (OutputError, RowFailedError, DtypeError)
 
 
 def masked(values, fill):
     return np.ma.MaskedArray(np.array(values), mask=[False, True], fill_value=fill)
+
+
+class Around:
+    """As an array of xarray: any other, with names of its axes."""
+
+    dims = ("cell",)
+
+    def __init__(self, data):
+        self.data = data
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.data)
+
+
+class Masked(np.ndarray):
+    """As those of astropy, and as a quantity of pint around a masked array: no subclass of NumPy's."""
+
+    mask: object = None
+
+
+def with_mask(values):
+    array = np.array(values).view(Masked)
+    array.mask = np.array([False, True])
+    return array
+
+
+class Lazy:
+    """As an array of dask."""
+
+    dask = None
+
+    def __init__(self, array):
+        self.array = array
+
+    def compute(self):
+        return self.array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array)
 
 
 class Variable:
@@ -81,12 +139,15 @@ class Variable:
         masked([1.5, 1e20], 1e20),
         [np.ma.MaskedArray(1.5), np.ma.masked],
         Variable(masked([1.5, 1e20], 1e20)),
+        with_mask([1.5, 1e20]),
+        Around(with_mask([1.5, 1e20])),
+        Lazy(masked([1.5, 1e20], 1e20)),
     ],
-    ids=["fill", "default", "list", "variable"],
+    ids=["fill", "default", "list", "variable", "another's", "around", "lazy"],
 )
 def test_masked_numbers_are_those_of_a_failed_row(way, answer):
     ANSWER["next"] = [answer] if way is function else answer
-    if way is program:
+    if way in (program, asked, output):
         with pytest.raises(RowFailedError):
             way(ArraySpec("y", (2,), "float64"))
     else:
@@ -190,7 +251,8 @@ def quantity(value, unit):
 @WAYS
 def test_a_quantity_is_refused_whose_unit_nobody_knows(way):
     spec = ArraySpec("y", (2,), "float64")
-    for answer in (quantity([350.0, 1.0], "mm"), [quantity(350.0, "mm"), quantity(1.0, "mm")]):
+    answers = quantity([350.0, 1.0], "mm"), [quantity(350.0, "mm"), quantity(1.0, "mm")]
+    for answer in (*answers, Around(answers[0]), Lazy(answers[0])):
         ANSWER["next"] = [answer] if way is function else answer
         with pytest.raises(REFUSALS, match=r"mm|array of numbers"):
             way(spec)

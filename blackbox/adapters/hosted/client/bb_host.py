@@ -8,8 +8,9 @@ One file without dependencies; copy it beside your program. In the time loop:
     if tendency is None:  # nobody trains: the program runs as ever
         tendency = my_own_closure(vorticity)
 
-Arrays are NumPy's, or anything with a buffer, such as `array.array`. Where several processes hold a field
-together (mpi4py), each asks with its part and gets that of the answer:
+Arrays are NumPy's, or anything with a buffer, such as `array.array`. A masked number is NaN, which fails the
+run; numbers with a unit are refused. Where several processes hold a field together (mpi4py), each asks with
+its part and gets that of the answer:
 
     bb_host.is_open(rank, size)
     answers = bb_host.call("closure", x=bb_host.Part(mine, first=(0, 3 * rank), whole=(4, 6)))
@@ -35,7 +36,7 @@ HELLO, WELCOME, HEADER = struct.Struct("=8I"), struct.Struct("=4IQ"), struct.Str
 ENTRY = struct.Struct("=40sii4q4q4q")
 CALL, OUTPUT, CLOSE, ANSWER, REFUSED = 1, 2, 3, 4, 5
 SHARED = 1
-FORMATS = {1: "f", 2: "d", 3: "i", 4: "q", 5: "B"}
+FORMATS = {1: "f", 2: "d"}  # of answers
 TYPES = {
     ("f", 4): 1,
     ("d", 8): 2,
@@ -47,6 +48,7 @@ TYPES = {
     ("?", 1): 5,
 }
 FEW = 16384  # bytes that go through the socket all the same
+MOST, WORDS = 32, 4096  # arrays of an answer; bytes of the longest text that the trainer sends
 
 
 class Part:
@@ -94,12 +96,17 @@ class Host:
             self._fail(f"no trainer listens at BLACKBOX_HOST ({error}); unset it to run without")
         self._line.sendall(HELLO.pack(MAGIC, VERSION, rank, size, struct.calcsize("l"), 8, 0, 0))
         magic, _, refused, length, shared = WELCOME.unpack(self._read(WELCOME.size))
-        text = self._read(length).decode(errors="replace")
-        if refused or magic != MAGIC:
-            self._fail(text or "expected a trainer of the same byte order")
+        if magic != MAGIC:
+            self._fail("expected a trainer of the same byte order, got another")
+        text = self._read(min(length, WORDS)).decode(errors="replace")
+        if refused:
+            self._fail(text)
         if text:
-            with open(text, "r+b") as file:
-                self._shared, self._size = mmap.mmap(file.fileno(), 2 * shared), shared
+            try:
+                with open(text, "r+b") as file:
+                    self._shared, self._size = mmap.mmap(file.fileno(), 2 * shared), shared
+            except (OSError, OverflowError, ValueError) as error:
+                self._fail(f"expected the memory that the trainer shares, got none that can be used: {error}")
         return True
 
     def exchange(self, call: str, values: Any) -> Any:
@@ -140,22 +147,35 @@ class Host:
         if magic != MAGIC:
             self._fail("expected an answer of the trainer, got something else")
         if kind == REFUSED:
-            self._fail(self._read(size).decode(errors="replace"))
-        entries = [ENTRY.unpack(self._read(ENTRY.size)) for _ in range(count)]
-        if flags & SHARED and self._shared is not None:
+            self._fail(self._read(min(size, WORDS)).decode(errors="replace"))
+        if kind != ANSWER or count > MOST:
+            self._fail("expected an answer of at most 32 arrays, got something else")
+        entries = [self._entry(self._read(ENTRY.size)) for _ in range(count)]
+        if size != sum(-(-wanted // 8) * 8 for _, _, _, wanted in entries):
+            self._fail("expected an answer as long as its arrays, got another length")
+        if not flags & SHARED:
+            data = memoryview(self._read(size))
+        elif self._shared is not None and size <= self._size:
             data = memoryview(self._shared)[self._size : self._size + size]
         else:
-            data = memoryview(self._read(size))
+            self._fail("expected an answer in the memory that the trainer shares, got none")
         answers, place = {}, 0
-        for name, type_, rank, *dims in entries:
-            numbers = array.array(FORMATS[type_])
-            wanted = numbers.itemsize
-            for n in dims[:rank]:
-                wanted *= n
+        for name, format_, dims, wanted in entries:
+            numbers = array.array(format_)
             numbers.frombytes(data[place : place + wanted])
             place += -(-wanted // 8) * 8
-            answers[name.rstrip(b"\0").decode()] = self._as_array(numbers, dims[:rank])
+            answers[name] = self._as_array(numbers, dims)
         return answers
+
+    def _entry(self, data: bytes) -> tuple[str, str, list[int], int]:
+        """An array's name, format, shape and bytes."""
+        name, type_, rank, *dims = ENTRY.unpack(data)
+        if type_ not in (1, 2) or not 0 <= rank <= 4 or min(dims) < 0:
+            self._fail("expected arrays of floats in an answer, got something else")
+        wanted = 4 * type_
+        for n in dims[:rank]:
+            wanted *= n
+        return name.rstrip(b"\0").decode(errors="replace"), FORMATS[type_], dims[:rank], wanted
 
     def _as_array(self, numbers: array.array, dims: list[int]) -> Any:
         numpy = sys.modules.get("numpy")
@@ -198,21 +218,22 @@ class Host:
 
     def _view(self, name: str, values: Any) -> memoryview:
         numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            values = numpy.asarray(values, order="C")
-        elif isinstance(values, float):
-            values = memoryview(array.array("d", [values])).cast("B").cast("d", [])
         try:
+            if numpy is not None:
+                values = _plain(numpy, values)
+                values = numpy.asarray(values, values.dtype.newbyteorder("="), order="C")
+            elif isinstance(values, float):
+                values = memoryview(array.array("d", [values])).cast("B").cast("d", [])
             return memoryview(values)
-        except TypeError:
-            self._fail(f"expected an array, got {type(values).__name__} for: {name}")
+        except (TypeError, ValueError, RuntimeError) as error:
+            self._fail(f"expected an array of plain numbers, got {error}, for: {name}")
 
     def _read(self, size: int) -> bytes:
         assert self._line is not None
         data = bytearray()
         while len(data) < size:
             try:
-                part = self._line.recv(size - len(data))
+                part = self._line.recv(min(size - len(data), 2**20))
             except OSError:
                 part = b""
             if not part:
@@ -224,6 +245,28 @@ class Host:
         sys.stdout.flush()
         print(f"blackbox: {text}", file=sys.stderr, flush=True)
         os._exit(STATUS)
+
+
+def _plain(numpy: Any, values: Any) -> Any:
+    """Numbers as NumPy has them: what is masked is NaN, and a unit, which would be dropped, is refused."""
+    if type(values) is numpy.ndarray:
+        return values
+    unit = getattr(values, "unit", None)
+    unit = getattr(values, "units", None) if unit is None else unit
+    if not (unit is None or isinstance(unit, (str, bytes)) or hasattr(unit, "__len__")):
+        if str(unit) not in ("", "1", "dimensionless"):
+            raise TypeError(f"numbers in {unit}")
+    if hasattr(values, "dims") and hasattr(values, "data"):  # xarray, around any of these
+        return _plain(numpy, values.data)
+    if hasattr(values, "dask"):
+        return _plain(numpy, values.compute())
+    if isinstance(values, (list, tuple)) and not all(isinstance(part, (int, float)) for part in values):
+        return numpy.asarray([_plain(numpy, part) for part in values])
+    numbers = numpy.asanyarray(values)
+    mask: Any = getattr(numbers, "mask", getattr(values, "mask", None))
+    numbers = numpy.asarray(numbers)
+    masked = isinstance(mask, (numpy.ndarray, numpy.bool_)) and mask.any()
+    return numpy.where(mask, numpy.nan, numbers) if masked else numbers
 
 
 _host = Host()
