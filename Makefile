@@ -81,6 +81,7 @@ test-lowest test-newest:
 # interpreter, which it has to know of when it is imported.
 PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples/test_with_lightning.py \
   tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu \
+  tests/blackbox/adapters/hosted/test_sanitized.py \
   tests/blackbox/adapters/session/test_gymnasium.py tests/blackbox/adapters/test_openmdao.py \
   tests/tasks/test_cma_es.py \
   tests/tasks/test_tesseract.py \

@@ -72,6 +72,11 @@ def _dolfinx() -> bool:
     return not heat.missing()
 
 
+def _sanitizers() -> bool:
+    trial = ["cc", "-fsanitize=address,undefined", "-x", "c", "-", "-o", os.devnull]
+    return not subprocess.run(trial, input=b"int main(void) { return 0; }", capture_output=True).returncode
+
+
 def _mounts() -> bool:
     """Root may mount, and so may users where the system lets them have namespaces of their own."""
     trial = [*UNSHARE, "sh", "-c", "mount -t tmpfs none /mnt"]
@@ -106,6 +111,7 @@ NEEDS = {
         there=_dolfinx,
         sees=COMPILERS,
     ),
+    "sanitizers": Need("apt-get install g++", ("cc", "c++"), there=_sanitizers, sees=COMPILERS),
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),
     "sumo": Need("apt-get install sumo", ("netgenerate",)),
     # packages

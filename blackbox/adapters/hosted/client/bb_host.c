@@ -22,6 +22,7 @@
 #define NAME 40
 #define MOST 32 /* arrays in a call */
 #define STATUS 70
+#define WORDS 4096 /* bytes of the longest text that the trainer sends */
 
 enum { CALL = 1, OUTPUT = 2, CLOSE = 3, ANSWER = 4, REFUSED = 5 };
 enum { SHARED = 1, COLUMNS = 2 };
@@ -35,7 +36,7 @@ static int state = 0; /* 0 not looked yet, 1 connected, -1 nobody trains */
 static int line = -1, columns = 0, busy = 0;
 static pid_t owner = 0;
 static char *shared = NULL;
-static uint64_t shared_size = 0, shared_from = 0;
+static uint64_t shared_size = 0;
 
 static struct entry entries[MOST];
 static const void *data_of[MOST];
@@ -69,8 +70,16 @@ static size_t padded(size_t bytes) { return (bytes + 7) & ~(size_t)7; }
 
 static size_t bytes_of(const struct entry *e) {
   size_t n = size_of(e->type);
-  for (int k = 0; k < e->rank; k++) n *= (size_t)e->dims[k];
+  for (int k = 0; k < e->rank; k++) {
+    if (e->dims[k] && n > SIZE_MAX / 64 / (size_t)e->dims[k])
+      fail("expected fewer numbers than memory has room for, got more of", e->name);
+    n *= (size_t)e->dims[k];
+  }
   return n;
+}
+
+static void copy(void *to, const void *from, size_t n) {
+  if (n) memcpy(to, from, n); /* an empty array may have no place */
 }
 
 static void read_all(void *to, size_t n) {
@@ -112,12 +121,27 @@ static void set_name(char *to, const char *name) {
   if (n) memcpy(to, name, n);
 }
 
-static void refused(uint64_t n) {
-  char *text = malloc((size_t)n + 1);
-  if (!text) fail("the trainer has refused a message", NULL);
+/* A text of the trainer of n bytes, the end of a longer one left out. */
+static const char *text_of(uint64_t n) {
+  static char text[WORDS + 1];
+  if (n > WORDS) n = WORDS;
   read_all(text, (size_t)n);
   text[n] = 0;
-  fail(text, NULL);
+  return text;
+}
+
+/* Map the memory of a file that the trainer has made, twice `size` bytes. */
+static void share(const char *file, uint64_t size) {
+  struct stat found;
+  void *map = MAP_FAILED;
+  int fd = open(file, O_RDWR | O_CLOEXEC);
+  if (fd >= 0 && !fstat(fd, &found) && size % 8 == 0 && size <= (uint64_t)INT64_MAX / 2 &&
+      (uint64_t)found.st_size == 2 * size)
+    map = mmap(NULL, (size_t)(2 * size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (map == MAP_FAILED) fail("expected the memory that the trainer shares, got none that can be used at", file);
+  close(fd);
+  shared = map;
+  shared_size = size;
 }
 
 static int opened(int rank, int size) {
@@ -144,25 +168,8 @@ static int opened(int rank, int size) {
   write_all(&part, 1);
   read_all(&welcome, sizeof welcome);
   if (welcome.magic != MAGIC) fail("expected a trainer of the same byte order at BLACKBOX_HOST, got another", NULL);
-  if (welcome.refused) refused(welcome.length);
-  if (welcome.length) {
-    char *file = malloc(welcome.length + 1);
-    int fd;
-    if (!file) fail("no memory", NULL);
-    read_all(file, welcome.length);
-    file[welcome.length] = 0;
-    fd = open(file, O_RDWR);
-    if (fd >= 0) {
-      void *map = mmap(NULL, (size_t)(2 * welcome.shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-      close(fd);
-      if (map != MAP_FAILED) {
-        shared = map;
-        shared_size = welcome.shared;
-        shared_from = welcome.shared;
-      }
-    }
-    free(file);
-  }
+  if (welcome.refused) fail(text_of(welcome.length), NULL);
+  if (welcome.length) share(text_of(welcome.length), welcome.shared);
   return 1;
 }
 
@@ -186,7 +193,7 @@ static void send_message(uint32_t kind, const char *name) {
     char *to = shared;
     header.flags |= SHARED;
     for (uint32_t k = 0; k < count; k++) {
-      memcpy(to, data_of[k], bytes_of(&entries[k]));
+      copy(to, data_of[k], bytes_of(&entries[k]));
       to += padded(bytes_of(&entries[k]));
     }
   } else {
@@ -242,7 +249,7 @@ static void put_copy(const char *name, int type, int rank, const int *dims, cons
   free(copies[count - 1]);
   copies[count - 1] = malloc(bytes ? bytes : 1);
   if (!copies[count - 1]) fail("no memory for a copy of", name);
-  memcpy(copies[count - 1], data, bytes);
+  copy(copies[count - 1], data, bytes);
   data_of[count - 1] = copies[count - 1];
 }
 
@@ -260,28 +267,44 @@ void bb_put_part_copy(const char *name, int type, int rank, const int *dims, con
   if (bb_open()) put_copy(name, type, rank, dims, first, whole, data);
 }
 
+/* Whether what the trainer says of an array can be one; ends its name. */
+static int is_answer(struct entry *e) {
+  int right = (e->type == BB_FLOAT || e->type == BB_DOUBLE) && e->rank >= 0 && e->rank <= 4;
+  for (int k = 0; right && k < e->rank; k++) right = e->dims[k] >= 0;
+  e->name[NAME - 1] = 0;
+  return right;
+}
+
 int bb_call(const char *call) {
   struct header header;
+  size_t bytes = 0;
   if (!bb_open()) return 0;
   enter();
   send_message(CALL, call);
   read_all(&header, sizeof header);
   if (header.magic != MAGIC) fail("expected an answer of the trainer, got something else", NULL);
-  if (header.kind == REFUSED) refused(header.bytes);
-  if (header.count > MOST) fail("expected at most 32 arrays in an answer, got more", NULL);
-  answered = header.count;
+  if (header.kind == REFUSED) fail(text_of(header.bytes), NULL);
+  if (header.kind != ANSWER || header.count > MOST)
+    fail("expected an answer of at most 32 arrays, got something else", NULL);
   answer_columns = header.flags & COLUMNS ? 1 : 0;
-  read_all(answers, answered * sizeof answers[0]);
+  read_all(answers, header.count * sizeof answers[0]);
+  for (answered = 0; answered < header.count; answered++) {
+    if (!is_answer(&answers[answered])) fail("expected arrays of floats in an answer, got something else", NULL);
+    bytes += padded(bytes_of(&answers[answered]));
+  }
+  if (bytes != header.bytes) fail("expected an answer as long as its arrays, got another length", NULL);
   if (header.flags & SHARED) {
-    answer_data = shared + shared_from;
+    if (!shared || bytes > shared_size)
+      fail("expected an answer in the memory that the trainer shares, got none", NULL);
+    answer_data = shared + shared_size;
   } else {
-    if (answer_size < header.bytes) {
+    if (answer_size < bytes) {
       free(answer);
-      answer = malloc((size_t)header.bytes);
-      answer_size = answer ? (size_t)header.bytes : 0;
+      answer = malloc(bytes);
+      answer_size = answer ? bytes : 0;
       if (!answer) fail("no memory for an answer", NULL);
     }
-    if (header.bytes) read_all(answer, (size_t)header.bytes);
+    read_all(answer, bytes);
     answer_data = answer;
   }
   busy = 0;
@@ -290,7 +313,7 @@ int bb_call(const char *call) {
 
 static void converted(char *to, int to_type, const char *from, int from_type, size_t n) {
   if (to_type == from_type) {
-    memcpy(to, from, n * size_of(to_type));
+    copy(to, from, n * size_of(to_type));
   } else if (to_type == BB_FLOAT && from_type == BB_DOUBLE) {
     for (size_t k = 0; k < n; k++) ((float *)(void *)to)[k] = (float)((const double *)(const void *)from)[k];
   } else if (to_type == BB_DOUBLE && from_type == BB_FLOAT) {

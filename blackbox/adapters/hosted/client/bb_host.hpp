@@ -7,6 +7,8 @@
 
 #include "bb_host.h"
 
+#include <cstdio>
+#include <cstdlib>
 #include <initializer_list>
 #include <type_traits>
 #include <vector>
@@ -40,6 +42,12 @@ void put(const char *name, const T *data, const Dims &dims) {
 
 template <class T>
 void put_part(const char *name, const T *data, const Dims &dims, const Dims &first, const Dims &whole) {
+  if (first.size() != dims.size() || whole.size() != dims.size()) {
+    std::fprintf(stderr, "blackbox: expected first and whole with a number for each of %zu dimensions, got "
+                 "others of: %s\n",
+                 dims.size(), name);
+    std::exit(70);
+  }
   bb_put_part(name, type_of<T>(), static_cast<int>(dims.size()), dims.data(), first.data(), whole.data(), data);
 }
 
