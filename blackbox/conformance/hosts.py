@@ -5,25 +5,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blackbox.adapters.hosted import Hosted, HostedRun
+from blackbox.adapters.hosted.call import VectorForm
 from blackbox.conformance.layout import is_open, places_of, told
 from blackbox.conformance.report import Finding, Report, Verdict
 from blackbox.errors import BlackBoxError
 
+Array = np.ndarray[Any, Any]
 RUNS, REPEATED, SIDE, ANSWERS, STATE, COST = "runs", "repeats", "side by side", "answers", "state", "cost"
-MOST = 96  # numbers that a call may show, for the state to be looked at: it takes as many runs
+LEAST, ROUNDS = 8, 3  # calls of a run, and rounds of all calls and stages, where nobody says how many
+MOST = 192  # numbers that a call shows and is given, for the state to be looked at: it takes as many runs
 BEYOND = 4  # runs more than numbers
 NEAR, FAR = 1e-5, 1e-3  # of an answer's scale: what it is moved by, in double and in single precision
-HIDDEN = 0.02  # of what a call sees that is not explained by what the call before has shown
+HIDDEN = 0.003  # of what answers do, what is not explained by what a call shows
+FAINT = 0.1  # of all changes of what is seen, what the answers of a round do at least
+ROUNDED = 4  # units in the last place that a program's own rounding may change a number by
 
 
-def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8, seed: int = 0) -> Report:
+def check_host(
+    host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int | None = None, seed: int = 0
+) -> Report:
     """Examine a program that calls the network: is it fit to be trained through?
 
     Answers are drawn: standard normal numbers times the scale of their spec, or 1.
@@ -31,7 +38,7 @@ def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8
     Args:
         host: the program.
         cases: cases that training has too; two or more.
-        calls: how many calls of a run are answered.
+        calls: how many calls of a run are answered; None for 8, or for three rounds of all calls and stages.
         seed: of all draws.
 
     Returns:
@@ -39,6 +46,7 @@ def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8
         is answered changes what is seen later; whether what a call shows determines what follows; and what an
         exchange costs.
     """
+    calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
     began, before = time.monotonic(), host.counts.exchanges
     said, host.said_early = host.said_early, True  # runs may be shorter than these calls
     policy, host.failures = host.failures, "raise"  # a run that fails is a finding
@@ -84,7 +92,8 @@ class _DrawnAnswers:
         return [
             torch.as_tensor(
                 draws.standard_normal(spec.shape)
-                * (1.0 if spec.scale is None else np.reshape(spec.scale, spec.shape))
+                * (1.0 if spec.scale is None else np.reshape(spec.scale, spec.shape)),
+                dtype=spec.torch_dtype or torch.float64,
             )
             for spec in call.given
         ]
@@ -112,7 +121,9 @@ class _Answers:
         if move is None or len(move) != rows:
             return tuple(arrays)
         parts = move.split([array[0].numel() for array in arrays], dim=1)
-        return tuple(array + part.view_as(array) for array, part in zip(arrays, parts, strict=True))
+        return tuple(
+            (array + part.view_as(array)).to(array.dtype) for array, part in zip(arrays, parts, strict=True)
+        )
 
 
 def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
@@ -175,13 +186,15 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
 
 def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
     """Whether answers change what is seen later, and whether what is shown determines what follows."""
-    base, silent = drawn.run([case]), list[str]()
+    base, seen = drawn.run([case]), dict[str, tuple[bool, bool]]()
     for name in base:
-        draw = torch.randn(1, len(drawn.scales(name)), generator=torch.Generator().manual_seed(0)).double()
-        moved = drawn.run([case], {(name, 0): 1e-3 * drawn.scales(name) * draw})
-        same = zip(_seen(base), _seen(moved), strict=True)
-        if all(torch.equal(one, other) for one, other in same):
-            silent.append(name)
+        moved = [_moved(drawn, case, name, length) for length in (FAR, 1.0)]
+        seen[name] = any(_differ(base, moved[0])), any(_differ(base, moved[1]))
+    silent = [name for name, (_, far) in seen.items() if not far]
+    steps = [name for name, (near, far) in seen.items() if far and not near]
+    if silent and drawn.calls <= len(drawn.host.form.kinds):
+        words = f"Not measured: a round has {len(drawn.host.form.kinds)} calls. Give a larger calls=."
+        return [Finding(ANSWERS, Verdict.SKIPPED, words)]
     if silent:
         words = (
             f"Nothing that the program sends in {drawn.calls} calls depends on the answer to "
@@ -189,7 +202,29 @@ def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
         )
         return [Finding(ANSWERS, Verdict.FAULT, words)]
     changes = Finding(ANSWERS, Verdict.OK, "What is answered changes what is seen later.")
+    if steps:
+        words = (
+            f"An answer to {' and '.join(map(repr, steps))} changes what is seen later, and a thousandth of "
+            "it changes nothing: the program rounds it or goes by a threshold, and has no derivative there. "
+            "Let it go by the number itself, or train by values alone."
+        )
+        changes = Finding(ANSWERS, Verdict.WARNING, words)
     return [changes, *_layouts(drawn, case), _state(drawn, case)]
+
+
+def _moved(drawn: _DrawnAnswers, case: int, name: str, length: float) -> HostedRun:
+    """A run in which all answers to a call are moved by so much of their scale."""
+    scales, generator = drawn.scales(name), torch.Generator().manual_seed(0)
+    moves = {
+        (name, number): length * scales * _normal(len(scales), generator)[None]
+        for number in range(drawn.calls)
+    }
+    return drawn.run([case], moves)
+
+
+def _differ(one: HostedRun, other: HostedRun) -> list[bool]:
+    """Of each array that was sent, whether it is another."""
+    return [not torch.equal(a, b) for a, b in zip(_seen(one), _seen(other), strict=True)]
 
 
 def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
@@ -213,56 +248,33 @@ def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
 
 
 def _state(drawn: _DrawnAnswers, case: int) -> Finding:
-    """Whether changes of what a call shows determine those of what is seen next, whatever made them.
+    """Whether changes of what a call shows, and of its answer, determine those of what is seen next.
 
-    Earlier answers are moved, more of them than a call shows numbers. So some of these moves cancel in what
-    is shown, and what is seen next must not show them either.
+    All answers are moved, in more runs than a call has numbers. So some of these moves cancel in what is
+    shown and answered, and what is seen next must not show them either, at none of the calls.
     """
     form, generator = drawn.host.form, torch.Generator().manual_seed(1)
     slots = [slot for name in form.calls for slot in form.seen[name]] + [*form.remembered()]
-    slots = [slot for slot in slots if slot.spec.floating]
-    size = sum(math.prod(slot.spec.shape) for slot in slots)
-    rounds = drawn.calls // len(form.kinds) - 2  # the last answers are not moved
-    moved = {name: max(0, rounds) * call.stages for name, call in form.calls.items()}
-    count = min(size + BEYOND, sum(n * len(drawn.scales(name)) for name, n in moved.items()))
-    if size > MOST or count <= 1:
-        why = f"{size:,} numbers are many" if size > MOST else "so few answers are"
-        return Finding(STATE, Verdict.SKIPPED, f"Not measured: {why} to look at one by one.")
-    single = any(
-        spec.dtype == "float32" for call in form.calls.values() for spec in (*call.seen, *call.given)
-    )
-    length = FAR if single else NEAR
-    moves = [
-        {
-            (name, number): length * drawn.scales(name) * _normal(len(drawn.scales(name)), generator)
-            for name, times in moved.items()
-            for number in range(times)
-        }
-        for _ in range(count)
-    ]
-    ways = [_way(drawn, case, move) for move in ({}, *moves)]
-    last = min(map(len, ways)) - 2
-    before, after = (np.stack([way[place] for way in ways]) for place in (last, last + 1))
-    if last < 1 or any(len(set(part[:, 0])) > 1 for part in (before, after)) or after[0, 0] < 0:
-        return Finding(STATE, Verdict.SKIPPED, "Not measured: how many calls are made depends on answers.")
-    shown = {slot.name for slot in form.remembered(form.kinds[int(before[0, 0])])}
-    shown |= {slot.name for name in form.calls for slot in form.seen[name]}
-    slots = [slot for slot in slots if slot.name in shown]
-    d, e = (
-        np.hstack([part[1:, slot.place] - part[0, slot.place] for slot in slots]) for part in (before, after)
-    )
-    e = e[:, : sum(math.prod(slot.spec.shape) for name in form.calls for slot in form.seen[name])]
-    d, e = (part[:, np.abs(part).max(axis=0) > 0] for part in (d, e))
-    d, e = d / np.abs(d).max(axis=0), e / np.abs(e).max(axis=0)
-    cancelled = _cancelled(d, 10 * length)
-    if not e.size or not cancelled.shape[1]:
+    size = sum(math.prod(slot.spec.shape) for slot in slots if slot.spec.floating) + form.width
+    if size > MOST:
         return Finding(
-            STATE, Verdict.SKIPPED, "Not measured: more answers have to be moved, by a larger calls=."
+            STATE, Verdict.SKIPPED, f"Not measured: {size:,} numbers are many to look at one by one."
         )
-    hidden = float(
-        np.linalg.norm(cancelled.T @ e) / np.linalg.norm(e) * math.sqrt(len(d) / cancelled.shape[1])
-    )
-    if hidden <= HIDDEN:
+    base = _way(drawn, case, {})
+    single = _is_single(base)
+    length = FAR if single else NEAR
+    ways = [base]
+    for _ in range(min(size + BEYOND, sum(map(len, base.answers)))):
+        moves = {
+            (name, number): length * drawn.scales(name) * _normal(len(drawn.scales(name)), generator)
+            for name in form.calls
+            for number in range(drawn.calls)
+        }
+        ways.append(_way(drawn, case, moves))
+    hidden = _hidden(form, ways, length, float(np.finfo(np.float32 if single else np.float64).eps))
+    if isinstance(hidden, str):
+        return Finding(STATE, Verdict.SKIPPED, f"Not measured: {hidden}.")
+    if hidden <= HIDDEN + 10 * length:
         words = "What a call shows, and its answer, determine what is seen next."
         return Finding(STATE, Verdict.OK, words, hidden, "of it hidden")
     words = (
@@ -273,33 +285,105 @@ def _state(drawn: _DrawnAnswers, case: int) -> Finding:
     return Finding(STATE, Verdict.WARNING, words, hidden, "of it hidden")
 
 
-def _cancelled(d: np.ndarray[Any, Any], tolerance: float) -> np.ndarray[Any, Any]:
-    """Combinations of rows that are zero to a tolerance, `(rows, combinations)`."""
-    u, sizes, _ = np.linalg.svd(d)
-    return u[:, int((sizes > tolerance * sizes[0]).sum()) :] if len(sizes) else u
+class _Way(NamedTuple):
+    """A run: what is known of it at its first call and after each answer, and the answers."""
+
+    vectors: list[Array]
+    answers: list[Array]
+
+
+def _way(drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor]) -> _Way:
+    """A run whose n-th answer to a call is moved by so much."""
+    host, numbers = drawn.host, dict.fromkeys(drawn.host.form.calls, 0)
+    with host.programs.turn():
+        place = host.programs.first(case)
+        way = _Way([place.vector], [])
+        while place.vector[0] >= 0 and place.count < drawn.calls:
+            name, _ = host.form.kinds[int(place.vector[0])]
+            arrays = [array.flatten() for array in drawn.answers(name, numbers[name])]
+            move = moves.get((name, numbers[name]), torch.zeros(sum(map(len, arrays))))
+            parts = zip(arrays, move.split([*map(len, arrays)]), strict=True)
+            given = torch.cat([(array + part).to(array.dtype).double() for array, part in parts]).numpy()
+            numbers[name] += 1
+            place = host.programs.after(place, given)
+            way.vectors.append(place.vector)
+            way.answers.append(given)
+        host.programs.release([case])
+    return way
+
+
+def _is_single(way: _Way) -> bool:
+    """Whether all that was sent are numbers of single precision, whatever the spec says of them."""
+    sent = np.concatenate(way.vectors)
+    return bool((sent == sent.astype(np.float32)).all())
+
+
+def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -> float | str:
+    """The most that is hidden at a call, of what the answers of one round do; or why nobody knows.
+
+    Args:
+        form: of the vectors.
+        ways: runs, the first without moves.
+        length: of the moves.
+        eps: the last place of a program's numbers, to which it rounds.
+    """
+    own, found, why = dict[int, Array](), list[float](), "more answers have to be moved, by a larger calls="
+    for place in range(len(form.kinds) - 1, min(len(way.answers) for way in ways)):
+        kinds = {(int(way.vectors[place][0]), int(way.vectors[place + 1][0])) for way in ways}
+        kind, after = kinds.pop()
+        if kinds:
+            why = "how many calls are made depends on answers"
+        if kinds or after < 0:
+            continue
+        shown = [*form.seen[form.kinds[kind][0]], *form.remembered(form.kinds[kind])]
+        parts = [_changes(ways, place, slot.place) for slot in shown if slot.spec.floating]
+        answers = np.stack([way.answers[place] for way in ways])
+        d = np.hstack([*parts, answers[1:] - answers[0]])
+        sent = [slot for slot in form.seen[form.kinds[after][0]] if slot.spec.floating]
+        e = np.hstack([_changes(ways, place + 1, slot.place) for slot in sent])
+        rounding = (
+            ROUNDED * eps * np.abs(np.hstack([ways[0].vectors[place + 1][slot.place] for slot in sent]))
+        )
+        spread = np.sqrt(np.square(e).mean(axis=0))
+        own.setdefault(after, spread)  # of a round's answers alone
+        moves = sum(map(len, ways[0].answers[: place + 1]))
+        if not (moved := spread > rounding).any():
+            why = "small changes of answers change nothing"
+            continue
+        left = _left(d, e, moves, 10 * length)
+        if left is None:
+            continue
+        left = (
+            np.sqrt(np.maximum(left**2 - rounding**2, 0))[moved]
+            / np.maximum(own[after], FAINT * spread)[moved]
+        )
+        found.append(float(np.sqrt(np.square(left).mean())))
+    return max(found) if found else why
+
+
+def _changes(ways: Sequence[_Way], place: int, numbers: slice) -> Array:
+    """How numbers of the vectors at a place are moved, `(ways less the first, numbers)`."""
+    return np.stack([way.vectors[place][numbers] for way in ways[1:]]) - ways[0].vectors[place][numbers]
+
+
+def _left(d: Array, e: Array, moves: int, tolerance: float) -> Array | None:
+    """Of each column of e what is not a combination of the columns of d, as a spread; None if nothing can be.
+
+    Args:
+        d: changes of what is known, `(rows, numbers)`.
+        e: changes of what follows.
+        moves: how many numbers made them.
+        tolerance: of combinations that cancel.
+    """
+    d = d[:, np.abs(d).max(axis=0) > 0]
+    u, sizes, _ = np.linalg.svd(d / np.abs(d).max(axis=0))
+    rank = int((sizes > tolerance * sizes[0]).sum())
+    free = min(len(d), moves) - rank
+    return np.linalg.norm(u[:, rank:].T @ e, axis=0) / math.sqrt(free) if free > 0 else None
 
 
 def _normal(size: int, generator: torch.Generator) -> Tensor:
     return torch.randn(size, generator=generator, dtype=torch.float64)
-
-
-def _way(
-    drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor]
-) -> list[np.ndarray[Any, Any]]:
-    """The vectors of a run, from its first call on."""
-    host, numbers = drawn.host, dict.fromkeys(drawn.host.form.calls, 0)
-    with host.programs.turn():
-        place = host.programs.first(case)
-        vectors = [place.vector]
-        while place.vector[0] >= 0 and place.count < drawn.calls:
-            name, _ = host.form.kinds[int(place.vector[0])]
-            given = torch.cat([part.flatten() for part in drawn.answers(name, numbers[name])])
-            given = given + moves.get((name, numbers[name]), 0.0)
-            numbers[name] += 1
-            place = host.programs.after(place, given.numpy())
-            vectors.append(place.vector)
-        host.programs.release([case])
-    return vectors
 
 
 def _seen(run: HostedRun) -> list[Tensor]:

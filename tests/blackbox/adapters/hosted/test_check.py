@@ -59,6 +59,137 @@ def test_whether_a_call_shows_the_state(tmp_path, text, call, expected):
     assert verdicts(host, calls=10)["state"] is expected
 
 
+def rates(x, u):
+    return np.array([np.sin(x[0] + x[1]) - 0.3 * x[0] + u[0], np.cos(x[0]) * u[1] - 0.5 * x[1]])
+
+
+def runge_kutta(case, host):
+    """The classical scheme, which asks in each of four stages."""
+    x, step = np.array([1.0 + case, 0.5]), 0.1
+    for _ in range(10):
+        a = rates(x, host.exchange("closure", x))
+        y = x + step / 2 * a
+        b = rates(y, host.exchange("closure", y))
+        y = x + step / 2 * b
+        c = rates(y, host.exchange("closure", y))
+        y = x + step * c
+        d = rates(y, host.exchange("closure", y))
+        x = x + step / 6 * (a + 2 * b + 2 * c + d)
+
+
+def midpoint(case, host):
+    x, step = np.array([1.0 + case, 0.5]), 0.1
+    for _ in range(10):
+        half = x + step / 2 * rates(x, host.exchange("closure", x))
+        x = x + step * rates(half, host.exchange("closure", half))
+
+
+def lagged(direct, slow):
+    """A share of each answer acts at once, and the rest by a lag that the program keeps."""
+
+    def program(case, host):
+        x, kept = np.array([1.0 + case, 0.5]), np.zeros(2)
+        for _ in range(20):
+            u = host.exchange("closure", x)
+            kept = kept + (u - kept) / slow
+            x = x + 0.1 * rates(x, direct * u + (1 - direct) * kept)
+
+    return program
+
+
+def two_steps(case, host):
+    """Adams-Bashforth, which keeps the rates of the step before."""
+    x, before = np.array([1.0 + case, 0.5]), None
+    for _ in range(20):
+        now = rates(x, host.exchange("closure", x))
+        x = x + 0.1 * (now if before is None else 1.5 * now - 0.5 * before)
+        before = now
+
+
+def single(case, host):
+    """A program of single precision, whose small steps are near what it rounds to."""
+    x = np.array([1.0 + case, 0.5], np.float32)
+    for _ in range(20):
+        u = host.exchange("closure", x)
+        x = (x + np.float32(0.001) * rates(x, u)).astype(np.float32)
+
+
+def late(case, host):
+    """Goes by no answer before the fourth."""
+    x = np.array([1.0 + case, 0.5])
+    for step in range(20):
+        x = x + 0.1 * rates(x, host.exchange("closure", x) * (step > 2))
+
+
+SINGLE = {"sees": ArraySpec("x", (2,), "float32"), "gives": ArraySpec("u", (2,), "float32")}
+
+
+@pytest.mark.quick_cases(5)
+@pytest.mark.parametrize(
+    ("program", "call", "calls", "expected"),
+    [
+        *((midpoint, {}, calls, Verdict.WARNING) for calls in (7, 8, 9)),
+        (midpoint, {"stages": 2}, 8, Verdict.OK),
+        *((runge_kutta, {}, calls, Verdict.WARNING) for calls in (8, 9, 10, 11)),
+        (runge_kutta, {"stages": 2}, None, Verdict.WARNING),
+        *((runge_kutta, {"stages": 4, "memory": memory}, None, Verdict.OK) for memory in (0, None)),
+        *((lagged(direct, 2), {}, None, Verdict.WARNING) for direct in (0, 0.5, 0.9)),
+        *((lagged(direct, 10), {}, None, Verdict.WARNING) for direct in (0, 0.5, 0.8)),
+        (lagged(1, 10), {}, None, Verdict.OK),
+        (two_steps, {}, None, Verdict.WARNING),
+        (two_steps, {"memory": 1}, None, Verdict.OK),
+        (single, {}, None, Verdict.OK),
+        (single, SINGLE, None, Verdict.OK),
+        (late, {}, None, Verdict.OK),
+    ],
+)
+def test_what_a_program_keeps_is_found_wherever_it_is_looked_for(program, call, calls, expected):
+    host = Hosted(program, calls=[Call("closure", **{"sees": X, "gives": U} | call)])
+    report = check_host(host, [0, 1], calls=calls)
+    assert report.finding("answers").verdict is Verdict.OK
+    assert report.finding("state").verdict is expected
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize(
+    ("count", "calls", "expected"), [(9, 8, Verdict.SKIPPED), (9, None, Verdict.OK), (20, None, Verdict.OK)]
+)
+def test_a_program_that_asks_for_each_of_its_columns_is_asked_for_all(count, calls, expected):
+    """What is answered for a column shows at the next step, when it is asked for again."""
+
+    def columns(case, host):
+        x = np.random.default_rng(case).standard_normal((count, 12))
+        for _ in range(4):
+            x = 0.9 * x + 0.1 * np.array([host.exchange("closure", column) for column in x])
+
+    spec = ArraySpec("x", (12,)), ArraySpec("u", (12,))  # too many numbers to look at one by one
+    host = Hosted(columns, calls=[Call("closure", *spec, stages=count)])
+    finding = check_host(host, [0, 1], calls=calls).finding("answers")
+    assert finding.verdict is expected
+    assert expected is Verdict.OK or "a round has 9 calls" in finding.sentence
+
+
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize(
+    ("acts", "verdict", "words"),
+    [
+        (lambda u: u > 0, Verdict.WARNING, "goes by a threshold"),
+        (np.round, Verdict.WARNING, "rounds it"),
+        (lambda u: np.clip(u, -1e-3, 1e-3), Verdict.WARNING, "goes by a threshold"),
+        (lambda u: 0 * u, Verdict.FAULT, "See that the program uses it"),
+    ],
+)
+def test_what_goes_by_a_threshold_uses_its_answers(acts, verdict, words):
+    def relay(case, host):
+        x = 15.0 + case
+        for _ in range(20):
+            x = x + 0.1 * (10 - x) + float(acts(host.exchange("closure", x)))
+
+    host = Hosted(relay, calls=[Call("closure", ArraySpec("x", ()), ArraySpec("u", ()))])
+    finding = check_host(host, [0, 1]).finding("answers")
+    assert finding.verdict is verdict and words in finding.sentence
+
+
 @pytest.mark.slow
 def test_an_answer_that_is_not_used(tmp_path):
     report = check_host(hosted(tmp_path, LINEAR.replace(STEP, "x[0] = 0.5 * x[0]")))
