@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
 from blackbox.adapters import CommandLine
 from blackbox.calls import intercepted, rows_run_by, runner
-from blackbox.errors import TryAgain
+from blackbox.errors import SessionError, TryAgain
 from blackbox.failures import Failure
 from blackbox.words import counted
 from blackbox_coupling import PACKAGES
@@ -102,6 +102,8 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
     except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
         raised = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         why = f"the objective, on zeros from its box, raised {raised}."
+        if isinstance(error, SessionError):  # which is in words
+            why = str(error)
         instead = (f"Cost: not known before the first step: {why}",)
         return Asked(ledger.rows_of_data(), instead=instead)
     with torch.random.fork_rng(devices=()):

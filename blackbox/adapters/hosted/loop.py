@@ -11,6 +11,7 @@ from torch import Tensor
 from blackbox.adapters.hosted.boxes import chosen, filled, given_arrays
 from blackbox.adapters.hosted.call import ENDED
 from blackbox.adapters.hosted.record import HostedRun, Rounds, lost_rows
+from blackbox.errors import SessionError
 from blackbox.failures import FailedRow, last_cause
 from blackbox.notices import warn
 from blackbox.words import counted
@@ -115,8 +116,9 @@ class Loop:
         """Which rows wait for an answer."""
         going = (self._asked >= 0) & self._failed().logical_not()
         if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
-            raise RuntimeError(  # no program has answered: it is a rehearsal
-                "how many calls a run makes is known once it has run; run(..., calls=) bounds them"
+            raise SessionError(  # no program has answered: it is a rehearsal
+                f"{self._host!r}.run: expected calls=, by which it is known what a run asks before one has run, "
+                "got none. Write run(..., calls=) to know it."
             )
         return going
 
