@@ -190,9 +190,9 @@ FAR = 10.0  # widths beyond its bounds, where a number seems to be in other unit
 def warn_of_other_units(owner: str, specs: tuple[ArraySpec, ...], inputs: tuple[Tensor, ...]) -> None:
     """Warn of numbers that lie outside of their spec's bounds by more than ten times their distance."""
     for spec, array in zip(specs, inputs, strict=True):
-        if spec.bounds is None or not array.numel():
+        low, high = spec.ends
+        if not math.isfinite(high - low) or not array.numel():
             continue
-        low, high = spec.bounds
         least, most = array.min().item(), array.max().item()
         if max(low - least, most - high) > FAR * (high - low):
             warn(

@@ -6,6 +6,7 @@ import keyword
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +40,13 @@ class ArraySpec:
             all else is neither. Channels come first: turn arrays in the box where they are last.
         modelled: False for an array without derivative that says which run a row belongs to, not what is
             simulated: a history, a key, a seed. Learned tangents then do not see it.
-        bounds: the lowest and the highest number that is usual in the array, such as (0, 1) for images.
-            Numbers may leave them; a box warns (`BoundsWarning`) if those of its first call lie beyond by
-            more than ten times the distance of the two, as bytes of 0 to 255 do.
+        bounds: the lowest and the highest number that is usual in the array, such as (0, 1) for images, and
+            (0, None) for one side alone. A number may lie beyond them, and the box is asked for it as it is.
+            What is drawn without being asked for keeps within: a dither (`zo.TangentGradient`) takes no
+            number out of the bounds, nor further out one that lies beyond, and a check that is given no
+            samples draws its own there. Steps of mu do not look at them. A box warns (`BoundsWarning`) if
+            numbers of its first call lie beyond by more than ten times the distance of the two, as bytes of
+            0 to 255 do.
         copy_of: of an output, the name of the input that it is, unchanged, such as an action that is handed
             on to the next call. Learned tangents then have its derivative, and learn nothing of it.
 
@@ -56,7 +61,7 @@ class ArraySpec:
     scale: float | Sequence[Any] | None = None
     layout: Layout | str = "auto"
     modelled: bool = field(default=True, repr=False)  # says nothing of the answers: no part of an identity
-    bounds: tuple[float, float] | None = field(default=None, repr=False)  # nor does this
+    bounds: tuple[float | None, float | None] | None = field(default=None, repr=False)  # nor does this
     copy_of: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,13 +99,7 @@ class ArraySpec:
                 self, "scale", tuple(np.broadcast_to(scale.flatten(), math.prod(self.shape)).tolist())
             )
         if self.bounds is not None:
-            bounds = np.asarray(self.bounds, dtype=np.float64)
-            if bounds.shape != (2,) or not (np.isfinite(bounds).all() and bounds[0] < bounds[1]):
-                raise DefinitionError(
-                    f"ArraySpec {self.name!r}, bounds: expected the lowest and the highest usual number, "
-                    f"such as (0, 1), got {self.bounds!r}. Give two, or leave them out."
-                )
-            object.__setattr__(self, "bounds", tuple(bounds.tolist()))
+            object.__setattr__(self, "bounds", self._checked_bounds())
         if not self.floating:
             object.__setattr__(self, "differentiable", False)
         object.__setattr__(self, "layout", checked_layout(self.name, self.shape, self.layout))
@@ -109,6 +108,33 @@ class ArraySpec:
                 f"ArraySpec {self.name!r}, modelled: expected False only without a derivative, got an input "
                 "that has one, which a model of the box has to see. Add differentiable=False."
             )
+
+    def _checked_bounds(self) -> tuple[float | None, float | None] | None:
+        """Both as floats, None for infinity.
+
+        Raises:
+            DefinitionError: they are not two, or not in order.
+        """
+        low, high = math.nan, math.nan
+        with suppress(TypeError, ValueError):
+            low, high = (
+                sign * math.inf if end is None else float(end)
+                for end, sign in zip(self.bounds or (), (-1, 1), strict=True)
+            )
+        if not low < high:
+            raise DefinitionError(
+                f"ArraySpec {self.name!r}, bounds: expected the lowest and the highest usual number, "
+                f"such as (0, 1), or (0, None), got {self.bounds!r}. Give two that hold for all numbers of "
+                "the array, the lower one first, or leave them out."
+            )
+        low, high = (end if math.isfinite(end) else None for end in (low, high))
+        return None if low is None and high is None else (low, high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The bounds as two numbers, infinite on a side without one."""
+        low, high = self.bounds or (None, None)
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     @property
     def floating(self) -> bool:
@@ -129,6 +155,22 @@ class ArraySpec:
     def torch_dtype(self) -> torch.dtype | None:
         """The dtype as torch names it; None if any float will do."""
         return None if self.dtype is None else DTYPES[self.dtype]
+
+    def usual_numbers(self, generator: np.random.Generator, *leading: int) -> np.ndarray:
+        """Floats for who is given none: standard normal times the scale; those of bounds keep within them.
+
+        Args:
+            generator: draws them.
+            leading: the leading axes.
+        """
+        (low, high), shape = self.ends, (*leading, *self.shape)
+        if math.isfinite(low) and math.isfinite(high):
+            return generator.uniform(low, high, shape)
+        drawn = np.asarray(generator.standard_normal(shape))
+        drawn = drawn if self.scale is None else drawn * np.reshape(self.scale, self.shape)
+        if self.bounds is None:
+            return drawn
+        return low + abs(drawn) if math.isfinite(low) else high - abs(drawn)
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Whether an array of this dtype satisfies the spec."""

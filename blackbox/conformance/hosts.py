@@ -90,11 +90,7 @@ class _DrawnAnswers:
         call, key = self.host.form.calls[name], [self._seed, number, *name.encode()]
         draws = np.random.default_rng(key)
         return [
-            torch.as_tensor(
-                draws.standard_normal(spec.shape)
-                * (1.0 if spec.scale is None else np.reshape(spec.scale, spec.shape)),
-                dtype=spec.torch_dtype or torch.float64,
-            )
+            torch.as_tensor(spec.usual_numbers(draws), dtype=spec.torch_dtype or torch.float64)
             for spec in call.given
         ]
 

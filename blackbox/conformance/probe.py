@@ -325,7 +325,7 @@ def checked_samples(box: BlackBoxFunction, samples: Samples) -> TakenSamples:
 
 
 def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
-    """32 rows: standard normal floats, float32 if left open, times their scale; small integers, coins.
+    """32 rows: usual floats (`ArraySpec.usual_numbers`), float32 if left open; small integers, coins.
 
     A box that cannot be set has 32 rows that it has led to.
     """
@@ -403,12 +403,9 @@ def how_to_give_samples(box: BlackBoxFunction) -> str:
 
 
 def _drawn(spec: ArraySpec, generator: np.random.Generator) -> np.ndarray:
-    shape = (DRAWN_ROWS, *spec.shape)
     if spec.floating:
-        drawn = generator.standard_normal(shape)
-        if spec.scale is not None:
-            drawn = drawn * np.reshape(spec.scale, spec.shape)
-        return drawn.astype(spec.dtype or "float32")
+        return spec.usual_numbers(generator, DRAWN_ROWS).astype(spec.dtype or "float32")
+    shape = (DRAWN_ROWS, *spec.shape)
     return generator.integers(0, 2 if spec.dtype == "bool" else 10, shape).astype(spec.dtype)
 
 

@@ -350,14 +350,15 @@ def test_rows_are_flattened_in_the_order_of_the_leading_axes():
 
 
 def test_bytes_for_a_box_of_images_are_told_at_the_first_call():
-    def box() -> RowsBox:
-        return RowsBox(lambda x: x[:, :2], (ArraySpec("x", (3,), bounds=(0, 1)),))
+    def box(bounds: Any = (0, 1)) -> RowsBox:
+        return RowsBox(lambda x: x[:, :2], (ArraySpec("x", (3,), bounds=bounds),))
 
     with pytest.warns(BoundsWarning, match=r"about 0 to 1, got 0 to 255.*bytes / 255"):
         box()(torch.tensor([[0.0, 7.0, 255.0]]))
     usual = box()
     usual(torch.tensor([[-0.5, 1.5, 4.0]]))  # warnings are errors in these tests
     usual(torch.tensor([[0.0, 7.0, 255.0]]))  # a training that diverges says so itself
+    box((0, None))(torch.tensor([[-1e3, 0.0, 1e9]]))  # of one side no width is known
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +40,15 @@ ERRORS = [
     ErrorCase("size-is-a-float", lambda: spec("x", (2.0,)), DefinitionError, ["whole sizes", "(2.0,)"]),
     ErrorCase(
         "bounds-turned", lambda: spec("x", (), bounds=(1, 0)), DefinitionError, ["'x', bounds", "(1, 0)"]
+    ),
+    *(
+        ErrorCase(
+            f"bounds-{bounds!r}", lambda b=bounds: spec("x", (2,), bounds=b), DefinitionError, ["bounds"]
+        )
+        for bounds in [(1, 1), (0,), (0, 1, 2), 3, "ab", (float("nan"), 1), (float("inf"), None)]
+    ),
+    ErrorCase(
+        "bounds-by-number", lambda: spec("x", (2,), bounds=([0, 0], [1, 1])), DefinitionError, ["all numbers"]
     ),
     ErrorCase("dtype-unknown", lambda: spec("x", (), "float16"), DefinitionError, ["'x', dtype", "float64"]),
     ErrorCase("dtype-of-torch", lambda: spec("x", (), torch.float32), DefinitionError, ["as a string"]),
@@ -88,3 +99,25 @@ def test_integers_are_neither_floating_nor_differentiable(dtype):
 
 def test_a_shape_of_any_sequence_becomes_a_tuple_so_that_specs_compare_and_hash():
     assert len({spec("x", [2, 3]), spec("x", (2, 3)), spec("x", torch.zeros(2, 3).shape)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "ends"),
+    [
+        (None, (-math.inf, math.inf)),
+        ((None, None), (-math.inf, math.inf)),
+        ((0, None), (0.0, math.inf)),
+        ((-math.inf, 2), (-math.inf, 2.0)),
+        ([torch.tensor(0.0), 1], (0.0, 1.0)),
+    ],
+)
+def test_bounds_may_have_one_side(bounds, ends):
+    one = spec("x", (3,), scale=5.0, bounds=bounds)
+    assert one.ends == ends and hash(one) == hash(spec("x", (3,), scale=5.0, bounds=bounds))
+    drawn = one.usual_numbers(np.random.default_rng(0), 200)
+    assert drawn.shape == (200, 3) and (drawn >= ends[0]).all() and (drawn <= ends[1]).all()
+
+
+def test_numbers_without_bounds_are_standard_normal_times_the_scale():
+    drawn = spec("x", (2,), scale=[5.0, 0.1]).usual_numbers(np.random.default_rng(3), 4)
+    assert (drawn == np.random.default_rng(3).standard_normal((4, 2)) * [5.0, 0.1]).all()

@@ -204,17 +204,78 @@ def test_where_nothing_may_be_dithered_it_is_said_in_the_first_step():
     assert len(said) == 1 and "Step 1:" in said[0] and "'action' of FromTorch" in said[0]
 
 
-def test_a_dither_stays_within_bounds():
-    network, box = (
-        policy(),
-        FromTorch(plant, (STATE, ArraySpec("action", (2,), bounds=(-1.0, 1.0))), (STATE,)),
-    )
-    network.register_buffer("limit", torch.tensor(1.0))
-    network[2].weight.data *= 20  # to its edges
-    gradient, _ = cosines(network, box, limited, 8)
-    assert "action" in gradient.excitation[0]
-    actions = torch.cat([action for _, action in box.asked])
-    assert float(actions.abs().max()) <= 1.0
+def asked_and_sent(bounds, action, steps, dtype=torch.float32, **settings):
+    """What the box was asked for in closed loop, and what the network gave; `(calls, rows, 2)` each."""
+    network = policy().to(dtype)
+    network[2].weight.data *= 6
+    box = FromTorch(plant, (STATE, ArraySpec("action", (2,), bounds=bounds)), (STATE,))
+    sent = []
+
+    def objective(box):
+        def of(network, start):
+            state = start.to(dtype)
+            for _ in range(CALLS):
+                given = action(network(state))
+                sent.append(given.detach())
+                state = box(state, given)
+            return state.square().sum(dim=1)
+
+        return of
+
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for step in range(steps):
+        box.asked.clear(), sent.clear()
+        optimizer.zero_grad()
+        gradient.backward(batch(step))
+        optimizer.step()
+    sent = sent[-CALLS:] if len(sent) > CALLS else sent
+    return torch.stack([a for _, a in box.asked[:CALLS]]), torch.stack(sent), gradient
+
+
+BOUNDED = {  # bounds, and what makes an action of what the last layer gives
+    "inside": ((-1, 1), torch.tanh),
+    "at them": ((-1, 1), lambda a: (2 * a).clamp(-1, 1)),
+    "at one of them, of which float32 is larger": ((0.1, 0.7), lambda a: 0.1 + 0.6 * torch.sigmoid(40 * a)),
+    "beyond on both sides": ((-0.1, 0.1), lambda a: a.sign() * 0.2 + 0.1 * a),
+    "partly beyond": ((-0.3, 0.3), lambda a: a),
+    "beyond one": ((None, -5), lambda a: a),
+    "a half-line": ((0, None), nn.functional.softplus),
+    "a half-line from above": ((None, 0.0), lambda a: -a.square()),
+    "infinite": ((-math.inf, 0.0), lambda a: -a.relu()),
+}
+
+
+@pytest.mark.quick_cases(4)
+@pytest.mark.parametrize("excite", [None, 0.5], ids=["found", "large"])
+@pytest.mark.parametrize("case", BOUNDED)
+def test_a_dither_takes_no_number_out_of_bounds_nor_further_out(case, excite):
+    bounds, action = BOUNDED[case]
+    asked, sent, gradient = asked_and_sent(bounds, action, 3, excite=excite)
+    low, high = ArraySpec("a", (), bounds=bounds).ends
+    assert (asked >= sent.clamp(max=low)).all() and (asked <= sent.clamp(min=high)).all()
+    size = gradient.excitation[0]["action"].max()
+    moved = (asked - sent).abs()
+    assert 0 < float(moved.max()) and (excite is None or float(moved.max()) < 6 * size)
+
+
+@pytest.mark.parametrize("bounds", [(-1e-3, 1e-3), (-1, 0)])
+def test_a_dither_is_small_beside_narrow_bounds(bounds):
+    """Or it would be folded, or nothing would be left of it."""
+    asked, sent, gradient = asked_and_sent(bounds, lambda a: bounds[0] * torch.sigmoid(a), 2, excite=1e6)
+    width = bounds[1] - bounds[0]
+    assert bool((gradient.excitation[0]["action"] <= width / 4).all())
+    assert ((asked - sent).abs() > width / 20).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("bounds", [(-0.2, 0.2), (None, 0.1)])
+def test_beyond_its_bounds_a_row_is_asked_where_the_network_is(bounds):
+    """It was pulled to them, however small the dither was: gradients were off by .07 to .45."""
+    box = FromTorch(plant, (STATE, ArraySpec("action", (2,), bounds=bounds)), (STATE,))
+    network = policy()
+    network[2].weight.data *= 3
+    _, found = cosines(network, box, closed_loop, 14)
+    assert min(found[-6:]) > 0.98
 
 
 def test_a_number_fixes_the_size():

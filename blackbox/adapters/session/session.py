@@ -298,12 +298,10 @@ class Session(BlackBoxFunction):
         return tuple(np.concatenate(column)[:rows] for column in zip(*parts, strict=True))
 
     def drawn_action(self, generator: np.random.Generator) -> Array:
-        """A random action: standard normal times its scale, or 0 and 1."""
-        shape, scale = self.action.shape, self.action.scale
+        """A random action: usual numbers (`ArraySpec.usual_numbers`), or 0 and 1."""
         if not self.action.floating:
-            return generator.integers(0, 2, shape)
-        drawn = np.asarray(generator.standard_normal(shape))
-        return drawn if scale is None else drawn * np.reshape(scale, shape)
+            return generator.integers(0, 2, self.action.shape)
+        return self.action.usual_numbers(generator)
 
     def forgets(self, histories: Array, generator: np.random.Generator | None, seconds: float) -> str | None:
         """What a reset or a snapshot forgets, for `check_black_box`: in words, None for nothing that shows.

@@ -68,13 +68,11 @@ class Drawn(Dither):
             rows.shape, generator=self._key.generator(DITHER, number, which), dtype=torch.float64
         )
         dither = (draw * size.double().cpu()).to(rows)
-        if spec.bounds is None:
-            return dither
-        low, high = spec.bounds
+        low, high = spec.ends  # what is beyond by itself goes no further out
+        low, high = rows.clamp(max=low), rows.clamp(min=high)
         beyond = (rows + dither < low) | (rows + dither > high)
         dither = torch.where(beyond, -dither, dither)  # to the other side, where there is room
-        inside = rows.clamp(low, high)  # an input that is beyond by itself stays there
-        return torch.where((rows + dither < low) | (rows + dither > high), inside - rows, dither)
+        return torch.where((rows + dither < low) | (rows + dither > high), 0.0, dither)
 
     @torch.no_grad()
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:

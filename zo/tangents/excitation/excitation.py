@@ -36,6 +36,7 @@ FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
 WIDEST = 1.0  # unit: the largest dither; decision 153
+NARROW = 0.25  # of the range that bounds leave: the same; decision 164
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 LONG = 10  # steps, after which fewer rows may show a response than choose the next dither; decision 147
@@ -162,9 +163,12 @@ class Excitation:
 
     def sizes(self, box: int) -> dict[int, Tensor]:
         """By input, how large the dither of a box's is, number by number."""
-        state = self._state[box]
+        state, specs = self._state[box], self._boxes[box].inputs
         factor = state.factor if self.size is None else self.size
-        return {place: factor * unit for place, unit in state.units.items()}
+        ranges = {place: specs[place].ends[1] - specs[place].ends[0] for place in state.units}
+        return {
+            place: (factor * unit).clamp(max=NARROW * ranges[place]) for place, unit in state.units.items()
+        }
 
     @property
     def waits(self) -> bool:
