@@ -316,10 +316,11 @@ def test_what_a_dither_does_to_the_loss_is_told():
 
 
 @pytest.mark.slow
-def test_what_a_dither_does_to_the_loss_is_that_of_the_box_where_the_tangent_is_the_box():
-    """A dither that stays in the loss, as of a box that cannot be set, changes it by what the box says."""
+@pytest.mark.parametrize("settable", [False, True])
+def test_what_a_dither_does_to_the_loss_is_what_the_loss_is_off_by(settable):
+    """Of a box that cannot be set all of it stays in the loss; of another what the tangent did not know."""
     network, box = policy(), plant_box()
-    box.settable = False  # so nothing is taken from its answers
+    box.settable = settable  # so something is taken from its answers
     gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, excite=0.5)
     with torch.no_grad():
         for step in range(25):
@@ -328,7 +329,28 @@ def test_what_a_dither_does_to_the_loss_is_that_of_the_box_where_the_tangent_is_
     with torch.no_grad():
         without = closed_loop(plant)(network, batch(24)).mean()
     assert told == pytest.approx(float((loss - without) / without), rel=0.05, abs=1e-3)
-    assert abs(told) > 0.01
+    assert settable == (abs(told) < 0.01)
+
+
+@pytest.mark.parametrize(("settable", "rows"), [(True, 8), (False, 8), (True, 1)])
+def test_the_share_of_a_dither_that_the_loss_is_without_is_told(settable, rows):
+    """None of it before its response is known: that loss is another than the network's own."""
+    network, box = policy(), plant_box()
+    box.settable = settable
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, excite=1.0)
+    known, off = [], []
+    for step in range(6):
+        network.zero_grad()
+        loss = gradient.backward(batch(step, rows))
+        with torch.no_grad():
+            without = closed_loop(plant)(network, batch(step, rows)).mean()
+        known.append(gradient.metrics().get("tangent_excitation_known"))
+        off.append(abs(float(loss / without - 1)))
+    assert known[:2] == [None, 0.0] and off[0] < 1e-5 < 1e-3 < off[1]
+    if not settable:
+        assert not any(known[1:])
+    elif rows > 1:
+        assert known[-1] > 0.5 and off[-1] < 0.5 * max(off[1:])
 
 
 class Prompt(nn.Module):

@@ -276,7 +276,10 @@ class TangentGradient:
             batch: any nesting of tensors with rows first.
 
         Returns:
-            The base loss as a detached number: the mean over the rows that did not fail.
+            The base loss as a detached number: the mean over the rows that did not fail. Where inputs are
+            dithered it is without the response to that as far as the tangents know it. They know nothing of
+            it in the first steps (`tangent_excitation_known` is 0): of few rows such a loss may be several
+            times another, so do not stop, or take weights for the best, by it.
 
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, the network cannot be stacked, or
@@ -488,7 +491,8 @@ class TangentGradient:
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
             outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
-            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), and 1 where
+            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), the share of
+            the response that the loss is without (`tangent_excitation_known`, from 0 to 1), and 1 where
             no gradient was added, see `backward` (`tangent_waits`).
             Where there are replays, how many may follow (`tangent_replays`), how many windows are kept
             (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`). Where batches are

@@ -74,6 +74,11 @@ class Drawn(Dither):
         dither = torch.where(beyond, -dither, dither)  # to the other side, where there is room
         return torch.where((rows + dither < low) | (rows + dither > high), 0.0, dither)
 
+    def known(self, boxes: Sequence[BlackBoxFunction]) -> float:
+        """The share of the tangents' response that the objective is not given, of the box with the least."""
+        parts = zip(boxes, self.sizes, self._known, strict=True)
+        return min(known * box.settable for box, sizes, known in parts if sizes)
+
     @torch.no_grad()
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
         """Have the tangents predict what was recorded, in every process, before they learn from it."""

@@ -138,6 +138,8 @@ class Excitation:
             there was one.
         in_loss: what the dither did to the loss of the last step that was checked, as a share of the loss;
             None before there was one.
+        out_of_loss: the share of the response to the last dither that the loss of its step is without, as far
+            as tangents know that response; None where that step had no dither.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Excitation:
         self._state = [_Box() for _ in boxes]
         self.response: float | None = None
         self.in_loss: float | None = None
+        self.out_of_loss: float | None = None
         self._candidates: dict[int, list[int]] = {}  # of the last step, by box
 
     def __bool__(self) -> bool:
@@ -294,6 +297,7 @@ class Excitation:
         Returns:
             Inputs that are not identified and may not be dithered, in words, when that is found.
         """
+        self.out_of_loss = dither.known(self._boxes) if isinstance(dither, Drawn) else None
         if self._survives(survived, dithered=bool(dither)) and isinstance(dither, Drawn):
             self._follow(calls, pairs, dither)
         reached = set(reached) - handed_on(calls)

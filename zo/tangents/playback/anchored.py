@@ -13,6 +13,7 @@ correction in control.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ def undithered(
     Returns:
         A number; None where it is not finite, or the objective makes other calls when it is evaluated again.
     """
+    window = replace(window, calls=tuple(call.plain() for call in window.calls))
     answers, after = _Anchored(boxes, tangents, window), Snapshot(step.network)
     try:
         before.restore()

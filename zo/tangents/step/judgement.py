@@ -123,6 +123,7 @@ class Judgement:
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,
             "tangent_excitation_loss": self.excitation.in_loss,
+            "tangent_excitation_known": self.excitation.out_of_loss,
             "tangent_waits": float(self.waits) if self.excitation or self.waits else None,
         }
 
@@ -143,6 +144,7 @@ class Judgement:
                 "figures": dict(self.check.figures),
                 "response": excitation.response,
                 "in_loss": excitation.in_loss,
+                "out_of_loss": excitation.out_of_loss,
                 "waits": self.waits,
             },
         }
@@ -155,6 +157,7 @@ class Judgement:
         if shown := state.get("shown"):  # nor this, for a while longer
             self.check, self.waits = Check(shown["figures"]), shown["waits"]
             self.excitation.response, self.excitation.in_loss = shown["response"], shown["in_loss"]
+            self.excitation.out_of_loss = shown.get("out_of_loss")  # 0.3 had none
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
