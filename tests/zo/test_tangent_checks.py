@@ -271,7 +271,7 @@ def test_the_agreement_of_rows_is_the_cosine_of_what_autograd_says_of_each(slope
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("rows", "faults"), [(3, 1), (4, 0)])
 def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, faults):
-    """0.1 x for 0.3 x: by the mean loss alone, of three rows, its direction is not known."""
+    """0.1 x for 0.3 x: by the mean loss alone, of three rows, its direction is not known. It is told."""
     network, box = make_network(), FromTorch(lambda x: 0.3 * x, (X,), (X,))
     gradient = zo.TangentGradient(
         network,
@@ -286,10 +286,43 @@ def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, fa
         for n in range(12):
             gradient.backward(weights(rows, 4, seed=n))
     assert gradient.agreement == pytest.approx(3.0, abs=1e-2)
-    assert sum(issubclass(warning.category, zo.TangentWarning) for warning in said) == faults
+    told = [str(warning.message) for warning in said if issubclass(warning.category, zo.TangentWarning)]
+    assert len(told) == 1 and ("got 3 times that, over a tenth" in told[0]) == (not faults)
     assert gradient.watch.lost == bool(faults)
     if rows == 4:
+        assert told[0].startswith("Step 3:")  # the second check behind one that found no fault
         assert gradient.agreement_of_rows == pytest.approx(1.0, abs=1e-6)
+        assert gradient.counts.rows == rows * (2 * 12 + 4)  # twice for noise and a tenth as far
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_loss_that_curves_or_is_noisy_does_not_make_a_gradient_short(noise):
+    """1 + x^2 near its minimum, with the right derivative: over the usual way it changes by far more."""
+    network, draws = make_network(), torch.Generator().manual_seed(0)
+    network[-1].weight.data *= 0.02
+    network[-1].bias.data *= 0.0
+
+    def answers(x):
+        return x + noise * torch.randn(x.shape, generator=draws).to(x)
+
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: 1 + (box(network(batch))).square().mean(dim=1),
+        boxes=[box := FromTorch(answers, (X,), (X,))],
+        tangent=zo.tangents.ModelTangent(lambda x: x),
+        trust_policy=TrustPolicy(check_every=1, lost_values=1e9, agreement_of_rows=-1.0, agreement=-1e9),
+        max_rows=2,
+    )
+    agreements, queries = [], []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for n in range(8):
+            before = gradient.counts.queries
+            gradient.backward(weights(5, 4, seed=n))
+            agreements.append(gradient.agreement)
+            queries.append(gradient.counts.queries - before)
+    assert min(agreements[2:]) > 5 and not any("too short" in str(warning.message) for warning in said)
+    assert set(queries[3:]) == {1}  # it was looked at once
 
 
 def test_of_few_rows_and_where_nothing_is_checked_no_agreement_of_rows_is_told():

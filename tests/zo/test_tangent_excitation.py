@@ -940,6 +940,48 @@ def test_a_gradient_by_numbers_that_hardly_vary_waits_until_steps_are_foretold(s
     assert 0.5 < float(network.numbers.grad.norm() / true.norm()) < 4.0
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
+    """And only there: the gradient is used from that step on."""
+    draws = torch.Generator().manual_seed(4)
+
+    def answers(*inputs):
+        y = two_outputs(*inputs)
+        return y + noise * torch.randn(y.shape, generator=draws)
+
+    network = TwoHeads(1)
+    box = FromTorch(answers, two_inputs().inputs, two_inputs().outputs)
+    gradient = zo.TangentGradient(network, two_losses(box), boxes=[box], seed=0, excite=0.1)
+    told, used = [], []
+    for step in range(11):
+        states = 2 * torch.rand(8, 3, generator=torch.Generator().manual_seed(999 + step)) - 1
+        network.zero_grad()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gradient.backward(states)
+        used += [step] if network.numbers.grad is not None else []
+        told += [step for warning in caught if "to be foretold by now" in str(warning.message)]
+    assert told == ([8] if noise else []) and (used[0] == 8 or not noise)
+
+
+@pytest.mark.parametrize("heads", [False, True], ids=["a dither", "an early gradient"])
+def test_no_check_is_made_of_a_gradient_that_waits(heads):
+    """It would judge what is not used; the first that is used has one instead."""
+    network, box = (TwoHeads(1), two_inputs()) if heads else (policy(), plant_box())
+    objective = two_losses(box) if heads else closed_loop(box)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    waited = []
+    for step in range(9):
+        gradient.backward(batch(step))
+        waits, calls = gradient.metrics().get("tangent_waits", 0.0), 1 if heads else CALLS
+        if waits:
+            assert gradient.agreement is None and gradient.metrics()["tangent_rows"] == 8 * calls
+        elif waited[-1]:
+            assert gradient.agreement is not None
+        waited.append(waits)
+    assert 1 <= sum(waited) < 9
+
+
 def test_a_gradient_by_numbers_that_vary_does_not_wait():
     network = TwoHeads(0, share=10.0)
     gradient = zo.TangentGradient(network, two_losses(box := two_inputs()), boxes=[box], seed=0)

@@ -310,8 +310,9 @@ class TangentGradient:
                 except NonFiniteGradientError:
                     self._stand_ins.unlearn()
                     raise
+                judgement.excite(evaluation, gradient)
                 evaluation.check = judgement.along(evaluation, gradient)  # one query more, where it is due
-            share = judgement.share(evaluation, gradient)
+            share = judgement.share(evaluation)
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
@@ -473,7 +474,8 @@ class TangentGradient:
         `counts.queries` has those of all steps so far.
 
         A check is counted as one query. It takes more where it finds fault, to confirm that, or where
-        rounding of a box's outputs hides what it asked for. It takes none where noise would hide it.
+        rounding of a box's outputs hides what it asked for. It takes none where noise would hide it, or the
+        gradient waits, see `backward`.
         """
         return self.watch.probes + self.watch.checks(self.counts.steps)
 

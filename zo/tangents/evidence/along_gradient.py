@@ -94,6 +94,10 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
     the gradient of their mean, taken again from the recorded answers. More, or where those that failed have
     most of the gradient, and the check shows nothing.
 
+    Where no fault is found, but the loss changes by more than twice what g predicts, a query a tenth as far
+    shows whether that is the curvature of the way, as on chaotic ones, or part of the boxes' derivative that
+    tangents leave out, as of one that keeps something between its calls. That is asked until it is known.
+
     Args:
         gradient: the gradient g, with all that it was taken from.
         watch: what finds fault, and knows the noise.
@@ -124,8 +128,10 @@ def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
     wild = uphill.noise is None and abs(check.figures.get("agreement", 0.0)) > WILD
     if (fault or wild) and uphill.noise is None and uphill.measure_noise():
         return replace(check, figures={})  # they were chosen to be seen without noise
-    if not fault or uphill.noise or hidden:
+    if uphill.noise or hidden:
         return check
+    if not fault:
+        return replace(check, short=uphill.short(check, change)) if watch.may_be_short(check) else check
     nearer, hidden = uphill.look(change / NEARER)
     if hidden or not nearer.shows:
         return check
@@ -251,6 +257,20 @@ class _Uphill:
         change = change[torch.isfinite(change)].double()
         self.noise = float(change.square().sum().sqrt()) / max(len(change), 1)
         return self.noise
+
+    def short(self, check: Check, predicted: float) -> float | None:
+        """How many times its length the gradient lacks as far as tangents know, see `Check.short`.
+
+        Args:
+            check: what a query has shown, for which the gradient predicted this change of the mean loss.
+            predicted: the change.
+        """
+        if self.noise is None and bool(self._changes(0.0)[0].nan_to_num().any()):
+            return None  # noise, of which nothing stays
+        nearer, _ = self.look(predicted / NEARER)
+        if not nearer.shows:
+            return None
+        return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""

@@ -26,7 +26,7 @@ from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows, NextSize
-from zo.tangents.excitation.words import unknown, waits_long
+from zo.tangents.excitation.words import not_foretold, unknown, waits_long
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither
@@ -44,6 +44,7 @@ PART = 4  # where the steps of a training are known, one in so many may wait; de
 TOLD = 0.6  # of those that may, after which it is said; decision 139
 # of an input that hardly varies: steps at most whose gradient waits for one that is foretold, and the error
 EARLY, FORETOLD = 8, 0.02  # of that one; decision 151
+VAIN = 0.1  # an error that is told where the wait ends
 
 Where = tuple[int, int]  # a box and an input, by their places
 
@@ -191,6 +192,18 @@ class Excitation:
         """
         faint = any(state.inputs.faint for state in self._state)
         return faint and number < min(EARLY, self.held) and (error is None or error > FORETOLD)
+
+    def foretold_in_vain(self, number: int, error: float | None) -> list[Notice]:
+        """A warning where an early gradient was waited for (`is_early`), and steps are still not foretold.
+
+        Args:
+            number: of the step, the first whose gradient is used.
+            error: the relative error of what tangents foretold of it; None where there was nothing.
+        """
+        if number != min(EARLY, self.held) or error is None or error <= VAIN:
+            return []
+        faint = (box for box, state in zip(self._boxes, self._state, strict=True) if state.inputs.faint)
+        return [not_foretold(number, box, error) for box in faint]
 
     def look(self, number: int, tangents: Sequence[Excited]) -> list[Notice]:
         """Take in, once a step, whether the responses to dithers are known by now.

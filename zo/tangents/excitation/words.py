@@ -34,3 +34,16 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
         "layout='grid' for a line or field of cells, or less noise in the box.",
         TangentWarning,
     )
+
+
+def not_foretold(number: int, box: BlackBoxFunction, error: float) -> Notice:
+    """An early gradient was waited for in vain: `error` is that of what was foretold of this step."""
+    return Notice(
+        f"not foretold: {box!r}",
+        f"Step {number + 1}: expected answers of {box!r} to be foretold by now, one of whose inputs hardly "
+        f"varies over rows beside what weights can move, got a relative error of {error:.2g}. The gradient "
+        "is used from now on, and may be several times too long, or point elsewhere. Look at "
+        "tangent_agreement_of_rows in metrics(); take more rows in a batch; or, where the box keeps "
+        "something between calls that it is not given, make that an input and an output.",
+        TangentWarning,
+    )

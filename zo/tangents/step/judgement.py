@@ -67,26 +67,34 @@ class Judgement:
         """What the boxes of a step are asked beside what the objective asks."""
         return self.excitation.of_step(key, self._stand_ins.excited)
 
+    def excite(self, evaluation: Evaluation, gradient: StepGradient) -> None:
+        """Take in what a step has shown of its dither, choose the next, and whether the gradient is used.
+
+        It is not while a first dither's response is not known, or the gradient is early
+        (`Excitation.is_early`): then nothing is added, nor checked, and no optimiser takes a step, of which
+        Adam's next ones would be shorter.
+        """
+        number, error, waited = gradient.step.number, self._stand_ins.error, self.waits
+        self._unknowns = self._excite(gradient, evaluation.dither)
+        self._news = self.excitation.look(number, self._stand_ins.excited)
+        self.waits = self.excitation.waits or self.excitation.is_early(number, error)
+        if self.waits:
+            self.watch.note_wait()
+        elif waited:
+            self._news += self.excitation.foretold_in_vain(number, error)
+
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
         """What a query along a gradient says of it, where one is due and no outlier would decide."""
         step = gradient.step
-        if evaluation.outlying is not None or not self.watch.checks(step.number):
+        if self.waits or evaluation.outlying is not None or not self.watch.checks(step.number):
             return Check()
         with self._ranks.meeting(step.number, "check"):
             pass  # a process that has failed by here says so, and none waits for rows in vain
         with helped(self._ranks, self._boxes, step.number, step.parameters.tensors[0].device):
             return Check() if self._ranks.rank else checked(gradient, self.watch)
 
-    def share(self, evaluation: Evaluation, gradient: StepGradient) -> float | None:
-        """The factor of a step's gradient, whose rows the tangents have seen; chooses the next dither.
-
-        None while a first dither's response is not known, or the gradient is early (`Excitation.is_early`):
-        then nothing is added, and no optimiser takes a step, of which Adam's next ones would be shorter.
-        """
-        self._unknowns = self._excite(gradient, evaluation.dither)
-        self._news = self.excitation.look(gradient.step.number, self._stand_ins.excited)
-        early = self.excitation.is_early(gradient.step.number, self._stand_ins.error)
-        self.waits = self.excitation.waits or early
+    def share(self, evaluation: Evaluation) -> float | None:
+        """The factor of a step's gradient, after its check; None where it is not used."""
         return None if self.waits else self.watch.share(evaluation.check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 # decision 43:
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
+TOO_SHORT = 2  # checks that find a gradient far too short: then it is said; decision 166
 MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said from there on; decision 109
 
 
@@ -61,6 +62,8 @@ class Check:
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
         cut: how many times its length the gradient lacks, along itself; None for nothing that shows.
+        short: the same of what tangents leave out, where the loss changes by far more than the gradient says;
+            0 where that is the way's curvature, None where it was not looked for.
     """
 
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Check:
     unlike: float | None = None
     flat: float | None = None
     cut: float | None = None
+    short: float | None = None
 
     @property
     def shows(self) -> bool:

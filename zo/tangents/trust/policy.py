@@ -30,6 +30,9 @@ class TrustPolicy:
     for any probes where trust that had returned is lost again. That is said once, with what a step may cost
     from then on.
 
+    Where a check finds no fault, but the loss changes by more than twice what the gradient says, over a tenth
+    of the way too, the gradient is far too short: two such checks are said, once, and nothing is done.
+
     What the loss changes by beyond the boxes' own responses is no fault of tangents: part of the gradient is
     cut off elsewhere. Until a check has shown the gradient whole, one that finds more missing than is there
     says so.

@@ -80,6 +80,8 @@ class State:
         trial: the probes of the next step, where these are fewer, to see what its check finds.
         wait: checks until the next trial, once one has failed.
         not_before: the first step that may be a trial.
+        short: checks that found the gradient too short; None once one has found that to be curvature.
+        waited: steps at the beginning whose gradient was not used.
     """
 
     probes: int
@@ -106,6 +108,8 @@ class State:
     trial: int | None = None
     wait: int = 1
     not_before: int = 0
+    short: int | None = 0
+    waited: int = 0
 
     @property
     def asked(self) -> int:

@@ -9,7 +9,8 @@ from zo.tangents.trust.figures import Fault, fault_of_error, faults_of
 from zo.tangents.trust.state import State, TrustTerms
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
-EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known; decision 65
+# steps, behind those that wait, that are each checked until a check finds no fault; decision 65
+EARLY = 5
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 RARELY = 10  # times as many steps between checks of a box that is constant in pieces; decision 43
 
@@ -47,7 +48,7 @@ def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
     if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
         return False
     early = terms.guesses and not state.asked
-    again = early and step < EARLY and not state.passed and terms.max_rows >= 2
+    again = early and step < EARLY + state.waited and not state.passed and terms.max_rows >= 2
     return again or terms.policy.checks(step, early)
 
 
@@ -119,6 +120,8 @@ def _seen(terms: TrustTerms, state: State, evidence: Evidence) -> State:
         steps=state.steps + 1,
         noise=state.noise if check.noise is None else check.noise,
     )
+    if check.short is not None and state.short is not None:
+        state = replace(state, short=state.short + 1 if check.short else None)
     if error is not None and state.learned:
         keep = 1.0 - 1.0 / terms.policy.average
         part = error if error < WORST else WORST  # or NaN

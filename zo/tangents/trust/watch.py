@@ -8,7 +8,7 @@ from typing import Any
 
 from blackbox.notices import Notices
 from zo.tangents.trust import words
-from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence, is_uneven
+from zo.tangents.trust.evidence import TOO_SHORT, UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.policy import TrustPolicy
 from zo.tangents.trust.remedies import Improve, Means, begin, drowned
@@ -123,6 +123,15 @@ class TrustWatch:
         """Whether part of the gradient may be missing: it is looked at until a check has shown it whole."""
         return not (self.state.whole or self.state.cut) and is_uneven(check.figures.get("balance"))
 
+    def may_be_short(self, check: Check) -> bool:
+        """Whether a check that finds no fault says that the gradient is far too short; until that is told.
+
+        Not before another has found none: at first little is known.
+        """
+        agreement, times = check.figures.get("agreement", 1.0), self.state.short
+        open_question = self.state.passed and not self.state.cut and times is not None and times < TOO_SHORT
+        return open_question and agreement > 1.0 and is_uneven(agreement)
+
     def saw(
         self,
         step: int,
@@ -193,6 +202,10 @@ class TrustWatch:
     def note_way_beside(self, there_is: bool) -> None:
         """Take in whether some way from the weights to the loss passes no box."""
         self.state = replace(self.state, beside=there_is)
+
+    def note_wait(self) -> None:
+        """Take in that the gradient of a step is not used."""
+        self.state = replace(self.state, waited=self.state.waited + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, the probes, and what was said."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from blackbox.notices import Notice
 from blackbox.words import counted
 from zo.errors import TangentWarning
-from zo.tangents.trust.evidence import Evidence, FailedRows, FewDigits, SixteenBits
+from zo.tangents.trust.evidence import TOO_SHORT, Evidence, FailedRows, FewDigits, SixteenBits
 from zo.tangents.trust.remedies import Begun
 from zo.tangents.trust.state import State, TrustTerms
 from zo.tangents.trust.verdict import RARELY, TrustVerdict
@@ -81,6 +81,16 @@ def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator
             "weights and the loss, as by a .detach(), an .item(), NumPy, a torch.no_grad() or an output of "
             "whole numbers. No tangent mends that. Where you cut it on purpose, as at a fixed target, leave "
             "it; otherwise take the cut out, or take zo.LossGradient, which goes by the loss itself.",
+        )
+    if check.short and state.short == TOO_SHORT:
+        yield _notice(
+            "short",
+            f"{at}expected the loss along the gradient to change by about what the gradient says, got "
+            f"{1 + check.short:.3g} times that, over a tenth of the way too, in {TOO_SHORT} checks: the "
+            "gradient is too short, and what tangents leave out of it may point elsewhere. So it is where a "
+            "box keeps something between calls that it is not given, as a lag, a filter or a delay: make "
+            "that an input and an output, or show a hosted program's earlier calls (memory=). Else watch a "
+            f"held-out loss ({HELD_OUT}).",
         )
     if isinstance(reason, FailedRows) and state.failed == UNSHOWN:
         yield _notice(
