@@ -964,12 +964,13 @@ def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
     assert told == ([8] if noise else []) and (used[0] == 8 or not noise)
 
 
+@pytest.mark.parametrize("most", [None, 1.04], ids=["rows", "few rows"])
 @pytest.mark.parametrize("heads", [False, True], ids=["a dither", "an early gradient"])
-def test_no_check_is_made_of_a_gradient_that_waits(heads):
+def test_no_check_is_made_of_a_gradient_that_waits(heads, most):
     """It would judge what is not used; the first that is used has one instead."""
     network, box = (TwoHeads(1), two_inputs()) if heads else (policy(), plant_box())
     objective = two_losses(box) if heads else closed_loop(box)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, max_rows=most)
     waited = []
     for step in range(9):
         gradient.backward(batch(step))

@@ -80,8 +80,14 @@ class Judgement:
         self.waits = self.excitation.waits or self.excitation.is_early(number, error)
         if self.waits:
             self.watch.note_wait()
-        elif waited:
+            return
+        if waited:
             self._news += self.excitation.foretold_in_vain(number, error)
+        if evaluation.dither and self.watch.checks(number):
+            with alone(self._ranks):
+                excited, window = self._stand_ins.excited, gradient.window
+                without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
+            self.excitation.saw_losses(gradient.back.loss, without)
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
         """What a query along a gradient says of it, where one is due and no outlier would decide."""
@@ -173,10 +179,6 @@ class Judgement:
             return []
         window, back = gradient.window, gradient.back
         with alone(self._ranks):
-            if dither and self.watch.checks(gradient.step.number):
-                excited = self._stand_ins.excited
-                without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
-                self.excitation.saw_losses(back.loss, without)
             spread = spread_around(gradient)
             unknowns = self.excitation.saw(
                 window.calls, gradient.pairs, dither, back.reached, window.survived, spread

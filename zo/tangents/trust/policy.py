@@ -62,11 +62,11 @@ class TrustPolicy:
         missed: without probes, and with fewer rows, the relative error of J d in a check above which trust is
             lost.
         check_every: steps between checks, each of one query, with a first one after ten; None for none. Of
-            tangents that learn from values alone the first step is checked too, and the next four until a
-            check finds no fault, if `max_rows` has room for a query in each step; where one finds fault, the
-            step takes the gradient times its agreement, between -1 and 1. After the first that finds a fault,
-            one more query shows whether the boxes are noisy. Where they are not, each that finds a fault is
-            decided by another query, a tenth as far.
+            tangents that learn from values alone the first step whose gradient is used is checked too, and
+            the next four until a check finds no fault, if `max_rows` has room for a query in each step; where
+            one finds fault, the step takes the gradient times its agreement, between -1 and 1. After the
+            first that finds a fault, one more query shows whether the boxes are noisy. Where they are not,
+            each that finds a fault is decided by another query, a tenth as far.
         outliers: whether an answer that is ten standard deviations off, from all answers so far and from what
             was predicted, is not learned from where no other one came in fifty steps.
         average: steps over which the mean forgets, exponentially, and between two verdicts.

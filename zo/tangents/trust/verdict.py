@@ -49,7 +49,7 @@ def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
         return False
     early = terms.guesses and not state.asked
     again = early and step < EARLY + state.waited and not state.passed and terms.max_rows >= 2
-    return again or terms.policy.checks(step, early)
+    return again or (early and step == state.waited) or terms.policy.checks(step)
 
 
 def share_of(terms: TrustTerms, state: State, check: Check) -> float:
