@@ -268,6 +268,26 @@ def test_a_dither_is_small_beside_narrow_bounds(bounds):
     assert ((asked - sent).abs() > width / 20).float().mean() > 0.5
 
 
+def test_an_action_of_two_boxes_keeps_within_the_bounds_of_each():
+    """The second is given the dither of the first, unless that leaves its own bounds."""
+    network, plain = policy(), plant_box()
+    narrow = FromTorch(plant, (STATE, ArraySpec("action", (2,), bounds=(-0.3, 0.3))), (STATE,))
+
+    def objective(network, start):
+        state = start
+        for _ in range(CALLS):
+            action = 0.3 * torch.tanh(4 * network(state))
+            state = (plain(state, action) + narrow(state, action)) / 2
+        return state.square().sum(dim=1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[plain, narrow], seed=0, excite=0.5)
+    for step in range(3):
+        gradient.backward(batch(step))
+    assert all("action" in sizes for sizes in gradient.excitation)
+    assert max(float(action.abs().max()) for _, action in narrow.asked) <= 0.3
+    assert max(float(action.abs().max()) for _, action in plain.asked) > 0.3
+
+
 @pytest.mark.parametrize("bounds", [(-0.2, 0.2), (None, 0.1)])
 def test_beyond_its_bounds_a_row_is_asked_where_the_network_is(bounds):
     """It was pulled to them, however small the dither was: gradients were off by .07 to .45."""

@@ -298,8 +298,10 @@ class Recorder:
         draw = self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
         before = [self._dithers.get(id(array)) for array in arrays]
         parts = tuple(
-            earlier[1] if earlier is not None else own
-            for earlier, own in zip(before, draw or (None,) * len(arrays), strict=True)
+            earlier[1] if earlier is not None and _is_within(spec, x[:rows], earlier[1]) else own
+            for earlier, own, spec, x in zip(
+                before, draw or (None,) * len(arrays), box.inputs, inputs, strict=True
+            )
         )
         self._dithers |= {
             id(array): (array, part) for array, part in zip(arrays, parts, strict=True) if part is not None
@@ -367,6 +369,15 @@ def _refuse_false_copies(box: BlackBoxFunction, call: SeenCall) -> None:
                 f"{box!r}: expected output {spec.name!r} to be input {spec.copy_of!r} as it was, got other "
                 "numbers. Leave copy_of= out of its spec."
             )
+
+
+def _is_within(spec: ArraySpec, rows: Tensor, dither: Tensor) -> bool:
+    """Whether the dither of another box leaves the bounds of this input nowhere, as its own would not."""
+    low, high = spec.ends
+    moved = rows + dither
+    return spec.bounds is None or bool(
+        ((moved >= rows.clamp(max=low)) & (moved <= rows.clamp(min=high))).all()
+    )
 
 
 def _all_variants(part: Tensor, array: Tensor) -> Tensor:
