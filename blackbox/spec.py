@@ -165,12 +165,12 @@ class ArraySpec:
         """
         (low, high), shape = self.ends, (*leading, *self.shape)
         if math.isfinite(low) and math.isfinite(high):
-            return generator.uniform(low, high, shape)
+            return np.asarray(generator.uniform(low, high, shape))
         drawn = np.asarray(generator.standard_normal(shape))
         drawn = drawn if self.scale is None else drawn * np.reshape(self.scale, self.shape)
         if self.bounds is None:
             return drawn
-        return low + abs(drawn) if math.isfinite(low) else high - abs(drawn)
+        return np.asarray(low + abs(drawn) if math.isfinite(low) else high - abs(drawn))
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Whether an array of this dtype satisfies the spec."""

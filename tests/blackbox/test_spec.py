@@ -115,6 +115,8 @@ def test_bounds_may_have_one_side(bounds, ends):
     one = spec("x", (3,), scale=5.0, bounds=bounds)
     assert one.ends == ends and hash(one) == hash(spec("x", (3,), scale=5.0, bounds=bounds))
     drawn = one.usual_numbers(np.random.default_rng(0), 200)
+    one_number = spec("x", (), bounds=bounds).usual_numbers(np.random.default_rng(0))
+    assert isinstance(one_number, np.ndarray) and ends[0] <= one_number <= ends[1]
     assert drawn.shape == (200, 3) and (drawn >= ends[0]).all() and (drawn <= ends[1]).all()
 
 

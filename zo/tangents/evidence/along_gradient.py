@@ -267,8 +267,8 @@ class _Uphill:
         """
         if self.noise is None and bool(self._changes(0.0)[0].nan_to_num().any()):
             return None  # noise, of which nothing stays
-        nearer, _ = self.look(predicted / NEARER)
-        if not nearer.shows:
+        nearer, hidden = self.look(predicted / NEARER)
+        if hidden or not nearer.shows:
             return None
         return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
