@@ -112,6 +112,67 @@ def test_at_a_kink_there_is_no_derivative():
         assert not result.refutes(np.array([side, 4.0]), tolerance=1e-6).any()
 
 
+KINKS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "relu": lambda z, d: torch.relu(z),
+    "an offset": lambda z, d: 1e3 + torch.relu(z),
+    "flat to one side": lambda z, d: z.abs() + z,
+    "between two slopes": lambda z, d: torch.maximum(2 * z, z / 2) + z.sin(),
+    "one end of a clamp": lambda z, d: z.clamp(-0.1, 0.0),
+    "within a dead zone": lambda z, d: torch.nn.functional.softshrink(z, 1.5 * d),
+    "a hinge to both sides": lambda z, d: torch.relu(z.abs() - 1.5 * d),
+    "a round bottom": lambda z, d: torch.nn.functional.huber_loss(z, 0 * z, delta=0.7 * d),
+    "a power": lambda z, d: z.abs() ** 1.5,
+    "two kinks": lambda z, d: torch.relu(z) - torch.relu(z - 3 * d),
+    "a step": lambda z, d: (z > 0) + z,
+}
+
+
+@pytest.mark.quick_cases(6)
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("distance", [1e-1, 1e-4, 1e-7])
+@pytest.mark.parametrize("name", KINKS)
+def test_a_kink_beside_x_refutes_no_right_derivative(name, distance, side):
+    """Autograd of the same formula is right; what it may not be off by more than is the error."""
+
+    def f(x: Tensor) -> Tensor:
+        return KINKS[name](x - 1, distance).sum()
+
+    x = 1 + torch.tensor([side * distance], dtype=torch.float64)
+    result, truth = zo.finite_difference(f, x), torch.from_numpy(exact(f, x))
+    assert not result.refutes(truth, tolerance=1e-6).any()
+    if not result.kinks.any():  # then what is found is the derivative, and not an error that covers all
+        np.testing.assert_allclose(result.gradient, truth, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("seed", range(6))
+def test_sums_of_kinks_refute_no_right_derivative(seed):
+    random = np.random.default_rng(seed)
+    hidden, bias, out = (torch.from_numpy(random.normal(size=size)) for size in ((8, 5), 8, 8))
+    for f in (
+        lambda x: out @ torch.relu(hidden @ x + bias),
+        lambda x: out[:2] @ torch.relu(hidden[:2] @ x + bias[:2]),
+        lambda x: (hidden @ x - bias).abs().sum(),
+        lambda x: (hidden @ x).topk(2).values.sum(),
+    ):
+        x = torch.from_numpy(random.normal(size=5))
+        result, truth = zo.finite_difference(f, x), torch.from_numpy(exact(f, x))
+        assert not result.refutes(truth, tolerance=1e-6).any()
+        assert result.refutes(1.1 * truth + 0.01, tolerance=0.01)[~result.kinks].all()
+
+
+def test_what_comes_in_steps_is_told_from_what_is_flat():
+    steps = zo.finite_difference(lambda x: np.round(x * 1e3).sum() / 1e3, np.array([1.2345]))
+    flat = zo.finite_difference(lambda x: np.maximum(np.abs(x - 1) - 1e-3, 0.0).sum(), np.array([1.0003]))
+    assert abs(steps.gradient[0] - 1) <= steps.error[0] < 0.01
+    assert flat.gradient[0] == 0.0 and flat.error[0] < 1e-9
+
+
+def test_an_effect_below_the_digits_of_f_is_not_known_to_be_none():
+    result = zo.finite_difference(lambda x: float(f"{3 + x[0] + 1e-6 * x[1]:.3e}"), np.array([1.3, 0.8]))
+    assert not result.refutes(np.array([1.0, 1e-6]), tolerance=1e-2).any()
+
+
 def test_at_an_edge_one_side_is_left():
     asked = []
 

@@ -2,7 +2,8 @@
 
 Steps go down from the size of a number by factors of four, as long as that helps. A slope is off by what it
 bends, which the next longer step shows, and by noise or rounding, which the shorter ones show, four times as
-large each: of the slopes of one derivative that is taken whose larger part is least.
+large each: of the slopes of one derivative that is taken whose larger part is least. Beside a kink the slopes
+of both sides differ, and what a shorter step knows better counts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +30,11 @@ BEYOND = 3  # steps shorter than the best that are asked, to see noise grow
 MOST = 30  # steps of a number
 BENT = 3.0  # of what the next longer step differs by; 15 for two sides, and a margin of 5
 NOISY = 2.0  # times what shorter steps show, since they are a few draws
+# Of the shortest step that changes f, where f is asked to see how it begins to change.
+BETWEEN = tuple(eighths / 8 for eighths in (3, 4, 5, 6, 7, 9, 10))
+# decision 167:
+ROUNDED = 1e-6  # of changes: less is rounding
+GROWS = 1.5  # times as much slopes differ by, over and over: on the way to a kink
 COARSE = 0.1  # of slopes: an error from which on all steps are tried, those longer than the number too
 
 
@@ -81,14 +88,14 @@ def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> 
 
     For each number of x, and each of f, the step is another one: numbers of different sizes, functions with
     an offset, few digits, noise or a narrow feature need no setting. Each step is taken both ways, and one
-    way where the other fails (raises, or gives NaN), as at the edge of a domain. That takes some 10 to 30
-    calls of f for each number of x, and up to 60 where no step is found; for a network's weights take
+    way where the other fails (raises, or gives NaN), as at the edge of a domain. That takes some 10 to 40
+    calls of f for each number of x, and up to 80 where no step is found; for a network's weights take
     `zo.LossGradient`, for a box in a training `zo.differentiable`.
 
     The error is an estimate, for noise and rounding one that a twentieth of the numbers exceed, for smooth
     functions several times what it is. Where it is more than the tolerance of a check, the check cannot tell.
-    Of a function that comes in steps the slope across them is given, and a kink beside x that is nearer than
-    rounding lets steps be is taken for one at x.
+    Of a function that comes in steps the slope across them is given, and where it is flat at x, beside a kink,
+    zero. A kink beside x that is nearer than rounding lets steps be is taken for one at x.
 
     Args:
         f: takes an array like x, and gives a float, an array or a tensor of floats. It may write to x.
@@ -145,6 +152,30 @@ class _Plain(BlackBoxFunction):
         return f"finite_difference({getattr(self.function, '__name__', self.function)!s})"
 
 
+class _Level(NamedTuple):
+    """What steps of one length gave; NaN where they were not asked or failed.
+
+    Attributes:
+        times: Their length, as a multiple of the longest.
+        plus: `(numbers, outputs)`, by what f changed forward.
+        minus: `(numbers, outputs)`, by what it changed back.
+        ahead: `(numbers,)`, the steps forward as floats leave them.
+        behind: `(numbers,)`, the steps back, which are negative.
+    """
+
+    times: float
+    plus: Tensor
+    minus: Tensor
+    ahead: Tensor
+    behind: Tensor
+
+    @property
+    def silent(self) -> Tensor:
+        """Where f did not change either way, `(numbers, outputs)`; not where both ways failed."""
+        sides = [(part == 0) | ~part.isfinite() for part in (self.plus, self.minus)]
+        return sides[0] & sides[1] & (self.plus.isfinite() | self.minus.isfinite())
+
+
 class _Ladder:
     """Slopes over steps of each number, the longest first.
 
@@ -156,13 +187,11 @@ class _Ladder:
     def __init__(self, queries: RowQueries, value: Tensor) -> None:
         self.queries, self.value = queries, value
         self.numbers = len(queries.steps) // 2
-        self.times: list[float] = []  # of the longest step
-        self.plus: list[
-            Tensor
-        ] = []  # (numbers, outputs), changes of f forward; NaN where not asked or failed
-        self.minus: list[Tensor] = []
-        self.ahead: list[Tensor] = []  # (numbers,), steps as floats leave them
-        self.behind: list[Tensor] = []
+        self.levels: list[_Level] = []
+        # (numbers, outputs), where shorter steps do not change f: that it is flat there, or else by how much
+        # it jumps where it begins to change
+        self.flat = torch.zeros(self.numbers, len(value), dtype=torch.bool)
+        self.jumps = torch.zeros(self.numbers, len(value), dtype=torch.float64)
 
     def climb(self, most: Tensor) -> None:
         """Go down as long as shorter steps may be better, then up where no slope was found.
@@ -172,7 +201,7 @@ class _Ladder:
         """
         going = torch.arange(self.numbers)
         for level in range(MOST):
-            self._ask(going, FACTOR**-level)
+            self.levels.append(self._asked(going, FACTOR**-level))
             going = going[self._may_gain(going)]
             if not len(going):
                 break
@@ -181,7 +210,8 @@ class _Ladder:
             going = torch.nonzero(coarse & (FACTOR**level <= most)).flatten()
             if not len(going):
                 break
-            self._ask(going, FACTOR**level)
+            self.levels.insert(0, self._asked(going, FACTOR**level))
+        self._look_where_silence_ends()
 
     def best(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Slopes, their errors, the steps and whether there are kinks, `(numbers, outputs)` each."""
@@ -194,43 +224,58 @@ class _Ladder:
 
     def _judged(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Slopes, steps, errors, half of what both sides differ by, and kinks; the longest steps first."""
-        order = sorted(range(len(self.times)), key=lambda level: -self.times[level])
-        plus, minus, ahead, behind = (
-            torch.stack([parts[level] for level in order])
-            for parts in (self.plus, self.minus, self.ahead, self.behind)
-        )
+        plus, minus, ahead, behind = map(torch.stack, zip(*(level[1:] for level in self.levels), strict=True))
         forward, back = plus / ahead[..., None], minus / behind[..., None]
         both = (plus - minus) / (ahead - behind)[..., None]
         slopes = torch.where(both.isfinite(), both, torch.where(forward.isfinite(), forward, back))
         steps = torch.where(ahead.isfinite(), ahead, -behind)
-        known = slopes.isfinite()
+        errors = self._errors(slopes, steps, both.isfinite())
+        # Both sides keep slopes of their own over the next shorter step, and not by its noise. A kink is left
+        # behind where they no longer do; among the noise of still shorter steps it stays.
+        gaps = (forward - back).abs() / 2
+        kept = gaps[1:] / gaps[:-1]
+        clear = torch.zeros_like(errors, dtype=torch.bool)
+        clear[:-1] = (kept > STAYS) & (gaps[1:] > 2 * KINKED * errors[:-1])
+        kinks = clear.clone()
+        for level, stays in enumerate(kept > STAYS):
+            kinks[level] |= stays & kinks[level - 1]
+        kinks[-1] = kinks[-2:].any(dim=0)
+        like = kinks.clone()  # a kink, or what may be one that shorter steps leave behind
+        like[:-1] |= (kept > STAYS) & (kept < 1 / STAYS)
+        like[1:] |= like[:-1].clone()  # over the step in which it lies
+        unsure = torch.where(clear, errors - gaps, torch.where(like, errors + gaps, errors))
+        errors = torch.where(like, errors + gaps, errors)
+        for level in range(1, len(slopes)):  # what a shorter step knows better, a kink among it
+            off = (slopes[:level] - slopes[level]).abs() - unsure[level]
+            errors[:level] = torch.maximum(errors[:level], off.nan_to_num(nan=0.0))
+        return slopes, steps, errors, gaps, kinks
+
+    def _errors(self, slopes: Tensor, steps: Tensor, central: Tensor) -> Tensor:
+        """Errors of slopes by neighbouring ones and by rounding, where there are no kinks."""
+        known, lengths = slopes.isfinite(), steps[..., None]
         differ = torch.full_like(slopes, math.inf)
         differ[1:] = (slopes[1:] - slopes[:-1]).abs().nan_to_num(nan=math.inf)
-        bent = torch.where(both.isfinite(), differ / BENT, differ)
+        bent = torch.where(central, differ / BENT, differ)
         # what shorter steps differ by is noise over their length; of these there have to be two
-        lengths = steps[..., None]
         noise = torch.where(known, differ.nan_to_num(posinf=0.0) * lengths, 0.0)
         shorter = torch.zeros_like(slopes)
         if len(slopes) > 1:
             shorter[:-1] = noise.flip(0).cummax(dim=0).values.flip(0)[1:]
         count = known.flip(0).cumsum(dim=0).flip(0) - known.int()
         eps = torch.finfo(self.queries.box.outputs[0].torch_dtype or torch.float64).eps
-        floor = eps * self.value.abs() / lengths
+        floor = torch.maximum(eps * self.value.abs(), self.jumps) / lengths
         errors = torch.maximum(torch.maximum(bent, NOISY * shorter / lengths), floor)
-        silent = (slopes == 0) & ((plus == 0) | ~plus.isfinite()) & ((minus == 0) | ~minus.isfinite())
+        errors = torch.where(known & (count >= 2), errors, math.inf)
+        silent = torch.stack([level.silent for level in self.levels])
         moving = (known & ~silent).any(dim=0)
-        # Where some steps change f, shorter ones that do not are lost in its digits. Where none does:
-        errors = torch.where(silent, torch.where(moving, math.inf, floor), errors)
-        errors = torch.where(known & (silent | (count >= 2)), errors, math.inf)
-        # Both sides keep slopes of their own over the next shorter step, and not by its noise. A kink is left
-        # behind where they no longer do; among the noise of still shorter steps it stays.
-        gaps, kinks = (forward - back).abs() / 2, torch.zeros_like(silent)
-        for level in range(len(gaps) - 1):
-            stays = gaps[level + 1] > STAYS * gaps[level]
-            kinks[level] = stays & ((gaps[level + 1] > 2 * KINKED * errors[level]) | kinks[level - 1])
-        kinks[-1] = kinks[-2:].any(dim=0)
-        errors = torch.where(kinks, torch.maximum(errors, gaps), errors)
-        return slopes, steps, errors, gaps, kinks
+        # Where no step changes f, by as much as other numbers show no slope of, the change may be lost. Where
+        # some do, shorter ones that do not are lost in the digits of f, or f is flat there.
+        shown = (
+            torch.where(moving, errors * lengths, math.inf).nan_to_num(math.inf, math.inf).amin(dim=(0, 1))
+        )
+        unmoved = torch.maximum(floor, shown.nan_to_num(posinf=0.0) / lengths)
+        lost = torch.where(self.flat, floor, math.inf)
+        return torch.where(silent, torch.where(moving, lost, unmoved), errors)
 
     def _may_gain(self, going: Tensor) -> Tensor:
         """Which of these numbers may have a better slope of some output over shorter steps, `(n,)` bool."""
@@ -239,12 +284,39 @@ class _Ladder:
             return torch.ones(len(going), dtype=torch.bool)
         still = len(slopes) - 1 - errors.argmin(dim=0) < BEYOND
         still |= _coarse(slopes, steps, errors, gaps)
+        # Slopes settle behind a kink, or are on their way to one: by noise they do neither.
+        differ = slopes[-6:].diff(dim=0)
+        still |= (differ[-1].abs() < differ[-2].abs() / FACTOR) | (gaps[-1] < gaps[-2] / (2 * FACTOR))
+        ratio = differ[1:] / differ[:-1]
+        grows = (ratio > GROWS) & (ratio < FACTOR + 1)
+        still |= (grows[1:] & grows[:-1]).any(dim=0)
         stuck = (slopes[-2:] == 0).all(dim=0)  # lost in the digits of f
         resolved = torch.finfo(self.queries.values.dtype).eps * self.queries.values[0, going].abs()
         return (still & ~stuck).any(dim=1) & (steps[-1] > FACTOR * 8 * resolved.double().cpu())
 
-    def _ask(self, going: Tensor, times: float) -> None:
-        """Ask some numbers over steps of another length, both ways."""
+    def _look_where_silence_ends(self) -> None:
+        """Where steps are too short to change f: whether it is flat there, or comes in digits or steps.
+
+        From the longest of these steps to a little beyond the next longer one f is asked at equal distances.
+        Behind a flat part it goes on changing once it has begun to. In digits the next change is farther off
+        than the first was from x.
+        """
+        silent = torch.stack([level.silent for level in self.levels])
+        asked = torch.stack([level.ahead.isfinite() | level.behind.isfinite() for level in self.levels])
+        still = (silent | ~asked[..., None]).flip(0).cummin(dim=0).values.flip(0)  # here and over all shorter
+        ends = still[1:] & silent[1:] & ~still[:-1]  # the next longer step changes f
+        for number, (longer, shorter) in enumerate(pairwise(self.levels)):
+            going = torch.nonzero(ends[number].any(dim=1)).flatten()
+            if not len(going):
+                continue
+            between = [self._asked(going, longer.times * part) for part in BETWEEN]
+            levels = (shorter, *between[:5], longer, *between[5:])
+            flat, jumps = _begins(torch.stack([torch.stack((level.plus, level.minus)) for level in levels]))
+            self.flat |= ends[number] & flat
+            self.jumps = torch.where(ends[number], jumps, self.jumps)
+
+    def _asked(self, going: Tensor, times: float) -> _Level:
+        """What some numbers give over steps of another length, both ways."""
         device = self.queries.values.device
         query = torch.cat([going, going + self.numbers]).to(device)
         changes, steps = [], []
@@ -252,15 +324,35 @@ class _Ladder:
             changes.append(results[0].reshape(len(step), -1).double().cpu() - self.value)
             steps.append(step.cpu())
         change, step = torch.cat(changes), torch.cat(steps)
-        self.times.append(times)
-        for parts, half in ((self.plus, slice(len(going))), (self.minus, slice(len(going), None))):
-            whole = torch.full((self.numbers, len(self.value)), math.nan, dtype=torch.float64)
-            whole[going] = change[half]
-            parts.append(whole)
-        for parts, half in ((self.ahead, slice(len(going))), (self.behind, slice(len(going), None))):
-            taken = torch.full((self.numbers,), math.nan, dtype=torch.float64)
-            taken[going] = torch.where(step[half] != 0, step[half], math.nan)
-            parts.append(taken)
+        sides = slice(len(going)), slice(len(going), None)
+        wholes, taken = [], []
+        for half in sides:
+            wholes.append(torch.full((self.numbers, len(self.value)), math.nan, dtype=torch.float64))
+            wholes[-1][going] = change[half]
+            taken.append(torch.full((self.numbers,), math.nan, dtype=torch.float64))
+            taken[-1][going] = torch.where(step[half] != 0, step[half], math.nan)
+        return _Level(times, *wholes, *taken)
+
+
+def _begins(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether changes of f, at equal distances one behind another, begin without a jump; or how large it is.
+
+    Args:
+        values: `(distances, 2, numbers, outputs)` both ways; over the first f has not changed.
+
+    Returns:
+        `(numbers, outputs)` bool, and the jump, zero where there is none.
+    """
+    size = values.nan_to_num(0.0).abs().amax(dim=(0, 1))
+    changes, least = values.diff(dim=0), ROUNDED * size
+    moved = changes.abs() > least
+    still, place = ~moved.any(dim=0), moved.int().argmax(dim=0)
+    ends = place == len(changes) - 1
+    begin = [changes.gather(0, (place + k).clamp(max=len(changes) - 1)[None])[0] for k in range(3)]
+    goes_on = [(part.abs() > least) & (part.sign() == begin[0].sign()) for part in begin[1:]]
+    flat = goes_on[0] & goes_on[1] & ~ends
+    jump = torch.where(begin[1].abs() <= least, begin[0].abs(), size)
+    return (still | flat).all(dim=0), torch.where(still | flat, 0.0, jump).amax(dim=0)
 
 
 def _coarse(slopes: Tensor, steps: Tensor, errors: Tensor, gaps: Tensor) -> Tensor:
