@@ -22,6 +22,8 @@ from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
 from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
 from zo.evaluators.difference.registry import Argument
+from zo.evaluators.difference.rules.arithmetic import add
+from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape import Tape
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref
 
@@ -38,7 +40,7 @@ ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
-    """What the losses change by, `(variants, rows)`; NaN where something infinite on the way became another.
+    """What the losses change by, `(variants, rows)`; NaN where it is not known, by something not finite.
 
     Args:
         tape: the tape of the base.
@@ -60,11 +62,13 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
             result = _anew(tape, place, changes)
         else:
             result = changed(node, tape.value, changes)
+        # Of two infinite changes, each right, a product's may be NaN, and the product itself infinite.
+        products = sum(ref in changes for ref in node.refs) > 1 and node.rule not in (add, subtracted)
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
-            if place in tape.infinite and not isinstance(part, Anew):
-                lost.append(_lost(part, tape.value(ref), len(tape.base)))
+            if (place in tape.unbounded or products) and not isinstance(part, Anew):
+                lost += _lost(part, tape.value(ref), len(tape.base))
             if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
@@ -81,24 +85,22 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     return result
 
 
-def _lost(change: Change, base: Tensor, rows: int) -> Tensor:
-    """Where a variant has no difference from something infinite, `(variants, rows)` or `(variants, 1)`.
+def _lost(change: Change, base: Tensor, rows: int) -> list[Tensor]:
+    """Where a change is not finite, `(variants, rows)` or `(variants, 1)`, if it is somewhere.
 
-    Base and change are NaN together there, which a function behind it may swallow, as a comparison does.
+    Something infinite or NaN in the base may have become a number, and a function behind it may swallow what
+    is NaN in both, as a comparison does.
     """
     if isinstance(change, Entries):
         change = change.dense()
     values = change.values if isinstance(change, OneChannel) else change
-    where = change.gathered(base) if isinstance(change, OneChannel) else base
-    lost = where.isinf() & ~values.isfinite()
+    if values.device.type == "cpu" and values.sum().isfinite():  # a GPU would be waited for
+        return []
+    lost = ~values.isfinite()
     by_row = base.ndim > 0 and base.shape[0] == rows and lost.shape[1] == rows
-    return (
-        lost.flatten(2).any(2)
-        if by_row and lost.ndim > 2
-        else lost
-        if by_row
-        else lost.flatten(1).any(1)[:, None]
-    )
+    if by_row:
+        return [lost.flatten(2).any(2) if lost.ndim > 2 else lost]
+    return [lost.flatten(1).any(1)[:, None]]
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, Any]) -> Argument:

@@ -36,7 +36,7 @@ class Tape:
         reached: for each parameter, by number, the calls that depend on it, in order.
         last: for each node the last call that reads it.
         asks: whether a black box gives the losses.
-        infinite: the nodes that give something infinite in the base, as a mask of minus infinity.
+        unbounded: the nodes that give something infinite or NaN in the base, as a mask of minus infinity.
     """
 
     nodes: list[Node]
@@ -46,7 +46,7 @@ class Tape:
     reached: list[list[int]]
     last: list[int]
     asks: bool
-    infinite: frozenset[int] = frozenset()
+    unbounded: frozenset[int] = frozenset()
 
     def value(self, ref: Ref) -> Tensor:
         """The base value of a recorded tensor."""
@@ -204,11 +204,11 @@ def _tape(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, ask
         for place in range(parameters, len(nodes))
         if needed[place] and (end is None or place != end.node)
     ]
-    return Tape(nodes, base, end, sizes, reached, last, asks, _infinite(nodes, calls))
+    return Tape(nodes, base, end, sizes, reached, last, asks, _unbounded(nodes, calls))
 
 
-def _infinite(nodes: list[Node], places: list[int]) -> frozenset[int]:
-    """Those of the nodes whose results are infinite somewhere; a GPU is waited for once."""
+def _unbounded(nodes: list[Node], places: list[int]) -> frozenset[int]:
+    """Those of the nodes whose results are infinite or NaN somewhere; a GPU is waited for once."""
     floats = [
         (place, tensor)
         for place in places
@@ -218,8 +218,8 @@ def _infinite(nodes: list[Node], places: list[int]) -> frozenset[int]:
     if not floats:
         return frozenset()
     device = floats[0][1].device
-    some = torch.stack([tensor.isinf().any().to(device) for _, tensor in floats]).tolist()
-    return frozenset(place for (place, _), infinite in zip(floats, some, strict=True) if infinite)
+    finite = torch.stack([tensor.isfinite().all().to(device) for _, tensor in floats]).tolist()
+    return frozenset(place for (place, _), whole in zip(floats, finite, strict=True) if not whole)
 
 
 def _forwards(network: nn.Module, mode: TapeMode) -> dict[nn.Module, Forward]:

@@ -53,6 +53,25 @@ FUNCTIONS = {
 }
 
 
+# each is NaN in some rows of the base, which a query may turn into numbers, or the other way
+NANS = {
+    "repaired": lambda h: torch.nan_to_num(h.log(), nan=0.3),
+    "replaced": lambda h: torch.where(h.log().isnan(), 0.3, h.log()),
+    "masked": lambda h: (lambda r: r.masked_fill(r != r, 0.0))(h.sqrt()),
+    "zero by zero": lambda h: torch.nan_to_num(h.relu() / h.relu()) * h,
+    "infinity by zero": lambda h: torch.nan_to_num(h.relu() * (1 / h.relu()), nan=0.5) * h,
+    "power": lambda h: torch.nan_to_num(h**0.5, nan=-0.2),
+    "mean of the rest": lambda h: h.log().nanmean(1, keepdim=True) + h,
+    "sum of the rest": lambda h: h.log().clamp(min=-3).nansum(1, keepdim=True) + h,
+    "median of the rest": lambda h: h.log().nanmedian(1, keepdim=True).values.nan_to_num() + h,
+    "fmin": lambda h: torch.fmin(h.log(), torch.ones_like(h)),
+    "counted": lambda h: h * h.log().isnan().to(h.dtype).mean(1, keepdim=True),
+    "cumulated": lambda h: h.log().cumsum(1).nan_to_num(nan=0.5),
+    "a scaled log": lambda h: torch.nan_to_num(h.log() * 2 + 1, nan=0.3),
+    "a gate": lambda h: torch.nan_to_num(h.roll(1, 1).tanh() * h.relu().log(), nan=0.2, neginf=-3, posinf=2),
+}
+
+
 def gradients(network, loss, batch, mu, evaluator):
     gradient = zo.LossGradient(network, loss, zo.CGE(mu=mu, central=True), evaluator=evaluator)
     network.zero_grad()
@@ -88,3 +107,36 @@ def test_functions_with_an_infinity_on_the_way_are_those_of_loop(function, evalu
     fast, gradient, _ = gradients(network, loss, (x, x[:, :2]), 1e-2, evaluator)
     assert gradient.counts.dropped == 0
     assert (fast - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("function", NANS.values(), ids=NANS)
+def test_queries_whose_nan_is_repaired_behind_are_those_of_loop(function):
+    torch.manual_seed(3)
+    network, loss = By(function).double(), zo.OutputLoss(lambda o, t: o.square().mean(1))
+    batch = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)).double(), torch.zeros(6)
+    exact, _, _ = gradients(network, loss, batch, 0.1, "loop")
+    fast, gradient, _ = gradients(network, loss, batch, 0.1, "difference")
+    assert gradient.counts.dropped == 0
+    assert (fast - exact).norm() < 1e-6 * exact.norm()
+
+
+def test_a_product_of_two_infinite_changes_is_that_of_loop():
+    """The product itself is infinite, which is repaired; by the changes it is NaN, which is repaired otherwise."""
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.linspace(1, 2, 40).double())
+            with torch.no_grad():
+                self.w[21] = 1e-3
+
+        def forward(self, x):
+            h = x * self.w
+            return torch.nan_to_num(h.relu().log() * (h + 1.5e-3), nan=0.7, posinf=2.0, neginf=-3.0)
+
+    batch = torch.ones(3, 40).double(), torch.zeros(3)
+    loss = zo.OutputLoss(lambda o, t: o.square().mean(1))
+    exact, _, _ = gradients(Gate(), loss, batch, 2e-3, "loop")
+    fast, _, _ = gradients(Gate(), loss, batch, 2e-3, "difference")
+    assert torch.allclose(fast, exact, rtol=1e-9)

@@ -66,12 +66,12 @@ def per_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
 
 
 def _change(moved: Tensor, base: Tensor, output: Tensor) -> Tensor:
-    """The difference in the output's dtype; what is infinite and stays so, as under a mask, has none."""
+    """The difference in the output's dtype; what stays infinite or NaN, as under a mask, has none."""
     if not output.is_floating_point():
         return moved.long() - base.long()
     change = moved - base
-    if base.device.type != "cpu" or base.isinf().any():  # a GPU would be waited for
-        change.masked_fill_(moved == base, 0.0)
+    if base.device.type != "cpu" or not base.isfinite().all():  # a GPU would be waited for
+        change.masked_fill_((moved == base) | (moved.isnan() & base.isnan()), 0.0)
     return change.to(output.dtype)
 
 
