@@ -186,6 +186,64 @@ def test_draws_whose_number_depends_on_the_weights_are_no_other_threads(evaluato
         assert torch.allclose(parameter.grad, exact, rtol=1e-4)
 
 
+D = torch.distributions
+REJECTING = {
+    "poisson": torch.poisson,
+    "binomial": lambda r: D.Binomial(200, r / (1 + r)).sample(),
+    "beta": lambda r: D.Beta(r, r + 1).sample(),
+    "dirichlet": lambda r: D.Dirichlet(torch.stack([r, r + 1], -1)).sample()[:, 0] * r,
+    "von Mises": lambda r: D.VonMises(0 * r, r).sample(),
+}
+
+
+@pytest.mark.quick_cases(2)
+@pytest.mark.filterwarnings("ignore")  # counts come in steps, and are not stacked
+@pytest.mark.parametrize("evaluator", ["loop", "auto"])
+@pytest.mark.parametrize("draw", REJECTING.values(), ids=REJECTING)
+@pytest.mark.parametrize("others", [False, True])
+def test_draws_by_rejection_begin_from_the_same_state_in_each_query(draw, evaluator, others):
+    """Central differences by hand, each from the state that the step began with."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 1), nn.Softplus()).double()
+    x, mu = torch.randn(8, 3).double(), 0.1
+
+    def objective(n, b):
+        return (draw(20 * n(b)[:, 0] + 0.5) - 5).square()
+
+    alive, idle = threading.Event(), threading.Thread(target=lambda: alive.wait(60))
+    if others:
+        idle.start()
+    try:
+        begin = torch.get_rng_state()
+        zo.LossGradient(network, objective, zo.CGE(mu, central=True), evaluator=evaluator, seed=0).backward(x)
+        end = torch.get_rng_state()
+    finally:
+        alive.set()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            assert parameter.grad is not None
+            values, slopes = parameter.view(-1), parameter.grad.view(-1)
+            for place, value in enumerate(values.tolist()):
+                losses = []
+                for step in (mu, -mu):
+                    values[place] = value + step
+                    torch.set_rng_state(begin)
+                    losses.append(float(objective(network, x).mean()))
+                values[place] = value
+                assert float(slopes[place]) == pytest.approx((losses[0] - losses[1]) / (2 * mu), rel=1e-5)
+        torch.set_rng_state(begin)
+        objective(network, x)
+    assert torch.equal(end, torch.get_rng_state())
+
+
+def test_a_generator_given_by_place_is_handed_on():
+    own = torch.Generator().manual_seed(1)
+    expected = torch.poisson(torch.full((9,), 20.0), torch.Generator().manual_seed(1))
+    with WatchedDraws() as watched:
+        seen = torch.poisson(torch.full((9,), 20.0), own)
+    assert torch.equal(seen, expected) and not watched.names
+
+
 def by_tangents(number, dropout, gate, left):
     """Trainings through a box of sines: each step evaluates the objective with draws, some of them twice."""
     torch.manual_seed(number)

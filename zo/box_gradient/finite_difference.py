@@ -94,7 +94,7 @@ def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> 
 
     The error is an estimate, for noise and rounding one that a twentieth of the numbers exceed, for smooth
     functions several times what it is. Where it is more than the tolerance of a check, the check cannot tell.
-    Of a function that comes in steps the slope across them is given, and where it is flat at x, beside a kink,
+    Of a function that comes in steps the slope across them is given. Where it is flat beside a kink, that is
     zero. A kink beside x that is nearer than rounding lets steps be is taken for one at x.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blackbox.notices import warn
 from zo.errors import EvaluatorWarning, ObjectiveError
-from zo.evaluators.operations import Operations
+from zo.evaluators.operations import Operations, draws
 
 PATIENCE = 60.0  # seconds that a training waits for its turn before it says so
 TRIES = 5  # evaluations of a query, each with a stranger's draws in it, before the step is refused
@@ -150,7 +150,6 @@ class Draws:
     ) -> None:
         self._before, self._after, self._replay = before, after, replay
         self._trusted = False  # the base drew alone
-        self._names: list[str] = []  # what it drew, once it is trusted
         self._any = not same(before, after)
         if watched is None and others_run():  # a thread that has begun meanwhile
             self.trust_base()  # the end alone does not tell: another thread may draw as much in each query
@@ -158,7 +157,7 @@ class Draws:
             self._any = bool(watched.names)
             if self._any and not watched.alone(before, after) and not self._repeats(watched):
                 raise DisturbedBase(str(disturbed()))
-            self._trusted, self._names = True, watched.names
+            self._trusted = True
 
     def _repeats(self, watched: WatchedDraws) -> bool:
         """Whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
@@ -186,38 +185,38 @@ class Draws:
         Raises:
             Disturbed: Another thread drew in each of them.
         """
-        ended: list[States] = []
         for number in range(TRIES):
             # watched where the first ended otherwise than the base
             drawn = WatchedDraws() if number else None
             try:
                 with drawn or nullcontext():
                     result = run()
-                ended.append(states())
+                ended = states()
             finally:
                 put_back(self._before)
-            if less(result) or not self.disturbed(ended, None if drawn is None else drawn.names):
+            if less(result) or not self.disturbed([ended], drawn):
                 return result
         raise disturbed()
 
-    def disturbed(self, ended: Sequence[States], names: Sequence[str] | None = None) -> bool:
-        """Whether another thread drew in the last of some tries, by the states that they ended with.
+    def disturbed(self, ended: Sequence[States], drawn: WatchedDraws | None = None) -> bool:
+        """Whether another thread drew in the last of some tries.
+
+        How much is drawn may depend on the weights, as by rejection: another end than the base's says only
+        that a thread may have drawn, where there is one.
 
         Args:
             ended: The states behind the tries.
-            names: What the last of them drew itself, where that was watched.
+            drawn: What was seen of the last of them; None where it was not watched.
 
         Raises:
             Disturbed: As `trust_base` does.
         """
-        if not self._any or same(ended[-1], self._after):
+        if not self._any or same(ended[-1], self._after) or not others_run():
             return False
-        # Twice the same, and other than in the base: it depends on the weights how much is drawn. Or another
-        # thread drew as much in both: then what was drawn here is what the base drew.
-        if len(ended) > 1 and same(*ended[-2:]) and (names is None or names != self._names):
+        if drawn is None and len(ended) > 1 and same(*ended[-2:]):
             return False
         self.trust_base()
-        return self._any
+        return self._any and not (drawn is not None and drawn.alone(self._before, ended[-1]))
 
     def trust_base(self) -> None:
         """Find out, once a step, whether no other thread drew in the base, and whether this one draws.
@@ -246,7 +245,7 @@ class Draws:
             if not seen.alone(self._before, ended):
                 continue
             if same(ended, self._after):
-                self._trusted, self._names = True, seen.names
+                self._trusted = True
                 return
             if any(same(ended, other) for other in ends):
                 raise DisturbedBase(str(disturbed()))
@@ -309,7 +308,8 @@ class WatchedDraws(Operations):
 
     def run(self, operation: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Run an operation between two looks at the generators, where it draws from them."""
-        if torch.Tag.nondeterministic_seeded not in operation.tags or named.get("generator") is not None:
+        of_its_own = any(isinstance(item, torch.Generator) for item in (*arguments, *named.values()))
+        if not draws(operation) or of_its_own:
             return operation(*arguments, **named)
         start = states()
         seeded = _seeded(operation)

@@ -6,7 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_UNMARKED = {"random_", "binomial", "_sample_dirichlet"}  # draws that older versions do not mark as such
+
+
+def draws(operation: Any) -> bool:
+    """Whether an operation draws at random."""
+    marked = torch.Tag.nondeterministic_seeded in operation.tags
+    return marked or operation.overloadpacket.__name__ in _UNMARKED
 
 
 class Operations(TorchDispatchMode, ABC):

@@ -273,12 +273,13 @@ def refuse_shifted(
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
-    allowed = rounding_of(step, base)[rows]
-    if (off <= allowed).all():
-        return
-    still = Directions(torch.zeros(1, step.parameters.size))
-    if (off <= allowed + jumps_at(step, base, still, torch.zeros_like(base))[rows]).all():
-        return
+    if step.draws is None or not step.draws.any:  # else what rounding changes may be how much is drawn
+        allowed = rounding_of(step, base)[rows]
+        if (off <= allowed).all():
+            return
+        still = Directions(torch.zeros(1, step.parameters.size))
+        if (off <= allowed + jumps_at(step, base, still, torch.zeros_like(base))[rows]).all():
+            return
     step.tally.queries += len(perturbation)
     raise Unservable(
         f"a variant that moves nothing changed the loss by up to {off.max().item():.1e}, as if "

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from zo.evaluators.operations import Operations
+from zo.evaluators.operations import Operations, draws
 
-_UNMARKED = {"random_", "binomial", "_sample_dirichlet"}  # draws that torch does not mark as such
 LEVELS = (0.3, 0.7, 0.05, 0.95)  # one after another; decision 106
 _DROPOUT = ("dropout_p", "dropout")  # the argument of attention and recurrent layers of one kernel
 
@@ -46,7 +45,7 @@ class Steady(Operations):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
         name = operation.overloadpacket.__name__
-        if torch.Tag.nondeterministic_seeded not in operation.tags and name not in _UNMARKED:
+        if not draws(operation):
             return result
         by_name = _by_name(operation, arguments)
         if name == "native_dropout":

@@ -122,7 +122,7 @@ def test_queries_whose_nan_is_repaired_behind_are_those_of_loop(function):
 
 
 def test_a_product_of_two_infinite_changes_is_that_of_loop():
-    """The product itself is infinite, which is repaired; by the changes it is NaN, which is repaired otherwise."""
+    """By the changes it is NaN, which is repaired otherwise than what is infinite."""
 
     class Gate(nn.Module):
         def __init__(self) -> None:
