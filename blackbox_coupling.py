@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -23,13 +24,28 @@ COMMAND = "tasks.command.cli"  # whose `main` is the command line; by name, as a
 
 def main() -> int:
     """The exit status of the command line; see `tasks.command.cli.main`."""
+    leave_the_current_folder()
     if any(map(in_the_way, PACKAGES)):
         sys.path.insert(0, str(HERE))
-        # of the processes that are started from here
-        paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-        os.environ["PYTHONSAFEPATH"] = "1"  # nor does the current folder come before it there
     return import_module(COMMAND).main()
+
+
+def leave_the_current_folder() -> None:
+    """Take off Python's path what is another folder in each current folder, whose files may be anyone's.
+
+    These are the first entry, where `python -m` or `python -c` began, and all that are relative: Python makes
+    those of `PYTHONPATH` absolute, and an editable install has one that stands for no folder unless one is
+    here. What is absolute is meant, and the folder of this project's packages stays.
+    """
+    parts = list(filter(None, [os.environ.get("PYTHONPATH")]))
+    parts = parts[0].split(os.pathsep) if parts else []
+    with suppress(OSError):  # the current folder is gone
+        here, kept = os.getcwd(), {str(HERE), *filter(os.path.isabs, parts)}
+        left = {os.path.abspath(part) for part in parts} - kept
+        if not sys.flags.safe_path and sys.path[0] == here != str(HERE):
+            del sys.path[0]
+        left |= {part for part in sys.path if not os.path.isabs(part) and os.path.lexists(part or here)}
+        sys.path[:] = [part for part in sys.path if part not in left]
 
 
 def in_the_way(name: str) -> str | None:
@@ -143,5 +159,7 @@ def names_of(package: str) -> set[str]:
 
 
 name_what_is_in_the_way()
+if "BLACKBOX_NAMED_CODE" in os.environ:  # in a process that one with code of the user's has started
+    import_module("blackbox.named_code")
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from blackbox import named_code
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
@@ -28,10 +26,12 @@ class Target:
         place: A file, by its absolute path, or a module, by its name.
         attribute: What is meant in it; "" for the only thing of its kind in a file. A module without one is a
             text that names nothing, as `find` says.
+        installed: Whether it is what an installed package names, of which no folder has a module.
     """
 
     place: Path | str
     attribute: str = ""
+    installed: bool = False
 
     def __str__(self) -> str:
         """As a text that names it."""
@@ -45,11 +45,12 @@ def target_of(text: str, names: Mapping[str, str] | None = None) -> Target:
         text: A name, `module:Name`, `file.py:Name`, or `file.py`.
         names: name -> the `module:Class` that it means.
     """
+    installed = text in (names or {})
     text = (names or {}).get(text, text)
     place, _, attribute = (text, "", "") if text.endswith(".py") else text.rpartition(":")
     if place and (attribute or place == text):
         if not place.endswith(".py"):
-            return Target(place, attribute)
+            return Target(place, attribute, installed)
         try:
             return Target(Path(place).resolve(), attribute)
         except (OSError, RuntimeError, ValueError):  # such as a null byte
@@ -129,8 +130,8 @@ def find(target: str | Target, names: Mapping[str, str], base: type | None = Non
             f"{place!r}: expected a name, module:Class or file.py:Class. {nearest(place, sorted(names))}"
         )
     if not attribute:
-        return only_class(place, BlackBoxFunction, "BlackBoxFunction")
-    module = module_of(place)
+        return only_class(target, BlackBoxFunction, "BlackBoxFunction")
+    module = module_of(target)
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
@@ -143,27 +144,26 @@ def find(target: str | Target, names: Mapping[str, str], base: type | None = Non
     return value
 
 
-def module_of(place: Path | str) -> ModuleType:
-    """The module in a file, which is a path, or of a name; its code is executed.
+def module_of(target: Target) -> ModuleType:
+    """The module that a target is in; its code is executed.
 
     Raises:
-        ConfigurationError: there is no such file or module.
+        ConfigurationError: There is no such file or module.
     """
-    return _from_file(place) if isinstance(place, Path) else _from_name(place)
+    place = target.place
+    return _from_file(place) if isinstance(place, Path) else _from_name(place, target.installed)
 
 
-def _from_name(name: str) -> ModuleType:
+def _from_name(name: str, installed: bool) -> ModuleType:
     if name.count(".") > 100:  # importing it would end in Python's limit on calls in calls
         raise ConfigurationError(f"{name!r}: expected the name of a module, got one with too many dots.")
-    # behind all others, so that no file in the current folder takes the place of an installed package
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
     try:
-        return importlib.import_module(name)
+        return named_code.from_name(name, None if installed else Path.cwd())
     except ModuleNotFoundError as error:
         if error.name is None or f"{name}.".startswith(f"{error.name}."):
+            where = "that is installed" if installed else "that is installed or in this folder"
             raise ConfigurationError(
-                f"{name}: expected a module that is installed or in this folder, found none. "
+                f"{name}: expected a module {where}, found none. "
                 "Give the file instead, as in path/to/file.py:Class."
             ) from None
         raise
@@ -172,42 +172,24 @@ def _from_name(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """The module in a file, imported by its plain name where that leads to it: other processes can, too."""
     path = path.resolve()
     if path.suffix != ".py" or not os.path.isfile(path):  # which, unlike a path's, takes one of any length
         raise ConfigurationError(f"{path}: expected a Python file, found none. Check the path.")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    importlib.invalidate_caches()  # the file may be younger than the last look into its folder
-    name = path.stem
-    if name.isidentifier():
-        spec = importlib.util.find_spec(name) if name not in sys.modules else sys.modules[name].__spec__
-        if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path:
-            return importlib.import_module(name)
-    name = f"blackbox_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return named_code.from_file(path)
 
 
-def only_class(place: Path | str, base: type, name: str) -> Any:
+def only_class(target: Target, base: type, name: str) -> Any:
     """The only subclass of a class that a file or module defines itself; its code is executed.
 
     Args:
-        place: The file, or the module's name.
+        target: The file or the module.
         base: the class.
         name: what messages call it.
 
     Raises:
         ConfigurationError: there is no such file or module, or it defines none or several.
     """
-    module = module_of(place)
+    place, module = target.place, module_of(target)
     subclasses = [
         kind
         for kind in vars(module).values()

@@ -23,7 +23,7 @@ def script(tmp_path):
         done = subprocess.run(
             [sys.executable, "train.py"],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "BLACKBOX_NAMED_CODE": "{}"},
             capture_output=True,
             text=True,
         )

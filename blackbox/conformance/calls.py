@@ -258,7 +258,7 @@ def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     with (folder / f"log-{number}").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", WORK, str(folder), str(number), str(os.getpid())],
+            [sys.executable, "-P", "-c", WORK, str(folder), str(number), str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

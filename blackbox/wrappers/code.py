@@ -10,11 +10,13 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
+
+from blackbox.named_code import spec_for
 
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -233,21 +235,21 @@ def _is_installed(file: str) -> bool:
     return bool(_INSTALLED & set(path.parts)) or path.is_relative_to(_STANDARD)
 
 
-def imported(code: Instructions, within: str | None, package: str) -> Iterator[tuple[str, Path]]:
+def imported(code: Instructions, module: Mapping[str, Any], package: str) -> Iterator[tuple[str, Path]]:
     """The user's modules that code imports when it runs, and their files, in the order of their names.
 
     Args:
         code: the code.
-        within: the package of the code's module, for imports that are relative to it.
+        module: the globals of the code's module: its name and package, to which imports are relative.
         package: what counts as the user's own although it is installed.
     """
     for level, name in sorted(code.imports):
         try:
-            full = importlib.util.resolve_name("." * level + name, within)
+            full = importlib.util.resolve_name("." * level + name, module.get("__package__"))
             top = full.partition(".")[0]
             if top in sys.modules and not is_users(top, file_of(top), package):
                 continue
-            spec = importlib.util.find_spec(full)
+            spec = spec_for(full, str(module.get("__name__")))
         except (ImportError, ValueError, AttributeError):  # not there, or a name of the module before
             continue
         if spec is not None and spec.origin is not None and is_users(full, spec.origin, package):

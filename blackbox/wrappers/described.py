@@ -270,7 +270,7 @@ class _Words:
                 words.append(f"{free}={self._global(named, free, known[free], code)}")
         patches = self._patches(f"{where}, builtins", builtins, code.names - known.keys())
         words += [patches] if patches else []
-        for module, path in imported(code, known.get("__package__"), self._package):
+        for module, path in imported(code, known, self._package):
             words.append(content(path))
             named = f"{where}, import {module!r} of {function.__qualname__}"
             load(module)  # all of it first, since its parents have it as an attribute from then on

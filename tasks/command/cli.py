@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is at work, so that help comes at onc
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -87,8 +88,10 @@ def _main(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--workers" for word in arguments):
         # several processes, each with as many threads as there are cores, hinder each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # reports open no window, and a matplotlibrc in the current folder may name any module as what opens them
-    os.environ.setdefault("MPLBACKEND", "agg")
+    os.environ.setdefault("MPLBACKEND", "agg")  # reports open no window
+    if os.path.lexists("matplotlibrc"):  # of the current folder: matplotlib reads it as it is imported
+        with contextlib.chdir("/"):
+            importlib.import_module("matplotlib")
     with invoked(arguments) as invocation:
         return _status(invocation)
 

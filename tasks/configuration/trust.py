@@ -18,7 +18,7 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -95,7 +95,7 @@ def problem(text: str) -> Shipped | Named:
     target = target_of(text, known)
     # by its module alone: what an entry point calls a file would be another one in each folder
     shipped = isinstance(target.place, str) and str(target) in known.values()
-    return Shipped(target) if shipped else Named(target)
+    return Shipped(replace(target, installed=True)) if shipped else Named(target)
 
 
 def named(text: str) -> Named:

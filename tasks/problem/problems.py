@@ -54,7 +54,7 @@ def load(code: trust.Shipped | trust.Named) -> type[Problem]:
         if target.attribute:
             kind = registry.find(target, known, Problem)
         else:
-            kind = registry.only_class(target.place, Problem, "tasks.Problem")
+            kind = registry.only_class(target, Problem, "tasks.Problem")
     if not (inspect.isclass(kind) and issubclass(kind, Problem)):
         raise ProblemError(
             f"{target}: expected a subclass of tasks.Problem, got {getattr(kind, '__name__', kind)!r}. "

@@ -114,7 +114,6 @@ def execute(run: Run, workers: int = 1) -> NoReturn:
         raise RunFolderError(f"{run.path}: expected the script {run.script}, found none. Put it back.")
     sys.stdout.flush()
     environment = os.environ | {VARIABLE: str(run.path.resolve())}
-    environment.pop("PYTHONSAFEPATH", None)  # a script may import what lies beside it
     os.execve(sys.executable, [sys.executable, run.script, *run.command[1:]], environment)
 
 

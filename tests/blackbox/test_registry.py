@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -7,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
+from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, named_code
 from blackbox.registry import make
 from blackbox.registry_arguments import call, parse
+from blackbox.wrappers.described import described
 
 FILE = """
 from blackbox import ArraySpec, BlackBoxFunction
@@ -71,12 +73,13 @@ NAMES = {"scaled": f"{__name__}:Scaled"}
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """A file with black boxes and one that it imports; both are forgotten afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    """A file with black boxes and one that it imports; both are forgotten afterwards, and on no path."""
+    before = list(sys.path)
     (tmp_path / "pump_helper.py").write_text("")
     path = tmp_path / "pumps.py"
     path.write_text(FILE.format(helper="pump_helper"))
     yield path
+    assert sys.path == before and named_code.VARIABLE in os.environ
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
@@ -108,11 +111,11 @@ def test_files(file, attribute, arguments, factor):
 
 def test_a_box_from_a_file_can_be_sent_to_another_process(file):
     content = pickle.dumps(make(f"{file}:Pump", {"factor": 5}, {}))
-    code = "import pickle, sys, numpy as np; print(pickle.load(sys.stdin.buffer)(np.array(1.0)))"
+    code = "import blackbox, pickle, sys, numpy as np; print(pickle.load(sys.stdin.buffer)(np.array(1.0)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=content,
-        env={"PYTHONPATH": ":".join(sys.path)},
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         check=True,
     )
@@ -134,9 +137,62 @@ def test_modules_in_the_current_folder_are_found_behind_all_others(file, monkeyp
     monkeypatch.chdir(file.parent)
     (file.parent / "string.py").write_text("raise SystemExit('the wrong one')")
     assert times(make("pumps:half", {}, {})) == 0.5
-    assert sys.path[-1] == str(file.parent)
     with pytest.raises(ConfigurationError, match=r"capwords"):
         make("string:capword", {}, {})
+
+
+def test_what_an_installed_package_names_is_not_looked_for_in_the_current_folder(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(ConfigurationError, match=r"pumps: expected a module that is installed, found none"):
+        make("theirs", {}, {"theirs": "pumps:half"})
+    assert times(make("pumps:half", {}, {"theirs": "pumps:half"})) == 0.5
+
+
+LAZY = """
+from blackbox import ArraySpec, BlackBoxFunction
+
+class Late(BlackBoxFunction):
+    inputs = (ArraySpec("x", ()),)
+    outputs = (ArraySpec("y", ()),)
+
+    def evaluate_rows(self, x):
+        import pump_helper
+        from pump_parts.wheel import WHEELS
+        return WHEELS * pump_helper.factor() * x
+"""
+
+
+def test_a_box_is_known_by_what_its_file_imports_late_too(file):
+    helper = file.parent / "pump_helper.py"
+    file.write_text(LAZY.replace("from pump_parts.wheel import WHEELS", "WHEELS = 1.0"))
+    known = []
+    for factor in (2.0, 3.0):
+        helper.write_text(f"def factor():\n    return {factor}")
+        known.append(described("box", make(f"{file}:Late", {}, {})))
+        del sys.modules["pumps"], sys.modules["pump_helper"]
+    assert known[0] != known[1]
+
+
+def test_what_a_file_imports_late_is_found_beside_it_by_nobody_else(file, tmp_path_factory, monkeypatch):
+    installed = tmp_path_factory.mktemp("installed")
+    (installed / "meter.py").write_text(
+        "import importlib\n"
+        "try:\n    import optional_to_meter\nexcept ImportError:\n    pass\n"
+        "def later():\n    return importlib.import_module('optional_to_meter')\n"
+    )
+    (file.parent / "optional_to_meter.py").write_text("raise SystemExit('executed')")
+    (file.parent / "pump_helper.py").write_text(
+        "import meter\ndef factor():\n    from pump_parts import wheel\n    return wheel.WHEELS"
+    )
+    (file.parent / "pump_parts").mkdir()
+    (file.parent / "pump_parts" / "wheel.py").write_text("WHEELS = 3.0")
+    file.write_text(LAZY)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(installed)
+        assert times(make(f"{file}:Late", {}, {})) == 9
+        with pytest.raises(ModuleNotFoundError):
+            sys.modules["meter"].later()
+    assert "optional_to_meter" not in sys.modules and sys.modules.pop("meter")
 
 
 WRONG = [  # (target, arguments, words of the message); FILE is the file

@@ -1,0 +1,7 @@
+"""`python -m blackbox`: what the console script `blackbox` does."""
+
+import sys
+
+from blackbox_coupling import main
+
+sys.exit(main())
