@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from blackbox.named_code import hint
+
 if TYPE_CHECKING:  # a ledger is read where nothing is run, without torch
     import numpy as np
     from torch import Tensor
@@ -48,7 +50,7 @@ class FailedRow:
         """The failure in words, with those of the exception."""
         if self.error is None:
             return self.failure.value
-        return f"{self.failure.value} ({type(self.error).__name__}: {self.error})"
+        return f"{self.failure.value} ({type(self.error).__name__}: {self.error}{hint(self.error)})"
 
     def sentence_with_inputs(self) -> str:
         """The failure in words, after the row and its inputs where they are noted."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from importlib import import_module, invalidate_caches
 from importlib.machinery import ModuleSpec, PathFinder
@@ -76,11 +77,28 @@ def beside(name: str, importer: str) -> ModuleSpec | None:
     place = _places.get(importer) or _places.get(name, "")
     if importer not in _places and place.endswith(".py"):
         return spec_from_file_location(name, place)
-    folder = os.path.dirname(place) if place.endswith(".py") else place
+    folder = _folder(place)
     spec = PathFinder.find_spec(name, [folder]) if folder else None
     if spec is not None:
         _note(name, folder)
     return spec
+
+
+def hint(error: BaseException | None) -> str:
+    """Where a module lies that other code, or another process, did not find; "" if not beside named code.
+
+    What an installed package imports for the user's code, such as `joblib.load`, is imported by that package.
+    """
+    while error is not None:
+        for name in re.findall(r"No module named '(\w+)'", str(error)):
+            for folder in map(Path, map(_folder, _places.values())):
+                if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file():
+                    return (
+                        f" ({name} lies in {folder}, and only code of that folder looks there: import it at "
+                        f"the top of your file; for other processes too, set PYTHONPATH={folder})"
+                    )
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _imported(name: str, top: str, place: str) -> ModuleType:
@@ -99,6 +117,10 @@ def _note(name: str, place: str) -> None:
     os.environ[VARIABLE] = json.dumps(_places)
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)
+
+
+def _folder(place: str) -> str:
+    return os.path.dirname(place) if place.endswith(".py") else place
 
 
 def _installed(top: str) -> ModuleSpec | None:

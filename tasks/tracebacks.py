@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from blackbox.errors import ExecutorError
+from blackbox.named_code import hint
 from blackbox_coupling import PACKAGES
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -58,7 +59,7 @@ def of_user(error: BaseException) -> str | None:
     mended = _dtypes(said)
     return (
         f"{where}: your code raised {type(error).__name__}{colon}{said}"
-        f"{_namesake(error, Path(file).parent)}{mended}\n{'' if mended else shown}"
+        f"{_namesake(error, Path(file).parent)}{hint(error)}{mended}\n{'' if mended else shown}"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, named_code
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, ConfigurationError, named_code
 from blackbox.registry import make
 from blackbox.registry_arguments import call, parse
 from blackbox.wrappers.described import described
@@ -160,6 +160,17 @@ class Late(BlackBoxFunction):
         from pump_parts.wheel import WHEELS
         return WHEELS * pump_helper.factor() * x
 """
+
+
+def test_what_others_do_not_find_beside_a_file_is_told(file):
+    loads = "return __import__('pickle')._loads(b'cpump_model\\nMODEL\\n.') * x"  # reads in Python, as joblib
+    file.write_text(LAZY.partition("        import")[0] + f"        {loads}\n")
+    (file.parent / "pump_model.py").write_text("MODEL = 2.0")
+    with pytest.raises(BlackBoxError, match=rf"pump_model lies in {file.parent}, .*PYTHONPATH="):
+        times(make(f"{file}:Late", {}, {}))
+    file.write_text("import pump_model" + file.read_text())
+    del sys.modules["pumps"]
+    assert times(make(f"{file}:Late", {}, {})) == 2
 
 
 def test_a_box_is_known_by_what_its_file_imports_late_too(file):
