@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackbox.hdf5 import own_part
 from blackbox.notices import warn
 from simulators.errors import ReferenceDataError, ReferenceWarning
 
@@ -82,6 +83,8 @@ def write_part(path: Path, done: int, velocity: Tensor, kept: Sequence[Tensor]) 
 
 def read_part(path: Path) -> tuple[int, Tensor, list[Tensor]] | None:
     """What `write_part` wrote; None where there is none, or it is damaged."""
+    if not path.is_file():
+        return None
     try:
         with np.load(path, allow_pickle=False) as archive:
             done, velocity, frames = int(archive["done"]), archive["velocity"], archive["frames"]
@@ -107,12 +110,15 @@ def read(path: Path, expected: Mapping[str, Any], shape: tuple[int, ...]) -> Ten
     try:
         with h5py.File(path, "r") as file:
             check_attributes(path, file, expected)
-            flows: Any = file[FLOWS]
-            if sorted(flows) != names or any(flows[name].shape != shape[1:] for name in names):
+            flows = own_part(file, FLOWS)
+            parts: list[Any] = []
+            if isinstance(flows, h5py.Group) and sorted(flows) == names:
+                parts = [own_part(flows, name) for name in names]
+            if not parts or any(part is None or part.shape != shape[1:] for part in parts):
                 return None
             frames = np.empty(shape, np.float32)
-            for whole, name in zip(frames, names, strict=True):
-                flows[name].read_direct(whole)
+            for whole, part in zip(frames, parts, strict=True):
+                part.read_direct(whole)
             if _plain(file.attrs[SHA256]) != _sha256(frames):
                 return None
     except ReferenceDataError:
@@ -145,7 +151,7 @@ def alone(path: Path) -> Iterator[None]:
     """Wait until no other process makes this file; freed by the system however a process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_suffix(".lock")
-    with open(lock, "a", encoding="utf-8") as stream:
+    with open(lock, "a+", encoding="utf-8") as stream:  # which of a pipe waits for no reader
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
         # Who waits for the lock removed here finds the file made, and needs none.

@@ -307,6 +307,26 @@ def test_what_h5py_cannot_read_is_damaged(tmp_path, monkeypatch, error):
     assert reference_file.read(path, TINY.attributes(), (2, 4, 2, 16, 8)) is None
 
 
+@pytest.mark.parametrize("which", ["lock", "part.npz", "linked"])
+def test_a_pipe_is_not_waited_for(tmp_path, which):
+    made = load_or_compute(TINY, tmp_path)
+    pipe = made.path.with_suffix(f".{which}")
+    os.mkfifo(pipe)
+    if which == "linked":
+        with h5py.File(made.path, "a") as file:
+            del file[reference_file.FLOWS]
+            file[reference_file.FLOWS] = h5py.ExternalLink(str(pipe), "flows")
+        with pytest.warns(ReferenceWarning, match="damaged"):
+            assert torch.equal(load_or_compute(TINY, tmp_path).frames, made.frames)
+        return
+    made.path.unlink()
+    if which == "lock":
+        with pytest.raises(OSError, match="seekable"):
+            load_or_compute(TINY, tmp_path)
+    else:
+        assert torch.equal(load_or_compute(TINY, tmp_path).frames, made.frames)
+
+
 def test_a_renamed_file_is_refused(tmp_path):
     other = load_or_compute(replace(TINY, poke=0.1), tmp_path)
     other.path.rename(TINY.path(tmp_path))

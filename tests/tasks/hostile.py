@@ -81,7 +81,7 @@ def told(function):
 os.stat, os.lstat, os.access = told(os.stat), told(os.lstat), told(os.access)
 """
 KINDS = ("file", "package", "bytecode", "extension")
-SECONDS = 100
+SECONDS = 300
 
 
 class Folder:

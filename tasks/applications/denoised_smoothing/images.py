@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from blackbox.hdf5 import own_part
 from tasks.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -207,9 +208,8 @@ def _arrays(path: Path) -> tuple[Source, Parts]:
     try:
         if path.suffix.lower() in HDF5:
             with h5py.File(path) as file:
-                arrays = {
-                    name: np.asarray(part) for name, part in file.items() if isinstance(part, h5py.Dataset)
-                }
+                parts = {name: own_part(file, name) for name in map(str, file)}
+                arrays = {k: np.asarray(part) for k, part in parts.items() if isinstance(part, h5py.Dataset)}
         elif path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as file:  # what comes from elsewhere is never unpickled
                 arrays = dict(file)

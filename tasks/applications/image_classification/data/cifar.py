@@ -152,6 +152,8 @@ def fetch(source: CifarSource, data: Path, *, say: Callable[[str], None] = print
         say(f"{folder}: all files are there.")
         return folder
     loaded = not archive.exists()
+    if not loaded and not archive.is_file():  # a pipe would be waited for without end
+        raise DataError(f"{archive}: expected a file, got something else of that name. Move it away.")
     if loaded:
         say(f"{source.url}: loading it.")
         _load(source, archive)

@@ -1,5 +1,6 @@
 """Images of the user's in every format, their division, and what is refused."""
 
+import os
 import warnings
 
 import h5py
@@ -34,6 +35,23 @@ def test_npz_and_hdf5_hold_the_same_images(tmp_path):
     other = small.config(tmp_path, images=tmp_path / "images.h5")
     for one, two in zip(parts(data.load(chosen)), parts(data.load(other)), strict=True):
         assert torch.equal(one.images(), two.images()) and torch.equal(one.labels, two.labels)
+
+
+@pytest.mark.parametrize("how", ["link", "virtual", "external"])
+def test_what_lies_in_another_file_is_none_of_this_one(tmp_path, how):
+    os.mkfifo(tmp_path / "pipe")  # whose reading would not end
+    with h5py.File(tmp_path / "images.h5", "w") as made:
+        made["labels"] = np.arange(4) % 2
+        if how == "link":
+            made["images"] = h5py.ExternalLink(str(tmp_path / "pipe"), "images")
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((4, 4, 4), "u1")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "pipe"), "images", (4, 4, 4))
+            made.create_virtual_dataset("images", layout)
+        else:
+            made.create_dataset("images", (4, 4, 4), "u1", external=[(str(tmp_path / "pipe"), 0, 64)])
+    with pytest.raises(DataError, match="expected arrays 'images' and 'labels'"):
+        data.load(small.config(tmp_path, images=tmp_path / "images.h5"))
 
 
 def test_sets_that_are_divided_already_stay_so(tmp_path):

@@ -1,5 +1,6 @@
 """`blackbox data`: downloads, checksums, and archives from which nothing gets elsewhere."""
 
+import os
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -153,3 +154,9 @@ def test_the_command_knows_every_source():
     from tasks.command import commands
 
     assert set(get_args(get_type_hints(commands.data)["name"])) == set(cifar.SOURCES)
+
+
+def test_a_pipe_in_the_archives_place_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / SMALL10.archive)
+    with pytest.raises(DataError, match="expected a file, got something else"):
+        fetch(SMALL10, tmp_path)
