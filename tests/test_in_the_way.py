@@ -81,3 +81,41 @@ import blackbox, simulators
 print(state() == before)"""
     files = {} if tasks is None else {"tasks": tasks}
     assert script(look, other="", zoo="", **files) == ("True\n", "")
+
+
+LEFT = "import sys, blackbox_coupling as b; b.leave_the_current_folder(); print(*sys.path, sep='\\n')"
+
+
+@pytest.mark.parametrize("options", [("-c", LEFT), ("-m", "leaving"), ("-P", "-c", LEFT)], ids=" ".join)
+def test_what_is_another_folder_in_each_folder_is_taken_off_the_path(tmp_path, options):
+    (tmp_path / "leaving.py").write_text(LEFT)
+    (tmp_path / "below").mkdir()
+    meant = str(tmp_path / "meant")
+    for path in (f"{ROOT}:{meant}", f"{ROOT}::below:.:{meant}", f"{ROOT}:{meant}:"):
+        done = subprocess.run(
+            [sys.executable, *options],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        left = done.stdout.splitlines()
+        assert {str(ROOT), meant} < set(left)
+        assert all(os.path.isabs(part) or not (tmp_path / part).exists() for part in left)
+        assert not {str(tmp_path), str(tmp_path / "below"), ""} & set(left)
+
+
+def test_a_folder_that_is_written_out_stays_on_the_path_where_one_works_in_it(tmp_path):
+    path = f"{ROOT}:{tmp_path}"
+    left = subprocess.check_output(
+        [sys.executable, "-c", LEFT], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, text=True
+    )
+    assert str(tmp_path) in left.splitlines()
+
+
+def test_python_m_blackbox_is_the_command(tmp_path):
+    words = [sys.executable, "-m", "blackbox"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.check_output([*words, "--version"], cwd=tmp_path, env=env, text=True)
+    assert said.startswith("blackbox-coupling ")

@@ -34,6 +34,15 @@ def test_every_name_that_ships_makes_its_black_box(name):
     assert (type(box).__module__.startswith(module), type(box).__name__) == (True, kind)
 
 
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("name", sorted(names.PROBLEMS))
+def test_a_problem_that_ships_puts_nothing_on_the_path(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sys.path[:], sys.meta_path[:]
+    problems.find(name)
+    assert (sys.path, sys.meta_path) == before
+
+
 @pytest.mark.parametrize("name", sorted(NEED_A_FILE_OR_SERVER))
 def test_adapters_ask_for_what_they_need(name):
     from blackbox.registry import make
