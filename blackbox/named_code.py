@@ -20,7 +20,7 @@ from types import ModuleType
 VARIABLE = "BLACKBOX_NAMED_CODE"  # by which processes that are started from here find the same modules
 _IMPORTING = ("importlib", "_frozen_importlib", "_frozen_importlib_external")
 
-# The file of a module that was named by it, or the folder that it lies in, by the module's top-level name.
+# By a module's top-level name the file, where one was named, or the folder, whose path ends in a separator.
 _places: dict[str, str] = json.loads(os.environ.get(VARIABLE, "{}"))
 
 
@@ -57,7 +57,7 @@ def from_name(name: str, folder: Path | None) -> ModuleType:
         return import_module(name)
     if folder is None:
         raise ModuleNotFoundError(f"No module named {top!r}", name=top)
-    return _imported(name, top, str(folder))
+    return _imported(name, top, os.path.join(folder, ""))
 
 
 def spec_for(name: str, importer: str) -> ModuleSpec | None:
@@ -109,7 +109,7 @@ def _imported(name: str, top: str, place: str) -> ModuleType:
         return import_module(name)
     finally:
         if top not in sys.modules:
-            del _places[top]
+            _places.pop(top, None)
 
 
 def _note(name: str, place: str) -> None:
@@ -120,7 +120,7 @@ def _note(name: str, place: str) -> None:
 
 
 def _folder(place: str) -> str:
-    return os.path.dirname(place) if place.endswith(".py") else place
+    return os.path.join(os.path.dirname(place), "")
 
 
 def _installed(top: str) -> ModuleSpec | None:

@@ -32,6 +32,11 @@ grep -q "</html>" "$report"
 "$blackbox" list >/dev/null
 "$blackbox" info >/dev/null
 
+# a folder that was downloaded executes nothing
+OMP_NUM_THREADS=1 "$blackbox" run image-classification --dataset shapes --network simple-730 --width None --methods fo \
+    --steps 1 --train-images 64 --validation-images 20 --test-images 20 >run.log 2>&1 || { cat run.log; exit 1; }
+"$work/env/bin/python" "$here/tests/tasks/hostile.py" "$blackbox" "$(ls -d runs/image-*)"
+
 # what is optional is missed with the command that installs it
 missed() {
     wanted=$1

@@ -141,6 +141,15 @@ def test_modules_in_the_current_folder_are_found_behind_all_others(file, monkeyp
         make("string:capword", {}, {})
 
 
+def test_a_folder_may_be_named_like_a_file(file, monkeypatch):
+    folder = file.parent / "boxes.py"
+    folder.mkdir()
+    for name in ("pumps.py", "pump_helper.py"):
+        (file.parent / name).rename(folder / name)
+    monkeypatch.chdir(folder)
+    assert times(make("pumps:half", {}, {})) == 0.5
+
+
 def test_what_an_installed_package_names_is_not_looked_for_in_the_current_folder(file, monkeypatch):
     monkeypatch.chdir(file.parent)
     with pytest.raises(ConfigurationError, match=r"pumps: expected a module that is installed, found none"):
