@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.command import commands
 from tests.tasks.hostile import KINDS, Folder
 
 BLACKBOX = [str(Path(sysconfig.get_path("scripts")) / "blackbox")]  # of an editable install
@@ -74,6 +75,11 @@ def test_no_command_fires_a_trap(tmp_path, runs, words):
 )
 def test_no_kind_of_trap_fires(tmp_path, runs, words, kind):
     assert Folder(tmp_path, BLACKBOX, runs).broken(*words, kind=kind) == []
+
+
+def test_each_command_is_among_them():
+    without_end, asks_the_net = "serve", "data"
+    assert {words[0] for words in COMMANDS} >= commands._COMMANDS.keys() - {without_end, asks_the_net}
 
 
 def test_the_watch_sees_a_folder_on_the_path(tmp_path):
