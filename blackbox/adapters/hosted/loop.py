@@ -117,8 +117,8 @@ class Loop:
         going = (self._asked >= 0) & self._failed().logical_not()
         if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
             raise SessionError(  # no program has answered: it is a rehearsal
-                f"{self._host!r}.run: expected calls=, by which it is known beforehand how often a run asks, got "
-                "none. Write run(..., calls=) to know it."
+                f"{self._host!r}.run: expected calls=, by which it is known beforehand how often a run asks, "
+                "got none. Write run(..., calls=) to know it."
             )
         return going
 
