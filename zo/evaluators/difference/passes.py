@@ -62,8 +62,10 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
             result = _anew(tape, place, changes)
         else:
             result = changed(node, tape.value, changes)
-        # Of two infinite changes, each right, a product's may be NaN, and the product itself infinite.
-        products = sum(ref in changes for ref in node.refs) > 1 and node.rule not in (add, subtracted)
+        # Of two infinite changes, each right, a product's may be NaN, and the product infinite. On a GPU
+        # a look at all products would cost half as much again as the pass.
+        several_moved = sum(ref in changes for ref in node.refs) > 1
+        products = on_cpu and several_moved and node.rule not in (add, subtracted)
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)

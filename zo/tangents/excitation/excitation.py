@@ -44,7 +44,7 @@ PART = 4  # where the steps of a training are known, one in so many may wait; de
 TOLD = 0.6  # of those that may, after which it is said; decision 139
 # of an input that hardly varies: steps at most whose gradient waits for one that is foretold, and the error
 EARLY, FORETOLD = 8, 0.02  # of that one; decision 151
-VAIN = 0.1  # an error that is told where the wait ends; decision 151
+VAIN = 0.5  # an error that is told where the wait ends: little is known; decision 151
 
 Where = tuple[int, int]  # a box and an input, by their places
 

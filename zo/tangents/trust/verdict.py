@@ -86,7 +86,7 @@ def _usual(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
         return TrustVerdict(state)  # what they show of such a box is no error of the tangents
     average = terms.policy.average
     due = state.steps > 0 and state.steps % average == 0
-    if due or (check.shows and state.steps >= average):
+    if due or (check.shows and state.steps - state.waited >= average):  # at first little is known
         return _judged(terms, state, due)
     return TrustVerdict(state)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 
@@ -19,9 +20,9 @@ from tests.tasks.applications.image_classification.small import Striped, made_se
 class Rising(Striped):
     """Validation finds the last weights best, so that a training ends with them."""
 
-    def __init__(self, *arguments, **settings):
-        super().__init__(*arguments, **settings)
-        self.validated = itertools.count()
+    @functools.cached_property
+    def validated(self):
+        return itertools.count()
 
     def validate(self, network):
         return 1 - next(self.validated) / 1000
