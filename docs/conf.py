@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from _extensions import docstrings, generated, outputs, references  # noqa: E402
+from _extensions import docstrings, generated, outputs, pictures, references  # noqa: E402
 from _extensions.links import code  # noqa: E402
 
 # What pages run: this tree's packages and commands, one thread, no colours.
@@ -104,6 +104,7 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", generated.write)
     app.connect("source-read", generated.read)
     app.connect("doctree-read", outputs.process)
+    app.connect("doctree-read", pictures.process)
     app.add_role("soft", references.soft_role)
     app.connect("missing-reference", references.resolve_alias, priority=400)
     app.connect("missing-reference", references.leave_as_code, priority=900)

@@ -105,6 +105,7 @@ NEEDS = {
         ("blockMesh", "decomposePar", "pisoFoam", "g++"),
         there=lambda: any(Path("/usr/src").glob("openfoam-*/src/finiteVolume")) or "FOAM_SRC" in os.environ,
     ),
+    "chromium": Need("apt-get install chromium", ("chromium",)),
     "dolfinx": Need(
         "apt-get install python3-dolfinx",
         ("pkg-config", "x86_64-linux-gnu-gcc"),

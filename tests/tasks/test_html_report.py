@@ -98,7 +98,9 @@ def test_it_suits_a_phone_and_the_dark(page):
     (viewport,) = [a for tag, a in read(page).tags if tag == "meta" and a.get("name") == "viewport"]
     assert viewport["content"] == "width=device-width, initial-scale=1"
     assert "prefers-color-scheme: dark" in page
-    assert '<div class="scroll" tabindex="0"><table>' in page
+    assert page.count('<div class="scroll" tabindex="0"><table') == page.count("<table") == 1
+    (box,) = re.findall(r"^\.scroll \{(.*?)\}", page, re.S | re.M)  # tests/docs/test_phone.py looks at it
+    assert "overflow-x: auto" in box and box.count("no-repeat local") == box.count("no-repeat scroll") == 2
 
 
 def test_rows_stand_out_and_settings_are_flat(page):

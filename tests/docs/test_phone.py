@@ -1,0 +1,108 @@
+"""Pages at 400 pixels, as a browser draws them: what is cut has a shadow at that end, and nothing else has."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import subprocess
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.report import Figure, Table
+from tasks.report.html_report import render
+
+STATIC = Path(__file__).parents[2] / "docs" / "_static"
+WHITE = "picture.png"
+WIDE = f'<img src="{WHITE}" width="1200" height="900">'
+SITE = {  # what Sphinx and its theme make of pages
+    "table": '<div class="table-wrapper container"><div style="width: 1200px; height: 900px"></div></div>',
+    "code": '<div class="highlight"><pre style="margin: 0; height: 800px">' + "x" * 300 + "</pre></div>",
+    "formula": '<div class="math"><div style="width: 1200px; height: 900px"></div></div>',
+    "picture": f'<div class="picture docutils container">{WIDE}</div>',
+    "figure": f'<figure>{WIDE}<figcaption style="height: 9px">Below</figcaption></figure>',
+    "output of a block": f'<div class="cell_output docutils container">{WIDE}</div>',
+}
+
+
+@pytest.fixture
+def look(tmp_path):
+    """The shadows of a page, (left, right), as one at least sees them, at the places where a box of it ends."""
+    Image.new("L", (1600, 1200), "white").save(tmp_path / WHITE)
+
+    def looked(page: str, width: int = 400, scrolled: int = 0) -> tuple[bool, bool]:
+        # a window has 500 pixels at least
+        (tmp_path / "frame.html").write_text(
+            f'<body style="margin: 0"><iframe srcdoc="{escape(page)}" style="border: 0; width: {width}px; '
+            f"height: 800px\" onload=\"for (const box of this.contentDocument.querySelectorAll('*')) "
+            f'box.scrollLeft = {scrolled}"></iframe>'
+        )
+        browser = shutil.which("chromium")
+        assert browser is not None
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,800"]
+        command += [f"--screenshot={tmp_path / 'seen.png'}", (tmp_path / "frame.html").as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        seen = np.asarray(Image.open(tmp_path / "seen.png").convert("L"), float)[400:600, :width]
+        dark = 255 - np.median(seen, axis=0)  # lines and text are in few rows
+        return bool(dark[:30].max() > 40), bool(dark[-30:].max() > 40)
+
+    return looked
+
+
+def page(block: str) -> str:
+    return render("A run", [], [block])
+
+
+@pytest.mark.slow
+@pytest.mark.needs("chromium")
+def test_a_table_of_a_report_that_is_cut_shows_it(look):
+    wide = Table([f"figure {n}" for n in range(20)], [[0.5] * 20] * 40)
+    assert look(page(wide)) == (False, True)
+    assert look(page(wide), scrolled=9999) == (False, False)  # the first column stays at the left
+    assert look(page(Table(["method", "loss"], [("cge", 0.5)] * 40))) == (False, False)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("chromium")
+def test_a_picture_of_a_report_that_is_cut_shows_it(look, tmp_path):
+    Image.new("L", (1600, 2400), "white").save(tmp_path / "tall.png", dpi=(160, 160))
+    picture = page(Figure(tmp_path / "tall.png", "white"))
+    assert look(picture) == (False, True)
+    assert look(picture, scrolled=100) == (True, True)
+    assert look(picture, scrolled=9999) == (True, False)
+    assert look(picture, width=1200) == (False, False)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("block", SITE.values(), ids=SITE)
+def test_what_is_cut_on_the_site_shows_it(look, block):
+    colours = "--color-background-primary: white; --color-code-background: white"
+    site = f"<style>{(STATIC / 'site.css').read_text()} * {{ margin: 0 }}</style>"
+    text = f'<!doctype html>{site}<body style="{colours}"><div class="content">{block}</div>'
+    assert look(text) == (False, True)
+    assert look(text, scrolled=100) == (True, True)
+    assert look(text, scrolled=9999) == (True, False)
+
+
+@pytest.mark.needs("sphinx")
+def test_a_picture_that_stands_alone_has_a_box_to_scroll_in():
+    from docutils import nodes
+
+    def image() -> nodes.image:
+        return nodes.image(uri="a.png")
+
+    alone, among = nodes.paragraph("", "", image()), nodes.paragraph("", "text", image())
+    section = nodes.section("", alone, among, nodes.figure("", image()), image())
+    document = nodes.document(None, None)
+    document += section
+    process = runpy.run_path(str(STATIC.parent / "_extensions" / "pictures.py"))["process"]
+    process(None, document)
+    process(None, document)
+    boxes = [getattr(each, "attributes", {}).get("classes") for each in section]
+    assert boxes == [["picture"], [], [], ["picture"]]
+    assert all(isinstance(box[0], nodes.image) for box in (section[0], section[3]))
