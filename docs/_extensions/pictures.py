@@ -1,4 +1,4 @@
-"""Boxes around the pictures of pages, in which one that is wider than a phone scrolls (`_static/site.css`)."""
+"""Boxes around pictures of pages, in which one that is wider than a phone scrolls (`_static/site.css`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages at 400 pixels, as a browser draws them: what is cut has a shadow at that end, and nothing else has."""
+"""Pages at 400 pixels, as a browser draws them: what is cut has a shadow at that end, nothing else has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SITE = {  # what Sphinx and its theme make of pages
 
 @pytest.fixture
 def look(tmp_path):
-    """The shadows of a page, (left, right), as one at least sees them, at the places where a box of it ends."""
+    """Whether a page whose one box fills it has a shadow at its left end, and at its right one."""
     Image.new("L", (1600, 1200), "white").save(tmp_path / WHITE)
 
     def looked(page: str, width: int = 400, scrolled: int = 0) -> tuple[bool, bool]:
