@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.report import Figure, Table
+from tasks.report import Details, Figure, Heading, Paragraph, Table
 from tasks.report.html_report import render
 
 STATIC = Path(__file__).parents[2] / "docs" / "_static"
 WHITE = "picture.png"
+LONG = "x" * 120
 WIDE = f'<img src="{WHITE}" width="1200" height="900">'
 SITE = {  # what Sphinx and its theme make of pages
     "table": '<div class="table-wrapper container"><div style="width: 1200px; height: 900px"></div></div>',
@@ -29,11 +30,11 @@ SITE = {  # what Sphinx and its theme make of pages
 
 
 @pytest.fixture
-def look(tmp_path):
-    """Whether a page whose one box fills it has a shadow at its left end, and at its right one."""
+def drawn(tmp_path):
+    """A page as a browser draws it: how dark it is, (height, width)."""
     Image.new("L", (1600, 1200), "white").save(tmp_path / WHITE)
 
-    def looked(page: str, width: int = 400, scrolled: int = 0) -> tuple[bool, bool]:
+    def draw(page: str, width: int = 400, scrolled: int = 0) -> np.ndarray:
         # a window has 500 pixels at least
         (tmp_path / "frame.html").write_text(
             f'<body style="margin: 0"><iframe srcdoc="{escape(page)}" style="border: 0; width: {width}px; '
@@ -46,8 +47,17 @@ def look(tmp_path):
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,800"]
         command += [f"--screenshot={tmp_path / 'seen.png'}", (tmp_path / "frame.html").as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-        seen = np.asarray(Image.open(tmp_path / "seen.png").convert("L"), float)[400:600, :width]
-        dark = 255 - np.median(seen, axis=0)  # lines and text are in few rows
+        return 255 - np.asarray(Image.open(tmp_path / "seen.png").convert("L"), float)[:, :width]
+
+    return draw
+
+
+@pytest.fixture
+def look(drawn):
+    """Whether a page whose one box fills it has a shadow at its left end, and at its right one."""
+
+    def looked(page: str, width: int = 400, scrolled: int = 0) -> tuple[bool, bool]:
+        dark = np.median(drawn(page, width, scrolled)[400:600], axis=0)  # lines and text are in few rows
         return bool(dark[:30].max() > 40), bool(dark[-30:].max() > 40)
 
     return looked
@@ -75,6 +85,23 @@ def test_a_picture_of_a_report_that_is_cut_shows_it(look, tmp_path):
     assert look(picture, scrolled=100) == (True, True)
     assert look(picture, scrolled=9999) == (True, False)
     assert look(picture, width=1200) == (False, False)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize(
+    "block",
+    [
+        Heading(LONG),
+        Paragraph(LONG),
+        Details(LONG, {LONG: LONG}, open=True),
+        Table([LONG, "loss"], [(LONG, 0.5)], LONG),
+        Table(["where", LONG], [(LONG, LONG)], LONG, prose=True),
+    ],
+    ids=["heading", "paragraph", "details", "table", "sentences"],
+)
+def test_a_long_word_of_a_report_breaks_at_the_end_of_the_page(drawn, block):
+    assert drawn(render(LONG, [LONG], [block], LONG))[:, -10:].max() < 10
 
 
 @pytest.mark.slow
