@@ -13,7 +13,7 @@ from blackbox.failures import FailedRow, noted
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Step
-from zo.evaluators.generators import Draws, watched_base
+from zo.evaluators.generators import Draws, put_back, watched_base
 from zo.evaluators.loop import base_losses
 from zo.evaluators.padding import read_by_layers
 from zo.evaluators.state import Snapshot, as_it_is_now
@@ -104,6 +104,10 @@ def evaluate_base(
 ) -> Base:
     """Evaluate the objective once, and leave the network as it was, for the queries to start from.
 
+    A layer may write its weights on its first batch, as one of activation normalization does. It would
+    write them in each query too, over what the query moves. So the first step of a network, and of a mode,
+    then evaluates the objective once more, behind that; the queries start from there.
+
     Args:
         network: Its forward may write to buffers, and to weights, as a momentum encoder's does.
         objective: The objective that is evaluated.
@@ -118,6 +122,35 @@ def evaluate_base(
         FailedQueriesError: No row has a finite loss.
             In all these cases the network is as it was.
     """
+    base = _evaluated(network, objective, parameters, batch, number, measure=measure)
+    if not (number == 0 or measure) or not base.step.written:
+        return base
+    try:
+        base.after.restore()
+        put_back(base.before.generators)  # the same draws
+        if base.before.different():
+            again = _evaluated(network, objective, parameters, batch, number, measure=measure)
+            if not again.step.written:
+                again.step.tally.queries += 1
+                return replace(again, after=base.after)  # buffers and generators moved on once
+            base.step.tally.queries += 1  # it writes them each time: they are a function of the weights
+    except BaseException:
+        base.before.restore()
+        raise
+    base.before.restore()
+    return base
+
+
+def _evaluated(
+    network: nn.Module,
+    objective: Objective,
+    parameters: Parameters,
+    batch: Batch,
+    number: int,
+    *,
+    measure: bool,
+) -> Base:
+    """See `evaluate_base`: the objective, once."""
     rows = None
     if not isinstance(objective, Closed):
         rows = count_rows(batch)

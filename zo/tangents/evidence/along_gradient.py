@@ -102,7 +102,7 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
         gradient: the gradient g, with all that it was taken from.
         watch: what finds fault, and knows the noise.
     """
-    uphill = _Uphill(gradient, watch.noise)
+    uphill = _Uphill(gradient.behind_first_writes(), watch.noise)
     check = _looked(uphill, watch)
     unlike = uphill.noise / uphill.size if watch.noise is None and uphill.noise is not None else None
     return replace(check, noise=uphill.noise, unlike=unlike, rows=uphill.rows, queries=uphill.queries)

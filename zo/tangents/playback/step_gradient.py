@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.evaluators.evaluator import Step
+from zo.evaluators.generators import put_back
 from zo.evaluators.state import Snapshot
-from zo.tangents.playback.playback import WayBack
+from zo.tangents.playback.playback import WayBack, evaluate_again
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
@@ -45,3 +46,20 @@ class StepGradient:
     def pairs(self) -> list[CallPairs]:
         """What each call has shown a tangent."""
         return [at.rows for at in self.at_calls]
+
+    def behind_first_writes(self) -> StepGradient:
+        """The same step, begun behind what the base wrote to weights and no further evaluation writes.
+
+        A layer that sets its weights on its first batch would set them again in a query from `before`, over
+        what the query moves. No box runs here.
+        """
+        if not self.before.different():
+            return self
+        after = Snapshot(self.step.network)
+        try:
+            put_back(self.before.generators)
+            start = Snapshot(self.step.network)
+            evaluate_again(self.step, self.boxes, self.window, self.at_calls, self.window.survived)
+            return self if start.written() else replace(self, before=start)
+        finally:
+            after.restore()
