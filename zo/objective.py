@@ -21,6 +21,8 @@ from zo.errors import ObjectiveError
 
 Objective: TypeAlias = Callable[[nn.Module, Any], Tensor]
 Closure: TypeAlias = Callable[[], Tensor]
+# what torch says to a hook, `retain_grad` and `get_gradient_edge` where there is no graph
+_LISTENS = ("cannot register a hook", "can't retain_grad", "get the gradient edge")
 
 
 class Closed:
@@ -142,7 +144,8 @@ def losses(
     """One loss per row, `(rows,)`, detached unless its graph is wanted; None for as many as there are.
 
     Raises:
-        ObjectiveError: it returned something else, or asked autograd for a gradient and there is no graph.
+        ObjectiveError: it returned something else, or asked autograd for a gradient, or for a hook on one,
+            and there is no graph.
     """
     try:
         with comparable(network):
@@ -152,6 +155,13 @@ def losses(
     except RuntimeError as error:
         if "dtype" in str(error) or "scalar type" in str(error):
             error.add_note(_dtypes(network, batch))
+        if any(words in str(error) for words in _LISTENS):
+            raise ObjectiveError(
+                "objective: expected one that needs no graph, as it is also evaluated under torch.no_grad(), "
+                f"got one that listens to the gradient of a tensor without one ({error}). Write `if "
+                "y.requires_grad:` before y.register_hook(...) or y.retain_grad(). What a hook makes of a "
+                "gradient is seen by autograd alone: function values do not show it."
+            ) from error
         if torch.is_grad_enabled() or "does not require grad" not in str(error):
             raise
         if isinstance(error, BlackBoxError):

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from zo.batches import sent
-from zo.errors import ParameterError
+from zo.errors import ConfigurationError, ParameterError
 from zo.perturbation import Coordinates, Perturbation
 
 
@@ -132,6 +132,19 @@ class Parameters:
                 f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
                 "of torch.nn.utils.parametrize.cached(), where a moved weight changes nothing. Leave it out."
             )
+
+    def refuse_frozen(self) -> None:
+        """Refuse frozen parameters, that autograd would leave out.
+
+        Raises:
+            ConfigurationError: There is one.
+        """
+        for name, tensor in zip(self.names, self.tensors, strict=True):
+            if not tensor.requires_grad:
+                raise ConfigurationError(
+                    f"TangentGradient, parameters: expected those that require a gradient, got {name!r}, "
+                    "which does not. Leave it out, or set requires_grad=True."
+                )
 
     @contextmanager
     def alone(self, owner: str) -> Iterator[None]:

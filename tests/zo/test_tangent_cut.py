@@ -294,3 +294,57 @@ def test_what_a_spec_without_derivative_takes_from_a_gradient_is_named_once(obje
     said, _ = trained(make_network(), objective, turning_box(**specs), 3)
     found = [name for words in said for name in re.findall(r"'\w+' \(differentiable=False\)", words)]
     assert found == named
+
+
+def whole(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x), torch.floor(3 * x).long()
+
+
+def flagged_above(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x), x > 0
+
+
+def beside(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x), 1 + x.square()
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize(
+    ("function", "spec"),
+    [(whole, {"dtype": "int64"}), (flagged_above, {"dtype": "bool"}), (beside, {"differentiable": False})],
+)
+def test_what_a_replay_leaves_as_recorded_is_named_once(function, spec, used):
+    """Where the loss goes by it; then gradients are others than autograd's at the same weights."""
+    box = FromTorch(
+        function, (ArraySpec("x", (1,)),), (ArraySpec("y", (1,)), ArraySpec("kept", (1,), **spec))
+    )
+    network = make_network()
+
+    def loss(network: nn.Module, w: Tensor, box) -> Tensor:
+        y, kept = box(network(w))
+        return ((y - 1).square() * (kept.detach().to(y) if used else 1)).mean(1)
+
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, w: loss(n, w, box),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: torch.sin(x)),
+        clip=None,
+        replays=2,
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gradient.backward(batch(0))
+        assert gradient.replays() == 2
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= parameter.grad
+        for _ in range(2):
+            network.zero_grad()
+            gradient.replay(last=True)
+    named = [str(w.message) for w in said if "stay as recorded" in str(w.message)]
+    assert len(named) == used
+    assert all("'kept'" in words for words in named)
+    reference = torch.autograd.grad(loss(network, batch(0), function).mean(), [*network.parameters()])
+    right = all(torch.allclose(p.grad, g) for p, g in zip(network.parameters(), reference, strict=True))
+    assert right is not used

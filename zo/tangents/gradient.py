@@ -362,6 +362,10 @@ class TangentGradient:
                 a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
             ObjectiveError: the batch holds a jagged tensor, of which no rows can be drawn.
+
+        Warns:
+            TangentWarning: of the first replay, outputs without a derivative that the loss goes by: they stay
+                as recorded.
         """
         with self._evaluations.alone("replay"):
             counts = self.counts

@@ -21,7 +21,12 @@ from zo.tangents.record.call import RecordedCall, rows_alive
 
 @torch.no_grad()
 def outputs_without_gradient(
-    step: Step, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    calls: Sequence[RecordedCall],
+    alive: Tensor,
+    *,
+    masks: bool = False,
 ) -> list[str]:
     """Outputs without derivative that change the losses when rows exchange theirs; in words.
 
@@ -33,13 +38,14 @@ def outputs_without_gradient(
         boxes: the boxes that the objective calls.
         calls: what was recorded of the base; variants beside it do not count.
         alive: `(batch rows,)` bool, the rows that did not fail.
+        masks: whether those that are true or false are among them.
     """
     outputs = sorted(
         {
             (call.box, place)
             for call in calls
             for place, spec in enumerate(boxes[call.box].outputs)
-            if not spec.differentiable and spec.modelled and spec.dtype != "bool"  # which are masks
+            if not spec.differentiable and spec.modelled and (masks or spec.dtype != "bool")
         }
     )
     if not outputs:
@@ -119,6 +125,25 @@ def outputs_notice(step: int, outputs: Sequence[str]) -> Notice | None:
         "gradient. As an index, a label or a status that is as it should be. Otherwise let the box give a "
         "number that follows its inputs as a float, without differentiable=False, or take zo.LossGradient, "
         "which goes by the loss itself.",
+        TangentWarning,
+    )
+
+
+def replayed_notice(outputs: Sequence[str]) -> Notice | None:
+    """The warning of outputs that a replay leaves as they were and the losses depend on; None for none.
+
+    Args:
+        outputs: which, in words.
+    """
+    if not outputs:
+        return None
+    return Notice(
+        "outputs replayed as recorded",
+        "TangentGradient.replay: expected a loss of outputs that tangents can predict, got one that depends "
+        f"on {' and '.join(outputs)}, which stay as recorded: loss and gradient of a replay are off by what "
+        "weights have changed of them since. Where weights do not change a label or a mask, that is as it "
+        "should be. Otherwise let the box give a number that follows its inputs as a float, without "
+        "differentiable=False, or train without replays (replays=0).",
         TangentWarning,
     )
 

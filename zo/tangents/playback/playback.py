@@ -102,6 +102,7 @@ class Live:
 
     def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
         step.parameters.refuse_replaced(step.network)
+        step.parameters.refuse_frozen()
         self._step = step
         recorder = _LiveRecorder(boxes, dither)
         with torch.enable_grad(), recorder.recording():

@@ -35,10 +35,12 @@ def gradients_of(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
         step: the step, with its network and parameters.
 
     Raises:
+        ConfigurationError: a chosen parameter is frozen.
         TangentError: the graph reaches back into one that is gone; or a block of the objective is computed
             again on the way back, and calls a box there, or is one of torch's older kind, whose weights the
             gradient does not reach.
     """
+    step.parameters.refuse_frozen()  # as the objective may have done
     weights = step.parameters.tensors
     if not loss.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)

@@ -172,6 +172,7 @@ def record(
     help_here = helped(ranks, boxes, key.step, home) if len(chunks) == 1 else alone(ranks)
     with ranks.meeting(key.step) as meeting, help_here:
         step.parameters.refuse_replaced(step.network)
+        step.parameters.refuse_frozen()
         parts = []
         for in_chunk in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer supports.

@@ -11,6 +11,7 @@ from blackbox.checks import check_count
 from blackbox.notices import Notices
 from zo.evaluators.evaluator import Step
 from zo.objective import mean_loss
+from zo.tangents.assumptions.cut import outputs_without_gradient, replayed_notice
 from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.playback.anchored import anchored
 from zo.tangents.record.window import Window, plain, window_of
@@ -38,7 +39,7 @@ class Replays:
     """
 
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, notices: Notices) -> None:
-        self._boxes, self._stand_ins = settings.boxes, stand_ins
+        self._boxes, self._stand_ins, self._notices = settings.boxes, stand_ins, notices
         self.windows = Windows(settings.replays, settings.max_age, notices)
         self.kept = False
         self._newest: Window | None = None  # until they are
@@ -89,6 +90,9 @@ class Replays:
 
         Raises:
             TangentError, ObjectiveError: see `TangentGradient.replay`.
+
+        Warns:
+            TangentWarning: of the first replay, outputs that stay as recorded and the loss goes by.
         """
         if rows is not None:
             check_count("TangentGradient.replay", "rows", rows)
@@ -96,6 +100,9 @@ class Replays:
         step = evaluations.step(window.batch, steps, len(window.losses))
         step.parameters.refuse_replaced(step.network)
         self._refuse_rows_by_place(step, window, replays)
+        if replays == 0:
+            fixed = outputs_without_gradient(step, self._boxes, window.calls, window.survived, masks=True)
+            self._notices.say(replayed_notice(fixed))
         try:
             losses, gradients = anchored(step, self._boxes, self._stand_ins.excited, window)
         except Exception as error:

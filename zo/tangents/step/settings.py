@@ -184,7 +184,7 @@ class GradientSettings:
         tangents = _tangents(tangent, single, seed)
         probes = _probes(probing.probes, tangents)
         choice = Parameters(network, parameters)
-        _refuse_frozen(choice)
+        choice.refuse_frozen()
         most = _max_rows(max_rows, probes)
         return cls(network, objective, single, tangents, choice, probing, probes, most, seed, **others)
 
@@ -285,13 +285,3 @@ def _tangents(
     for own, box in zip(tangents, boxes, strict=True):
         own.check_box(box)
     return tangents
-
-
-def _refuse_frozen(parameters: Parameters) -> None:
-    """Refuse frozen parameters, that autograd would leave out."""
-    for name, tensor in zip(parameters.names, parameters.tensors, strict=True):
-        if not tensor.requires_grad:
-            raise ConfigurationError(
-                f"TangentGradient, parameters: expected those that require a gradient, got {name!r}, which "
-                "does not. Leave it out, or set requires_grad=True."
-            )
