@@ -153,6 +153,79 @@ def test_an_objective_that_asks_for_a_gradient_where_there_is_no_graph():
         zo.LossGradient(small(), objective, zo.CGE(1e-3)).backward(batch_of())
 
 
+LISTENING = {
+    "a hook": lambda y: y.register_hook(lambda gradient: 0.5 * gradient),
+    "its gradient": lambda y: y.retain_grad(),
+    "its edge": torch.autograd.graph.get_gradient_edge,
+}
+
+
+@pytest.mark.parametrize("through_a_box", [False, True])
+@pytest.mark.parametrize("listen", LISTENING.values(), ids=LISTENING)
+def test_an_objective_that_listens_to_a_gradient_where_there_is_no_graph(listen, through_a_box):
+    box = Sine()
+
+    def objective(network, batch):
+        y = network(batch)
+        listen(y)
+        return (box(y) if through_a_box else y).square().mean(dim=1)
+
+    network = nn.Linear(4, 4)
+    if through_a_box:
+        gradient = zo.TangentGradient(network, objective, boxes=[box])
+    else:
+        gradient = zo.LossGradient(network, objective, zo.CGE(1e-3))
+    with pytest.raises(zo.errors.ObjectiveError, match=r"needs no graph.*`if y.requires_grad:`"):
+        gradient.backward(batch_of())
+
+
+def test_a_hook_on_a_tensor_that_requires_a_gradient_is_heard():
+    """As the sentence says; the gradient is autograd's, hook included."""
+    network, box = nn.Linear(4, 4), Sine()
+
+    def objective(network, batch, function):
+        y = network(batch)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: 0.5 * gradient)
+        return function(y).square().mean(dim=1)
+
+    def sine(x):
+        return torch.sin(1.3 * x)
+
+    gradient = zo.TangentGradient(
+        network, lambda n, b: objective(n, b, box), boxes=[box], tangent=zo.tangents.ModelTangent(sine)
+    )
+    truth = by_autograd(network, lambda n, b: objective(n, b, sine), batch_of())
+    for _ in range(2):  # the first is recorded and played back, the second has its graph
+        network.zero_grad()
+        gradient.backward(batch_of())
+        assert off(flat_grad(network), truth) < 1e-5
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+@pytest.mark.parametrize("call", ["backward", "replay"])
+def test_weights_that_a_pattern_chose_and_that_are_frozen_later_are_refused(call, all_of_them):
+    """By a gradient that goes by autograd, before boxes run."""
+    network, box = nn.ModuleDict({"g": nn.Linear(4, 4), "d": nn.Linear(4, 4)}), Sine()
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: box(network["g"](batch)).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: torch.sin(1.3 * x)),
+        parameters=["g.*"],
+        replays=1,
+    )
+    gradient.backward(batch_of())
+    assert gradient.replays() == 1
+    rows = box.ledger.rows_asked
+    (network["g"] if all_of_them else network["g"].weight).requires_grad_(False)
+    with pytest.raises(zo.ConfigurationError, match=r"'g\.weight', which does not\..*requires_grad=True"):
+        gradient.replay() if call == "replay" else gradient.backward(batch_of())
+    assert box.ledger.rows_asked == rows
+    network["g"].requires_grad_(True)
+    gradient.backward(batch_of())
+
+
 # ------------------------------------------------------------------------------- containers of a batch
 
 
