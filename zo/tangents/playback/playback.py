@@ -214,8 +214,9 @@ class Answers:
         "In the first step, beside probes and where rows failed it is evaluated once more, for the base "
         "alone and with what boxes answered: it must call the same boxes in the same order on the same "
         "values. Keep the batch's rows first and rows of different variants apart, draw no random numbers "
-        "outside of the network's layers, nor in another thread, and count no calls, and leave 16 bits "
-        "(autocast) out beside probes; or use zo.ProbedGradient(evaluator='loop')."
+        "outside of the network's layers, nor in another thread, and count no calls, run one batch through "
+        "a network that sets itself up on its first, and leave 16 bits (autocast) out beside probes; or use "
+        "zo.ProbedGradient(evaluator='loop')."
     )
 
     def __init__(
