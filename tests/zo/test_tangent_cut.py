@@ -338,6 +338,7 @@ def test_what_a_replay_leaves_as_recorded_is_named_once(function, spec, used):
         assert gradient.replays() == 2
         with torch.no_grad():
             for parameter in network.parameters():
+                assert parameter.grad is not None
                 parameter -= parameter.grad
         for _ in range(2):
             network.zero_grad()
@@ -346,5 +347,6 @@ def test_what_a_replay_leaves_as_recorded_is_named_once(function, spec, used):
     assert len(named) == used
     assert all("'kept'" in words for words in named)
     reference = torch.autograd.grad(loss(network, batch(0), function).mean(), [*network.parameters()])
-    right = all(torch.allclose(p.grad, g) for p, g in zip(network.parameters(), reference, strict=True))
+    pairs = zip(network.parameters(), reference, strict=True)
+    right = all(p.grad is not None and torch.allclose(p.grad, g) for p, g in pairs)
     assert right is not used

@@ -209,7 +209,7 @@ def test_weights_that_a_pattern_chose_and_that_are_frozen_later_are_refused(call
     network, box = nn.ModuleDict({"g": nn.Linear(4, 4), "d": nn.Linear(4, 4)}), Sine()
     gradient = zo.TangentGradient(
         network,
-        lambda network, batch: box(network["g"](batch)).square().mean(dim=1),
+        lambda _, batch: box(network["g"](batch)).square().mean(dim=1),
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: torch.sin(1.3 * x)),
         parameters=["g.*"],
