@@ -18,7 +18,7 @@ from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.generators import TRIES, DisturbedBase, Turn
-from zo.execution.base import Base, evaluate_base
+from zo.execution.base import Base, behind_first_writes, evaluate_base
 from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, candidates, chunk_size
 from zo.execution.journal import StepJournal, Store, step_fingerprint
@@ -217,8 +217,10 @@ class LossGradient:
             with ranks.meeting(number, "pieces") as meeting:  # of several processes; one alone walks through
                 # by what the base takes, chunks are cut, and evaluators are tried
                 measure = self.chunk is None or self.serving.is_open(self.network.training)
-                what = self.network, self.objective, self.parameters
-                base = evaluate_base(*what, batch, number, measure=measure)
+                what = self.network, self.objective, self.parameters, batch, number
+                base = evaluate_base(*what, measure=measure)
+                if (measure or not number) and base.step.written:
+                    base = behind_first_writes(base, lambda: evaluate_base(*what, measure=measure))
                 if not base.draws:  # with others at the same time, then
                     turn.end()
                 plan = self.estimator.plan(self.parameters, self._key.at(number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -93,6 +93,35 @@ class Base:
             raise
 
 
+def behind_first_writes(base: Base, evaluate: Callable[[], Base]) -> Base:
+    """The base evaluation behind weights that a first batch sets; the one that is there where it sets none.
+
+    A layer may write its weights on its first batch, as one of activation normalization does. It would write
+    them in each query too, over what the query moves.
+
+    Args:
+        base: The first one of a network, or of a mode, in which weights were written.
+        evaluate: Evaluates the same once more.
+
+    Raises:
+        ObjectiveError, FailedQueriesError: As `evaluate_base` raises them; the network is as it was.
+    """
+    try:
+        base.after.restore()
+        put_back(base.before.generators)  # the same draws
+        if base.before.different():
+            again = evaluate()
+            if not again.step.written:
+                again.step.tally.queries += 1
+                return replace(again, after=base.after)  # buffers and generators moved on once
+            base.step.tally.queries += 1  # it writes them each time: they are a function of the weights
+    except BaseException:
+        base.before.restore()
+        raise
+    base.before.restore()
+    return base
+
+
 def evaluate_base(
     network: nn.Module,
     objective: Objective,
@@ -103,10 +132,6 @@ def evaluate_base(
     measure: bool,
 ) -> Base:
     """Evaluate the objective once, and leave the network as it was, for the queries to start from.
-
-    A layer may write its weights on its first batch, as one of activation normalization does. It would
-    write them in each query too, over what the query moves. So the first step of a network, and of a mode,
-    then evaluates the objective once more, behind that; the queries start from there.
 
     Args:
         network: Its forward may write to buffers, and to weights, as a momentum encoder's does.
@@ -122,35 +147,6 @@ def evaluate_base(
         FailedQueriesError: No row has a finite loss.
             In all these cases the network is as it was.
     """
-    base = _evaluated(network, objective, parameters, batch, number, measure=measure)
-    if not (number == 0 or measure) or not base.step.written:
-        return base
-    try:
-        base.after.restore()
-        put_back(base.before.generators)  # the same draws
-        if base.before.different():
-            again = _evaluated(network, objective, parameters, batch, number, measure=measure)
-            if not again.step.written:
-                again.step.tally.queries += 1
-                return replace(again, after=base.after)  # buffers and generators moved on once
-            base.step.tally.queries += 1  # it writes them each time: they are a function of the weights
-    except BaseException:
-        base.before.restore()
-        raise
-    base.before.restore()
-    return base
-
-
-def _evaluated(
-    network: nn.Module,
-    objective: Objective,
-    parameters: Parameters,
-    batch: Batch,
-    number: int,
-    *,
-    measure: bool,
-) -> Base:
-    """See `evaluate_base`: the objective, once."""
     rows = None
     if not isinstance(objective, Closed):
         rows = count_rows(batch)
