@@ -100,6 +100,7 @@ def limited(box):
     return objective
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Step (11|25)")  # of a check of one row whose gradient is not zero
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rows", [1, 4])
@@ -113,6 +114,7 @@ def test_a_last_layer_of_zeros_is_excited_by_what_its_weights_would_give(rows):
     assert min(found[-3:]) > 0.9
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("shape", [(), (1, 2)], ids=["a number", "a matrix"])
 def test_an_input_of_any_shape_has_the_scale_of_its_spec(shape):
     action = ArraySpec("action", shape, scale=[0.5] * math.prod(shape))
@@ -268,6 +270,7 @@ def test_a_dither_is_small_beside_narrow_bounds(bounds):
     assert ((asked - sent).abs() > width / 20).float().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_an_action_of_two_boxes_keeps_within_the_bounds_of_each():
     """The second is given the dither of the first, unless that leaves its own bounds."""
     network, plain = policy(), plant_box()
@@ -288,6 +291,7 @@ def test_an_action_of_two_boxes_keeps_within_the_bounds_of_each():
     assert max(float(action.abs().max()) for _, action in plain.asked) > 0.3
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("bounds", [(-0.2, 0.2), (None, 0.1)])
 def test_beyond_its_bounds_a_row_is_asked_where_the_network_is(bounds):
     """It was pulled to them, however small the dither was: gradients were off by .07 to .45."""
@@ -352,6 +356,7 @@ def test_what_a_dither_does_to_the_loss_is_what_the_loss_is_off_by(settable):
     assert settable == (abs(told) < 0.01)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("settable", "rows"), [(True, 8), (False, 8), (True, 1)])
 def test_the_share_of_a_dither_that_the_loss_is_without_is_told(settable, rows):
     """None of it before its response is known: that loss is another than the network's own."""
@@ -499,6 +504,7 @@ def test_a_run_goes_on_to_the_same_bits():
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_logs_what_an_undisturbed_one_does():
     """`tangent_excitation` and `tangent_excitation_loss` come every few steps and were gone till then."""
 
@@ -984,6 +990,7 @@ def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
     assert told == ([8] if noise else []) and (used[0] == 8 or not noise)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("most", [None, 1.04], ids=["rows", "few rows"])
 @pytest.mark.parametrize("heads", [False, True], ids=["a dither", "an early gradient"])
 def test_no_check_is_made_of_a_gradient_that_waits(heads, most):

@@ -102,7 +102,7 @@ class CommandLine(BlackBoxFunction):
         fails_if: words, or several, that mean failure where they stand in what the program prints, or in a
             file of `output_templates`: `"ERROR"`.
         environment: variables set for the program, in addition to those of this process. LC_ALL is C.UTF-8,
-            so that numbers have decimal points, unless a locale (LANG or LC_...) is set here.
+            so that numbers have decimal points, unless a locale is set here, by LANG or a variable of LC.
         scratch: the folder in which runs' folders are created; None for the system's temporary folder.
         keep_failed: True to keep the folder of a failed run; the message names it.
         deterministic: False if equal inputs may give different outputs.
