@@ -227,7 +227,8 @@ def asked_and_sent(bounds, action, steps, dtype=torch.float32, **settings):
     gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(steps):
-        box.asked.clear(), sent.clear()
+        box.asked.clear()
+        sent.clear()
         optimizer.zero_grad()
         gradient.backward(batch(step))
         optimizer.step()
