@@ -24,6 +24,7 @@ def interrupted_once(ready: Callable[[], bool]) -> Iterator[None]:
 
     def interrupt() -> None:
         wait_until(ready)
+        time.sleep(0.2)  # Python loses one that comes between its last look and the wait for a lock
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
