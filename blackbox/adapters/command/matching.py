@@ -1,4 +1,4 @@
-"""Where a text looks like a template: found in one pass, since each number is read in one way only."""
+"""The search for a template in a text: one pass, since each number is read in one way only."""
 
 from __future__ import annotations
 
@@ -125,12 +125,12 @@ class Words:
             self._until.append(until)
 
     def before(self, place: int, count: int) -> int:
-        """Where the word begins that so many words follow up to a place."""
+        """The start of the word that so many words follow up to a place."""
         word = bisect_right(self._starts, place) - 1 - count
         return self._starts[word] if word > 0 else 0
 
     def last_of(self, place: int, count: int) -> int:
-        """Where the last of so many numbers from a place on begins; -1 if there are fewer."""
+        """The start of the last of so many numbers from a place on; -1 if there are fewer."""
         first = _FIRST.match(self._text, place)
         left = count - (repeats(first[0]) if first else count)
         if left <= 0:
@@ -144,7 +144,7 @@ class Words:
 
 
 def _behind(match: Match) -> int:
-    """Where to go on behind a match: 1,234 is not taken for another number 234."""
+    """The place to go on from behind a match, so that 1,234 is not taken for another number 234."""
     if ENDS.fullmatch(match.stuck[-1]) or not match.stuck[-1]:
         return match.end
     rest = re.compile(r"\S*").match(match.text, match.end)

@@ -1,4 +1,4 @@
-"""What an HDF5 dataset says of its numbers: where they are, and as NetCDF packed, unsigned, missing."""
+"""The numbers of an HDF5 dataset: where they are, and which NetCDF calls packed, unsigned or missing."""
 
 from __future__ import annotations
 

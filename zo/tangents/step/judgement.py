@@ -171,7 +171,7 @@ class Judgement:
         if shown := state.get("shown"):  # nor this, for a while longer
             self.check, self.waits = Check(shown["figures"]), shown["waits"]
             self.excitation.response, self.excitation.in_loss = shown["response"], shown["in_loss"]
-            self.excitation.out_of_loss = shown.get("out_of_loss")  # 0.3 had none
+            self.excitation.out_of_loss = shown["out_of_loss"]
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
