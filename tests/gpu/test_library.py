@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import zo
 from blackbox import ArraySpec
 from tests.gpu.test_runs import NEAR, ROUGH, Bent, Mixed
+from tests.zo.learners import learner
 
 ROWS = torch.linspace(-1, 1, 60, dtype=torch.float64).sin().view(20, 3)
 KINDS = torch.arange(20) % 3
@@ -48,7 +49,9 @@ BOXES = {
         box, zo.RowRGE(1e-3, q=2, basis=zo.box_gradient.DCTBasis(2, axes=1)), seed=0, max_rows=7
     ),
     "low rank": lambda box: zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.LowRankTangent(), seed=0),
-    "mlp": lambda box: zo.differentiable(box, tangent=zo.MLPTangent(8, first_steps=20, steps_per_step=2)),
+    "mlp": lambda box: zo.differentiable(
+        box, tangent=learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2)
+    ),
 }
 
 
@@ -81,7 +84,7 @@ def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
 SLOW = {"automatic", "grid", "stencil", "equation"}
 TANGENTS = {
     "automatic": lambda: zo.tangents.AutoTangent(Carried()),
-    "grid": lambda: zo.GridTangent(4, first_steps=20, steps_per_step=2, reach=2, periodic=True),
+    "grid": lambda: learner(zo.GridTangent, 4, first_steps=20, steps_per_step=2, reach=2, periodic=True),
     "stencil": lambda: zo.StencilTangent(2),
     "equation": lambda: zo.EquationTangent(),
     "kernel": lambda: zo.KernelTangent(),

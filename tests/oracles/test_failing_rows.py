@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 import zo
 from blackbox import ArraySpec, NotDifferentiableError
 from tasks import AutogradGradient
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 
 X = ArraySpec("x", (4,))
@@ -119,9 +120,10 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
             network,
             chain(box),
             boxes=[box],
-            tangent={"mlp": zo.MLPTangent(8, first_steps=20, steps_per_step=1), "student": student()}.get(
-                kind
-            ),
+            tangent={
+                "mlp": learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=1),
+                "student": student(),
+            }.get(kind),
             probes=0,
             trust_policy=NEVER,
         )

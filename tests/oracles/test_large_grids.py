@@ -14,6 +14,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, shifted, true_vjp
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models.grid.grid import cells_of
 from zo.tangents.models.grid.lattice import Lattice
@@ -72,7 +73,7 @@ def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, li
     """Patches that lie anywhere, across ends that meet and beside walls."""
     limits(patch_cells=30)
     box, arrays = made(name, bent)
-    tangent = zo.GridTangent(4, periodic=GRIDS[name][1], reach=radius, **QUICK)
+    tangent = learner(zo.GridTangent, 4, periodic=GRIDS[name][1], reach=radius, **QUICK)
     pairs = pairs_at(box, *arrays)
     learn(tangent, pairs)
     assert tangent._form is not None and cells_of(tangent._form) > 30
@@ -91,7 +92,7 @@ def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, li
 def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
     limits(patch_cells=30, patch_edges=dict.fromkeys((1, 2, 3), 1000))
     box, arrays = made(name, bent)
-    tangent = zo.GridTangent(4, periodic=GRIDS[name][1], reach=2, **QUICK)
+    tangent = learner(zo.GridTangent, 4, periodic=GRIDS[name][1], reach=2, **QUICK)
     learn(tangent, pairs_at(box, *arrays))
     network = random_network(tangent).requires_grad_(True)
     z, others, y = tangent._window.columns
@@ -226,7 +227,7 @@ def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(limits):
     limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", (2, 24, 24))
     box = box_of(advected, spec)
-    tangent = zo.GridTangent(8, periodic=True, reach=1, first_steps=50)
+    tangent = learner(zo.GridTangent, 8, periodic=True, reach=1, first_steps=50)
     states = without_divergence(smooth(128, spec.shape, 0).double()).float()
     for part in states.split(8):
         learn(tangent, pairs_at(box, part))
@@ -243,7 +244,7 @@ def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(limits):
     limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", (2, 24, 24))
     box = box_of(burgers, spec)
-    tangent = zo.GridTangent(4, periodic=True, reach=1, first_steps=2, steps_per_step=1)
+    tangent = learner(zo.GridTangent, 4, periodic=True, reach=1, first_steps=2, steps_per_step=1)
     for part in smooth(32, spec.shape, 0).split(8):
         learn(tangent, pairs_at(box, part))
     assert isinstance(vars(tangent)["_map"], SpectralMap)
@@ -319,8 +320,8 @@ def test_a_state_keeps_the_limit_under_which_its_rows_lie():
 def test_a_first_lesson_says_how_far_it_is_and_a_second_nothing(kind):
     box = box_of(lambda u: u.roll(3, 2) * u, ArraySpec("u", (1, 24)))
     tangent = {
-        "grid": lambda: zo.GridTangent(4, first_steps=120, output_map=False),
-        "mlp": lambda: zo.MLPTangent(8, first_steps=120, output_map=False),
+        "grid": lambda: learner(zo.GridTangent, 4, first_steps=120, output_map=False),
+        "mlp": lambda: learner(zo.MLPTangent, 8, first_steps=120, output_map=False),
     }[kind]()
     heard = []
     with listening(lambda *far: heard.append(far)):
@@ -334,9 +335,9 @@ def test_a_first_lesson_says_how_far_it_is_and_a_second_nothing(kind):
 def test_few_rows_at_a_time_give_what_all_together_give(kind, limits):
     box, arrays = made("ring", bent)
     tangent = {
-        "grid": lambda: zo.GridTangent(4, **QUICK),
+        "grid": lambda: learner(zo.GridTangent, 4, **QUICK),
         "stencil": lambda: zo.StencilTangent(2),
-        "mlp": lambda: zo.MLPTangent(8, first_steps=2),
+        "mlp": lambda: learner(zo.MLPTangent, 8, first_steps=2),
     }[kind]()
     pairs = pairs_at(box, *arrays)
     learn(tangent, pairs)
@@ -395,7 +396,7 @@ def test_training_on_a_large_grid_goes_on_to_the_bit(limits):
         def objective(network, batch):
             return box(box(network(batch))).square().flatten(1).mean(1)
 
-        tangent = zo.GridTangent(4, first_steps=4, steps_per_step=1)
+        tangent = learner(zo.GridTangent, 4, first_steps=4, steps_per_step=1)
         gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=tangent)
         return network, gradient, torch.optim.SGD(network.parameters(), 0.01)
 

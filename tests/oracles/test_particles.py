@@ -10,6 +10,7 @@ import torch
 import zo
 from blackbox import ArraySpec
 from tests.oracles.test_value_tangents import cosine, learn, pairs_at, true_vjp
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 
@@ -53,7 +54,7 @@ def states(count: int, seed: int) -> list[torch.Tensor]:
 @cache
 def learned() -> tuple[zo.PairTangent, CallPairs, torch.Tensor]:
     """A tangent, rows that it has not seen, and cotangents."""
-    tangent = zo.PairTangent(width=32, first_steps=200)
+    tangent = learner(zo.PairTangent, width=32, first_steps=200)
     for seed in range(3):
         learn(tangent, pairs_at(BOX, *states(16, seed)))
     pairs = pairs_at(BOX, *states(6, 50))
@@ -95,13 +96,13 @@ def test_neither_numbers_nor_the_order_of_the_list_make_a_difference():
 
 
 def test_it_goes_on_where_its_state_was_taken():
-    tangent = zo.PairTangent(width=8, first_steps=3, steps_per_step=2)
+    tangent = learner(zo.PairTangent, width=8, first_steps=3, steps_per_step=2)
     learn(tangent, pairs_at(BOX, *states(4, 0)))
-    again = zo.PairTangent(width=8, first_steps=3, steps_per_step=2)
+    again = learner(zo.PairTangent, width=8, first_steps=3, steps_per_step=2)
     again.load_state_dict(tangent.state_dict())
     pairs = pairs_at(BOX, *states(4, 1))
-    for learner in (tangent, again):
-        learn(learner, pairs)
+    for each in (tangent, again):
+        learn(each, pairs)
     v = weights(*pairs.y.shape)
     same = torch.equal(tangent.at(pairs).pull(v), again.at(pairs).pull(v))
     assert same
@@ -122,7 +123,9 @@ def test_a_box_without_particles_or_a_list_is_refused(inputs, outputs, settings,
 
     box = FromTorch(function, inputs, outputs)
     with pytest.raises(zo.ConfigurationError) as caught:
-        learn(zo.PairTangent(**settings), pairs_at(box, *(weights(3, *spec.shape) for spec in inputs)))
+        learn(
+            learner(zo.PairTangent, **settings), pairs_at(box, *(weights(3, *spec.shape) for spec in inputs))
+        )
     assert all(word in str(caught.value) for word in words)
 
 
@@ -138,7 +141,7 @@ def test_a_number_that_neighbours_share_but_for_rounding_has_no_unit():
         x, _, pairs, stiffness = (part.float() for part in states(8, 0))
         mass = 0.1 + noise * weights(8, COUNT, 2, seed=3).float()
         assert bool((mass == mass[0, 0, 0]).all()) is not noise
-        tangent = zo.PairTangent(width=4, first_steps=1)
+        tangent = learner(zo.PairTangent, width=4, first_steps=1)
         learn(tangent, pairs_at(BOX, x, mass, pairs, stiffness))
         spreads.append(tangent._network.get_buffer("spread"))
     assert spreads[0][2:].tolist() == spreads[1][2:].tolist() == [1.0, 1.0]

@@ -11,6 +11,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott, ReactionDiffusion
 from tests.gpu.pretended import PretendedGPU
+from tests.zo.learners import learner
 from zo.tangents.models import automatic
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.equation import EquationTerms, forms
@@ -22,7 +23,7 @@ def small_networks(monkeypatch):
     """The contest is in question, not how well the network does."""
 
     def small(**settings):
-        return zo.GridTangent(4, first_steps=5, steps_per_step=2, reach=1, **settings)
+        return learner(zo.GridTangent, 4, first_steps=5, steps_per_step=2, reach=1, **settings)
 
     monkeypatch.setattr(automatic, "GridTangent", small)
 

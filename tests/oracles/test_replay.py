@@ -18,6 +18,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import ModelTangent
 
@@ -151,10 +152,10 @@ def test_with_a_tangent_of_zero_the_gradient_is_autograd_s_with_the_answers_cut_
 
 
 TANGENTS = {
-    "mlp": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "mlp": lambda: learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2),
     "student": lambda: zo.StudentTangent(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 5)).double()),
     "low rank": lambda: zo.LowRankTangent(),
-    "secant": lambda: zo.SecantTangent(zo.MLPTangent(8, first_steps=20, steps_per_step=2)),
+    "secant": lambda: zo.SecantTangent(learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2)),
     "identity": lambda: zo.IdentityTangent(),
 }
 
@@ -195,7 +196,7 @@ def test_a_model_that_learned_is_first_order_near_what_was_recorded():
     errors = []
     for length in (1e-2, 1e-3):
         network, box = make_network(), make_box(wave)
-        tangent = zo.MLPTangent(8, first_steps=50, steps_per_step=2)
+        tangent = learner(zo.MLPTangent, 8, first_steps=50, steps_per_step=2)
         gradient = zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent)
         gradient.backward(batch_of(0))
         gradient.replays()
@@ -233,7 +234,7 @@ def train(steps: int, folder=None, **settings):
     box, counts = make_box(wave), []
 
     def make():
-        tangent = zo.MLPTangent(8, first_steps=10, steps_per_step=2)
+        tangent = learner(zo.MLPTangent, 8, first_steps=10, steps_per_step=2)
         return zo.ProbedGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
 
     def again(gradient):

@@ -12,6 +12,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 from zo.tangents.models.gaussian_process import (
@@ -447,7 +448,7 @@ def test_a_grid_tangent_knows_a_constraint_that_values_do_not_show():
     free = free_of_divergence(v)
     lost = {}
     for output_map in (True, False):
-        tangent = zo.GridTangent(8, periodic=True, reach=2, output_map=output_map, first_steps=60)
+        tangent = learner(zo.GridTangent, 8, periodic=True, reach=2, output_map=output_map, first_steps=60)
         learn(tangent, pairs_at(box, free_of_divergence(weights(160, 2, 6, 6))))
         pairs = pairs_at(box, free_of_divergence(weights(4, 2, 6, 6, seed=9)))
         kept = tangent.at(pairs).pull(free.flatten(1)).norm() / free.norm()
@@ -482,10 +483,10 @@ BOXES = {
     "a scalar with a gradient": box_of(pushed, LINE, SCALAR, CASE),
 }
 MODELS = {
-    "grid": lambda: zo.GridTangent(4, **QUICK),
-    "ring": lambda: zo.GridTangent(4, periodic=True, reach=2, **QUICK),
+    "grid": lambda: learner(zo.GridTangent, 4, **QUICK),
+    "ring": lambda: learner(zo.GridTangent, 4, periodic=True, reach=2, **QUICK),
     "stencil": lambda: zo.StencilTangent(2),
-    "mlp": lambda: zo.MLPTangent(8, output_map=True, **QUICK),
+    "mlp": lambda: learner(zo.MLPTangent, 8, output_map=True, **QUICK),
     "kernel": lambda: zo.KernelTangent(),
 }
 
@@ -522,7 +523,7 @@ def smooth(u, case):
 def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(model):
     """The case, which carries no gradient, turns the sign of a response."""
     cells, rows = (16, 150) if model == "grid" else (3, 600)
-    tangent = zo.GridTangent(12, first_steps=300) if model == "grid" else zo.MLPTangent(64)
+    tangent = learner(zo.GridTangent, 12, first_steps=300) if model == "grid" else zo.MLPTangent(64)
     box = box_of(smooth, ArraySpec("u", (1, cells)), CASE)
     learn(
         tangent,
@@ -574,7 +575,7 @@ def test_ends_show_in_rows_so_few_that_a_wide_stencil_tells_them_all(rows, cells
 
 def test_what_was_measured_shows_and_what_was_set_stays():
     box = box_of(lambda u: u.roll(3, 2), ArraySpec("u", (1, 24)))
-    for tangent in (zo.GridTangent(4, **QUICK), zo.StencilTangent(2)):
+    for tangent in (learner(zo.GridTangent, 4, **QUICK), zo.StencilTangent(2)):
         before = repr(tangent)
         assert tangent.measured == {}
         learn(tangent, pairs_at(box, weights(60, 1, 24)))
@@ -619,7 +620,7 @@ def test_fit_is_learning_from_rows_that_are_there(model):
 
 
 def test_what_fit_refuses():
-    box, tangent = BOXES["one axis, a case"], zo.MLPTangent(8, **QUICK)
+    box, tangent = BOXES["one axis, a case"], learner(zo.MLPTangent, 8, **QUICK)
     u, case = drawn(box, 6, 0)
     y = quadratic(u, case)
     for inputs, outputs, settings, words in (
@@ -659,7 +660,7 @@ def test_seeds_alone_decide_and_no_other_generator_moves(model):
     for seed, disturb in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(disturb)
         before = torch.get_rng_state()
-        tangent = kind(8, seed=seed, **QUICK)
+        tangent = learner(kind, 8, seed=seed, **QUICK)
         learn(tangent, pairs_at(box, *drawn(box, 10, 0)))
         assert torch.equal(torch.get_rng_state(), before)
         pulled.append(tangent.at(pairs_at(box, *drawn(box, 3, 40))).pull(weights(3, 16, seed=6)))

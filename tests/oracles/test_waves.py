@@ -12,6 +12,7 @@ import zo
 from blackbox import ArraySpec
 from tests.oracles.test_large_grids import smooth
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, true_vjp
+from tests.zo.learners import learner
 from tests.zo.row_boxes import weights
 from zo.tangents.models.grid.lattice import Lattice
 from zo.tangents.models.grid.spectral_map import SpectralMap
@@ -210,7 +211,7 @@ def trained(limits, function, states: torch.Tensor) -> tuple[zo.GridTangent, zo.
     limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", tuple(states.shape[1:]))
     box = box_of(function, spec)
-    tangents = [zo.GridTangent(8, reach=1, periodic=False, first_steps=50) for _ in range(2)]
+    tangents = [learner(zo.GridTangent, 8, reach=1, periodic=False, first_steps=50) for _ in range(2)]
     for part in states.split(8):
         learn(tangents[0], pairs_at(box, part))
     tangents[1].load_state_dict(tangents[0].state_dict())

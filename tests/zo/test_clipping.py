@@ -9,6 +9,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.zo.learners import learner
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
 from zo.tangents.step.clipping import REMEMBERED, Clipping
@@ -83,7 +84,7 @@ class Wild(zo.MLPTangent):
 def descend(steps, wild_at=None, **settings):
     """The gradients of some steps, each of another batch."""
     box, network = FromTorch(torch.sin, X, X), Network()
-    tangent = Wild(8, first_steps=3, steps_per_step=1)
+    tangent = learner(Wild, 8, first_steps=3, steps_per_step=1)
     gradient = zo.ProbedGradient(
         network,
         lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
@@ -184,7 +185,7 @@ def accumulated(clip, sizes, zero, steps=12, hook=None):
         network,
         lambda net, batch: (box(net(batch[0])) - batch[1]).square().mean(dim=1),
         boxes=[box],
-        tangent=zo.MLPTangent(8, first_steps=3, steps_per_step=1),
+        tangent=learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1),
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
         clip=clip,
     )

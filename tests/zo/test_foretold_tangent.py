@@ -12,6 +12,7 @@ import torch
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from simulators.spectral import Vorticity
+from tests.zo.learners import learner
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.foretold import ForetoldTangent
 from zo.tangents.models.structure import may_be_equation
@@ -23,7 +24,7 @@ POINTS = 12
 @pytest.fixture(autouse=True)
 def short_lessons(limits):
     """The usual model learns for 20 steps on first rows, not 400: how well it learns is no matter here."""
-    limits(grid_class=partial(zo.GridTangent, channels=8, first_steps=20))
+    limits(grid_class=partial(learner, zo.GridTangent, channels=8, first_steps=20))
 
 
 class Mixed(BlackBoxFunction):

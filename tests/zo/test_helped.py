@@ -15,6 +15,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted
 from blackbox.wrappers.wrapper import Wrapper
+from tests.zo.learners import learner
 from tests.zo.ranks import SIZES, results_by_rank
 from zo.execution.helped import rows_together
 
@@ -107,7 +108,7 @@ RUNS = {  # by name, what makes the box and further settings
     "one row": lambda group: {"rows": 1, "clip": None},
     "prefit": lambda group: {"prefit": True},
     "blocks": lambda group: {"box": zo.SharedRows(RowByRow(), group, block=2)},
-    "mlp": lambda group: {"tangent": zo.MLPTangent(8, first_steps=3, steps_per_step=1)},
+    "mlp": lambda group: {"tangent": learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1)},
 }
 FIRST_ALONE = {
     "shared": lambda group: {"box": zo.SharedRows(RowByRow(), group)},

@@ -10,6 +10,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
 
 SPEC = ArraySpec("x", (2,))
@@ -24,7 +25,7 @@ def gradient_of(replays: int | None) -> zo.TangentGradient:
         network,
         lambda net, rows: box(net(rows)).square().mean(dim=1),
         boxes=[box],
-        tangent=zo.MLPTangent(width=16, first_steps=50, seed=0),
+        tangent=learner(zo.MLPTangent, width=16, first_steps=50, seed=0),
         replays=replays,
         trust_policy=NEVER,
     )

@@ -19,6 +19,7 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from tests.zo.learners import learner
 from tests.zo.linearised import Instead
 
 X = ArraySpec("x", (4,))
@@ -40,7 +41,7 @@ RUNS = {  # settings of a gradient, by name
 }
 
 # No probes, as long as there is something to do that costs no rows.
-VALUES = {"tangent": zo.MLPTangent(8, first_steps=3, steps_per_step=1), "chunk": 1}
+VALUES = {"tangent": learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1), "chunk": 1}
 
 
 class Chancy(BlackBoxFunction):

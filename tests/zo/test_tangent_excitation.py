@@ -13,6 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import Session
+from tests.zo.learners import learner
 from tests.zo.ranks import results_by_rank
 from tests.zo.row_boxes import FromTorch
 
@@ -739,7 +740,7 @@ def test_of_a_large_state_few_numbers_are_kept():
             state = box(state, network(state[:, :4]))
         return state.square().mean(dim=1)
 
-    tangent = zo.MLPTangent(16, first_steps=20, steps_per_step=2)
+    tangent = learner(zo.MLPTangent, 16, first_steps=20, steps_per_step=2)
     unchecked = zo.tangents.TrustPolicy(check_every=None)
     gradient = zo.TangentGradient(
         nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, trust_policy=unchecked, clip=None

@@ -12,6 +12,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
 from zo.tangents.excitation.form import GainForm, given
 from zo.tangents.excitation.gain import DitherResponse, Excited, _errors
@@ -356,7 +357,7 @@ def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
         nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.Tanh(),
         nn.Conv2d(4, 1, 3, padding=1, padding_mode="circular"),
     )  # fmt: skip
-    tangent = zo.GridTangent(channels=8, first_steps=20)
+    tangent = learner(zo.GridTangent, channels=8, first_steps=20)
     gradient = zo.TangentGradient(network, closure(box), boxes=[box], tangent=tangent, seed=0)
     optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(13):
@@ -458,7 +459,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
         x = torch.arange(40) * 0.15 * torch.arange(1, 5)[:, None] * 2 * torch.pi / 6
         return torch.einsum("rk,kx->rx", modes[..., 0], torch.sin(x)) + modes[..., 1] @ torch.cos(x)
 
-    tangent = zo.GridTangent(channels=8, first_steps=20)
+    tangent = learner(zo.GridTangent, channels=8, first_steps=20)
     gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, seed=0)
     optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(24):

@@ -16,6 +16,7 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec, BlackBoxError, Budgeted
 from tests.zo.boxes import Sine
+from tests.zo.learners import learner
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import ZeroGradientWarning
@@ -634,12 +635,11 @@ def test_settings_out_of_range(settings, words):
         (lambda: zo.GridTangent(channels=6), "channels: expected a multiple of 4, got 6. Take 8"),
         (lambda: zo.GridTangent(periodic="yes"), "periodic: expected True, False, one of these"),
         (lambda: zo.GridTangent(reach=0), "reach: expected a whole number >= 1"),
-        (lambda: zo.GridTangent(learning_rate=0.0), "learning_rate: expected a finite number > 0"),
+        (lambda: learner(zo.GridTangent, learning_rate=0.0), "learning_rate: expected a finite number > 0"),
         (lambda: zo.MLPTangent(width=0), "width: expected a whole number >= 1"),
-        (lambda: zo.MLPTangent(first_steps=-1), "first_steps: expected a whole number >= 1"),
+        (lambda: learner(zo.MLPTangent, first_steps=-1), "first_steps: expected a whole number >= 1"),
         (lambda: zo.StencilTangent(4), "degree: expected 1, 2 or 3, got 4"),
         (lambda: zo.StencilTangent(periodic=[1, 0]), "periodic: expected True, False, one of these"),
-        (lambda: zo.StencilTangent(forgetting=0.0), "forgetting: expected"),
         (lambda: zo.StencilTangent(ridge=1e-20), "ridge: expected"),
     ],
 )
@@ -895,7 +895,7 @@ def test_what_was_learned_of_a_box_is_not_taken_for_another_with_other_arrays(si
     old = {name: kept for name, kept in learned.state_dict().items() if name != "boxes"}
     zo.TangentGradient(network, objective(first), boxes=[first]).load_state_dict(old)
 
-    rows = [zo.differentiable(box, tangent=zo.MLPTangent(first_steps=2)) for box in (first, other)]
+    rows = [zo.differentiable(box, tangent=learner(zo.MLPTangent, first_steps=2)) for box in (first, other)]
     x = weights(8, 2).requires_grad_()
     rows[0](x).sum().backward()
     with pytest.raises(zo.ConfigurationError, match=r"box=x \(.* to y \(2,\), got one with x \(2,\) to y"):

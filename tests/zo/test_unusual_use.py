@@ -17,6 +17,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
 
 ROWS = 6
@@ -359,7 +360,7 @@ def test_tangents_in_inference_mode(probes):
     nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
 
 
-@pytest.mark.parametrize("tangent", [zo.KernelTangent(), zo.MLPTangent(4, first_steps=1, batch=8)])
+@pytest.mark.parametrize("tangent", [zo.KernelTangent(), learner(zo.MLPTangent, 4, first_steps=1, batch=8)])
 def test_what_tangents_learn_before_the_first_step_in_inference_mode_is_learned_on_from(tangent):
     network, box = small(), Shifted()
     gradient = zo.TangentGradient(

@@ -12,6 +12,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, Cached
+from tests.zo.learners import learner
 from tests.zo.linearised import answers
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models import automatic
@@ -67,8 +68,8 @@ def small(monkeypatch):
     """What is chosen from, made to learn little, for tests of what follows what."""
     quick = {"first_steps": 4, "steps_per_step": 1, "batch": 8}
     for name, made in (
-        ("GridTangent", partial(zo.GridTangent, 4, periodic=True, reach=1, **quick)),
-        ("MLPTangent", partial(zo.MLPTangent, 8, **quick)),
+        ("GridTangent", partial(learner, zo.GridTangent, 4, periodic=True, reach=1, **quick)),
+        ("MLPTangent", partial(learner, zo.MLPTangent, 8, **quick)),
         ("StencilTangent", partial(zo.StencilTangent, 2, periodic=True, reach=1, ridge=1e-9)),
     ):
         monkeypatch.setattr(automatic, name, made)
@@ -305,11 +306,17 @@ def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
     assert len({kind for kind, _, _ in kinds}) >= 2 and max(probes for _, probes, _ in kinds) >= 1
 
 
-@pytest.mark.parametrize("make", [zo.StencilTangent, zo.GridTangent, zo.MLPTangent], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [
+        zo.StencilTangent,
+        partial(learner, zo.GridTangent, first_steps=3, steps_per_step=1),
+        partial(learner, zo.MLPTangent, first_steps=3, steps_per_step=1),
+    ],
+)
 def test_a_named_tangent_resumes_though_it_measured_its_box(make):
-    settings = {} if make is zo.StencilTangent else {"first_steps": 3, "steps_per_step": 1}
     network, box = make_network().eval(), ring()
-    gradients = [make_gradient(network, box, tangent=make(**settings)) for _ in range(2)]
+    gradients = [make_gradient(network, box, tangent=make()) for _ in range(2)]
     gradients[0].backward(batch_of(0))
     gradients[1].load_state_dict(gradients[0].state_dict())
     grads = []
@@ -471,9 +478,9 @@ def test_the_choice_fits_rows_of_its_box_with_all_inputs(small):
 @pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
 def test_a_row_that_fails_bends_no_gradient(kind):
     make = {
-        "grid": lambda: zo.GridTangent(4, first_steps=5, steps_per_step=1, reach=1, periodic=True),
+        "grid": lambda: learner(zo.GridTangent, 4, first_steps=5, steps_per_step=1, reach=1, periodic=True),
         "stencil": lambda: zo.StencilTangent(2, reach=1, periodic=True),
-        "mlp": lambda: zo.MLPTangent(8, first_steps=5, steps_per_step=1),
+        "mlp": lambda: learner(zo.MLPTangent, 8, first_steps=5, steps_per_step=1),
     }[kind]
 
     def run(batch):
@@ -553,9 +560,9 @@ def test_a_stencil_looks_at_all_calls_of_the_first_step():
 @pytest.mark.parametrize(
     "make",
     [
-        partial(zo.MLPTangent, 16, first_steps=100),
+        partial(learner, zo.MLPTangent, 16, first_steps=100),
         pytest.param(
-            partial(zo.GridTangent, 8, periodic=True, reach=1, first_steps=100, output_map=False),
+            partial(learner, zo.GridTangent, 8, periodic=True, reach=1, first_steps=100, output_map=False),
             marks=pytest.mark.slow,
         ),
     ],
@@ -577,8 +584,8 @@ def test_small_changes_of_large_numbers_count_in_double_precision(make):
     "make",
     [
         partial(zo.StencilTangent, 2, periodic=True, reach=1),
-        partial(zo.MLPTangent, 8, first_steps=4),
-        partial(zo.GridTangent, 4, first_steps=4),
+        partial(learner, zo.MLPTangent, 8, first_steps=4),
+        partial(learner, zo.GridTangent, 4, first_steps=4),
     ],
 )
 def test_a_state_from_before_the_first_step_takes_all_knowledge_away(make):

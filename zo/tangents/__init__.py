@@ -16,6 +16,7 @@ from zo.tangents.models.mesh.graph import GraphTangent
 from zo.tangents.models.mesh.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.model import ModelTangent
+from zo.tangents.models.network import Learning
 from zo.tangents.models.particles.particles import PairTangent
 from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import SecantTangent
@@ -40,6 +41,7 @@ __all__ = [
     "IdentityTangent",
     "Imagined",
     "KernelTangent",
+    "Learning",
     "LinearMap",
     "Linearised",
     "LowRankTangent",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blackbox.checks import check_count
-from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import sizes
@@ -27,13 +27,7 @@ class MLPTangent(NetworkTangent):
 
     Args:
         width: the width of the two hidden layers.
-        window: rows kept to learn from, the oldest going.
-        batch: rows of a step of learning, drawn from the window with replacement.
-        steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
-            the typical change that the box makes; fewer or more in proportion to another error, at most five
-            times as many in the first 30 steps of training, and later twice.
-        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: the learning rate of Adam.
+        learning: how it learns; None for `LEARNING`, see `Learning`.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
         seed: all draws depend on (seed, step of learning) alone.
 
@@ -41,29 +35,19 @@ class MLPTangent(NetworkTangent):
         ConfigurationError: a value out of its range.
     """
 
+    LEARNING = Learning(batch=64, steps_per_step=8)
+
     def __init__(
         self,
         width: int = 256,
         *,
-        window: int = 4000,
-        batch: int = 64,
-        steps_per_step: int = 8,
-        first_steps: int = 400,
-        learning_rate: float = 2e-3,
+        learning: Learning | None = None,
         output_map: bool = False,
         seed: int = 0,
     ) -> None:
         check_count("MLPTangent", "width", width)
         self.width = width
-        super().__init__(
-            window=window,
-            batch=batch,
-            steps_per_step=steps_per_step,
-            first_steps=first_steps,
-            learning_rate=learning_rate,
-            output_map=output_map,
-            seed=seed,
-        )
+        super().__init__(learning=learning, output_map=output_map, seed=seed)
 
     def build(self, form: Form, plan: dict[str, Any]) -> Passes:
         """Two hidden layers and a linear path."""

@@ -6,7 +6,8 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,36 +34,49 @@ LESSON = 2**20  # numbers of inputs that are brought into units at once
 CHUNK = 50  # first steps after which the error is looked at
 
 
+@dataclass(frozen=True)
+class Learning:
+    """How a network learns a box's values: `replace(MLPTangent.LEARNING, window=500)` changes one of these.
+
+    Attributes:
+        batch: rows of a step of learning, drawn from the window with replacement.
+        steps_per_step: steps of learning in a step of training, where the error on the window is a tenth of
+            the typical change that the box makes. Another error takes fewer or more in proportion, at most
+            five times as many in the first 30 steps of training, and later twice.
+        window: rows kept to learn from, the oldest going.
+        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
+        learning_rate: the learning rate of Adam.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    batch: int
+    steps_per_step: int
+    window: int = 4000
+    first_steps: int = 400
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their range."""
+        for name in ("batch", "steps_per_step", "window", "first_steps"):
+            check_count("Learning", name, getattr(self, name))
+        check_positive("Learning", "learning_rate", self.learning_rate)
+
+
 class NetworkTangent(ValueTangent):
     """J(z) is that of y = W o N: a network N, trained on the last rows, and perhaps an `OutputMap` W.
 
-    Inputs, and what the box makes of its state, are standardised. A subclass says what N is (`build`), and
-    which numbers share a unit (`groups`).
+    Inputs, and what the box makes of its state, are standardised. A subclass says what N is (`build`), which
+    numbers share a unit (`groups`), and how it learns where nothing else is given (`LEARNING`).
     """
 
-    def __init__(
-        self,
-        *,
-        window: int,
-        batch: int,
-        steps_per_step: int,
-        first_steps: int,
-        learning_rate: float,
-        output_map: bool,
-        seed: int,
-    ) -> None:
-        counts = {
-            "batch": batch,
-            "steps_per_step": steps_per_step,
-            "first_steps": first_steps,
-        }
-        for name, count in counts.items():
-            check_count(type(self).__name__, name, count)
-        check_positive(type(self).__name__, "learning_rate", learning_rate)
-        self.batch, self.steps_per_step, self.first_steps = batch, steps_per_step, first_steps
-        self.learning_rate = learning_rate
+    LEARNING: ClassVar[Learning]
+
+    def __init__(self, *, learning: Learning | None, output_map: bool, seed: int) -> None:
+        self.learning = self.LEARNING if learning is None else learning
         self._key = Key(seed)
-        super().__init__(window, output_map)
+        super().__init__(self.learning.window, output_map)
 
     def _forget(self, window: int) -> None:
         """Know nothing."""
@@ -88,7 +102,7 @@ class NetworkTangent(ValueTangent):
 
     def drawn(self) -> int:
         """Rows of a step of learning."""
-        return self.batch
+        return self.learning.batch
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -112,7 +126,7 @@ class NetworkTangent(ValueTangent):
 
         The first lesson says how far it is, see `zo.tangents.models.lessons`.
         """
-        most = self.first_steps if steps is None else steps
+        most = self.learning.first_steps if steps is None else steps
         if not self._lessons:
             report(0, most)
         if self._optimizer is None:
@@ -130,7 +144,7 @@ class NetworkTangent(ValueTangent):
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
-                "Take a smaller learning_rate."
+                "Give a `Learning` with a smaller learning_rate."
             )
         if not self._lessons:
             self.map_if_due()
@@ -140,11 +154,11 @@ class NetworkTangent(ValueTangent):
     def _steps_due(self) -> int:
         """Steps in proportion to the last error; where it stays large for long, more do not help."""
         if not self._lessons:
-            return self.first_steps
+            return self.learning.first_steps
         most = MOST if self._lessons < EARLY else LATER
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         factor = ASKED if self._lessons < self._longer else 1
-        due = math.ceil(self.steps_per_step * self.for_size() * factor * min(most, share))
+        due = math.ceil(self.learning.steps_per_step * self.for_size() * factor * min(most, share))
         return max(
             1, due
         )  # an error of 0, as of a first lesson on a single row, would be the last that it knows
@@ -275,7 +289,7 @@ class NetworkTangent(ValueTangent):
             torch.default_generator.manual_seed(self._key.generator(LEARNING).initial_seed())
             network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
         network.requires_grad_(False)  # but in `_step_on_a_graph`
-        self._optimizer = FlatAdam(network, self.learning_rate)
+        self._optimizer = FlatAdam(network, self.learning.learning_rate)
 
     def _planned(self) -> dict[str, Any]:
         z, others, y = self._window.spread(rows_of(256, self._form))

@@ -15,7 +15,7 @@ from zo.tangents.models.grid.grid_network import GridNetwork
 from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
 from zo.tangents.models.grid.spectral_map import SpectralMap
 from zo.tangents.models.mesh.reach import measure
-from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
@@ -51,16 +51,8 @@ class GridTangent(NetworkTangent):
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it, and at least two on
             a grid of more than 2,048 cells.
-        window: rows kept to learn from, the oldest going.
-        batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
-            more than 2,048 cells.
-        steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
-            the typical change that the box makes; fewer or more in proportion to another error, at most five
-            times as many in the first 30 steps of training, and later twice. On a grid of more than 2,048
-            cells, where a step of learning sees patches, three to eight times as many, with the root of the
-            cells; behind an output map that takes part of what it is given, as many, each of a whole row.
-        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: the learning rate of Adam.
+        learning: how it learns; None for `LEARNING`, see `Learning`. On a grid of more than 2,048 cells a
+            step of learning sees fewer rows, or patches, and there are three to eight times as many steps.
         output_map: whether there is a W.
         seed: all draws depend on (seed, step of learning) alone.
 
@@ -71,17 +63,15 @@ class GridTangent(NetworkTangent):
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
     """
 
+    LEARNING = Learning(batch=32, steps_per_step=4)
+
     def __init__(
         self,
         channels: int = 24,
         *,
         periodic: bool | Sequence[bool] | None = None,
         reach: int | None = None,
-        window: int = 4000,
-        batch: int = 32,
-        steps_per_step: int = 4,
-        first_steps: int = 400,
-        learning_rate: float = 2e-3,
+        learning: Learning | None = None,
         output_map: bool = True,
         seed: int = 0,
     ) -> None:
@@ -96,15 +86,7 @@ class GridTangent(NetworkTangent):
         self.channels = channels
         self.periodic = checked_ends("GridTangent", periodic)
         self.reach = reach
-        super().__init__(
-            window=window,
-            batch=batch,
-            steps_per_step=steps_per_step,
-            first_steps=first_steps,
-            learning_rate=learning_rate,
-            output_map=output_map,
-            seed=seed,
-        )
+        super().__init__(learning=learning, output_map=output_map, seed=seed)
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The channel of each number: the cells of a channel share a unit."""
@@ -112,7 +94,7 @@ class GridTangent(NetworkTangent):
 
     def drawn(self) -> int:
         """Rows of a step of learning: as many as `batch` and its cells allow."""
-        return max(1, min(self.batch, CELLS // cells_of(self._form)))
+        return max(1, min(self.learning.batch, CELLS // cells_of(self._form)))
 
     @property
     def whole_rows(self) -> bool:

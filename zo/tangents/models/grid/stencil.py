@@ -21,6 +21,8 @@ from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 450
+FORGETTING = 0.997  # the factor by which what was seen counts less with each step
+WINDOW = 4_000  # rows kept, to which W is fitted
 MOST_OF_THE_NARROWEST = 2_000  # features, where no shape has so few: beyond, the degree goes down
 # decision 32:
 SAMPLES = 8_000, 3_000  # cells that are learned from, of the first step and of each later one,
@@ -59,11 +61,9 @@ class StencilTangent(ValueTangent):
             more than 2,000 features.
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it.
-        forgetting: the factor by which what was seen counts less with each step.
         ridge: relative to each feature's mean square, so channels may have units of their own. In smooth
             states neighbours hardly differ, and what values do not determine a small ridge leaves wild: 1e-6
             predicts them better than 1e-3 and gives gradients up to a thousand times too long.
-        window: rows kept, to which W is fitted.
         output_map: whether there is a W (see `OutputMap`).
 
     Attributes:
@@ -80,9 +80,7 @@ class StencilTangent(ValueTangent):
         *,
         periodic: bool | Sequence[bool] | None = None,
         reach: int | None = None,
-        forgetting: float = 0.997,
         ridge: float = 1e-3,
-        window: int = 4000,
         output_map: bool = True,
     ) -> None:
         check_count("StencilTangent", "degree", degree)
@@ -93,12 +91,11 @@ class StencilTangent(ValueTangent):
             )
         if reach is not None:
             check_count("StencilTangent", "reach", reach)
-        check_number("StencilTangent", "forgetting", forgetting, above=0, most=1.0)
         check_number("StencilTangent", "ridge", ridge, least=1e-14)
-        self.degree, self.forgetting, self.ridge = degree, forgetting, ridge
+        self.degree, self.ridge = degree, ridge
         self.periodic = checked_ends("StencilTangent", periodic)
         self.reach = reach
-        super().__init__(window, output_map)
+        super().__init__(WINDOW, output_map)
 
     def _forget(self, window: int) -> None:
         """Know nothing."""
@@ -159,7 +156,7 @@ class StencilTangent(ValueTangent):
         if self._sums is None:
             zeros = z.new_zeros(size, size + target.shape[-1], dtype=torch.float64)
             self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
-        gram, cross = (self.forgetting * total for total in self._sums)
+        gram, cross = (FORGETTING * total for total in self._sums)
         for first in range(0, len(z), 16):  # all at once would take gigabytes
             part = slice(first, first + 16)
             rows, targets = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.particles.particle_network import ParticleNetwork
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, rows_of
@@ -43,18 +43,14 @@ class PairTangent(NetworkTangent):
         width: the width of the hidden layers.
         rounds: in how many rounds neighbours say something to each other: how far a change is carried, in
             pairs. Two are better for a call of many substeps once some hundred rows are seen, worse before.
-        window: rows kept to learn from, the oldest going.
-        batch: rows of a step of learning, drawn from the window with replacement.
-        steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
-            the typical change that the box makes; fewer or more in proportion to another error, at most five
-            times as many in the first 30 steps of training, and later twice.
-        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: the learning rate of Adam.
+        learning: how it learns; None for `LEARNING`, see `Learning`.
         seed: all draws depend on (seed, step of learning) alone.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such arrays.
     """
+
+    LEARNING = Learning(batch=16, steps_per_step=16, learning_rate=5e-3)
 
     def __init__(
         self,
@@ -62,11 +58,7 @@ class PairTangent(NetworkTangent):
         *,
         width: int = 64,
         rounds: int = 1,
-        window: int = 4000,
-        batch: int = 16,
-        steps_per_step: int = 16,
-        first_steps: int = 400,
-        learning_rate: float = 5e-3,
+        learning: Learning | None = None,
         seed: int = 0,
     ) -> None:
         check_count("PairTangent", "width", width)
@@ -77,15 +69,7 @@ class PairTangent(NetworkTangent):
                 "inputs without a derivative."
             )
         self.list_of, self.width, self.rounds = list_of, width, rounds
-        super().__init__(
-            window=window,
-            batch=batch,
-            steps_per_step=steps_per_step,
-            first_steps=first_steps,
-            learning_rate=learning_rate,
-            output_map=False,
-            seed=seed,
-        )
+        super().__init__(learning=learning, output_map=False, seed=seed)
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """A number of a particle shares its unit with that of all others."""
