@@ -55,60 +55,78 @@ class Fit(StepFit):
         return self.rows.goal[:1].size > LARGE
 
     def first(self, known: dict[Any, float] | None = None) -> np.ndarray:
-        """Coefficients that fulfil the equations best in one step, without solving any; or known ones.
+        """Coefficients to begin with: of several guesses the one that costs least.
 
         Args:
-            known: of a poorer form, by what they multiply.
+            known: coefficients of a poorer form, by what they multiply.
         """
-        form, rows = self.form, self.rows
-        theta, one = self.centre, replace(form, steps=1)
+        guess = self._linear_guess()
+        if self.form.answering():  # such equations have no centre but this
+            self.centre = guess.copy()
+            starts = [guess, *([] if self.form.carried.any() else self._elliptic_guesses())]
+        else:
+            starts = [guess, self.centre.copy()]
+        if known is not None:
+            starts.append(np.array([known.get(name, 0.0) for name in self.form.names]))
+        starts += self._convection_guesses()
+        return min(starts, key=lambda start: self.cost(start)[0])
+
+    def _linear_guess(self) -> np.ndarray:
+        """Coefficients that fulfil the equations best in one step, without solving any."""
+        rows, one = self.rows, replace(self.form, steps=1)
         at = np.concatenate([rows.state, rows.extras], axis=1)
-        roots = np.sqrt(self.form.basis.lumped.diagonal())
-        weight = rows.weight() / roots
-        mass, _ = one.base
-        begun = applied(mass, rows.goal - rows.state)
-        step = one.step(theta, rows.free)
+        weight = rows.weight() / np.sqrt(self.form.basis.lumped.diagonal())
+        begun = applied(one.base[0], rows.goal - rows.state)
+        step = one.step(self.centre, rows.free)
         target = -self.unexplained((begun - step.source(at)) * weight)
-        forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
+        forcings = self._forcings(one, self.centre, [rows.state, rows.goal], step)
         columns = [self.unexplained(forcing * weight) for forcing in forcings]
-        constants = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
-        free = [place for place in range(form.count) if place not in constants]
+        free = self._free()
         design = np.stack([columns[place] for place in free], axis=1)
         size = _sizes(design)
         design = design / size
         gram = design.T @ design
-        solution = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
-        guess = theta.copy()
-        guess[free] += solution / size
-        answers = form.answering()
-        if answers:  # such equations have no centre but this
-            self.centre = guess.copy()
-        starts = [guess] if answers else [guess, theta.copy()]
-        if answers and not form.carried.any():
-            last, best = self._elliptic(), math.inf
-            for _ in range(AGAIN + 1):
-                try:
-                    last = self._smoothed(last, constants)
-                except (RuntimeError, np.linalg.LinAlgError):  # a singular matrix
-                    break
-                starts.append(last)
-                cost = self.cost(last)[0]
-                if not cost < best:
-                    break
-                best = cost
-        if known is not None:
-            starts.append(np.array([known.get(name, 0.0) for name in form.names]))
-        if any(form.kinds[place][2][0] == "convection" for place in form.varied):
-            along = self.along()
-            diffusion = [
-                place
-                for place, name in enumerate(form.names)
-                if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
-            ]
-            for level in DIFFUSED:
-                starts.append(along.copy())
-                starts[-1][diffusion] = level
-        return min(starts, key=lambda start: self.cost(start)[0])
+        guess = self.centre.copy()
+        guess[free] += np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target) / size
+        return guess
+
+    def _free(self) -> list[int]:
+        """The places of coefficients that a linear guess may change."""
+        form = self.form
+        constants = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
+        return [place for place in range(form.count) if place not in constants]
+
+    def _elliptic_guesses(self) -> list[np.ndarray]:
+        """Guesses for a static box: each makes the one before better, for as long as that costs less."""
+        guesses: list[np.ndarray] = []
+        last, best = self._elliptic(), math.inf
+        for _ in range(AGAIN + 1):
+            try:
+                last = self._smoothed(last)
+            except (RuntimeError, np.linalg.LinAlgError):  # a singular matrix
+                break
+            guesses.append(last)
+            cost = self.cost(last)[0]
+            if not cost < best:
+                break
+            best = cost
+        return guesses
+
+    def _convection_guesses(self) -> list[np.ndarray]:
+        """Guesses for a form with convection: that of a call's mean, with more and more diffusion."""
+        form = self.form
+        if not any(form.kinds[place][2][0] == "convection" for place in form.varied):
+            return []
+        along = self.along()
+        diffusion = [
+            place
+            for place, name in enumerate(form.names)
+            if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
+        ]
+        guesses = [along.copy() for _ in DIFFUSED]
+        for guess, level in zip(guesses, DIFFUSED, strict=True):
+            guess[diffusion] = level
+        return guesses
 
     def _elliptic(self) -> np.ndarray:
         """Coefficients of a matrix that smooths: diffusion and a little mass, field by field."""
@@ -118,7 +136,7 @@ class Fit(StepFit):
                 theta[place] = {"laplace": 1.0, "mass": SMALL_MASS}.get(name[2][0], 0.0)
         return theta
 
-    def _smoothed(self, theta: np.ndarray, constants: set[int]) -> np.ndarray:
+    def _smoothed(self, theta: np.ndarray) -> np.ndarray:
         """Coefficients whose equations are fulfilled best after a solve with the matrix of `theta`.
 
         What is not carried misses the outputs by K^-1 (q - K y), with K and q of the same coefficients; with
@@ -130,9 +148,10 @@ class Fit(StepFit):
             self.unexplained(step.solve(forcing, np.zeros_like(forcing)) * rows.weight())
             for forcing in self._forcings(self.form, theta, [rows.state, rows.goal], step)
         ]
-        free = [place for place in range(self.form.count) if place not in constants]
+        free = self._free()
         design = np.stack([columns[place] for place in free], axis=1)
         size = _sizes(design)
+        constants = set(range(self.form.count)) - set(free)
         target = sum(start[place] * columns[place] for place in constants)
         gram = (design / size).T @ (design / size) + self.ridge * np.eye(len(free))
         start[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
