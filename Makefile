@@ -120,7 +120,7 @@ docs: environment-docs
 docs-quick: environment-docs
 	DOCS_QUICK=1 $(SPHINX)-quick
 
-# no number is written in it: docs/paper/figures.py reads benchmarks/results
+# docs/paper/figures.py makes its pictures and tables from benchmarks/results
 paper: docs-quick
 	$(BIN)/python docs/paper/print.py docs/_build/html-quick/paper/index.html docs/_build/paper.pdf
 

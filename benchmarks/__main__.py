@@ -1,5 +1,6 @@
-"""`python -m benchmarks`: what there is; `NAME --size ci|small|paper`: run one; `page`: build the page.
+"""`python -m benchmarks`: what there is; `NAME --size ci|small|paper`: run one.
 
+`page` computes the figures that pages state, from the committed results, and brings the pages up to date.
 `gpu` is everything that a GPU must show, in parts: `python -m benchmarks gpu --help`.
 """
 
@@ -12,7 +13,7 @@ from blackbox.checks import nearest
 
 
 def main(words: Sequence[str]) -> int:
-    """List the benchmarks, run one, or write the page; 2 for wrong use."""
+    """List the benchmarks, run one, or bring figures and pages up to date; 2 for wrong use."""
     from benchmarks.catalogue import BENCHMARKS
 
     if not words or words[0] in ("-h", "--help"):
@@ -21,9 +22,12 @@ def main(words: Sequence[str]) -> int:
         return 0
     name, *others = words
     if name == "page":
-        from benchmarks import page
+        from benchmarks import figures, page
+        from benchmarks.figures import marks
 
-        print(f"written to {page.write()}")
+        changed = marks.write(figures.write())
+        for path in [figures.FILE, page.write(), *changed]:
+            print(f"written to {path}")
         return 0
     if name == "gpu":
         from benchmarks.gpu import runner

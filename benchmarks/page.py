@@ -1,4 +1,4 @@
-"""`benchmarks/results/README.md`: published numbers, and claims of README and docs, with ours beside them."""
+"""`benchmarks/results/README.md`: published numbers with ours beside them, and the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from typing import Any, TypeAlias
 
 from benchmarks import protocol, published
 from benchmarks.catalogue import BENCHMARKS, SMALL, origin, read
-from benchmarks.claims import claims
-from benchmarks.claims.figures import line
 from tasks.folder import atomic
 
 RADII = ("0", "0.25", "0.5", "0.75")
-NOT_RUN = "not run"
-SAME = "The same, rounded as there."
 SAYS_NOTHING = "-"  # in place of a ratio
 CHANCE = 20.0  # percent of ten classes: where first order is below it, nothing was learned
 CERTIFIED = 10.0  # percent: where first order is below it, a ratio is of a handful of images
@@ -42,8 +38,9 @@ def write(path: Path | None = None) -> Path:
 def text() -> str:
     """The page, from the result files alone."""
     parts = [
-        "# Published numbers and claims, with ours beside them",
-        "Made by `python -m benchmarks page` from the files of this folder.",
+        "# Published numbers, with ours beside them",
+        "Made by `python -m benchmarks page` from the files of this folder. So is `figures.json`, which has "
+        "the figures that README and documentation state; their pages mark each with its name there.",
         "## Published numbers",
         "All are from Chen et al., *DeepZero*, ICLR 2024. Data and networks are others here, so "
         "accuracies do not compare: what does is a method over first order in the same setting, the order of "
@@ -58,8 +55,6 @@ def text() -> str:
         *_sparsities(),
         *_wake(),
         *_defence(),
-        "## Claims of README and docs",
-        _claims(),
         "## Benchmarks",
         _benchmarks(),
         "What has changed since they were measured:",
@@ -79,6 +74,12 @@ def _spread(mean: float, spread: float, form: str) -> str:
 
 
 Line: TypeAlias = dict[str, Any] | None
+
+
+def line(name: str, label: object, method: str) -> Line:
+    """A line of a reproduction's table; None where it was not run."""
+    lines = read(f"{name}/result.json").get("table", ())
+    return next((entry for entry in lines if (entry["label"], entry["method"]) == (label, method)), None)
 
 
 def _beside(
@@ -386,55 +387,6 @@ def not_run() -> dict[str, list[str]]:
         for title, (names, lines) in tables.items()
     }
     return {title: labels for title, labels in missing.items() if labels}
-
-
-def _claims() -> str:
-    """How many figures of each page are what the files say, and in full those that are not."""
-    all_claims = claims()
-    off = [claim for claim in all_claims if claim.difference != SAME]
-    rows = []
-    for page in dict.fromkeys(claim.page for claim in all_claims):
-        claims_of_page = [claim for claim in all_claims if claim.page == page]
-        files = sorted({claim.source.split("/")[0] for claim in claims_of_page if claim.ours.values})
-        differ = sum(claim.difference.startswith("Ours") for claim in claims_of_page)
-        missing = sum(not claim.ours.values for claim in claims_of_page)
-        rows.append(
-            (
-                page,
-                str(len(claims_of_page)),
-                str(len(claims_of_page) - differ - missing),
-                str(differ),
-                str(missing),
-                ", ".join(files),
-            )
-        )
-    parts = [
-        "Each figure is read where it stands on its page and compared with the files "
-        "(`benchmarks/claims`); a test holds "
-        "that none differs.",
-        table(
-            ("page", "figures", "the same, rounded as there", "different", "without a file", "files"), rows
-        ),
-    ]
-    if off:
-        parts.append("Different, or without a committed file:")
-        parts.append(
-            table(
-                ("page", "what", "stated", "ours", "difference", "file"),
-                [
-                    (
-                        claim.page,
-                        claim.what.replace("|", "\\|"),
-                        claim.stated,
-                        f"{claim.ours.mean:.4g}" if claim.ours.values else NOT_RUN,
-                        claim.difference,
-                        claim.source,
-                    )
-                    for claim in off
-                ],
-            )
-        )
-    return "\n\n".join(parts)
 
 
 def _benchmarks() -> str:

@@ -45,10 +45,6 @@ def read(app: Sphinx, docname: str, content: list[str]) -> None:
     """Mend links of a hand-written page that leave `docs`; Sphinx's event "source-read"."""
     path = Path(app.env.doc2path(docname))
     if path.suffix == ".md" and path.relative_to(DOCS).parts[0] not in FOLDERS:
-        if path in figures.PAGES:
-            content[0] = figures.filled(content[0], docname)
-            for source in figures.sources():
-                app.env.note_dependency(str(source), docname=docname)
         content[0] = notebooks.offered(path, relinked(content[0], path.parent, path, known()))
 
 

@@ -16,8 +16,6 @@ from _extensions.links import DOCS, relinked
 from benchmarks import page as published
 from benchmarks import protocol
 from benchmarks.catalogue import BENCHMARKS, Benchmark, origin
-from benchmarks.claims import claims
-from benchmarks.claims.figures import Claim
 from benchmarks.tangents.report import over_no_gradient, ratios
 from blackbox.words import counted
 
@@ -61,10 +59,9 @@ def _index() -> str:
         "# Results",
         "Every figure that README and documentation state was made by a command, and each page below has "
         "that command, the machine, the seeds and the spread, from the files in `benchmarks/results`. A test "
-        "compares what the pages state with these files (`tests/benchmarks/test_catalogue.py`). These pages "
+        "compares what the pages state with these files (`tests/benchmarks/test_figures.py`). These pages "
         "are made from them at each build.",
-        "- [Published numbers and claims](published.md): each method over first order beside what was "
-        "published, and stated figures counted by page; each benchmark's page has those made from it.\n"
+        "- [Published numbers](published.md): each method over first order beside what was published.\n"
         "- [What was not reached](not_reached.md): sizes that were not run, problems on which a method is "
         "behind, figures of code that has changed since.",
         "Times are of size `small` on one core.",
@@ -99,14 +96,6 @@ def _benchmark(benchmark: Benchmark) -> str:
         parts.append(
             f":::{{admonition}} What has changed since it was measured\n:class: warning\n{sentence}\n:::"
         )
-    beside = {place for place, page_of in places().items() if page_of == f"/results/{benchmark.name}.md"}
-    stated = [
-        claim
-        for claim in claims()
-        if claim.source in benchmark.results or f"benchmarks/results/{claim.source}" in beside
-    ]
-    if stated:
-        parts += ["## What pages state from it", _folded(f"{len(stated)} figures", _claims(stated))]
     there = [name for name in benchmark.results if (RESULTS / name).exists()]
     told: set[Path] = set()
     if len(there) > _SEVERAL and all("/" in name for name in there):
@@ -285,7 +274,6 @@ def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
 
 def _not_reached() -> str:
     missing = [f"- **{title}**: {'; '.join(labels)}" for title, labels in published.not_run().items()]
-    off = [each for each in claims() if each.difference != "The same, rounded as there."]
     far = list(_far())
     paper = [f"`{each.name}`" for each in BENCHMARKS.values() if "paper" in each.sizes]
     parts = [
@@ -307,8 +295,6 @@ def _not_reached() -> str:
         "scikit-learn's digits or drawn shapes in the place of CIFAR-10 and ImageNet, and trainings are "
         "shorter. What compares all the same is said table by table in "
         "[published numbers](published.md).",
-        "## Stated figures without a committed result, or off it",
-        _claims(off) if off else "None: all stated figures are what the files say, rounded as there.",
         "## Figures of code that has changed since",
         "\n".join(f"- `{name}`: {sentence}" for name, sentence in published.SINCE.items()) or "None.",
     ]
@@ -327,15 +313,6 @@ def _far() -> Iterator[tuple[str, str, str, str]]:
                 f"{fmean(without):.2f}" if without else "",
                 f"{fmean(beside):.2f}" if beside else "",
             )
-
-
-def _claims(stated: Iterable[Claim]) -> str:
-    rows = []
-    for each in stated:
-        ours = _spread(each.ours.values) if each.ours.values else "not run"
-        seeds = str(len(each.ours.values) or "")
-        rows.append((each.what, each.stated, ours, seeds, each.difference, f"`{each.page}`"))
-    return _table(("what", "stated", "ours", "seeds", "difference", "page"), rows)
 
 
 def _paged(about: str) -> str:

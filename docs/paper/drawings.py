@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from paper.measured import (
+
+from benchmarks.figures.measured import (
     RESULTS,
-    as_budgeted,
+    as_advised,
     checked_gradients,
     curves,
     detections,
@@ -21,7 +22,7 @@ from paper.measured import (
     read,
     rows,
 )
-from paper.summaries import interval, middle
+from benchmarks.figures.summaries import interval, middle
 
 BLUE, SKY, ORANGE, GREY, GREEN = "#0072b2", "#56b4e9", "#e69f00", "#777777", "#009e73"
 
@@ -46,7 +47,7 @@ WAYS = (
     ("first order (true derivative), tuned", "first order, tuned", GREY, "^", (0.05, 0.2, 1)),
     ("learned tangents, no replay", "tangents", ORANGE, "s", (0.05, 0.2)),
     ("learned tangents with replay", "replay", BLUE, "o", (0.05, 0.2)),
-    ("with replay, as blackbox run --rows does", "", GREEN, "D", (0.05, 0.2)),
+    ("several rates; a surrogate for controllers", "", GREEN, "D", (0.05, 0.2)),
 )
 
 
@@ -61,7 +62,7 @@ def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
     for number, (label, line, colour, mark, shares) in enumerate(WAYS):
         at = [share * 1.035 ** (number - 1) for share in shares]
         ratios_by_share = [
-            over_tuned(f"{line}, {share:g}") if line else as_budgeted(share) for share in shares
+            over_tuned(f"{line}, {share:g}") if line else as_advised(share) for share in shares
         ]
         for name in rows():
             points = [median(ratios[name]) if name in ratios else math.nan for ratios in ratios_by_share]
@@ -106,9 +107,9 @@ def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
 
 
 def draw_problems() -> Figure:
-    """Every training: replay at a fifth as a budget spends it, and tangents at the same number of steps."""
+    """Every training: what is advised at a fifth of the rows, and tangents at the same number of steps."""
     figure, (left, right) = canvas(7.2, 5.6, 2, width_ratios=(1, 1.15))
-    replayed = as_budgeted(0.2)
+    replayed = as_advised(0.2)
     names = sorted(replayed, key=lambda problem: median(replayed[problem]), reverse=True)
     for height, name in enumerate(names):
         equal = over_tuned("first order, tuned, 0.2")[name]
@@ -125,7 +126,7 @@ def draw_problems() -> Figure:
             [height - 0.1] * len(replayed[name]),
             s=18,
             c=BLUE,
-            label="replay at a fifth, as --rows does" * (not height),
+            label="several rates; a surrogate for controllers, a fifth" * (not height),
         )
         left.scatter([median(replayed[name])], [height - 0.1], s=110, c=BLUE, marker="|")
     left.set_yticks(range(len(names)), names, fontsize=7)

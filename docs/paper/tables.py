@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 
 import numpy as np
-from paper.measured import ROOT, beside, curves, over_first, over_tuned, rows
-from paper.named_numbers import CONTROLS, numbers
 
+from benchmarks.figures import kept
+from benchmarks.figures.measured import ROOT, beside, curves, over_first, over_tuned, rows
+from benchmarks.figures.rows import CONTROLS
 from benchmarks.rows.ways import AS_BENCHMARKED
 from benchmarks.tangents.report import spent
+
+ENDINGS = ("", ".low", ".high", ".quartile.low", ".quartile.high", ".best", ".worst")
 
 
 def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -26,7 +29,7 @@ def table_replay() -> str:
         "no replay, 1/5": "tangents, 0.2",
         "replay, 1/5": "replay, 0.2",
         "several rates, 1/5": "replay, several rates, 0.2",
-        "and imagined, 1/5": "replay, several rates, imagined, 0.2",
+        "surrogate, 1/5": "surrogate, 0.2",
         "first order tuned, 1/20": "first order, tuned, 0.05",
         "replay, 1/20": "replay, 0.05",
         "several rates, 1/20": "replay, several rates, 0.05",
@@ -37,7 +40,7 @@ def table_replay() -> str:
         runs, cells = rows()[name].values(), []
         for line in columns.values():
             ratios = over_tuned(line).get(name, [])
-            cell = f"{median(ratios):.2f}" if ratios else ("none" if "imagined" in line else "not run")
+            cell = f"{median(ratios):.2f}" if ratios else ("none" if "surrogate" in line else "not run")
             if "several" in line and len(ratios) > 1:
                 cell += f" ({min(ratios):.2f} to {max(ratios):.2f})"
             said = "replay," in line and any(run[line]["warnings"] for run in runs if line in run)
@@ -49,27 +52,23 @@ def table_replay() -> str:
 
 def table_summary() -> str:
     """Medians, quartiles and intervals of the ways to spend rows."""
-    texts = numbers()
-    lines = []
+    known, lines = kept(), []
     for key, label in (
         ("fo", "first order, usual settings, all rows"),
         ("fo.20", "first order tuned at a fifth"),
         ("tangents.20", "tangents, no replay, a fifth"),
         ("replay.20", "tangents with replay, a fifth"),
         ("several.20", "the same at several rates, a fifth"),
-        ("budget.20", "**and with imagined batches for controllers, a fifth**"),
+        ("advised.20", "**and for controllers a surrogate in rounds, a fifth**"),
         ("fo.05", "first order tuned at a twentieth"),
         ("tangents.05", "tangents, no replay, a twentieth"),
         ("replay.05", "tangents with replay, a twentieth"),
         ("several.05", "the same at several rates, a twentieth"),
-        ("budget.05", "and with imagined batches for controllers, a twentieth"),
+        ("advised.05", "and for controllers a surrogate in rounds, a twentieth"),
     ):
-        lines.append(
-            (
-                label,
-                *(texts[f"{key}{ending}"] for ending in ("", ".interval", ".quartiles", ".best", ".worst")),
-            )
-        )
+        value = {end: f"{known[f'{key}{end}']:.2f}" for end in ENDINGS}
+        ranges = (f"{value[f'{end}low']} to {value[f'{end}high']}" for end in (".", ".quartile."))
+        lines.append((label, value[""], *ranges, value[".best"], value[".worst"]))
     return table(("way to spend rows", "median", "95 % interval", "quartiles", "least", "worst"), lines)
 
 
@@ -160,10 +159,10 @@ def table_replayed() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "table: replayed": table_replayed,
-    "table: replay": table_replay,
-    "table: summary": table_summary,
-    "table: rivals": table_rivals,
-    "table: controls": table_controls,
-    "table: examples": table_examples,
+    "replayed": table_replayed,
+    "replay": table_replay,
+    "summary": table_summary,
+    "rivals": table_rivals,
+    "controls": table_controls,
+    "examples": table_examples,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean, median, stdev
+from statistics import median
 
 import numpy as np
 
@@ -41,24 +41,19 @@ def interval(problems: Problems, over_seeds: Average = median) -> tuple[float, f
     return float(low), float(high)
 
 
-def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Mean and standard deviation."""
-    return f"{fmean(values):{form}}" + (f" ± {stdev(values):{form}}" if len(values) > 1 else "")
-
-
-def summary(name: str, problems: Problems, over_seeds: Average = median) -> dict[str, str]:
-    """The numbers that pages have of values by problem and seed, under names that begin with one name."""
-    """The numbers that pages have of values by problem and seed, under names that begin with one name."""
+def summary(name: str, problems: Problems, over_seeds: Average = median) -> dict[str, float]:
+    """The figures of values by problem and seed, under names that begin with one name."""
     (low, high), (least, most) = quartiles(problems, over_seeds), interval(problems, over_seeds)
     ends = sorted(over_seeds(values) for values in problems.values())
     return {
-        f"{name}": f"{middle(problems, over_seeds):.2f}",
-        f"{name}.quartiles": f"{low:.2f} to {high:.2f}",
-        f"{name}.interval": f"{least:.2f} to {most:.2f}",
-        f"{name}.problems": str(len(problems)),
-        f"{name}.trainings": str(sum(map(len, problems.values()))),
-        f"{name}.worst": f"{ends[-1]:.2f}",
-        f"{name}.best": f"{ends[0]:.2f}",
-        f"{name}.second": f"{ends[-2:][0]:.2f}",
-        f"{name}.worst.seed": f"{max(max(values) for values in problems.values()):.2f}",
+        name: middle(problems, over_seeds),
+        f"{name}.quartile.low": low,
+        f"{name}.quartile.high": high,
+        f"{name}.low": least,
+        f"{name}.high": most,
+        f"{name}.problems": len(problems),
+        f"{name}.trainings": sum(map(len, problems.values())),
+        f"{name}.best": ends[0],
+        f"{name}.worst": ends[-1],
+        f"{name}.worst.seed": max(max(values) for values in problems.values()),
     }

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rows.report import budgeted, results, results_of_steps
+from benchmarks.rows.report import results, results_of_steps
 from benchmarks.rows.ways import ALL_ROWS
+from benchmarks.tangents.problems import CONTROLLERS
 from benchmarks.tangents.report import ratios
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +58,15 @@ def over_tuned(
     return {name: ratios for name, ratios in ratios_by_problem.items() if ratios}
 
 
-def as_budgeted(share: float, against: str = ALL_ROWS) -> dict[str, list[float]]:
-    """As `over_tuned`, of what `blackbox run --rows` does: for controllers with imagined batches."""
-    with_names = ((name, over_tuned(budgeted(name, share), against).get(name, [])) for name in rows())
-    return {name: ratios for name, ratios in with_names if ratios}
+def advised(problem: str, share: float) -> str:
+    """The line of what the pages advise: replay at several rates; of a controller a surrogate in rounds."""
+    return f"{'surrogate' if problem in CONTROLLERS else 'replay, several rates'}, {share:g}"
+
+
+def as_advised(share: float, against: str = ALL_ROWS) -> dict[str, list[float]]:
+    """As `over_tuned`, of the line that is advised for each problem."""
+    by_problem = {name: over_tuned(advised(name, share), against).get(name, []) for name in rows()}
+    return {name: ratios for name, ratios in by_problem.items() if ratios}
 
 
 def beside(line: str, *others: str) -> dict[str, list[list[float]]]:
