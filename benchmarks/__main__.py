@@ -22,11 +22,11 @@ def main(words: Sequence[str]) -> int:
         return 0
     name, *others = words
     if name == "page":
-        from benchmarks import figures, page
+        from benchmarks import figures
         from benchmarks.figures import marks
 
         changed = marks.write(figures.write())
-        for path in [figures.FILE, page.write(), *changed]:
+        for path in [figures.FILE, *changed]:
             print(f"written to {path}")
         return 0
     if name == "gpu":

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.figures.measured import read
 
-RADII = ("0", "0.25", "0.5")
+RADII = ("0", "0.25", "0.5", "0.75")
 WAKES = {"demo": "wake_flow_demo.json", "grids": "wake_flow_small.json"}
 DEFENCES = {  # name of a figure -> file
     "digits": "table_defense-small-b-logits.json",
@@ -26,6 +26,15 @@ IMAGES = (
 )
 
 
+BASES = {  # a reproduction -> its lines of first order: its own at a label, or one line of a reproduction
+    "figure2_cge_vs_rge": ("figure2_cge_vs_rge", None, "fo"),
+    "table_query_number": ("figure2_cge_vs_rge", 6670, "fo"),
+    "table_smoothing_parameter": ("figure2_cge_vs_rge", 9640, "fo"),
+    "shapes_sparsity": ("shapes_sparsity", 0.0, "fo"),
+    "shapes_sparse": ("shapes_sparse", None, "fo-sparse-gradient"),
+}
+
+
 def figures() -> dict[str, float]:
     """Figures by name: those of the wake, of defended classifiers, of images, of the time of a query."""
     return _wake() | _defence() | _safeguard() | _images() | _queries()
@@ -35,6 +44,13 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
     """The mean, and ".spread", the standard deviation over seeds, where they differ."""
     spread = stdev(values) if len(values) > 1 else 0.0
     return {name: fmean(values)} | ({f"{name}.spread": spread} if spread else {})
+
+
+def _over(name: str, own: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """The mean ratio, its least and its greatest over seeds; of the means where seeds do not match."""
+    same = len(own) == len(base)
+    ratios = [a / b for a, b in zip(own, base, strict=True)] if same else [fmean(own) / fmean(base)]
+    return {name: fmean(ratios), f"{name}.least": min(ratios), f"{name}.most": max(ratios)}
 
 
 def _by_method(file: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -51,6 +67,12 @@ def _wake() -> dict[str, float]:
             values |= _spread(f"wake {name}, {method}", [line["value"] for line in lines])
             for what in ("rows", "seconds"):
                 values[f"wake {name}, {method}, {what}"] = fmean(line[what] for line in lines)
+    grids = {
+        method: [line["value"] for line in lines] for method, lines in _by_method(WAKES["grids"]).items()
+    }
+    for method in ("SRC", "NON", "ZO-SOL", "FO-SOL"):
+        for base in ("SRC", "FO-SOL"):
+            values |= _over(f"wake grids, {method}, over {base}", grids[method], grids[base])
     for figure, what in (("zo.error", ""), ("zo.rows", ", rows")):
         values[figure] = values[f"wake grids, ZO-SOL{what}"] / values[f"wake grids, FO-SOL{what}"]
     tried: dict[str, list[float]] = {}
@@ -64,11 +86,17 @@ def _defence() -> dict[str, float]:
     """Certified accuracies, in percent."""
     values = {}
     for name, file in DEFENCES.items():
-        for method, lines in _by_method(file).items():
-            for radius in RADII:
-                column = f"certified accuracy at r = {radius}"
-                found = [{line["metric"]: line["value"]} | line["extra"] for line in lines]
-                values |= _spread(f"{name}, {method}, r = {radius}", [100 * each[column] for each in found])
+        by_method = _by_method(file)
+        for radius in RADII:
+            column = f"certified accuracy at r = {radius}"
+            accuracies = {
+                method: [100 * ({line["metric"]: line["value"]} | line["extra"])[column] for line in lines]
+                for method, lines in by_method.items()
+            }
+            for method, own in accuracies.items():
+                values |= _spread(f"{name}, {method}, r = {radius}", own)
+                if name == "digits" and min(accuracies["fo-ds"]) > 0:
+                    values |= _over(f"{name}, {method}, r = {radius}, over fo-ds", own, accuracies["fo-ds"])
     return values
 
 
@@ -88,14 +116,21 @@ def _safeguard() -> dict[str, float]:
 
 def _images() -> dict[str, float]:
     """Accuracies in percent, and queries of the demo."""
-    values = {}
+    values, by_seed = {}, {}
     for name in IMAGES:
         for line in read(f"{name}/result.json")["table"]:
             if line["ours"] is not None:
                 figure = f"{name}, {line['label']}, {line['method']}"
                 values |= {figure: line["ours"], f"{figure}.spread": line["spread"]}
+                by_seed[name, line["label"], line["method"]] = line.get("values") or [line["ours"]]
                 if name == "image_classification_demo":
                     values[f"{figure}, queries"] = line["queries"]
+    for (name, label, method), own in by_seed.items():
+        if name in BASES:
+            of, at, base = BASES[name]
+            first = by_seed.get((of, label if at is None else at, base))
+            if first is not None and method != base:
+                values |= _over(f"{name}, {label}, {method}, over first order", own, first)
     return values
 
 

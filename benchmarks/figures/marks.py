@@ -20,10 +20,10 @@ MARKED = re.compile(rf"(-?(?:\d[\d,]*)?\.?\d+)?{NAME}")
 
 
 def pages() -> list[Path]:
-    """README and the pages of `docs` that are written by hand."""
+    """README, the pages of `docs` that are written by hand, and the page of published numbers."""
     docs = ROOT / "docs"
     by_hand = [path for path in docs.rglob("*.md") if path.relative_to(docs).parts[0] not in MADE]
-    return [ROOT / "README.md", *sorted(by_hand)]
+    return [ROOT / "README.md", *sorted(by_hand), ROOT / "benchmarks" / "results" / "README.md"]
 
 
 def rounded(value: float, like: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import geometric_mean, median
 
 from benchmarks.figures.measured import (
@@ -56,9 +56,7 @@ def _ways() -> dict[str, float]:
         for way, line in WAYS.items():
             ratios = over_tuned(f"{line}, {share:g}")
             values |= _of_way(f"{way}.{mark}", ratios)
-            for problem, seeds in ratios.items():
-                values[f"{problem}, {way}.{mark}"] = median(seeds)
-                values |= _by_seed(f"{problem}, {way}.{mark}", seeds)
+            values |= {f"{problem}, {way}.{mark}": median(seeds) for problem, seeds in ratios.items()}
         bound = f"replay, tuned rate, true derivative, {share:g}"
         values |= _of_way(f"bound.{mark}", over_tuned(f"replay, several rates, {share:g}", bound))
         values |= summary(f"gain.{mark}", over_tuned(f"replay, {share:g}", f"tangents, {share:g}"))
@@ -194,8 +192,7 @@ def _controls() -> dict[str, float]:
             both = beside(f"replay, {control}, {share:g}", f"replay, {share:g}")
             for problem, (of_control, learned) in both.items():
                 values[f"{problem}, {control}.{mark}"] = median(of_control)
-                values |= _by_seed(f"{problem}, {control}.{mark}", of_control)
-                values |= _by_seed(f"{problem}, beside {control}.{mark}", learned)
+                values[f"{problem}, beside {control}.{mark}"] = median(learned)
             if both and mark == "20":
                 values |= summary(control, {name: of_control for name, (of_control, _) in both.items()})
                 values |= summary(f"beside {control}", {name: learned for name, (_, learned) in both.items()})
@@ -203,11 +200,6 @@ def _controls() -> dict[str, float]:
                 values |= {f"{control}.worse": sum(ratio > ENOUGH for ratio in over)}
                 values[f"{control}.reach"] = sum(median(ratios) <= ENOUGH for ratios, _ in both.values())
     return values
-
-
-def _by_seed(name: str, ratios: Iterable[float]) -> dict[str, float]:
-    """Each seed's, by its place."""
-    return {f"{name}, seed {place}": ratio for place, ratio in enumerate(ratios)}
 
 
 def _tuning() -> dict[str, float]:

@@ -40,7 +40,7 @@ def _methods(folder: str, mark: str) -> dict[str, float]:
     for method in sorted(methods - {"first-order"}):
         for problem, ratios in over_first(method, folder).items():
             values[f"{mark}{problem}, {method}"] = fmean(ratios)
-            if method in (*SUMMED, "first-order-perturbed"):
+            if not mark and method in (*SUMMED, "first-order-perturbed"):
                 seeds = [name for name in curves(folder)[problem][method]]
                 values |= {
                     f"{mark}{problem}, {method}, seed {seed}": ratio

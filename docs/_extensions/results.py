@@ -13,9 +13,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from _extensions.links import DOCS, relinked
-from benchmarks import page as published
 from benchmarks import protocol
-from benchmarks.catalogue import BENCHMARKS, Benchmark, origin
+from benchmarks.catalogue import BENCHMARKS, SINCE, Benchmark, origin
 from benchmarks.tangents.report import over_no_gradient, ratios
 from blackbox.words import counted
 
@@ -30,9 +29,10 @@ def pages() -> Iterator[tuple[str, str]]:
     """Places in `docs`, and texts."""
     yield "results/index.md", _index()
     yield "results/not_reached.md", _not_reached()
+    written = RESULTS / "README.md"
     yield (
         "results/published.md",
-        relinked(published.text(), RESULTS, DOCS / "results" / "published.md", places()),
+        relinked(written.read_text(encoding="utf-8"), RESULTS, DOCS / "results" / "published.md", places()),
     )
     for each in BENCHMARKS.values():
         yield f"results/{each.name}.md", _benchmark(each)
@@ -91,7 +91,7 @@ def _benchmark(benchmark: Benchmark) -> str:
     ]
     if "paper" in benchmark.sizes:
         parts.append("`--size paper` takes the published settings.")
-    about = {name: sentence for name, sentence in published.SINCE.items() if _matches(name, benchmark)}
+    about = {name: sentence for name, sentence in SINCE.items() if _matches(name, benchmark)}
     for sentence in about.values():
         parts.append(
             f":::{{admonition}} What has changed since it was measured\n:class: warning\n{sentence}\n:::"
@@ -273,7 +273,6 @@ def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _not_reached() -> str:
-    missing = [f"- **{title}**: {'; '.join(labels)}" for title, labels in published.not_run().items()]
     far = list(_far())
     paper = [f"`{each.name}`" for each in BENCHMARKS.values() if "paper" in each.sizes]
     parts = [
@@ -287,8 +286,7 @@ def _not_reached() -> str:
         if far
         else "None.",
         "## Published numbers without a line of ours",
-        "They were not run or, deepzero in figure 4 below .99, on digits alone, where every method succeeds.",
-        "\n".join(missing) or "None.",
+        "They are listed at the end of [published numbers](published.md).",
         "## Published sizes",
         f"`--size paper` takes the settings of the publication in {', '.join(paper)}. Of "
         "these Kuramoto-Sivashinsky (`tangents`) alone was run, with one seed. Elsewhere images are "
@@ -296,7 +294,7 @@ def _not_reached() -> str:
         "shorter. What compares all the same is said table by table in "
         "[published numbers](published.md).",
         "## Figures of code that has changed since",
-        "\n".join(f"- `{name}`: {sentence}" for name, sentence in published.SINCE.items()) or "None.",
+        "\n".join(f"- `{name}`: {sentence}" for name, sentence in SINCE.items()) or "None.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -9,7 +9,7 @@ from statistics import fmean, median
 import numpy as np
 import pytest
 
-from benchmarks import figures, protocol
+from benchmarks import figures, protocol, published
 from benchmarks.figures import marks, summaries
 from benchmarks.tangents.problems import CONTROLLERS
 
@@ -123,3 +123,53 @@ def test_a_marked_number_is_brought_up_to_date_as_the_page_rounds_it():
 def test_a_mark_that_cannot_be_read_is_an_error_that_says_so(text, said):
     with pytest.raises(ValueError, match=f"(?i){said}"):
         marks.mended(text, {"chosen": 1.0})
+
+
+# The page of published numbers
+
+PUBLISHED = (protocol.RESULTS / "README.md").read_text(encoding="utf-8")
+
+
+def test_published_numbers_are_on_their_page():
+    stated = [
+        *(value for methods in published.FIGURE_2.values() for value in methods.values()),
+        *(value for row in published.DEFENCE.values() for value in row),
+    ]
+    assert all(f"| {value:.2f} |" in PUBLISHED for value in stated)
+    assert all(f"| {value:.3f} |" in PUBLISHED for value in published.WAKE.values())
+
+
+def test_a_published_ratio_is_of_the_two_numbers_beside_it():
+    rows = re.findall(r"^\| \S+ \| ([\d.]+) \| ([\d.]+) \| \*\*([\d.]+)\*\* \|", PUBLISHED, re.MULTILINE)
+    assert len(rows) > 20
+    for own, base, ratio in rows:
+        assert abs(float(own) / float(base) - float(ratio)) < 0.006
+
+
+def test_what_the_page_says_compares_is_so_in_the_figures():
+    """If not: the results have changed, and the sentences of the page are to be read anew."""
+    known = figures.kept()
+    for size in (3700, 6670, 9640, 12610):
+        name = f"figure2_cge_vs_rge, {size}"
+        assert known[f"{name}, cge, over first order.least"] > 0.95
+        assert (
+            size == 6670 or known[f"{name}, rge, over first order.most"] < 1
+        )  # a seed of first order failed
+    queries = [known[f"table_query_number, {number}, rge"] for number in (1, 10, 50, 250, 500)]
+    assert queries == sorted(queries)
+    by_mu = [
+        known[f"table_smoothing_parameter, {mu}, cge"] for mu in published.SMOOTHING_PARAMETER if mu > 1e-6
+    ]
+    assert by_mu[0] < 0.5 * min(by_mu[1:]) and min(by_mu[1:]) > 0.95 * max(by_mu[1:])
+    for share in ("0.9", "0.95", "0.99"):
+        drawn, fixed = (f"shapes_sparsity, {share}, fo-sparse-{kind}" for kind in ("gradient", "weight"))
+        assert known[f"{drawn}, over first order.least"] > known[f"{fixed}, over first order.most"]
+    ratio, stated = "shapes_sparse, 0.99, deepzero, over first order", published.FIGURE_4[0.99]
+    assert (
+        known[f"{ratio}.least"]
+        < stated["deepzero"] / stated["fo-sparse-gradient"]
+        < 1
+        < known[f"{ratio}.most"]
+    )
+    wake = [known[f"wake grids, {method}"] for method in ("SRC", "NON", "ZO-SOL", "FO-SOL")]
+    assert wake == sorted(wake, reverse=True)
