@@ -50,7 +50,7 @@ def _points() -> dict[str, float]:
 
 def _meshes() -> dict[str, float]:
     """Cosines with exact adjoints at unseen states, and errors of trainings over those with the adjoint."""
-    values = {}
+    values: dict[str, float] = {}
     for path in sorted((RESULTS / "meshes").glob("*.json")):
         result = read(f"meshes/{path.name}")
         for nodes, ways in result["vectors"].items():

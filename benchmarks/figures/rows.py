@@ -79,7 +79,7 @@ def _of_way(name: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, float
 
 def _advised() -> dict[str, float]:
     """What the pages advise for each kind of problem, and what remains of it where nothing was chosen."""
-    values = {}
+    values: dict[str, float] = {}
     for mark, share in SHARES.items():
         ratios = as_advised(share)
         values |= _of_way(f"advised.{mark}", ratios)
