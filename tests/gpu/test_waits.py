@@ -82,6 +82,29 @@ def test_a_chunk_is_sent_without_waiting(evaluator, kind, allowed, layers, train
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")  # the repaired logarithm jumps
+def test_queries_that_lose_a_row_on_a_gpu_are_asked_by_loop_behind_all_chunks():
+    class Repaired(nn.Linear):
+        def forward(self, x):
+            return torch.nan_to_num(super().forward(x).log(), nan=0.3)
+
+    def estimated(evaluator, moved=lambda network: network, to=lambda tensor: tensor):
+        torch.manual_seed(3)
+        network = moved(Repaired(5, 5))
+        rule = zo.CGE(0.1, central=True)
+        gradient = zo.LossGradient(network, objective, rule, evaluator=evaluator, chunk=8)
+        gradient.backward(tuple(map(to, batch)))
+        assert gradient.counts.dropped == 0
+        return torch.cat([p.grad.flatten().cpu() for p in network.parameters()])
+
+    objective = zo.OutputLoss(lambda output, target: output.square().mean(1))
+    batch = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)), torch.zeros(6)
+    expected = estimated("loop")
+    with PretendedGPU() as gpu:
+        assert torch.allclose(estimated("stacked", gpu.network, gpu.tensor), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
 @torch.no_grad()
 def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
     """A graph that is not there: what would be captured runs again, on what stands where it reads."""

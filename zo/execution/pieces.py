@@ -91,11 +91,17 @@ def evaluate(pieces: Pieces, serving: Serving, numbers: Iterable[int]) -> Evalua
         numbers: The numbers of the pieces to evaluate.
     """
     evaluated: dict[int, Tensor] = {}
+    doubted: list[int] = []
     begun, fault = StepEvaluators(serving, pieces.base), None
     try:
         with apart(), pieces.base.intact():
             for number in numbers:
-                evaluated[number] = _numbers(pieces, begun, number)
+                evaluated[number], sure = _numbers(pieces, begun, number)
+                if not sure:
+                    doubted.append(number)
+            evaluated = _on_the_cpu(evaluated)
+            for number in doubted:
+                evaluated[number] = _with_lost(pieces, number, evaluated[number])
     except Unservable as error:
         fault = f"cannot serve: {error}"
     return Evaluated(_on_the_cpu(evaluated), pieces.base.step.tally.queries, fault)
@@ -122,34 +128,46 @@ def _name(number: int, serving: Serving) -> str:
     return f"piece {number} by {serving.state_dict() or 'loop'}"
 
 
-def _numbers(pieces: Pieces, begun: StepEvaluators, number: int) -> Tensor:
-    """The numbers of a piece: those in the journal, or by its evaluator, and then kept there."""
+def _numbers(pieces: Pieces, begun: StepEvaluators, number: int) -> tuple[Tensor, bool]:
+    """The numbers of a piece: those in the journal, or by its evaluator, and then kept there.
+
+    Returns:
+        The numbers `(queries,)`, and whether those that are NaN are so for `loop` too: a GPU is not waited
+        for here.
+    """
     base, journal, name = pieces.base, pieces.journal, _name(number, begun.serving)
     if journal is not None and (known := journal.known([name])):
-        return known[name]
+        return known[name], True
     spent = base.step.tally.queries
-    numbers = mean_changes(base.losses, _changes(pieces, begun, number))
-    if journal is not None:
-        numbers = numbers.cpu()
-        if int(numbers.isnan().sum()) <= pieces.max_dropped * len(numbers):
-            base.refuse_written()  # what is kept is not evaluated again
-            journal.keep(name, numbers, base.step.tally.queries - spent)
-    return numbers
+    changes, sure = _changes(pieces, begun, number)
+    numbers = mean_changes(base.losses, changes)
+    if journal is None:
+        return numbers, sure
+    numbers = numbers.cpu()
+    if not sure:
+        numbers = _with_lost(pieces, number, numbers)
+    if int(numbers.isnan().sum()) <= pieces.max_dropped * len(numbers):
+        base.refuse_written()  # what is kept is not evaluated again
+        journal.keep(name, numbers, base.step.tally.queries - spent)
+    return numbers, True
 
 
-def _changes(pieces: Pieces, begun: StepEvaluators, number: int) -> Tensor:
-    """Changes of the losses `(queries, rows)` by a piece, the drawn query's held against `loop`."""
+def _changes(pieces: Pieces, begun: StepEvaluators, number: int) -> tuple[Tensor, bool]:
+    """Changes of the losses `(queries, rows)` by a piece, the drawn query's held against `loop`.
+
+    Beside them, whether rows that were lost are lost by `loop` too, or by a box.
+    """
     base, queries, place = pieces.base, pieces.queries(number), pieces.drawn_in(number)
     evaluator, changes = begun.for_queries(queries)
     try:
         if isinstance(evaluator, Loop):
-            return changes(queries)
+            return changes(queries), True
         with noted() as causes:
             if place is None:
                 changed = changes(queries)
             else:
                 changed = refuse_off(evaluator, base.step, base.losses, changes, queries, place)
-        return changed if causes else _without_lost(base, queries, changed)
+        return changed, bool(causes)
     except Unservable:
         base.step.tally.queries += len(queries)  # they count for nothing
         raise
@@ -162,19 +180,20 @@ def _changes(pieces: Pieces, begun: StepEvaluators, number: int) -> Tensor:
         raise Unservable(f"it could not run ({type(error).__name__}: {error})") from error
 
 
-def _without_lost(base: Base, queries: Perturbation, changes: Tensor) -> Tensor:
-    """The changes, those of queries in which a row was lost by `loop`, for a fast evaluator may lose its own.
+def _with_lost(pieces: Pieces, number: int, numbers: Tensor) -> Tensor:
+    """The numbers of a piece, those that are NaN by `loop`, for a fast evaluator may lose what has one.
 
     What is infinite on the way has no difference: a query that moves a mask of minus infinity, say.
     """
-    lost = torch.nonzero(mean_changes(base.losses, changes).isnan()).flatten().tolist()
+    lost = torch.nonzero(numbers.isnan()).flatten().tolist()
     if not lost:
-        return changes
+        return numbers
+    base, queries = pieces.base, pieces.queries(number)
     base.step.tally.queries += len(lost)
-    loop, changes = Loop().begin(base.step, base.losses), changes.clone()
-    for number in lost:
-        changes[number] = loop(queries.part(number, number + 1))[0].to(changes)
-    return changes
+    loop, numbers = Loop().begin(base.step, base.losses), numbers.clone()
+    for place in lost:
+        numbers[place] = mean_changes(base.losses, loop(queries.part(place, place + 1)))[0]
+    return numbers
 
 
 def _on_the_cpu(numbers: dict[int, Tensor]) -> dict[int, Tensor]:
