@@ -18,6 +18,7 @@ import tempfile
 from importlib import metadata
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from time import monotonic
 
 # `sitecustomize` of each Python process that a command starts: what it looks for, and what it must not do
 WATCH = r"""
@@ -81,7 +82,7 @@ def told(function):
 os.stat, os.lstat, os.access = told(os.stat), told(os.lstat), told(os.access)
 """
 KINDS = ("file", "package", "bytecode", "extension")
-SECONDS = 300
+SECONDS = 300  # for a command with traps at least; more where it is slow without them
 
 
 class Folder:
@@ -120,12 +121,12 @@ class Folder:
         self.log.unlink(missing_ok=True)
         self.fired.unlink(missing_ok=True)
 
-    def told(self, *words: str) -> dict[str, set[str]]:
+    def told(self, *words: str, seconds: float | None = None) -> dict[str, set[str]]:
         """What a command looks for and does, by its kind, with its status and what it said."""
         try:
             done = subprocess.run(
                 [*self.script, *words], cwd=self.root, env=self.environment, capture_output=True, text=True,
-                stdin=subprocess.DEVNULL, timeout=SECONDS,
+                stdin=subprocess.DEVNULL, timeout=seconds,
             )  # fmt: skip
             status, said = str(done.returncode), done.stdout + done.stderr
         except subprocess.TimeoutExpired:
@@ -169,7 +170,9 @@ class Folder:
     def broken(self, *words: str, kind: str = "file") -> list[str]:
         """What a command does in the second process that it must not; nothing where all is well."""
         self.anew()
+        begun = monotonic()
         first = self.told(*words)
+        seconds = max(SECONDS, 5 * (monotonic() - begun))  # of a machine that is busy
         modules = {name for name in first.get("module", ()) if name.isidentifier()}
         if not modules:
             return [f"nothing was watched: {first['said']}"]
@@ -177,7 +180,7 @@ class Folder:
         files = {name for name in first.get("file", ()) if given.isdisjoint(Path(name).parts[:1])}
         self.anew()
         self.plant(modules | {"sitecustomize", "usercustomize"}, files, kind)
-        second = self.told(*words)
+        second = self.told(*words, seconds=seconds)
         wrong = [f"{what}: {sorted(names)[:9]}" for what, names in second.items() if what.isupper()]
         if first["status"] != second["status"]:
             wrong += [f"status {first['status']} without traps, and with them {second['status']}"]
