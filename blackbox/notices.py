@@ -44,9 +44,23 @@ class Notices:
             Warning: of each notice's category, at the user's line.
         """
         for notice in notices:
-            if notice is not None and notice.name not in self.said:
-                self.said.add(notice.name)
-                warn(notice.words, notice.category)
+            if notice is not None:
+                self.once(notice.name, notice.words, notice.category)
+
+    def once(self, name: str, words: str, category: type[Warning] = RuntimeWarning) -> None:
+        """Give a warning if its name is new.
+
+        Warns:
+            Warning: of that category, at the user's line.
+        """
+        if self.first(name):
+            warn(words, category)
+
+    def first(self, name: str) -> bool:
+        """Whether a name is new; from now on it is not."""
+        new = name not in self.said
+        self.said.add(name)
+        return new
 
     def settle(self, *names: str) -> None:
         """Say nothing of these from now on: another warning says more of them."""

@@ -10,6 +10,11 @@ import pytest
 WHERE = {
     # of a check and of simulators; clocks are functions that give seconds
     "calls_of_a_host": "blackbox.adapters.hosted.loop.LONG",  # at which it is said that a run goes on
+    "clock_of_rates": "blackbox.wrappers.rate_limited.monotonic",
+    "clock_of_retries": "blackbox.wrappers.retrying.monotonic",
+    "pause_of_rates": "blackbox.wrappers.rate_limited.pause",
+    "pause_of_retries": "blackbox.wrappers.retrying.pause",
+    "patience_with_clusters": "blackbox.wrappers.parallel_call.WITHOUT_WORKERS",  # seconds
     "clock_of_checks": "blackbox.conformance.probe.monotonic",
     "clock_of_references": "simulators.wake_flow.reference.monotonic",
     "format_of_references": "simulators.wake_flow.reference_settings.FORMAT",

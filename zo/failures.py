@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackbox import FailedRow
 from blackbox.failures import Failure
-from blackbox.notices import Notice, warn
+from blackbox.notices import Notice, Notices
 from blackbox.words import counted
 from zo.batches import Batch, tensors
 from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
@@ -164,7 +164,7 @@ class UnknownSlopes:
 
     def __init__(self) -> None:
         self._times: dict[int, int] = {}  # by flat index
-        self._warned = False
+        self._notices = Notices()
 
     def look(
         self,
@@ -186,7 +186,7 @@ class UnknownSlopes:
         Warns:
             ZeroGradientWarning: A weight's queries have failed ten times in a row, once.
         """
-        if self._warned or (valid.all() and not self._times):
+        if self._notices.said or (valid.all() and not self._times):
             return
         answered, failed = set[int](), set[int]()
         for numbers in plan.slopes():
@@ -205,10 +205,10 @@ class UnknownSlopes:
         still = sorted(index for index, count in self._times.items() if count >= STILL)
         if not still:
             return
-        self._warned = True
         name, place = parameters.names[int(parameters.locate(torch.tensor(still[:1]))[0])], still[0]
         more = f" and {counted(len(still) - 1, 'other')}" if still[1:] else ""
-        warn(
+        self._notices.once(
+            "same queries",
             f"Step {step + 1}: expected a query that fails to be another one each time, got failures of the "
             f"same in {STILL} steps: of weight {place} of the flat parameters, in {name!r}{more}."
             f"{_first(causes)} "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 from torch import Tensor
 
 from blackbox.checks import check_count, check_positive
+from blackbox.ending import pause
 from blackbox.errors import TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import in_blocks
-from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
+from blackbox.wrappers.wrapper import Wrapper
 
 
 class RateLimited(Wrapper):
@@ -29,7 +31,6 @@ class RateLimited(Wrapper):
         box: the black box to limit.
         per_second: rows per second, any number > 0 (0.1 is one in ten seconds).
         block: rows that may start at once; None for a second's worth (at least one).
-        clock: the source of time.
 
     Raises:
         ConfigurationError: a setting is out of range.
@@ -37,14 +38,11 @@ class RateLimited(Wrapper):
 
     transparent = True
 
-    def __init__(
-        self, box: BlackBoxFunction, per_second: float, *, block: int | None = None, clock: Clock = SYSTEM
-    ) -> None:
+    def __init__(self, box: BlackBoxFunction, per_second: float, *, block: int | None = None) -> None:
         """Check, then wrap."""
         super().__init__(box)
         self.per_second = check_positive("RateLimited", "per_second", per_second)
         self.block = max(1, int(per_second)) if block is None else check_count("RateLimited", "block", block)
-        self.clock = clock
         self._restart()
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -60,24 +58,24 @@ class RateLimited(Wrapper):
     def _wait_for(self, rows: int) -> None:
         """Take the tokens at once, and wait until they would have been there."""
         with self._lock:
-            now = self.clock.now()
+            now = monotonic()
             start = max(now, self._quiet_until)
             self._tokens = min(self.block, self._tokens + (start - self._then) * self.per_second) - rows
             self._then = start
             wait = start - now + max(0.0, -self._tokens / self.per_second)
         if wait > 0:
-            self.clock.sleep(wait)
+            pause(wait)
 
     def _leave_alone(self, answers: Outcome) -> None:
         """Start no row for as long as the box asks for."""
         asked = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
         if asked:
             with self._lock:
-                self._quiet_until = max(self._quiet_until, self.clock.now() + max(asked))
+                self._quiet_until = max(self._quiet_until, monotonic() + max(asked))
 
     def _restart(self) -> None:
         self._lock = Lock()
-        self._tokens, self._then = float(self.block), self.clock.now()
+        self._tokens, self._then = float(self.block), monotonic()
         self._quiet_until = self._then
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
-from blackbox.ending import stopped
+from blackbox.ending import pause, stopped
 from blackbox.errors import BudgetError, ConfigurationError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import PROBED, failed_alike, rows_of, write_rows
-from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
+from blackbox.wrappers.wrapper import Wrapper
 
 _CHANCE = random.SystemRandom()  # other numbers in each process, or all workers would wait equally long
 
@@ -49,7 +50,6 @@ class Retrying(Wrapper):
             part of up to half is left out, so that many workers do not come back at once. The wait that a
             `TryAgain` asks for is not shortened.
         permanent: kinds of exceptions after which a row is not run again, such as `(PermissionError,)`.
-        clock: the source of time.
 
     Raises:
         ConfigurationError: a setting is out of range.
@@ -65,7 +65,6 @@ class Retrying(Wrapper):
         backoff: float = 0.0,
         *,
         permanent: type[Exception] | Sequence[type[Exception]] = (),
-        clock: Clock = SYSTEM,
     ) -> None:
         """Check, then wrap."""
         super().__init__(box)
@@ -73,18 +72,17 @@ class Retrying(Wrapper):
         self.timeout = None if timeout is None else check_positive("Retrying", "timeout", timeout)
         self.backoff = check_number("Retrying", "backoff", backoff, least=0)
         self.permanent = _checked_kinds(permanent)
-        self.clock = clock
         self.isolates = True
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """All rows, then those that failed, until none fails or the attempts are used up."""
-        started = self.clock.now()
+        started = monotonic()
         outcome = self.box.run_rows(inputs)
         for attempt in range(1, self.attempts):
             rows = [row for row in sorted(outcome.failed) if not self._is_permanent(outcome.failed[row])]
             asked = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
             wait = max(self._wait(attempt), *asked, 0.0)
-            late = self.timeout is not None and self.clock.now() - started + wait >= self.timeout
+            late = self.timeout is not None and monotonic() - started + wait >= self.timeout
             if not rows or late or stopped():
                 break
             if len(rows) == len(inputs[0]) >= PROBED and failed_alike(outcome.failed.values()):
@@ -105,7 +103,7 @@ class Retrying(Wrapper):
         try:
             self.ledger.claim(len(rows))
             if wait > 0:
-                self.clock.sleep(wait)
+                pause(wait)
             again = self.box.run_rows(rows_of(inputs, rows))
         except BudgetError:
             return False  # the answers of the first attempts are paid for and stay

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from blackbox.ending import pause
 from blackbox.errors import ConfigurationError, DefinitionError
 from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
@@ -104,14 +100,3 @@ class Wrapper(BlackBoxFunction, abstract=True):
     def __repr__(self) -> str:
         """Nested as the stack is; subclasses with settings show them after the box."""
         return f"{type(self).__name__}({self.box!r})"
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds that only grow, and a way to let some pass; wrappers take one so that tests need not wait."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] = pause
-
-
-SYSTEM = Clock()

@@ -17,6 +17,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
 
+from blackbox.notices import Notices
 from tasks.configuration import NOT_WRITTEN, from_dict, names, trust
 from tasks.configuration.code import named
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
@@ -55,7 +56,7 @@ class InProcess:
     """
 
     callbacks: list[Any] = field(default_factory=list)
-    callbacks_said: set[Any] = field(default_factory=set)
+    callbacks_said: Notices = field(default_factory=Notices)
     notes: WarningNotes = field(default_factory=WarningNotes)
     watched: dict[Path, tuple[Any, ...] | None] = field(default_factory=dict)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blackbox.notices import warn
 from tasks.errors import CallbackWarning
 from tasks.folder.result import Result
 from tasks.folder.run import Run
@@ -68,7 +67,7 @@ class Listeners:
 
     def __init__(self, run: Run) -> None:
         self._callbacks: Sequence[Callback] = run.callbacks
-        self._said = run.here.callbacks_said
+        self._notices = run.here.callbacks_said
         self._deaf: set[int] = set()  # whose `on_start` raised: of the stage they know nothing
 
     def tell(self, name: str, *arguments: Any) -> None:
@@ -83,13 +82,11 @@ class Listeners:
                     raise
                 if name == "on_start":
                     self._deaf.add(number)
-                kind = (number, type(error).__name__)
-                if kind not in self._said:
-                    self._said.add(kind)
-                    message = " ".join(str(error).split()).rstrip(".")
-                    warn(
-                        f"{type(callback).__name__}.{name}: expected it to return, got "
-                        f"{type(error).__name__}: {message}. Training goes on; further ones of this kind are "
-                        "not shown. Set `strict = True` in the class to end the run instead.",
-                        CallbackWarning,
-                    )
+                message = " ".join(str(error).split()).rstrip(".")
+                self._notices.once(
+                    f"{number} {type(error).__name__}",
+                    f"{type(callback).__name__}.{name}: expected it to return, got "
+                    f"{type(error).__name__}: {message}. Training goes on; further ones of this kind are "
+                    "not shown. Set `strict = True` in the class to end the run instead.",
+                    CallbackWarning,
+                )

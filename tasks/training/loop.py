@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction, Parallel
 from blackbox.failures import noted
-from blackbox.notices import warn
+from blackbox.notices import Notices, warn
 from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError, StoppedInside, WorkersError
 from tasks.folder import stamp
 from tasks.folder.journal import Journal
@@ -165,7 +165,7 @@ class _StageAtWork:
         self._answers = KeptAnswers(f"{self._name}.steps")
         self._tally = RowTally(boxes, self._answers.recalled)
         self._listeners = Listeners(run)
-        self._looked, self._told_failed = perf_counter(), False
+        self._looked, self._notices = perf_counter(), Notices()
         # the seconds of workers pass at the same time
         self._pooled = any(isinstance(part, Parallel) for box in boxes for part in stack(evaluated(box)))
 
@@ -238,8 +238,7 @@ class _StageAtWork:
         shown: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
         if self._boxes and not self._pooled:
             shown[IN_BOXES] = self._tally.copy().seconds
-        if failures and not self._told_failed:
-            self._told_failed = True
+        if failures and self._notices.first("failed"):
             first = (outcome.ledger.first_failure or "not known").rstrip(".")
             self._progress.say(f"{self._name}: rows fail. The first: {first}.")
         self._progress.update(outcome.step, {**logged, **shown})

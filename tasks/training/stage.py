@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blackbox import Ledger
-from blackbox.notices import warn
+from blackbox.notices import Notices, warn
 from blackbox.outside import exactly
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
 from tasks.folder import atomic, calls, checkpoint, reading
@@ -66,7 +66,7 @@ class Stage:
         self._windows = WindowFiles(checkpoint.windows_of(self._path))
         self._best: Any = None
         self._best_rows: Tensor | None = None  # the losses of the best validations
-        self._told_failed = False
+        self._notices = Notices()
         self._versions = versions()
         self._saved: int | None = None  # step of the last checkpoint, None while there is none
         self._pace = Pace()
@@ -132,11 +132,11 @@ class Stage:
         value, failed = float(rows[finite].mean()), int((~finite).sum())
         self.log(validation=value, **({"validation_failed": failed} if failed and len(rows) > 1 else {}))
         outcome.rejected += failed > FEW * len(rows)
-        if failed > FEW * len(rows) and not self._told_failed:
-            self._told_failed = True
+        if failed > FEW * len(rows):
             several = f"at most a tenth of {len(rows)} losses not to be finite"
             allowed = several if len(rows) > 1 else "a finite loss"
-            warn(
+            self._notices.once(
+                "failed",
                 f"{outcome.stage}, validation after step {outcome.step}: expected {allowed}, got "
                 f"{failed if len(rows) > 1 else value}. Such a validation chooses no weights; if all are so, "
                 "the last weights are kept. Mend the box or the validation data.",

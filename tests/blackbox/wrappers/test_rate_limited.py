@@ -17,15 +17,17 @@ from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_ta
 from tests.blackbox.wrappers.test_retrying import FakeClock
 
 
-def recorded(per_second: float, **settings: Any) -> tuple[RateLimited, FakeClock, list[tuple[float, int]]]:
+def recorded(
+    limits: Any, per_second: float, **settings: Any
+) -> tuple[RateLimited, FakeClock, list[tuple[float, int]]]:
     """A box whose blocks are noted with the time at which they start."""
-    fake, blocks = FakeClock(), []
+    fake, blocks = FakeClock(limits), []
 
     def function(state: np.ndarray) -> np.ndarray:
         blocks.append((fake.time, len(state)))
         return 2 * state
 
-    return RateLimited(RowsBox(function), per_second, clock=fake.clock, **settings), fake, blocks
+    return RateLimited(RowsBox(function), per_second, **settings), fake, blocks
 
 
 def rows(count: int) -> np.ndarray:
@@ -34,8 +36,8 @@ def rows(count: int) -> np.ndarray:
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("rate, block", [(0.1, None), (1, None), (7.5, None), (100, 8), (3, 50)])
-def test_no_stretch_of_time_holds_more_than_allowed_and_none_is_wasted(rate, block):
-    box, fake, blocks = recorded(rate, block=block)
+def test_no_stretch_of_time_holds_more_than_allowed_and_none_is_wasted(rate, block, limits):
+    box, fake, blocks = recorded(limits, rate, block=block)
     draws = np.random.default_rng(1)
     total = 0
     for _ in range(30):
@@ -51,13 +53,13 @@ def test_no_stretch_of_time_holds_more_than_allowed_and_none_is_wasted(rate, blo
         for time, size in blocks[first:]:
             started += size
             assert started <= box.block + rate * (time - blocks[first][0]) + 1e-6
-    busy, fake, blocks = recorded(rate, block=block)
+    busy, fake, blocks = recorded(limits, rate, block=block)
     busy(rows(500))
     assert fake.time - 100 == pytest.approx((500 - busy.block) / rate)
 
 
-def test_an_idle_hour_gives_no_more_than_one_block():
-    box, fake, blocks = recorded(10)
+def test_an_idle_hour_gives_no_more_than_one_block(limits):
+    box, fake, blocks = recorded(limits, 10)
     box(rows(10))
     fake.time += 3600
     box(rows(30))
@@ -65,8 +67,8 @@ def test_an_idle_hour_gives_no_more_than_one_block():
     np.testing.assert_allclose([time - 3700 for time, _ in blocks[1:]], [0, 1, 2])
 
 
-def test_threads_share_one_limit():
-    box, fake, _ = recorded(2)
+def test_threads_share_one_limit(limits):
+    box, fake, _ = recorded(limits, 2)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(box, [rows(2)] * 12))
     # With a clock that only sleep moves, each sleeps off its own debt; all debts together are the rest.
@@ -74,10 +76,10 @@ def test_threads_share_one_limit():
     assert box.ledger.rows_run == 24
 
 
-def test_under_raise_a_failed_block_ends_the_call():
-    fake = FakeClock()
+def test_under_raise_a_failed_block_ends_the_call(limits):
+    fake = FakeClock(limits)
     inner = RowsBox(lambda state: np.where(state == 4, np.nan, state))
-    box = RateLimited(inner, 2, clock=fake.clock)
+    box = RateLimited(inner, 2)
     with pytest.raises(RowFailedError, match="row 2"):
         box(rows(10))
     assert (len(inner.calls), len(fake.slept)) == (2, 1)
@@ -85,8 +87,8 @@ def test_under_raise_a_failed_block_ends_the_call():
     assert np.isnan(box(rows(10))).any(1).tolist() == [False, False, True] + [False] * 7
 
 
-def test_after_a_row_that_asks_for_time_none_starts_before():
-    fake, started = FakeClock(), []
+def test_after_a_row_that_asks_for_time_none_starts_before(limits):
+    fake, started = FakeClock(limits), []
 
     def function(state: np.ndarray) -> np.ndarray:
         started.append(fake.time - 100)
@@ -94,18 +96,18 @@ def test_after_a_row_that_asks_for_time_none_starts_before():
             raise TryAgain(after=40)
         return state
 
-    box = RateLimited(EachBox(function, failures="keep"), 1.0, block=1, clock=fake.clock)
+    box = RateLimited(EachBox(function, failures="keep"), 1.0, block=1)
     assert np.isnan(box(rows(4))).any(1).tolist() == [False, True, False, False]
     assert started == [0, 1, 41, 42]
-    fake, started[:] = FakeClock(), []
-    box = Retrying(RateLimited(EachBox(function), 1.0, block=1, clock=fake.clock), clock=fake.clock)
+    fake, started[:] = FakeClock(limits), []
+    box = Retrying(RateLimited(EachBox(function), 1.0, block=1))
     np.testing.assert_array_equal(box(rows(3)), rows(3))
     assert started == [0, 1, 41, 81] or started == [0, 1, 41, 42]
 
 
-def test_rows_that_a_cache_inside_answers_take_no_tokens(tmp_path):
-    fake = FakeClock()
-    box = RateLimited(Cached(Doubling(), tmp_path / "answers"), 1, block=4, clock=fake.clock)
+def test_rows_that_a_cache_inside_answers_take_no_tokens(tmp_path, limits):
+    fake = FakeClock(limits)
+    box = RateLimited(Cached(Doubling(), tmp_path / "answers"), 1, block=4)
     box(rows(4))
     box(rows(4))
     assert (fake.slept, box.ledger.rows_cached) == ([], 4)

@@ -13,16 +13,19 @@ from typeguard import suppress_type_checks
 
 from blackbox import Budgeted, ConfigurationError, OutputError, RowFailedError, TryAgain
 from blackbox.wrappers import Retrying
-from blackbox.wrappers.wrapper import Clock
 from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
 
 
 class FakeClock:
-    """Time that passes in sleep, and as told."""
+    """Time of the wrappers that wait, which passes in sleep, and as told."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Any) -> None:
         self.time, self.slept = 100.0, []
-        self.clock = Clock(lambda: self.time, self.sleep)
+        limits(clock_of_rates=self.now, clock_of_retries=self.now)
+        limits(pause_of_rates=self.sleep, pause_of_retries=self.sleep)
+
+    def now(self) -> float:
+        return self.time
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -81,11 +84,11 @@ def test_a_block_is_taken_apart_and_its_bad_row_retried(kind, arrays):
     assert box.ledger.rows_run == asked.total()
 
 
-def test_waits_double_up_to_a_minute_with_a_random_part():
+def test_waits_double_up_to_a_minute_with_a_random_part(limits):
     def waits() -> list[float]:
-        fake = FakeClock()
+        fake = FakeClock(limits)
         never = EachBox(passing({1: 10**9})[0], failures="keep")
-        Retrying(never, 7, backoff=2.0, clock=fake.clock)(states(1))
+        Retrying(never, 7, backoff=2.0)(states(1))
         return fake.slept
 
     many = np.array([waits() for _ in range(100)])
@@ -96,26 +99,26 @@ def test_waits_double_up_to_a_minute_with_a_random_part():
     assert np.abs(np.corrcoef(many.T) - np.eye(6)).max() < 6 / math.sqrt(100)
 
 
-def test_no_attempt_begins_after_the_timeout_and_none_sleeps_past_it():
-    fake = FakeClock()
+def test_no_attempt_begins_after_the_timeout_and_none_sleeps_past_it(limits):
+    fake = FakeClock(limits)
 
     def slow(state: np.ndarray) -> np.ndarray:
         fake.time += 3
         raise TimeoutError
 
     for timeout, attempts in ((1.0, 1), (3.0, 1), (3.1, 2), (10.0, 4), (None, 50)):
-        box = Retrying(RowsBox(slow, failures="keep"), 50, timeout=timeout, clock=fake.clock)
+        box = Retrying(RowsBox(slow, failures="keep"), 50, timeout=timeout)
         assert np.isnan(box(states(1))).all()
         assert box.ledger.rows_run == attempts
     fake.slept.clear()
-    box = Retrying(RowsBox(slow, failures="keep"), 50, timeout=10.0, backoff=30.0, clock=fake.clock)
+    box = Retrying(RowsBox(slow, failures="keep"), 50, timeout=10.0, backoff=30.0)
     box(states(1))
     assert (fake.slept, box.ledger.rows_run) == ([], 1)
 
 
-def test_nothing_waits_where_nothing_fails():
-    fake = FakeClock()
-    box = Retrying(Doubling(), backoff=5.0, clock=fake.clock)
+def test_nothing_waits_where_nothing_fails(limits):
+    fake = FakeClock(limits)
+    box = Retrying(Doubling(), backoff=5.0)
     np.testing.assert_array_equal(box(states(1, 2)), 2 * states(1, 2))
     assert (fake.slept, box.ledger.rows_retried, box.ledger.rows_run) == ([], 0, 2)
 
@@ -153,13 +156,13 @@ def refusing(after: dict[float, float], fake: FakeClock) -> Any:
     return EachBox(function, failures="keep")
 
 
-def test_a_box_that_asks_for_time_is_given_it():
-    fake = FakeClock()
-    box = Retrying(refusing({1: 90.0, 3: 7.0}, fake), 2, backoff=1.0, clock=fake.clock)
+def test_a_box_that_asks_for_time_is_given_it(limits):
+    fake = FakeClock(limits)
+    box = Retrying(refusing({1: 90.0, 3: 7.0}, fake), 2, backoff=1.0)
     np.testing.assert_array_equal(box(states(1, 2, 3)), states(1, 2, 3))
     assert fake.slept == [90.0] and box.ledger.causes == {"TryAgain": 2}
-    fake = FakeClock()
-    late = Retrying(refusing({1: 90.0}, fake), 2, timeout=30.0, clock=fake.clock)
+    fake = FakeClock(limits)
+    late = Retrying(refusing({1: 90.0}, fake), 2, timeout=30.0)
     assert np.isnan(late(states(1))).all() and fake.slept == []  # it asks for more than the timeout leaves
     assert "TryAgain: busy" in late.ledger.first_failure
 
