@@ -82,6 +82,8 @@ class BlackBoxFunction(ABC):
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
         of_process: set in SOME: True if rows go on from answers that this process was given, as of programs
             that call the network (`Hosted`): those that another process has kept are of no use here.
+        environment_variables: set in SOME: the names of variables of the environment on which answers depend,
+            so that a cache (`Cached`) asks again where they have other values.
         failures: what happens to failed rows, those that raise or return a value that is not finite. "raise"
             (default): the call raises `RowFailedError`. "keep": the row's output is NaN and it is counted;
             rows whose *input* is not finite are then not run at all. If all outputs are integers, nothing can
@@ -101,6 +103,7 @@ class BlackBoxFunction(ABC):
     deterministic: bool = True
     settable: bool = True
     of_process: bool = False
+    environment_variables: tuple[str, ...] = ()
     failures: Policy = "raise"
     isolates: bool = False
 

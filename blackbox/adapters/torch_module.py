@@ -13,7 +13,6 @@ from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.wrappers.described import described
 
 
 class TorchModule(BlackBoxFunction):
@@ -83,13 +82,9 @@ class TorchModule(BlackBoxFunction):
         return array.to(self.device, self.dtype if open_float else array.dtype)
 
     @property
-    def identity(self) -> str:
-        """A cache's key for this box: the module's code, numbers and settings (`module_identity`).
-
-        Raises:
-            ConfigurationError: an attribute of the module is not plain data.
-        """
-        return f"{module_identity(self.module)} on {self.device.type}"
+    def identity(self) -> tuple[nn.Module, str]:
+        """What the answers depend on: the module's code, numbers and settings, and the kind of device."""
+        return self.module, self.device.type
 
     def __repr__(self) -> str:
         """Named after the module's class."""
@@ -108,17 +103,3 @@ def _device(device: str | torch.device | None, tensors: list[Tensor]) -> torch.d
             f"TorchModule, device: expected one that this machine has, got {str(device)!r} ({reason}). "
             "Take 'cpu'."
         ) from error
-
-
-def module_identity(module: nn.Module) -> str:
-    """A text that two modules share only if they give the same answers.
-
-    Parameters, buffers, hooks and all attributes of the module and of those inside it count, since `forward`
-    may use any of them, and what a `forward` of one's own does. An attribute `identity`, a text, stands in
-    place of a module's code and attributes. A scripted module, whose code is no attribute, goes inside one
-    that has it.
-
-    Raises:
-        ConfigurationError: an attribute cannot be described (see `blackbox.wrappers.identity`).
-    """
-    return described(type(module).__name__, module)

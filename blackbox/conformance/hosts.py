@@ -48,12 +48,13 @@ def check_host(
     """
     calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
     began, before = time.monotonic(), host.counts.exchanges
-    said, host.said_early = host.said_early, True  # runs may be shorter than these calls
+    said = set(host.notices.said)
+    host.notices.settle("early")  # runs may be shorter than these calls
     policy, host.failures = host.failures, "raise"  # a run that fails is a finding
     try:
         findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]
     finally:
-        host.said_early, host.failures = said, policy
+        host.notices.said, host.failures = said, policy
         host.close()
     return Report(
         box=repr(host),

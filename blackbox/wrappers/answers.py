@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any
 
 from blackbox.errors import ConfigurationError
-from blackbox.notices import warn
+from blackbox.notices import Notices
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -27,8 +27,8 @@ CREATE TABLE IF NOT EXISTS boxes (box BLOB PRIMARY KEY, identity TEXT NOT NULL) 
 _FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the second where SQLite quotes what is damaged
 _PATIENCE = 60.0  # seconds to wait for another process that writes
 _AT_ONCE = 500  # keys in one statement; SQLite's oldest limit is 999
-_DIGESTS = "digests"  # how the text of a box begins that holds no values of its attributes
-MARK = 0x62626F78  # "bbox", in the file's header: whose database this is
+MARK = 0x62627833  # "bbx3", in the file's header: whose database this is
+_EARLIER = 0x62626F78  # "bbox": its boxes are known by other words, and some by the values that they hold
 
 
 def digest(*parts: bytes) -> bytes:
@@ -60,7 +60,7 @@ class AnswerFile:
         self._lock = Lock()
         self._open: sqlite3.Connection | None = None
         self._owner = 0
-        self._warned = False
+        self._notices = Notices()
         with self._lock:
             self._connection()
 
@@ -152,9 +152,7 @@ class AnswerFile:
                 ) from error
 
     def _warn(self, what: str, then: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warn(f"Cached: {str(self.path)!r} {what}. {then}", RuntimeWarning)
+        self._notices.once("damaged", f"Cached: {str(self.path)!r} {what}. {then}")
 
     def __del__(self) -> None:
         """Close what is open."""
@@ -171,6 +169,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # In one statement, so that another process's tables are not seen without its mark.
     look = "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
     mark, tables = connection.execute(look).fetchone()
+    if mark == _EARLIER:
+        raise sqlite3.DatabaseError("it is of blackbox 0.2, whose answers are of no use here: delete it")
     if mark != MARK and tables:
         raise sqlite3.DatabaseError("it belongs to another program")
     other = connection.execute("SELECT type, name FROM sqlite_master WHERE type != 'table'").fetchone()
@@ -181,22 +181,3 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous=FULL")  # an answer that was paid for outlives a power cut
     if mark != MARK:
         connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={MARK}; {_TABLE} COMMIT;")
-        return
-    _without_values(connection)
-
-
-def _without_values(connection: sqlite3.Connection) -> None:
-    """Take values of attributes, keys of services among them, out of a file of an earlier version.
-
-    Its answers stay: they are known by a digest.
-    """
-    old = f"identity NOT LIKE '{_DIGESTS} %'"
-    try:
-        if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM boxes WHERE {old})").fetchone()[0]:
-            return
-        connection.execute("PRAGMA secure_delete=ON")  # else the text would stay in pages that are free
-        with connection:
-            connection.execute(f"UPDATE boxes SET identity = '{_DIGESTS} of an earlier version' WHERE {old}")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except _FAULTS:  # damaged, as reading and writing answers will say; or it may not be written at all
-        return

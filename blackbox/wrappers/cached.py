@@ -18,10 +18,10 @@ from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.notices import warn
+from blackbox.notices import Notices
 from blackbox.running import rows_of, unanswered, write_rows
 from blackbox.wrappers.answers import AnswerFile, digest
-from blackbox.wrappers.identity import UNKNOWN, joined, parts, without_values
+from blackbox.wrappers.identity import Leave, joined, parts
 from blackbox.wrappers.wrapper import Wrapper
 
 # What an answer may be stored as; other floats (bfloat16) are widened.
@@ -33,17 +33,28 @@ _STORED = {
 class Cached(Wrapper):
     """Store the answer of every row in a file, and return it instead of running the row again.
 
-    A row is identified by the box's identity (class, code, `version`, specs and configuration: see
-    `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as are
-    float32 and float64. One file may serve many boxes and processes. It holds the answers, a digest of each
-    row's inputs, the box's class and specs, and a digest of each of its attributes; neither inputs nor
-    attributes are in it. Failed rows are not stored. Equal rows of one call run once. Rows from the file, and
-    equal rows, count as cached and cost no budget.
+    A row is identified by the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as are float32 and
+    float64, and by its box: class, specs, code, values and `version`. One file may serve many boxes and
+    processes. It holds the answers, a digest of each row's inputs, the box's class and specs, and digests of
+    the rest; neither inputs nor values are in it. Failed rows are not stored. Equal rows of one call run
+    once. Rows from the file, and equal rows, count as cached and cost no budget.
 
-    The identity is computed in every call, so a box one of whose attributes is assigned anew is another box
-    from then on, which a warning says once; what the box changes itself while it runs (counts, what it has
-    prepared) is left out. That takes as long as reading all arrays and weights that the box holds (a second
-    for 1.5 GB); a box with large ones can have an attribute `identity` instead.
+    Code counts by its files, whole: an edit, be it of a comment, makes another box. Counted are the file of
+    the box's class, those of its parents and of functions that it holds, and those of your modules that they
+    import. A function of a notebook counts by its text. Values are what the box, its class and its functions
+    hold or name: numbers, texts, arrays, weights, functions, and objects of your own classes. A path or text
+    that names a file counts with the file's content. Variables of the environment count where the box names
+    them in `environment_variables`. A box that holds anything else is refused, unless `version` is given.
+
+    What the box changes itself while it runs (counts, what it has prepared) is left out. A box that somebody
+    else changes is another box from then on, which a warning says once. All arrays and weights of the box
+    are read in each call (a second for 1.5 GB). A box with large ones can have an attribute `identity`, a
+    text that stands for code and values.
+
+    Not seen are installed packages and their versions, services, code that is found by a text
+    (`import_module(name)`, `exec`), and files that the code opens by a name of its own or in a folder: change
+    `version` with those. Files of code are read when a process first looks at a box that uses them. Do not
+    edit them between the start of a process and then.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
@@ -51,26 +62,16 @@ class Cached(Wrapper):
     row first ran: if a box's rows depend on their batch-mates, another filling agrees only up to rounding.
     Two processes that request the same new row at the same time both run it.
 
-    A box with other code is another box, as is one whose code names other functions or values of the user's
-    own modules, or that holds the `Path` of a file with another content. Modules that its functions import
-    when they run are imported when the identity is computed. Of a module that is handed on or asked for a
-    name (`getattr(module, name)`) everything counts that can be described. Code that runs or imports a text
-    which is not in it (`eval(text)`, `exec`, `globals()[name]`, `import_module(name)`) is refused, unless the
-    box has an attribute `identity`.
-
-    Not seen are installed packages and their versions, values that somebody sets in them or in their classes,
-    the environment, programs, services, threads that change something while the box runs, compiled code that
-    reads the user's modules, and files that the code opens by name or in a folder: change the box's `version`
-    with those.
-
     Args:
         box: the black box whose answers are worth keeping.
         path: the file, on a disk of this machine.
+        version: a text of your own that is part of what the box is known by, and stands for what cannot be
+            described; None to refuse that.
         block: how many rows run and are then stored at a time; None for all at once.
 
     Raises:
-        ConfigurationError: the box cannot be distinguished from others, is not deterministic, or the file is
-            something else; from a call, the box now holds something by which it cannot be distinguished.
+        ConfigurationError: the box holds what cannot be described, is not deterministic, or the file is
+            something else, as one of version 0.2 is; from a call, the box now holds what cannot be described.
     """
 
     transparent = True
@@ -80,6 +81,7 @@ class Cached(Wrapper):
         box: BlackBoxFunction,
         path: str | os.PathLike[str],
         *,
+        version: str | None = None,
         block: int | None = None,
     ) -> None:
         """Check, then wrap."""
@@ -90,7 +92,13 @@ class Cached(Wrapper):
                 "that it is not deterministic. To keep its first answers set box.deterministic = True."
             )
         self.block = None if block is None else check_count("Cached", "block", block)
-        self._parts = parts(box)
+        if not isinstance(version, str | None):
+            raise ConfigurationError(
+                f"Cached, version: expected a text, got {version!r}. Write version={str(version)!r}."
+            )
+        self.version = version
+        self._parts = parts(box, self._leave())
+        self._parts["as version"] = repr(version)
         self._named()
         self._watch()
         if not isinstance(path, str | os.PathLike):
@@ -155,45 +163,49 @@ class Cached(Wrapper):
     # Which box it is, call after call
 
     def _named(self) -> None:
-        self.identity = without_values(self._parts)  # what the file says; it may be given to others
-        self._box_key = digest(joined(self._parts).encode())
+        self.identity = joined(self._parts)
+        self._box_key = digest(self.identity.encode())
 
     def _watch(self) -> None:
         self._lock = Lock()
         self._running = 0  # calls of the box that have not come back, of all threads
         self._last: dict[str, str] | None = None  # the box's parts as it left them itself
-        self._warned = False
+        self._notices = Notices()
 
     def _look(self) -> tuple[bytes, str]:
         """The box's key and identity as they are now."""
         with self._lock:
             if not self._running:
-                now = parts(self.box, refused=())
+                now = self._now()
                 last, self._last = self._last, now
                 if last is not None and last != now:
                     self._changed(last, now)
             return self._box_key, self.identity
 
+    def _now(self) -> dict[str, str]:
+        """The box's parts, where what cannot be described is known by the object that it is."""
+        return parts(self.box, lambda value: str(id(value)))
+
     def _changed(self, last: dict[str, str], now: dict[str, str]) -> None:
         """Take note that somebody other than the box has changed these parts of it."""
         changed = sorted(key for key in last.keys() | now.keys() if last.get(key) != now.get(key))
-        if any(now.get(key, "").startswith(UNKNOWN) for key in changed):
-            self._last = last
-            parts(self.box, refused=changed)
-        self._parts = {key: words for key, words in self._parts.items() if key not in changed}
-        self._parts |= {key: now[key] for key in changed if key in now}
+        self._last = last
+        known = parts(self.box, self._leave(), changed)
+        self._last = now
+        self._parts = {key: words for key, words in self._parts.items() if key not in changed} | known
         self._named()
         inner = self.box
         while isinstance(inner, Wrapper):
             inner.box_changed()
             inner = inner.box
-        if not self._warned:
-            self._warned = True
-            warn(
-                f"{self!r}: the box has changed since its last call ({', '.join(changed)}). From here on it "
-                "is another box, whose answers are asked for and kept as such.",
-                RuntimeWarning,
-            )
+        self._notices.once(
+            "changed",
+            f"{self!r}: the box has changed since its last call ({', '.join(changed)}). From here on it is "
+            "another box, whose answers are asked for and kept as such.",
+        )
+
+    def _leave(self) -> Leave | None:
+        return None if self.version is None else lambda value: f"to version {self.version!r}"
 
     def _run(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run rows; what the box changes of itself meanwhile does not make it another one."""
@@ -205,11 +217,11 @@ class Cached(Wrapper):
             with self._lock:
                 self._running -= 1
                 if not self._running:
-                    self._last = parts(self.box, refused=())
+                    self._last = self._now()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process: a copy is the same box, whatever became of it on its way."""
-        of_this_process = ("_lock", "_running", "_last", "_warned")
+        of_this_process = ("_lock", "_running", "_last", "_notices")
         return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,148 +2,334 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection
-from functools import partial
-from types import MemberDescriptorType
-from typing import Any
+import functools
+import inspect
+import itertools
+import logging
+import os
+import sys
+import textwrap
+import threading
+from abc import ABC
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import is_dataclass
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path, PurePath
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    NoneType,
+)
+from typing import Any, Generic, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.code import name_of, stores
-from blackbox.wrappers.described import described, described_class
+from blackbox.wrappers.sources import MEND, content, digest, imports, owner, source
 from blackbox.wrappers.wrapper import Wrapper
 
+Leave: TypeAlias = Callable[[object], str]
+
 # What does not change a row's answer, or is in the specs already.
-_ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs"}
-_VERSION = 2  # of the words: other words are another identity, and rows are asked again
-DIGESTS = "digests"  # how a text begins that holds no values
-_SHOWN = ("class", "specs")
-_INNER = "inner "  # before the parts of what a wrapper is around
-UNKNOWN = "unknown"  # how words begin for what cannot be described
-_LONG = 200  # characters of one part; of more there is a digest
+_ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs", "_abc_impl"}
+_PLAIN = (NoneType, bool, int, float, complex, bytes, type(Ellipsis), range, slice, Decimal, Fraction, date)
+_TYPES = (np.generic, np.dtype, torch.dtype, torch.device)
+_QUIET = (type(threading.Lock()), type(threading.RLock()), logging.Logger)  # they change no answer
+_SLOTS = (MemberDescriptorType, GetSetDescriptorType)
+_ROOTS = (object, ABC, Generic, Protocol)
+_OF_MODULES = set(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
+_MADE_OF = {
+    property: ("fget", "fset"),
+    functools.cached_property: ("func",),
+    functools.partial: ("func", "args", "keywords"),
+    MethodType: ("__func__", "__self__"),
+}
 
 
-def identity(box: BlackBoxFunction) -> str:
-    """Class, code, version, specs and configuration of a box, in words that are the same in every process.
+def identity(box: BlackBoxFunction, leave: Leave | None = None) -> str:
+    """The class and specs of a box in words, and digests of its code and values; the same in each process.
 
-    Code is what the class and its parents define, with the functions, classes and values that they name, in
-    the user's own files; modules that functions import when they run are imported for it. Packages that are
-    installed, this one among them, are known by name alone. It
-    goes by what is executed, not by the text: comments, docstrings and line breaks change nothing, and
-    another minor version of Python is another code. Configuration is all attributes of the instance, those in
-    `__slots__` too: plain data, arrays, torch modules, functions, and objects that could be pickled. A
-    `Path` to a file counts with the file's content; a folder, or a path that is a text, by name alone.
-    Transparent wrappers are not seen.
+    Code counts by files, whole: that of the class, those of its parents and of functions that the box holds,
+    and those of the user's modules that these import. Installed packages, Python and this library do not
+    count, nor do their versions. A function of a notebook counts by its text.
 
-    A box that has an attribute `identity` (a text) is described by it in place of code and configuration, but
-    for what subclasses of the class that defines it add. One with an attribute `version` is described by that
-    too: change it with what is not seen, such as an installed package, or a file that the code opens by name.
+    Values are the attributes of the box and of its class, those in closures and defaults, and the globals
+    that functions name: numbers, texts, arrays, weights, functions, and objects of the user's own classes. A
+    path or text that names a file counts with the file's content; a folder counts by its name. The variables
+    that the box names in `environment_variables` count with their values. Transparent wrappers are not seen.
+
+    An attribute `identity`, a text or a tuple of values, stands for all of that in the class that sets it.
+
+    Args:
+        box: the black box.
+        leave: what stands for a value that cannot be described; None to refuse it.
 
     Raises:
-        ConfigurationError: an attribute, or something that the code names, cannot be described, or code uses
-            what it does not name (`eval(text)`).
+        ConfigurationError: something cannot be described, and there is no `leave`.
     """
-    return joined(parts(box))
+    return joined(parts(box, leave))
 
 
 def joined(words: dict[str, str]) -> str:
     """One text of a box's parts."""
-    return f"identity {_VERSION}: " + ", ".join(f"{key}={words[key]}" for key in sorted(words))
+    return "box 3: " + ", ".join(f"{key}={words[key]}" for key in sorted(words))
 
 
-def without_values(words: dict[str, str]) -> str:
-    """A box's parts for a file that others may read: class and specs in words, a digest of each other part.
-
-    An attribute may be a password or the key of a service. From a digest it cannot be read; one short enough
-    to be tried out can be guessed.
-    """
-
-    def shown(key: str) -> str:
-        if key.replace(_INNER, "") in _SHOWN:
-            return words[key]
-        return hashlib.blake2b(words[key].encode(), digest_size=16).hexdigest()
-
-    return f"{DIGESTS} {_VERSION}: " + ", ".join(f"{key}={shown(key)}" for key in sorted(words))
-
-
-def parts(box: BlackBoxFunction, *, refused: Collection[str] | None = None) -> dict[str, str]:
-    """What `identity` consists of, by name.
+def parts(
+    box: BlackBoxFunction, leave: Leave | None = None, only: Collection[str] | None = None
+) -> dict[str, str]:
+    """What `identity` consists of, by name: class and specs in words, a digest of each other part.
 
     Args:
         box: the box.
-        refused: which parts are refused where they cannot be described, None for all; others are then known
-            by the object that they are.
+        leave: as of `identity`.
+        only: the names of the parts to compute; None for all.
 
     Raises:
-        ConfigurationError: a part that cannot be described is refused.
+        ConfigurationError: a part cannot be described, and there is no `leave`.
     """
     while isinstance(box, Wrapper) and box.transparent:
         box = box.box
-    cls, name = type(box), type(box).__name__
-    package = cls.__module__.partition(".")[0]
-    words = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
-    attributes = _attributes(box)
-    text, definer = _text_of_its_own(box)
-    if text is not None:
-        words["identity"] = repr(text)
-        aside = set(attributes)
-        if definer is not None and definer is not cls:  # a subclass may hold more than that class knew of
-            aside = stores(definer) | {"identity"}
-        attributes = {key: value for key, value in attributes.items() if key not in aside}
-    attributes["version"] = getattr(box, "version", None)
-    if isinstance(box, Wrapper):
-        if attributes.get("box") is box.box:
-            del attributes["box"]
-        inner = None if refused is None else [key.removeprefix(_INNER) for key in refused]
-        words |= {f"{_INNER}{key}": value for key, value in parts(box.box, refused=inner).items()}
-
-    def part(key: str, value: object, words_of: Callable[[], str]) -> str:
-        try:
-            return _short(words_of())
-        except ConfigurationError:
-            if refused is None or key in refused:
-                raise
-            return f"{UNKNOWN} {id(value)}"
-
-    for key, value in attributes.items():
-        words[f".{key}"] = part(f".{key}", value, partial(described, f"{name}.{key}", value, package))
-    if text is None or definer is not None:
-        words["code"] = part("code", cls, partial(described_class, name, cls, package, definer))
-    return words
+    cls, own = type(box), getattr(box, "identity", None)
+    values: dict[str, Any] = {"code": cls} | {f".{key}": kept for key, kept in _state(box).items()}
+    if isinstance(own, str | tuple):
+        values = {"identity": own} if _stands(box) else {**values, "identity": own}
+    values["version"] = getattr(box, "version", None)
+    values["environment"] = {key: os.environ.get(key) for key in box.environment_variables}
+    found = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
+    for key, value in values.items():
+        if only is None or key in only:
+            where = cls.__name__ + (key if key[0] == "." else f", {key}")
+            found[key] = digest(described(where, value, leave))
+    return found
 
 
-def _short(words: str) -> str:
-    if len(words) <= _LONG:
-        return words
-    return f"{words[:40]}... {hashlib.blake2b(words.encode(), digest_size=20).hexdigest()}"
+def described(where: str, value: Any, leave: Leave | None = None) -> str:
+    """A value in words that are the same in every process, and different for different values.
 
+    Args:
+        where: how messages call it.
+        value: the value.
+        leave: what stands for a value that cannot be described; None to refuse it.
 
-def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
-    """What the instance holds, in its dictionary and in the slots of its class and the class's parents."""
-    attributes: dict[str, Any] = {}
-    for cls in reversed(type(box).__mro__):
-        for key, slot in vars(cls).items():
-            if isinstance(slot, MemberDescriptorType):
-                try:
-                    attributes[f"{key} of {cls.__name__}" if key in attributes else key] = slot.__get__(box)
-                except AttributeError:  # nothing is in it yet
-                    pass
-    attributes |= vars(box)
-    return {key: value for key, value in attributes.items() if key not in _ASIDE}
-
-
-def _text_of_its_own(box: BlackBoxFunction) -> tuple[str | None, type | None]:
-    """The box's text for itself, and the class that defines it; no class if the instance has it."""
-    text = getattr(box, "identity", None)
-    if text is None:
-        return None, None
-    if not isinstance(text, str) or not text:
+    Raises:
+        ConfigurationError: it cannot be described, as an open file, a generator or a handle cannot.
+    """
+    try:
+        return _Words(leave).of(where, value)
+    except RecursionError:
         raise ConfigurationError(
-            f"{box!r}, identity: expected a text, got {text!r}. "
-            "Write one that changes whenever the box's answers do."
+            f"{where}: expected values that can be described, got some that are nested too deep. {MEND}"
+        ) from None
+
+
+def name_of(value: Any) -> str:
+    """The module and name of a class or function."""
+    module = str(value.__module__)
+    if module in ("__main__", "__mp_main__"):  # the same for all scripts, which may have classes of one name
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").name
+    return f"{module}.{value.__qualname__}"
+
+
+def _stands(box: BlackBoxFunction) -> bool:
+    """Whether the text of a box is for all that it is: no subclass of the user's may have added more."""
+    below = itertools.takewhile(lambda cls: "identity" not in vars(cls), type(box).__mro__)
+    return "identity" in vars(box) or all(_owner(cls) == "ours" for cls in below)
+
+
+def _owner(value: type | FunctionType) -> str:
+    return owner(value.__module__, getattr(sys.modules.get(value.__module__), "__file__", None))
+
+
+def _is_users(known: Mapping[str, Any]) -> bool:
+    """Whether a module is the user's, by its globals."""
+    return owner(str(known.get("__name__")), known.get("__file__")) == "users"
+
+
+def _state(value: object) -> dict[str, Any]:
+    """What an object holds, in its dictionary and in slots."""
+    state: Any = object.__getstate__(value) or {}  # pyright: ignore[reportAttributeAccessIssue]
+    state = {**(state[0] or {}), **state[1]} if isinstance(state, tuple) else state
+    return {key: kept for key, kept in state.items() if key not in _ASIDE}
+
+
+class _Words:
+    """One description: what has been described in it already is a number from then on, so circles end."""
+
+    def __init__(self, leave: Leave | None) -> None:
+        self._leave = leave
+        self._seen: dict[int, tuple[int, Any]] = {}  # with the object, whose id stays its own meanwhile
+
+    def of(self, where: str, value: Any) -> str:
+        """The words of one value."""
+        kind = type(value)
+        if kind is str:
+            return f"{value!r}{content(value)}"
+        if kind in _PLAIN or isinstance(value, _TYPES):
+            return f"{kind.__name__} {value!r}"
+        if isinstance(value, _QUIET):
+            return kind.__name__
+        if kind is tuple:  # empty ones and constants are shared by Python as it likes
+            return f"tuple {self._each(where, value)}"
+        if id(value) in self._seen:
+            return f"#{self._seen[id(value)][0]}"
+        self._seen[id(value)] = len(self._seen), value
+        return self._data(where, value) or self._code(where, value) or self._object(where, value)
+
+    def _refused(self, where: str, value: object, why: str = "") -> str:
+        if self._leave is not None:
+            return f"left {self._leave(value)}"
+        raise ConfigurationError(
+            f"{where}: expected numbers, texts, arrays, weights, paths, functions, or objects of classes of "
+            f"yours, got {type(value).__name__}{why}. {MEND}"
         )
-    definer = next((cls for cls in type(box).__mro__ if "identity" in vars(cls)), None)
-    if definer is None or ("identity" in vars(box) and not hasattr(vars(definer)["identity"], "__set__")):
-        return text, None
-    return text, definer
+
+    def _each(self, where: str, values: Iterable[Any]) -> str:
+        return f"({', '.join(self.of(f'{where}[{place}]', one) for place, one in enumerate(values))})"
+
+    def _named(self, where: str, values: Mapping[str, Any]) -> str:
+        return f"({', '.join(f'{key}=' + self.of(f'{where}{key}', values[key]) for key in sorted(values))})"
+
+    def _data(self, where: str, value: Any) -> str:
+        """Collections, arrays, weights and paths."""
+        kind = type(value)
+        if kind in (dict, OrderedDict, MappingProxyType):  # in their order, in which a box may read them
+            items = (f"{self.of(where, k)}: {self.of(f'{where}[{k!r}]', v)}" for k, v in value.items())
+            return f"{kind.__name__} {{{', '.join(items)}}}"
+        if kind is list:
+            return f"list {self._each(where, value)}"
+        if kind in (set, frozenset):  # each for itself: their order is that of the process's hashes
+            one_by_one = (_Words(self._leave).of(where, one) for one in value)
+            return f"{kind.__name__} {sorted(one_by_one)}"
+        if isinstance(value, PurePath):
+            return f"path {value.as_posix()!r}{content(value)}"
+        if kind in (np.ndarray, np.memmap):
+            numbers = value.tolist() if value.dtype.hasobject else np.ascontiguousarray(value)
+            words = self.of(where, numbers) if value.dtype.hasobject else digest(numbers)
+            return f"array {value.dtype.descr} {value.shape} {value.strides} {words}"
+        if isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_quantized or value.device.type == "meta":
+                return self._refused(where, value, f" of {value.layout} on {value.device.type}")
+            # read each time: what is written by `.data` or through NumPy moves no counter
+            plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+            plain = plain if plain.stride() == (1,) else plain.clone(memory_format=torch.contiguous_format)
+            place = f"{tuple(value.shape)} {value.stride()} on {value.device.type}"
+            return f"tensor {value.dtype} {place} {digest(plain.view(torch.uint8).numpy())}"
+        return ""
+
+    def _object(self, where: str, value: Any) -> str:
+        """An object by its class and attributes: a torch module, or one of the user's or of ours."""
+        kind = type(value)
+        if isinstance(value, BlackBoxFunction):
+            return f"box {joined(parts(value, self._leave))}"
+        head = self.of(where, kind)
+        if isinstance(value, Enum):
+            return f"{head}.{value.name} {self.of(where, value.value)}"
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+            return f"{head} {self._each(where, value)}"
+        if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+            hooks = [*value._forward_pre_hooks.values(), *value._forward_hooks.values()]
+            held = {key: kept for key, kept in vars(value).items() if key not in _OF_MODULES}
+            return f"{head} {self._named(f'{where}.', {**held, 'hooks of it': hooks})}"
+        if all(one in _ROOTS or _owner(one) != "installed" for one in kind.__mro__):
+            return f"object {head} {self._named(f'{where}.', _state(value))}"
+        return self._refused(where, value)
+
+    # Code
+
+    def _code(self, where: str, value: Any) -> str:
+        if isinstance(value, ModuleType):
+            return f"module {(_is_users(vars(value)) and source(vars(value))) or value.__name__}"
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, FunctionType):
+            return self._function(where, value)
+        for kind, names in _MADE_OF.items():
+            if isinstance(value, kind):
+                return f"{kind.__name__} {self._each(where, [getattr(value, name) for name in names])}"
+        if isinstance(value, BuiltinFunctionType):
+            free = isinstance(value.__self__, ModuleType | NoneType)
+            return f"function {name_of(value)}{'' if free else self.of(where, value.__self__)}"
+        if isinstance(value, np.ufunc):
+            return f"ufunc {value.__name__}"
+        wrapped = getattr(value, "__wrapped__", None)  # of what is compiled, or remembers
+        return f"{name_of(type(value))} around {self.of(where, wrapped)}" if callable(wrapped) else ""
+
+    def _class(self, cls: type) -> str:
+        """A class by its name; one of the user's with its parents, functions and values."""
+        if _owner(cls) != "users" or hasattr(cls, "_fields"):
+            return f"class {name_of(cls)}"
+        if issubclass(cls, BlackBoxFunction) and isinstance(vars(cls).get("identity"), str):
+            return f"class {name_of(cls)} {vars(cls)['identity']!r}"  # which stands for it
+        held = dict[str, Any]()
+        for name, member in vars(cls).items():
+            if isinstance(member, FunctionType) or callable(getattr(member, "__wrapped__", None)):
+                code = getattr(inspect.unwrap(member), "__code__", None)  # a dataclass makes some functions
+                if not (is_dataclass(cls) and code is not None and code.co_filename.startswith("<")):
+                    held[name] = member
+            elif not name.startswith("__") and name not in _ASIDE and not isinstance(member, _SLOTS):
+                held[name] = member
+        parents = self._each(cls.__name__, cls.__bases__)
+        return f"class {name_of(cls)} {parents} {self._named(f'{cls.__name__}.', held)}"
+
+    def _function(self, where: str, function: FunctionType) -> str:
+        """A function by its name; one of the user's by its source, and by the values that it reads."""
+        code, known = function.__code__, function.__globals__
+        users = _is_users(known)
+        if not users and "<" not in function.__qualname__ and _owner(function) != "users":
+            return f"function {name_of(function)}"
+        text = _text(function) if users else str(known.get("__name__"))
+        if text is None:
+            return self._refused(where, function, f" {function.__qualname__!r} without a source file")
+        columns = [place[2:] for place in code.co_positions()]  # of several on a line, which it is
+        held = {"defaults": (function.__defaults__, function.__kwdefaults__), "attributes": vars(function)}
+        for free, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            with suppress(ValueError):  # not assigned yet
+                held[f"{free!r} of its closure"] = cell.cell_contents
+        if users:
+            held |= self._read("global ", known, _names(code))
+        words = f"{name_of(function)} {digest(text)} {digest(repr(columns))}"
+        return f"function {words} {self._named(f'{where}, ', held)}"
+
+    def _read(self, where: str, known: dict[str, Any], names: set[str]) -> dict[str, Any]:
+        """What code reads of a module's globals, and of other modules of the user's that these are."""
+        held = {f"{where}{name!r}": known[name] for name in names & known.keys() if name[:2] != "__"}
+        for key, value in list(held.items()):
+            if isinstance(value, ModuleType) and _is_users(vars(value)):
+                held |= self._read(f"{key}, its ", vars(value), names - {value.__name__.rpartition(".")[2]})
+        return held
+
+
+def _text(function: FunctionType) -> str | None:
+    """The digest of a function's file and its line, or its text in a notebook; None if there is neither."""
+    code, known = function.__code__, function.__globals__
+    text = None if code.co_filename.startswith("<") else source(known)
+    if text is not None:
+        return f"{text} {code.co_firstlineno}"
+    try:
+        text = textwrap.dedent(inspect.getsource(function))
+        text += "".join(content(file) for _, file in imports(text, str(known.get("__name__"))))
+    except SyntaxError:  # part of an expression, which imports nothing
+        pass
+    except (OSError, TypeError):
+        return None
+    return text
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
+    return set(code.co_names).union(*inner)

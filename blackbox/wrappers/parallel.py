@@ -17,8 +17,8 @@ from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.described import described
 from blackbox.wrappers.executors import HeldExecutor
+from blackbox.wrappers.identity import described
 from blackbox.wrappers.parallel_call import BlockReport, ParallelCall
 from blackbox.wrappers.workers import PackedBox
 from blackbox.wrappers.wrapper import Wrapper
@@ -76,7 +76,7 @@ class Parallel(Wrapper):
     - If this process is killed, the processes of a pool end, and with them their programs (on Linux) and what
       those wrote; code that holds Python's lock (GIL) for the length of a row ends after that row.
     - A Dask cluster whose workers have all died keeps rows for those that may come. If none comes for
-      `without_workers` seconds, `ExecutorError` is raised. For a cluster's first worker there is no limit.
+      five minutes, `ExecutorError` is raised. For a cluster's first worker there is no limit.
     - An executor that does not report that a worker died, as with jobs of a queue, is waited for without end
       unless there is a `timeout`.
     - An executor that breaks, or is shut down, is replaced if you passed a function that makes executors;
@@ -100,8 +100,6 @@ class Parallel(Wrapper):
         timeout: seconds that a block, or a row run alone, may take. In a process of a pool they start with
             the block. Elsewhere they start when the executor receives the block, so `in_flight` should be the
             number of its workers, or blocks that wait for one are given up.
-        without_workers: seconds that a Dask cluster which had workers may be without any while rows wait;
-            None for any time, as where a queue starts them again.
 
     Raises:
         ConfigurationError: a setting is out of range; from a call, the box cannot be pickled.
@@ -118,7 +116,6 @@ class Parallel(Wrapper):
         block: int = 1,
         in_flight: int | None = None,
         timeout: float | None = None,
-        without_workers: float | None = 300.0,
     ) -> None:
         """Check, then wrap."""
         made = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
@@ -126,9 +123,6 @@ class Parallel(Wrapper):
         self.block = check_count("Parallel", "block", block)
         self.in_flight = None if in_flight is None else check_count("Parallel", "in_flight", in_flight)
         self.timeout = None if timeout is None else check_positive("Parallel", "timeout", timeout)
-        self.without_workers = without_workers
-        if without_workers is not None:
-            check_positive("Parallel", "without_workers", without_workers)
         if not (isinstance(executor, Executor) or callable(executor)):
             raise ConfigurationError(
                 "Parallel, executor: expected a concurrent.futures.Executor or a function that makes one, "

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from blackbox.wrappers.parallel import Parallel
 
 _LOOKS = 2.0  # seconds between two looks for workers of a cluster
+WITHOUT_WORKERS = 300.0  # seconds that a cluster which had workers may be without any while rows wait
 _BREAKS = 3  # executors in a row that break before anything comes of it
 
 BlockReport: TypeAlias = Callable[[tuple[Tensor, ...], Outcome], object]
@@ -220,10 +221,8 @@ class ParallelCall:
         """
         timeout = self.settings.timeout
         poll = None if timeout is None else min(0.25, max(0.01, timeout / 10))
-        if self.settings.without_workers is not None and self._look_for_workers(
-            self.settings.without_workers
-        ):
-            poll = min(poll or _LOOKS, _LOOKS, self.settings.without_workers)
+        if self._look_for_workers():
+            poll = min(poll or _LOOKS, _LOOKS, WITHOUT_WORKERS)
         for future in wait(self.flying, poll, FIRST_COMPLETED).done:
             if future in self.flying:
                 self._land(future)
@@ -235,16 +234,16 @@ class ParallelCall:
                 if self._late(block) and not ends_itself and not future.done():
                     self._give_up(future)
 
-    def _look_for_workers(self, patience: float) -> bool:
+    def _look_for_workers(self) -> bool:
         """Whether a block is with a cluster that can be asked for its workers.
 
         Raises:
-            ExecutorError: it had some, and has had none for so many seconds.
+            ExecutorError: it had some, and has had none for `WITHOUT_WORKERS` seconds.
         """
         clients = (cluster_client(block.executor) for block in self.flying.values())
         client = next((client for client in clients if client is not None), None)
         now = time.monotonic()
-        if client is None or now - self.looked < min(_LOOKS, patience / 2):
+        if client is None or now - self.looked < min(_LOOKS, WITHOUT_WORKERS / 2):
             return client is not None
         self.looked = now
         try:
@@ -256,12 +255,12 @@ class ParallelCall:
             self.deserted = None
         elif self.deserted is None:
             self.deserted = now
-        elif now - self.deserted >= patience:
+        elif now - self.deserted >= WITHOUT_WORKERS:
             rows = sum(len(block.rows) for block in self.flying.values())
             raise ExecutorError(
                 f"{self.box!r}: expected a cluster with workers, but all of them have ended and none has "
-                f"come for {patience:g} s (rows that wait: {rows}). See what the workers print. Where new "
-                "ones may take longer, give Parallel(..., without_workers=) more seconds, or None."
+                f"come for {WITHOUT_WORKERS:g} s (rows that wait: {rows}). See what the workers print, and "
+                "start a cluster whose workers stay."
             )
         return True
 

@@ -25,7 +25,8 @@ from tasks.configuration.settings import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder.terms import Terms, check_seeds
 from tasks.planning.trial import Sizes, Trial
-from tasks.problem import class_code, problems
+from tasks.problem import problems
+from tasks.problem.class_code import class_digest
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
 from zo.tangents.population import FACTORS
@@ -107,7 +108,7 @@ class Plan:
             data=self.problem.folder,
             problem=self.where,
             chosen=self.chosen,
-            code=class_code.digest(type(self.problem)),
+            code=class_digest(type(self.problem)),
         )
 
     @property

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome
+from blackbox import BlackBoxFunction, Budgeted, Ledger, Outcome
 from blackbox.calls import intercepted, rows_run_by
 from blackbox.notices import warn
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
@@ -177,11 +177,8 @@ class KeptAnswers:
     def name_of(self, box: BlackBoxFunction) -> bytes:
         """What is known of a box, by which its answers are distinguished from those of others."""
         if id(box) not in self._names:
-            try:
-                identification = identity(box)
-            except ConfigurationError:
-                identification = f"{name_of(type(box))}, {box.inputs!r} -> {box.outputs!r}"
-            self._names[id(box)] = box, blake2b(identification.encode(), digest_size=16).digest()
+            known = identity(box, lambda value: name_of(type(value)))
+            self._names[id(box)] = box, blake2b(known.encode(), digest_size=16).digest()
         return self._names[id(box)][1]
 
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:

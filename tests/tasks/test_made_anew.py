@@ -2,6 +2,7 @@
 
 import copy
 import json
+import linecache
 import pickle
 import subprocess
 import sys
@@ -312,21 +313,23 @@ def of_another_code(k):
     return P
 
 
+def of_a_notebook(text, **known):
+    """The class P of a cell, whose module has no file, and whose text is in `linecache`."""
+    name, module = f"<cell {text}>", types.ModuleType("of_a_notebook")
+    vars(module).update(known, Scaled=Scaled, Times=Times)
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    exec(compile(text, name, "exec"), vars(module))
+    return vars(module)["P"]
+
+
 def of_a_global(k):
-    module = types.ModuleType("of_a_notebook")
-    module.__dict__.update(k=k, Scaled=Scaled, Times=Times)
-    exec("class P(Scaled):\n    def box(self):\n        return (lambda: Times(k))()\n", module.__dict__)
-    return module.__dict__["P"]
+    return of_a_notebook("class P(Scaled):\n    def box(self):\n        return (lambda: Times(k))()\n", k=k)
 
 
 def of_a_function_of_the_notebook(k):
-    module = types.ModuleType("of_a_notebook")
-    module.__dict__.update(Scaled=Scaled, Times=Times)
-    text = (
+    return of_a_notebook(
         f"def made():\n    return Times({k})\nclass P(Scaled):\n    def box(self):\n        return made()\n"
     )
-    exec(text, module.__dict__)
-    return module.__dict__["P"]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +342,7 @@ def test_a_class_that_was_written_anew_since_is_said_where_its_run_goes_on(write
     go(write(2.0)(), tmp_path, resume=folder)  # another object of the same class says nothing
     assert not [str(warning.message) for warning in recwarn]
     (folder / "result.json").unlink()
-    with pytest.warns(CheckpointWarning, match=r"its code has changed since the run began: class P \("):
+    with pytest.warns(CheckpointWarning, match=r"its code has changed since the run began: class P "):
         go(write(5.0)(), tmp_path, resume=folder)
 
 
@@ -348,13 +351,13 @@ def test_a_class_has_the_same_digest_in_another_process(tmp_path):
     file = tmp_path / "notebook.py"
     file.write_text(
         "import json, sys\n"
-        "from tasks.problem.class_code import digest\n"
+        "from tasks.problem.class_code import class_digest\n"
         "from tests.tasks.test_made_anew import closed_over, Scaled\n"
-        "print(json.dumps([digest(closed_over(2.0)), digest(Scaled)]))\n"
+        "print(json.dumps([class_digest(closed_over(2.0)), class_digest(Scaled)]))\n"
     )
-    from tasks.problem.class_code import digest
+    from tasks.problem.class_code import class_digest
 
-    here = [digest(closed_over(2.0)), digest(Scaled)]
+    here = [class_digest(closed_over(2.0)), class_digest(Scaled)]
     for seed in "12":
         out = subprocess.run(
             [sys.executable, file],

@@ -270,7 +270,7 @@ def test_rows_that_fail_in_a_check_are_left_out_and_not_counted_as_dropped(failu
 
 def test_noise_behind_a_cache_is_seen_by_the_slopes(tmp_path):
     """The cache answers the base as before, and any other row with its noise."""
-    box = Cached(Box(noisy), tmp_path / "answers")
+    box = Cached(Box(noisy), tmp_path / "answers", version="1")
     solver = zo.differentiable(box, zo.CGE(1e-3))
     with pytest.warns(zo.NoiseWarning, match="same slopes"):
         error_of(WRONG["noise"], solver)

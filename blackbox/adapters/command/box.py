@@ -272,18 +272,16 @@ class CommandLine(BlackBoxFunction):
         return arrays
 
     @property
-    def identity(self) -> str:
-        """A cache's key for this box: settings, and contents of program, paths and copies."""
+    def identity(self) -> tuple[Any, ...]:
+        """What the answers depend on: settings, and contents of program, files it is given, and copies."""
         texts = {
             name: template.text for name, template in (self._input_templates | self._output_templates).items()
         }
-        command = [part.text if isinstance(part, Template) else str(part) for part in self._command]
-        programs = [content(part) for part in self._command if isinstance(part, Path)]
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
         stdin = () if self._stdin is None else (self._stdin.text,)
         rules = () if self.statuses == (0,) and not self.fails_if else (self.statuses, self.fails_if)
-        return repr((command, programs, copies, sorted(texts.items()), settings, *stdin, *rules))
+        return known_command(self._command), repr((copies, sorted(texts.items()), settings, *stdin, *rules))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -345,6 +343,13 @@ def command_of(
                 f"{where}[{index}]: expected text or a path, got {argument!r}. Convert it with str()."
             )
     return command
+
+
+def known_command(command: Sequence[Template | Path | str]) -> list[tuple[str, str]]:
+    """The parts of a command, folders with the digest of what is in them; a file that a text names counts."""
+    words = [part.text if isinstance(part, Template) else str(part) for part in command]
+    folders = [content(part) if isinstance(part, Path) and part.is_dir() else "" for part in command]
+    return list(zip(words, folders, strict=True))
 
 
 def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str, texts: Sequence[str]) -> None:

@@ -59,9 +59,9 @@ class HostBox(BlackBoxFunction, abstract=True):
         return self.host.ledger
 
     @property
-    def identity(self) -> str:
-        """A cache's key for this box: the host's settings."""
-        return f"{self.host.identity}, {self!r}"
+    def identity(self) -> tuple[Any, ...]:
+        """What the answers depend on: the host's settings, and which of its boxes this is."""
+        return self.host.identity, repr(self)
 
 
 class HostStart(HostBox):

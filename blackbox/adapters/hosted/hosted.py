@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blackbox.adapters.command import files
-from blackbox.adapters.command.box import command_of
+from blackbox.adapters.command.box import command_of, known_command
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
 from blackbox.adapters.command.numbers import text_of
 from blackbox.adapters.command.process import environment_of
@@ -33,9 +33,9 @@ from blackbox.failures import POLICIES, Policy, noted
 from blackbox.function import BlackBoxFunction
 from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
+from blackbox.notices import Notices
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
 PathLike = os.PathLike[str]
@@ -97,8 +97,7 @@ class Hosted(BoxGroup):
         start: the black box of the runs' first calls.
         counts: what the programs did, see `HostCounts`.
         ledger: the rows of all boxes.
-        said_early: whether it was said that runs ended before the calls that were asked for.
-        said_long: whether it was said that a run has called very often.
+        notices: what was said once.
 
     Raises:
         ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of
@@ -159,7 +158,7 @@ class Hosted(BoxGroup):
         self.state = hosted_boxes.state(self.slots)
         check_specs("Hosted", "arrays of the calls", self.state)
         self.programs = Programs(repr(self), self._started, live)
-        self.ledger, self.said_early, self.said_long = Ledger(), False, False
+        self.ledger, self.notices = Ledger(), Notices()
         self.start = HostStart(self)
         self.exchanges = [Exchange(self, *kind) for kind in self.form.kinds]
         endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
@@ -237,16 +236,12 @@ class Hosted(BoxGroup):
         self.programs.close()
 
     @property
-    def identity(self) -> str:
-        """What the answers depend on: settings, and contents of the program and of copies."""
-        command = [part.text if isinstance(part, Template) else str(part) for part in self._command]
-        programs = [content(part) for part in self._command if isinstance(part, Path)]
-        programs += [described("the host's function", self._function)] if self._function is not None else []
+    def identity(self) -> tuple[Any, ...]:
+        """What the answers depend on: settings, contents of the program and of copies, the function."""
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         texts = {name: template.text for name, template in self._templates.items()}
-        return repr(
-            (command, programs, copies, texts, self._files, self.calls, sorted(self.environment.items()))
-        )
+        settings = repr((copies, texts, self._files, self.calls, sorted(self.environment.items())))
+        return known_command(self._command), self._function, settings
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hosted:
         """The host itself: its programs are processes, of which there is no copy."""

@@ -13,7 +13,6 @@ from blackbox.adapters.hosted.call import ENDED
 from blackbox.adapters.hosted.record import HostedRun, Rounds, lost_rows
 from blackbox.errors import SessionError
 from blackbox.failures import FailedRow, last_cause
-from blackbox.notices import warn
 from blackbox.words import counted
 
 if TYPE_CHECKING:
@@ -67,14 +66,13 @@ class Loop:
                 for kind in self._waiting(asked):
                     self._answer(kind, asked)
                 done += 1
-                if calls is None and done == LONG and not self._host.said_long:
-                    self._host.said_long = True
-                    warn(
+                if calls is None and done == LONG:
+                    self._host.notices.once(
+                        "long",
                         f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
                         "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
                         "inputs to learn from them is noise to its error control, which may never end: "
                         "take excite=0, fixed steps, or run(..., calls=).",
-                        RuntimeWarning,
                     )
             for kind in self._waiting(self._asked):
                 name = self._host.form.kinds[kind][0]
@@ -82,13 +80,12 @@ class Loop:
         finally:
             self._host.programs.release(self._cases)
         early = int(self._ended.sum()) if calls is not None and done < calls else 0
-        if early and not self._host.said_early:
-            self._host.said_early = True
-            warn(
+        if early:
+            self._host.notices.once(
+                "early",
                 f"{self._host!r}: {early} of {self._rows} runs ended by themselves after at most {done} of "
                 f"{calls} calls. What lies behind is zeros, or missing where no row goes on: leave it out "
                 "by the mask of each call, or let the program go on.",
-                RuntimeWarning,
             )
         failed = self._failed()
         count, lost = int(failed.sum()), dict[str, str]()

@@ -15,7 +15,7 @@ import numpy as np
 
 from blackbox.adapters.hosted.program import Program
 from blackbox.errors import SessionError
-from blackbox.notices import warn
+from blackbox.notices import Notices
 
 Array = np.ndarray[Any, Any]
 KEY = 16  # bytes by which a place is known
@@ -107,7 +107,7 @@ class Programs:
         self._starting: dict[int, list[Program]] = {}
         self._active: set[int] = set()  # cases of runs that are under way
         self._size = 0
-        self._warned = False
+        self._notices = Notices()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -298,14 +298,13 @@ class Programs:
 
     def _tell(self) -> None:
         counts = self.counts
-        if self._warned or counts.exchanges < 1000 or 2 * counts.replayed_exchanges < counts.exchanges:
+        if counts.exchanges < 1000 or 2 * counts.replayed_exchanges < counts.exchanges:
             return
-        self._warned = True
-        warn(
+        self._notices.once(
+            "replays",
             f"{self._owner}: {counts.replayed_exchanges:,} of {counts.exchanges:,} answers were replays: "
             f"more rows are under way at a time than the {self._most:,} programs that may run. Give a larger "
             "live=, or smaller batches.",
-            RuntimeWarning,
         )
 
 

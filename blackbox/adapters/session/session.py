@@ -23,7 +23,6 @@ from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.outside import exactly, plain
 from blackbox.spec import ArraySpec, check_specs
-from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
 PASSES, ALIKE = 4, 16  # in which a check lives through a way; steps over which it compares seeds
@@ -352,9 +351,9 @@ class Session(BlackBoxFunction):
         self._environments.close()
 
     @property
-    def identity(self) -> str:
-        """A cache's key for this box: how environments are made, and what a row is."""
-        return f"{described('make', self._make)}, {self.steps} steps"
+    def identity(self) -> tuple[Callable[..., Any], int]:
+        """What the answers depend on: how environments are made, and the steps of a row."""
+        return self._make, self.steps
 
     def _read(self, answer: Any, stepped: bool) -> Answer:
         """What an environment gave, copied: it may write to its arrays in the next step."""

@@ -157,28 +157,21 @@ def test_a_cache_does_not_take_modules_with_other_settings_for_each_other(tmp_pa
     assert [identity(box) for box in again] == [identity(box) for box in boxes]
 
 
-def identities_by_name(module):
-    found = []
-    for name in ("a", "b"):
-        module.identity = name
-        found.append(identity(TorchModule(module, X, X)))
-    return found
-
-
-def test_a_module_that_cannot_be_told_from_others_asks_for_an_identity():
+def test_a_module_that_cannot_be_told_from_others_asks_for_a_version(tmp_path):
     module = nn.Sequential(Scale(memoryview(b"2")))
     module.__deepcopy__ = lambda memo: module  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ConfigurationError, match=r"Sequential\.0\.factor.*attribute 'identity'"):
-        identity(TorchModule(module, X, X))
-    assert len(set(identities_by_name(module))) == 2
+    with pytest.raises(ConfigurationError, match=r"\['0'\]\.factor.*version='1'"):
+        Cached(TorchModule(module, X, X), tmp_path / "answers")
+    Cached(TorchModule(module, X, X), tmp_path / "answers", version="1")
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_a_scripted_module_has_an_identity_where_the_module_around_it_has_one():
-    scripted = torch.jit.script(Scale(2.0))
-    with pytest.raises(ConfigurationError, match=r"ScriptModule.*attribute 'identity'"):
-        identity(TorchModule(scripted, X, X))
-    assert len(set(identities_by_name(nn.Sequential(scripted)))) == 2
+def test_a_scripted_module_is_known_by_a_version(tmp_path):
+    box = TorchModule(torch.jit.script(Scale(2.0)), X, X)
+    with pytest.raises(ConfigurationError, match=r"ScriptModule.*version='1'"):
+        Cached(box, tmp_path / "answers")
+    known = [Cached(box, tmp_path / "answers", version=text).identity for text in "121"]
+    assert known[0] == known[2] != known[1]
 
 
 @pytest.mark.slow

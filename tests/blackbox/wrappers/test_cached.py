@@ -345,8 +345,10 @@ ERRORS = [
     ErrorCase("random", lambda: cached(box={"deterministic": False}), ConfigurationError,
               ["not deterministic", "set box.deterministic = True"]),
     *(ErrorCase(f"part-{i}", lambda part=part: cached(box={"_part": part}), ConfigurationError,
-                ["Described._part", "'identity'"]) for i, part in enumerate(REFUSED)),
-    ErrorCase("identity", lambda: cached(box={"identity": 3}), ConfigurationError, ["identity", "got 3"]),
+                ["Described._part", "version='1'"]) for i, part in enumerate(REFUSED)),
+    ErrorCase("version", lambda: cached(version=3), ConfigurationError, ["a text, got 3", "version='3'"]),
+    ErrorCase("earlier", lambda: changed_by("PRAGMA application_id=1650618232"), ConfigurationError,
+              ["blackbox 0.2", "delete it"]),
     ErrorCase("block", lambda: cached(block=0), ConfigurationError, ["Cached, block", "got 0"]),
     ErrorCase("no-path", lambda: cached(None), ConfigurationError, ["path of a file", "got None"]),
     ErrorCase("no-folder", lambda: cached("/proc/none/x"), ConfigurationError, ["path", "/proc/none/x"]),
@@ -618,19 +620,4 @@ def test_a_file_holds_no_values_of_attributes(tmp_path):
     cached(states(1, 2))
     assert "key=" in cached.identity and Cached(Served("another"), path).identity != cached.identity
     cached.close()
-    assert all(b"k3y-of-mine" not in file.read_bytes() for file in tmp_path.iterdir())
-
-
-def test_a_file_that_held_them_loses_them_and_keeps_its_answers(tmp_path):
-    path = tmp_path / "answers.db"
-    box = Cached(Served("k3y-of-mine"), path)
-    box(states(1, 2))
-    box.close()
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE boxes SET identity = ?", (identity(box),))
-    assert b"k3y-of-mine" in path.read_bytes()
-    again = Cached(Served("k3y-of-mine"), path)
-    again(states(1, 2))
-    assert again.ledger.rows_run == 0
-    again.close()
     assert all(b"k3y-of-mine" not in file.read_bytes() for file in tmp_path.iterdir())

@@ -120,10 +120,11 @@ def lone_worker(address: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_cluster_whose_workers_have_all_died_is_not_waited_for_without_end(tmp_path):
+def test_a_cluster_whose_workers_have_all_died_is_not_waited_for_without_end(tmp_path, limits):
+    limits(patience_with_clusters=2.0)
     settings: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
     with LocalCluster(n_workers=0, **settings) as cluster, Client(cluster) as client:
-        box = Parallel(Troubled(tmp_path), client.get_executor, without_workers=2.0)
+        box = Parallel(Troubled(tmp_path), client.get_executor)
         budget, answers = Budgeted(box, rows=100), []
         # Before its first worker a cluster is waited for: a queue may take hours to start one.
         waiting = threading.Thread(target=lambda: answers.append(budget(rows(FINE))), daemon=True)

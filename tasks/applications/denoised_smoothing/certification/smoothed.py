@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, Ledger
-from blackbox.adapters.torch_module import module_identity
 from blackbox.notices import warn
+from blackbox.wrappers.identity import described
 from tasks.applications.denoised_smoothing.certification.algorithm import (
     BaseClassifier,
     Certificate,
@@ -217,7 +217,7 @@ class SmoothedClassifier:
             "base classifier": "box o clamp" if denoiser is None else "box o clamp o denoiser",
             "clamp": list(CLAMP),
             "box": _sha256(known_as(self.box).encode()),
-            "denoiser": None if denoiser is None else _sha256(module_identity(denoiser).encode()),
+            "denoiser": None if denoiser is None else _sha256(described("denoiser", denoiser).encode()),
             "classes": self.classifier.classes,
             "sigma": settings.sigma,
             "n0": settings.n0,

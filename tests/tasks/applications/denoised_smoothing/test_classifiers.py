@@ -8,6 +8,7 @@ import torch
 
 from blackbox import ArraySpec, Budgeted, BudgetError
 from blackbox.adapters import TorchModule, from_callable
+from blackbox.wrappers.identity import identity
 from tasks.applications.denoised_smoothing import DenoisedSmoothing, SklearnClassifier, data
 from tasks.applications.denoised_smoothing.classifiers import Clamped, Decoded, Metered, Scored, Shaped
 from tasks.applications.denoised_smoothing.classifiers.shapes_box import convolutional
@@ -118,13 +119,13 @@ def test_the_embedded_pipeline_is_fragile_and_its_twin_is_the_same_function(pipe
 @pytest.mark.slow
 def test_an_embedded_classifier_is_the_same_every_time(pipelines):
     again = embedded("b", *data.digits_of_the_box())
-    assert again.identity == pipelines["b"].identity != pipelines["svm"].identity
+    assert identity(again) == identity(pipelines["b"]) != identity(pipelines["svm"])
 
 
 def test_the_convolutional_classifier_is_the_same_every_time_and_leaves_torch_as_it_was():
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     boxes = [convolutional(images=64, steps=3) for _ in range(2)]
-    assert boxes[0].identity == boxes[1].identity != convolutional(images=64, steps=4).identity
+    assert identity(boxes[0]) == identity(boxes[1]) != identity(convolutional(images=64, steps=4))
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
@@ -148,14 +149,14 @@ def test_the_convolutional_classifier_goes_on_from_where_its_training_was_cut_sh
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             convolutional(images=64, steps=8, folder=tmp_path)
-    assert convolutional(images=64, steps=8, folder=tmp_path).identity == whole.identity
+    assert identity(convolutional(images=64, steps=8, folder=tmp_path)) == identity(whole)
     assert len(took) == 8 + 2  # two were cut short
-    assert convolutional(images=64, steps=8, folder=tmp_path).identity == whole.identity
+    assert identity(convolutional(images=64, steps=8, folder=tmp_path)) == identity(whole)
     assert len(took) == 8 + 2  # it is only read
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert convolutional(images=64, steps=8, folder=tmp_path).identity == whole.identity
-    assert convolutional(images=64, steps=7, folder=tmp_path).identity != whole.identity
+    assert identity(convolutional(images=64, steps=8, folder=tmp_path)) == identity(whole)
+    assert identity(convolutional(images=64, steps=7, folder=tmp_path)) != identity(whole)
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""Files that answers depend on, by their content: those of the user's code, and those that values name."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any
+
+from blackbox.named_code import spec_for
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OURS = tuple(os.path.join(_ROOT, package, "") for package in ("blackbox", "simulators", "zo", "tasks"))
+_STANDARD = os.path.join(os.path.realpath(sysconfig.get_path("stdlib")), "")
+_INSTALLED = {"site-packages", "dist-packages"}
+
+MEND = (
+    "Give Cached(box, path, version='1'), and another version whenever the answers change; or give the box "
+    "an attribute 'identity', a text that does so."
+)
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of bytes or of a text, in hexadecimal: the fastest of the safe ones."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def owner(module: str, file: str | None) -> str:
+    """Whose a module is, by its name and file: "ours", "users", or "installed", as Python's own are too."""
+    if file is not None:
+        return _owner(file)
+    top = module.partition(".")[0]
+    return "installed" if top in sys.builtin_module_names or top in sys.stdlib_module_names else "users"
+
+
+@functools.cache
+def _owner(file: str) -> str:
+    place = os.path.realpath(file)
+    if place.startswith(_OURS):
+        return "ours"
+    return "installed" if place.startswith(_STANDARD) or _INSTALLED & set(Path(place).parts) else "users"
+
+
+_known: dict[str, tuple[Any, str]] = {}  # by a module's file: its spec, and the digest of its files
+
+
+def source(known: Mapping[str, Any]) -> str | None:
+    """The digest of a module's file and of those of the user's modules that it imports; None without a file.
+
+    They are read once: what a process has loaded stays as it was then.
+
+    Args:
+        known: the module's globals; of a module that is loaded anew they have another spec.
+    """
+    file, spec = known.get("__file__"), known.get("__spec__")
+    if file is None:
+        return None
+    if file not in _known or _known[file][0] is not spec:
+        files, waiting = dict[str, str](), [(getattr(spec, "name", "__main__"), file)]
+        while waiting:
+            name, path = waiting.pop()
+            if path not in files:
+                data = Path(path).read_bytes()
+                files[path] = digest(data)
+                parent = name if Path(path).name == "__init__.py" else name.rpartition(".")[0]
+                waiting += imports(data, name, parent) if path.endswith(".py") else []
+        _known[file] = spec, digest(repr(sorted((Path(path).name, files[path]) for path in files)))
+    return _known[file][1]
+
+
+def imports(text: str | bytes, module: str, parent: str = "") -> Iterator[tuple[str, str]]:
+    """The user's modules that the text of a module names in an import, each with its file.
+
+    Args:
+        text: the text.
+        module: the module's name.
+        parent: the package that it lies in, to which imports are relative; "" for none.
+    """
+    names = list[str]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            dot = "" if name.endswith(".") else "."
+            names += [name, *(f"{name}{dot}{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            names += [str(node.args[0].value)] if called in ("__import__", "import_module") else []
+    for name in names:
+        try:
+            full = resolve_name(name, parent)
+            top = full.partition(".")[0]
+            users = owner(top, getattr(sys.modules.get(top), "__file__", None)) == "users"
+            file = getattr(spec_for(full, module), "origin", None) if users else None
+        except Exception:  # not there, or it raises where it is imported
+            continue
+        if file is not None and os.path.isfile(file) and _owner(file) == "users":
+            yield full, file
+
+
+_MOMENT = 2 * 10**9  # ns in which two changes of a file may have one time, on the coarsest file systems
+_files: dict[str, tuple[tuple[int, ...], str]] = {}  # by path: the state in which a file was read, its digest
+
+
+def content(path: str | os.PathLike[str]) -> str:
+    """The digest of a file, read again only where size, time or place have changed; "" of all else."""
+    try:
+        if not os.path.isfile(path):
+            return ""
+        status = os.stat(path)
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        key, read = os.path.abspath(path), time.time_ns()
+        if key in _files and _files[key][0] == state:
+            return _files[key][1]
+        with open(path, "rb") as file:
+            words = f" sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        if (
+            read - max(status.st_mtime_ns, status.st_ctime_ns) > _MOMENT
+        ):  # or a write may leave the same state
+            _files[key] = state, words
+        return words
+    except OSError:
+        return ""
