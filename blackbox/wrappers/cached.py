@@ -52,9 +52,9 @@ class Cached(Wrapper):
     text that stands for code and values.
 
     Not seen are installed packages and their versions, services, code that is found by a text
-    (`import_module(name)`, `exec`), and files that the code opens by a name of its own or in a folder: change
-    `version` with those. Files of code are read when a process first looks at a box that uses them. Do not
-    edit them between the start of a process and then.
+    (`import_module(name)`, `exec`), programs and files that the code itself names, and what is in a folder:
+    change `version` with those. Files of code are read when a process first looks at a box that uses them. Do
+    not edit them between the start of a process and then.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,

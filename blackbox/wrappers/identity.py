@@ -314,7 +314,20 @@ class _Words:
         return held
 
 
+# By the id of a function's code, which stays its own while it is here: a module that is loaded anew leaves
+# the functions of before as they were.
+_texts: dict[int, tuple[CodeType, str | None]] = {}
+
+
 def _text(function: FunctionType) -> str | None:
+    """What `_new_text` gave when the process first looked at this code."""
+    code = function.__code__
+    if id(code) not in _texts:
+        _texts[id(code)] = code, _new_text(function)
+    return _texts[id(code)][1]
+
+
+def _new_text(function: FunctionType) -> str | None:
     """The digest of a function's file and its line, or its text in a notebook; None if there is neither."""
     code, known = function.__code__, function.__globals__
     text = None if code.co_filename.startswith("<") else source(known)

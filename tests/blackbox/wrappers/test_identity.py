@@ -435,6 +435,20 @@ def test_the_same_file_elsewhere_keeps_its_answers(tmp_path):
     assert first == second
 
 
+def test_a_box_of_a_module_that_was_loaded_anew_since_keeps_its_answers_to_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loaded, x, path = module(tmp_path, MODEL), np.array([[3.0]]), tmp_path / "answers"
+    old = Cached(loaded.Model(), path)
+    before = old(x)
+    (tmp_path / "model_of_mine.py").write_text(MODEL.replace("return helper(x)", "return 5 * helper(x)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    new = Cached(importlib.reload(loaded).Model(), path)
+    with pytest.warns(RuntimeWarning, match="has changed"):  # its code finds the new functions
+        np.testing.assert_array_equal(old(x + 1), old.box(x + 1))
+    np.testing.assert_array_equal(new(x + 1), new.box(x + 1))
+    assert (new(x) != before).all()
+
+
 def test_a_reassigned_class_attribute_is_another_box(tmp_path):
     model = module(tmp_path, MODEL)
     x, path = np.array([[3.0]]), tmp_path / "answers"
