@@ -56,6 +56,7 @@ WHERE = {
     "reach_samples": "zo.tangents.models.mesh.reach.SAMPLES",
     "row_cells": "zo.tangents.models.values.LARGE",
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
+    "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
     "windows_bytes": "zo.tangents.step.room.MOST_OF_ROWS",  # of all models

@@ -16,10 +16,9 @@ are those of first order's rows. With --batches first order alone is run, with b
 
 With --steps there are these lines: replays with the usual rate, with one that a rule suggests, with several
 at once (`zo.RatePopulation`), and at the least share with the best of several on validation data, by what was
-learned and by the box's true derivative; at the suggested rate and at several with batches beside that no box
-has answered (`TangentGradient.imagine`), where batches cost no row; and there a plain surrogate, fitted in
-rounds to the network's rows, through which the network is trained alone, with the best of several rates on
-validation data.
+learned and by the box's true derivative. Where batches cost no row `zo.tangents.Surrogate` is beside them, a
+model fitted in rounds to the rows of the network, through which the network is trained alone, with the best
+of several rates on validation data.
 
 With --controls there are these lines in the place of the others, all of them or those that are named:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from time import process_time
 from typing import Any
@@ -16,17 +17,15 @@ import zo
 from benchmarks.rows.ways import Way, neighbours
 from benchmarks.tangents.methods import first_order
 from benchmarks.tangents.problem import BenchmarkProblem
-from benchmarks.tangents.surrogates import in_rounds
 from zo.batches import count_rows, map_tensors, tensors
 from zo.tangents import Linearised, LinearMap, TrustPolicy
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.step.clipping import Clipping
 
 CLIP = 2.0  # of first order, as of tangents
-IMAGINED_SEEDS = 7_000  # beyond those of trainings: of batches that no box has answered
-REPLAYS, IMAGINATIONS = 12, 40  # that follow a window, as is supposed where a rate is suggested
+REPLAYS = 12  # that follow a window, as is supposed where a rate is suggested
 FARTHER, HIGHEST = 10.0, 8.0  # a suggested rate: times as far as the usual steps, times the usual rate
-IMAGINED_ROWS = 8  # of a batch that no box has answered
+FRESH_SEEDS, FRESH_ROWS = 7_000, 8  # beyond those of trainings, and rows: of batches that no box answers
 
 
 class ModelAlone(zo.tangents.AutoTangent):
@@ -101,87 +100,128 @@ def drawn(problem: BenchmarkProblem, seed: int, step: int, rows: int) -> Any:
 def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
     """Train with the rows that a way spends.
 
+    Args:
+        problem: the problem, whose box counts rows.
+        way: the way.
+        seed: of the start and the batches.
+        most: steps on batches that the box answers; None for those of the way's share.
+
     Returns:
         The errors on validation and on test data, rows of the box, replays, seconds of processor time, and
         how many rows were spent where the first warning came; None without one.
     """
-    network, first = problem.start(seed), problem.batch(seed, 1)
-    usual = count_rows(first)
+    network, usual = problem.start(seed), count_rows(problem.batch(seed, 1))
     batch = way.batch or usual
     steps = most or max(2, round(problem.steps * way.share * usual / batch))
     if way.derivative == "surrogate":
-        return _surrogate(problem, way, seed, network, steps)
-    rate = way.rate
-    if way.suggested:
-        further = REPLAYS + (IMAGINATIONS if way.imagined else 0)
-        optimiser_steps, usually = steps * (1 + further), problem.steps * usual // batch
-        rate *= min(HIGHEST, max(1.0, FARTHER * usually / optimiser_steps))
-    gradient, around = _gradient_of(problem, way, network, seed, steps)
-    bound = Clipping(CLIP if way.derivative == "true" else None)  # other tangents have their own
-    optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
-    population = zo.RatePopulation(gradient, optimizer, way.factors) if way.factors else None
-    before, replays, imagined, began = problem.box.ledger.rows_asked, 0, 0, process_time()
-    warned: int | None = None
+        gradient: Any = None
+        take = _through_a_model(problem, way, seed, network, steps)
+    else:
+        gradient = _gradient_of(problem, way, network, seed, steps)
+        take = _along(
+            problem, way, network, gradient, _rate(way, steps, problem.steps * usual // batch), steps
+        )
+    before, began, warned = problem.box.ledger.rows_asked, process_time(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in range(1, steps + 1):
-            falling = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-            for group in optimizer.param_groups:
-                group["lr"] = problem.learning_rate * rate * falling
-
-            def fresh(number: int, step: int = step) -> Any:
-                assert problem.fresh is not None
-                return problem.fresh(seed + IMAGINED_SEEDS, 100 * step + number, IMAGINED_ROWS)
-
-            optimizer.zero_grad()
-            try:
-                if population is not None:
-                    population.step(drawn(problem, seed, step, batch), fresh if way.imagined else None)
-                else:
-                    gradient.backward(drawn(problem, seed, step, batch))
-            except zo.FailedBatchError:
-                continue  # of one row, which failed
-            if population is None:
-                bound.shorten(network.parameters())
-                optimizer.step()
-                for _ in range(gradient.replays() if way.replays else 0):
-                    optimizer.zero_grad()
-                    gradient.replay()
-                    bound.shorten(network.parameters(), remembered=False)
-                    optimizer.step()
-                    replays += 1
-                for number in range(gradient.imaginations() if way.imagined else 0):
-                    optimizer.zero_grad()
-                    if gradient.imagine(fresh(number)):
-                        optimizer.step()
-                        imagined += 1
+            with suppress(zo.FailedBatchError):  # of one row, which failed
+                take(step, drawn(problem, seed, step, batch))
             if warned is None and any(_of_tangents(warning) for warning in caught):
                 warned = problem.box.ledger.rows_asked - before
-    if population is not None:
-        replays, imagined = gradient.counts.replays, gradient.counts.imagined
-    seconds = process_time() - began
-    rows = problem.box.ledger.rows_asked - before if around else gradient.rows
+    seconds, asked = process_time() - began, problem.box.ledger.rows_asked - before
+    of_twin = way.derivative == "true" and not way.replays  # which asks the twin alone, and counts its rows
     return {
         "validation": problem.validate(network),
         "error": problem.error(network),
-        "rows": rows,
-        "replays": replays,
-        "imagined": imagined,
+        "rows": gradient.rows if of_twin else asked,
+        "replays": gradient.counts.replays if way.replays else 0,
         "seconds": seconds,
         "batch": batch,
-        "rate": rate,
+        "rate": way.rate,
         "warnings": sum(map(_of_tangents, caught)),
         "first warning at": warned,
-        **({} if population is None else population.metrics()),
     }
 
 
-def _gradient_of(
-    problem: BenchmarkProblem, way: Way, network: nn.Module, seed: int, steps: int
-) -> tuple[Any, bool]:
-    """What gives a way's gradients, and whether it is a tangent's."""
+def _rate(way: Way, steps: int, usually: int) -> float:
+    """The factor on the problem's rate: the way's; a suggested one makes all steps go ten times as far.
+
+    Args:
+        way: the way.
+        steps: on windows, each with the replays that are supposed to follow.
+        usually: steps of that batch with the problem's own rows.
+    """
+    if not way.suggested:
+        return way.rate
+    return way.rate * min(HIGHEST, max(1.0, FARTHER * usually / (steps * (1 + REPLAYS))))
+
+
+def _along(
+    problem: BenchmarkProblem, way: Way, network: nn.Module, gradient: Any, rate: float, steps: int
+) -> Callable[[int, Any], None]:
+    """What takes a step on a batch, and those that follow it, at a rate that falls along a cosine."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
+    on_a_batch = (
+        _population(gradient, optimizer, way) if way.factors else _one(way, network, gradient, optimizer)
+    )
+
+    def take(step: int, batch: Any) -> None:
+        falling = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = problem.learning_rate * rate * falling
+        optimizer.zero_grad()
+        on_a_batch(batch)
+
+    return take
+
+
+def _population(gradient: Any, optimizer: torch.optim.Optimizer, way: Way) -> Callable[[Any], Any]:
+    """What several rates do with a batch."""
+    return zo.RatePopulation(gradient, optimizer, way.factors).step
+
+
+def _one(
+    way: Way, network: nn.Module, gradient: Any, optimizer: torch.optim.Optimizer
+) -> Callable[[Any], None]:
+    """What one rate does with a batch: a step on it, and replays."""
+    bound = Clipping(CLIP if way.derivative == "true" else None)  # other tangents have their own
+
+    def on_a_batch(batch: Any) -> None:
+        gradient.backward(batch)
+        bound.shorten(network.parameters())
+        optimizer.step()
+        for _ in range(gradient.replays() if way.replays else 0):
+            optimizer.zero_grad()
+            gradient.replay()
+            bound.shorten(network.parameters(), remembered=False)
+            optimizer.step()
+
+    return on_a_batch
+
+
+def _through_a_model(
+    problem: BenchmarkProblem, way: Way, seed: int, network: nn.Module, steps: int
+) -> Callable[[int, Any], None]:
+    """What has the box answer a batch, and now and then trains through a model of it alone."""
+
+    def fresh(number: int) -> Any:
+        if problem.fresh is None:  # rows of the data that exist
+            return drawn(problem, seed + FRESH_SEEDS, number + 1, FRESH_ROWS)
+        return problem.fresh(seed + FRESH_SEEDS, number, FRESH_ROWS)
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=problem.learning_rate * way.rate)
+    objective, boxes = problem.objective(problem.box), [problem.box]
+    surrogate = zo.tangents.Surrogate(
+        network, objective, optimizer, fresh, boxes=boxes, steps=steps, seed=seed
+    )
+    return lambda step, batch: surrogate.step(batch)
+
+
+def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: int, steps: int) -> Any:
+    """What gives a way's gradients."""
     if not way.replays and way.derivative == "true":
-        return first_order(problem, network), False
+        return first_order(problem, network)
     objective = problem.objective(problem.box)
     settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0, "steps": steps}
     if way.derivative == "model":
@@ -194,34 +234,7 @@ def _gradient_of(
             "true": partial(zo.tangents.ModelTangent, problem.exact),
         }[way.derivative]()
         settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
-    return zo.ProbedGradient(network, objective, boxes=[problem.box], **settings), True
-
-
-def _surrogate(
-    problem: BenchmarkProblem, way: Way, seed: int, network: nn.Module, batches: int
-) -> dict[str, Any]:
-    """A model that stands for the box, fitted in rounds, through which the network is trained alone."""
-
-    def fresh(number: int) -> Any:
-        if problem.fresh is None:  # rows of the data that exist
-            return drawn(problem, seed + IMAGINED_SEEDS, number + 1, IMAGINED_ROWS)
-        return problem.fresh(seed + IMAGINED_SEEDS, number, IMAGINED_ROWS)
-
-    began, before = process_time(), problem.box.ledger.rows_asked
-    real = [drawn(problem, seed, number + 1, 1) for number in range(batches)]
-    rate = problem.learning_rate * way.rate
-    updates = in_rounds(problem, network, real, fresh, rate, seed)
-    return {
-        "validation": problem.validate(network),
-        "error": problem.error(network),
-        "rows": problem.box.ledger.rows_asked - before,
-        "replays": 0,
-        "imagined": updates,
-        "seconds": process_time() - began,
-        "batch": way.batch,
-        "rate": way.rate,
-        "warnings": 0,
-    }
+    return zo.ProbedGradient(network, objective, boxes=[problem.box], **settings)
 
 
 def _validation(trial: dict[str, Any]) -> float:

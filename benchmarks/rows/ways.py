@@ -31,7 +31,6 @@ class Way:
             ("cut"), or that of a model that stands for the box ("surrogate").
         replays: whether recorded windows are replayed.
         suggested: whether the rate is the one that is suggested for so many steps, times `rate`.
-        imagined: whether batches follow that no box has answered.
         factors: on the rate, of members of a `zo.RatePopulation`; none for one training.
     """
 
@@ -41,7 +40,6 @@ class Way:
     derivative: Literal["true", "learned", "model", "stored", "cut", "surrogate"] = "true"
     replays: bool = False
     suggested: bool = False
-    imagined: bool = False
     factors: tuple[float, ...] = ()
 
 
@@ -96,11 +94,6 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
             if problem.exact is not None:
                 bound = [replace(way, derivative="true") for way in tuned if way.rate in BOUND_AROUND]
                 lines[f"replay, tuned rate, true derivative, {share:g}"] = bound
-        if problem.fresh is not None:
-            imagining = replace(replayed, suggested=True, imagined=True)
-            lines[f"replay, suggested rate, imagined, {share:g}"] = [imagining]
-            several = replace(replayed, imagined=True, factors=FACTORS)
-            lines[f"replay, several rates, imagined, {share:g}"] = [several]
         if share == min(shares) and problem.fresh is not None:
             rates = (2.0, 4.0)  # to begin with
             lines[f"surrogate, {share:g}"] = [Way(share, 1, rate, derivative="surrogate") for rate in rates]
@@ -122,7 +115,6 @@ def by_steps_lines() -> list[str]:
     suggested, several, tuned = (
         f"replay, {rate}" for rate in ("suggested rate", "several rates", "tuned rate")
     )
-    imagined = f"{suggested}, imagined", f"{several}, imagined"
     equal_rows = "first order, tuned", "tangents"
     named = (
         *equal_rows,
@@ -130,7 +122,6 @@ def by_steps_lines() -> list[str]:
         suggested,
         several,
         tuned,
-        *imagined,
         f"{tuned}, true derivative",
         "surrogate",
     )

@@ -1,8 +1,7 @@
-"""Rivals that put a model in the box's place: Astralora's low-rank one, emulators, one in rounds."""
+"""Rivals that put a model in the box's place: Astralora's low-rank one, and emulators."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,20 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-import zo
 from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.draws import Key
 from zo.tangents import CallPairs, Linearised, LinearMap, Tangent, Unknown
-from zo.tangents.models.structure import is_grid
 from zo.tangents.record.pairs import sizes
 
 QUERIES = 121  # first word of the key's path for these draws
 RANK, SAMPLES, EVERY = 10, 100, 10
 LEARNING, LEARNING_A_STEP = 400, 8  # steps of an emulator
-ROUNDS, UPDATES = 6, 200  # of a surrogate that is fitted to the network's own rows; updates in each
-MOST_NUMBERS = 32  # of a row's inputs, for which that is a kernel, as tangents are by default
 MOVED = 0.01  # standard deviations of the box's inputs: the step of a difference
 
 
@@ -192,12 +187,6 @@ class Emulator:
             self._learn(*self._rows(batch))
         return self.through(batch)
 
-    def learn_from(self, batches: Sequence[Any], steps: int) -> None:
-        """Ask the box about some batches, and have the model learn so many steps from all it has seen."""
-        asked = [self._rows(batch) for batch in batches]
-        inputs, outputs = (_joined([rows[place] for rows in asked]) for place in (0, 1))
-        self.model.fit(inputs, outputs, steps=steps, box=self.problem.box)
-
     def through(self, batch: Any) -> Tensor:
         """The gradient of the objective through the emulator, which learns nothing."""
         loss = self.unrolled(self.network, batch).mean()
@@ -232,53 +221,6 @@ class Emulator:
         pieces = zip(answered.split(sizes(outputs), dim=1), outputs, strict=True)
         shaped = [piece.reshape(-1, *spec.shape) for piece, spec in pieces]
         return tuple(shaped) if len(shaped) > 1 else shaped[0]
-
-
-def in_rounds(
-    problem: BenchmarkProblem,
-    network: nn.Module,
-    real: Sequence[Any],
-    fresh: Callable[[int], Any],
-    rate: float,
-    seed: int,
-) -> int:
-    """Train a network through a model alone, which is fitted in rounds to what the box answers that network.
-
-    The usual way without derivatives (Dyna; "adaptive surrogate"): in each round some real batches are run
-    at the weights as they are, the model learns from all rows so far, and the network takes steps of Adam on
-    fresh batches through the model. The rate falls along a cosine over all rounds.
-
-    Args:
-        problem: the problem.
-        network: that is trained, in place.
-        real: the batches that the box is asked for, shared out over the rounds.
-        fresh: a number -> a batch that the box is not asked for.
-        rate: the learning rate at the start.
-        seed: of the model.
-
-    Returns:
-        How many steps of Adam there were.
-    """
-    both = problem.box.inputs, problem.box.outputs
-    before, after = ([spec for spec in specs if spec.differentiable] for specs in both)
-    model: Any = zo.GridTangent(seed=seed) if is_grid(before, after) else zo.MLPTangent(seed=seed)
-    if not is_grid(before, after) and sum(sizes(tuple(before))) <= MOST_NUMBERS:
-        model = zo.KernelTangent()
-    emulator = Emulator(problem, network, seed, model, online=True)
-    optimizer, done, most = torch.optim.Adam(network.parameters()), 0, ROUNDS * UPDATES
-    for part in range(ROUNDS):
-        batches = real[part * len(real) // ROUNDS : (part + 1) * len(real) // ROUNDS]
-        if batches:
-            emulator.learn_from(batches, LEARNING)
-        for _ in range(UPDATES):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * done / most))
-            optimizer.zero_grad()
-            emulator.through(fresh(done))
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            done += 1
-    return done
 
 
 class _Answered(Function):

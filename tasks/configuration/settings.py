@@ -277,10 +277,6 @@ class Config:
     """Multiples of the learning rate, such as 1 4 16, that methods with replays try at once for the rows of
     one training: each has a network of its own, and the last windows say which one boxes are asked at; see
     zo.RatePopulation. None given for the learning rate alone."""
-    imaginations: Natural | None = 0
-    """Steps of tangents on batches that no box has answered, after each step and its replays, where the data
-    are fresh (tasks.Data): by the tangents' own values. None for as many as windows show to be right; a
-    number is for surrogate too, which takes nine otherwise."""
     clip: AtLeastOne | None = None
     """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
     None for each method's own: 2 for tangents that learn from values, no bound for others."""

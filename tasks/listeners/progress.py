@@ -148,7 +148,7 @@ class Progress(Silence):
         """Seconds to the end, at the pace of the last steps; None where that is not known yet.
 
         That is the mean of at least half of them, in which what comes now and then has its share; or the last
-        five, if steps become slower, as where ever more replays and imagined batches are trusted.
+        five, if steps become slower, as where ever more replays are trusted.
         """
         since, started, _ = self._from
         if since < 0 or not since < self._step < self._steps:

@@ -32,7 +32,6 @@ def tangent_gradient(
         "seed": setup.seed,
         "replays": config.replays,
         "steps": setup.steps,
-        "imaginations": config.imaginations,
         "process_group": None,  # the run's own boxes share their rows
     }
     if config.clip is not None:

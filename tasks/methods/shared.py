@@ -174,7 +174,6 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
         gradient,
         begin=learn if answers else None,
         replayed=config.replays != 0,
-        imagined=config.imaginations != 0 and setup.problem.data.fresh,
     )
 
 
@@ -390,7 +389,7 @@ METHODS: dict[str, Method] = {
         replays=True,
     ),
     "surrogate": Method(
-        "Through a model of the box alone, on batches that cost no row.",
+        "Through a model of the box alone, fitted in rounds to its answers.",
         surrogate,
         _cost_of_surrogate,
         needs_box=True,

@@ -1,63 +1,80 @@
 """`surrogate`: a model stands for the box, in values too, and the network is trained through it alone.
 
-The usual rival of learned tangents (Dyna, Sutton 1991): where batches cost no row it may take as many steps
-as anybody wants, and what the model has wrong it learns to exploit.
+The usual rival of learned tangents (Dyna, Sutton 1991): its further steps take no rows, and what the model
+has wrong, the network learns to exploit. The algorithm is `zo.tangents.Surrogate`.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import zo
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
 from tasks.errors import NotApplicableError
-from tasks.methods.learned import tangent_gradient
 from tasks.problem.trained import Trained
 from tasks.training.setup import Setup
-from zo.tangents.replay.imagination import unanswerable
+from zo.batches import Batch, joined, map_tensors, tensors
+from zo.tangents.surrogate import unanswerable
 
-STEPS = 9  # on fresh batches behind each on those that boxes answer, where the settings name no number
+FURTHER = 10**9  # number of the first batch that no box is asked for: no run has so many steps
+ROWS = 8  # of such a batch at least; decision 175
 
 
-class Surrogate(zo.ProbedGradient):
-    """Fills `.grad` by autograd through the tangents' values; boxes answer, for the tangents to learn."""
+class Rounds(zo.tangents.Surrogate):
+    """A surrogate with the name that the loop of all methods has for a step."""
 
-    def backward(self, batch: Any) -> Tensor:
-        """Add the gradient by the tangents' values, which first learn what boxes answer; returns the loss.
-
-        What was in `.grad` before is lost.
-        """
-        loss = super().backward(batch)
-        for weight in self.parameters.tensors:
-            weight.grad = None
-        self.imagine(batch)
-        return loss
+    def backward(self, batch: Batch) -> Tensor:
+        """Take a step, see `step`; it leaves no gradient behind."""
+        return self.step(batch)
 
 
 def surrogate(setup: Setup) -> Trained:
-    """Through a model of the box alone, fitted to its values in the rows of each step, on fresh batches.
+    """Through models of the boxes alone, fitted in rounds to their answers on the batches of all steps.
 
     Raises:
         NotApplicableError: Batches cost rows, or a box has answers that no model of its values gives.
     """
-    if not setup.problem.data.fresh:
-        raise NotApplicableError(
-            "surrogate: expected data whose batches cost no row of a box, got some that are not said to be "
-            "so. Draw them with tasks.Data.drawn, or give Data(fresh=True); or leave surrogate out."
-        )
     refusal = unanswerable(setup.boxes)
     if refusal is not None:
         raise NotApplicableError(
             f"surrogate: expected boxes that a model of values can stand for, but {refusal}. Leave it out."
         )
-    gradient = tangent_gradient(
-        setup,
-        None,
-        kind=Surrogate,
-        max_rows=1.0,
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
-        replays=None,
-        imaginations=setup.config.imaginations or STEPS,
+    with intercepted(_refuse):
+        further(setup, 0)
+    adam = torch.optim.Adam(setup.network.parameters(), lr=setup.learning_rate)
+    gradient = Rounds(
+        setup.network,
+        setup.objective,
+        adam,
+        partial(further, setup),
+        boxes=setup.boxes,
+        steps=setup.steps,
+        seed=setup.seed,
+        falls=setup.config.schedule != "constant",
     )
-    return setup.descend(gradient, imagined=True)
+    return setup.descend(
+        gradient, optimizer=adam, rate=lambda step: setup.learning_rate, update=lambda step: None
+    )
+
+
+def further(setup: Setup, number: int) -> Batch:
+    """Batch `number` of those that no box is asked for: of training's data, of eight rows or more."""
+    several = -(-ROWS // setup.config.batch)
+    begin = FURTHER + number * several
+    batches = [setup.batch(place) for place in range(begin, begin + several)]
+    parts = iter([joined(column) for column in zip(*map(tensors, batches), strict=True)])
+    return map_tensors(lambda _: next(parts), batches[0])
+
+
+def _refuse(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+    """Refuse batches that cost rows, before one is run."""
+    raise NotApplicableError(
+        f"surrogate: expected training batches that cost no row of a box, got data whose train asks {box!r}: "
+        "1,200 further batches would too. Ask it once, in data(), and split the rows (tasks.Data.split); or "
+        "leave surrogate out."
+    )

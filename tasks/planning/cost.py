@@ -25,43 +25,33 @@ class Rehearsal:
         step: Each step after that, without replays.
         replay: A replay.
         replays: How many follow a step, where it is trust that decides as many as are usual.
-        imagined: A step on a batch that no box has answered.
-        imaginations: How many follow a step, where it is trust that decides as many as are usual.
         networks: How many take all of these, each at a rate of its own.
         most_replays: How many may follow a step.
-        most_imaginations: How many may follow a step.
     """
 
     first: float
     step: float
     replay: float = 0.0
     replays: int = 0
-    imagined: float = 0.0
-    imaginations: int = 0
     networks: int = 1
     most_replays: int = 0
-    most_imaginations: int = 0
 
     def seconds(self, steps: int) -> float:
         """Of a training of so many steps."""
-        return self.without(steps) + steps * self._further(self.replays, self.imaginations)
+        return self.without(steps) + steps * self._further(self.replays)
 
     def most(self, steps: int) -> float:
-        """Of one in which as many replays and imagined batches follow each step as may."""
-        replays = max(self.replays, self.most_replays)
-        imaginations = max(self.imaginations, self.most_imaginations)
-        return self.without(steps) + steps * self._further(replays, imaginations)
+        """Of one in which as many replays follow each step as may."""
+        return self.without(steps) + steps * self._further(max(self.replays, self.most_replays))
 
     def without(self, steps: int) -> float:
-        """Of one without replays and imagined batches."""
+        """Of one without replays."""
         return self.first + (steps - 1) * self.step
 
-    def _further(self, replays: int, imaginations: int) -> float:
+    def _further(self, replays: int) -> float:
         """Seconds behind a step; all networks but one take its window too."""
         windows = self.networks - 1 if replays else 0
-        return (
-            self.networks * replays + windows
-        ) * self.replay + self.networks * imaginations * self.imagined
+        return (self.networks * replays + windows) * self.replay
 
 
 def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
@@ -205,27 +195,20 @@ def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> l
         replaying = any(plan.methods[name].replays for name in unknown) and config.replays != 0
         if second is not None and second < QUICK and replaying and rehearsed is None:
             said.append(
-                "  Replays and imagined batches may be most of that. They save rows, which pays where one "
-                f"takes longer than some {1e3 * QUICK:g} ms; --replays 0 --imaginations 0 leaves them out."
+                "  Replays may be most of that. They save rows, which pays where one takes longer than some "
+                f"{1e3 * QUICK:g} ms; --replays 0 leaves them out."
             )
     return said
 
 
 def _each(rehearsal: Rehearsal) -> str:
     """What follows each step, in words."""
-    kinds = (
-        (rehearsal.replays, rehearsal.most_replays, "replay"),
-        (rehearsal.imaginations, rehearsal.most_imaginations, "imagined batch"),
-    )
-    kinds = [kind for kind in kinds if kind[0]]
-    if not kinds:
+    number, most = rehearsal.replays, rehearsal.most_replays
+    if not number:
         return ""
-    usual = " and ".join(counted(number, noun) for number, _, noun in kinds)
     rates = f", at {rehearsal.networks} rates" if rehearsal.networks > 1 else ""
-    if all(most <= number for number, most, _ in kinds):
-        return f", each with {usual}{rates}"
-    most = " and ".join(f"{max(number, most):,}" for number, most, _ in kinds)
-    return f", each with {usual}{rates}; what is trusted may be fewer, and {most} at most"
+    trusted = f"; what is trusted may be fewer, and {most:,} at most" if most > number else ""
+    return f", each with {counted(number, 'replay')}{rates}{trusted}"
 
 
 def _quicker(rehearsal: Rehearsal, steps: int, second: float, rows: int) -> list[str]:
@@ -241,12 +224,10 @@ def _quicker(rehearsal: Rehearsal, steps: int, second: float, rows: int) -> list
     further = rehearsal.seconds(steps) - rehearsal.without(steps)
     if further < LONG or further < MANY * without:
         return []
-    what = "imagined batches" if not rehearsal.replays else "replays"
-    what += " and imagined batches" if rehearsal.replays and rehearsal.imaginations else ""
     return [
-        f"  {_about(further).capitalize()} of that is {what}. They save rows, which pays where one takes "
-        f"longer than some {1e3 * QUICK:g} ms: with --replays 0 --imaginations 0 as many steps take "
-        f"{_about(without)}, so that more --rows may be the quicker way."
+        f"  {_about(further).capitalize()} of that is replays. They save rows, which pays where one takes "
+        f"longer than some {1e3 * QUICK:g} ms: with --replays 0 as many steps take {_about(without)}, so "
+        "that more --rows may be the quicker way."
     ]
 
 

@@ -189,7 +189,6 @@ def _left_to_the_budget(
     if presets:
         return settings, left
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
-    changed["imaginations"] = None  # where data are fresh; decision 127
     if "replays" not in by_hand or settings.replays != 0:
         changed["rates"] = FACTORS  # decision 143
     changed = {name: value for name, value in changed.items() if name not in by_hand}

@@ -38,15 +38,11 @@ class Data:
             tensors that have their rows first. Draw with `zo.estimators.Key(seed, step).generator()`.
         validation: A batch by which weights are chosen; None to keep the last weights.
         test: A batch for the last line; None where `evaluate` has its own.
-        fresh: Whether `train` gives as many batches as anybody wants, none of which costs a row of a box:
-            then a training may take steps on batches that no box has answered (`imaginations`, the method
-            `surrogate`). Not where the right answers in a batch come from a box.
     """
 
     train: Callable[[int, int], Batch]
     validation: Batch | None = None
     test: Batch | None = None
-    fresh: bool = False
 
     def __post_init__(self) -> None:
         """Refuse batches in the place of what gives them."""
@@ -75,7 +71,6 @@ class Data:
         batch: int,
         validation: int = 0,
         test: int = 0,
-        fresh: bool = True,
     ) -> Data:
         """Rows that a function draws, new ones in every step.
 
@@ -85,7 +80,6 @@ class Data:
             batch: Rows in a step.
             validation: How many rows weights are chosen by; they are drawn with the seed `HELD_OUT`.
             test: How many rows the last line is about; they are drawn with the seed after that.
-            fresh: Whether drawing costs no row of a box, see `Data`.
 
         Raises:
             ConfigurationError: A number is out of its range.
@@ -100,7 +94,6 @@ class Data:
             train,
             draw(HELD_OUT, 0, validation) if validation else None,
             draw(HELD_OUT + 1, 0, test) if test else None,
-            fresh,
         )
 
     @classmethod

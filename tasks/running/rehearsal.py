@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter, process_time
@@ -28,9 +28,11 @@ from tasks.planning.plan import Plan
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.training.setup import IMAGINATIONS, Setup, setup_of
+from tasks.training.setup import Setup, setup_of
+from zo.batches import Batch
 from zo.tangents.models.lessons import listening
-from zo.tangents.replay import imagination, windows
+from zo.tangents.replay import windows
+from zo.tangents.surrogate import UPDATES
 
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take
@@ -67,19 +69,19 @@ class _Rehearsing(Setup):
             optimizer.step()
             return before()
 
+        if isinstance(gradient, zo.tangents.Surrogate):
+            raise _Over(_of_rounds(gradient, batch, timer))
         before_first = timer()
         if settings.get("begin"):
             settings["begin"]()
         along(partial(gradient.backward, batch))
         first, first_passed = before_first(), perf_counter() - begun
-        replayed, imagining = bool(settings.get("replayed")), bool(settings.get("imagined"))
+        replayed = bool(settings.get("replayed"))
         # windows are kept from here on; where the gradient waits, as in closed loop, metrics have the number
         replays = _allowed(gradient.replays(), gradient, "tangent_replays") if replayed else 0
         most_replays = replays
         if replays and self.config.replays is None:
             replays, most_replays = TRUSTED, windows.MOST
-        # windows are judged from here on, which by now allow none: a number is the method's own
-        of_method = _allowed(gradient.imaginations(), gradient, "tangent_imaginations") if imagining else 0
         steps = list[float]()
         while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first_passed < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))
@@ -90,22 +92,23 @@ class _Rehearsing(Setup):
         rehearsal = Rehearsal(
             first, median(steps), replay, replays, networks=networks, most_replays=most_replays
         )
-        if imagining and imagination.unanswerable(self.boxes) is None:
-            imagined = None
-            if _allowed(gradient.imaginations(), gradient, "tangent_imaginations"):
-                imagined = median(along(lambda n=n: gradient.imagine(self.fresh(0, n))) for n in range(3))
-            elif all(tangent.learns_from_values for tangent in gradient.tangents):
-                # answers that are always the same judge no model; it takes as long as a replay
-                imagined = rehearsal.replay or rehearsal.step
-            if imagined is not None:
-                fixed = self.config.imaginations or of_method
-                rehearsal = replace(
-                    rehearsal,
-                    imagined=imagined,
-                    imaginations=fixed or IMAGINATIONS,
-                    most_imaginations=fixed or imagination.MOST,
-                )
         raise _Over(rehearsal)
+
+
+def _of_rounds(
+    gradient: zo.tangents.Surrogate, batch: Batch, timer: Callable[[], Callable[[], float]]
+) -> Rehearsal:
+    """What a surrogate computes in all rounds, as the first batch shows it, as if it did so in one step."""
+    asking = timer()
+    gradient.ask(batch)
+    step, learning = asking(), timer()
+    gradient.learn()
+    lesson, updates = learning(), list[float]()
+    for number in range(FEWEST):
+        updating = timer()
+        gradient.through(gradient.fresh(number)).mean().backward()
+        updates.append(updating())
+    return Rehearsal(step + gradient.rounds * lesson + UPDATES * median(updates), step)
 
 
 def _passed(*, waits: bool = False) -> Callable[[], float]:

@@ -25,12 +25,9 @@ from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
-from zo.batches import Batch, count_rows, joined, map_tensors, tensors
+from zo.batches import Batch, count_rows
 from zo.tangents.step.clipping import Clipping
 
-IMAGINATIONS = 40  # behind a step, as is supposed where it is not known; decision 127
-FRESH, MOST_FRESH = 10**9, 10**4  # numbers of batches that no box is asked for: no run has so many steps
-FRESH_ROWS = 8  # of such a batch at least; decision 127
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
@@ -115,7 +112,6 @@ class Setup:
         validate_every: int | None = None,
         begin: Callable[[], None] | None = None,
         replayed: bool = False,
-        imagined: bool = False,
     ) -> Trained:
         """Take the steps that are left along a gradient: the loop of every method.
 
@@ -132,8 +128,6 @@ class Setup:
             replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
                 says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`. With
                 the configuration's `rates`, at each of them, see `zo.RatePopulation`; not with an `update`.
-            imagined: Whether steps on batches follow that no box has answered: as many as
-                `gradient.imaginations()` says, each along what `gradient.imagine(batch)` adds.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged
@@ -168,12 +162,6 @@ class Setup:
                     adam.zero_grad()
                     gradient.replay()
                     take(i)
-            if imagined:
-                assert isinstance(gradient, zo.TangentGradient)
-                for number in range(gradient.imaginations()):
-                    adam.zero_grad()
-                    if gradient.imagine(self.fresh(i, number)):
-                        take(i)
             return loss
 
         def step(i: int) -> dict[str, float]:
@@ -181,7 +169,7 @@ class Setup:
                 weights["lr"] = rate_of(i)
             batch = self.batch(i)
             if population is not None:
-                loss = population.step(batch, partial(self.fresh, i) if imagined else None)
+                loss = population.step(batch)
             else:
                 loss = along(i, batch)
             of_gradient = {
@@ -227,14 +215,6 @@ class Setup:
         return Trained(
             chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
         )
-
-    def fresh(self, step: int, number: int) -> Batch:
-        """Batches that no box is asked for, in one, of those that may follow a step."""
-        several = -(-FRESH_ROWS // self.config.batch)
-        begin = FRESH + MOST_FRESH * step + number * several
-        batches = [self.batch(place) for place in range(begin, begin + several)]
-        parts = iter([joined(column) for column in zip(*map(tensors, batches), strict=True)])
-        return map_tensors(lambda _: next(parts), batches[0])
 
     def _rate(self, step: int) -> float:
         config, highest = self.config, self.learning_rate

@@ -35,7 +35,7 @@ from zo.errors import ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
 
 CMA = ("cma-es", "sep-cma-es")
-# those that need no further package, and no other batches than the steps': see test_surrogate.py
+# those that need no further package, nor 1,200 steps: see test_surrogate.py
 ALL = tuple(name for name in METHODS if name not in (*CMA, "surrogate"))
 
 

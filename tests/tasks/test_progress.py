@@ -60,7 +60,7 @@ def test_the_time_left_follows_the_pace_of_the_last_steps_not_of_the_first():
 def test_steps_that_become_slower_are_the_pace_of_those_that_are_left():
     progress, stream, clock = plain()
     progress.begin("seed-0/tangents", 115)
-    for step in range(1, 41):  # as ever more replays and imagined batches follow; one step in ten is checked
+    for step in range(1, 41):  # as ever more replays follow; one step in ten is checked
         clock.now += min(40.0, 2.0 * step) + (30 if step % 10 == 0 else 0)
         progress.update(step, {"loss": 1.0})
     told = [line.split(", ") for line in stream.getvalue().splitlines()[2:]]

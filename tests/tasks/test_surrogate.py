@@ -1,4 +1,4 @@
-"""In runs: steps on batches that no box has answered, by tangents and a surrogate, and several rates."""
+"""In runs: a surrogate, trained in rounds on batches that no box answers, and several rates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import tasks
 import zo
 from tasks import Run
 from tasks.errors import ConfigurationError
-from tasks.methods.surrogate import Surrogate
-from tests.oracles.test_imagination import Valued
-from tests.tasks.problems import MATRIX, Steering
+from tests.tasks.problems import Mixed, Steering
+from tests.tasks.test_spending import rows_in_all
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 
@@ -38,14 +37,23 @@ def weights(run, method):
     return torch.cat([weight.detach().flatten() for weight in run.network(method).parameters()])
 
 
-@pytest.mark.slow
-def test_a_surrogate_learns_from_its_steps_rows_and_takes_further_steps_that_cost_none(tmp_path):
-    run = go(Drawn(), tmp_path, methods=["none", "surrogate"], steps=12, imaginations=6)
+@pytest.mark.parametrize("problem", [Drawn, Steering])  # rows that are drawn, and rows that are there
+def test_a_surrogate_takes_the_rows_of_its_steps_and_no_more(problem, tmp_path, limits):
+    limits(updates_of_a_surrogate=60)
+    run = go(problem(), tmp_path, methods=["none", "surrogate"], steps=12)
     none, surrogate = run.result.table
     assert surrogate.value < none.value / 2
     assert surrogate.rows == 12 * 5 * 2  # steps, rows of a batch, calls
-    imagined = [line.get("gradient_imagined", 0) for line in run._run.metrics("seed-0/surrogate")]
-    assert max(imagined) == 12 * (1 + 6)
+    steps = [line for line in run._run.metrics("seed-0/surrogate") if "loss" in line]
+    assert steps[-1]["gradient_updates"] == 60 and steps[-1]["gradient_model_error"] < 1
+
+
+def test_it_spends_the_rows_that_it_is_given(tmp_path, limits):
+    limits(updates_of_a_surrogate=60)
+    run = go(Steering(), tmp_path, methods=["surrogate"], rows=400)
+    (row,), config = run.result.table, Run.open(run.path).config
+    assert row.rows == config["steps"] * config["batch"] * 2 > 200  # beside validation and test
+    assert rows_in_all(run) <= 400
 
 
 class Stops(Exception):
@@ -55,16 +63,14 @@ class Stops(Exception):
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [
-        ("tangents", {"imaginations": None, "replays": 2, "rates": (1, 4, 30)}),
-        ("tangents", {"imaginations": None, "replays": 2}),
-        ("surrogate", {"imaginations": 2}),
-    ],
+    [("surrogate", {}), ("tangents", {"replays": 2, "rates": (1, 4, 30)})],
 )
-def test_a_run_with_such_steps_that_is_cut_short_goes_on_to_the_same_bits(method, settings, tmp_path):
+def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(method, settings, tmp_path, limits):
+    limits(updates_of_a_surrogate=36)
+
     class Falls(Drawn):
         name = Drawn.name
-        left = 5
+        left = 12
 
         def training_batch(self, seed, step):
             type(self).left -= step < 100  # of the steps' own batches
@@ -72,7 +78,7 @@ def test_a_run_with_such_steps_that_is_cut_short_goes_on_to_the_same_bits(method
                 raise Stops
             return super().training_batch(seed, step)
 
-    settings = {"methods": [method], "steps": 7, **settings}
+    settings = {"methods": [method], "steps": 15, "checkpoint_every": 3, **settings}
     whole = go(Drawn(), tmp_path / "whole", **settings)
     with pytest.raises(Stops):
         go(Falls(), tmp_path / "cut", **settings)
@@ -81,41 +87,19 @@ def test_a_run_with_such_steps_that_is_cut_short_goes_on_to_the_same_bits(method
     assert whole.result.table[0].rows == again.result.table[0].rows
 
 
-@pytest.mark.slow
-def test_where_batches_cost_rows_a_surrogate_is_not_applicable_and_tangents_imagine_none(tmp_path):
-    run = go(Steering(), tmp_path, methods=["surrogate", "tangents"], imaginations=None)
-    surrogate, tangents = run.result.table
-    assert surrogate.value is None and "Data.drawn" in str(surrogate.extra["not applicable"])
-    assert tangents.value is not None
-    plain = go(Steering(), tmp_path, methods=["tangents"])
-    assert torch.equal(weights(run, "tangents"), weights(plain, "tangents"))
+class Asking(Steering):
+    """What is wanted is computed by a box in each batch."""
+
+    def data(self):
+        box = Mixed()
+        wanted = super().data()
+        return replace(wanted, train=lambda seed, step: box(wanted.train(seed, step)))
 
 
-def test_a_step_of_a_surrogate_is_autograd_s_through_the_model_s_values(tmp_path):
-    """With a model that is the box it is first order's."""
-
-    class Exact(zo.tangents.ModelTangent):
-        def at(self, rows):
-            return Valued(super().at(rows), self.model(rows.z))
-
-    problem = Drawn()
-    network, batch = problem.network(), problem.training_batch(0, 0)
-    gradient = Surrogate(
-        network,
-        problem.objective,
-        boxes=[problem.boxes["box"]],
-        tangent=Exact(lambda z: (z @ MATRIX.T).tanh()),
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
-        imaginations=1,
-    )
-    gradient.backward(batch)
-    z = network(batch)
-    for _ in range(2):
-        z = (z @ MATRIX.T).tanh()
-    expected = torch.autograd.grad((z - batch).square().mean(), list(network.parameters()))
-    for weight, slope in zip(network.parameters(), expected, strict=True):
-        assert weight.grad is not None
-        assert torch.allclose(weight.grad, slope, rtol=1e-10, atol=1e-14)
+def test_where_batches_cost_rows_a_surrogate_is_not_applicable(tmp_path):
+    _, row = go(Asking(), tmp_path, methods=["none", "surrogate"]).result.table
+    assert row.value is None and not row.rows
+    assert "cost no row of a box" in str(row.extra["not applicable"])
 
 
 @pytest.mark.slow
@@ -170,10 +154,10 @@ class Unvalidated(Drawn):
 
 
 @pytest.mark.slow
-def test_a_budget_of_rows_imagines_as_windows_allow_at_several_rates(tmp_path):
+def test_a_budget_of_rows_takes_several_rates(tmp_path):
     run = go(Drawn(), tmp_path, methods=["none", "tangents"], rows=80)
     config = Run.open(run.path).config
-    assert config["imaginations"] is None and config["rates"] == [1, 4, 16]
+    assert config["rates"] == [1, 4, 16]
     assert config["learning_rate"] == Drawn.Config().learning_rate
     none = go(Drawn(), tmp_path, methods=["tangents"], rows=80, replays=0)
     assert Run.open(none.path).config["rates"] == []

@@ -94,19 +94,21 @@ def test_a_replay_has_the_copies_of_today():
     assert same(network, gradients(network, batch))  # whatever their order
 
 
-def test_an_imagined_batch_has_its_own_copies_and_a_dither_is_taken_back_from_them():
+def test_a_surrogate_has_its_own_copies_and_a_dither_is_taken_back_from_what_boxes_answer():
     seen = []
     network, box = network_of(), box_of()
-    gradient = zo.TangentGradient(
-        network, objective_of(box, seen), boxes=[box], excite=0.1, imaginations=1, clip=None
-    )
-    gradient.imaginations()
+    gradient = zo.TangentGradient(network, objective_of(box, seen), boxes=[box], excite=0.1, clip=None)
     for step in range(8):
         network.zero_grad()
         gradient.backward(weights(6, 3, seed=step))
     # at first the answer is what the box gave; then the response is known
     assert max(seen) > 1e-3 and max(seen[-CALLS:]) < 1e-12
-    assert gradient.imagine(weights(6, 3, seed=9)) and max(seen[-CALLS:]) == 0
+    adam = torch.optim.Adam(network.parameters())
+    surrogate = zo.tangents.Surrogate(network, objective_of(box, seen), adam, weights, boxes=[box], steps=1)
+    surrogate.ask(weights(6, 3, seed=8))
+    surrogate.learn()
+    surrogate.through(weights(6, 3, seed=9))
+    assert max(seen[-CALLS:]) == 0
 
 
 def test_models_learn_nothing_of_copies():

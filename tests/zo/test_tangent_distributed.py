@@ -129,7 +129,7 @@ def state_of(gradient, network) -> dict:
     return {"weights": flat, "counts": gradient.state_dict()["counts"], "watch": watch}
 
 
-def train(group, begin=None, until=STEPS, replays=None, imagining=False, **settings) -> dict:
+def train(group, begin=None, until=STEPS, replays=None, **settings) -> dict:
     """Some steps down the gradient; `begin` is what another run left, and on which a new gradient goes on."""
     torch.set_num_threads(1)
     network, box = make_network(), Chancy()
@@ -155,10 +155,6 @@ def train(group, begin=None, until=STEPS, replays=None, imagining=False, **setti
         for _ in range(gradient.replays() if replays else 0):
             losses.append(float(gradient.replay()))
             descend()
-        for number in range(gradient.imaginations() if imagining else 0):
-            if imagined := gradient.imagine(batch_of(100 + number)):
-                losses.append(float(imagined.loss))
-                descend()
     states = {"gradient": gradient.state_dict(), "network": network.state_dict()}
     left = {**states, "generator": torch.get_rng_state()}
     seen = {"losses": losses, "agreements": agreements, "trust": gradient.trust}
@@ -175,8 +171,6 @@ def runs(groups) -> dict:
             results |= {(name, size): train(groups[size], **settings) for name, settings in RUNS.items()}
             results["values", size] = train(groups[size], **VALUES)
             results["replays", size] = train(groups[size], replays=2, **VALUES)
-            results["imagined", size] = train(groups[size], imagining=True, imaginations=2, **VALUES)
-            results["judged", size] = train(groups[size], imagining=True, **VALUES)
     return results
 
 
@@ -337,16 +331,6 @@ def test_tangents_that_learn_from_values_come_to_the_same_bits(by_rank, one_thre
         for run in ranks:
             assert_same(run, alone)
         assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), [("imagined", {"imaginations": 2}), ("judged", {})])
-def test_imagined_batches_come_to_the_same_bits_in_every_process(name, settings, by_rank, one_thread):
-    alone = train(None, imagining=True, **settings, **VALUES)
-    assert name == "judged" or alone["counts"]["imagined"] > 0
-    for size in (1, 2, 3):
-        for rank in range(size):
-            assert_same(by_rank[rank][name, size], alone)
 
 
 @pytest.mark.slow

@@ -26,8 +26,8 @@ from zo.tangents.population import RatePopulation
 from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
-from zo.tangents.replay.imagination import Imagined
 from zo.tangents.step.counts import TangentCounts
+from zo.tangents.surrogate import Surrogate
 from zo.tangents.tangent import IdentityTangent, Linearised, LinearMap, Tangent, Unknown, ZeroTangent
 from zo.tangents.trust import TrustPolicy
 
@@ -39,7 +39,6 @@ __all__ = [
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
-    "Imagined",
     "KernelTangent",
     "Learning",
     "LinearMap",
@@ -54,6 +53,7 @@ __all__ = [
     "SecantTangent",
     "StencilTangent",
     "StudentTangent",
+    "Surrogate",
     "Tangent",
     "TangentCounts",
     "TangentGradient",

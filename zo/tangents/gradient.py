@@ -18,7 +18,6 @@ from zo.execution.ranks import Group, Ranks
 from zo.objective import Objective
 from zo.parameters import Choice
 from zo.tangents.record.units import Units
-from zo.tangents.replay.imagination import Imagination, Imagined
 from zo.tangents.step.accumulation import Accumulation
 from zo.tangents.step.counts import TangentCounts
 from zo.tangents.step.evaluation import Evaluations
@@ -104,8 +103,6 @@ class TangentGradient:
             asked a little beside them, for no further row, and the objective gets the answer less the
             tangent's own response to that. None for a size that is found, 0 for no dither. See
             docs/concepts/learned_tangents.md.
-        imaginations: how many imagined batches may follow each step, see `imagine`, whatever the tangents'
-            values are worth: a plain surrogate. None for as many as what boxes answer allows.
         steps: how many steps the training takes, where that is known. In closed loop a quarter of them waits
             at most for the response to a first dither, and 25 where it is not known; and where trust is lost
             in the last one, no remedy is begun, since it could not act.
@@ -157,7 +154,6 @@ class TangentGradient:
         clip: float | None = 2.0,
         steps: int | None = None,
         excite: float | None = None,
-        imaginations: int | None = None,
         **of_probes: Any,
     ) -> None:
         names = {
@@ -181,7 +177,6 @@ class TangentGradient:
             max_age=max_age,
             clip=clip,
             excite=excite,
-            imaginations=imaginations,
             steps=steps,
         )
         self._settings, self.parameters = settings, settings.parameters
@@ -192,7 +187,6 @@ class TangentGradient:
         notices = self._judgement.notices
         self._grads = Accumulation(self.parameters, clip if self._stand_ins.guess else None, notices)
         self._replays = Replays(settings, self._stand_ins, notices)
-        self._imagination = Imagination(self.boxes, imaginations)
         self._keep_within(Room.here(shared=self._evaluations.ranks.size > 1))
         self._rows = 0  # of the last step
 
@@ -298,7 +292,6 @@ class TangentGradient:
         with evaluations.alone("backward"):
             step = evaluations.step(batch, number)
             evaluations.refuse_others(step, self._shared)
-            self._imagination.foresee(step, self._stand_ins.excited)
             dither = judgement.dither(evaluations.key.at(number))
             with evaluations.run(step, self.watch.probes, dither) as evaluation:  # the boxes run, once
                 self.counts.rows += evaluation.rows  # whatever comes of the step
@@ -316,7 +309,6 @@ class TangentGradient:
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
-            self._imagination.saw(gradient, used=share is not None)
             self._replays.add(evaluation.usual(gradient.window))
             judgement.saw(evaluation, gradient, self.counts.lost)
             judgement.notices.say(evaluations.ranks.apart_notice(number, exchanges))
@@ -388,53 +380,6 @@ class TangentGradient:
         with self._replays.windows.aside():
             yield
 
-    def imaginations(self) -> int:
-        """How many imagined batches may follow the last step; from the first call on each step is judged.
-
-        See `imagine`. It is the number that was given as `imaginations`. Where none was, each step's gradient
-        is compared with the one through the tangents' values. Three such steps allow nine imagined batches,
-        and each further one half as many again, up to 59; of these fewer are left the larger the mean
-        difference over the last steps is, and none where it is larger than the mean gradient.
-        """
-        self._imagination.wanted = True
-        return 0 if self._judgement.waits else self._imagination.trusted()
-
-    def imagine(self, batch: Batch) -> Imagined:
-        """Add to `.grad` the gradient on a batch that no box has answered, by the tangents' own values.
-
-            for batch in loader:
-                optimizer.zero_grad(); gradient.backward(batch); optimizer.step()
-                for _ in range(gradient.replays()):
-                    optimizer.zero_grad(); gradient.replay(); optimizer.step()
-                for _ in range(gradient.imaginations()):
-                    optimizer.zero_grad()
-                    if gradient.imagine(fresh()):
-                        optimizer.step()
-
-        For batches that cost no row, as initial states and targets of a controller. No box runs: call k is
-        answered by M(x). Unlike a replay this is exact nowhere, so nothing is added where the tangents are
-        not to be believed (see `imaginations`). Rows in which a box would be asked far from what it was
-        asked so far are left out. See `zo.tangents.replay.imagination`.
-
-        Args:
-            batch: as for `backward`, of any number of rows, and such rows as those have.
-
-        Returns:
-            What came of it, see `zo.tangents.Imagined`; false where nothing was added.
-
-        Raises:
-            TangentError: the objective calls a box that is not in `boxes`. `.grad` is unchanged.
-            ObjectiveError: the batch or the losses do not have rows first.
-        """
-        with self._evaluations.alone("imagine"):
-            self.parameters.refuse_replaced(self.network)
-            step = self._evaluations.step(batch, self.counts.steps)
-            result, gradients = self._imagination.evaluate(step, self._stand_ins.excited)
-            if result:
-                self.counts.imagined += 1
-                self.counts.clipped += self._grads.add(gradients, self.counts.steps)
-            return result
-
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
 
@@ -501,13 +446,11 @@ class TangentGradient:
             the response that the loss is without (`tangent_excitation_known`, from 0 to 1), and 1 where
             no gradient was added, see `backward` (`tangent_waits`).
             Where there are replays, how many may follow (`tangent_replays`), how many windows are kept
-            (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`). Where batches are
-            imagined, how many may follow (`tangent_imaginations`), and by how much such gradients are off,
-            over the mean gradient (`tangent_imagined_bias`).
+            (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """
         figures: dict[str, float | None] = {**asdict(self.counts), "tangent_rows": self._rows}
         figures |= self._stand_ins.metrics(self.counts.steps) | self._judgement.metrics()
-        figures |= self._replays.metrics() | self._imagination.metrics()
+        figures |= self._replays.metrics()
         return {name: float(value) for name, value in figures.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -515,7 +458,6 @@ class TangentGradient:
         return {
             "counts": asdict(self.counts),
             "clipping": self._grads.state_dict(),
-            "imagination": self._imagination.state_dict() if self._imagination.wanted else None,
             "room": self._room.plain(),
             "rows_of_step": self._rows,
             **self._evaluations.state_dict(),
@@ -540,7 +482,6 @@ class TangentGradient:
         self._keep_within(Room(*state["room"]) if "room" in state else Room.most())
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
-        self._imagination.load_state_dict(state.get("imagination"), self.parameters.tensors[0].device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
         """A copy with a copy of the network; a function as objective goes on calling the same boxes."""

@@ -147,7 +147,7 @@ class RatePopulation:
         """Of the rate of the member that leads, on the optimiser's."""
         return self._leader.factor
 
-    def step(self, batch: Batch, fresh: Callable[[int], Batch] | None = None) -> Tensor:
+    def step(self, batch: Batch) -> Tensor:
         """Ask the boxes at the leader's weights, judge all members by the answers, and let each take steps.
 
         Where the gradient adds none yet, as in the first steps in closed loop, no member moves. Where no
@@ -160,8 +160,6 @@ class RatePopulation:
 
         Args:
             batch: as for `TangentGradient.backward`.
-            fresh: gives batch k of those that no box has answered, for `TangentGradient.imagine`; None for
-                none.
 
         Returns:
             The leader's loss, detached.
@@ -178,17 +176,16 @@ class RatePopulation:
             if member.state is None:
                 member.state, member.moments = self._leader.state, copied(self._leader.moments)
         try:
-            return self._step(batch, fresh)
+            return self._step(batch)
         except BaseException:
             self._become(self._leader)
             raise
 
-    def _step(self, batch: Batch, fresh: Callable[[int], Batch] | None) -> Tensor:
+    def _step(self, batch: Batch) -> Tensor:
         gradient, optimizer, leader = self._gradient, self._optimizer, self._leader
         optimizer.zero_grad()
         loss = gradient.backward(batch)
         replays = gradient.replays()
-        batches = [fresh(number) for number in range(gradient.imaginations())] if fresh is not None else []
         leader.state = self._own.snapshot()  # with what the pass did to buffers
         if all(weight.grad is None for group in optimizer.param_groups for weight in group["params"]):
             return loss
@@ -197,8 +194,6 @@ class RatePopulation:
             optimizer.step()
             refuse_state_in_groups(optimizer, before)
         if not replays:
-            with self._as(leader):
-                self._train(0, batches)
             slower = [m for m in self._members if m.factor < leader.factor and math.inf not in m.losses]
             if leader.losses and slower:
                 self._leader = max(slower, key=lambda member: member.factor)
@@ -218,10 +213,10 @@ class RatePopulation:
                 member.losses = list(leader.losses)
                 self.copies += 1
         for member in self._others():
-            if math.isinf(self._aside(member, partial(self._train, replays, batches))):
+            if math.isinf(self._aside(member, partial(self._train, replays))):
                 member.losses = [*member.losses[:-1], math.inf]
         with self._as(leader):
-            self._train(replays, batches)
+            self._train(replays)
         return loss
 
     def metrics(self) -> dict[str, float]:
@@ -322,16 +317,12 @@ class RatePopulation:
         self._optimizer.step()
         return loss
 
-    def _train(self, replays: int, batches: Sequence[Batch]) -> float:
-        """What follows a step on the window: replays, and batches that no box has answered."""
+    def _train(self, replays: int) -> float:
+        """What follows a step on the window: replays."""
         for _ in range(replays):
             self._optimizer.zero_grad()
             self._gradient.replay()
             self._optimizer.step()
-        for batch in batches:
-            self._optimizer.zero_grad()
-            if self._gradient.imagine(batch):
-                self._optimizer.step()
         return 0.0
 
     @contextmanager

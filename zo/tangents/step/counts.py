@@ -22,7 +22,6 @@ class TangentCounts:
             constant in pieces hid what they asked for.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box; of a `RatePopulation` those of all its members.
-        imagined: calls of `imagine` that added a gradient; they run no box either.
         clipped: gradients, of both, that were shortened.
         outliers: rows of calls that nothing was learned from, see `zo.tangents.evidence.outliers`.
     """
@@ -36,7 +35,6 @@ class TangentCounts:
     lost: int = 0
     replays: int = 0
     clipped: int = 0
-    imagined: int = 0
     outliers: int = 0
 
     def add(self, evaluation: Evaluation) -> int:

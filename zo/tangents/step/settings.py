@@ -124,7 +124,7 @@ class GradientSettings:
         probing: how probes are made.
         probes: how many there are to begin with.
         max_rows: what a step may cost, in multiples of the base's rows.
-        seed, process_group, trust_policy, replays, max_age, clip, excite, imaginations, steps: as given.
+        seed, process_group, trust_policy, replays, max_age, clip, excite, steps: as given.
     """
 
     network: nn.Module
@@ -142,7 +142,6 @@ class GradientSettings:
     max_age: int | None
     clip: float | None
     excite: float | None
-    imaginations: int | None
     steps: int | None
 
     def __post_init__(self) -> None:
@@ -152,7 +151,6 @@ class GradientSettings:
             ("replays", self.replays, 0),
             ("max_age", self.max_age, 1),
             ("steps", self.steps, 1),
-            ("imaginations", self.imaginations, 0),
         ):
             if count is not None:
                 check_count(who, name, count, least=least)

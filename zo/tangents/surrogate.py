@@ -1,0 +1,292 @@
+"""`Surrogate`: trains a network through models of its boxes alone, fitted in rounds to what boxes answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from blackbox.checks import check_count
+from blackbox.failures import noted
+from blackbox.notices import warn
+from zo.batches import Batch, count_rows
+from zo.errors import ConfigurationError, TangentError, TangentWarning
+from zo.failures import survivors
+from zo.objective import Objective, losses, mean_loss
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.playback.playback import answered_by
+from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.tangent import Linearised
+
+# decision 175:
+ROUNDS, LEARNING, UPDATES = 6, 400, 1200  # rounds, steps of learning in each, the optimiser's steps in all
+LONGEST = 1.0  # norm of a gradient
+
+
+class Surrogate:
+    """Trains a network through models of its boxes alone, fitted in rounds to what boxes answer that network.
+
+        optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
+        surrogate = zo.tangents.Surrogate(
+            network, objective, optimizer, fresh, boxes=[solver], steps=len(batches)
+        )
+        for batch in batches:
+            loss = surrogate.step(batch)  # boxes answer; at the end of a round the network is trained
+
+    The steps are shared out over six rounds. In a round boxes answer its batches at the weights as they are.
+    At its end the models learn from all rows so far, and the network takes 200 steps of the optimiser on
+    fresh batches, with the models' values and derivatives in the place of the boxes'. The rate falls along a
+    cosine over all 1,200 steps. So boxes run the rows of the batches, and no more. (Dyna, Sutton 1991.)
+
+    What a model has wrong, the network learns to exploit: judge the result by the boxes. A model is the one
+    with which `AutoTangent` begins: of a grid, of a mesh, a kernel where there are few numbers, a perceptron.
+
+    Args:
+        network: the network, which is trained in place.
+        objective: `objective(network, batch) -> Tensor (rows,)`, which calls the boxes with torch tensors.
+        optimizer: of the network's weights. Its rates are those of the start.
+        fresh: gives batch k, from 0, on which the network is trained through the models. No box is asked.
+        boxes: the boxes that the objective calls.
+        steps: how many batches boxes will answer.
+        seed: the seed of all that models draw.
+        falls: whether the rate falls along a cosine.
+
+    Attributes:
+        fresh: as given.
+        rounds: how many rounds there are: six, or as many as steps where these are fewer.
+        steps: how many batches boxes have answered.
+        updates: how many steps the optimiser has taken.
+        error: of what models predicted of the last round's answers, before they learned from them, over
+            the spread of these: 0 is perfect, 1 is no better than the mean. None before the second round.
+
+    Raises:
+        ConfigurationError: a value is out of range, or a box has answers that no model of its values gives.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        fresh: Callable[[int], Batch],
+        *,
+        boxes: Sequence[BlackBoxFunction],
+        steps: int,
+        seed: int = 0,
+        falls: bool = True,
+    ) -> None:
+        check_count("Surrogate", "steps", steps)
+        if not boxes:
+            raise ConfigurationError("Surrogate, boxes: expected a list of black boxes, got none. Name them.")
+        if (refusal := unanswerable(boxes)) is not None:
+            raise ConfigurationError(
+                f"Surrogate, boxes: expected boxes that a model of values can stand for, but {refusal}. Take "
+                "zo.TangentGradient, whose values are the boxes' own."
+            )
+        self.network, self.objective, self.boxes = network, objective, tuple(boxes)
+        self.steps, self.updates = 0, 0
+        self.error: float | None = None
+        self._optimizer, self.fresh, self._falls = optimizer, fresh, falls
+        self._models = [AutoTangent(box, seed).model for box in boxes]
+        self.rounds = min(ROUNDS, steps)
+        self._ends = [
+            (part + 1) * steps // self.rounds for part in range(self.rounds)
+        ]  # the last step of each
+        self._calls: list[RecordedCall] = []  # from which models have not learned yet
+
+    def step(self, batch: Batch) -> Tensor:
+        """Have the boxes answer a batch; where it is a round's last, models learn and the network is trained.
+
+        Args:
+            batch: any nesting of tensors with rows first.
+
+        Returns:
+            The mean loss by the boxes' answers, before any training in this step, detached. Rows that failed
+            are left out.
+
+        Raises:
+            TangentError: the objective calls a box that is not in `boxes`.
+            FailedBatchError, FailedQueriesError: all rows of the batch failed.
+        """
+        with noted() as causes:
+            rows = self.ask(batch)
+        self.steps += 1
+        if self.steps in self._ends:
+            self.learn()
+            if all(model.knows for model in self._models):
+                self._train()
+        return mean_loss(rows[survivors(rows, self.steps - 1, causes)])
+
+    def ask(self, batch: Batch) -> Tensor:
+        """The loss of each row by the boxes' answers, `(rows,)`, from which models learn in `learn`.
+
+        Args:
+            batch: as for `step`.
+        """
+        calls: list[RecordedCall] = []
+        with torch.no_grad(), intercepted(partial(self._ask, calls)):
+            rows = losses(self.objective, self.network, batch, count_rows(batch))
+        self._calls += calls
+        return rows
+
+    def through(self, batch: Batch) -> Tensor:
+        """The loss of each row by the models' values, `(rows,)`, with a graph by their derivatives.
+
+        Args:
+            batch: as for `step`.
+        """
+        said: list[Linearised] = []
+        with torch.enable_grad(), intercepted(partial(self._answer, said)):
+            return losses(self.objective, self.network, batch, count_rows(batch), with_graph=True)
+
+    def metrics(self) -> dict[str, float]:
+        """Plain numbers for a log: rounds, the optimiser's steps, and the models' error where it is known."""
+        rounds = sum(end <= self.steps for end in self._ends)
+        known = {} if self.error is None else {"model_error": self.error}
+        return {"rounds": float(rounds), "updates": float(self.updates), **known}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What models have learned, and rows that they have not; network and optimiser have their own."""
+        return {
+            "steps": self.steps,
+            "updates": self.updates,
+            "error": self.error,
+            "models": [model.state_dict() for model in self._models],
+            "calls": [(call.box, list(call.inputs), list(call.outputs)) for call in self._calls],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; network and optimiser are put back beside it."""
+        self.steps, self.updates, self.error = state["steps"], state["updates"], state["error"]
+        for model, learned in zip(self._models, state["models"], strict=True):
+            model.load_state_dict(learned)
+        self._calls = [RecordedCall(box, tuple(x), tuple(y)) for box, x, y in state["calls"]]
+
+    def learn(self) -> None:
+        """Have models predict what boxes answered in the round, then learn from that."""
+        missed = varied = 0.0
+        for place, (box, model) in enumerate(zip(self.boxes, self._models, strict=True)):
+            calls = [call for call in self._calls if call.box == place]
+            if not calls:
+                continue
+            inputs, outputs = (
+                [torch.cat([arrays[0] for arrays in column]) for column in zip(*several, strict=True)]
+                for several in ([call.inputs for call in calls], [call.outputs for call in calls])
+            )
+            asked = self._asked(place, inputs, outputs)
+            if not bool(asked.alive.any()):
+                continue
+            values = model.at(asked).values
+            if values is not None:
+                y, own = asked.y[asked.alive].double(), values[asked.alive].double()
+                spread = y.std(dim=0, correction=0)
+                unit = torch.where(spread > 0, 1 / spread, 0.0)
+                missed += float(((own - y) * unit).square().sum())
+                varied += float(((y - y.mean(dim=0)) * unit).square().sum())
+            by_spec = zip(box.outputs, outputs, strict=True)
+            answers = [output for spec, output in by_spec if spec.differentiable]
+            model.fit(inputs, answers, steps=LEARNING, box=box)
+        self._calls = []
+        self.error = math.sqrt(missed / varied) if varied else self.error
+        if self.steps == self._ends[-1] and self.error is not None and self.error > 1.0:
+            warn(
+                f"Surrogate: expected models that predict what boxes answer, got errors of {self.error:.2g} "
+                "times its spread in the last round, and the mean has 1. The network was trained by such "
+                "values: give more rows, or take zo.TangentGradient, whose values are the boxes' own.",
+                TangentWarning,
+            )
+
+    def _train(self) -> None:
+        """Take a round's steps of the optimiser."""
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        weights = [weight for group in groups for weight in group["params"]]
+        try:
+            for _ in range(UPDATES // self.rounds):
+                share = 0.5 * (1 + math.cos(math.pi * self.updates / UPDATES)) if self._falls else 1.0
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = rate * share
+                self._optimizer.zero_grad()
+                self.through(self.fresh(self.updates)).mean().backward()
+                if bool(nn.utils.clip_grad_norm_(weights, LONGEST).isfinite()):
+                    self._optimizer.step()
+                self.updates += 1
+        finally:
+            self._optimizer.zero_grad()
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def _ask(self, calls: list[RecordedCall], box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """What a box answers, which is kept."""
+        place = self._place(box)
+        answer = box.call(*arrays)
+        if has_rows(arrays):
+            refuse_arrays(box, arrays)
+            several = answer if isinstance(answer, tuple) else (answer,)
+            inputs, outputs = (
+                tuple(flat_rows(spec, array)[None] for spec, array in zip(specs, both, strict=True))
+                for specs, both in ((box.inputs, arrays), (box.outputs, several))
+            )
+            calls.append(RecordedCall(place, inputs, outputs))
+        return answer
+
+    def _answer(self, said: list[Linearised], box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """What a box's model answers, with its derivative."""
+        place = self._place(box)
+        if not has_rows(arrays):
+            return box.call(*arrays)
+        refuse_arrays(box, arrays)
+        inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
+        like = next(array for array in inputs if array.is_floating_point())
+        nothing = [like.new_zeros(len(like), *spec.shape) for spec in box.outputs]
+        with torch.no_grad():
+            at = self._models[place].at(self._asked(place, inputs, nothing))
+            values = at.values
+        if values is None:
+            raise TangentError(f"Surrogate: expected {box!r} to have answered before, it has not. Ask it.")
+        said.append(at)
+        leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
+        pieces = iter(values.split(sizes(at.rows.outputs), dim=1))
+        by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
+        outputs = tuple(
+            (next(pieces) if spec.copy_of is None else by_name[spec.copy_of].detach())
+            .reshape(*leading, *spec.shape)
+            .to(spec.torch_dtype or like.dtype, copy=True)
+            for spec in box.outputs
+        )
+        answer = answered_by(box, said, len(said) - 1, outputs, arrays)
+        return answer[0] if len(answer) == 1 else answer
+
+    def _asked(self, place: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> CallPairs:
+        """Rows of a box as its model sees them."""
+        call = RecordedCall(place, tuple(x[None] for x in inputs), tuple(y[None] for y in outputs))
+        everywhere = torch.ones(len(inputs[0]), dtype=torch.bool, device=inputs[0].device)
+        return call.pairs(self.boxes[place], everywhere)
+
+    def _place(self, box: BlackBoxFunction) -> int:
+        """The box's place; another one would cost rows in each of the optimiser's steps, and is refused."""
+        place = next((place for place, candidate in enumerate(self.boxes) if candidate is box), None)
+        if place is None:
+            raise TangentError(
+                f"Surrogate: expected an objective that calls no box but those in boxes, got a call of "
+                f"{box!r}, which has no model. Name it in boxes as well."
+            )
+        return place
+
+
+def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:
+    """What of some boxes no model of values can answer, in words; None where there is no such thing."""
+    for box in boxes:
+        if not box.settable:
+            return f"a row of {box!r} goes on from another row's answer, which no model of it gives"
+        unknown = [spec.name for spec in box.outputs if not spec.differentiable]
+        if unknown:
+            return f"output {unknown[0]!r} of {box!r} carries no gradient, so no model has its values"
+    return None
