@@ -112,7 +112,7 @@ def share_needed(result: dict[str, Any]) -> float | None:
 
 
 def budgeted(name: str, share: float) -> str:
-    """The line of what `blackbox run --rows` does: several rates, imagined batches where they are free."""
+    """The line of several rates; of controllers, until decision 174, with imagined batches beside."""
     return f"replay, several rates, {'imagined, ' * (name in CONTROLLERS)}{share:g}"
 
 
