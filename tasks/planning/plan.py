@@ -7,8 +7,8 @@ An expensive box is thought of in rows. Where a budget of them is given and no n
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
 lower error; recorded answers are replayed as often as they are trusted, at several learning rates, and no
 probes are bought where tangents are not trusted; and there are as many steps as the budget allows, validation
-and test included. What is set by hand stays. Of a problem with presets, whose settings go with each other, all
-stay, but that a preset's steps become fewer where the budget has no room for them
+and test included. What is set by hand stays. Of a problem with presets, whose settings go with each other,
+all stay, but that a preset's steps become fewer where the budget has no room for them
 (`tasks.planning.spending`).
 """
 

@@ -22,7 +22,7 @@ from zo.objective import Objective, losses, mean_loss
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.playback.playback import answered_by
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays
-from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
 from zo.tangents.tangent import Linearised
 
 # decision 175:
@@ -96,9 +96,8 @@ class Surrogate:
         self._optimizer, self.fresh, self._falls = optimizer, fresh, falls
         self._models = [AutoTangent(box, seed).model for box in boxes]
         self.rounds = min(ROUNDS, steps)
-        self._ends = [
-            (part + 1) * steps // self.rounds for part in range(self.rounds)
-        ]  # the last step of each
+        parts = range(1, self.rounds + 1)
+        self._ends = [part * steps // self.rounds for part in parts]  # the last step of each round
         self._calls: list[RecordedCall] = []  # from which models have not learned yet
 
     def step(self, batch: Batch) -> Tensor:
@@ -186,8 +185,7 @@ class Surrogate:
             values = model.at(asked).values
             if values is not None:
                 y, own = asked.y[asked.alive].double(), values[asked.alive].double()
-                spread = y.std(dim=0, correction=0)
-                unit = torch.where(spread > 0, 1 / spread, 0.0)
+                unit = reciprocal(y.std(dim=0, correction=0))
                 missed += float(((own - y) * unit).square().sum())
                 varied += float(((y - y.mean(dim=0)) * unit).square().sum())
             by_spec = zip(box.outputs, outputs, strict=True)
