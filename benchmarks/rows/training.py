@@ -113,14 +113,14 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     network, usual = problem.start(seed), count_rows(problem.batch(seed, 1))
     batch = way.batch or usual
     steps = most or max(2, round(problem.steps * way.share * usual / batch))
+    gradient: Any
     if way.derivative == "surrogate":
-        gradient: Any = None
+        gradient, rate = None, way.rate
         take = _through_a_model(problem, way, seed, network, steps)
     else:
         gradient = _gradient_of(problem, way, network, seed, steps)
-        take = _along(
-            problem, way, network, gradient, _rate(way, steps, problem.steps * usual // batch), steps
-        )
+        rate = _rate(way, steps, problem.steps * usual // batch)
+        take = _along(problem, way, network, gradient, rate, steps)
     before, began, warned = problem.box.ledger.rows_asked, process_time(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -138,7 +138,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         "replays": gradient.counts.replays if way.replays else 0,
         "seconds": seconds,
         "batch": batch,
-        "rate": way.rate,
+        "rate": rate,
         "warnings": sum(map(_of_tangents, caught)),
         "first warning at": warned,
     }
@@ -159,7 +159,7 @@ def _rate(way: Way, steps: int, usually: int) -> float:
 
 def _along(
     problem: BenchmarkProblem, way: Way, network: nn.Module, gradient: Any, rate: float, steps: int
-) -> Callable[[int, Any], None]:
+) -> Callable[[int, Any], Any]:
     """What takes a step on a batch, and those that follow it, at a rate that falls along a cosine."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
     on_a_batch = (
@@ -202,7 +202,7 @@ def _one(
 
 def _through_a_model(
     problem: BenchmarkProblem, way: Way, seed: int, network: nn.Module, steps: int
-) -> Callable[[int, Any], None]:
+) -> Callable[[int, Any], Any]:
     """What has the box answer a batch, and now and then trains through a model of it alone."""
 
     def fresh(number: int) -> Any:
