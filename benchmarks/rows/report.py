@@ -111,11 +111,6 @@ def share_needed(result: dict[str, Any]) -> float | None:
     return next(shares, None)
 
 
-def budgeted(name: str, share: float) -> str:
-    """The line of several rates; of controllers, until decision 174, with imagined batches beside."""
-    return f"replay, several rates, {'imagined, ' * (name in CONTROLLERS)}{share:g}"
-
-
 def first_warnings(result: dict[str, Any], line: str = "replay, 0.2") -> str:
     """The share of a line's rows that was spent where the first warning came, of each seed that has it."""
     noted = [run[line] for run in result["runs"].values() if "first warning at" in run.get(line, ())]
