@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
-def named_by_stub(
-    package: str, moved: Mapping[str, str] | None = None
-) -> tuple[Callable[[str], Any], list[str]]:
+def named_by_stub(package: str) -> tuple[Callable[[str], Any], list[str]]:
     """What `__getattr__` and `__all__` of a package are, by the imports of its stub.
 
     Args:
         package: Its name; beside its `__init__.py` lies an `__init__.pyi` of lines
             `from module import name as name`. Its own modules may be among them: they are found, too, and
             are not in `__all__`.
-        moved: Names of earlier versions, with where each is by now, which an error says.
     """
     places = _places(package)
 
     def find(name: str) -> Any:
         if name not in places:
-            now = (moved or {}).get(name)
-            mend = "" if now is None else f": it is {now}"
-            raise AttributeError(f"module {package!r} has no attribute {name!r}{mend}")
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if places[name] == package:  # a module of it
             return import_module(f"{package}.{name}")
         value = getattr(import_module(places[name]), name)

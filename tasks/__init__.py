@@ -11,7 +11,4 @@ Names are in `__init__.pyi`, and imported when they are first used: the command 
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.faces import named_by_stub
 
-_KINDS = "Count", "Natural", "Positive", "NotNegative", "Fraction"  # of settings, which 0.2.0 had here
-__getattr__, __all__ = named_by_stub(
-    __name__, {name: f"tasks.configuration.{name} from version 0.3.0 on" for name in _KINDS}
-)
+__getattr__, __all__ = named_by_stub(__name__)

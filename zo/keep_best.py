@@ -181,7 +181,7 @@ class KeepBest:
         """Continue where `state_dict` was taken."""
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_validation = state["best_validation"]
-        self._rows = None if self.best_validation is None else torch.atleast_2d(state["rows"].cpu())
+        self._rows = None if self.best_validation is None else state["rows"].cpu()
         self.not_finite = state["not_finite"]
         self._since, self._last = state["since"], state["last"]
         self._best = copy.deepcopy(state["best"])

@@ -314,8 +314,7 @@ class LossGradient:
         refuse_other_run("LossGradient", settings, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
-        # "together" of earlier versions, and None of those before, where it was the chunk
-        self.stack = state.get("stack", state.get("together"))
+        self.stack = state["stack"]
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 

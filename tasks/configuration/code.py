@@ -107,8 +107,8 @@ def make(config: Any, setting: str) -> BlackBoxFunction:
 
 
 def _code(text: str, marker: NamesCode, arguments: Sequence[str]) -> trust.Named:
-    """What a setting's text is, also an earlier one; names of black boxes are for settings with arguments."""
-    target = registry.target_of(names.today(text), names.functions() if marker.arguments else {})
+    """What a setting's text is; names of black boxes are for settings with arguments."""
+    target = registry.target_of(text, names.functions() if marker.arguments else {})
     return trust.Named(target, tuple(arguments))
 
 

@@ -29,8 +29,6 @@ PROBLEMS: dict[str, str] = {
 DATA_SETS = dict.fromkeys(
     ("cifar10", "cifar100"), "tasks.applications.image_classification.data.cifar:fetch_named"
 )
-# to `tasks.applications` in 0.3.0
-_MOVED = "wake_flow", "image_classification", "denoised_smoothing", "images"
 _ABOUT = {
     "wake-flow": "A network corrects a coarse solver of the wake behind a cylinder as it runs.",
     "image-classification": "An image classifier trained from scratch from values of its loss alone.",
@@ -114,13 +112,6 @@ def functions() -> dict[str, str]:
 def problems() -> dict[str, str]:
     """Name -> `module:Class` of all problems."""
     return PROBLEMS | _usable(added("blackbox.tasks", PROBLEMS))
-
-
-def today(place: str) -> str:
-    """Where code is today that a folder has as `module:Name`, also one of an earlier version."""
-    package, _, inside = place.partition(".")
-    moved = package == "tasks" and inside.partition(".")[0] in _MOVED
-    return f"tasks.applications.{inside}" if moved else place
 
 
 def check_single(target: str, group: str = "blackbox.functions") -> None:

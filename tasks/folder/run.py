@@ -18,7 +18,7 @@ from shlex import quote
 from typing import Any, TypeVar
 
 from blackbox.notices import Notices
-from tasks.configuration import NOT_WRITTEN, from_dict, names, trust
+from tasks.configuration import NOT_WRITTEN, from_dict, trust
 from tasks.configuration.code import named
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
@@ -36,8 +36,7 @@ from tasks.folder.terms import (
 )
 from tasks.folder.warning_notes import WarningNotes
 
-FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
-LOOKED_AT = 2  # an older one, of which finished runs are still read
+FORMAT = 4  # of config.json; raise it when older folders can no longer be read. 0.2.0 wrote 3
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 C = TypeVar("C")
@@ -142,16 +141,12 @@ class Run:
                 mend = "Nothing was done in it, if `blackbox run` was killed there: delete it, and run again."
             raise RunFolderError(f"{path}: expected a run folder, got {came}. {mend}") from None
         written = content.get("format")
-        if written == LOOKED_AT and (path / "result.json").is_file():
-            content.pop("signature", None)
-        elif written != FORMAT:
+        if written != FORMAT:
             raise RunFolderError(
                 f"{path / CONFIG}: expected format {FORMAT}, got {written!r}. "
                 "Use the version of this package that wrote it, or start the run anew."
             )
         values = {name: value for name, value in content.items() if name != "format"}
-        if isinstance(place := values.get("problem"), str):
-            values["problem"] = names.today(place)
         try:
             run = from_dict(cls, {**values, "path": str(path)}, where=CONFIG)
             check_seeds(run.seeds)

@@ -182,7 +182,7 @@ class AutogradGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.counts = AutogradCounts(**state["counts"])
-        self._zeros = state.get("zeros", 0)  # versions before had none
+        self._zeros = state["zeros"]
         for box, counts in zip(self._boxes, state["boxes"], strict=True):
             box.load_state_dict(counts)
 

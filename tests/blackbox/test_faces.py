@@ -8,12 +8,11 @@ import pytest
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with a name, a name from before, and a module, none of which is imported with it."""
+    """A package with a name and a module, none of which is imported with it."""
     folder = tmp_path / "pumps"
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        "from blackbox.faces import named_by_stub\n"
-        "__getattr__, __all__ = named_by_stub(__name__, {'Old': 'pumps.wheel.New'})\n"
+        "from blackbox.faces import named_by_stub\n__getattr__, __all__ = named_by_stub(__name__)\n"
     )
     (folder / "__init__.pyi").write_text(
         "from pumps import parts as parts\nfrom pumps.wheel import Wheel as Wheel\nfrom os import path\n"
@@ -34,11 +33,9 @@ def test_what_nobody_asks_for_is_not_imported(package):
     assert package.parts.COUNT == 3
 
 
-def test_a_name_that_is_not_there_is_refused_and_one_from_before_is_found(package):
+def test_a_name_that_is_not_there_is_refused(package):
     with pytest.raises(AttributeError, match=r"module 'pumps' has no attribute 'path'$"):
         _ = package.path
-    with pytest.raises(AttributeError, match=r"no attribute 'Old': it is pumps\.wheel\.New$"):
-        _ = package.Old
 
 
 @pytest.mark.parametrize("name", ["blackbox", "tasks", "tasks.configuration", "tasks.report"])

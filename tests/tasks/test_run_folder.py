@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tasks import Row, Run
+from tasks.command.cli import main
 from tasks.errors import RunFolderError, RunLockedError
 from tasks.folder import atomic
 from tasks.folder.result import Result
@@ -90,8 +91,8 @@ def test_what_is_no_run_is_refused_with_a_sentence(tmp_path, run):
         Run.open(tmp_path)
     config = run.path / "config.json"
     text = config.read_text()
-    config.write_text(text.replace('"format": 3', '"format": 99'))
-    with pytest.raises(RunFolderError, match="expected format 3, got 99"):
+    config.write_text(text.replace('"format": 4', '"format": 99'))
+    with pytest.raises(RunFolderError, match="expected format 4, got 99"):
         Run.open(run.path)
     config.write_text(text.replace('"preset"', '"preseT"'))
     with pytest.raises(RunFolderError, match="Did you mean 'preset'"):
@@ -294,11 +295,10 @@ def test_only_a_run_that_was_not_begun_is_discarded(tmp_path):
     assert not discard(fresh.path)  # gone already: no error in the place of why it was refused
 
 
-def test_a_finished_run_of_the_format_before_is_still_read(tmp_path):
+def test_a_folder_of_version_0_2_0_is_refused_in_a_sentence(tmp_path, capsys):
     run = begun_run(tmp_path, "toy", "demo", Settings(), [0])
-    content = json.loads((run.path / "config.json").read_text()) | {"format": 2, "signature": "abc"}
+    content = json.loads((run.path / "config.json").read_text()) | {"format": 3}
     (run.path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(RunFolderError, match="expected format 3, got 2"):
-        Run.open(run.path)
-    (run.path / "result.json").write_text("{}")
-    assert Run.open(run.path).seeds == (0,)
+    assert main(["resume", str(run.path)]) == main(["report", str(run.path)]) == 2
+    sentence = "expected format 4, got 3. Use the version of this package that wrote it"
+    assert capsys.readouterr().err.count(sentence) == 2

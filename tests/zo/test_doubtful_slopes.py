@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached
-from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
 
 
@@ -287,13 +286,6 @@ def test_a_resumed_run_asks_what_an_undisturbed_one_asks():
 
     first = counts(5)
     assert counts(7, first.state_dict()).state_dict() == counts(12).state_dict()
-
-
-def test_a_state_without_counted_checks_is_read():
-    solver = zo.differentiable(Sine(), zo.CGE(1e-3), seed=0)
-    state = {"seed": 0, "counts": {"calls": 3, "rows": 9, "dropped": 0}, "tangent": None}
-    solver.load_state_dict({"_extra_state": state})
-    assert solver.counts == zo.box_gradient.RowCounts(calls=3, rows=9)
 
 
 def test_a_gradient_that_is_not_finite_or_zero_is_no_reason_to_ask():

@@ -197,16 +197,6 @@ def test_where_other_rows_fail_each_time_the_best_is_lower_than_all_that_were_th
     assert better.best_validation == 0.5
 
 
-def test_a_state_of_before_with_the_losses_of_one_best_goes_on():
-    losses = torch.tensor([4.0] * 19 + [math.nan])
-    held_out, network, _ = follow([losses, losses - 1, losses + 1], every=1)
-    state = held_out.state_dict()
-    again = KeepBest(network, lambda: losses + 1)
-    again.load_state_dict({**state, "rows": state["rows"][-1]})
-    assert again.restore() == held_out.restore()
-    assert "1 of 20 rows not finite" in again.restore()
-
-
 def test_losses_of_other_rows_than_before_are_refused():
     with pytest.raises(zo.ConfigurationError, match="the same 3 rows each time, got 2"):
         follow([torch.ones(3), torch.ones(2), torch.ones(2)], every=1)

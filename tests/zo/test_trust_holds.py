@@ -97,41 +97,6 @@ def test_a_resumed_watch_is_the_same_and_says_nothing_twice(resume):
     assert parts[:2] == whole[:2] and parts[2].state == whole[2].state
 
 
-def test_a_state_of_before_is_read():
-    """As version 0.3 wrote it while trust was lost: figures of the last check, and a flag for each notice."""
-    before = {
-        "probes": 1, "total": 0.3, "weight": 0.9, "steps": 4, "learned": True, "agreement": 0.2,
-        "missed": 0.1, "of_rows": 0.7, "checked": 24, "fresh": True, "before": 0.2, "passed": False,
-        "lost": True, "warned": True, "told_control": True, "noise": 0.0, "untold": 1, "flat": False,
-        "told_flat": True, "told_digits": False, "narrow": False, "told_noise": False,
-        "told_unmoved": False, "whole": True, "cut": False, "beside": True,
-    }  # fmt: skip
-    watch = TrustWatch(TrustPolicy(), 0, 3.5)
-    watch.load_state_dict(before)
-    assert (watch.probes, watch.lost, watch.state.steps, watch.state.failed) == (1, True, 4, 1)
-    assert watch.error == pytest.approx(0.3 / 0.9)
-    assert watch.state.check == check_of(0.2, 0.1, 0.7) and watch.state.checked == 24
-    assert {"flat", "control", "stuck, time 1"} == set(watch.state_dict()["said"])
-    again = TrustWatch(TrustPolicy(), 0, 3.5)
-    again.load_state_dict(watch.state_dict())
-    assert again.state == watch.state
-
-
-def test_a_state_of_before_checks_had_figures_is_read():
-    """As 0.3 wrote it later: with a field for each figure, and for each reason why there are none."""
-    watch = TrustWatch(TrustPolicy(), 0, 3.5)
-    watch.saw(24, 0.1, check_of(0.9, 0.1, 0.99, rows=6, queries=1, noise=0.0))
-    state = watch.state_dict()
-    before = {
-        "agreement": 0.9, "missed": 0.1, "agreement_of_rows": 0.99, "rows": 6, "queries": 1, "noise": 0.0,
-        "failed": None, "flat": None, "digits": None, "narrow": None, "unlike": None, "balance": None,
-        "cut": None,
-    }  # fmt: skip
-    again = TrustWatch(TrustPolicy(), 0, 3.5)
-    again.load_state_dict(copy.deepcopy(state) | {"check": before})
-    assert again.state == watch.state and again.state_dict() == state
-
-
 def advanced(x: Tensor, a: Tensor) -> Tensor:
     """A step of Lorenz-96 by Runge-Kutta, with a forcing a beside the usual one."""
 

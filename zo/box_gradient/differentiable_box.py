@@ -380,7 +380,7 @@ class DifferentiableBox(nn.Module):
                 box with other arrays.
         """
         learned = state["tangent"]
-        seed = RowSeed(state["seed"], state.get("seed_by_order", False))
+        seed = RowSeed(state["seed"], state["seed_by_order"])
         saved = {"seed": seed.words(), "tangent": repr(None) if learned is None else learned["kind"]}
         settings = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
         refuse_other_run("differentiable", settings, saved)
@@ -388,8 +388,7 @@ class DifferentiableBox(nn.Module):
         self._seed = seed.keep_free()
         if self._tangent is not None and learned is not None:
             self._tangent.load_state_dict(learned)
-        if "units" in state:  # versions before had none
-            self._units.load_state_dict(state["units"])
+        self._units.load_state_dict(state["units"])
         self.counts = RowCounts(**state["counts"])
 
     def extra_repr(self) -> str:

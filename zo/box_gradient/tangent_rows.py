@@ -137,10 +137,8 @@ class TangentRows:
         self.tangent.load_state_dict(state["state"])
         self.tangent.brought = False
         self.units.load_state_dict(state["units"])
-        if "outliers" in state:  # versions before had none
-            self.outliers.load_state_dict(state["outliers"])
-        if "error" in state:
-            self._passes, self._mean = state["error"]["passes"], state["error"]["mean"]
+        self.outliers.load_state_dict(state["outliers"])
+        self._passes, self._mean = state["error"]["passes"], state["error"]["mean"]
 
     @property
     def trust(self) -> list[float | None]:

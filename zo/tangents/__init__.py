@@ -5,7 +5,6 @@ A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a
 `d_scale` says what is usual for each (see `Units`).
 """
 
-from zo.tangents.call_tangent import CallTangent
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.equation_tangent import EquationTangent
@@ -34,7 +33,6 @@ from zo.tangents.trust import TrustPolicy
 __all__ = [
     "AutoTangent",
     "CallPairs",
-    "CallTangent",
     "EquationTangent",
     "GraphTangent",
     "GridTangent",

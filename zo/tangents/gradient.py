@@ -24,7 +24,7 @@ from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
 from zo.tangents.step.room import Room
-from zo.tangents.step.settings import GradientSettings, Probing, refuse_unknown
+from zo.tangents.step.settings import GradientSettings, Probing
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy, TrustWatch
@@ -135,7 +135,7 @@ class TangentGradient:
         ConfigurationError, ParameterError: a value is out of range.
     """
 
-    _probing: Probing | None = None  # that of a `ProbedGradient`
+    _probing: Probing = Probing()  # that of a `ProbedGradient`
 
     def __init__(
         self,
@@ -154,21 +154,14 @@ class TangentGradient:
         clip: float | None = 2.0,
         steps: int | None = None,
         excite: float | None = None,
-        **of_probes: Any,
     ) -> None:
-        names = {
-            *(TangentGradient.__init__.__kwdefaults__ or {}),
-            *(type(self).__init__.__kwdefaults__ or {}),
-        }
-        if self._probing is not None:
-            refuse_unknown(type(self).__name__, of_probes, names)
         settings = GradientSettings.checked(
             network,
             objective,
             boxes=boxes,
             tangent=tangent,
             parameters=parameters,
-            probing=self._probing or Probing.of_before(of_probes, names),
+            probing=self._probing,
             max_rows=max_rows,
             seed=seed,
             process_group=process_group,
@@ -476,10 +469,10 @@ class TangentGradient:
         self._stand_ins.refuse_others(state)
         self._evaluations.load_state_dict(state)
         self.counts = TangentCounts(**state["counts"])
-        self._rows = state.get("rows_of_step", 0)  # versions before had none
+        self._rows = state["rows_of_step"]
         self._judgement.load_state_dict(state)
         self._grads.load_state_dict(state["clipping"])
-        self._keep_within(Room(*state["room"]) if "room" in state else Room.most())
+        self._keep_within(Room(*state["room"]))
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
 

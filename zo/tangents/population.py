@@ -254,7 +254,7 @@ class RatePopulation:
         settings = {"factors": [m.factor for m in self._members], "optimizer": type(self._optimizer).__name__}
         factors = [part["factor"] for part in state["members"]]
         refuse_other_run("RatePopulation", settings, {**state, "factors": factors})
-        self._own.refuse_other(state.get("shapes", self._own.shapes()))
+        self._own.refuse_other(state["shapes"])
         now = self._optimizer.state_dict()
         with self._then_back():
             members = [self._loaded(part, now) for part in state["members"]]

@@ -13,10 +13,7 @@ from torch.autograd import Function
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.batches import map_tensors, tensors
-from zo.errors import ConfigurationError
 from zo.tangents.record.pairs import CallPairs, sizes
-
-BEFORE = ("apply", "vjp", "predict_values", "observe", "linearise", "response", "responses")  # in 0.3
 
 
 class Tangent(ABC):
@@ -40,18 +37,6 @@ class Tangent(ABC):
     learns: bool = True
     replayed: bool = True
     brought: bool = False
-    _asked_by_call: bool = False  # of `CallTangent`, which has the methods of 0.3
-
-    def __init_subclass__(cls, **settings: Any) -> None:
-        """Refuse a class that is written for 0.3, whose methods nobody would call."""
-        super().__init_subclass__(**settings)
-        before = [name for name in BEFORE if name in vars(cls)]
-        if before and not cls._asked_by_call:
-            raise ConfigurationError(
-                f"{cls.__name__}: expected a tangent with at(rows), which gives values, J d and J^T v there, "
-                f"got {', '.join(before)} as in 0.3. See docs/howto/move_a_tangent.md, or put "
-                "zo.tangents.CallTangent in the place of zo.tangents.Tangent."
-            )
 
     @abstractmethod
     def at(self, rows: CallPairs) -> Linearised:

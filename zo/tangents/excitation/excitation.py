@@ -391,9 +391,9 @@ class Excitation:
 def _box(entry: Mapping[str, Any]) -> _Box:
     """A box as `Excitation.state_dict` has it."""
     of_inputs = {each.name for each in fields(AskedInputs)}
-    shown = entry["shown"]  # 0.3 kept others, of a few steps
+    shown = entry["shown"]
     state = {name: value for name, value in entry.items() if name not in of_inputs}
-    state["shown"] = DitheredRows(*shown) if shown and len(shown) == len(DitheredRows._fields) else None
+    state["shown"] = DitheredRows(*shown) if shown else None
     inputs = AskedInputs(**{name: value for name, value in entry.items() if name in of_inputs})
     return _Box(inputs, **state)
 

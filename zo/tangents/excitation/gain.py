@@ -253,7 +253,7 @@ class Gain:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.form = self._sums = None
-        if state["form"] is not None and "basis" in state:  # before there were products it had none
+        if state["form"] is not None:
             self.form, self._basis = GainForm(**state["form"]), tuple(state["basis"])
             self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
             self._contest = _Contest(*state["errors"])
@@ -380,7 +380,7 @@ class Excited(Tangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.gain.load_state_dict(state["gain"])
-        self._contest = _Contest(*state["errors"])  # of which 0.3 had three before decision 150
+        self._contest = _Contest(*state["errors"])
 
 
 class _WithGain(Linearised):

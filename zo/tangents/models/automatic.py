@@ -249,7 +249,7 @@ class AutoTangent(Tangent):
         """Go on where `state_dict` was taken."""
         self.kind, self._others, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
-        ends, by = state.get("contest", (CONTEST, CLEARLY))
+        ends, by = state["contest"]
         self._contest = (ends, by)
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():

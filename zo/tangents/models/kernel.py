@@ -158,14 +158,9 @@ class KernelTangent(ValueTangent):
         self.load_kept(state)
         device = self._window.columns[0].device
         self._units = tuple(tensor.to(device, copy=True) for tensor in state["units"])
-        if "processes" not in state:  # one length for all inputs, as it was kept before
-            length, noise, self._last_choice, self._last_fit = state["chosen"]
-            self._centres, processes = _before(state["fit"], length, noise)
-        else:
-            self._last_choice, self._last_fit = state["chosen"]
-            self._centres, processes = state["centres"], state["processes"]
-        self._centres = self._centres.to(device, copy=True)
-        self._fit = [Process.of(process, device) for process in processes]
+        self._last_choice, self._last_fit = state["chosen"]
+        self._centres = state["centres"].to(device, copy=True)
+        self._fit = [Process.of(process, device) for process in state["processes"]]
 
     def __repr__(self) -> str:
         """The number of centres."""
@@ -224,13 +219,3 @@ def _once(x: Tensor) -> Tensor:
     _, kinds = torch.unique(x, dim=0, return_inverse=True)
     first = torch.full_like(kinds, len(x)).scatter_reduce(0, kinds, torch.arange(len(x)).to(kinds), "amin")
     return first[first < len(x)].sort().values
-
-
-def _before(fit: Sequence[Tensor], length: float, noise: float) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Centres and processes of a fit with one length for all inputs."""
-    if not fit:
-        return torch.empty(0), []
-    centres, weights, slope, offset = fit
-    outputs, lengths = torch.arange(weights.shape[1]), centres.new_full(centres.shape[1:], length)
-    named = {"outputs": outputs, "lengths": lengths, "noise": noise}
-    return centres, [named | {"weights": weights, "slope": slope, "offset": offset}]

@@ -82,7 +82,7 @@ class RowWindow:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        self.seen, self.most_bytes = state["seen"], state.get("most_bytes", MOST_BYTES)
+        self.seen, self.most_bytes = state["seen"], state["most_bytes"]
         self._ring = tuple(column.to(device, copy=True) for column in state["kept"])
 
 

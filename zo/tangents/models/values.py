@@ -235,7 +235,7 @@ class ValueTangent(Tangent):
         self._map = None
         if state["map"] is not None:
             spectral = "matrix" in state["map"]
-            self._map = SpectralMap(self._waves(*_ends_of(state["map"]))) if spectral else OutputMap()
+            self._map = SpectralMap(self._waves(*state["map"]["ends"])) if spectral else OutputMap()
             self._map.load_state_dict(state["map"], device)
         self._lessons, self._next_map = state["lessons"]
 
@@ -440,11 +440,6 @@ class ValueTangent(Tangent):
 def rows_of(count: int, form: Form) -> int:
     """So many rows, or fewer where they are large."""
     return min(count, max(16, ROW_NUMBERS // sum(sizes(form.outputs))))
-
-
-def _ends_of(state: dict[str, Any]) -> tuple[Sequence[bool], Odd]:
-    """Of a map of waves: axes whose ends meet, and sums of sines; versions before had neither, as all met."""
-    return state.get("ends", ((True,) * (state["matrix"].ndim - 2), ()))
 
 
 def _flat(array: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Units:
         """Go on where `state_dict` was taken."""
         self._changes.load_state_dict(state["changes"])
         self._responses.load_state_dict(state["responses"])
-        self._last = state.get("last", torch.empty(0)).clone()  # 0.2 kept none
+        self._last = state["last"].clone()
 
 
 class _Running:

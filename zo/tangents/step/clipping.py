@@ -175,8 +175,8 @@ class Clipping:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._lengths = list(state["lengths"])
-        self._raised = state.get("raised", 0.0)  # versions before raised none
-        self._cut_off = _CutOff(**state.get("cut off", {}))
+        self._raised = state["raised"]
+        self._cut_off = _CutOff(**state["cut off"])
 
 
 class _CutOff(NamedTuple):

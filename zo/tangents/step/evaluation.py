@@ -185,7 +185,7 @@ class Evaluations:
         own = self.state_dict()
         refuse_other_run("TangentGradient", {name: own[name] for name in ("seed", "boxes")}, state)
         self.probing = replace(self.probing, chunk=chunk)
-        self._take_apart(state.get("apart", False))
+        self._take_apart(state["apart"])
 
     def _recorded(self, step: Step, key: Key, probes: int, dither: Dither) -> Recorded:
         """The base, and probes beside it, without a graph."""

@@ -166,12 +166,11 @@ class Judgement:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.watch.load_state_dict(state["trust"])
-        if "excitation" in state:  # versions before had none
-            self.excitation.load_state_dict(state["excitation"])
-        if shown := state.get("shown"):  # nor this, for a while longer
-            self.check, self.waits = Check(shown["figures"]), shown["waits"]
-            self.excitation.response, self.excitation.in_loss = shown["response"], shown["in_loss"]
-            self.excitation.out_of_loss = shown["out_of_loss"]
+        self.excitation.load_state_dict(state["excitation"])
+        shown = state["shown"]
+        self.check, self.waits = Check(shown["figures"]), shown["waits"]
+        self.excitation.response, self.excitation.in_loss = shown["response"], shown["in_loss"]
+        self.excitation.out_of_loss = shown["out_of_loss"]
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""

@@ -141,7 +141,7 @@ class Replays:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        newest = state.get("newest")
+        newest = state["newest"]
         self._newest = None if newest is None else window_of(newest)
         self.kept = state["windows"] is not None
         if self.kept:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_choice, check_count, check_fraction, check_number, check_positive, nearest
+from blackbox.checks import check_choice, check_count, check_fraction, check_number, check_positive
 from blackbox.group import BoxGroup
-from blackbox.notices import warn
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_mu
@@ -27,23 +26,6 @@ from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy
 
 MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
-
-
-def refuse_unknown(owner: str, arguments: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse arguments that a gradient has none of.
-
-    Args:
-        owner: the gradient's class.
-        arguments: their names.
-        known: the names of what may be.
-
-    Raises:
-        ConfigurationError: there is one.
-    """
-    for name in arguments:
-        raise ConfigurationError(
-            f"{owner}: expected one of its arguments, got {name!r}. {nearest(name, known)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -73,30 +55,6 @@ class Probing:
         if self.chunk is not None:
             check_count("ProbedGradient", "chunk", self.chunk)
         check_fraction("ProbedGradient", "max_dropped", self.max_dropped)
-
-    @classmethod
-    def of_before(cls, arguments: Mapping[str, Any], known: Iterable[str]) -> Probing:
-        """What was given to a `TangentGradient` itself, as in 0.3: passed on, with a word.
-
-        Args:
-            arguments: what was given, by name.
-            known: the names of what may be.
-
-        Raises:
-            ConfigurationError: there is another argument.
-
-        Warns:
-            DeprecationWarning: there is one.
-        """
-        names = {field.name for field in fields(cls)}
-        refuse_unknown("TangentGradient", [name for name in arguments if name not in names], known)
-        if arguments:
-            warn(
-                f"TangentGradient: expected {', '.join(arguments)} to be given to zo.ProbedGradient, which "
-                "has what probes need. They are passed on, for now.",
-                DeprecationWarning,
-            )
-        return cls.of(**arguments)
 
     @classmethod
     def of(

@@ -192,18 +192,18 @@ class StandIns:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        gains = state.get(
-            "gains", [Excited(tangent).state_dict() for tangent in self.tangents]
-        )  # 0.3 had none
-        pairs = [(self.tangents, state["tangents"]), (self.excited, gains), (self.units, state["units"])]
-        if "outliers" in state:  # versions before had none
-            pairs.append((self.outliers, state["outliers"]))
-        for parts, states in pairs:
-            for part, entry in zip(parts, states, strict=True):
+        parts_by_name = {
+            "tangents": self.tangents,
+            "gains": self.excited,
+            "units": self.units,
+            "outliers": self.outliers,
+        }
+        for name, parts in parts_by_name.items():
+            for part, entry in zip(parts, state[name], strict=True):
                 part.load_state_dict(entry)
         for tangent in self.tangents:
             tangent.brought = False
-        self.error, self.errors = state.get("error"), list(state.get("errors", ()))
+        self.error, self.errors = state["error"], list(state["errors"])
 
 
 def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:

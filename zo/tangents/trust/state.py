@@ -9,20 +9,6 @@ from typing import Any
 from zo.tangents.trust.evidence import Check
 from zo.tangents.trust.policy import TrustPolicy
 
-_FLAGS = {  # of states before notices had names
-    "warned": "stuck, time 1",
-    "told_control": "control",
-    "told_flat": "flat",
-    "told_digits": "digits",
-    "told_noise": "noise",
-    "told_unmoved": "unmoved",
-    "narrow": "narrow",
-    "cut": "cut",
-}
-_FIGURES = {"agreement": "agreement", "missed": "missed", "of_rows": "agreement_of_rows"}
-_FIELDS = ("agreement", "missed", "agreement_of_rows", "balance")  # of a check, before it had figures
-_REASONS = ("failed", "digits", "narrow")  # the same, of a check that showed nothing, which no state has
-
 
 @dataclass(frozen=True)
 class TrustTerms:
@@ -158,23 +144,7 @@ def saved(state: State, said: Iterable[str]) -> dict[str, Any]:
 
 
 def restored(kept: dict[str, Any]) -> tuple[State, set[str]]:
-    """The state and the names that `saved` kept, also where versions before did."""
-    kept = dict(kept)
-    if "said" not in kept:  # before notices had names
-        names = {name for flag, name in _FLAGS.items() if kept.get(flag)}
-        figures = {name: kept.pop(figure) for figure, name in _FIGURES.items()}
-        check = figures if any(value is not None for value in figures.values()) else None
-        kept = {key: value for key, value in kept.items() if not key.startswith("told_") and key != "warned"}
-        kept |= {"failed": kept.pop("untold"), "check": check, "said": names}
-    names = set(kept.pop("said"))
-    check = kept.pop("check")
-    return State(**kept, check=None if check is None else _check(check)), names
-
-
-def _check(kept: dict[str, Any]) -> Check:
-    """The check of a state that was kept; one that is kept has shown something, so it has no reason."""
-    kept = {name: value for name, value in kept.items() if name not in ("reason", *_REASONS)}
-    if "figures" not in kept:
-        figures = {name: kept.pop(name, None) for name in _FIELDS}
-        kept["figures"] = {name: value for name, value in figures.items() if value is not None}
-    return Check(**kept)
+    """The state and the names that `saved` kept."""
+    state = {name: value for name, value in kept.items() if name not in ("said", "check")}
+    check = kept["check"]
+    return State(**state, check=None if check is None else Check(**check)), set(kept["said"])
