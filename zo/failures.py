@@ -38,8 +38,7 @@ CUT = (
 
 ONE_ROW = (
     "The batches have one row: a model of a box's values knows no derivative by numbers that have been the "
-    "same in all rows so far, such as one design for all. Give batches of two rows or more, or take "
-    "probes=1. Or: "
+    "same in all rows so far, such as one design for all. Give batches of two rows or more. Or: "
 )
 
 

@@ -138,7 +138,6 @@ def fit_field(
         seed=seed,
         clip=None,
         excite=0,
-        max_rows=1,
         trust_policy=TrustPolicy(check_every=None, outliers=False),  # each evaluation is a check
         replays=inner,
         max_age=1,

@@ -90,8 +90,8 @@ def differentiable(
 
     Args:
         box: a box with at least one differentiable input and output.
-        estimator: `RGE`, `RowRGE` or `CGE`; None for no queries, with a tangent that learns from values.
-        tangent: is copied, and the copy learns; None to estimate from the queries of each call alone.
+        estimator: `RGE`, `RowRGE` or `CGE`; None with a tangent.
+        tangent: is copied, and the copy learns from values; None with an estimator.
         seed: of all draws; None is a seed of its own. Give each box of a run another one: of equal seeds
             nobody warns here.
         max_rows: the most rows of one call in the backward pass; None for no limit.

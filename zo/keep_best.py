@@ -158,7 +158,7 @@ class KeepBest:
         words = (
             f"KeepBest: expected {self.step} steps to lower the held-out loss of the start, {start} and none "
             "since was lower; the start's weights are put back. Take smaller steps, a gradient nearer to the "
-            "true one (more probes or queries), or validate more often."
+            "true one (more queries, or another tangent), or validate more often."
         )
         if self.step:
             warn(words, KeepBestWarning)

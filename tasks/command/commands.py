@@ -350,11 +350,11 @@ def serve(
     name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
     threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
     derivative: Annotated[
-        Literal["own", "differences", "probes", "values"],
+        Literal["own", "differences", "values"],
         arg(
             help="What gradients come from: the box's own derivative, where it has one; central differences, "
-            "two rows for each number of the inputs; or a tangent that is learned over the calls, from two "
-            "probes beside each solve, or from the values of the solves alone."
+            "two rows for each number of the inputs; or a tangent that is learned over the calls, from "
+            "the values of the solves alone."
         ),
     ] = "own",
     mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
@@ -435,10 +435,10 @@ def tesseract(
     arguments: Arguments = (),
     *,
     derivative: Annotated[
-        Literal["differences", "probes", "values"],
+        Literal["differences", "values"],
         arg(
             help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
-            "over the calls: from two probes beside each solve, or from the values of the solves alone."
+            "over the calls from the values of the solves alone."
         ),
     ] = "differences",
     mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,

@@ -21,7 +21,7 @@ from tasks.folder.machine import PACKAGE
 from zo.box_gradient import DifferentiableBox
 
 TEMPLATE = Path(__file__).parent / "templates" / "tesseract_api.txt"
-Derivative = Literal["differences", "probes", "values"]
+Derivative = Literal["differences", "values"]
 API, CONFIG, REQUIREMENTS = "tesseract_api.py", "tesseract_config.yaml", "tesseract_requirements.txt"
 
 
@@ -42,8 +42,7 @@ def write(
         target: where it is, as `blackbox.registry.make` takes it. A file is copied into the folder.
         arguments: what it is made with.
         folder: where; made if missing.
-        derivative: "differences"; or a tangent learned from "probes", two rows beside each solve, or from the
-            "values" of the solves alone.
+        derivative: "differences"; or a tangent learned from the "values" of the solves alone.
         vectorized: whether all arrays have an open first axis, which is rows.
         mu: of the differences, in the scales of the inputs.
 
@@ -96,8 +95,6 @@ def write(
 
 def solver_of(box: BlackBoxFunction, derivative: Derivative, mu: float) -> DifferentiableBox:
     """Autograd around a box, by the derivative that the file of a Tesseract writes out."""
-    if derivative == "probes":
-        return zo.differentiable(box, zo.RowRGE(mu=mu, q=2), tangent=zo.LowRankTangent())
     if derivative == "values":
         return zo.differentiable(box, None, tangent=zo.MLPTangent())
     return zo.differentiable(box, zo.CGE(mu=mu, central=True))

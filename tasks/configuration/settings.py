@@ -259,9 +259,6 @@ class Config:
     """Candidates in a generation of cma-es and sep-cma-es, which is a step; None for 4 + 3 ln(weights)."""
     sigma0: Positive = 0.1
     """Of cma-es and sep-cma-es: the standard deviation of each weight in the first generation."""
-    probes: Natural = 0
-    """Moved copies of the network that run beside it in a step of tangents, which need none; secant takes two
-    where this is 0."""
     prefit: Natural = 400
     """Steps in which tangents and student learn, before training, from answers that the problem has (its
     `answers`); 0 for none."""
@@ -270,8 +267,8 @@ class Config:
     labels, squared for other numbers. None chooses among these three by the problem's `answers`, and is
     squared where it has none."""
     replays: Natural | None = 0
-    """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
-    many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
+    """Steps on recorded answers, in which no box runs, after each step of tangents; None for as many
+    as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
     derivative's."""
     rates: tuple[Positive, ...] = ()
     """Multiples of the learning rate, such as 1 4 16, that methods with replays try at once for the rows of
@@ -280,9 +277,6 @@ class Config:
     clip: AtLeastOne | None = None
     """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
     None for each method's own: 2 for tangents that learn from values, no bound for others."""
-    max_rows: Positive | None = None
-    """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
-    the probes take."""
     max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The fraction of a step's queries that may fail before it is an error, in cge, sparse-cge, rge and
     row-rge; one alone may, unless this is 0."""

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import zo
+from tasks.configuration import Config
 from tasks.training.setup import Setup
 
 
 def tangent_gradient(
     setup: Setup,
     tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
-    probes: int = 0,
-    kind: type[zo.TangentGradient] | None = None,
+    kind: type[zo.TangentGradient] = zo.TangentGradient,
     **settings: Any,
 ) -> zo.TangentGradient:
     """A gradient by tangents with the run's settings.
@@ -21,8 +21,7 @@ def tangent_gradient(
     Args:
         setup: What the method was given.
         tangent: Stands for the boxes, one or one for each; the default ones if None.
-        probes: Moved copies of the network beside it.
-        kind: Its class; if None the plain one, where neither probes nor chunks are asked for.
+        kind: Its class.
         **settings: What the class takes, in the place of the run's settings too.
     """
     config = setup.config
@@ -33,14 +32,13 @@ def tangent_gradient(
         "replays": config.replays,
         "steps": setup.steps,
         "process_group": None,  # the run's own boxes share their rows
+        "trust_policy": policy_of(config),
     }
     if config.clip is not None:
         of_run["clip"] = config.clip
-    # without a chunk base and probes run together, also where there are several processes: the same bits
-    if config.chunk is not None:
-        of_run |= {"chunk": config.chunk, "process_group": setup.process_group}
-    if probes:
-        of_run["probes"] = probes
-    if kind is None:
-        kind = zo.ProbedGradient if {"chunk", "probes"} & of_run.keys() else zo.TangentGradient
     return kind(setup.network, setup.objective, **(of_run | settings))
+
+
+def policy_of(config: Config) -> zo.tangents.TrustPolicy:
+    """When tangents of a run are checked: where rows are counted the first step once, not the first five."""
+    return zo.tangents.TrustPolicy(early=1) if config.rows is not None else zo.tangents.TrustPolicy()

@@ -17,7 +17,7 @@ from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
-from tasks.methods.learned import tangent_gradient
+from tasks.methods.learned import policy_of, tangent_gradient
 from tasks.methods.reference import compare, with_derivative
 from tasks.methods.surrogate import surrogate
 from tasks.problem.method import Cost, Method
@@ -30,9 +30,8 @@ from zo.estimators import Key, Parameters
 from zo.evaluators.state import Snapshot
 from zo.tangents.tangent import sources
 
-MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
+CONFIRMED = 4  # queries that a check takes at most, as a rule, where it finds fault
 ROUNDED = 1e-2  # by which probabilities that are rounded may miss a sum of one
-PROBES = 2  # of secant, where the settings name none
 ZEROS = 3  # first steps of no-gradient with gradients of exactly zero, after which no other is waited for
 
 
@@ -143,26 +142,8 @@ def student(setup: Setup) -> Trained:
 
 def tangents(setup: Setup) -> Trained:
     """Autograd around a model of the box, fitted to its values in the rows that training runs anyway."""
-    return _by_tangents(setup, None, setup.config.probes)
-
-
-def secant(setup: Setup) -> Trained:
-    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
-    return _by_tangents(setup, zo.SecantTangent(zo.LowRankTangent()), setup.config.probes or PROBES)
-
-
-def _with_replays(
-    setup: Setup, tangents: Sequence[zo.tangents.Tangent], begin: Callable[[], None]
-) -> Trained:
-    """By tangents that are known, one for each box, which are neither learned nor checked."""
-    policy = zo.tangents.TrustPolicy(check_every=None)
-    gradient = tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
-    return setup.descend(gradient, begin=begin, replayed=True)
-
-
-def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
     config = setup.config
-    gradient = tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
+    gradient = tangent_gradient(setup, None)
     answers = _answers(setup)
 
     def learn() -> None:
@@ -175,6 +156,15 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
         begin=learn if answers else None,
         replayed=config.replays != 0,
     )
+
+
+def _with_replays(
+    setup: Setup, tangents: Sequence[zo.tangents.Tangent], begin: Callable[[], None]
+) -> Trained:
+    """By tangents that are known, one for each box, which are neither learned nor checked."""
+    policy = zo.tangents.TrustPolicy(check_every=None)
+    gradient = tangent_gradient(setup, tangents, trust_policy=policy)
+    return setup.descend(gradient, begin=begin, replayed=True)
 
 
 def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
@@ -295,13 +285,11 @@ def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
     return cost_of_queries(gradient, steps)
 
 
-def _cost_of_tangents(problem: Problem, steps: int, least_probes: int = 0) -> Cost:
-    config = problem.config
-    policy, probes = zo.tangents.TrustPolicy(), config.probes or least_probes
-    checks = policy.checks_within(steps, guesses=not probes)
-    queries = steps * probes + checks
-    least = steps + queries
-    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)), learns=True)
+def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
+    policy = policy_of(problem.config)
+    checks = policy.checks_within(steps, learns=True)
+    most = steps + CONFIRMED * (checks + policy.early - 1)
+    return Cost(steps + checks, checks, most, learns=True)
 
 
 def _cost_of_rows(problem: Problem, steps: int) -> Cost:
@@ -348,12 +336,8 @@ def _check_rows(problem: Problem) -> None:
         zo.differentiable(box, zo.RowRGE(config.input_mu, config.input_directions, central=config.central))
 
 
-def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
-    config, boxes = problem.config, list(problem.boxes.values())
-    probes = config.probes or least_probes
-    zo.ProbedGradient(
-        problem.network(), problem.objective, boxes=boxes, probes=probes, max_rows=config.max_rows
-    )
+def _check_tangents(problem: Problem) -> None:
+    zo.TangentGradient(problem.network(), problem.objective, boxes=list(problem.boxes.values()))
 
 
 def _tangents_of_boxes(problem: Problem) -> list[str]:
@@ -394,15 +378,6 @@ METHODS: dict[str, Method] = {
         _cost_of_surrogate,
         needs_box=True,
         check=_check_outputs,
-    ),
-    "secant": Method(
-        "Autograd around the responses to two probes in each row.",
-        secant,
-        partial(_cost_of_tangents, least_probes=PROBES),
-        needs_box=True,
-        check=partial(_check_tangents, least_probes=PROBES),
-        learns_answers=True,
-        replays=True,
     ),
     "student": Method(
         "Autograd around a network that learns the box's values.",

@@ -5,11 +5,10 @@ the steps that follow from a budget, and the time of the first batch, whose rows
 
 An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
-lower error; recorded answers are replayed as often as they are trusted, at several learning rates, and no
-probes are bought where tangents are not trusted; and there are as many steps as the budget allows, validation
-and test included. What is set by hand stays. Of a problem with presets, whose settings go with each other,
-all stay, but that a preset's steps become fewer where the budget has no room for them
-(`tasks.planning.spending`).
+lower error; recorded answers are replayed as often as they are trusted, at several learning rates; and
+there are as many steps as the budget allows, validation and test included. What is set by hand stays. Of a
+problem with presets, whose settings go with each other, all stay, but that a preset's steps become fewer
+where the budget has no room for them (`tasks.planning.spending`).
 """
 
 from __future__ import annotations
@@ -188,7 +187,7 @@ def _left_to_the_budget(
     left = tuple(name for name in LEFT if name not in by_hand)
     if presets:
         return settings, left
-    changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
+    changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None}
     if "replays" not in by_hand or settings.replays != 0:
         changed["rates"] = FACTORS  # decision 143
     changed = {name: value for name, value in changed.items() if name not in by_hand}

@@ -244,7 +244,7 @@ def _tangents(facts: Findings) -> list[Block]:
                 alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
                 caption="How far the learned tangents can be believed. "
                 + ("Left: the" if checked else "The")
-                + " relative error with which they predict the box's outputs, or with probes its responses, "
+                + " relative error with which they predict the box's outputs "
                 "before they learn from them; 0 is exact, at 1 (dashed) and above they say nothing."
                 + (
                     " Right: in each check, how much the loss changed along their gradient, over what the "

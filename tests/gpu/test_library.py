@@ -48,7 +48,6 @@ BOXES = {
     "cosines": lambda box: zo.differentiable(
         box, zo.RowRGE(1e-3, q=2, basis=zo.box_gradient.DCTBasis(2, axes=1)), seed=0, max_rows=7
     ),
-    "low rank": lambda box: zo.differentiable(box, zo.RowRGE(1e-3, q=2), tangent=zo.LowRankTangent(), seed=0),
     "mlp": lambda box: zo.differentiable(
         box, tangent=learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2)
     ),
@@ -88,7 +87,6 @@ TANGENTS = {
     "stencil": lambda: zo.StencilTangent(2),
     "equation": lambda: zo.EquationTangent(),
     "kernel": lambda: zo.KernelTangent(),
-    "secant": lambda: zo.SecantTangent(zo.LowRankTangent()),
     "student": lambda: zo.StudentTangent(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 16)))
     ),
@@ -115,7 +113,7 @@ def test_tangents_that_learned_from_answers_on_the_cpu_go_on_on_the_gpu_and_from
             return (box(box(state)) - 0.2).square().flatten(1).mean(dim=1)
 
         settings = {"boxes": [box], "seed": 2, "trust_policy": policy}
-        return zo.ProbedGradient(network, objective, tangent=tangent, **settings)
+        return zo.TangentGradient(network, objective, tangent=tangent, **settings)
 
     def trained(device) -> Tensor:
         network, box, found = small_network(16).to(device), Carried(), []
@@ -198,7 +196,7 @@ def test_states_that_a_user_reads_to_the_gpu_go_on(gpu):
                 network,
                 lambda network, rows: (box(network(rows)) - 0.2).square().mean(dim=1),
                 boxes=[box],
-                tangent=zo.LowRankTangent(),
+                tangent=zo.KernelTangent(),
                 seed=2,
             )
 

@@ -95,13 +95,11 @@ def student() -> zo.StudentTangent:
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 def test_an_exact_tangent_gives_the_gradient_of_the_mean_over_the_survivors(function, tangent, evaluator):
     box, network, batch = Failing(function, (X,), (X,)), make_network(), weights(ROWS, 4)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         chain(box),
         boxes=[box],
         tangent=tangent,
-        probes=0,
-        evaluator=evaluator,
         trust_policy=NEVER,
     )
     loss = gradient.backward(batch)
@@ -116,7 +114,7 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
     grads = []
     for alive in (None, ALIVE):  # the batch with failing rows, and the survivors by themselves
         box, network, batch = Failing(bent, (X,), (X,)), make_network(), weights(ROWS, 4)
-        gradient = zo.ProbedGradient(
+        gradient = zo.TangentGradient(
             network,
             chain(box),
             boxes=[box],
@@ -124,7 +122,6 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
                 "mlp": learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=1),
                 "student": student(),
             }.get(kind),
-            probes=0,
             trust_policy=NEVER,
         )
         for _ in range(2):
@@ -491,13 +488,11 @@ def test_dropout_behind_the_box_is_no_dependence_of_rows(evaluator):
     def objective(network, batch):
         return (network["behind"](box(box(batch + network["into"](batch)))) - 0.5).square().mean(dim=1)
 
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         objective,
         boxes=[box],
         tangent=zo.tangents.ModelTangent(bent),
-        probes=2,
-        evaluator=evaluator,
         trust_policy=NEVER,
     )
     gradient.backward(batch)

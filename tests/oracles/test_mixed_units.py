@@ -17,10 +17,8 @@ INPUTS = torch.tensor([1e-6, 1.0, 1e6, 1e3], dtype=torch.float64)
 OUTPUTS = torch.tensor([1e3, 1e-6, 1.0, 1e6], dtype=torch.float64)
 ONES = torch.ones(4, dtype=torch.float64)
 TANGENTS = {
-    "secant": lambda: zo.SecantTangent(),
-    "low rank": lambda: zo.LowRankTangent(),
-    "both": lambda: zo.SecantTangent(zo.LowRankTangent()),
     "student": lambda: student(),
+    "kernel": lambda: zo.KernelTangent(),
 }
 
 
@@ -57,17 +55,16 @@ def chain(call, inputs: Tensor, outputs: Tensor):
     return objective
 
 
-def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, probes=8):
+def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8):
     """The gradients of some steps, with the weights moved in between, the true ones, and the errors."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4)).to(dtype)
     box = in_units(function, inputs, outputs)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         chain(box, inputs, outputs),
         boxes=[box],
         tangent=tangent,
-        probes=probes,
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
     )
     grads, true, errors = [], [], []
@@ -93,25 +90,11 @@ def off(grad: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.quick_cases(2)
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32])
-@pytest.mark.parametrize("kind", ["secant", "low rank", "both"])
-@pytest.mark.parametrize(
-    "units", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("inputs", "outputs")), "both"]
-)
-def test_on_a_linear_box_the_gradient_is_exact_in_any_units(kind, units, dtype):
-    inputs, outputs = (INPUTS if units != "outputs" else ONES), (OUTPUTS if units != "inputs" else ONES)
-    grads, true, errors = train(linear, TANGENTS[kind](), inputs, outputs, dtype)
-    assert off(grads[-1], true[-1]) < 0.01
-    assert errors[-1] < 0.01
-
-
-@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("kind", TANGENTS)
 def test_the_result_does_not_depend_on_the_units(kind):
     """Of a box that bends, where each tangent has errors of its own: the same ones, to 1 %."""
-    probes = 0 if kind == "student" else 8
-    plain, true, errors = train(bent, TANGENTS[kind](), ONES, ONES, torch.float64, probes=probes)
-    scaled, _, scaled_errors = train(bent, TANGENTS[kind](), INPUTS, OUTPUTS, torch.float64, probes=probes)
+    plain, true, errors = train(bent, TANGENTS[kind](), ONES, ONES, torch.float64)
+    scaled, _, scaled_errors = train(bent, TANGENTS[kind](), INPUTS, OUTPUTS, torch.float64)
     assert off(scaled[-1], plain[-1]) < 0.01
     assert scaled_errors[-1] == pytest.approx(errors[-1], rel=0.01)
     assert off(plain[-1], true[-1]) < 0.5
@@ -121,24 +104,9 @@ def test_the_result_does_not_depend_on_the_units(kind):
 def test_the_default_learns_a_box_in_any_units():
     """An output that is followed as the input of its name in one unit is not in another: close, not equal."""
     for inputs, outputs in ((ONES, ONES), (INPUTS, OUTPUTS), (INPUTS, ONES), (ONES, OUTPUTS)):
-        grads, true, errors = train(bent, None, inputs, outputs, torch.float64, probes=0)
+        grads, true, errors = train(bent, None, inputs, outputs, torch.float64)
         assert off(grads[-1], true[-1]) < 0.4
         assert max(errors[1:]) < 0.6
-
-
-def test_a_small_coordinate_that_is_wrong_shows_in_the_error():
-    """A tangent that is right but for one output of four, a million times smaller than the largest."""
-
-    class AllButOne(zo.tangents.Tangent):
-        learns = False
-
-        def at(self, rows):
-            of_four = torch.tensor([1.0, 1.0, 1e-6, 0.0])
-            return zo.tangents.LinearMap(rows, lambda d: linear(d) * of_four.to(d), lambda v: v)
-
-    outputs = torch.tensor([1.0, 1.0, 1e-6, 1e-6])
-    _, _, (error,) = train(linear, AllButOne(), ONES, outputs, torch.float64, steps=1)
-    assert error == pytest.approx(0.5, abs=0.05)
 
 
 def test_channels_of_a_grid_may_have_units_of_their_own():
@@ -186,16 +154,15 @@ def test_a_spec_may_give_the_units():
         def see(self, rows):
             seen.append(rows)
 
-    x, y = ArraySpec("x", (4,), scale=[1e-6, 1.0, 1e6, 1e3]), ArraySpec("y", (4,))
+    x, y = ArraySpec("x", (4,)), ArraySpec("y", (4,), scale=[1e-6, 1.0, 1e6, 1e3])
     box = FromTorch(bent, (x,), (y,))
     network = nn.Linear(4, 4).double()
     gradient = zo.TangentGradient(
         network, lambda n, b: box(n(b)).square().mean(dim=1), boxes=[box], tangent=Watching()
     )
     gradient.backward(weights(5, 4))
-    assert torch.equal(seen[0].d_scale, INPUTS)
-    assert replace(x, name="z").scale == x.scale == tuple(INPUTS.tolist())
-    assert 1e-6 < float(seen[0].response_scale.min()) <= float(seen[0].response_scale.max()) < 1
+    assert torch.equal(seen[0].response_scale, INPUTS)
+    assert replace(y, name="z").scale == y.scale == tuple(INPUTS.tolist())
     for scale in (0.0, [1.0, 2.0], float("nan")):
         with pytest.raises(DefinitionError, match="'x', scale: expected a positive number"):
             ArraySpec("x", (4,), scale=scale)

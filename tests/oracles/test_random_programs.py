@@ -327,10 +327,7 @@ def around(kind: str, network: nn.Module, code, limit: float, batch) -> Tensor:
         stands = [zo.differentiable(b, tangent=t, seed=1) for b, t in zip(boxes, exact, strict=True)]
         gradient = AutogradGradient(copied, objective, dict(zip(boxes, stands, strict=True)))
     else:
-        evaluator, probes = kind.split()
-        gradient = zo.ProbedGradient(
-            copied, objective, boxes=boxes, tangent=exact, evaluator=evaluator, probes=int(probes), max_rows=6
-        )
+        gradient = zo.TangentGradient(copied, objective, boxes=boxes, tangent=exact)
     gradient.backward(batch)
     return flat(copied)
 
@@ -369,7 +366,7 @@ def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):
     losses[alive].mean().backward()
     expected, tolerance = flat(copied), 1e-5 if "narrow" in acts else 1e-9
     drawn = network.training and any(isinstance(m, nn.Dropout | nn.BatchNorm1d) for m in network.modules())
-    kinds = ["stacked 0", "loop 0", "stacked 2", "loop 2"]
+    kinds = ["tangents"]
     kinds += [] if drawn and not alive.all() else ["differentiable"]  # leaves failed rows out, and draws anew
     for kind in kinds:
         try:

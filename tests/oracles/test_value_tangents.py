@@ -49,9 +49,6 @@ def pairs_at(box: FromTorch, *arrays: torch.Tensor, alive=None) -> CallPairs:
         tuple(spec for spec in box.inputs if spec.differentiable),
         box.outputs,
         z,
-        z.new_zeros(0, *z.shape),
-        y.new_zeros(0, *y.shape),
-        torch.zeros(0, len(z), dtype=torch.bool),
         y,
         torch.ones(len(z), dtype=torch.bool) if alive is None else alive,
         tuple(None if s.differentiable else a for a, s in zip(arrays, box.inputs, strict=True)),
@@ -146,7 +143,7 @@ def test_a_stencil_is_exact_for_a_polynomial_box(function, spec, degree, periodi
     truth = true_vjp(box, arrays, v)
     assert (tangent.at(pairs).pull(v) - truth).abs().max() < 1e-7 * truth.abs().max()
     assert (tangent.at(pairs).values - pairs.y).abs().max() < 1e-7 * pairs.y.abs().max()
-    d = weights(2, *pairs.z.shape, seed=7)
+    d = weights(*pairs.z.shape, seed=7)
     assert torch.allclose((tangent.at(pairs).push(d) * v).sum(-1), (d * tangent.at(pairs).pull(v)).sum(-1))
 
 
@@ -312,28 +309,6 @@ def test_lengths_of_their_own_learn_more_from_as_many_rows():
     one = of_all.pulled(*asked, x, v) + (v if tangent._stays.all() else 0)
     pulled = tangent.at(pairs_at(box, *asked)).pull(v)
     assert (pulled - truth).norm() < 0.1 * (one - truth).norm()
-
-
-def test_a_kernel_goes_on_from_a_state_with_one_length():
-    """As it was kept before each input had a length: values and derivatives by the formula of then."""
-    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
-    learn(tangent, pairs_at(box, *points(60, 0)))
-    state, length = tangent.state_dict(), 1.5
-    centres, weights_of, slope, offset = weights(60, 5), weights(60, 3), weights(5, 3), weights(3)
-    before = {key: value for key, value in state.items() if key not in ("centres", "processes")}
-    before |= {"chosen": (length, 1e-4, *state["chosen"]), "fit": [centres, weights_of, slope, offset]}
-    other = zo.KernelTangent()
-    other.load_state_dict(before)
-    asked, v = pairs_at(box, *points(5, 9)), weights(5, 3)
-    z = asked.z.clone().requires_grad_()
-    mean, scale, middle, unit = state["units"]
-    x = (torch.cat([z, asked.others[1]], 1) - mean) / scale
-    change = torch.exp(-torch.cdist(x, centres).square() / (2 * length**2)) @ weights_of + x @ slope + offset
-    y = middle + unit * change + (z if tangent._stays.all() else 0)
-    (pulled,) = torch.autograd.grad(y, z, v)
-    at = other.at(asked)
-    assert torch.allclose(at.values, y.detach(), rtol=1e-6)
-    assert torch.allclose(at.pull(v), pulled, rtol=1e-6)
 
 
 def test_inputs_that_explain_each_other_have_one_length():
@@ -508,7 +483,7 @@ def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
     (expected,) = torch.autograd.grad(tangent.values(z, others), z, v)
     pulled = tangent.at(pairs).pull(v)
     assert pulled.any() and torch.allclose(pulled, expected, rtol=1e-9, atol=1e-12)
-    d = weights(2, *pairs.z.shape, seed=7)
+    d = weights(*pairs.z.shape, seed=7)
     forward = (tangent.at(pairs).push(d) * v).sum(dim=-1)
     assert torch.allclose(forward, (d * pulled).sum(dim=-1), rtol=1e-4, atol=1e-4)  # in float32 within
     assert torch.equal(tangent.at(pairs).values, tangent.values(pairs.z, others).detach())

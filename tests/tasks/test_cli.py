@@ -437,7 +437,7 @@ def test_check_hands_its_limits_on_and_tells_of_ctrl_c_by_its_status(toy, monkey
     assert [(each["rows"], each["seconds"]) for each in asked] == [(1000, 60.0), (70, 2.5)]
 
 
-@pytest.mark.parametrize("derivative", ["differences", "probes", "values"])
+@pytest.mark.parametrize("derivative", ["differences", "values"])
 def test_serve_makes_the_derivative_that_is_asked_for(toy, monkeypatch, derivative):
     from blackbox.adapters import um_bridge
 

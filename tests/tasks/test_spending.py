@@ -93,7 +93,6 @@ def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
     config = Run.open(run.path).config
     assert config["batch"] == 1 and config["replays"] is None  # a quarter of five
-    assert config["max_rows"] == 1  # no probes
     each, timing = 2, 5 * 2  # rows of the box for a row of data; evaluations that are timed
     validations = 1 + -(-config["steps"] // config["validate_every"])
     told = (config["steps"] + 1) * each + validations * 6 * each + 2 * 8 * each
@@ -128,7 +127,7 @@ def test_a_preset_keeps_its_settings_and_takes_fewer_steps_where_its_rows_have_n
     problem = Preset(Preset.presets["long"], methods=("first-order",))
     run = go(problem, tmp_path, rows=600)
     config = run.problem.config
-    assert (config.batch, config.replays, config.max_rows) == (3, 0, Steering.Config().max_rows)
+    assert (config.batch, config.replays) == (3, 0)
     assert rows_in_all(run) <= 600 and 40 < config.steps < 100  # of 3 rows of data, 2 of the box each
     assert Run.open(run.path).chosen == {"steps": config.steps, "validate_every": config.validate_every}
     again = go(problem, tmp_path, rows=600, resume=run.path)

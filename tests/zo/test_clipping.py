@@ -85,7 +85,7 @@ def descend(steps, wild_at=None, **settings):
     """The gradients of some steps, each of another batch."""
     box, network = FromTorch(torch.sin, X, X), Network()
     tangent = learner(Wild, 8, first_steps=3, steps_per_step=1)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
         boxes=[box],

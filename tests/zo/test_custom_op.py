@@ -52,7 +52,7 @@ def pump_inputs(*leading: int, dtype: torch.dtype = torch.float64) -> tuple[Tens
 ESTIMATORS = {
     "cge": lambda: dict(estimator=zo.CGE(mu=1e-4, central=True)),
     "directions": lambda: dict(estimator=zo.RowRGE(mu=1e-4, q=3)),
-    "tangent": lambda: dict(estimator=zo.RowRGE(mu=1e-4, q=2), tangent=zo.LowRankTangent()),
+    "tangent": lambda: dict(tangent=zo.KernelTangent()),
 }
 
 

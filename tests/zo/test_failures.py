@@ -350,8 +350,7 @@ def test_the_error_of_rows_that_are_the_same_is_measured_by_the_step_of_the_box(
             return Instead(super().at(rows), values=lambda _: rows.z + 5.0)
 
     state = (ArraySpec("x", (4,)),)
-    z, none = torch.ones(2, 4), torch.zeros(0, 2, 4)
-    valid, alive = torch.zeros(0, 2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
-    pairs = CallPairs(state, state, z, none, none, valid, z + 2.0, alive, response_scale=torch.ones(4))
+    z, alive = torch.ones(2, 4), torch.ones(2, dtype=torch.bool)
+    pairs = CallPairs(state, state, z, z + 2.0, alive, response_scale=torch.ones(4))
     _, squares, _ = predict_and_learn(Guess(), [pairs] * calls, Units(), Outliers(), len(z))
     assert relative_error(squares) == pytest.approx(1.5)

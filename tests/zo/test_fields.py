@@ -25,8 +25,8 @@ def shown(response, on_grid=True):
     by_gain = nothing[:, :0]
     if on_grid:
         field, term = (ArraySpec(name, (SIDE, SIDE)) for name in ("field", "term"))
-        both, no_probe = torch.cat([nothing, added], dim=1), torch.empty(0, ROWS, dtype=torch.bool)
-        rows = CallPairs((field, term), (field,), both, both[None, :0], added[None, :0], no_probe, missed)
+        both = torch.cat([nothing, added], dim=1)
+        rows = CallPairs((field, term), (field,), both, missed)
         tangent = Excited(IdentityTangent())
         tangent.saw(rows, [DitherResponse(both, both, missed, nothing)])
         squares = tangent.gain.squares(both, both)

@@ -1,4 +1,4 @@
-"""Boxes that are constant in pieces, as trees are: said once, no probes, and hardly any checks."""
+"""Boxes that are constant in pieces, as trees are: said once, and hardly any checks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained(box, steps, *, wrong=False, policy=zo.tangents.TrustPolicy(check_eve
     torch.manual_seed(0)
     network = nn.Linear(4, 3)
     student = zo.StudentTangent(nn.Linear(3, 3), learning_rate=1e-9 if wrong else 1e-2)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network, objective_of(box), boxes=[box], trust_policy=policy, **({"tangent": student} | settings)
     )
     with warnings.catch_warnings(record=True) as said:
@@ -60,7 +60,7 @@ def go_on(gradient, network, steps):
                 weight -= 0.01 * weight.grad
 
 
-def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
+def test_stairs_are_told_once_and_get_hardly_any_checks():
     box = Stairs(0.25)
     gradient, said = trained(box, 24, wrong=True)
     (message,) = said
@@ -73,7 +73,6 @@ def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
     assert "StudentTangent" not in message  # it has one
     # the base of each step, and the checks of the first step and of the twentieth
     assert gradient.counts.rows == box.rows == ROWS * (24 + 2)
-    assert gradient.metrics()["tangent_probes"] == 0
     assert gradient.counts.checks == gradient.counts.failed_checks == 2
 
 
@@ -83,14 +82,6 @@ def test_boxes_that_answer_are_checked_as_ever(width):
     gradient, said = trained(Stairs(width), 24, wrong=True)
     assert said == [] and gradient.counts.checks == 1 + 12
     assert gradient.watch.lost  # since the tangent is wrong
-
-
-def test_probes_that_the_user_asked_for_stay_and_grow_no_more():
-    policy = zo.tangents.TrustPolicy(check_every=None)
-    gradient, said = trained(Stairs(0.25), 30, policy=policy, tangent=zo.LowRankTangent(), probes=1)
-    (message,) = said
-    assert "check in" not in message and "Take a StudentTangent" in message
-    assert gradient.counts.rows == ROWS * 30 * 2
 
 
 def test_a_box_that_is_smooth_again_is_checked_as_ever():
@@ -116,14 +107,12 @@ def test_a_gradient_that_is_far_too_long_does_not_make_a_smooth_box_look_flat():
     """In float32 the way that it foretells a thousandth of the loss on changes no digit of an answer."""
 
     class TooLong(zo.tangents.Tangent):
-        learns_from_values = True
-
         def at(self, rows):
             return zo.tangents.LinearMap(rows, lambda d: 1e6 * d, lambda v: 1e6 * v)
 
     torch.manual_seed(0)
     network, box = nn.Linear(4, 3), Stairs(0)
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], tangent=TooLong(), max_rows=1.0)
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], tangent=TooLong())
     batch = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(0))
     true = torch.autograd.grad((network(batch).sin() - 0.5).square().mean(), list(network.parameters()))
     with warnings.catch_warnings():

@@ -87,10 +87,7 @@ def pairs(box, z, y=None):
     """What a call shows."""
     y = box(z) if y is None else y
     flat, answers = z.flatten(1), y.flatten(1)
-    none = torch.empty(0, len(z), dtype=torch.bool)
-    return CallPairs(
-        tuple(box.inputs), tuple(box.outputs), flat, flat[None][:0], answers[None][:0], none, answers
-    )
+    return CallPairs(tuple(box.inputs), tuple(box.outputs), flat, answers)
 
 
 def answered(tangent, rows):

@@ -28,7 +28,7 @@ def loss_with(solver):
 
 def gradients(kind, solver, network):
     if kind == "tangent":
-        return zo.ProbedGradient(network, loss_with(solver), boxes=[solver], probes=4, mu=0.1, seed=0)
+        return zo.TangentGradient(network, loss_with(solver), boxes=[solver], seed=0)
     estimator = zo.CGE(mu=0.3, central=True)
     return zo.LossGradient(network, loss_with(solver), estimator, max_dropped=0.9, evaluator="stacked")
 

@@ -33,7 +33,6 @@ CGE = zo.CGE(mu=1e-5, central=True)
 ESTIMATORS = {
     "cge": lambda: dict(estimator=zo.CGE(mu=1e-3, central=True)),
     "directions": lambda: dict(estimator=zo.RowRGE(mu=1e-3, q=2)),
-    "low rank": lambda: dict(estimator=zo.RowRGE(mu=1e-3, q=2), tangent=zo.LowRankTangent()),
     "network": lambda: dict(tangent=zo.MLPTangent()),
 }
 
@@ -431,7 +430,7 @@ def test_whole_numbers_have_a_derivative_of_zero(jax):
 @pytest.mark.needs("jax")
 def test_tracing_evaluates_and_counts_nothing(jax):
     box = Wave()
-    solve = zo.jax.differentiable(box, zo.RowRGE(mu=1e-3, q=2), tangent=zo.LowRankTangent(), seed=0)
+    solve = zo.jax.differentiable(box, tangent=zo.KernelTangent(), seed=0)
     traced = []
 
     @jax.jit
@@ -454,7 +453,7 @@ def test_tracing_evaluates_and_counts_nothing(jax):
 @pytest.mark.filterwarnings("ignore:Wave")
 def test_a_run_goes_on_from_its_state_to_the_same_bits(jax):
     def made() -> Any:
-        return zo.jax.differentiable(Wave(), zo.RowRGE(1e-3, 2), tangent=zo.LowRankTangent(), seed=3)
+        return zo.jax.differentiable(Wave(), tangent=zo.KernelTangent(), seed=3)
 
     def run(solve: Any, steps: Any) -> Any:
         step = jax.jit(lambda x, v: jax.vjp(solve, x)[1](v)[0])

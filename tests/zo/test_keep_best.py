@@ -220,7 +220,7 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
     gradient = (
         zo.LossGradient(network, objective, zo.CGE(mu=1e-5))
         if kind == "loss"
-        else zo.ProbedGradient(network, objective, boxes=[box], tangent=zo.SecantTangent(), probes=8)
+        else zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(torch.sin))
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
     held_out, losses = KeepBest(network, validate, every=1), []

@@ -343,7 +343,7 @@ def test_a_parameter_under_two_names_in_one_module_is_moved_under_both():
 def gradient_of(way, network, objective, box):
     if way == "tangents":
         exact = zo.tangents.ModelTangent(lambda y: y)
-        return zo.ProbedGradient(network, objective, boxes=[box], tangent=exact, probes=0)
+        return zo.TangentGradient(network, objective, boxes=[box], tangent=exact)
     return zo.LossGradient(network, objective, zo.CGE(1e-6, central=True), evaluator=way)
 
 

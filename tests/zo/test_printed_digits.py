@@ -61,7 +61,6 @@ def trained(digits, slope, dtype, away=1e-3):
         boxes=[box],
         tangent=ModelTangent(slope),
         trust_policy=zo.tangents.TrustPolicy(check_every=2),
-        max_rows=4,
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -83,7 +82,7 @@ def trained(digits, slope, dtype, away=1e-3):
 def test_a_right_tangent_is_trusted_and_a_wrong_one_is_found(dtype):
     gradient, box, cosines, messages = trained(6, twin, dtype)
     assert min(cosines) >= 0.99 and not messages and not gradient.watch.lost
-    assert gradient.watch.probes == 0 and box.rows == gradient.counts.rows
+    assert box.rows == gradient.counts.rows
     assert gradient.agreement == pytest.approx(1.0, abs=0.1)
     gradient, _, cosines, messages = trained(6, wrong, dtype)
     assert max(cosines) < 0.9 and gradient.watch.lost and "the loss along the gradient" in messages[0]

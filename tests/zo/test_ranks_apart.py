@@ -41,8 +41,6 @@ def step_of(kind: str, box, network: nn.Module, **settings):
 
     if kind == "values":
         return zo.LossGradient(network, objective, zo.CGE(MU, central=True), **settings).backward
-    if kind == "probes":
-        return zo.ProbedGradient(network, objective, boxes=[box], probes=1, **settings).backward
     gradient = zo.TangentGradient(network, objective, boxes=[box], **settings)
     if kind == "population":
         return zo.RatePopulation(gradient, torch.optim.SGD(network.parameters(), 0.01)).step
@@ -59,7 +57,7 @@ def said(kind: str, **settings) -> int:
     return sum(issubclass(warning.category, RanksWarning) for warning in caught)
 
 
-KINDS = ["values", "tangents", "probes", "population"]
+KINDS = ["values", "tangents", "population"]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
 
 SPEC = ArraySpec("x", (2,))
-NEVER = zo.tangents.TrustPolicy(check_every=None, lost_values=1e9)
+NEVER = zo.tangents.TrustPolicy(check_every=None, lost=1e9)
 
 
 def gradient_of(replays: int | None) -> zo.TangentGradient:

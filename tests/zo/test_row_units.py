@@ -179,13 +179,6 @@ def test_without_checks_nothing_is_tried_and_mu_stays():
     assert solver.counts.checks == 0 and box.ledger.rows_run == 64 * 3
 
 
-@pytest.mark.parametrize("steps", [zo.RowRGE(1e-3, 2), zo.CGE(1e-3)])
-def test_a_tangent_learns_from_these_steps_too(steps):
-    solver = zo.differentiable(plate(), steps, tangent=zo.SecantTangent(), seed=0)
-    with pytest.warns(zo.errors.UnitsWarning):
-        assert max(errors(solver, 2)) < 2e-2
-
-
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("digits", [None, 3])
 @pytest.mark.filterwarnings("ignore::zo.errors.UnitsWarning", "ignore::zo.NoiseWarning")

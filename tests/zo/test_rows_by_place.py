@@ -63,9 +63,7 @@ def plain(network, batch, box):
 def gradient_of(network, objective=plain, **settings):
     box = FromTorch(answer, (X,), (X,))
     settings = {"tangent": ModelTangent(answer), "replays": 3, **settings}
-    return zo.ProbedGradient(
-        network, lambda n, batch: objective(n, batch, box), boxes=[box], evaluator="loop", **settings
-    )
+    return zo.TangentGradient(network, lambda n, batch: objective(n, batch, box), boxes=[box], **settings)
 
 
 def replayed(network):

@@ -24,12 +24,9 @@ def net(*extra: nn.Module, seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), *extra, nn.Linear(6, 2))
 
 
-def call(z: Tensor, y: Tensor, probes: int = 0, alive: Tensor | None = None) -> CallPairs:
-    d = 0.1 * weights(probes, *z.shape, seed=11).to(z)
-    response = 0.1 * weights(probes, *y.shape, seed=12).to(z)
+def call(z: Tensor, y: Tensor, alive: Tensor | None = None) -> CallPairs:
     alive = torch.ones(len(z), dtype=torch.bool) if alive is None else alive
-    valid = alive.expand(probes, len(z)).clone()
-    return CallPairs((X,), (Y,), z, d, response, valid, y, alive)
+    return CallPairs((X,), (Y,), z, y, alive)
 
 
 def rows(count: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -47,18 +44,14 @@ def step(student: StudentTangent, pairs: CallPairs) -> None:
 
 def test_before_it_has_seen_anything_it_answers_to_nothing():
     student, (z, y) = StudentTangent(net()), rows()
-    pairs = call(z, y, probes=2)
+    pairs, d = call(z, y), weights(*z.shape, seed=11)
     assert student.at(pairs).values is None
     assert not student.at(pairs).pull(y).any() and student.at(pairs).pull(y).shape == z.shape
-    assert not student.at(pairs).push(pairs.d).any() and student.at(pairs).push(pairs.d).shape == (
-        2,
-        *y.shape,
-    )
+    assert not student.at(pairs).push(d).any() and student.at(pairs).push(d).shape == y.shape
     student.learn()
     assert student.at(pairs).values is None
     step(student, pairs)
     assert student.at(pairs).values.shape == y.shape and student.at(pairs).pull(y).any()
-    assert student.at(pairs).push(pairs.d[:0]).shape == (0, *y.shape)
 
 
 @pytest.mark.slow
@@ -87,17 +80,12 @@ def kept(student: StudentTangent) -> tuple[Tensor, Tensor]:
     return tuple(student.state_dict()["window"]["kept"])
 
 
-def test_base_and_probes_are_kept_where_they_did_not_fail():
+def test_rows_are_kept_where_they_did_not_fail():
     student, (z, y) = StudentTangent(net()), rows(4)
     alive = torch.tensor([True, False, True, True])
-    pairs = call(z, y, probes=2, alive=alive)
-    pairs.valid[1, 2] = False
-    student.see(pairs)
+    student.see(call(z, y, alive=alive))
     x, answers = kept(student)
-    wanted = [z[0], z[2], z[3], *(z + pairs.d)[0, [0, 2, 3]], *(z + pairs.d)[1, [0, 3]]]
-    assert torch.equal(x, torch.stack(wanted).float())
-    wanted = [y[0], y[2], y[3], *(y + pairs.response)[0, [0, 2, 3]], *(y + pairs.response)[1, [0, 3]]]
-    assert torch.equal(answers, torch.stack(wanted).float())
+    assert torch.equal(x, z[alive].float()) and torch.equal(answers, y[alive].float())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
@@ -152,7 +140,7 @@ def test_resume_to_the_bit_and_draws_hang_on_the_seed_alone(extra, tmp_path):
                 student.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
             torch.manual_seed(disturb + n)
             before = torch.get_rng_state()
-            step(student, call(*rows(9, seed=n), probes=1))
+            step(student, call(*rows(9, seed=n)))
             assert torch.equal(torch.get_rng_state(), before)
         z, y = rows(4, seed=9)
         return student.at(call(z, y)).pull(y)
@@ -207,36 +195,30 @@ def test_nothing_is_left_in_the_networks_grad_by_products():
     student = StudentTangent(net())
     student.fit(*rows(), steps=1)
     student.network.zero_grad()
-    pairs = call(*rows(), probes=1)
+    pairs = call(*rows())
     student.at(pairs).pull(pairs.y)
-    student.at(pairs).push(pairs.d)
+    student.at(pairs).push(pairs.z)
     assert all(p.grad is None for p in student.network.parameters())
 
 
 # In a gradient
 
 
-def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
-    box = FromTorch(torch.sin, (X,), (ArraySpec("y", (3,)),))
-    for tangent, probes in (
-        (StudentTangent(nn.Linear(3, 3)), 0),
-        (zo.SecantTangent(StudentTangent(nn.Linear(3, 3))), 2),
-    ):
-        network = nn.Linear(3, 3).double()
-        settings = {"probes": probes, "trust_policy": zo.tangents.TrustPolicy(check_every=None)}
-        gradient = zo.ProbedGradient(
-            network, lambda n, b: box(n(b)).square().mean(1), boxes=[box], tangent=tangent, **settings
-        )
-        for seed in range(3):
-            gradient.backward(weights(5, 3, seed=seed))
-        assert gradient.counts.rows == 3 * (1 + probes) * 5
-        copied = gradient.tangents[0]
-        student = copied if probes == 0 else copied.prior
-        assert student.state_dict()["steps"] == 3
-        assert student.state_dict()["window"]["seen"] == 3 * (1 + probes) * 5
-        assert isinstance(gradient.trust_of_step, float)
-    with pytest.raises(zo.ConfigurationError, match="probes"):
-        zo.ProbedGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(copied), probes=0)
+def test_a_step_costs_the_base():
+    box, network = FromTorch(torch.sin, (X,), (ArraySpec("y", (3,)),)), nn.Linear(3, 3).double()
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, b: box(n(b)).square().mean(1),
+        boxes=[box],
+        tangent=StudentTangent(nn.Linear(3, 3)),
+        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+    )
+    for seed in range(3):
+        gradient.backward(weights(5, 3, seed=seed))
+    (student,) = gradient.tangents
+    assert gradient.counts.rows == student.state_dict()["window"]["seen"] == 3 * 5
+    assert student.state_dict()["steps"] == 3
+    assert isinstance(gradient.trust_of_step, float)
 
 
 class Pictured(nn.Module):
@@ -257,8 +239,7 @@ def test_one_array_keeps_its_shape_and_classes_are_along_the_last_axis():
     p = torch.rand(50, 3, 2).softmax(-1)
     student.fit(x, p, steps=3)
     specs = (ArraySpec("x", (2, 2)),), (ArraySpec("p", (3, 2)),)
-    nothing = torch.zeros(0, 50, 4), torch.zeros(0, 50, 6), torch.zeros(0, 50, dtype=torch.bool)
-    pairs = CallPairs(*specs, x.flatten(1), *nothing, p.flatten(1))
+    pairs = CallPairs(*specs, x.flatten(1), p.flatten(1))
     assert torch.allclose(student.at(pairs).values.view(50, 3, 2).sum(-1), torch.ones(50, 3))
     constant = torch.ones(50, 3, 2)  # probabilities at a place sum to one: along that nothing changes
     assert student.at(pairs).pull(constant.flatten(1)).abs().max() < 1e-6
@@ -271,8 +252,7 @@ def test_several_arrays_are_end_to_end_and_numbers_are_vectors_of_one():
     y = z @ weights(3, 1, seed=2)
     student = StudentTangent(nn.Linear(3, 1).double(), learning_rate=0.05)
     student.fit([z[:, :2], z[:, 2]], y[:, 0], steps=400)
-    nothing = torch.zeros(0, 400, 3), torch.zeros(0, 400, 1), torch.zeros(0, 400, dtype=torch.bool)
-    pairs = CallPairs((a, b), (s,), z, *nothing, y)
+    pairs = CallPairs((a, b), (s,), z, y)
     assert torch.allclose(
         student.at(pairs).pull(torch.ones(400, 1).double()), weights(3, 1, seed=2).T.expand(400, 3), atol=1e-3
     )
@@ -324,9 +304,7 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
     with pytest.raises(zo.ConfigurationError, match=r"to take \(2, 1, 2, 2\) to \(2, 2\).*nn.Flatten"):
         student.fit(images, box)
     with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
-        zo.ProbedGradient(
-            net(), lambda network, x: box(network(x))[:, 0], boxes=[box], tangent=student, probes=0
-        )
+        zo.TangentGradient(net(), lambda network, x: box(network(x))[:, 0], boxes=[box], tangent=student)
     with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
         zo.differentiable(box, tangent=student, seed=0)
     assert not box.asked
@@ -368,9 +346,9 @@ def test_where_no_row_has_an_answer_the_message_says_why_the_box_failed():
 @pytest.mark.parametrize("fixed", [None, 2])
 def test_nothing_is_replayed_with_a_student_unless_it_is_asked_for(fixed):
     box, network = FromTorch(lambda x: torch.sin(x[:, :2]), (X,), (Y,)), nn.Linear(3, 3)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network, lambda n, x: box(n(x)).square().sum(dim=1), boxes=[box], tangent=StudentTangent(net()),
-        probes=0, replays=fixed, seed=0,
+        replays=fixed, seed=0,
     )  # fmt: skip
     gradient.backward(weights(8, 3, seed=1).float())
     assert gradient.replays() == (fixed or 0)

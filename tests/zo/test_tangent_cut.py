@@ -50,7 +50,7 @@ def trained(
     network, objective, box, steps: int = 12, rows: int = ROWS, **settings
 ) -> tuple[list[str], zo.TangentGradient]:
     """What is said in some steps, and the gradient."""
-    gradient = zo.ProbedGradient(network, lambda n, w: objective(n, w, box), boxes=[box], **settings)
+    gradient = zo.TangentGradient(network, lambda n, w: objective(n, w, box), boxes=[box], **settings)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

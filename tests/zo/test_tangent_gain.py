@@ -66,12 +66,9 @@ def inputs(state, action, rows, seed):
 def call(state, action, rows, seed):
     """The rows of a call, whose state is drawn."""
     z = inputs(state, action, rows, seed)
-    size_in, size_out = z.shape[1], sum(sizes((state,)))
-    nothing = z.new_zeros(0, rows, 1)
-    y = z.new_zeros(rows, size_out)
+    y = z.new_zeros(rows, sum(sizes((state,))))
     return CallPairs(
-        (state, action), (state,), z, nothing.expand(0, rows, size_in), nothing.expand(0, rows, size_out),
-        torch.empty(0, rows, dtype=torch.bool), y,
+        (state, action), (state,), z, y,
     )  # fmt: skip
 
 
@@ -106,16 +103,16 @@ def test_the_gain_is_the_derivative_by_what_is_dithered(case):
     d = torch.zeros_like(rows.z)
     d[:, sum(sizes((state,))) :] = moved.flatten()
     true = response(moved.expand(4, *action.shape)).flatten(1)
-    torch.testing.assert_close(at.push(d[None])[0], true, rtol=0, atol=0.02 * float(true.abs().max()))
+    torch.testing.assert_close(at.push(d), true, rtol=0, atol=0.02 * float(true.abs().max()))
 
     v = torch.randn(true.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     whole = torch.randn(rows.z.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    torch.testing.assert_close((at.pull(v) * whole).sum(), (v * at.push(whole[None])[0]).sum())
+    torch.testing.assert_close((at.pull(v) * whole).sum(), (v * at.push(whole)).sum())
 
     z = rows.z.clone().requires_grad_()
     (by_autograd,) = torch.autograd.grad(at.to(z, ()), z, v)
     torch.testing.assert_close(by_autograd, at.pull(v))
-    torch.testing.assert_close(at.to(rows.z + d, ()), at.push(d[None])[0])
+    torch.testing.assert_close(at.to(rows.z + d, ()), at.push(d))
 
 
 def valves(state, action):
@@ -171,10 +168,10 @@ def test_the_gain_goes_by_the_state_where_the_response_does(case):
         d[:, of_state:].shape, dtype=d.dtype, generator=torch.Generator().manual_seed(5)
     )
     expected, at = true(rows.z, d), tangent.at(rows)
-    torch.testing.assert_close(at.push(d[None])[0], expected, rtol=0, atol=0.03 * float(expected.abs().max()))
+    torch.testing.assert_close(at.push(d), expected, rtol=0, atol=0.03 * float(expected.abs().max()))
 
     v = torch.randn(expected.shape, dtype=d.dtype, generator=torch.Generator().manual_seed(6))
-    torch.testing.assert_close((at.pull(v) * d).sum(), (v * at.push(d[None])[0]).sum())
+    torch.testing.assert_close((at.pull(v) * d).sum(), (v * at.push(d)).sum())
     z = rows.z.clone().requires_grad_()
     (by_autograd,) = torch.autograd.grad(at.to(z, ()), z, v)
     torch.testing.assert_close(by_autograd, at.pull(v))
@@ -195,7 +192,7 @@ def test_the_gain_goes_by_a_load_that_is_not_differentiable():
     d = part.dither
     expected = -2.0 * through_matrix(d[:, 3:])
     torch.testing.assert_close(
-        tangent.at(rows).push(d[None])[0], expected, rtol=0, atol=0.05 * float(expected.abs().max())
+        tangent.at(rows).push(d), expected, rtol=0, atol=0.05 * float(expected.abs().max())
     )
 
 

@@ -1,4 +1,4 @@
-"""Without probes trust is of values: the errors of tangents before they learn."""
+"""Trust is of values: the errors of tangents before they learn."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from blackbox import ArraySpec
 from tests.zo.chains import Student, X, bent, chain, make_network
 from tests.zo.row_boxes import FromTorch, weights
 from zo import TrustPolicy
-from zo.tangents import CallPairs
-from zo.tangents.record.pairs import all_listed
 
 
-def test_without_probes_the_trust_is_of_values():
+def test_the_trust_is_of_values():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     unchecked = TrustPolicy(check_every=None)
-    gradient = zo.ProbedGradient(
-        make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
+    gradient = zo.TangentGradient(
+        make_network(), chain(box), boxes=[box], tangent=student, trust_policy=unchecked
     )
     gradient.backward(weights(5, 4))
     assert gradient.trust == [None] * 3 and gradient.trust_of_step is None
@@ -48,7 +46,7 @@ def test_without_probes_the_trust_is_of_values():
 def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(limits):
     limits(shown_at_once=2 * 5 * 4)
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    gradient = zo.ProbedGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student)
     gradient.backward(weights(5, 4))
     assert [len(pairs.z) for what, pairs in student.said if what in ("expect", "see")] == [10, 5] * 2
 
@@ -57,7 +55,7 @@ def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(limits):
 def test_dead_rows_are_not_among_the_values():
     """A row that fails in the base is neither predicted nor part of the mean."""
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    gradient = zo.ProbedGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
+    gradient = zo.TangentGradient(make_network(), chain(box, 1), boxes=[box], tangent=student)
     batch = weights(5, 4)
     batch[1] = math.nan
     student.known = torch.zeros(5, 4).double()
@@ -74,8 +72,8 @@ def test_dead_rows_are_not_among_the_values():
 def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     unchecked = TrustPolicy(check_every=None)
-    gradient = zo.ProbedGradient(
-        make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
+    gradient = zo.TangentGradient(
+        make_network(), chain(box), boxes=[box], tangent=student, trust_policy=unchecked
     )
     gradient.backward(weights(1, 4))
     lasts, student.said = student.known.split(1), []
@@ -91,18 +89,17 @@ def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
 
 def test_one_row_of_what_is_no_state_is_no_measure():
     box, student = FromTorch(lambda x: bent(x)[:, :2], (X,), (ArraySpec("force", (2,)),)), Student()
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         make_network(),
         lambda network, batch: box(network(batch)).square().mean(dim=1),
         boxes=[box],
         tangent=student,
-        probes=0,
         trust_policy=TrustPolicy(check_every=None),
     )
 
     def zero(rows):
         return zo.tangents.LinearMap(
-            rows, lambda d: 0 * d[..., :2], lambda v: torch.zeros_like(rows.z), student.known
+            rows, lambda d: 0 * d[:, :2], lambda v: torch.zeros_like(rows.z), student.known
         )
 
     student.at = zero
@@ -110,37 +107,3 @@ def test_one_row_of_what_is_no_state_is_no_measure():
         for _ in range(2):
             gradient.backward(weights(1, 4))
     assert gradient.trust == [None]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        zo.SecantTangent,
-        zo.LowRankTangent,
-        lambda p: zo.SecantTangent(zo.LowRankTangent(p)),
-    ],
-)
-def test_stacks_hand_values_on_to_what_they_stand_on(wrap):
-    student, pairs = Student(), pairs_of_a_call()
-    tangent = wrap(student)
-    assert tangent.at(pairs).values is None
-    tangent.see(pairs)
-    assert torch.equal(tangent.at(pairs).values, pairs.y)
-    assert zo.IdentityTangent().at(pairs).values is None
-    zo.IdentityTangent().see(pairs)
-    assert not wrap(zo.IdentityTangent()).learns_from_values
-
-
-def pairs_of_a_call() -> CallPairs:
-    valid = torch.tensor([[True, False, True], [False, True, True]])
-    others = (None, torch.tensor([5, 6, 7]))
-    d, response = weights(2, 3, 4, seed=1), weights(2, 3, 4, seed=2)
-    return CallPairs((X,), (X,), weights(3, 4), d, response, valid, weights(3, 4, seed=3), others=others)
-
-
-def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
-    """The rows of the valid pairs, probe after probe, in each call; and all rows are alive if not said."""
-    listed = all_listed([pairs_of_a_call(), pairs_of_a_call()])
-    assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
-    assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
-    assert pairs_of_a_call().alive.tolist() == [True] * 3

@@ -13,11 +13,10 @@ INPUT, OUTPUT = ArraySpec("input", (2,)), ArraySpec("output", (2,))
 
 
 def shown(y):
-    """A call whose rows have such outputs, without probes."""
+    """A call whose rows have such outputs."""
     y = torch.as_tensor(y, dtype=torch.float64)
-    z, none = torch.zeros(len(y), 2, dtype=torch.float64), torch.empty(0, len(y), 2, dtype=torch.float64)
-    valid = torch.empty(0, len(y), dtype=torch.bool)
-    return CallPairs((INPUT,), (OUTPUT,), z, none, none, valid, y=y)
+    z = torch.zeros(len(y), 2, dtype=torch.float64)
+    return CallPairs((INPUT,), (OUTPUT,), z, y=y)
 
 
 def test_the_only_row_of_a_step_varies_from_the_one_before():

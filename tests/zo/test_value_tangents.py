@@ -19,8 +19,8 @@ from zo.tangents.models import automatic
 from zo.tangents.models.grid.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
-LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned
-NEVER = zo.tangents.TrustPolicy(check_every=None, lost=1e9, regained=1e9, lost_values=1e9)
+LOSES = zo.tangents.TrustPolicy(lost=1e-9, regained=1e-9, check_every=None, average=2)
+NEVER = zo.tangents.TrustPolicy(check_every=None, lost=1e9, regained=1e9)
 
 
 def step(u):
@@ -46,7 +46,7 @@ def through(*boxes):
 
 
 def make_gradient(network, *boxes, **settings) -> zo.TangentGradient:
-    return zo.ProbedGradient(
+    return zo.TangentGradient(
         network, through(*boxes), boxes=list(boxes), **{"trust_policy": NEVER, **settings}
     )
 
@@ -102,24 +102,7 @@ def test_the_specs_decide_and_the_repr_says_what(inputs, outputs, kinds):
     places = [words.find(f"{name}(") for name in kinds.split(", ")]
     assert -1 not in places and places == sorted(places)
     assert words.count("Tangent(") == 1 + len(places)
-    assert words in repr(gradient) and "probes=0" in repr(gradient) and "max_rows=3.5" in repr(gradient)
-
-
-@pytest.mark.parametrize(
-    ("tangent", "probes", "max_rows"),
-    [
-        (zo.StencilTangent(), 0, 3.5),
-        (zo.StudentTangent(nn.Linear(16, 16)), 0, 3.5),
-        (zo.IdentityTangent(), 0, 3.5),
-        (zo.LowRankTangent(), 2, 3.5),
-        (zo.SecantTangent(zo.MLPTangent()), 2, 3.5),
-    ],
-    ids=repr,
-)
-def test_probes_are_for_tangents_that_learn_from_changes(tangent, probes, max_rows):
-    box = ring()
-    gradient = zo.TangentGradient(make_network(), through(box), boxes=[box], tangent=tangent)
-    assert (gradient.watch.probes, gradient.watch.max_rows) == (probes, max_rows)
+    assert words in repr(gradient)
 
 
 def test_kinds_learn_side_by_side_and_the_better_one_stays(small, limits):
@@ -169,7 +152,7 @@ def table(**settings) -> tuple[FromTorch, zo.TangentGradient]:
     torch.manual_seed(0)
     x = (ArraySpec("x", (2,)),)
     box, network = FromTorch(lambda u: torch.sin(20 * u), x, x), nn.Linear(3, 2).double()
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network, lambda net, batch: box(net(batch)).square().mean(dim=1), boxes=[box], clip=None, **settings
     )
     return box, gradient
@@ -195,8 +178,8 @@ def test_where_the_only_kind_in_use_diverges_the_next_one_takes_over(small, monk
 
 def test_a_kind_that_is_asked_for_help_and_diverges_is_out_and_the_one_in_use_goes_on(monkeypatch):
     monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
-    _, gradient = table(trust_policy=LOSES, max_rows=1.1)
-    with pytest.warns(zo.errors.TangentWarning, match="max_rows=1.1 allows none"):
+    _, gradient = table(trust_policy=LOSES)
+    with pytest.warns(zo.errors.TangentWarning, match="tangents have nothing left to try"):
         for n in range(30):
             gradient.backward(rows_of_table(n))
     assert list(gradient.tangents[0].models) == ["kernel"] and gradient.counts.steps == 30
@@ -208,9 +191,9 @@ def test_two_boxes_have_tangents_of_their_own(small):
     gradient = make_gradient(network, box, other)
     gradient.backward(batch_of(0))
     first, second = gradient.tangents
-    d = torch.ones(1, 6, 16)
+    d = torch.ones(6, 16)
     asked = box.asked[0][0]
-    pairs = zo.tangents.CallPairs((RING,), (RING,), asked.flatten(1), d[:0], d[:0], torch.zeros(0, 6).bool())
+    pairs = zo.tangents.CallPairs((RING,), (RING,), asked.flatten(1))
     assert not torch.allclose(first.at(pairs).push(d), second.at(pairs).push(d), rtol=1e-2)
     copied = copy.deepcopy(first)
     assert torch.equal(copied.at(pairs).push(d), first.at(pairs).push(d))
@@ -224,7 +207,7 @@ def test_two_boxes_have_tangents_of_their_own(small):
 @pytest.mark.slow
 @pytest.mark.parametrize("worse", ["the one in use", "the other"])
 def test_another_kind_takes_over_only_where_it_foretells_better(small, worse):
-    _, gradient = table(trust_policy=LOSES, max_rows=1.1)
+    _, gradient = table(trust_policy=LOSES)
     (tangent,), n = gradient.tangents, 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -241,69 +224,45 @@ def test_another_kind_takes_over_only_where_it_foretells_better(small, worse):
 
 
 @pytest.mark.slow
-def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
-    box, gradient = table(trust_policy=LOSES, max_rows=3)
-    said, probes = [], []
-    for n in range(40):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            gradient.backward(rows_of_table(n))
-        said += [
-            str(warning.message) for warning in caught if issubclass(warning.category, zo.TangentWarning)
-        ]
-        probes.append(gradient.watch.probes)
-    longer = [
-        words for words in said if "times as many steps of learning for 25 steps, for no more rows" in words
-    ]
-    others = [words for words in said if "takes over if it predicts new rows better" in words]
-    assert [words.split("From now on ")[1].split("Tangent")[0] for words in others][-1] == "MLP"
-    assert all("for no more rows" in words for words in others)
-    free = len(longer) + len(others)
-    assert said[free].endswith("instead of 1, within max_rows=3.") and "From now on 1 probe" in said[free]
-    assert max(probes) <= 2 and probes[0] == 0  # three times the rows, checks apart
-    assert box.ledger.rows_run == gradient.counts.rows == 6 * (40 + sum([0, *probes[:-1]]))
-
-
-@pytest.mark.slow
-def test_nothing_is_left_within_the_rows_that_a_step_may_take(small):
-    """A limit of 1.1 times first order's rows allows no probe: it is said once, with what helps."""
+def test_what_is_done_about_lost_trust_takes_no_row_and_at_last_it_is_said_that_nothing_is_left(small):
+    """Once, with what helps."""
     box = ring()
-    gradient = make_gradient(make_network().eval(), box, trust_policy=LOSES, max_rows=1.1)
+    gradient = make_gradient(make_network().eval(), box, trust_policy=LOSES)
     with pytest.warns(zo.TangentWarning) as caught:
         for n in range(30):
             gradient.backward(batch_of(n))
     words = [str(warning.message) for warning in caught]
-    assert sum("max_rows=1.1 allows none" in message for message in words) == 1
-    assert "prefit" in words[-1] and "--" not in words[-1]
-    assert not any("probes until" in message for message in words)
+    assert all("for no more rows" in message for message in words[:-1]) and len(words) > 1
+    assert sum("tangents have nothing left to try" in message for message in words) == 1
+    assert "prefit" in words[-1] and "another method" in words[-1] and "--" not in words[-1]
     assert box.ledger.rows_run == 30 * 6 * 2
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
-    """Also with probes, in train mode, where buffers move and masks are drawn."""
+    """In train mode, where buffers move and masks are drawn."""
 
     def run(resume):
         torch.manual_seed(5)
         network, box = make_network(), ring()
-        gradient, gradients, kinds = make_gradient(network, box, trust_policy=LOSES, max_rows=3), [], []
+        gradient, gradients, kinds = make_gradient(network, box, trust_policy=LOSES), [], []
         for n in range(24):
             if resume and n % every == 0:
                 torch.save(gradient.state_dict(), tmp_path / "state.pt")
-                gradient = make_gradient(network, box, trust_policy=LOSES, max_rows=3)
+                gradient = make_gradient(network, box, trust_policy=LOSES)
                 gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
             network.zero_grad()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", zo.TangentWarning)
                 gradient.backward(batch_of(n))
             gradients.append(flat_grads(network))
-            kinds.append((gradient.tangents[0].kind, gradient.watch.probes, gradient.trust_of_step))
+            kinds.append((gradient.tangents[0].kind, gradient.trust_of_step))
         return torch.stack(gradients), kinds
 
     torch.manual_seed(5)
     (plain, kinds), (resumed, same) = run(False), run(True)
     assert torch.equal(plain, resumed) and kinds == same
-    assert len({kind for kind, _, _ in kinds}) >= 2 and max(probes for _, probes, _ in kinds) >= 1
+    assert len({kind for kind, _ in kinds}) >= 2
 
 
 @pytest.mark.parametrize(
@@ -330,7 +289,7 @@ def test_a_named_tangent_resumes_though_it_measured_its_box(make):
 def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
     """The identity's J d is d: |c d - d| / |c d| for a box c u, whatever the gradient."""
     box = FromTorch(lambda u: 0.8 * u, (RING,), (RING,))
-    policy = zo.tangents.TrustPolicy(check_every=1, agreement=-1e9, missed=1e9, lost_values=1e9)
+    policy = zo.tangents.TrustPolicy(check_every=1, agreement=-1e9, missed=1e9, lost=1e9)
     gradient = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent(), trust_policy=policy)
     gradient.backward(batch_of(0))
     assert gradient.missed == pytest.approx(0.25, rel=1e-3)
@@ -339,19 +298,6 @@ def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
     quiet = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent())
     quiet.backward(batch_of(0))
     assert quiet.missed is None and "tangent_missed" not in quiet.metrics()
-
-
-def test_the_objective_is_looked_at_where_probes_may_come_later():
-    """A weight that is read outside of its module's forward would be moved by no probe."""
-    network, box = nn.Linear(16, 16), ring()
-
-    def objective(network, batch):
-        return box(batch @ network.weight).square().flatten(1).mean(dim=1)
-
-    settings = {"boxes": [box], "tangent": zo.StencilTangent(2), "trust_policy": NEVER}
-    zo.ProbedGradient(network, objective, max_rows=1, **settings).backward(batch_of(0))  # none ever will
-    with pytest.raises(zo.errors.TangentError, match="a weight that is read elsewhere"):
-        zo.ProbedGradient(network, objective, max_rows=3, **settings).backward(batch_of(0))
 
 
 # Rows that exist already
@@ -392,8 +338,6 @@ def test_rows_of_a_cached_box_are_not_paid_twice(small, tmp_path):
 class Slopes(zo.tangents.Tangent):
     """A tangent of a user's: each output follows the input in its place, with the last rows' slope."""
 
-    learns_from_values = True
-
     def __init__(self):
         self.slope = torch.zeros(16)
 
@@ -409,29 +353,26 @@ def scaled(factor):
     return FromTorch(lambda u: factor * u, (RING,), (RING,))
 
 
-@pytest.mark.parametrize("wrap", [lambda own: own, zo.SecantTangent, zo.LowRankTangent])
-def test_a_tangent_of_one_s_own_learns_before_the_first_step_also_below_one_of_changes(small, wrap):
+def test_a_tangent_of_one_s_own_learns_before_the_first_step(small):
     """Of the documented methods alone: what it sees of a box 3 u is the slope 3."""
     network = make_network()
-    gradient = make_gradient(network, scaled(3.0), tangent=wrap(Slopes()))
+    gradient = make_gradient(network, scaled(3.0), tangent=Slopes())
     gradient.prefit([batch_of(0)])
     (tangent,) = gradient.tangents
-    slope = getattr(tangent, "prior", tangent).slope
-    torch.testing.assert_close(slope, torch.full((16,), 3.0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tangent.slope, torch.full((16,), 3.0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrap", [lambda own: own, zo.SecantTangent, zo.LowRankTangent])
-def test_what_learns_in_steps_takes_those_of_prefit_once_for_all_batches(small, wrap):
+def test_what_learns_in_steps_takes_those_of_prefit_once_for_all_batches(small):
     class InSteps(Slopes):
         steps = ()
 
         def learn(self, steps=None):
             self.steps = (*self.steps, steps)
 
-    gradient = make_gradient(make_network(), scaled(3.0), tangent=wrap(InSteps()))
+    gradient = make_gradient(make_network(), scaled(3.0), tangent=InSteps())
     gradient.prefit([batch_of(0), batch_of(1)], steps=7)
     (tangent,) = gradient.tangents
-    assert getattr(tangent, "prior", tangent).steps == (7,)
+    assert tangent.steps == (7,)
 
 
 def test_one_of_one_s_own_may_stand_where_nothing_is_replayed_unasked(small):
@@ -442,7 +383,6 @@ def test_one_of_one_s_own_may_stand_where_nothing_is_replayed_unasked(small):
 
     for tangent, asked, expected in (
         (Still(), None, 0),
-        (zo.SecantTangent(Still()), None, 0),
         (Slopes(), None, 9),
         (Still(), 2, 2),
     ):
@@ -453,8 +393,8 @@ def test_one_of_one_s_own_may_stand_where_nothing_is_replayed_unasked(small):
 
 def test_what_prefit_refuses(small):
     box, network = ring(), make_network()
-    with pytest.raises(zo.ConfigurationError, match=r"learn from values .* LowRankTangent.*tangent=None"):
-        make_gradient(network, box, tangent=zo.LowRankTangent()).prefit([batch_of(0)])
+    with pytest.raises(zo.ConfigurationError, match=r"tangents that learn, .* IdentityTangent.*tangent=None"):
+        make_gradient(network, box, tangent=zo.IdentityTangent()).prefit([batch_of(0)])
     gradient = make_gradient(network, box)
     with pytest.raises(zo.ConfigurationError, match="expected at least one batch, got none"):
         gradient.prefit([])
@@ -503,9 +443,8 @@ def test_a_row_that_fails_bends_no_gradient(kind):
 
 
 def pairs_of(u: torch.Tensor, y: torch.Tensor) -> zo.tangents.CallPairs:
-    spec, none = ArraySpec("u", tuple(u.shape[1:])), u.new_zeros(0, len(u), u[0].numel())
-    valid = torch.zeros(0, len(u), dtype=torch.bool)
-    return zo.tangents.CallPairs((spec,), (spec,), u.flatten(1), none, none, valid, y.flatten(1))
+    spec = ArraySpec("u", tuple(u.shape[1:]))
+    return zo.tangents.CallPairs((spec,), (spec,), u.flatten(1), y.flatten(1))
 
 
 def couple(u):
@@ -600,7 +539,7 @@ def test_a_state_from_before_the_first_step_takes_all_knowledge_away(make):
 
 
 def test_predictions_that_are_not_numbers_lose_trust():
-    watch = zo.tangents.trust.TrustWatch(zo.tangents.TrustPolicy(average=2), 0, 1.0)
+    watch = zo.tangents.trust.TrustWatch(zo.tangents.TrustPolicy(average=2))
     with pytest.warns(zo.TangentWarning, match="relative error"):
         for n in range(9):
             watch.saw(n, float("nan"))

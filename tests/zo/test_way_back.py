@@ -366,16 +366,14 @@ THROUGH = [penalty_through, sensitivity_read, slope_of_backward, by_functorch, b
 
 @pytest.mark.quick_cases(6)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, of its jvp
-@pytest.mark.parametrize("settings", [{}, {"probes": 1}, {"probes": 1, "evaluator": "loop"}])
 @pytest.mark.parametrize("take", THROUGH)
-def test_a_derivative_through_a_box_inside_of_an_objective_is_refused_in_the_first_step(take, settings):
+def test_a_derivative_through_a_box_inside_of_an_objective_is_refused_in_the_first_step(take):
     box, network, objective = make_box(), make_network(), with_derivative(take)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         lambda n, b: objective(n, b, box),
         boxes=[box],
         tangent=ModelTangent(function),
-        **settings,
     )
     with pytest.raises(zo.errors.TangentError, match=r"a derivative through it.*by differences"):
         gradient.backward(batch_of())
@@ -393,16 +391,14 @@ def penalty_behind(network, solver, x):
     return slope.square().mean(dim=1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"probes": 1, "evaluator": "loop"}])
 @pytest.mark.parametrize("take", [penalty_in_front, penalty_behind])
-def test_a_derivative_in_front_of_a_box_or_behind_it_is_right_in_each_step(take, settings):
+def test_a_derivative_in_front_of_a_box_or_behind_it_is_right_in_each_step(take):
     box, network, objective = make_box(), make_network(), with_derivative(take)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         lambda n, b: objective(n, b, box),
         boxes=[box],
         tangent=ModelTangent(function),
-        **settings,
     )
     expected = by_autograd(network, lambda n, b: objective(n, b, function))
     for _ in range(3):
@@ -444,12 +440,11 @@ def test_a_mask_of_rows_of_which_one_fails_is_refused_with_the_way_to_write_it(n
 
     def gradient_of(objective):
         box = failing_above(limit)
-        return zo.ProbedGradient(
+        return zo.TangentGradient(
             network,
             lambda n, b: objective(n, b, box),
             boxes=[box],
             tangent=ModelTangent(function),
-            evaluator=evaluator,
         )
 
     with pytest.raises(zo.errors.TangentError, match=r"a mask, as in box\(z\[needs\]\).*torch\.where"):

@@ -108,7 +108,7 @@ def test_the_way_of_a_tangents_step_has_at_most_thirteen_stops_in_nine_files(eva
         return box(box(state)).square().mean(dim=1)
 
     unchecked = zo.tangents.TrustPolicy(check_every=None)
-    gradient = zo.ProbedGradient(network, objective, boxes=[box], evaluator=evaluator, trust_policy=unchecked)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], trust_policy=unchecked)
     gradient.backward(torch.randn(5, 4))  # the first step learns longer
     stack.stops.clear()
     for owner, name in ((zo.tangents.AutoTangent, "learn"), (KernelAt, "pull")):

@@ -9,6 +9,7 @@ from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
+from zo.same_run import described
 from zo.tangents.tangent import Tangent
 
 
@@ -34,16 +35,14 @@ def differentiable(
     queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that requires a
     gradient) there are no queries.
 
-        solver = zo.differentiable(box, zo.RowRGE(mu=1e-3, q=2), tangent=zo.LowRankTangent(), seed=0)
+        solver = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0)
 
-    With a tangent, the queries' answers are not averaged but learned from: there are a few directions for
-    each row and call, and their information accumulates over rows, calls and steps. In the backward pass the
-    tangent predicts a call's answers (`trust` says how well), learns from them, and gives the call's
-    vector-Jacobian product. For the tangent each call is a step: whatever it forgets or fits once per step,
-    it does at each call. The gradient is as biased as the tangent is wrong: a `TangentWarning` says once,
-    from 50 backward passes on, that it predicts next to nothing. If the code around the box can be
-    evaluated for a whole batch of variants, `TangentGradient` spends its rows on the directions in which
-    the weights move the box's input. Here directions are drawn in the whole input space, or in a basis.
+    With a tangent there are no queries: it learns from the values of the rows that pass, over calls and
+    steps. In the backward pass it predicts a call's outputs (`trust` says how well), learns from them, and
+    gives the call's vector-Jacobian product. For the tangent each call is a step: whatever it forgets or fits
+    once per step, it does at each call. The gradient is as biased as the tangent is wrong: a `TangentWarning`
+    says once, from 50 backward passes on, that it predicts next to nothing. If the code around the box can be
+    evaluated again, `TangentGradient` replays what the box answered and checks the gradient.
 
     Parameters inside the box need nothing more: make them an input of the box, one copy per row, and autograd
     sums the rows' gradients.
@@ -55,9 +54,7 @@ def differentiable(
 
     Each row then estimates its own derivative with respect to theta, with its own directions: a batch of rows
     gives theta rows x queries scalars. A tangent has to know how the effect of theta depends on x.
-    `SecantTangent` learns this from the directions of its own call, which must be enough to span theta (and
-    whatever else requires a gradient). A `LowRankTangent` knows one effect of theta for all x and all theta.
-    For `TangentGradient` and `LossGradient`, theta must be read in the forward of the module that holds it,
+    For `LossGradient`, theta must be read in the forward of the module that holds it,
     where variants are distinguished: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
     What is checked: in the backward passes of calls 0, 1, 10, 100, 1,000 and so on, some queries are asked
@@ -80,7 +77,7 @@ def differentiable(
 
     Failed rows: a row whose outputs in the base are not finite gets a gradient of zero, whatever arrives at
     it, and no queries. A query that fails is left out for that row and counted: directions take the mean over
-    the rest, a difference of both signs is that of the other one, and a tangent does not learn from it. Where
+    the rest, and a difference of both signs is that of the other one. Where
     nothing is left (of a coordinate of `CGE`, or in a row), forward queries are asked the other way
     (`counts.checks`), as at the edge of what the box answers; where these fail too it is zero. Code *after* a
     failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
@@ -89,13 +86,11 @@ def differentiable(
         box: a box with at least one differentiable input and output. Inputs whose spec says
             `differentiable=False`, and integers, get no gradient (None).
         estimator: `RGE` or `RowRGE`, which draw directions for each row, or `CGE` over all numbers of a row's
-            perturbed inputs. mu is in the inputs' units, or in the `scale` of their specs. None for no
-            queries, with a tangent that learns from values, such as a student network, or that learns
-            nothing.
-        tangent: is copied, and the copy learns from the queries; None to estimate only from the queries of
-            each call. Without queries it learns from values, which do not show the derivative by an input
-            that the others determine, as an action in closed loop: a `TangentWarning` says so once.
-            `TangentGradient` dithers such inputs.
+            perturbed inputs. mu is in the inputs' units, or in the `scale` of their specs. None with a
+            tangent.
+        tangent: is copied, and the copy learns from values. These do not show the derivative by an input that
+            the others determine, as an action in closed loop: a `TangentWarning` says so once.
+            `TangentGradient` dithers such inputs. None with an estimator.
         seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
             its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
             copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
@@ -138,7 +133,7 @@ def _check_settable(box: BlackBoxFunction, estimator: object) -> None:
         raise ConfigurationError(
             f"differentiable, estimator: expected None, as {box!r} cannot be set to perturbed inputs: rows "
             f"go on from what it gave before. Got {type(estimator).__name__}, which perturbs them. Take "
-            "zo.TangentGradient or zo.LossGradient, or a tangent that learns from values."
+            "zo.TangentGradient or zo.LossGradient, or a tangent."
         )
 
 
@@ -146,13 +141,13 @@ def _check_tangent(tangent: object, estimator: object) -> None:
     if tangent is not None and not isinstance(tangent, Tangent):
         raise ConfigurationError(
             f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
-            "Such as zo.LowRankTangent()."
+            "Such as zo.MLPTangent()."
         )
-    if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
-        got = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
+    if (estimator is None) == (tangent is None):
+        got = "neither" if tangent is None else f"both, {described(estimator)} and {tangent!r}"
         raise ConfigurationError(
-            "differentiable, estimator: expected None only with a tangent that learns from values, got "
-            f"{got}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
+            f"differentiable, estimator: expected an estimator or a tangent, got {got}. Give the queries, "
+            "such as RowRGE(mu=1e-3, q=2), or a tangent, which learns from values."
         )
 
 

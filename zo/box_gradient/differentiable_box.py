@@ -100,8 +100,7 @@ class DifferentiableBox(nn.Module):
         self.check = check_flag("differentiable", "check", check)
         self.counts = RowCounts()
         self._tangent = None if tangent is None else TangentRows(box, tangent)
-        learns = tangent is not None and estimator is None and tangent.learns_from_values
-        self._shown = Shown(box) if learns else None
+        self._shown = Shown(box) if tangent is not None and tangent.learns else None
         self._units = RowUnits(box)
         self._once = Once(box)
 
@@ -274,13 +273,10 @@ class DifferentiableBox(nn.Module):
     ) -> list[Tensor]:
         """Gradients `(rows, size)` of the perturbed inputs, of the rows that are alive."""
         if self._tangent is not None:
-            pairs = self._tangent.pairs(queries, outputs)
-            self._count(call, pairs.valid, pairs.response.ne(0).any(dim=-1).any(dim=0), queries.perturbed)
-            differences = (pairs.response * self._tangent.cotangent(pairs, cotangents)).sum(dim=-1)
-            self._look_again(call, queries, differences.double(), pairs.valid, outputs, cotangents)
-            by_place = self._tangent.pull_back(call, pairs, cotangents)
+            rows = self._tangent.rows(queries.inputs, outputs)
+            by_place = self._tangent.pull_back(call, rows, cotangents)
             gradients = [by_place[place] for place in queries.perturbed]
-            if self.check and self.estimator is None and self.box.settable and self._tangent.due:
+            if self.check and self.box.settable and self._tangent.due:
                 self._look_along(call, queries, gradients, outputs, cotangents)
             return gradients
         kept = {place: outputs[place] for place in cotangents}
@@ -320,7 +316,7 @@ class DifferentiableBox(nn.Module):
         outputs: list[Tensor],
         cotangents: dict[int, Tensor],
     ) -> None:
-        """Move a few rows along the gradient of a tangent that asks no queries; say once if it is wrong."""
+        """Move a few rows along the gradient of a tangent; say once if it is wrong."""
         kept = {place: outputs[place] for place in cotangents}
         agreement = along_gradient(queries, gradients, kept, cotangents)
         self._spent(checks=agreement.asked)
@@ -354,10 +350,8 @@ class DifferentiableBox(nn.Module):
     def trust(self) -> list[float | None]:
         """For each call in the last backward, in the order of forward, how wrong the tangent was.
 
-        The relative error of its prediction of responses that it had not learned from: 0 is perfect, 1 no
-        better than predicting none; without queries that of the outputs, 1 no better than their mean. None
-        where there was nothing to predict. Of `SecantTangent` with orthogonal directions it is its prior's:
-        none of them says anything of another.
+        The relative error of its prediction of outputs that it had not learned from: 0 is perfect, 1 no
+        better than their mean. None where there was nothing to predict.
         """
         return [] if self._tangent is None else self._tangent.trust
 

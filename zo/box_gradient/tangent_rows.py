@@ -1,4 +1,4 @@
-"""`TangentRows`: a tangent learns from the queries of a box's rows, and gives their gradients."""
+"""`TangentRows`: a tangent learns from a box's rows, and gives their gradients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.notices import Notice, Notices
 from zo.box_gradient.doubt import is_checked
-from zo.box_gradient.row_queries import RowQueries
 from zo.errors import TangentWarning
 from zo.same_run import arrays_of
 from zo.tangents.evidence.outliers import Outliers, outlying
 from zo.tangents.evidence.predictions import predict_and_learn, relative_error
-from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import Tangent
@@ -27,7 +25,7 @@ from zo.tangents.tangent import Tangent
 JUDGED = 50  # backward passes, after which a tangent has had the time to learn something
 FORGETS = 20  # backward passes over which the mean of its error forgets
 WORST = 2.0  # errors above count as this: one pass in which nothing is known is not all that counts
-UNKNOWN, UNKNOWN_VALUES = 0.8, 1.0  # errors of responses, and of values, above which it knows next to nothing
+UNKNOWN = 1.0  # an error of values above which it knows next to nothing
 
 _learning = RLock()  # threads that share a box learn one after another
 
@@ -45,7 +43,7 @@ class TangentRows:
         self.tangent = copy.deepcopy(tangent)
         self.tangent.check_box(box)
         self.units = Units()
-        self.outliers = Outliers(self.tangent.learns_from_values)
+        self.outliers = Outliers(self.tangent.learns)
         self._notices = Notices()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
@@ -57,47 +55,29 @@ class TangentRows:
         with _learning:
             self._ended = True
 
-    def pairs(self, queries: RowQueries, outputs: list[Tensor]) -> CallPairs:
-        """Run the queries, and make pairs of them: changes of the inputs, and responses of the outputs.
+    def rows(self, inputs: list[Tensor], outputs: list[Tensor]) -> CallPairs:
+        """The rows of a call that did not fail, as a tangent sees them.
 
         Args:
-            queries: the queries of one call, of the rows that did not fail.
-            outputs: all of the base, `(rows, *shape)` each.
-
-        Returns:
-            The pairs; those of failed queries are not valid.
+            inputs: all of the base, `(rows, *shape)` each.
+            outputs: the same.
         """
-        inputs = queries.inputs
         dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
-        moved: list[Tensor] = []
-        answered: list[Tensor] = []
-        for row, asked, results in queries.run():
-            # In the arrays' own floats: narrowed first, most digits of a change would be lost.
-            moved.append(_flat(self.box.inputs, [a - b[row] for a, b in zip(asked, inputs, strict=True)]))
-            answered.append(
-                _flat(self.box.outputs, [a - b[row] for a, b in zip(results, outputs, strict=True)])
-            )
         z, y = _flat(self.box.inputs, inputs).to(dtype), _flat(self.box.outputs, outputs).to(dtype)
-        d, response = (
-            torch.cat(parts).to(dtype).unflatten(0, (-1, len(z))) if parts else base.new_zeros(0, *base.shape)
-            for parts, base in ((moved, z), (answered, y))
-        )
-        valid = response.isfinite().all(dim=-1)
-        d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
         moving, following = (
             tuple(spec for spec in specs if spec.differentiable)
             for specs in (self.box.inputs, self.box.outputs)
         )
         pairs = zip(self.box.inputs, inputs, strict=True)
         others = tuple(None if spec.differentiable else array for spec, array in pairs if spec.modelled)
-        return CallPairs(moving, following, z, d, response, valid, y, others=others)
+        return CallPairs(moving, following, z, y, others=others)
 
     def pull_back(self, call: int, pairs: CallPairs, cotangents: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Predict the responses, learn from them, and give the gradients.
+        """Predict the outputs, learn from them, and give the gradients.
 
         Args:
             call: the number of the call.
-            pairs: the pairs of the call.
+            pairs: its rows.
             cotangents: `(rows, *shape)` by the place of the output; where there is none it is zero.
 
         Returns:
@@ -157,7 +137,7 @@ class TangentRows:
 
     def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
-            self._judge(call, probed=len(pairs.d) > 0)
+            self._judge(call)
             self._errors, self._ended = {}, False
         rows = len(pairs.z)
         (kept,), (squares,), off = predict_and_learn(self.tangent, [pairs], self.units, self.outliers, rows)
@@ -167,26 +147,24 @@ class TangentRows:
         self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
         return kept
 
-    def _judge(self, call: int, probed: bool) -> None:
+    def _judge(self, call: int) -> None:
         """Take in the last backward pass; say once that the tangent predicts next to nothing."""
         error = self.metrics().get("tangent_error")
-        if error is None or not self.tangent.learns or isinstance(self.tangent, SecantTangent):
-            return  # secants are of their own call: what others predict of it is no error of theirs
+        if error is None or not self.tangent.learns:
+            return
         self._passes += 1
         part = error if error < WORST else WORST  # or NaN
         self._mean += (part - self._mean) / min(self._passes, FORGETS)
-        limit = UNKNOWN if probed else UNKNOWN_VALUES
-        if self._passes >= JUDGED and self._mean > limit:
-            what, of = ("answers", "what they change by") if probed else ("outputs", "their spread")
-            mend = "put zo.SecantTangent around it, with more queries," if probed else "give it queries,"
+        if self._passes >= JUDGED and self._mean > UNKNOWN:
             self._notices.say(
                 Notice(
                     "unknown",
-                    f"{type(self.box).__name__}, call {call}: expected a tangent that predicts {what} before "
-                    f"it learns from them, got {self.tangent!r}, which was wrong by {self._mean:.2f} times "
-                    f"{of} in the last {FORGETS} of {self._passes} backward passes. Where that is noise in "
-                    "the answers, it averages out; else the gradient is about as wrong. Take another "
-                    f"tangent, {mend} or leave it out, and watch a held-out loss. This is said once.",
+                    f"{type(self.box).__name__}, call {call}: expected a tangent that predicts outputs "
+                    f"before it learns from them, got {self.tangent!r}, which was wrong by "
+                    f"{self._mean:.2f} times their spread in the last {FORGETS} of {self._passes} backward "
+                    "passes. Where that is noise in the answers, it averages out; else the gradient is about "
+                    "as wrong. Take another tangent, or queries in its place (zo.RowRGE), and watch a "
+                    "held-out loss. This is said once.",
                     TangentWarning,
                 )
             )

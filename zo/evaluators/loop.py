@@ -45,6 +45,11 @@ def base_losses(step: Step, start: Snapshot) -> Tensor:
     return _losses(step, start, nullcontext, drawn=True)
 
 
+def unmoved_losses(step: Step, start: Snapshot) -> Tensor:
+    """Losses `(rows,)` of the network as it is; `start` and the generators are restored behind it."""
+    return _losses(step, start, nullcontext)
+
+
 def _losses(step: Step, start: Snapshot, displaced: Displaced, drawn: bool = False) -> Tensor:
     """Losses `(rows,)` of a query with the draws of the base; `start` is restored after it.
 

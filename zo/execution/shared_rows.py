@@ -38,7 +38,7 @@ class SharedRows(Wrapper):
         box = zo.SharedRows(service, torch.distributed.group.WORLD)
 
     Processes that train the same network in step make the same calls: the base, validation, the queries of
-    `differentiable`. Without this wrapper each would pay for them. If gradients share their queries or probes
+    `differentiable`. Without this wrapper each would pay for them. If gradients share their queries
     (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if the
     wrapper were not there. If a `TangentGradient` shares the rows of a call, it does so by these blocks.
 

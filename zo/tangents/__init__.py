@@ -1,8 +1,8 @@
-"""Learned tangents: models of black boxes, fitted to their values or to probes, in place of derivatives.
+"""Learned tangents: models of black boxes, fitted to their values, in place of derivatives.
 
 A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a `LinearMap` or another
 `Linearised`; `see` and `learn` learn from rows, `CallPairs`, whose numbers are in the box's own units;
-`d_scale` says what is usual for each (see `Units`).
+`response_scale` says what is usual for each output (see `Units`).
 """
 
 from zo.tangents.gradient import TangentGradient
@@ -17,12 +17,9 @@ from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.model import ModelTangent
 from zo.tangents.models.network import Learning
 from zo.tangents.models.particles.particles import PairTangent
-from zo.tangents.models.probed.low_rank import LowRankTangent
-from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.models.student.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.population import RatePopulation
-from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
 from zo.tangents.step.counts import TangentCounts
@@ -41,14 +38,11 @@ __all__ = [
     "Learning",
     "LinearMap",
     "Linearised",
-    "LowRankTangent",
     "MLPTangent",
     "MeshTangent",
     "ModelTangent",
     "PairTangent",
-    "ProbedGradient",
     "RatePopulation",
-    "SecantTangent",
     "StencilTangent",
     "StudentTangent",
     "Surrogate",

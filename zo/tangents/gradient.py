@@ -24,7 +24,7 @@ from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
 from zo.tangents.step.room import Room
-from zo.tangents.step.settings import GradientSettings, Probing
+from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy, TrustWatch
@@ -45,20 +45,16 @@ class TangentGradient:
     its box's. Values always come from the box; only the derivative comes from a model. The code around the
     boxes must be differentiable.
 
-    This costs batch rows in each call, as in a first-order step, for any number of weights. Tangents that
-    learn from changes instead of values need probes: copies of the network with randomly moved weights that
-    run beside the base. The changes of a call's input and output between a probe and the base form a pair to
-    learn from. Each probe costs batch rows in each call. The objective is evaluated once; beside probes, in
-    the first step, with several processes, and where rows fail twice: with all variants, and for autograd
-    with the boxes' recorded answers. Buffers (running statistics) are updated by one of the two.
+    This costs batch rows in each call, as in a first-order step, for any number of weights. The objective is
+    evaluated once; in the first step, with several processes, and where rows fail twice: with the boxes, and
+    for autograd with their recorded answers. Buffers (running statistics) are updated by one of the two.
 
     The gradient is as biased as the tangent is wrong. Each step measures this by predicting answers that the
     tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
     call) compares loss and responses with the predictions of gradient and tangents. When trust is lost,
-    tangents learn longer, then other kinds are tried, and finally probes are added, as far as `max_rows`
-    allows. A warning announces each; see `TrustPolicy`. How many probes there are from the beginning, and how
-    they are made, is for `ProbedGradient` to say. A held-out loss decides: see `KeepBest`. The numbers
-    of a box may be in any units: each is measured by its usual size (`Units`).
+    tangents learn longer, then other kinds are tried, for no more rows. A warning announces each, and says
+    when nothing is left; see `TrustPolicy`. A held-out loss decides: see `KeepBest`. The numbers of a box may
+    be in any units: each is measured by its usual size (`Units`).
 
     Processes with the same network can share the evaluations and get the same result:
 
@@ -75,18 +71,14 @@ class TangentGradient:
         tangent: a tangent that is copied for each box, or a sequence with one for each. None for a model of
             the box's values, of a kind that depends on its specs (`AutoTangent`); see
             docs/concepts/learned_tangents.md.
-        max_rows: the average cost that a step may reach when trust is lost, in multiples of the rows of a
-            first-order step: 1 for the base, 1 for each probe, and 1 for a check. It must cover base,
-            probes and checks: 4.04 for three probes and a check in every 25 steps. None for 3.5, or for
-            that minimum.
         parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
-        seed: a probe's draws depend only on (seed, step, its number).
+        seed: all draws depend only on the seed and the step.
         process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
-            for GPUs, "nccl". They share the rows of each call, or the probes (`ProbedGradient(chunk=)`). In
-            each step they exchange what was recorded: variants x rows x (1 + sum over calls of (size_in +
-            size_out)) numbers. The first runs all rows of a box with a budget (`Budgeted`), with noise
-            (`deterministic=False`), or in a `SharedRows` without blocks. None for this process alone; left
-            out it is that too, with a warning where torch.distributed has several.
+            for GPUs, "nccl". They share the rows of each call. In each step they exchange what was
+            recorded: rows x (1 + sum over calls of (size_in + size_out)) numbers. The first runs all rows of
+            a box with a budget (`Budgeted`), with noise (`deterministic=False`), or in a `SharedRows` without
+            blocks. None for this process alone; left out it is that too, with a warning where
+            torch.distributed has several.
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted,
             which is none with a `StudentTangent`.
@@ -108,18 +100,17 @@ class TangentGradient:
             in the last one, no remedy is begun, since it could not act.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
-    boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops
-    its pair. If rows of a check fail, the others decide, unless more than a tenth failed, or those with
-    most of the gradient. The check is then inconclusive; three in a row give a warning.
+    boxes fail in more than a tenth of all rows so far, that is said once. If rows of a check fail, the others
+    decide, unless more than a tenth failed, or those with most of the gradient. The check is then
+    inconclusive; three in a row give a warning.
 
     Attributes:
         tangents: one for each box.
         units: one for each box.
-        trust: for each call of the last step, the relative error of the tangent's prediction of responses
-            that it had not learned from: 0 is perfect, 1 is no better than predicting no response. None for a
-            call whose inputs do not depend on the weights. Without probes it is the error of predicted
-            outputs, and 1 is no better than predicting their mean, or, for an output with the name and shape
-            of an input (a solver that advances a state), predicting that input.
+        trust: for each call of the last step, the relative error of the tangent's prediction of outputs that
+            it had not learned from: 0 is perfect, 1 is no better than predicting their mean, or, for an
+            output with the name and shape of an input (a solver that advances a state), predicting that
+            input. None where nothing was predicted.
         trust_of_step: the same error over all calls of the last step together.
         agreement: in the last step, the measured change of the loss along the gradient over the predicted
             one: 1 is right, 0 or less would not descend. None if it was not checked.
@@ -128,14 +119,12 @@ class TangentGradient:
             four rows, or the boxes are noisy.
         missed: in that check, the relative error of the tangents' prediction of the boxes' responses: 0 is
             perfect. None if it was not checked, or nothing responded.
-        watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
+        watch: the running mean of the trust, and whether it is lost.
         counts: what was spent and seen, see `TangentCounts`.
 
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
     """
-
-    _probing: Probing = Probing()  # that of a `ProbedGradient`
 
     def __init__(
         self,
@@ -144,7 +133,6 @@ class TangentGradient:
         *,
         boxes: Sequence[BlackBoxFunction | BoxGroup],
         tangent: Tangent | Sequence[Tangent] | None = None,
-        max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
         seed: int = 0,
         process_group: Group = ...,
@@ -161,8 +149,6 @@ class TangentGradient:
             boxes=boxes,
             tangent=tangent,
             parameters=parameters,
-            probing=self._probing,
-            max_rows=max_rows,
             seed=seed,
             process_group=process_group,
             trust_policy=trust_policy,
@@ -178,7 +164,7 @@ class TangentGradient:
         self._stand_ins = StandIns(settings.tangents, settings.trust_policy.outliers)
         self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
         notices = self._judgement.notices
-        self._grads = Accumulation(self.parameters, clip if self._stand_ins.guess else None, notices)
+        self._grads = Accumulation(self.parameters, clip if self._stand_ins.learn else None, notices)
         self._replays = Replays(settings, self._stand_ins, notices)
         self._keep_within(Room.here(shared=self._evaluations.ranks.size > 1))
         self._rows = 0  # of the last step
@@ -225,7 +211,7 @@ class TangentGradient:
 
     @property
     def watch(self) -> TrustWatch:
-        """The running mean of the trust, whether it is lost, and the number of probes of the next step."""
+        """The running mean of the trust, and whether it is lost."""
         return self._judgement.watch
 
     @property
@@ -269,16 +255,14 @@ class TangentGradient:
             times another, so do not stop, or take weights for the best, by it.
 
         Raises:
-            ObjectiveError: the batch or the losses do not have rows first, the network cannot be stacked, or
-                the call is inside of autocast.
+            ObjectiveError: the batch or the losses do not have rows first, or the call is inside of autocast.
             ParameterError: the network is not the one that the gradient was made with, or another gradient is
                 at work on its weights.
-            TangentError: the objective's second evaluation differs from the first, it calls no box, probes
-                of the first step change nothing, or a process failed or has other weights.
+            TangentError: the objective's second evaluation differs from the first, it calls no box, or a
+                process failed or has other weights.
             FailedBatchError: all rows of the base failed in the boxes, or, as `NonFiniteGradientError`, the
                 gradient is not finite: go on with the next batch.
-            FailedQueriesError: all rows of the base failed elsewhere, or more than `max_dropped` of the
-                pairs.
+            FailedQueriesError: all rows of the base failed elsewhere.
         """
         evaluations, judgement, number = self._evaluations, self._judgement, self.counts.steps
         exchanges = Ranks.exchanges
@@ -286,9 +270,9 @@ class TangentGradient:
             step = evaluations.step(batch, number)
             evaluations.refuse_others(step, self._shared)
             dither = judgement.dither(evaluations.key.at(number))
-            with evaluations.run(step, self.watch.probes, dither) as evaluation:  # the boxes run, once
+            with evaluations.run(step, dither) as evaluation:  # the boxes run, once
                 self.counts.rows += evaluation.rows  # whatever comes of the step
-                pairs = evaluation.pairs(self.watch.may_have_probes)
+                pairs = evaluation.pairs()
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls, len(evaluation.survived))
                 evaluation.outlying = self._stand_ins.outlying  # tangents predicted, and have learned
                 try:
@@ -384,7 +368,7 @@ class TangentGradient:
             steps: learning steps, for tangents that learn in steps.
 
         Raises:
-            ConfigurationError: neither a tangent nor its prior learns from values, or there is no batch.
+            ConfigurationError: a tangent does not learn, or there is no batch.
             TangentError, FailedQueriesError, ObjectiveError, ParameterError: as `backward`.
         """
         self._stand_ins.refuse_prefit(steps)
@@ -419,7 +403,7 @@ class TangentGradient:
         rounding of a box's outputs hides what it asked for. It takes none where noise would hide it, or the
         gradient waits, see `backward`.
         """
-        return self.watch.probes + self.watch.checks(self.counts.steps)
+        return int(self.watch.checks(self.counts.steps))
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log.
@@ -431,8 +415,7 @@ class TangentGradient:
             docs/concepts/learned_tangents.md), the agreement of the loss
             with the gradient (`tangent_agreement`), that of the rows' own losses
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
-            they are known, and the rows asked of the boxes (`tangent_rows`); and
-            the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
+            they are known, the rows asked of the boxes (`tangent_rows`), and 1 where trust is lost, else 0
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
             outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
             checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), the share of
@@ -447,7 +430,7 @@ class TangentGradient:
         return {name: float(value) for name, value in figures.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, chunk, counts (draws depend on the steps in them), trust, units, what was learned."""
+        """Seed, counts (draws depend on the steps in them), trust, units, what was learned."""
         return {
             "counts": asdict(self.counts),
             "clipping": self._grads.state_dict(),
@@ -460,14 +443,14 @@ class TangentGradient:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, to the same bits for equal chunks.
+        """Go on where `state_dict` was taken, to the same bits.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed or chunk, other tangents, or boxes of
-                other arrays.
+            ConfigurationError: the state is of a run with another seed, other tangents, or boxes of other
+                arrays.
         """
         self._stand_ins.refuse_others(state)
-        self._evaluations.load_state_dict(state)
+        self._evaluations.refuse_other(state)
         self.counts = TangentCounts(**state["counts"])
         self._rows = state["rows_of_step"]
         self._judgement.load_state_dict(state)
@@ -485,14 +468,9 @@ class TangentGradient:
         return twin
 
     def __repr__(self) -> str:
-        """The network's class and size, boxes, tangents, and what a step costs."""
+        """The network's class and size, boxes, tangents."""
         size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
-        probing = self._evaluations.probing
-        return (
-            f"{type(self).__name__}({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r}, "
-            f"probes={self.watch.probes}, mu={probing.mu:g}, max_rows={self.watch.max_rows:g}, "
-            f"evaluator={type(probing.evaluator).__name__.lower()!r})"
-        )
+        return f"{type(self).__name__}({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r})"
 
     def _keep_within(self, room: Room) -> None:
         """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,23 +17,19 @@ from zo.tangents.record.pairs import CallPairs, sizes
 
 
 class Tangent(ABC):
-    """A model of a box and of its derivative J(z). Tangents stack: each learns what its `prior` leaves.
+    """A model of a box and of its derivative J(z).
 
     A tangent says what it knows at some rows (`at`); one that learns is shown rows (`see`), and learns from
-    what it was shown (`learn`). Nothing else must be there: the other methods have defaults, which hand on to
-    a `prior` where there is one. In each step a tangent is asked what it expects of the rows of the box's
-    calls (`expect`), then `see` shows them, then it learns, once, and says what it knows there (`at_each`).
-    Without probes the rows of several calls, one after another, are shown at once.
+    what it was shown (`learn`). Nothing else must be there: the other methods have defaults. In each step a
+    tangent is asked what it expects of the rows of the box's calls (`expect`), then `see` shows them, the
+    rows of several calls one after another, then it learns, once, and says what it knows there (`at_each`).
 
     Attributes:
-        learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
-            step may do without probes.
         learns: False of one whose J(z) never changes.
         replayed: False of one with which nothing is replayed where the number of replays is not fixed.
         brought: whether what it has learned is where the rows are, see `bring`.
     """
 
-    learns_from_values: bool = False
     learns: bool = True
     replayed: bool = True
     brought: bool = False
@@ -43,34 +39,23 @@ class Tangent(ABC):
         """What it says at the rows of a call: values, J d, J^T v; see `Linearised`, `LinearMap`."""
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """`at` for several calls of one box, where one pass may serve all.
-
-        Args:
-            calls: the calls, with equally many probes.
-        """
+        """`at` for several calls of one box, where one pass may serve all."""
         return [self.at(rows) for rows in calls]
 
-    def see(self, rows: CallPairs) -> None:
-        """Look at rows: inputs and outputs, `rows.z` and `rows.y`, and with probes how outputs responded."""
-        prior = self._prior()
-        if prior is not None:
-            prior.see(rows)
+    def see(self, rows: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
+        """Look at rows: inputs and outputs, `rows.z` and `rows.y`."""
 
-    def learn(self, steps: int | None = None) -> None:
+    def learn(self, steps: int | None = None) -> None:  # noqa: B027 - the same
         """Learn from what was seen; there may be nothing new.
 
         Args:
             steps: of learning, before the first step of training; None in a step of training, as many as it
                 takes.
         """
-        prior = self._prior()
-        if prior is not None:
-            prior.learn(steps)
 
     def improve(self) -> str | None:
         """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""
-        prior = self._prior()
-        return None if prior is None else prior.improve()
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned; a resumed run goes on to the same bits."""
@@ -80,45 +65,26 @@ class Tangent(ABC):
         """Go on where `state_dict` was taken."""
 
     def expect(self, rows: CallPairs) -> Tensor | None:
-        """What rows will show, before it has seen them: for the trust, once for all that `see` is shown.
+        """What comes out at rows, before it has seen them: for the trust, once for all that `see` is shown.
 
         Returns:
-            The responses to `rows.d`, `(probes, rows, size_out)`; without probes the outputs, `(rows,
-            size_out)`, or None where it knows none.
+            The outputs, `(rows, size_out)`; None where it knows none.
         """
-        at = self.at(rows)
-        return at.push(rows.d) if len(rows.d) else at.values
+        return self.at(rows).values
 
-    def check_box(self, box: BlackBoxFunction) -> None:
+    def check_box(self, box: BlackBoxFunction) -> None:  # noqa: B027 - most suit any box
         """Refuse a box that the tangent cannot stand for; asked once, before anything is run.
 
         Raises:
             ConfigurationError: it cannot.
         """
-        prior = self._prior()
-        if prior is not None:
-            prior.check_box(box)
 
-    def keep_within(self, most_bytes: int) -> None:
+    def keep_within(self, most_bytes: int) -> None:  # noqa: B027 - some keep none
         """Take at most so many bytes for rows to learn from; it is too late where there are some already."""
-        prior = self._prior()
-        if prior is not None:
-            prior.keep_within(most_bytes)
 
     def __repr__(self) -> str:
         """The class's name; those with settings show them, for a resumed run is held to its own."""
         return f"{type(self).__name__}()"
-
-    def parts(self) -> Iterator[Tangent]:
-        """The tangent, its prior, that one's, and so on."""
-        yield self
-        prior = self._prior()
-        if prior is not None:
-            yield from prior.parts()
-
-    def _prior(self) -> Tangent | None:
-        prior = getattr(self, "prior", None)  # an attribute of those that have one, never None
-        return prior if isinstance(prior, Tangent) else None
 
 
 class Linearised(ABC):
@@ -143,7 +109,7 @@ class Linearised(ABC):
 
     @abstractmethod
     def push(self, d: Tensor) -> Tensor:
-        """J d at each row: `(probes, rows, size_in)` to `(probes, rows, size_out)`."""
+        """J d at each row: `(rows, size_in)` to `(rows, size_out)`."""
 
     @abstractmethod
     def pull(self, v: Tensor) -> Tensor:
@@ -218,7 +184,7 @@ class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, at: Linearised) -> Tensor:
         ctx.at = at
-        return at.push((z - at.rows.z)[None])[0]
+        return at.push(z - at.rows.z)
 
     @staticmethod
     @torch.no_grad()
@@ -229,10 +195,8 @@ class _Linear(Function):
 class IdentityTangent(Tangent):
     """Each output follows the input of the same name and shape; without one it follows nothing.
 
-    A box with one input and one output, of one shape, needs no common name. A number that answers the
-    probes with less than a tenth of what it was changed by is known not to follow, as where inputs and
-    outputs are in other units or a wall stands. Costs nothing. For a solver that takes a small step it is a
-    first guess; for all else what learned tangents start from.
+    A box with one input and one output, of one shape, needs no common name. Costs nothing. For a solver that
+    takes a small step it is a first guess.
     """
 
     learns = False
@@ -257,30 +221,20 @@ class ZeroTangent(Tangent):
 
 def _pushed(rows: CallPairs, d: Tensor) -> Tensor:
     """The changes of the followed inputs."""
-    pieces, shape = d.split(sizes(rows.inputs), dim=-1), d.shape[:-1]
+    pieces = d.split(sizes(rows.inputs), dim=-1)
     outputs = zip(sources(rows.inputs, rows.outputs), sizes(rows.outputs), strict=True)
-    changes = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
-    return torch.cat(changes, -1) * _follows(rows)
+    changes = [d.new_zeros(len(d), size) if source is None else pieces[source] for source, size in outputs]
+    return torch.cat(changes, -1)
 
 
 def _pulled(rows: CallPairs, v: Tensor) -> Tensor:
     """The gradients of the outputs, at the inputs that they follow."""
-    pieces = (v * _follows(rows)).split(sizes(rows.outputs), dim=-1)
-    gradients = [v.new_zeros(*v.shape[:-1], size) for size in sizes(rows.inputs)]
+    pieces = v.split(sizes(rows.outputs), dim=-1)
+    gradients = [v.new_zeros(len(v), size) for size in sizes(rows.inputs)]
     for source, piece in zip(sources(rows.inputs, rows.outputs), pieces, strict=True):
         if source is not None:
             gradients[source] = gradients[source] + piece
     return torch.cat(gradients, dim=-1)
-
-
-def _follows(pairs: CallPairs) -> Tensor:
-    """1 for outputs that may follow their input, 0 for those that are known not to: `(size_out,)`."""
-    scales = pairs.d_scale.split(sizes(pairs.inputs))
-    bases = [
-        pairs.d_scale.new_zeros(size) if source is None else scales[source]
-        for source, size in zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
-    ]
-    return (pairs.response_scale >= 0.1 * torch.cat(bases)).to(pairs.z.dtype)
 
 
 def bring(tangent: Tangent, device: torch.device) -> None:

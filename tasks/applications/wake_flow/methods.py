@@ -100,11 +100,11 @@ def in_loop(setup: Setup) -> Trained:
 
 
 def _spent(config: Config, method: str) -> Config:
-    """The settings of a method: one without a model of the box replays nothing, a budget buys no probes."""
+    """The settings of a method: one without a model of the box replays nothing, a budget is of rows."""
     if family_of(method)[0] not in REPLAYED:
         config = replace(config, replays=0, rates=())
-    if budget_of(method) is not None and config.max_rows is None:
-        config = replace(config, max_rows=1.0)
+    if budget_of(method) is not None:
+        config = replace(config, rows=budget_of(method))
     return config
 
 

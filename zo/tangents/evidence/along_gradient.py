@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.digits import significant_digits
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
@@ -20,7 +21,6 @@ from zo.tangents.evidence.predictions import Squares, relative_error
 from zo.tangents.playback.playback import evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Recorder, Repeated
 from zo.tangents.record.window import Window
@@ -39,17 +39,28 @@ FEW = 0.1  # of a check's rows that may fail, for the rest to decide; decision 3
 FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance; decision 59
 
 
-def flat_share(calls: Sequence[CallPairs]) -> float | None:
+class Response(NamedTuple):
+    """How a call answered to what a query changed of its inputs, in each row.
+
+    Attributes:
+        d: the change of the differentiable inputs, `(rows, size_in)`; zero where not valid.
+        change: that of the outputs, `(rows, size_out)`; zero where not valid.
+        valid: `(rows,)` bool; False where a row failed, or nothing, or something else, changed.
+    """
+
+    d: Tensor
+    change: Tensor
+    valid: Tensor
+
+
+def flat_share(responses: Sequence[Response]) -> float | None:
     """The share of the moved rows whose answers stayed to the bit; None if no input changed.
 
     Of a smooth box hardly any stay. One that is constant in pieces, as trees are, shows nothing of its
     response in them, however many are asked.
-
-    Args:
-        calls: with the changes of some probes, or of a check.
     """
-    count = sum(int(pairs.valid.sum()) for pairs in calls)
-    same = sum(int((pairs.valid & (pairs.response == 0).all(dim=-1)).sum()) for pairs in calls)
+    count = sum(int(response.valid.sum()) for response in responses)
+    same = sum(int((one.valid & (one.change == 0).all(dim=-1)).sum()) for one in responses)
     return same / count if count else None
 
 
@@ -63,10 +74,9 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
     v is the gradient that arrives at a call's outputs and d the change of its inputs.
 
     h is such that g predicts a change by a thousandth of the loss. In float32 that is some 1e4 units of
-    the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
-    hardly any of it changes the loss, while along g all does, and what is measured is the curvature: for
-    true gradients changes 2 to 4 times those predicted on the wake flow, and up to 50 times on a chaotic
-    system. The way is uphill, where near a minimum curvature adds to the change instead of hiding it.
+    the loss's rounding. The length of a random query, mu sqrt(d), is far too long: hardly any of that changes
+    the loss, while along g all does, and what is measured is the curvature. The way is uphill, where near a
+    minimum curvature adds to the change instead of hiding it.
 
     The first check that finds fault, or a change a hundred times the predicted one, which is no fault where
     the rows agree, is confirmed by another query, for which nothing is changed. If the loss changes all the
@@ -200,7 +210,7 @@ class _Uphill:
         change, recorder = self._changes(predicted / self.slope)
         measurements = _responses(gradient, recorder)
         predictions = _predicted(gradient, measurements)
-        rounding = _rounding(gradient.boxes, window, measurements, self._digits)
+        rounding = _rounding(gradient, self._digits)[: len(measurements)]
         response_error, coarse = _missed(gradient.pairs, measurements, predictions, rounding)
         hidden = coarse > COARSE
         alive, counting = torch.isfinite(window.losses), torch.isfinite(change)
@@ -237,8 +247,7 @@ class _Uphill:
         gradient.before.restore()
         evaluate_again(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(gradient.boxes, window, gradient.pairs, self._digits)
-        return _of_loss(rounding, listeners)
+        return _of_loss(_rounding(gradient, self._digits), listeners)
 
     def narrow(self) -> str | None:
         """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
@@ -355,35 +364,51 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
 
 
-def _responses(gradient: StepGradient, recorder: Recorder) -> list[CallPairs]:
-    """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
-    if [query.box for query in recorder.seen] != [call.box for call in gradient.window.calls]:
+def _responses(gradient: StepGradient, recorder: Recorder) -> list[Response]:
+    """The check's calls against the base's; none where the two differ in more than numbers."""
+    window = gradient.window
+    if [query.box for query in recorder.seen] != [call.box for call in window.calls]:
         return []  # the objective calls others when its weights are moved
-    calls = []
-    for query, call, at in zip(recorder.seen, gradient.window.calls, gradient.at_calls, strict=True):
-        if any(t.shape != base[0].shape for t, base in zip(query.inputs, call.inputs, strict=True)):
+    responses = []
+    for query, call, at in zip(recorder.seen, window.calls, gradient.at_calls, strict=True):
+        if any(t.shape != base.shape for t, base in zip(query.inputs, call.inputs, strict=True)):
             return []
-        both = (
-            tuple(torch.stack([base[0], t]) for base, t in zip(of_base, measurement, strict=True))
-            for of_base, measurement in ((call.inputs, query.inputs), (call.outputs, query.outputs))
-        )
-        alive = torch.ones(len(at.rows.z), dtype=torch.bool, device=at.rows.z.device)
-        measurement = RecordedCall(call.box, *both).pairs(gradient.boxes[call.box], alive)
-        calls.append(replace(measurement, valid=measurement.valid & at.rows.alive))
-    return calls
+        box = gradient.boxes[call.box]
+        d, same = _change(box.inputs, call.inputs, query.inputs)
+        change, _ = _change(box.outputs, call.outputs, query.outputs)
+        valid = d.isfinite().all(dim=-1) & change.isfinite().all(dim=-1) & same & at.rows.alive
+        valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
+        d, change = (torch.where(valid[:, None], each, 0.0) for each in (d, change))
+        responses.append(Response(d, change, valid))
+    return responses
 
 
-def _predicted(gradient: StepGradient, responses: Sequence[CallPairs]) -> list[Tensor]:
+def _change(
+    specs: Sequence[ArraySpec], base: Sequence[Tensor], moved: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """By what differentiable arrays have changed, end to end, `(rows, size)`; and where all else stayed."""
+    parts, same = [], torch.ones(len(base[0]), dtype=torch.bool, device=base[0].device)
+    for spec, before, now in zip(specs, base, moved, strict=True):
+        before, now = (array[..., None].flatten(1) for array in (before, now))
+        if spec.learned:
+            parts.append((before, now))
+        if spec.context:
+            same &= (now == before).all(dim=-1)
+    whole, other = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
+    return other - whole, same
+
+
+def _predicted(gradient: StepGradient, responses: Sequence[Response]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
-        at.push(measurement.d)[0] if bool(measurement.valid.any()) else measurement.response[0]
-        for at, measurement in zip(gradient.at_calls, responses, strict=False)
+        at.push(response.d) if bool(response.valid.any()) else response.change
+        for at, response in zip(gradient.at_calls, responses, strict=False)
     ]
 
 
 def _missed(
     calls: Sequence[CallPairs],
-    responses: Sequence[CallPairs],
+    responses: Sequence[Response],
     predictions: Sequence[Tensor],
     rounding: Sequence[Tensor],
 ) -> tuple[float | None, float]:
@@ -396,9 +421,9 @@ def _missed(
     squares: list[Squares | None] = []
     roundings: list[Squares | None] = []
     for pairs, measurement, answer, units in zip(calls, responses, predictions, rounding, strict=False):
-        valid = measurement.valid[0]
+        valid = measurement.valid
         if bool(valid.any()):
-            true, unit = measurement.response[0], pairs.response_scale.double()
+            true, unit = measurement.change, pairs.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
             error, size, expectation, blur = (
                 float((numbers[valid].double() * short).square().sum())
@@ -418,7 +443,7 @@ def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int
     for call in window.calls:
         for place, (spec, output) in enumerate(zip(boxes[call.box].outputs, call.outputs, strict=True)):
             if spec.learned:
-                answers.setdefault((call.box, place), []).append(output[0].detach().reshape(-1))
+                answers.setdefault((call.box, place), []).append(output.detach().reshape(-1))
     fewer = {}
     for key, parts in answers.items():
         if parts[0].dtype in (torch.float32, torch.float64):
@@ -428,19 +453,14 @@ def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int
     return fewer
 
 
-def _rounding(
-    boxes: Sequence[BlackBoxFunction],
-    window: Window,
-    calls: Sequence[CallPairs],
-    digits: dict[tuple[int, int], int],
-) -> list[Tensor]:
-    """The standard deviation of the rounding of responses in each of these calls, `(rows, size_out)`."""
+def _rounding(gradient: StepGradient, digits: dict[tuple[int, int], int]) -> list[Tensor]:
+    """The standard deviation of the rounding of responses in each call, `(rows, size_out)`."""
     deviations = []
-    for call, measurement in zip(window.calls, calls, strict=False):
-        size = measurement.y.double().abs()
-        units = size * torch.finfo(measurement.y.dtype).eps
+    for call, at in zip(gradient.window.calls, gradient.at_calls, strict=True):
+        size = at.rows.y.double().abs()
+        units = size * torch.finfo(at.rows.y.dtype).eps
         first = 0
-        for place, spec in enumerate(boxes[call.box].outputs):
+        for place, spec in enumerate(gradient.boxes[call.box].outputs):
             if spec.learned:
                 last = first + math.prod(spec.shape)
                 if (call.box, place) in digits:
@@ -461,7 +481,7 @@ def _of_loss(rounding: Sequence[Tensor], listeners: Sequence[_Listening]) -> flo
 
 
 def _errors(
-    responses: Sequence[CallPairs],
+    responses: Sequence[Response],
     predictions: Sequence[Tensor],
     listeners: Sequence[_Listening],
 ) -> list[Tensor] | None:
@@ -477,7 +497,7 @@ def _errors(
     errors = []
     for at, measurement, answer in zip(listeners, responses, predictions, strict=True):
         if at.arrived is not None:
-            errors.append((at.arrived.double() * (measurement.response[0] - answer).double()).sum(dim=1))
+            errors.append((at.arrived.double() * (measurement.change - answer).double()).sum(dim=1))
     return errors
 
 

@@ -63,8 +63,7 @@ class Outliers:
     over the outputs, from their mean and from what was predicted. One such row may spoil a fit for many
     steps, and solvers do return nonsense without an error. So it is left out, unless there was a far row in
     the fifty steps before, or most rows of the batch are far: then the box is like that, or is asked
-    elsewhere now. Nothing is far while fewer than twenty rows are known, nor where there are probes, which
-    show a derivative whatever was predicted.
+    elsewhere now. Nothing is far while fewer than twenty rows are known.
 
     Args:
         wanted: whether any are looked for.
@@ -126,7 +125,7 @@ class Outliers:
 
     def _far(self, calls: Sequence[CallPairs], values: Sequence[Tensor | None]) -> list[Tensor] | None:
         """How far the rows of each call are, `(rows,)`, 0 where that is not known; None where none is far."""
-        if not self.wanted or self._rows < FEWEST or len(calls[0].d):
+        if not self.wanted or self._rows < FEWEST:
             return None
         known = [each for each in values if each is not None]
         if len(known) < len(calls):

@@ -27,8 +27,7 @@ def predict(
 
     Args:
         tangent: the tangent of one box.
-        calls: the calls of that box in the step, one or more, in their order. Responses are predicted where
-            there are probes, else the outputs.
+        calls: the calls of that box in the step, one or more, in their order.
         units: those of that box, which take in the calls.
         outliers: those of that box, which take in the calls.
         rows: of the batch.
@@ -40,7 +39,7 @@ def predict(
     """
     bring(tangent, calls[0].z.device)
     groups = _groups(units.as_before(calls))
-    values = [_values(tangent, group) for group in groups]
+    values = [tangent.expect(all_rows(group)) for group in groups]
     of_calls = [
         of_call
         for group, of_group in zip(groups, values, strict=True)
@@ -50,7 +49,7 @@ def predict(
     kept = units.measure(left)
     squares: list[Squares | None] = []
     for group, of_group in zip(groups, values, strict=True):
-        squares += _squares(tangent, kept[len(squares) : len(squares) + len(group)], of_group)
+        squares += _squares(kept[len(squares) : len(squares) + len(group)], of_group)
     return kept, squares, farthest
 
 
@@ -84,8 +83,8 @@ def relative_error(squares: Sequence[Squares | None]) -> float | None:
     Each output counts in units of its usual response, so a small one that is wrong shows.
 
     Returns:
-        0 for a perfect prediction, 1 for one as good as predicting no response, or the mean value; infinity
-        where a response was predicted and there was none; None where there was nothing to predict.
+        0 for a perfect prediction, 1 for one as good as predicting the mean value; infinity where a change
+        was predicted and there was none; None where there was nothing to predict.
     """
     terms = [of_call for of_call in squares if of_call is not None]
     if not terms:
@@ -95,20 +94,14 @@ def relative_error(squares: Sequence[Squares | None]) -> float | None:
 
 
 def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
-    """The calls that a tangent is shown at once: without probes several, as far as their rows are few."""
+    """The calls that a tangent is shown at once: several, as far as their rows are few."""
     groups: list[list[CallPairs]] = []
     for pairs in calls:
         size = pairs.z.numel() + (sum(call.z.numel() for call in groups[-1]) if groups else 0)
-        if not groups or len(pairs.d) or size > AT_ONCE:
+        if not groups or size > AT_ONCE:
             groups.append([])
         groups[-1].append(pairs)
     return groups
-
-
-def _values(tangent: Tangent, calls: Sequence[CallPairs]) -> Tensor | None:
-    """The outputs that a tangent expects of calls that it is shown at once; None for none, or with probes."""
-    rows = all_rows(calls)
-    return None if len(rows.d) else tangent.expect(rows)
 
 
 def _of_each(calls: Sequence[CallPairs], values: Tensor | None) -> Sequence[Tensor | None]:
@@ -116,24 +109,18 @@ def _of_each(calls: Sequence[CallPairs], values: Tensor | None) -> Sequence[Tens
     return [None] * len(calls) if values is None else values.split([len(pairs.z) for pairs in calls])
 
 
-def _squares(tangent: Tangent, calls: Sequence[CallPairs], values: Tensor | None) -> list[Squares | None]:
-    """The squares of each of some calls that a tangent is shown at once; with probes that is one call."""
-    if not len(calls[0].d):
-        if values is None:
-            return [None] * len(calls)
-        if len({len(pairs.z) for pairs in calls}) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
-            return _squares_of_calls(calls, values)
-        each = zip(calls, _of_each(calls, values), strict=True)
-        return [None if outputs is None else _squares_of_call(pairs, outputs) for pairs, outputs in each]
-    (pairs,) = calls
-    if not bool(pairs.valid.any()):  # as at a call before which the network has no part
-        return [None]
-    prediction = tangent.expect(pairs)
-    return [None if prediction is None else _squares_of_call(pairs, prediction)]
+def _squares(calls: Sequence[CallPairs], values: Tensor | None) -> list[Squares | None]:
+    """The squares of each of some calls that a tangent is shown at once."""
+    if values is None:
+        return [None] * len(calls)
+    if len({len(pairs.z) for pairs in calls}) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
+        return _squares_of_calls(calls, values)
+    each = zip(calls, _of_each(calls, values), strict=True)
+    return [None if outputs is None else _squares_of_call(pairs, outputs) for pairs, outputs in each]
 
 
 def _squares_of_calls(calls: Sequence[CallPairs], prediction: Tensor) -> list[Squares | None]:
-    """The squares of calls without probes that have equally many rows, none of which failed, at once."""
+    """The squares of calls that have equally many rows, none of which failed, at once."""
     first, rows = calls[0], len(calls[0].z)
     true = torch.stack([pairs.y for pairs in calls]).double()
     measures = [true - true.mean(dim=1, keepdim=True)] if rows > 1 else []
@@ -151,23 +138,17 @@ def _squares_of_calls(calls: Sequence[CallPairs], prediction: Tensor) -> list[Sq
 
 def _squares_of_call(pairs: CallPairs, prediction: Tensor) -> Squares | None:
     """The squares of one call: what was predicted against what it showed; None if nothing measures it."""
-    # a mask would be waited for at each use
-    if len(pairs.d):
-        true, places = pairs.response, pairs.valid.nonzero(as_tuple=True)
-    else:
-        true, places = pairs.y, pairs.alive.nonzero(as_tuple=True)
-    prediction, true, unit = prediction[places].double(), true[places].double(), pairs.response_scale.double()
-    unit = torch.where(unit.any(), unit, 1.0)  # none has ever changed: they are compared as they are
+    places = pairs.alive.nonzero(as_tuple=True)  # a mask would be waited for at each use
+    true, unit = pairs.y[places].double(), pairs.response_scale.double()
+    prediction = prediction[places].double()
+    unit = torch.where(unit.any(), unit, 1.0)  # none has ever varied: they are compared as they are
     measures = []
-    if len(pairs.d):
-        measures.append(true)
-    elif len(true):
-        if len(true) > 1:  # one value is its own mean
-            measures.append(true - true.mean(dim=0))
-        if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
-            # of a box that moves a state on, the step that it makes is what counts
-            before = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
-            measures.append(true - before[places].double())
+    if len(true) > 1:  # one value is its own mean
+        measures.append(true - true.mean(dim=0))
+    if len(true) and any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+        # of a box that moves a state on, the step that it makes is what counts
+        before = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
+        measures.append(true - before[places].double())
     if not measures:
         return None
     apart = [prediction - true, *measures]

@@ -95,10 +95,9 @@ class Drawn(Dither):
 
     def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> Prediction | None:
         """The answers as the box's tangent has them, without the dither, and the response to it."""
-        alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
-        inputs = tuple(call.asked(n)[None] for n in range(len(box.inputs)))
-        base, outputs = (tuple(part[:1] for part in parts) for parts in (call.inputs, call.outputs))
-        there, here = (replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, inputs))
+        alive = torch.ones(len(call.inputs[0]), dtype=torch.bool, device=call.inputs[0].device)
+        inputs = tuple(call.asked(n) for n in range(len(box.inputs)))
+        there, here = (replace(call, inputs=x).pairs(box, alive) for x in (call.inputs, inputs))
         at = self._tangents[call.box].at(here)
         values = at.values
         return None if values is None else Prediction(there, here, values, at.to(there.z, there.others))
@@ -116,9 +115,7 @@ class Drawn(Dither):
         parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.learned], dim=1))
         added = dict(zip((spec.name for spec in box.inputs), call.added, strict=True))
         return tuple(
-            next(parts).reshape(1, -1, *spec.shape).to(output)
-            if spec.learned
-            else added.get(spec.copy_of or "")
+            next(parts).reshape(-1, *spec.shape).to(output) if spec.learned else added.get(spec.copy_of or "")
             for spec, output in zip(box.outputs, call.outputs, strict=True)
         )
 

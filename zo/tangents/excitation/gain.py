@@ -327,7 +327,7 @@ class Excited(Tangent):
 
     def __init__(self, prior: Tangent) -> None:
         self.prior, self.gain = prior, Gain()
-        self.learns_from_values, self.learns = prior.learns_from_values, prior.learns
+        self.learns = prior.learns
         self._contest = _Contest()  # of the responses by the tangent and by the gain
 
     @property
@@ -339,15 +339,15 @@ class Excited(Tangent):
         return self.gain.known and self._contest.other - self._contest.one < self._contest.chance
 
     def at(self, rows: CallPairs) -> Linearised:
-        """The tangent's, with the gain where that is in use; probes show the derivative themselves."""
+        """The tangent's, with the gain where that is in use."""
         at = self.prior.at(rows)
-        return _WithGain(at, self.gain) if self.in_use and not len(rows.d) else at
+        return _WithGain(at, self.gain) if self.in_use else at
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at`, for several calls."""
         each = self.prior.at_each(calls)
         in_use = self.in_use
-        return [_WithGain(at, self.gain) if in_use and not len(at.rows.d) else at for at in each]
+        return [_WithGain(at, self.gain) if in_use else at for at in each]
 
     def forget(self) -> None:
         """No input is dithered any more."""
@@ -402,8 +402,7 @@ class _WithGain(Linearised):
 
     def push(self, d: Tensor) -> Tensor:
         """The tangent's J d of the other inputs, and the response to a change of the dithered ones."""
-        response = torch.stack([self._gain.push(part, self._given) for part in d]) if len(d) else 0.0
-        return self._at.push(self._others(d)) + response
+        return self._at.push(self._others(d)) + self._gain.push(d, self._given)
 
     def pull(self, v: Tensor) -> Tensor:
         """The adjoint of `push`."""

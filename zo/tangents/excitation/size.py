@@ -83,7 +83,7 @@ class DitheredRows(NamedTuple):
         short = reciprocal(calls[0][1].response_scale.double())
         for call, pairs, prediction in calls:
             rows = pairs.alive.nonzero().flatten()
-            parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
+            parts = [part.reshape(len(pairs.z), -1) for part in call.added if part is not None]
             y = pairs.y[rows].double()
             advance = torch.zeros_like(y)
             if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):

@@ -73,10 +73,10 @@ class ModelAt(Linearised):
     def push(self, d: Tensor) -> Tensor:
         """The model's J d."""
         parts = [
-            pushed_forward(partial(self.model, others=self.others[some]), self.rows.z[some], d[:, some])
+            pushed_forward(partial(self.model, others=self.others[some]), self.rows.z[some], d[some])
             for some in blocks(self.rows.z)
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def pull(self, v: Tensor) -> Tensor:
         """The model's J^T v."""

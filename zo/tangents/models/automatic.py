@@ -20,8 +20,6 @@ from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.mesh.graph import GraphTangent
 from zo.tangents.models.mesh.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
-from zo.tangents.models.probed.low_rank import LowRankTangent
-from zo.tangents.models.probed.secant import CUT, SecantAt, SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.structure import MOST_CELLS, may_be_equation, structure_of
 from zo.tangents.models.values import Specs, ValueTangent
@@ -54,8 +52,7 @@ class AutoTangent(Tangent):
     and `GraphTangent` where there are edges alone; or neither. The repr says which of these the box was
     taken for, and why. Where trust is lost it learns longer, if it learns in steps. If trust is lost again,
     and the box is not on a grid, a perceptron learns beside it for 25 steps, beginning with the rows that are
-    there, and takes over if it predicts new rows better. Where probes run, in the end, it is `SecantTangent`
-    around the model or around `LowRankTangent`, the one that predicted responses better.
+    there, and takes over if it predicts new rows better.
 
     Args:
         box: the box, whose specs decide.
@@ -67,8 +64,6 @@ class AutoTangent(Tangent):
         kind: the one in use.
         taken_for: what the box was taken for, and why, in words.
     """
-
-    learns_from_values = True
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0, *, equation: bool = True) -> None:
         self._specs = Specs(tuple(box.inputs), tuple(box.outputs))
@@ -101,9 +96,6 @@ class AutoTangent(Tangent):
         self._errors = {kind: 0.0 for kind in first}  # of what was predicted, the last steps counting most
         self.models = self._made(first)
         self.kind = first[0]
-        self._secant = SecantTangent(LowRankTangent())  # learns from probes alone
-        self._new_pairs = False  # whether that has seen pairs since it has learned
-        self._errors_beside = [0.0, 0.0]  # by the model with probes and by that, the last steps counting most
 
     @property
     def model(self) -> ValueTangent:
@@ -111,25 +103,16 @@ class AutoTangent(Tangent):
         return self.models[self.kind]
 
     def at(self, rows: CallPairs) -> Linearised:
-        """The model in use, or where probes correct it, with them."""
-        return self._corrected(rows, self.model.at(rows))
+        """The model in use."""
+        return self.model.at(rows)
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """The model in use at all calls at once; where probes correct it, with those of each call."""
-        by_model = self.model.at_each(calls)
-        return [self._corrected(rows, at) for rows, at in zip(calls, by_model, strict=True)]
+        """The model in use at all calls at once."""
+        return self.model.at_each(calls)
 
     def expect(self, rows: CallPairs) -> Tensor | None:
-        """The outputs by the model; with probes responses by it and the other probes, or by these alone."""
-        if not len(rows.d):
-            return self.model.expect(rows)
-        by_model = SecantAt(rows, self.model.at(rows), CUT).left_out()
-        by_probes = self._secant.at(rows).left_out()
-        better = by_probes if self._errors_beside[1] < self._errors_beside[0] else by_model
-        for place, prediction in enumerate((by_model, by_probes)):
-            error = ((prediction - rows.response) * reciprocal(rows.response_scale))[rows.valid].double()
-            self._errors_beside[place] += float(error.square().sum().nan_to_num(WORST, WORST))
-        return better
+        """The outputs by the model in use."""
+        return self.model.expect(rows)
 
     def see(self, rows: CallPairs) -> None:
         """Let the models keep the rows, and see how well each predicts them."""
@@ -140,18 +123,11 @@ class AutoTangent(Tangent):
                 error = float(missed.double().square().mean())
                 self._errors[kind] += error if math.isfinite(error) else WORST
             model.see(rows)
-        if len(rows.d) and bool(rows.valid.any()):
-            self._secant.see(rows)
-            self._new_pairs = True
 
     def learn(self, steps: int | None = None) -> None:
         """Let the models learn; in a step of training take the first, or another that is clearly better."""
         self._all_learn(lambda model: model.learn(steps))
         self._refuse_hopeless()
-        if self._new_pairs:
-            self._secant.learn()
-            self._errors_beside = [FADING * error for error in self._errors_beside]
-            self._new_pairs = False
         if steps is not None:
             return
         self._steps += 1
@@ -242,7 +218,6 @@ class AutoTangent(Tangent):
             "errors": dict(self._errors),
             "contest": list(self._contest),
             "models": {kind: model.state_dict() for kind, model in self.models.items()},
-            "probes": (self._secant.state_dict(), list(self._errors_beside)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,9 +229,6 @@ class AutoTangent(Tangent):
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
-        gains, errors = state["probes"]
-        self._secant.load_state_dict(gains)
-        self._errors_beside = list(errors)
 
     def _made(self, kinds: Sequence[str]) -> dict[str, ValueTangent]:
         """New models, which share what may be taken for rows."""
@@ -316,9 +288,6 @@ class AutoTangent(Tangent):
             inputs,
             outputs,
             z,
-            z.new_zeros(0, *z.shape),
-            y.new_zeros(0, *y.shape),
-            alive.new_zeros(0, len(z)),
             y.nan_to_num(0, 0, 0),
             alive,
             tuple(
@@ -338,14 +307,6 @@ class AutoTangent(Tangent):
             self._others = lost + self._others
         self.models = {self.kind: self.model}
         self.keep_within(self._most_bytes)
-
-    def _corrected(self, rows: CallPairs, at: Linearised) -> Linearised:
-        """The model at some rows; where they have probes, with what these say beside it, or instead."""
-        if not len(rows.d) or not bool(rows.valid.any()):
-            return at
-        if self._errors_beside[1] < self._errors_beside[0]:
-            return self._secant.at(rows)
-        return SecantAt(rows, at, CUT)
 
     def __repr__(self) -> str:
         """All kinds, in the order in which they are tried, and what the box was taken for."""

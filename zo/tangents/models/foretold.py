@@ -48,8 +48,6 @@ class ForetoldTangent(Tangent):
         errors: what both missed last, over how much the answers changed; empty before.
     """
 
-    learns_from_values = True
-
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
         self._new_usual = lambda: AutoTangent(box, seed, equation=False)  # a copy has the same box
         self.usual = self._new_usual()
@@ -209,10 +207,9 @@ class ForetoldTangent(Tangent):
 
 
 def _some(rows: CallPairs, places: Tensor) -> CallPairs:
-    """Some of the rows, without probes."""
+    """Some of the rows."""
     return replace(
         rows,
         **{name: getattr(rows, name)[places] for name in ("z", "y", "alive")},
-        **{name: getattr(rows, name)[:, places] for name in ("d", "response", "valid")},
         others=tuple(None if other is None else other[places] for other in rows.others),
     )

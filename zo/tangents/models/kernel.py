@@ -43,7 +43,7 @@ class KernelTangent(ValueTangent):
     its error is smaller, or where inputs explain each other. The outputs share them, but for those, where
     there are at most 32, whose mean square error is less than half with lengths of their own. Where a box
     takes few numbers this learns more from few rows than a network does. Each number has its own unit. It
-    needs no probes and no steps of learning, and nothing is drawn.
+    needs no steps of learning, and nothing is drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows

@@ -19,7 +19,7 @@ from zo.tangents.record.pairs import sizes
 class MLPTangent(NetworkTangent):
     """J(z) is that of a multilayer perceptron with a linear path beside it, fitted to the box's values.
 
-    It needs no probes: it learns from what training asks of the box anyway. Each number is standardised by
+    It learns from what training asks of the box anyway. Each number is standardised by
     its own mean and spread, so a box may have any units.
 
     Memory: window x (size_in + size_out) numbers. A step: steps_per_step x batch rows forward and backward

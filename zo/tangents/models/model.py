@@ -24,13 +24,12 @@ class ModelTangent(Tangent):
         def coarse(velocity, reynolds):  # few steps, or another viscosity, or a lower order
             return step(velocity, reynolds / 2)
 
-        tangent = zo.SecantTangent(zo.tangents.ModelTangent(coarse))  # learns what the model leaves
+        tangent = zo.tangents.ModelTangent(coarse)
 
-    It learns nothing and has no prior; put it first, as the prior of tangents that learn. Its values are
-    never used, so it may be off by a constant. Rows must not interact.
+    It learns nothing. Its values are never used, so it may be off by a constant. Rows must not interact.
 
-    Cost: for a VJP a forward and a backward pass of the model on the rows of a call; for J d, which tangents
-    behind it ask for, those and another backward pass for each probe. Memory: the model's graph.
+    Cost: for a VJP a forward and a backward pass of the model on the rows of a call; for J d, which checks
+    ask for, those and another backward pass. Memory: the model's graph.
 
     Args:
         model: `model(*arrays) -> Tensor` or a tuple: all inputs of the box in their order, `(rows, *shape)`,
@@ -100,8 +99,6 @@ class _ModelAt(Linearised):
 
     def push(self, d: Tensor) -> Tensor:
         """The model's J d."""
-        if not d.numel():
-            return d.new_zeros(*d.shape[:2], sum(sizes(self.rows.outputs)))
         return pushed_forward(partial(self._outputs, self.rows), self.rows.z, d)
 
     def pull(self, v: Tensor) -> Tensor:
@@ -131,7 +128,7 @@ def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
 
 
 def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
-    """J d: a forward, a backward, and for each probe a pass through the latter.
+    """J d: a forward, a backward, and a pass through the latter.
 
     J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would do with less, but
     not all of torch has it: `grid_sample`, which solvers advect with, has not.
@@ -139,22 +136,16 @@ def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
     Args:
         function: differentiable twice, as all is that torch itself is made of.
         z: where the derivative is taken, `(rows, size_in)`.
-        d: changes of the input, `(probes, rows, size_in)`.
+        d: changes of the input, `(rows, size_in)`.
 
     Returns:
-        `(probes, rows, size_out)`.
+        `(rows, size_out)`.
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         y = function(z)
         v = torch.zeros_like(y, requires_grad=True)
         back = torch.autograd.grad(y, z, v, create_graph=True, materialize_grads=True)[0]
-        responses = d.new_empty(len(d), *y.shape)
         if not back.requires_grad:  # the function does not depend on z
-            return responses.zero_()
-        for place, change in enumerate(d):
-            last = place + 1 == len(d)
-            responses[place] = torch.autograd.grad(
-                back, v, change, retain_graph=not last, materialize_grads=True
-            )[0]
-        return responses
+            return torch.zeros_like(y)
+        return torch.autograd.grad(back, v, d, materialize_grads=True)[0].to(d)

@@ -21,7 +21,7 @@ from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Passes, Tape, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, rows_of
-from zo.tangents.record.pairs import CallPairs, all_rows, sizes
+from zo.tangents.record.pairs import CallPairs, all_rows
 from zo.tangents.tangent import Linearised
 
 # decision 60:
@@ -373,11 +373,9 @@ class _NetworkAt(ModelAt):
 
     def push(self, d: Tensor) -> Tensor:
         """The network's J d."""
-        responses = d.new_empty(*d.shape[:2], sum(sizes(self.rows.outputs)))
-        for some, forward in self._blocks():
-            for place, change in enumerate(d[:, some]):
-                responses[place, some] = self._tangent.pushed(forward, change, self.others[some])
-        return responses
+        pushed = self._tangent.pushed
+        parts = [pushed(forward, d[some], self.others[some]) for some, forward in self._blocks()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def pull(self, v: Tensor) -> Tensor:
         """The network's J^T v."""

@@ -123,9 +123,8 @@ def _spec(name: str, shape: Sequence[int], *said: Any) -> ArraySpec:
 class ValueTangent(Tangent):
     """J(z) is the derivative of a model that learns what goes into the box and comes out.
 
-    All inputs of the box go into the model, those too that carry no gradient. It needs no probes: the rows
-    that training runs anyway are its data; where there are probes it learns from their values too. A row that
-    failed is left out.
+    All inputs of the box go into the model, those too that carry no gradient. The rows that
+    training runs anyway are its data. A row that failed is left out.
 
     The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
     inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
@@ -141,7 +140,6 @@ class ValueTangent(Tangent):
         output_map: whether there is a W.
     """
 
-    learns_from_values = True
     _most_bytes: int | None = None  # of the window; None for the usual
 
     def __init__(self, window: int, output_map: bool) -> None:
@@ -320,16 +318,14 @@ class ValueTangent(Tangent):
         return [ModelAt(rows, self.values, together, number) for number, rows in enumerate(calls)]
 
     def see(self, rows: CallPairs) -> None:
-        """Keep what the base and the probes asked, and the answers."""
-        others = others_of(rows)
-        # masks would be waited for at each use
-        base, probes = rows.alive.nonzero(as_tuple=True), rows.valid.nonzero(as_tuple=True)
+        """Keep what was asked, and the answers."""
+        alive = rows.alive.nonzero(as_tuple=True)  # a mask would be waited for at each use
         context = tuple(tuple(other.shape[1:]) for other in rows.others if other is not None)
         self._take(
             Form(rows.inputs, rows.outputs, context),
-            torch.cat([rows.z[base], (rows.z + rows.d)[probes]]),
-            torch.cat([others[base], others.expand(len(rows.d), *others.shape)[probes]]),
-            torch.cat([rows.y[base], (rows.y + rows.response)[probes]]),
+            rows.z[alive],
+            others_of(rows)[alive],
+            rows.y[alive],
         )
 
     def learn(self, steps: int | None = None) -> None:

@@ -138,11 +138,11 @@ class _Anchored(FromRecord):
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Inputs may be others than those recorded, but not of another form."""
         for spec, array, record in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
-            rows = array.numel() // max(1, record[0][0].numel())
-            if rows != len(record[0]) or array.dtype != record.dtype:
+            rows = array.numel() // max(1, record[0].numel())
+            if rows != len(record) or array.dtype != record.dtype:
                 raise TangentError(
                     f"TangentGradient.replay: expected input {spec.name!r} of call {number + 1}, of {box!r}, "
-                    f"to have {len(record[0])} rows of {record.dtype}, as recorded, got {rows} of "
+                    f"to have {len(record)} rows of {record.dtype}, as recorded, got {rows} of "
                     f"{array.dtype}. "
                     "The rows of a call must not depend on the weights."
                 )

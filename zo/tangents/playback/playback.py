@@ -9,19 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from blackbox import BlackBoxFunction, BudgetError
+from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
-from zo.evaluators.hidden_weights import hidden
-from zo.evaluators.replacements import replacements
-from zo.evaluators.state import Snapshot
-from zo.objective import losses, mean_loss, uncompiled
-from zo.perturbation import Directions
+from zo.objective import losses, mean_loss
 from zo.tangents.playback.way_back import gradients_of, leaves_beside, reaches, warn_of_others
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.record.pairs import sizes
-from zo.tangents.record.recording import Dither, Recorder
+from zo.tangents.record.recording import Dither, Recorded, Recorder, with_calls
 from zo.tangents.record.undifferentiated import refuse_derivative_inside
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
@@ -83,9 +79,9 @@ def evaluate_again(
 
 
 class Live:
-    """The base recorded with its graph, so that it need not be evaluated again.
+    """The objective recorded with its graph, so that it need not be evaluated again.
 
-    For a base alone: beside probes it has no graph. The network is left as a forward pass leaves it.
+    The network is left as a forward pass leaves it.
 
     Args:
         step: the step, with its network, objective and batch.
@@ -108,7 +104,7 @@ class Live:
         with torch.enable_grad(), recorder.recording():
             self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
         self._at_calls, self.reached = recorder.at_calls, recorder.reached
-        self.seen = recorder.recorded(self._losses.detach()[None])
+        self.seen = with_calls(Recorded(self._losses.detach(), recorder.seen, recorder.rows), boxes)
 
     def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradients as of `evaluate_again`, where all rows survived; once: the graph is gone then.
@@ -150,60 +146,12 @@ class _LiveRecorder(Recorder):
         return results if isinstance(answer, tuple) else results[0]
 
 
-@torch.no_grad()
-def refuse_unseen_weights(
-    step: Step, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
-) -> None:
-    """Refuse an objective in which a box's input depends on weights that stacked probes do not move.
-
-    Probes say nothing about what such a weight does in the box, and the tangent's word for it, its
-    prior's, would go into the gradient in silence. Elsewhere, as in a penalty on the weights, such a
-    read does no harm: autograd sees it.
-
-    Costs one evaluation of the objective, in which the boxes are not evaluated: they give the recorded
-    answers. A weight that is NaN but for the forward of its own module shows at the boxes' inputs.
-
-    Args:
-        step: the step, with its network, objective and batch.
-        boxes: the boxes that the objective calls.
-        calls: the calls of the base and the probes; only the base's are used.
-        alive: `(batch rows,)` bool, the rows that did not fail.
-
-    Raises:
-        TangentError: it does, or the objective cannot be evaluated like that.
-    """
-    modules = replacements(step, Directions(torch.zeros(1, step.parameters.size)))
-    answers = _WithHiddenWeights(boxes, calls, alive)
-    start = Snapshot(step.network)
-    why = "a weight that is read elsewhere"
-    try:
-        with hidden(step.parameters.tensors, modules), uncompiled(), intercepted(answers.call):
-            losses(step.objective, step.network, step.batch, step.rows)
-        unseen = answers.unseen
-    except BudgetError:  # of another box
-        raise
-    except TangentError:  # it cannot be replayed either, which the second evaluation says better
-        unseen = answers.unseen
-    except Exception as error:  # with the weights in sight it worked
-        unseen, why = True, f"{type(error).__name__} when a weight cannot be read elsewhere"
-    finally:
-        start.restore()
-    if unseen:
-        raise TangentError(
-            "objective: expected the inputs of boxes to depend on weights that are read in the forward of "
-            f"the module that holds them, got {why}: stacked probes do not move it. Let the module give it, "
-            "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`; in place of "
-            "hooks such as torch.nn.utils.spectral_norm take torch.nn.utils.parametrizations; or take "
-            "zo.ProbedGradient(evaluator='loop')."
-        )
-
-
 class Answers:
     """Answers the calls of an objective in the order in which they were recorded; no box is evaluated.
 
     Args:
         boxes: the boxes that the objective calls.
-        calls: the calls of the base and the probes; only the base's are used.
+        calls: the calls.
         alive: `(batch rows,)` bool, the rows whose inputs count.
 
     Attributes:
@@ -211,12 +159,10 @@ class Answers:
     """
 
     again = (
-        "In the first step, beside probes and where rows failed it is evaluated once more, for the base "
-        "alone and with what boxes answered: it must call the same boxes in the same order on the same "
-        "values. Keep the batch's rows first and rows of different variants apart, draw no random numbers "
-        "outside of the network's layers, nor in another thread, and count no calls, run one batch through "
-        "a network that sets itself up on its first, and leave 16 bits (autocast) out beside probes; or use "
-        "zo.ProbedGradient(evaluator='loop')."
+        "In the first step, with several processes and where rows failed it is evaluated once more, with "
+        "what boxes answered: it must call the same boxes in the same order on the same values. Keep the "
+        "batch's rows first, draw no random numbers outside of the network's layers, nor in another thread, "
+        "count no calls, and run one batch through a network that sets itself up on its first."
     )
 
     def __init__(
@@ -273,17 +219,6 @@ class Answers:
             raise self.differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
 
 
-class _WithHiddenWeights(Answers):
-    """Sees whether inputs are finite that were so when they were recorded."""
-
-    unseen = False
-
-    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
-        for spec, array, record in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
-            unseen = record[0].isfinite() & ~flat_rows(spec, array).isfinite()
-            self.unseen |= bool(unseen[rows_alive(self.alive, unseen)].any())
-
-
 class _Again(Answers):
     """Gives outputs that carry a gradient: the tangent's.
 
@@ -316,13 +251,13 @@ class _Again(Answers):
         self._at_calls.extend(self._later)
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
-        """The base alone must give the same inputs, to rounding, as it did beside the probes."""
+        """The inputs must be the same, to rounding, as they were when boxes were asked."""
         for place, (spec, array) in enumerate(zip(box.inputs, arrays, strict=True)):
             call = self.calls[number]
-            now, record = flat_rows(spec, array), call.inputs[place][0]
+            now, record = flat_rows(spec, array), call.inputs[place]
             dither = call.added[place] if call.added else None
             if dither is not None and now.shape == record.shape:
-                now = now + dither[0]
+                now = now + dither
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
             if now.shape != record.shape or now.dtype != record.dtype:
                 if len(now) != len(record) and not bool(self.alive.all()):
@@ -338,7 +273,7 @@ class _Again(Answers):
                 tolerance = torch.finfo(now.dtype).eps ** 0.5 * size
                 same = torch.allclose(now, record, rtol=0.0, atol=tolerance, equal_nan=True)
             if not same and not bool(self.alive.all()):
-                if len(self.calls[number].inputs[0][0]) % len(self.alive):
+                if len(self.calls[number].inputs[0]) % len(self.alive):
                     self._refuse_chosen_rows(where)
                 failures = int((~self.alive).sum())
                 raise TangentError(

@@ -1,7 +1,7 @@
-"""`Units`: how large changes of a box's inputs and responses of its outputs are, number by number.
+"""`Units`: how much a box's outputs vary, number by number.
 
 A state may hold metres beside pascals. Compared as they are, a number a million times smaller than the others
-would have no part in a fit, nor in its error: so tangents compare changes with what is usual for each number.
+would have no part in an error: so outputs are compared with what is usual for each number.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ ROUNDING = 4.0  # a change of fewer units in the last place of its number is non
 
 
 class Units:
-    """The units of one box, from what its calls show.
+    """The units of one box's outputs, from what its calls show.
 
-    The unit of an input is the root mean square of its changes over a step, and that of an output the root
-    mean square of its responses. An output that responds little for how much it varies between the rows and
-    calls of a step, as far from where the network acts, is not one in small units: it has at least the unit
-    that its variation is in responses, at the median ratio of the two. Without probes, its unit is its
-    variation. The only row of a step varies from the one before.
+    The unit of an output is the root mean square of its variation between the rows and calls of a step. The
+    only row of a step varies from the one before.
 
     They are running geometric means over some fifty steps, so a single step in which a simulation goes astray
     hardly counts. One that is within a factor of two of its mean stays as it is, for what tangents keep is in
@@ -39,7 +36,7 @@ class Units:
     """
 
     def __init__(self) -> None:
-        self._changes, self._responses = _Running(), _Running()
+        self._running = _Running()
         self._last = torch.empty(0)  # `(1, size_out)`, the last row of the step before
 
     def measure(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
@@ -49,43 +46,30 @@ class Units:
             calls: the calls of one box, one or more, in the box's own units.
 
         Returns:
-            The calls with their `d_scale` and `response_scale`.
+            The calls with their `response_scale`.
         """
         # a mask would be waited for at each use
         alive = torch.cat([pairs.alive for pairs in calls]).nonzero(as_tuple=True)
-        z, y = (torch.cat([getattr(pairs, name) for pairs in calls])[alive] for name in ("z", "y"))
-        probes = [(pairs, pairs.valid.nonzero(as_tuple=True)) for pairs in calls if len(pairs.d)]
-        changes, responses = (
-            torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probes)])
-            for name, none in (("d", z[:0]), ("response", y[:0]))
-        )
-        self._changes.take(_sizes(changes, z))
+        y = torch.cat([pairs.y for pairs in calls])[alive]
         before = self._last.to(y) if len(y) == 1 and len(self._last) else y[:0]
-        self._responses.take(_sizes(responses, torch.cat([before, y]), varied=True))
+        self._running.take(_variation(torch.cat([before, y])))
         self._last = y[-1:].clone() if len(y) else self._last
         return self.as_before(calls)
 
     def as_before(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
         """Calls with the units that the steps so far have shown; as they are before the first step."""
-        if not len(self._changes.scale):
+        if not len(self._running.scale):
             return list(calls)
-        z = calls[0].z
-        d_scale = _with_scales(calls[0].inputs, self._changes.scale).to(z)
-        response_scale = _with_scales(calls[0].outputs, self._responses.scale).to(z)
-        return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
+        scale = _with_scales(calls[0].outputs, self._running.scale).to(calls[0].z)
+        return [replace(pairs, response_scale=scale) for pairs in calls]
 
     def state_dict(self) -> dict[str, Any]:
-        """The running means, what was last read off them, and the last row."""
-        return {
-            "changes": self._changes.state_dict(),
-            "responses": self._responses.state_dict(),
-            "last": self._last.clone(),
-        }
+        """The running mean, what was last read off it, and the last row."""
+        return {"running": self._running.state_dict(), "last": self._last.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._changes.load_state_dict(state["changes"])
-        self._responses.load_state_dict(state["responses"])
+        self._running.load_state_dict(state["running"])
         self._last = state["last"].clone()
 
 
@@ -126,29 +110,13 @@ def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
     )
 
 
-def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
-    """How large a step's changes `(n, size)` of base values `(rows, size)` are, number by number.
-
-    Args:
-        changes: the changes of the values; there may be none.
-        values: the values of the base. What is not larger than their rounding counts as zero.
-        varied: whether numbers that change little for how much they vary count for more.
-
-    Returns:
-        `(size,)` float64, on the CPU.
-    """
-    if not len(changes) and not varied:
+def _variation(values: Tensor) -> Tensor:
+    """How much each column varies between rows, `(size,)` float64 on the CPU; zero where that is rounding."""
+    if not len(values):
         return torch.zeros(values.shape[1], dtype=torch.float64)
     rounding = ROUNDING * torch.finfo(values.dtype).eps * _root_mean_square(values)
-    size = _root_mean_square(changes)
-    size = torch.where(size > rounding, size, 0.0)
-    if not varied or not len(values):
-        return size.cpu()
     variation = _root_mean_square(values - values.mean(dim=0))
-    size, variation = torch.stack([size, torch.where(variation > rounding, variation, 0.0)]).cpu()
-    both = (size > 0) & (variation > 0)
-    share = (size[both] / variation[both]).median() if both.any() else 1.0
-    return torch.maximum(size, share * variation)
+    return torch.where(variation > rounding, variation, 0.0).cpu()
 
 
 def _root_mean_square(numbers: Tensor) -> Tensor:

@@ -29,16 +29,16 @@ class Window:
         step: the step that recorded it, from 0.
         batch: the batch of the run: any nesting of tensors with rows first. In the place of each row that
             failed stands one that did not, here and in `calls`.
-        calls: the calls of the boxes, in their order, of base and probes.
-        units: for each call the units of its box, `d_scale` and `response_scale` of `CallPairs`.
-        losses: the losses of the base, `(rows,)`, NaN where a row failed.
+        calls: the calls of the boxes, in their order.
+        units: for each call the units of its box, `response_scale` of `CallPairs`.
+        losses: the losses, `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed: the mean loss is over the others.
     """
 
     step: int
     batch: Batch
     calls: tuple[RecordedCall, ...]
-    units: tuple[tuple[Tensor, Tensor], ...]
+    units: tuple[Tensor, ...]
     losses: Tensor
     survived: Tensor
 
@@ -49,7 +49,7 @@ class Window:
             boxes: the boxes that were called.
         """
         return tuple(
-            replace(call.pairs(boxes[call.box], self.survived), d_scale=units[0], response_scale=units[1])
+            replace(call.pairs(boxes[call.box], self.survived), response_scale=units)
             for call, units in zip(self.calls, self.units, strict=True)
         )
 
@@ -64,7 +64,7 @@ class Window:
         _refuse_lists(self.batch, count)
         calls = []
         for number, call in enumerate(self.calls, start=1):
-            size = call.inputs[0].shape[1]
+            size = len(call.inputs[0])
             if size % count or not size:
                 raise TangentError(
                     f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
@@ -86,8 +86,8 @@ class Window:
         calls = [
             (
                 call.box,
-                call.inputs[0].shape[1] / rows,
-                [(t.shape[0], t.shape[2:], t.dtype) for t in tensors(call)],
+                len(call.inputs[0]) / rows,
+                [(t.shape[1:], t.dtype) for t in tensors(call)],
             )
             for call in self.calls
         ]
@@ -123,9 +123,7 @@ def joined_windows(windows: Sequence[Window]) -> Window:
     return replace(
         last,
         batch=filled(slots[-1], [joined(parts) for parts in zip(*columns, strict=True)]),
-        calls=tuple(
-            joined_calls(same, dim=1) for same in zip(*(window.calls for window in windows), strict=True)
-        ),
+        calls=tuple(joined_calls(same) for same in zip(*(window.calls for window in windows), strict=True)),
         losses=torch.cat([window.losses for window in windows]),
         survived=torch.cat([window.survived for window in windows]),
     )
@@ -146,8 +144,8 @@ def plain(window: Window) -> dict[str, Any]:
 def window_of(state: dict[str, Any]) -> Window:
     """What `plain` was made of."""
     calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in state["calls"])
-    units = tuple((changes, responses) for changes, responses in state["units"])
-    return Window(state["step"], state["batch"], calls, units, state["losses"], state["survived"])
+    rest = state["losses"], state["survived"]
+    return Window(state["step"], state["batch"], calls, tuple(state["units"]), *rest)
 
 
 def without_failed(

@@ -7,25 +7,25 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxError, BlackBoxFunction
-from zo.errors import ConfigurationError, FailedQueriesError, NonFiniteGradientError, TangentError
+from blackbox import BlackBoxError
+from zo.errors import ConfigurationError, NonFiniteGradientError, TangentError
 from zo.objective import mean_loss
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Tangent
 
 
-def refuse_without_values(tangents: Sequence[Tangent]) -> None:
-    """Refuse to have tangents learn before the first step that learn from changes alone, or not at all.
+def refuse_unlearned(tangents: Sequence[Tangent]) -> None:
+    """Refuse to have tangents learn before the first step that do not learn.
 
     Raises:
-        ConfigurationError: there is one that does not learn from values, nor what it stands on.
+        ConfigurationError: there is one.
     """
     for tangent in tangents:
-        if not any(part.learns_from_values for part in tangent.parts()):
+        if not tangent.learns:
             raise ConfigurationError(
-                f"TangentGradient.prefit: expected tangents that learn from values (learns_from_values), got "
-                f"{tangent!r}. Leave prefit out, or take tangent=None."
+                f"TangentGradient.prefit: expected tangents that learn, got {tangent!r}. Leave prefit out, "
+                "or take tangent=None."
             )
 
 
@@ -87,45 +87,6 @@ def refuse_not_finite(
     )
 
 
-def checked_pairs(
-    boxes: Sequence[BlackBoxFunction],
-    calls: Sequence[RecordedCall],
-    survived: Tensor,
-    most: float,
-    step: int,
-) -> tuple[list[CallPairs], int]:
-    """The pairs of each call, and how many failed; refuses a step with too many of those, or none at all.
-
-    Args:
-        boxes: the boxes that were called.
-        calls: the calls of the step.
-        survived: `(batch rows,)` bool, of the base.
-        most: the fraction of pairs that may fail.
-        step: the number of the step.
-
-    Raises:
-        FailedQueriesError: more of them failed.
-        TangentError: no probe of the first step changed anything.
-    """
-    pairs = [call.pairs(boxes[call.box], survived) for call in calls]
-    failures = torch.cat([call.failed(survived).flatten() for call in calls])
-    _refuse_failed(failures, most, step)
-    count = int(failures.sum())
-    _refuse_unmoved(pairs, count, step)
-    return pairs, count
-
-
-def _refuse_failed(failures: Tensor, most: float, step: int) -> None:
-    """Refuse a step in which more than a fraction of the pairs, `(pairs,)` bool, failed."""
-    count = int(failures.sum())
-    if count > most * len(failures):
-        raise FailedQueriesError(
-            f"Step {step + 1}: expected at most {most:.0%} of {len(failures)} pairs to fail, {count} did. "
-            "See the black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, "
-            "max_dropped lets more of them go."
-        )
-
-
 def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
     """Refuse an objective that fails with other numbers of rows than its batches have.
 
@@ -149,7 +110,7 @@ def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
 def saw_one_row(
     tangents: Sequence[Tangent], calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]
 ) -> bool:
-    """Whether a step without probes had a single row for some tangent that learns from values.
+    """Whether a step had a single row for some tangent that learns.
 
     Args:
         tangents: the tangents, one for each box.
@@ -158,34 +119,5 @@ def saw_one_row(
     """
     rows: dict[int, int] = {}
     for call, shown in zip(calls, pairs, strict=True):
-        if len(shown.d):
-            return False
         rows[call.box] = rows.get(call.box, 0) + int(shown.alive.sum())
-    return any(
-        count <= 1 and any(part.learns_from_values for part in tangents[box].parts())
-        for box, count in rows.items()
-    )
-
-
-def unmoved(pairs: Sequence[CallPairs], failed: int) -> bool:
-    """Whether there were probes, of which none changed an input of a box.
-
-    Args:
-        pairs: of all calls of the step.
-        failed: how many pairs failed; where some did, the others may have been moved.
-    """
-    probes = any(len(call.d) for call in pairs)
-    return probes and not failed and not any(bool(call.valid.any()) for call in pairs)
-
-
-def _refuse_unmoved(pairs: Sequence[CallPairs], failures: int, step: int) -> None:
-    """Refuse a first step in which no probe says anything, though none failed.
-
-    Later, weights have moved inputs before: a layer is saturated, which ends no training.
-    """
-    if step == 0 and unmoved(pairs, failures):
-        raise TangentError(
-            f"Step {step + 1}: expected probes to change an input of a box, got the base's in each of "
-            f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "
-            "zo.ProbedGradient(evaluator='loop'); and see that mu is not lost in rounding."
-        )
+    return any(count <= 1 and tangents[box].learns for box, count in rows.items())

@@ -13,11 +13,10 @@ class TangentCounts:
 
     Attributes:
         steps: calls of `backward`, each with one base evaluation.
-        queries: perturbed objectives: probes, and the checks along the gradient.
-        rows: rows that the boxes were asked for and answered, in base, probes, checks and `prefit`; also in
-            steps that were refused then.
-        dropped: rows of probes, in a call, whose pairs were left out because they failed.
-        checks: queries along the gradient (see `TrustPolicy.check_every`).
+        queries: perturbed objectives, those of the checks along the gradient.
+        rows: rows that the boxes were asked for and answered, in base, checks and `prefit`; also in steps
+            that were refused then.
+        checks: steps that were checked (see `TrustPolicy.check_every`).
         failed_checks: checks that showed nothing: too many rows failed, or noise, rounding, or a box that is
             constant in pieces hid what they asked for.
         lost: rows of the batch that were left out because their loss was not finite.
@@ -29,7 +28,6 @@ class TangentCounts:
     steps: int = 0
     queries: int = 0
     rows: int = 0
-    dropped: int = 0
     checks: int = 0
     failed_checks: int = 0
     lost: int = 0
@@ -38,16 +36,15 @@ class TangentCounts:
     outliers: int = 0
 
     def add(self, evaluation: Evaluation) -> int:
-        """Count a step that was taken, but for the rows of its base and probes, which are counted before.
+        """Count a step that was taken, but for the rows of its base, which are counted before.
 
         Returns:
             All rows of the step.
         """
         check = evaluation.check
         self.steps += 1
-        self.queries += evaluation.probes + check.queries
+        self.queries += check.queries
         self.rows += check.rows
-        self.dropped += evaluation.dropped
         self.checks += check.queries > 0
         self.failed_checks += check.queries > 0 and not check.shows
         self.lost += evaluation.lost

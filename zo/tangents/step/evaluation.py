@@ -17,15 +17,13 @@ from zo.draws import Key
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.generators import Turns
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
-from zo.same_run import arrays_of, refuse_other_run, same_chunk
+from zo.same_run import arrays_of, refuse_other_run
 from zo.tangents.assumptions.cut import outputs_without_gradient
 from zo.tangents.evidence.outliers import Outlying
-from zo.tangents.playback.playback import Live, WayBack, evaluate_again, refuse_unseen_weights
+from zo.tangents.playback.playback import Live, WayBack, evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import refuse_autocast, warn_of_batch
 from zo.tangents.record.call import RecordedCall
@@ -39,26 +37,22 @@ from zo.tangents.trust import Check
 
 
 class Evaluations:
-    """Evaluates a gradient's steps: with which boxes and probes, in which processes, and whose turn it is.
+    """Evaluates a gradient's steps: with which boxes, in which processes, and whose turn it is.
 
     Args:
         settings: what the gradient is made with.
 
     Attributes:
-        ranks: the processes that share the variants of a step.
+        ranks: the processes that share the rows of a step.
         key: of all draws.
-        probing: how probes are made and evaluated.
         boxes: the boxes that the objective calls.
         turns: whose turn it is to draw.
     """
 
     def __init__(self, settings: GradientSettings) -> None:
         self.ranks = Ranks(settings.process_group, "TangentGradient", TangentError)
-        self.key, self.probing = Key(settings.seed), settings.probing
-        if self.probing.chunk is None and self.ranks.size > 1:
-            self.probing = replace(self.probing, chunk=1)
+        self.key = Key(settings.seed)
         self.boxes, self.turns, self._settings = settings.boxes, Turns(settings.network), settings
-        self._apart = False
 
     @contextmanager
     def alone(self, call: str) -> Iterator[None]:
@@ -94,16 +88,15 @@ class Evaluations:
         Raises:
             TangentError: one does.
         """
-        probing = self.probing.mu, self.probing.chunk, type(self.probing.evaluator)
-        terms = self.key.at(step.number), *probing
+        key = self.key.at(step.number)
 
         def marks() -> Any:
-            return fingerprint(step.network, step.batch, repr((*terms, shared())))
+            return fingerprint(step.network, step.batch, repr((key, shared())))
 
         self.ranks.refuse_others(step.number, marks)
 
     @contextmanager
-    def run(self, step: Step, probes: int, dither: Dither) -> Iterator[Evaluation]:
+    def run(self, step: Step, dither: Dither) -> Iterator[Evaluation]:
         """The boxes run, and then a block that takes a gradient and has it checked.
 
         Where the block fails the network is as it was, in all processes. At its end `check` is that of the
@@ -112,10 +105,9 @@ class Evaluations:
 
         Args:
             step: the step.
-            probes: how many there are.
             dither: what boxes are asked beside what the objective asks.
         """
-        before, key, rows = Snapshot(step.network), self.key.at(step.number), self._rows_asked()
+        before, rows = Snapshot(step.network), self._rows_asked()
         if step.number == 0:
             warn_of_batch(step.batch)
         refused, spent = "", 0
@@ -124,13 +116,13 @@ class Evaluations:
                 live = None
                 try:
                     with noted() as causes:
-                        if probes or self.ranks.size > 1 or step.number == 0:
-                            answers = self._recorded(step, key, probes, dither)
+                        if self.ranks.size > 1 or step.number == 0:
+                            answers = record(step, self.boxes, step.number, self.ranks, dither)
                         else:
                             live = Live(step, self.boxes, dither)
                             answers = live.seen
                     added = bool(dither) and any(call.added for call in answers.calls)
-                    if not added or bool(answers.losses[0].isfinite().any()):
+                    if not added or bool(answers.losses.isfinite().any()):
                         break  # also where all failed before anything was added
                     refused, spent = "no row of the batch had a finite loss.", answers.rows
                 except RowFailedError as error:
@@ -139,9 +131,8 @@ class Evaluations:
                     refused, spent = str(error), self._rows_asked() - rows
                 before.restore()
                 dither = Dither()
-            evaluation = Evaluation(self, step, answers, causes, before, probes, dither, live)
+            evaluation = Evaluation(self, step, answers, causes, before, dither, live)
             evaluation.refused, evaluation.rows = refused, evaluation.rows + spent
-            self._take_apart(answers.apart)
             with self.ranks.meeting(step.number) as meeting:
                 yield evaluation
                 meeting.message = evaluation.check
@@ -165,69 +156,50 @@ class Evaluations:
         step, before = self.step(batch, number=0), Snapshot(self._settings.network)
         try:
             with noted() as causes:
-                recorded = self._recorded(step, self.key.at(steps), 0, Dither())
+                recorded = record(step, self.boxes, steps, self.ranks, Dither())
         finally:
             before.restore()  # running statistics, and what is drawn in the first step
         return Evaluation(self, step, recorded, causes, before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, chunk, the boxes' arrays, and whether variants are evaluated one after another."""
-        boxes = "; ".join(map(arrays_of, self.boxes))
-        return {"seed": self.key.seed, "chunk": self.probing.chunk, "boxes": boxes, "apart": self._apart}
+        """Seed, and the boxes' arrays."""
+        return {"seed": self.key.seed, "boxes": "; ".join(map(arrays_of, self.boxes))}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+    def refuse_other(self, state: dict[str, Any]) -> None:
+        """Refuse the state of another run.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed or chunk, or boxes of other arrays.
+            ConfigurationError: the state is of a run with another seed, or boxes of other arrays.
         """
-        chunk = same_chunk("TangentGradient", self.probing.chunk, state["chunk"])
-        own = self.state_dict()
-        refuse_other_run("TangentGradient", {name: own[name] for name in ("seed", "boxes")}, state)
-        self.probing = replace(self.probing, chunk=chunk)
-        self._take_apart(state["apart"])
-
-    def _recorded(self, step: Step, key: Key, probes: int, dither: Dither) -> Recorded:
-        """The base, and probes beside it, without a graph."""
-        probing, ranks = self.probing, self.ranks
-        return record(
-            step, self.boxes, probing.evaluator, probes, probing.mu, key, ranks, probing.chunk, dither
-        )
-
-    def _take_apart(self, apart: bool) -> None:
-        """Evaluate variants one after another from here on, where they could not be stacked."""
-        if apart:
-            self._apart, self.probing = True, replace(self.probing, evaluator=Loop())
+        refuse_other_run("TangentGradient", self.state_dict(), state)
 
 
 class Evaluation:
     """What a step asked the boxes and was answered.
 
-    Of the base alone there is a graph already, through which the way back goes. Beside probes, in the first
-    step, with several processes and where rows failed, the objective is evaluated once more for that, with
-    the recorded answers; the first step shows whether the two are the same.
+    There is a graph already, through which the way back goes. In the first step, with several processes and
+    where rows failed, the objective is evaluated once more for that, with the recorded answers; the first
+    step shows whether the two are the same.
 
     Args:
-        evaluations: boxes, and how probes are made.
+        evaluations: the boxes, and whose turn it is.
         step: the step, with the batch as it was given.
         recorded: what boxes were asked and answered.
         causes: why rows failed, as far as boxes said so.
         before: the network before it.
-        probes: how many there were.
         dither: what boxes were asked beside what the objective asks.
-        live: the graph of the base alone, where there is one.
+        live: the graph, where there is one.
 
     Attributes:
-        step, probes, dither, causes: as given.
+        step, dither, causes: as given.
         boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
         refused: why a dither was left out, which had left no row; empty where none was.
-        losses: the losses of the base, `(rows,)`.
+        losses: the losses, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
         survived: once it is settled, the rows that did not fail, `(rows,)` bool.
         calls: the calls then, with another row in the place of each that failed.
         batch: the batch in the same way.
-        dropped: how many pairs of probes failed.
         cut: outputs without derivative that the loss goes by, in words; of a first step.
         outlying: rows that nothing is learned from; to be set.
         check: what a query along the gradient has shown; to be set.
@@ -240,20 +212,18 @@ class Evaluation:
         recorded: Recorded,
         causes: Sequence[FailedRow],
         before: Snapshot,
-        probes: int = 0,
         dither: Dither | None = None,
         live: Live | None = None,
     ) -> None:
-        self.step, self.probes, self.causes = step, probes, causes
+        self.step, self.causes = step, causes
         self.dither = Dither() if dither is None else dither
-        self.boxes, self._probing, self._turns = evaluations.boxes, evaluations.probing, evaluations.turns
+        self.boxes, self._turns = evaluations.boxes, evaluations.turns
         self._before, self._live = before, live
-        self.rows, self.losses, self.recorded = recorded.rows, recorded.losses[0], recorded.calls
+        self.rows, self.losses, self.recorded = recorded.rows, recorded.losses, recorded.calls
         self.refused = ""
         self.survived: Tensor = torch.empty(0, dtype=torch.bool)
         self.calls: list[RecordedCall] = []
         self.batch: Any = None
-        self.dropped = 0
         self.cut: list[str] = []
         self.outlying: Outlying | None = None
         self.check = Check()
@@ -276,20 +246,15 @@ class Evaluation:
             steps: how many steps there were.
 
         Raises:
-            FailedQueriesError: all rows of the base failed.
+            FailedQueriesError: all rows failed.
         """
         self.survived = survivors(self.losses, steps, self.causes)
 
-    def pairs(self, may_have_probes: bool) -> list[CallPairs]:
+    def pairs(self) -> list[CallPairs]:
         """What each call shows a tangent, without rows that failed; the first step looks at the objective.
 
-        Args:
-            may_have_probes: whether there may ever be some: what they need of an objective does not change.
-
         Raises:
-            FailedQueriesError: all rows of the base failed, or too many pairs.
-            TangentError: the objective reads weights where probes do not move them, or no probe of the first
-                step changed anything.
+            FailedQueriesError: all rows failed.
         """
         number, boxes = self.step.number, self.boxes
         self.see_survivors(number)
@@ -298,11 +263,9 @@ class Evaluation:
             self._live = None
         self.calls, self.batch = without_failed(self.survived, self.recorded, self.step.batch)
         if number == 0:
-            self._look_at_objective(may_have_probes)
+            self.cut = outputs_without_gradient(self.step, boxes, self.recorded, self.survived)
         self.dither.look(self.calls, boxes)
-        most = self._probing.max_dropped
-        pairs, self.dropped = checks.checked_pairs(boxes, self.calls, self.survived, most, number)
-        return pairs
+        return [call.pairs(boxes[call.box], self.survived) for call in self.calls]
 
     def gradient(self, at_calls: Sequence[Linearised], errors: Sequence[float | None]) -> StepGradient:
         """The way back by autograd, with the tangents in the boxes' place; no box runs. Once.
@@ -315,7 +278,7 @@ class Evaluation:
             TangentError: as `evaluate_again` and `Live.gradients`; or rows depend on those that failed.
             NonFiniteGradientError: it is not finite.
         """
-        number, units = self.step.number, [(at.rows.d_scale, at.rows.response_scale) for at in at_calls]
+        number, units = self.step.number, [at.rows.response_scale for at in at_calls]
         window = Window(number, self.batch, tuple(self.calls), tuple(units), self.losses, self.survived)
         if self._live is None:
             back = evaluate_again(self.step, self.boxes, window, at_calls)
@@ -326,12 +289,6 @@ class Evaluation:
         far = () if self.outlying is None else self.outlying.calls
         checks.refuse_not_finite(back.gradients, errors, far, number)
         return StepGradient(self.step, self.boxes, window, at_calls, back, self._before)
-
-    def _look_at_objective(self, may_have_probes: bool) -> None:
-        """What the first step shows of an objective, for no row: see `pairs`."""
-        if may_have_probes and isinstance(self._probing.evaluator, Stacked):
-            refuse_unseen_weights(self.step, self.boxes, self.recorded, self.survived)
-        self.cut = outputs_without_gradient(self.step, self.boxes, self.recorded, self.survived)
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither, alone
-from zo.tangents.step.clipping import length_of
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.step.outcome import StepOutcome
 from zo.tangents.step.settings import GradientSettings
@@ -44,11 +43,8 @@ class Judgement:
         self.notices = Notices()
         self.watch = TrustWatch(
             settings.trust_policy,
-            settings.probes,
-            settings.max_rows,
             stand_ins.learn,
             [type(tangent).__name__ for tangent in settings.tangents],
-            stand_ins.guess,
             settings.steps,
             self.notices,
         )
@@ -56,7 +52,6 @@ class Judgement:
         # of the last step: whether no gradient was added, what is to be said of that, unexplained inputs
         self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
-        self._mu = settings.probing.mu  # a probe moves each weight by it, and the loss by it times |gradient|
 
     @property
     def shared(self) -> tuple[Any, ...]:
@@ -125,15 +120,12 @@ class Judgement:
         outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
         excite = partial(self.excitation.judge_again, spread_around(gradient))
         with alone(self._ranks):
-            error, improve = self._stand_ins.error, self._stand_ins.improve
-            felt = self._mu * length_of(gradient.gradients)
-            self.watch.saw(number, error, outcome.check, improve, excite, felt)
+            self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
 
     def metrics(self) -> dict[str, float | None]:
-        """What the last check has shown, the probes of the next step, trust, and the dither."""
+        """What the last check has shown, trust, and the dither."""
         return {
             **metrics(self.check),
-            "tangent_probes": self.watch.probes,
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,
             "tangent_excitation_loss": self.excitation.in_loss,
@@ -174,7 +166,7 @@ class Judgement:
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
-        if not self.watch.terms.guesses:
+        if not self.watch.terms.learns:
             return []
         window, back = gradient.window, gradient.back
         with alone(self._ranks):

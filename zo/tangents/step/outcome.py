@@ -9,7 +9,6 @@ from functools import cached_property
 from blackbox.notices import Notices
 from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
 from zo.tangents.assumptions.cut import inputs_notice, inputs_without_gradient, outputs_notice
-from zo.tangents.evidence.along_gradient import flat_share
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
@@ -40,15 +39,12 @@ class StepOutcome:
 
     @property
     def check(self) -> Check:
-        """The check, which knows from probes too whether a box is constant in pieces."""
+        """The check; of a zero gradient `zero_notice` says more than that the box is constant in pieces."""
         check = self.evaluation.check
-        flat = check.flat
-        if flat is None and self.evaluation.probes:
-            flat = flat_share(self.gradient.pairs)
-        return replace(check, flat=None if self.zero else flat)  # `zero_notice` says more of it
+        return replace(check, flat=None) if self.zero else check
 
     def say(self, notices: Notices, watch: TrustWatch, tangents: Sequence[Tangent], lost: int) -> None:
-        """Say what a zero gradient, rows that failed, and probes that moved nothing mean.
+        """Say what a zero gradient and rows that failed mean.
 
         Args:
             notices: what was said so far.
@@ -67,10 +63,7 @@ class StepOutcome:
         notices.say(inputs_notice(number, inputs), outputs_notice(number, cut))
         if evaluation.outlying is not None:
             notices.say(evaluation.outlying.notice(f"Step {number + 1}"))
-        unmoved = checks.unmoved(pairs, evaluation.dropped)
-        if unmoved:
-            watch.probes_moved_nothing(number, self.zero)
-        if self.unidentified or (self.zero and (cut or inputs or unmoved)):
+        if self.unidentified or (self.zero and (cut or inputs)):
             notices.settle("zero")  # these say more of it
         if self.zero and not self.excited:
             one = checks.saw_one_row(tangents, window.calls, pairs)

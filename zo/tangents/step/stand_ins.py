@@ -43,7 +43,7 @@ class StandIns:
         self.tangents = tuple(tangents)
         self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
-        self.outliers = tuple(Outliers(outliers and tangent.learns_from_values) for tangent in self.tangents)
+        self.outliers = tuple(Outliers(outliers and tangent.learns) for tangent in self.tangents)
         self.outlying: Outlying | None = None
         self.errors: list[float | None] = []
         self.error: float | None = None
@@ -51,18 +51,13 @@ class StandIns:
 
     @property
     def learn(self) -> bool:
-        """Whether more probes can help any."""
+        """Whether some tangent learns."""
         return any(tangent.learns for tangent in self.tangents)
-
-    @property
-    def guess(self) -> bool:
-        """Whether some tangent learns without probes."""
-        return any(tangent.learns_from_values for tangent in self.tangents)
 
     @property
     def replayed(self) -> bool:
         """Whether steps may be replayed with all of them, unasked."""
-        return all(part.replayed for tangent in self.tangents for part in tangent.parts())
+        return all(tangent.replayed for tangent in self.tangents)
 
     def take_in(
         self, pairs: Sequence[CallPairs], calls: Sequence[RecordedCall], rows: int
@@ -118,10 +113,10 @@ class StandIns:
             steps: of learning.
 
         Raises:
-            ConfigurationError: the number is out of range, or a tangent does not learn from values.
+            ConfigurationError: the number is out of range, or a tangent does not learn.
         """
         check_count("TangentGradient.prefit", "steps", steps)
-        checks.refuse_without_values(self.tangents)
+        checks.refuse_unlearned(self.tangents)
 
     def see(self, evaluation: Evaluation) -> set[int]:
         """Have the tangents see what boxes answered, before the first step; the places of those boxes."""
@@ -165,7 +160,7 @@ class StandIns:
         Args:
             steps: how many there were.
         """
-        error = 1.0 if self.error is None and self.guess and steps == 1 and self.errors else self.error
+        error = 1.0 if self.error is None and self.learn and steps == 1 and self.errors else self.error
         by_call = {f"tangent_error_call_{call}": error for call, error in enumerate(self.errors, start=1)}
         return {"tangent_error": error, **by_call}
 

@@ -92,7 +92,7 @@ class Evidence:
     Attributes:
         step: the number of the step.
         error: the relative error of the tangents' predictions; None if there was nothing to predict.
-        check: the check of the step; its `flat` may be that of the probes.
+        check: the check of the step.
     """
 
     step: int

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blackbox.words import counted
 from zo.tangents.trust.evidence import Check
 from zo.tangents.trust.state import State, TrustTerms
 
@@ -62,7 +61,7 @@ def _agreement(terms: TrustTerms, state: State, check: Check) -> Limits | None:
 
     None once part of the gradient is known to be cut off: then the loss changes by what no tangent predicts.
     """
-    one_sided = state.asked or "agreement_of_rows" in check.figures
+    one_sided = "agreement_of_rows" in check.figures
     least = terms.policy.agreement
     cut = state.cut or check.cut is not None
     return None if cut else (least, math.inf if one_sided else 2 - least)
@@ -79,8 +78,8 @@ def _agreement_words(found: float, limit: float) -> str:
 
 
 def _of_rows(terms: TrustTerms, state: State, check: Check) -> Limits | None:
-    """The least cosine, without probes: it shows a model of values whose errors cancel between rows."""
-    return None if state.asked else (terms.policy.agreement_of_rows, math.inf)
+    """The least cosine: it shows a model of values whose errors cancel between rows."""
+    return terms.policy.agreement_of_rows, math.inf
 
 
 def _of_rows_words(found: float, limit: float) -> str:
@@ -91,9 +90,8 @@ def _of_rows_words(found: float, limit: float) -> str:
 
 
 def _missed(terms: TrustTerms, state: State, check: Check) -> Limits | None:
-    """The largest error, without probes and with few rows: a flat loss hides that responses are wrong."""
-    shown = state.asked or "agreement_of_rows" in check.figures
-    return None if shown else (-math.inf, terms.policy.missed)
+    """The largest error, with few rows: a flat loss hides that responses are wrong."""
+    return None if "agreement_of_rows" in check.figures else (-math.inf, terms.policy.missed)
 
 
 def _missed_words(found: float, limit: float) -> str:
@@ -117,12 +115,11 @@ def faults_of(terms: TrustTerms, state: State, check: Check | None) -> tuple[Fau
     return tuple(filter(None, (figure.fault(terms, state, check) for figure in FIGURES)))
 
 
-def fault_of_error(state: State, error: float, limit: float) -> Fault:
+def fault_of_error(error: float, limit: float) -> Fault:
     """The limit that the mean error of predictions breaks."""
-    what, cost = ("responses", f" with {counted(state.probes, 'probe')}") if state.probes else ("values", "")
     words = (
-        f"tangents to predict the boxes' {what} with a relative error of at most {limit:g}, found "
-        f"{_above(error, limit)} over the last steps{cost}"
+        f"tangents to predict the boxes' values with a relative error of at most {limit:g}, found "
+        f"{_above(error, limit)} over the last steps"
     )
     return Fault("error", error, limit, words)
 

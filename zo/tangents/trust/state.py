@@ -16,23 +16,13 @@ class TrustTerms:
 
     Attributes:
         policy: the limits of trust, and when they are looked at.
-        fewest: probes to begin with.
-        most: probes that `max_rows` allows where more can help.
-        max_rows: what a step may cost on average, in multiples of the base's rows.
-        asked: `max_rows` as the user gave it, for messages.
-        learning: whether more probes can help any tangent.
-        guesses: whether a tangent learns from values.
+        learns: whether a tangent learns.
         kinds: names of the tangents' classes, which are not advised.
         last: how many steps there will be; None where that is not known.
     """
 
     policy: TrustPolicy
-    fewest: int
-    most: int
-    max_rows: float
-    asked: float
-    learning: bool = True
-    guesses: bool = False
+    learns: bool = False
     kinds: tuple[str, ...] = ()
     last: int | None = None
 
@@ -42,14 +32,13 @@ class State:
     """What a resumed run must know; each step puts another in its place.
 
     Attributes:
-        probes: of a step.
         total: the sum of errors, each weighted by its age.
         weight: the sum of those weights.
-        steps: with this many probes, the first of all apart.
+        steps: since the last remedy began, the first of all apart.
         learned: the first step is over.
         check: the last one that showed something.
         checked: the step of that check.
-        fresh: it was made with this many probes.
+        fresh: it was made since the last remedy began.
         before: the mean error when it was last judged.
         passed: a check has found no fault.
         lost: whether trust is lost.
@@ -61,16 +50,10 @@ class State:
         cut: or something.
         beside: a way from the weights to the loss passes no box.
         returned: how often trust has returned.
-        held: the probes that were bought stay until a check without them finds no fault.
-        due: such probes are to be taken back, as far as predictions show.
-        trial: the probes of the next step, where these are fewer, to see what its check finds.
-        wait: checks until the next trial, once one has failed.
-        not_before: the first step that may be a trial.
         short: checks that found the gradient too short; None once one has found that to be curvature.
         waited: steps at the beginning whose gradient was not used.
     """
 
-    probes: int
     total: float = 0.0
     weight: float = 0.0
     steps: int = -1
@@ -89,53 +72,17 @@ class State:
     cut: bool = False
     beside: bool = True
     returned: int = 0
-    held: bool = False
-    due: bool = False
-    trial: int | None = None
-    wait: int = 1
-    not_before: int = 0
     short: int | None = 0
     waited: int = 0
-
-    @property
-    def asked(self) -> int:
-        """The probes of the next step."""
-        return self.probes if self.trial is None else self.trial
 
     @property
     def error(self) -> float | None:
         """The running mean of the relative error; None before there is one."""
         return self.total / self.weight if self.weight else None
 
-    def with_probes(self, probes: int) -> State:
-        """Other probes show other errors, so a new mean begins; with none they are of something else."""
-        state = self
-        if bool(probes) != bool(self.probes):
-            state = replace(state, before=None, check=None)
-        stays = self.held and probes >= self.probes
-        state = replace(state, held=stays, due=False, trial=None, fresh=False)
-        return replace(state, probes=probes, steps=0, total=0.0, weight=0.0)
-
-    def delayed(self, step: int, every: int | None) -> State:
-        """The next trial comes after twice as many checks as the one before."""
-        wait = 2 * self.wait
-        return replace(self, wait=wait, not_before=step + wait * (every or 0))
-
-    def bought(self, terms: TrustTerms, step: int, probes: int, unseen: bool) -> State:
-        """More probes, from this step on.
-
-        Args:
-            terms: what the gradient was made with.
-            step: the number of the step.
-            probes: how many from now on.
-            unseen: whether what is wrong does not show in predictions: then good ones do not show that it is
-                gone. They do not either where trust that had returned by them is lost again.
-        """
-        again = self.probes == terms.fewest and self.returned > 0
-        first = not self.probes and unseen
-        stays = self.held or (terms.policy.check_every is not None and (first or again))
-        state = self.delayed(step, terms.policy.check_every) if stays and again else self
-        return replace(state.with_probes(probes), held=stays)
+    def mended(self) -> State:
+        """The same where a remedy begins: errors from here on are of other tangents, so a new mean begins."""
+        return replace(self, fresh=False, steps=0, total=0.0, weight=0.0)
 
 
 def saved(state: State, said: Iterable[str]) -> dict[str, Any]:

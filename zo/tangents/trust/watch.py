@@ -11,23 +11,19 @@ from zo.tangents.trust import words
 from zo.tangents.trust.evidence import TOO_SHORT, UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.policy import TrustPolicy
-from zo.tangents.trust.remedies import Improve, Means, begin, drowned
+from zo.tangents.trust.remedies import Improve, Means, begin
 from zo.tangents.trust.state import State, TrustTerms, restored, saved
-from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, limit_of, share_of
+from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, share_of
 
 
 class TrustWatch:
-    """Keeps a gradient's trust from step to step and says how many probes the next one needs.
+    """Keeps a gradient's trust from step to step, and says which steps are checked.
 
     Args:
         policy: the limits of trust, and when they are looked at.
-        probes: how many to begin with, and the fewest.
-        max_rows: what a step may cost on average, checks included, in multiples of the base's rows; at the
-            least what the base, these probes and the checks take.
-        learning: whether more probes can help any tangent.
+        learns: whether a tangent learns: then early steps are checked, and where a check finds fault its
+            step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
-        guesses: whether a tangent learns from values: then early steps without probes are checked, and where
-            a check finds fault its step takes a share of the gradient.
         last: how many steps there will be; None where that is not known.
         notices: what was said so far.
 
@@ -39,48 +35,14 @@ class TrustWatch:
     def __init__(
         self,
         policy: TrustPolicy,
-        probes: int,
-        max_rows: float,
-        learning: bool = True,
+        learns: bool = True,
         kinds: Sequence[str] = (),
-        guesses: bool = False,
         last: int | None = None,
         notices: Notices | None = None,
     ) -> None:
-        checks = 1 / policy.check_every if policy.check_every else 0.0
-        self.terms = TrustTerms(
-            policy,
-            fewest=probes,
-            most=max(probes, int(max_rows - 1 - checks)) if learning else probes,
-            max_rows=max(max_rows, 1 + probes + checks),
-            asked=max_rows,
-            learning=learning,
-            guesses=guesses,
-            kinds=tuple(kinds),
-            last=last,
-        )
-        self.state = State(probes)
+        self.terms = TrustTerms(policy, learns, tuple(kinds), last)
+        self.state = State()
         self._notices = Notices() if notices is None else notices
-
-    @property
-    def max_rows(self) -> float:
-        """What a step may cost on average, in multiples of the base's rows."""
-        return self.terms.max_rows
-
-    @property
-    def probes(self) -> int:
-        """How many probes the next step has."""
-        return self.state.asked
-
-    @property
-    def may_have_probes(self) -> bool:
-        """Whether there may ever be some."""
-        return self.terms.most > 0
-
-    @property
-    def limit(self) -> float:
-        """The error above which trust is lost: of responses, or without probes of values."""
-        return limit_of(self.terms, self.state)
 
     @property
     def error(self) -> float | None:
@@ -94,7 +56,7 @@ class TrustWatch:
 
     @property
     def flat(self) -> bool:
-        """Whether the box was constant in pieces when it was last asked: checks and probes show nothing."""
+        """Whether the box was constant in pieces when it was last asked: checks show nothing."""
         return self.state.flat
 
     @property
@@ -139,24 +101,21 @@ class TrustWatch:
         check: Check = UNCHECKED,
         improve: Improve = tuple,
         excite: Improve = tuple,
-        felt: float | None = None,
     ) -> None:
         """Take in what a step has shown, and act.
 
         Args:
             step: the number of the step.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
-            check: the check of the step; its `flat` may be that of the probes.
+            check: the check of the step.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
             excite: asked before that for inputs that are dithered now, in words.
-            felt: what a probe changes the mean loss by: where boxes are noisier, none are added.
 
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: inputs are dithered,
-                tangents learn longer, another kind is tried, probes are added, or nothing is left within
-                `max_rows`. Or three checks in a row showed nothing. Or the box is constant in pieces, or its
-                answers have too few digits for a check, or are others when it is asked the same again. Each
-                warning is given once.
+                tangents learn longer, another kind is tried, or nothing is left. Or three checks in a row
+                showed nothing. Or the box is constant in pieces, or its answers have too few digits for a
+                check, or are others when it is asked the same again. Each warning is given once.
         """
         evidence = Evidence(step, error, check)
         verdict = decide(self.terms, self.state, evidence)
@@ -164,40 +123,20 @@ class TrustWatch:
         if not self.state.failed:
             self._notices.renew("failed checks")
         self._notices.say(*words.of_evidence(self.terms, self.state, evidence))
-        if verdict.missing:
-            self._notices.say(words.missing(self.terms, step, verdict))
-            self._notices.settle(*words.of_probes(self.terms))
         if verdict.lost:
-            self._mend(step, verdict, Means(excite, improve, felt))
+            self._mend(step, verdict, Means(excite, improve))
 
     def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
-        """Take in inputs whose derivative values do not show and that are not dithered; buy a probe.
+        """Take in inputs whose derivative values do not show and that are not dithered.
 
         Args:
             step: the number of the step.
             inputs: which, in words.
 
         Warns:
-            TangentWarning: says so, and what is done about it.
+            TangentWarning: says so, once.
         """
-        before = self.state
-        if not before.probes and self.terms.most:
-            self.state = replace(before, lost=True).bought(self.terms, step, 1, unseen=True)
-        self._notices.say(words.unidentified(self.terms, step, before, self.state, inputs))
-
-    def probes_moved_nothing(self, step: int, zero: bool) -> None:
-        """Take in that no probe of a later step changed an input of a box, and take back those bought.
-
-        Args:
-            step: the number of the step.
-            zero: whether the gradient of the step is exactly zero.
-
-        Warns:
-            TangentWarning: says so, once, and what the gradient then is.
-        """
-        if self.state.probes > self.terms.fewest:
-            self.state = self.state.with_probes(self.terms.fewest)
-        self._notices.say(words.unmoved(step, zero))
+        self._notices.say(words.unidentified(step, inputs))
 
     def note_way_beside(self, there_is: bool) -> None:
         """Take in whether some way from the weights to the loss passes no box."""
@@ -208,7 +147,7 @@ class TrustWatch:
         self.state = replace(self.state, waited=self.state.waited + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen, the probes, and what was said."""
+        """What was seen, and what was said."""
         return saved(self.state, self._notices.said)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -221,15 +160,12 @@ class TrustWatch:
             if words.stuck_name(verdict.state) not in self._notices.said:
                 self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
             return
-        remedy = begin(self.terms, step, verdict, means)
-        if remedy is None:
-            noisy = drowned(verdict.state, means.felt)
-            self._notices.say(words.stuck(self.terms, step, verdict, noisy))
+        done = begin(means)
+        if not done:
+            self._notices.say(words.stuck(self.terms, step, verdict))
             return
-        self._notices.say(words.begun(self.terms, step, verdict, remedy, self._control()))
-        if remedy.state.held and verdict.state.returned:  # that was the last word on it
-            self._notices.settle(*words.of_probes(self.terms))
-        self.state = remedy.state
+        self._notices.say(words.begun(self.terms, step, verdict, done, self._control()))
+        self.state = verdict.state.mended()
 
     def _control(self) -> str:
         """What takes no more rows and may train better: said once, and where it trains anything."""

@@ -45,7 +45,7 @@ class EquationTangent(ValueTangent):
     diffusion: D_f up to the second in the linear part, and products of two and of three channels without any.
     Of these forms the one of fewest terms is taken, unless another leaves clearly less. These some hundred
     numbers are fitted by least squares, in float64, to a few rows, the flow taken in Runge-Kutta steps of
-    fourth order. No probes, no steps of learning, nothing drawn.
+    fourth order. No steps of learning, nothing drawn.
 
     Ten rows of a flow suffice, and waves that rows hardly show are those of the same equation, where a
     network that was fitted to the same rows knows nothing of them. It knows this kind of physics and no
@@ -243,8 +243,7 @@ class _FlowAt(ModelAt):
     def push(self, d: Tensor) -> Tensor:
         """J d; d itself where that is not finite."""
         pushed = super().push(d)
-        stayed = torch.stack([self._form.followed(each) for each in d]) if len(d) else pushed
-        return pushed.where(_finite(pushed), stayed)
+        return pushed.where(_finite(pushed), self._form.followed(d))
 
     def pull(self, v: Tensor) -> Tensor:
         """J^T v; v itself where that is not finite."""

@@ -32,8 +32,8 @@ class GridTangent(NetworkTangent):
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes,
     in cells or, staggered, with one more along an axis for the faces. Inputs on the grid are channels; all
-    others, such as a length or a Reynolds number, are channels that are the same in all cells. It needs no
-    probes: it learns from what training asks of the box anyway. Numbers are standardised by channel. W (see
+    others, such as a length or a Reynolds number, are channels that are the same in all cells. It
+    learns from what training asks of the box anyway. Numbers are standardised by channel. W (see
     `OutputMap`) knows what values never show: constraints that outputs obey, such as zero divergence.
 
     N adds to the state a linear stencil, products of two convolutions, so that advection is within its reach,

@@ -46,7 +46,7 @@ class StencilTangent(ValueTangent):
 
     The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2)
     for each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values
-    by recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a
+    by recursive ridge least squares in closed form: no learning steps, nothing drawn. Exact for a
     box that is such a polynomial, and the nearest such model of another; beyond a wall it takes the mean of
     each channel, and obstacles it sees where an input says where they are.
 

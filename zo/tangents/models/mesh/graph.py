@@ -44,7 +44,7 @@ class GraphTangent(ImplicitTangent):
     positive, and a loss at each node, and q powers of the fields, other inputs on the graph, and cubes of
     differences along edges. An output that no input moves on to, as heads that answer demands, solves L y =
     q. All is fitted to the outputs by L-BFGS, with gradients by transposed sparse solves. A ridge regression
-    beside the step learns what inputs that lie on no node add. It needs no probes.
+    beside the step learns what inputs that lie on no node add.
 
     Edges are symmetric: what is carried along with a flow is not within its reach. Where there are triangles
     and coordinates, `zo.MeshTangent` needs fewer rows.

@@ -50,7 +50,7 @@ class MeshTangent(ImplicitTangent):
     Convection that differs from place to place begins with what the equations say of the outputs themselves,
     and takes so many steps that it passes about an element in each.
     A ridge regression beside the step learns what inputs that lie on no
-    node add. It needs no probes, and a few dozen rows.
+    node add. It needs a few dozen rows.
 
     It knows a second-order equation's kind of physics, not the box's: a finer mesh, other time steps, and
     terms that it has not are within its reach in part; what jumps or reaches over the whole mesh in other

@@ -289,10 +289,7 @@ class _StepAt(ModelAt):
 
     def push(self, d: Tensor) -> Tensor:
         """The step's J d."""
-        rows = self.rows
-        z, others = _numpy(rows.z), _numpy(self.others)
-        responses = [self._pushed(z, others, _numpy(change)) for change in d]
-        return torch.from_numpy(np.stack(responses) if responses else np.zeros((0, *rows.y.shape))).to(d)
+        return torch.from_numpy(self._pushed(_numpy(self.rows.z), _numpy(self.others), _numpy(d))).to(d)
 
 
 class _Run(Function):

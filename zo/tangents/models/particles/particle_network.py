@@ -113,7 +113,7 @@ class ParticleNetwork(Passes):
 
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
         """What outputs change by, by the derivative of the way back."""
-        return pushed_forward(self.values, tape[0], change[None])[0]
+        return pushed_forward(self.values, tape[0], change)
 
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
         """A pass for each call."""

@@ -30,7 +30,7 @@ class PairTangent(NetworkTangent):
 
     A particle answers by its own inputs and by the sum of what its neighbours say, which depends on the
     differences of their inputs. All particles, and all pairs, share the weights: a row teaches as much as it
-    has pairs. It needs no probes. Of particles in a periodic box it does not know which are near across an
+    has pairs. Of particles in a periodic box it does not know which are near across an
     end.
 
     Memory: window x (size_in + size of others + size_out) numbers, at most 512 MiB, and a graph of the rows

@@ -26,13 +26,12 @@ from zo.tangents.tangent import Linearised, Tangent, Unknown
 class StudentTangent(Tangent):
     """J(z) is that of a network trained, as the run goes on, on what goes into the box and comes out.
 
-    For boxes whose response depends strongly on the input, as a classifier's. It needs no probes; where there
-    are, what they saw is learned from too.
+    For boxes whose response depends strongly on the input, as a classifier's.
 
         layers = nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)
         student = zo.StudentTangent(nn.Sequential(*layers), loss="kl")
         student.fit(images, classifier)  # asked for the images, once the network is seen to suit it
-        gradient = zo.TangentGradient(denoiser, objective, boxes=[classifier], tangent=student, probes=0)
+        gradient = zo.TangentGradient(denoiser, objective, boxes=[classifier], tangent=student)
 
     Before it has seen anything its derivative is zero, and after a few rows a poor one: begin with `fit`,
     on some 10 % of the rows there will be. Inputs of the box without a derivative do not reach it. Where the
@@ -77,7 +76,6 @@ class StudentTangent(Tangent):
             suit the box's shapes.
     """
 
-    learns_from_values = True
     replayed = False  # it stands in front of classifiers, where a replay teaches the recorded noise
 
     def __init__(
@@ -183,13 +181,9 @@ class StudentTangent(Tangent):
         return _StudentAt(rows, self._learner) if self._knows(rows) else Unknown(rows)
 
     def see(self, rows: CallPairs) -> None:
-        """Keep what the base and the probes asked, and the answers."""
+        """Keep what was asked, and the answers."""
         self._knows(rows)
-        base, probes = rows.alive, rows.valid
-        self._learner.take(
-            torch.cat([rows.z[base], (rows.z + rows.d)[probes]]),
-            torch.cat([rows.y[base], (rows.y + rows.response)[probes]]),
-        )
+        self._learner.take(rows.z[rows.alive], rows.y[rows.alive])
 
     def learn(self, steps: int | None = None) -> None:
         """Learn from the window: so many steps, or those of a step of training."""
@@ -287,7 +281,7 @@ class _StudentAt(Linearised):
     def _function(self) -> RowFunction:
         """Whose derivative stands for the box's, of z."""
         rows = self.rows
-        has_values = len(rows.y) == len(rows.z)  # of listed pairs only the changes are
+        has_values = len(rows.y) == len(rows.z)
         return partial(self._learner.around, rows.y) if has_values else self._learner.values
 
 

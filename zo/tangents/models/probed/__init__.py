@@ -1,1 +1,0 @@
-"""Tangents that learn from probes."""
