@@ -110,10 +110,8 @@ def calls(seed: int) -> CallPairs:
         answers.append(torch.cat([x.flatten(1), v.flatten(1)], 1))
     x, v, pairs = map(torch.cat, zip(*inputs, strict=True))
     z, y = torch.cat([x.flatten(1), v.flatten(1)], 1), torch.cat(answers)
-    none = z.new_zeros(0, *z.shape)
-    valid = torch.zeros(0, len(z), dtype=torch.bool)
     box = Spheres
-    return CallPairs(box.inputs[:2], box.outputs, z, none, none, valid, y, others=(None, None, pairs))
+    return CallPairs(box.inputs[:2], box.outputs, z, y, others=(None, None, pairs))
 
 
 def exact(pairs: CallPairs, v: Tensor) -> Tensor:
@@ -212,7 +210,7 @@ def trained(name: str, seed: int, steps: int = TRAINED, by_particle: bool = Fals
             boxes=[box],
             tangent=tangents[name](),
             seed=seed,
-            max_rows=1.1 if name == FEW else None,
+            trust_policy=zo.TrustPolicy(early=1) if name == FEW else zo.TrustPolicy(),
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE * (5 if by_particle else 1))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -189,7 +189,7 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     gradient = None
     if kind != "exact":
-        settings: dict[str, Any] = {"seed": 0, "max_rows": 1.0}
+        settings: dict[str, Any] = {"seed": 0, "trust_policy": zo.TrustPolicy(early=1)}
         if kind == "perceptron":
             settings["tangent"] = zo.MLPTangent(seed=0)
         gradient = zo.TangentGradient(
@@ -224,9 +224,7 @@ def states(box: MeshBox, rows: int, seed: int) -> Tensor:
 def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
     """The pairs that one call of the box shows."""
     z, y = state.flatten(1), box(state).flatten(1)
-    none = torch.zeros(0, len(z), dtype=torch.bool)
-    empty = z.new_zeros(0, *z.shape), y.new_zeros(0, *y.shape)
-    return CallPairs(box.inputs, box.outputs, z, *empty, none, y, others=(None,))
+    return CallPairs(box.inputs, box.outputs, z, y, others=(None,))
 
 
 def write_table() -> None:

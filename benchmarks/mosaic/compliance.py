@@ -34,14 +34,13 @@ METHODS = (
     "adjoint, Adam",
     "differences, L-BFGS",
     "random directions",
-    "tangents with probes",
     "fit_field",
     "fit_field, a coarser solver as its model",
     "fit_field, stresses held",
 )
 PART = 0.5  # of the beam that is material
 STEP = 1e-4  # of a difference, in the logit
-PROBES, RATE = 8, 0.3  # beside an evaluation, of tangents; of Adam, in the logit
+RATE = 0.3  # of Adam, in the logit
 DIRECTIONS = 9  # of random directions a step
 
 
@@ -53,7 +52,7 @@ class Task:
         side: squares along the beam's height, of two triangles each; twice as many along its length.
         evaluations: of the adjoint.
         gradients: by differences.
-        rows: of random directions, and of tangents with probes.
+        rows: of random directions.
         few: of `fit_field`.
     """
 
@@ -134,7 +133,7 @@ class _Held(Linearised):
         return self._of(z) - self.rows.y
 
     def push(self, d: Tensor) -> Tensor:
-        return torch.stack([torch.func.jvp(self._of, (self.rows.z,), (each,))[1] for each in d])
+        return torch.func.jvp(self._of, (self.rows.z,), (d,))[1]
 
     def pull(self, v: Tensor) -> Tensor:
         return torch.func.vjp(self._of, self.rows.z)[1](v)[0]
@@ -227,7 +226,7 @@ def _searched(method: str, this: Case, task: Task, seed: int) -> dict[str, Any]:
             )
             more = {"why": fit.why}
         else:
-            gradient = _sampled(method, this, seed)
+            gradient = _sampled(this, seed)
             _by_adam(field, gradient, lambda: box.ledger.rows_run < task.rows, note)
     rows = box.ledger.rows_run or len(losses)  # the adjoint's are those of its forward runs
     if cosines:
@@ -269,25 +268,10 @@ def _differences(this: Case) -> Gradient:
     return gradient
 
 
-def _sampled(method: str, this: Case, seed: int) -> Gradient:
-    """By slopes along random directions, or by a matrix that is fitted to the answers to probes."""
-    estimator: zo.LossGradient | zo.ProbedGradient
-    if method.startswith("random"):
-        directions = zo.RGE(mu=1e-3, q=DIRECTIONS)
-        estimator = zo.LossGradient(this.field, this.objective, directions, evaluator="loop", seed=seed)
-    else:
-        estimator = zo.ProbedGradient(
-            this.field,
-            this.objective,
-            boxes=[this.box],
-            tangent=zo.LowRankTangent(zo.tangents.ZeroTangent()),
-            probes=PROBES,
-            max_rows=1 + PROBES,
-            trust_policy=zo.TrustPolicy(check_every=None),
-            excite=0,
-            clip=None,
-            seed=seed,
-        )
+def _sampled(this: Case, seed: int) -> Gradient:
+    """By slopes along random directions."""
+    directions = zo.RGE(mu=1e-3, q=DIRECTIONS)
+    estimator = zo.LossGradient(this.field, this.objective, directions, evaluator="loop", seed=seed)
 
     def gradient() -> tuple[float, Tensor]:
         this.field.zero_grad()

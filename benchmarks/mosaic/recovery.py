@@ -34,7 +34,6 @@ METHODS = (
     "tangents",
     NETWORK,
     "tangents, dither .01",
-    "tangents, one probe",
     "tangents, L-BFGS begun anew every 10",
 )
 DIRECTIONS, RATES = 9, (0.01, 0.03)  # of random directions a step, and of Adam, of which the better is shown
@@ -131,8 +130,6 @@ class Search:
             estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)
             self.gradient = zo.LossGradient(self.field, through, estimator, evaluator="loop", seed=seed)
         elif method != "adjoint":
-            if method.endswith("probe"):
-                boxes["probes"] = 1
             if "dither" in method:
                 boxes["excite"] = 0.01
             if method == NETWORK:

@@ -41,8 +41,8 @@ HEAD = """Error on data that no training has seen, over that of first order tune
 or 4 rows a batch, the usual learning rate or twice that, chosen on validation data); in brackets the rows,
 over those of first order as `tangents` benchmarks it. The median over seeds. "Uncorrected": the box alone,
 where a network corrects one. A star: a warning came in the
-run. Tangents and replays have one row a batch and the usual learning rate, and buy no probes where trust is
-lost; no setting is chosen for a problem. Controls replay without a derivative, with the model's own values,
+run. Tangents and replays have one row a batch and the usual learning rate;
+no setting is chosen for a problem. Controls replay without a derivative, with the model's own values,
 with first order's own derivative as it was stored, and with answers of the box itself, which cost nothing
 there. "First warning": the share of the rows of a training with replays at a fifth that was spent where its
 first warning came, a number for each seed, where it was noted. Made by `python -m benchmarks rows --size

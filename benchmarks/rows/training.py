@@ -223,7 +223,7 @@ def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: 
     if not way.replays and way.derivative == "true":
         return first_order(problem, network)
     objective = problem.objective(problem.box)
-    settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0, "steps": steps}
+    settings: dict[str, Any] = {"seed": seed, "steps": steps, "trust_policy": TrustPolicy(early=1)}
     if way.derivative == "model":
         settings |= {"tangent": ModelAlone(problem.box, seed)}
     elif way.derivative != "learned":  # there is nothing to check
@@ -234,7 +234,7 @@ def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: 
             "true": partial(zo.tangents.ModelTangent, problem.exact),
         }[way.derivative]()
         settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
-    return zo.ProbedGradient(network, objective, boxes=[problem.box], **settings)
+    return zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
 
 
 def _validation(trial: dict[str, Any]) -> float:

@@ -101,7 +101,7 @@ class ForwardGradients:
             self.model.learn()
             self.known = self.model.at_each([call.base for call in self.calls])
         call, at = self.calls[number], self.known[number]
-        missed = call.slopes - at.push(call.direction[None])[0]
+        missed = call.slopes - at.push(call.direction)
         share = torch.where(call.valid, (v * missed).sum(1), 0.0)[:, None]
         inverse = torch.where(call.direction == 0, 0.0, 1 / call.direction)  # signs over sizes
         return at.pull(v) + inverse * share
@@ -143,10 +143,9 @@ class ForwardGradients:
             for values, specs in zip((arrays, answers), both, strict=True)
         )
         alive = y.isfinite().all(1)
-        none = z.new_zeros(0, *z.shape), y.new_zeros(0, *y.shape), torch.zeros(0, len(z), dtype=torch.bool)
         others = tuple(None if s.differentiable else x for x, s in zip(arrays, both[0], strict=True))
         finite = torch.where(alive[:, None], y, 0.0)
-        return CallPairs(inputs, outputs, z, *none, y=finite, alive=alive, others=others)
+        return CallPairs(inputs, outputs, z, finite, alive, others)
 
 
 class _Estimated(Function):

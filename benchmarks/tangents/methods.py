@@ -149,37 +149,31 @@ def tangent_gradient(
     network: nn.Module,
     seed: int,
     tangent: zo.tangents.Tangent | None,
-    probes: int = 0,
     policy: TrustPolicy | None = None,
 ) -> zo.TangentGradient:
-    """A tangent around the problem's box: a fixed number of probes; without a policy, no checks."""
-    return zo.ProbedGradient(
+    """A tangent around the problem's box; without a policy, no checks."""
+    return zo.TangentGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=tangent,
-        probes=probes,
-        max_rows=1 + probes,
-        mu=problem.mu,
         seed=seed,
         trust_policy=TrustPolicy(check_every=None) if policy is None else policy,
     )
 
 
-def tangent(make: Callable[[BenchmarkProblem, int], zo.tangents.Tangent], probes: int = 0) -> Method:
-    """A tangent by name; its step asks for as many further rows as it has probes."""
+def tangent(make: Callable[[BenchmarkProblem, int], zo.tangents.Tangent]) -> Method:
+    """A tangent by name."""
 
     def gradient(problem: BenchmarkProblem, network: nn.Module, seed: int, scale: float) -> Gradient:
-        return tangent_gradient(problem, network, seed, make(problem, seed), probes)
+        return tangent_gradient(problem, network, seed, make(problem, seed))
 
-    return Method(gradient, rows=1 + probes)
+    return Method(gradient)
 
 
 def chosen(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradient:
     """The library's own choice with its checks."""
-    return zo.ProbedGradient(
-        network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
-    )
+    return zo.TangentGradient(network, problem.objective(problem.box), boxes=[problem.box], seed=seed)
 
 
 def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:
@@ -233,7 +227,6 @@ METHODS: dict[str, Method] = {
     "grid-without-map": tangent(lambda problem, seed: zo.GridTangent(output_map=False, seed=seed)),
     "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
     "mlp": tangent(lambda problem, seed: zo.MLPTangent(seed=seed)),
-    "probes": tangent(lambda problem, seed: zo.SecantTangent(zo.LowRankTangent()), probes=2),
     "emulator-frozen": Method(
         lambda problem, network, seed, scale: emulator(problem, network, seed, online=False)
     ),

@@ -39,8 +39,6 @@ class Astralora(Tangent):
         seed: of the draws.
     """
 
-    learns_from_values = True
-
     def __init__(self, box: BlackBoxFunction, seed: int, rank: int = RANK, samples: int = SAMPLES) -> None:
         self.ask = lambda arrays: box.call(*arrays)  # a function: a copy of the tangent asks the same box
         self.specs = box.inputs, box.outputs
@@ -229,9 +227,7 @@ class _Answered(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, model: Tangent, others: Any, box: BlackBoxFunction) -> Tensor:
         inputs, outputs = (tuple(s for s in specs if s.differentiable) for specs in (box.inputs, box.outputs))
-        nothing = z.new_zeros(0, len(z), z.shape[1]), z.new_zeros(0, len(z), sum(sizes(outputs)))
-        valid = torch.zeros(0, len(z), dtype=torch.bool)
-        ctx.model, ctx.pairs = model, CallPairs(inputs, outputs, z, *nothing, valid, others=others)
+        ctx.model, ctx.pairs = model, CallPairs(inputs, outputs, z, others=others)
         values = model.at(ctx.pairs).values
         assert values is not None
         return values

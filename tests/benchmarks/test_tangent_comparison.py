@@ -35,7 +35,7 @@ def rows_of_step(problem) -> int:
 @pytest.mark.slow
 def test_rows_are_those_of_training_alone(lorenz):
     each = rows_of_step(lorenz)
-    for method, share in (("first-order", 1), ("first-order-perturbed", 1), ("probes", 3)):
+    for method, share in (("first-order", 1), ("first-order-perturbed", 1), ("mlp", 1)):
         curve = train(lorenz, method, lorenz.start(0), 0)
         assert curve.rows == [share * each * step for step in curve.steps]
         assert curve.steps == list(range(9))  # the start, and eight points of eight steps
@@ -46,7 +46,6 @@ def test_rows_are_those_of_training_alone(lorenz):
 def test_methods_with_many_queries_have_three_times_first_orders_rows(lorenz):
     problem = replace(lorenz, steps=90)
     assert METHODS["eggroll"].steps(problem) == 30  # nine evaluations a step
-    assert METHODS["probes"].steps(problem) == 90
     assert METHODS["first-order"].steps(problem) == 90
 
 

@@ -98,12 +98,11 @@ def test_astralora_finds_the_matrix_of_a_linear_box():
     problem = problem_of(Linear(matrix_of(3)))
     network = problem.start(0)
     wanted = true_gradient(problem, network)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=Astralora(problem.box, seed=0, rank=3, samples=50),
-        probes=0,
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
     )
     before = problem.box.ledger.rows_asked
@@ -117,12 +116,11 @@ def test_astralora_below_the_rank_has_the_best_matrix_of_its_rank():
     problem = problem_of(Linear(matrix))
     tangent = Astralora(problem.box, seed=0, rank=2)
     network = problem.start(0)
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=tangent,
-        probes=0,
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
     )
     gradient.backward(problem.batch(0, 1))
