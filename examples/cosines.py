@@ -76,11 +76,10 @@ def training(problem, seed, every, mu, checked=False):
     torch.manual_seed(seed)
     network = problem.network()
     boxes = list(problem.boxes.values())
-    gradient = zo.ProbedGradient(
+    gradient = zo.TangentGradient(
         network,
         lambda network, batch: problem.objective(network, batch),  # which a copy of the gradient shares
         boxes=boxes,
-        probes=config.probes,
         seed=seed,
         replays=0,
     )

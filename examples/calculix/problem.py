@@ -9,7 +9,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
-from tasks.configuration import Count, Natural, Positive
+from tasks.configuration import Count, Positive
 
 NX, NY, LENGTH, HEIGHT = 16, 4, 100.0, 20.0  # cells; mm
 NODES = [(i, j) for i in range(NX + 1) for j in range(NY + 1)]
@@ -65,11 +65,10 @@ class Bracket(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "tangents", "secant", "row-rge")
+        methods: tuple[str, ...] = ("none", "tangents", "row-rge")
         steps: Count = 60
         batch: Count = 8
         learning_rate: Positive = 3e-3
-        probes: Natural = 0  # tangents are fitted to the rows of training alone
         input_mu: Positive = 1e-2  # mm, of row-rge
         test: Count = 32
         """Loads in the test."""

@@ -15,7 +15,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, Parallel
-from tasks.configuration import Count, Natural, Positive
+from tasks.configuration import Count, Positive
 
 SOURCE = Path(__file__).with_name("slab.f")
 CELLS, PULSES = 10, 8
@@ -67,10 +67,9 @@ class Heating(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "tangents", "secant", "rge", "first-order")
+        methods: tuple[str, ...] = ("none", "tangents", "rge", "first-order")
         steps: Count = 200
         learning_rate: Positive = 1e-2
-        probes: Natural = 0  # tangents are fitted to the rows of training alone
         directions: Count = 2  # of rge
         pool: Literal["processes", "threads", "none"] = "processes"
         """What runs the rows; threads give wrong numbers, since they share the common block."""

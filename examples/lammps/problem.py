@@ -14,7 +14,7 @@ import tasks
 import zo
 from blackbox import ArraySpec, Cached, Parallel
 from blackbox.adapters import CommandLine
-from tasks.configuration import Count, Natural, Positive
+from tasks.configuration import Count, Positive
 
 THINNEST, DENSEST = 0.3, 1.4  # atoms in a cube of one diameter
 ALONE = {
@@ -56,7 +56,6 @@ class Pressure(tasks.Problem):
         steps: Count = 30
         batch: Count = 8
         learning_rate: Positive = 0.03
-        probes: Natural = 0  # tangents are fitted to the rows of training alone
         validate_every: Count = 10
         processes: Count = 2
         """lmp processes side by side."""

@@ -52,7 +52,6 @@ class FilterDesign(tasks.Problem):
         steps: Count = 100
         batch: Count = 4
         learning_rate: Positive = 0.03
-        probes: Natural = 0  # tangents are fitted to the rows of training alone
         directions: Count = 2  # of rge
         draws: Natural = 4
         """Filters built of imperfect parts for each design of a step; 0 trains on the nominal one alone."""

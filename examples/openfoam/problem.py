@@ -88,7 +88,7 @@ class Cavity(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "no-gradient", "secant")
+        methods: tuple[str, ...] = ("none", "no-gradient")
         steps: Count = 40
         batch: Count = 3
         learning_rate: Positive = 5e-3

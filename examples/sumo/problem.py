@@ -84,7 +84,7 @@ class TrafficLights(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "tangents", "secant", "student", "row-rge", "rge")
+        methods: tuple[str, ...] = ("none", "tangents", "student", "row-rge", "rge")
         steps: Count = 20
         batch: Count = 8
         learning_rate: Positive = 0.03

@@ -346,7 +346,7 @@ class TestGradients:
             call = host.run(batch[0], closure=net, dtype=torch.float64).closure
             return (call.x.square().mean(dim=2) * call.mask).sum(dim=1)
 
-        gradient = zo.ProbedGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
+        gradient = zo.TangentGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
         asked = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -360,7 +360,7 @@ class TestGradients:
         mask = torch.arange(4) < 1 + cases[:, None] % 4
         exact = gradient_of(net, (twin(net, cases)[:, :-1].square().mean(dim=2) * mask).sum(dim=1).mean())
         assert cosine(grad(net), exact) > 0.999
-        again = zo.ProbedGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
+        again = zo.TangentGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
         again.load_state_dict(gradient.state_dict())
         again.backward((cases,))
         assert again.metrics()["tangent_rows"] == 3 * 4 * 8
@@ -577,9 +577,7 @@ class TestFailures:
         queries.backward((CASES[:1],))
         assert 0 < queries.counts.dropped < 8
         net.zero_grad()
-        probed = zo.ProbedGradient(
-            net, objective, boxes=[host], probes=6, evaluator="loop", max_dropped=0.9, excite=0.0
-        )
+        probed = zo.TangentGradient(net, objective, boxes=[host], excite=0.0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert probed.backward((CASES[:1],)).isfinite()
