@@ -313,7 +313,7 @@ def test_a_field_is_floating():
 
 
 def call(z):
-    """What a call at some states shows, without probes."""
+    """What a call at some states shows."""
     flat, spec = z.flatten(1), ArraySpec("vorticity", z.shape[1:])
     return CallPairs((spec,), (spec,), flat, flat)
 

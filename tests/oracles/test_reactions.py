@@ -29,7 +29,7 @@ def small_networks(monkeypatch):
 
 
 def rows_of(box, x, y):
-    """A call as a training records it, without probes."""
+    """A call as a training records it."""
     n = len(x)
     z, y = x.flatten(1), y.flatten(1)
     return CallPairs(

@@ -33,7 +33,7 @@ def layers(*widths: int, seed: int = 0, bend: type[nn.Module] = nn.Tanh) -> nn.S
 
 
 def values(z: Tensor, y: Tensor) -> CallPairs:
-    """A call without probes."""
+    """A call."""
     size_in, size_out = z.shape[1], y.shape[1]
     inputs, outputs = (ArraySpec("x", (size_in,)),), (ArraySpec("y", (size_out,)),)
     return CallPairs(inputs, outputs, z, y)

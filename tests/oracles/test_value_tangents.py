@@ -36,7 +36,7 @@ def box_of(function, *inputs: ArraySpec, outputs=None) -> FromTorch:
 
 
 def pairs_at(box: FromTorch, *arrays: torch.Tensor, alive=None) -> CallPairs:
-    """A call without probes."""
+    """A call."""
     answer = box.function(*arrays)
     answers = answer if isinstance(answer, tuple) else (answer,)
     moving = [

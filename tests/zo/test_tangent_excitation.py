@@ -735,7 +735,7 @@ def test_of_a_large_state_few_numbers_are_kept():
     assert sum(rows.numel() for rows in kept) < 100 * 24
 
 
-def weights_after(group=None, probes=0):
+def weights_after(group=None):
     """Weights behind five steps in closed loop, and the sizes of the dither."""
     network, box = policy(), plant_box()
     gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, process_group=group)
@@ -763,7 +763,7 @@ def weights_behind_a_wait(group=None):
 
 def in_groups(groups):
     sizes = [size for size in (2, 4) if groups[size] is not None]
-    return {(size, probes): weights_after(groups[size], probes) for size in sizes for probes in (0, 2)} | {
+    return {(size, "usual"): weights_after(groups[size]) for size in sizes} | {
         (size, "wait"): weights_behind_a_wait(groups[size]) for size in sizes
     }
 
@@ -773,11 +773,11 @@ def test_several_processes_add_the_same_dither(tmp_path):
     found = results_by_rank([in_groups], tmp_path)
     behind = weights_behind_a_wait()
     assert 1 <= int(behind[-1]) < 6
-    for probes, alone in ((0, weights_after()), (2, weights_after(probes=2)), ("wait", behind)):
+    for kind, alone in (("usual", weights_after()), ("wait", behind)):
         for rank, of_rank in enumerate(found):
             for size in (2, 4):
                 if rank < size:
-                    assert torch.equal(of_rank[size, probes], alone)
+                    assert torch.equal(of_rank[size, kind], alone)
 
 
 @pytest.mark.slow
@@ -974,13 +974,13 @@ def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("most", [None, 1.04], ids=["rows", "few rows"])
+@pytest.mark.parametrize("early", [5, 1], ids=["rows", "few rows"])
 @pytest.mark.parametrize("heads", [False, True], ids=["a dither", "an early gradient"])
-def test_no_check_is_made_of_a_gradient_that_waits(heads, most):
+def test_no_check_is_made_of_a_gradient_that_waits(heads, early):
     """It would judge what is not used; the first that is used has one instead."""
     network, box = (TwoHeads(1), two_inputs()) if heads else (policy(), plant_box())
-    objective = two_losses(box) if heads else closed_loop(box)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    objective, policies = two_losses(box) if heads else closed_loop(box), zo.TrustPolicy(early=early)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, trust_policy=policies)
     waited = []
     for step in range(9):
         gradient.backward(batch(step))
