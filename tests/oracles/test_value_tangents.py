@@ -24,7 +24,7 @@ from zo.tangents.models.gaussian_process import (
     unlikeliness,
 )
 from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
-from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.grid.reach import measure
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
