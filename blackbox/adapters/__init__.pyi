@@ -1,3 +1,5 @@
+from blackbox.adapters import hosted as hosted
+from blackbox.adapters import um_bridge as um_bridge
 from blackbox.adapters.callable import from_callable as from_callable
 from blackbox.adapters.command import CommandLine as CommandLine
 from blackbox.adapters.fmu import Fmu as Fmu

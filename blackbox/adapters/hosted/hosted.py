@@ -165,6 +165,12 @@ class Hosted(BoxGroup):
         endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
         self.boxes: tuple[BlackBoxFunction, ...] = (*self.exchanges, *endings)
 
+    def check(self, out: str | Path | None = None, *, seed: int = 0) -> int:
+        """Check the program for a person or for CI; see `blackbox.conformance.check_host`."""
+        from blackbox.adapters.hosted.check import command
+
+        return command(self, out, seed=seed)
+
     @property
     def named_boxes(self) -> dict[str, BlackBoxFunction]:
         """The boxes by name: "closure", and "closure_end" for the ends of runs; "closure_2" is a stage."""
