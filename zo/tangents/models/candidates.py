@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blackbox import BlackBoxFunction
-from blackbox.registered import registered
+from blackbox.registered import added, registered
 from zo.errors import ConfigurationError
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
@@ -71,8 +71,16 @@ def candidates(without: Collection[str] = ()) -> list[Candidate]:
         without: the names of those that are left out.
 
     Raises:
-        ConfigurationError: two packages want one name, or what one has added is no candidate.
+        ConfigurationError: nobody has a name that is left out, two packages want one, or what one of them
+            has added is no candidate.
     """
+    names = [*SHIPPED, *added(GROUP, SHIPPED)]
+    unknown = sorted(set(without) - set(names))
+    if unknown:
+        raise ConfigurationError(
+            f"AutoTangent, without: expected names of candidates, of {', '.join(names)}, got "
+            f"{', '.join(unknown)}. Leave them out."
+        )
     known = registered(GROUP, SHIPPED, without)
     for name, candidate in known.items():
         if not isinstance(candidate, Candidate) or candidate.name != name:
