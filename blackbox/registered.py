@@ -14,6 +14,7 @@ import sys
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any
 
 from blackbox.errors import ConfigurationError
@@ -55,6 +56,11 @@ def registered(group: str, shipped: Mapping[str, str], left_out: Collection[str]
         if name not in left_out:
             values[name] = _installed_value(group, name, places)
     return values
+
+
+def is_there(shelf: str) -> bool:
+    """Whether the module of a shelf is there, by its name: it may have been taken out."""
+    return find_spec(shelf) is not None
 
 
 def _on_the_shelf(place: str) -> Any | None:
