@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
 def named_by_stub(
-    package: str, moved: Mapping[str, str] | None = None
+    package: str, moved: Mapping[str, str] | None = None, parts: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], list[str]]:
     """What `__getattr__` and `__all__` of a package are, by the imports of its stub.
 
     Args:
         package: Its name; beside its `__init__.py` lies an `__init__.pyi` of lines
             `from module import name as name`. Its own modules may be among them: they are found, too, and
-            are not in `__all__`.
+            are not in `__all__`, unless they are `parts`.
         moved: Names of earlier versions, with where each is by now, which an error says.
+        parts: The package's own modules that `__all__` names too.
     """
     places = _places(package)
 
@@ -40,7 +41,7 @@ def named_by_stub(
         setattr(sys.modules[package], name, value)
         return value
 
-    return find, sorted(name for name, place in places.items() if place != package)
+    return find, sorted([*parts, *(name for name, place in places.items() if place != package)])
 
 
 def _places(package: str) -> dict[str, str]:

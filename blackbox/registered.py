@@ -102,7 +102,7 @@ def _installed(group: str, _: tuple[object, ...]) -> list[tuple[str, str, str]]:
             f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package",
         )
         for entry in metadata.entry_points(group=group)
-        if entry.dist is None or os.path.realpath(entry.dist.locate_file("")) != left
+        if entry.dist is None or os.path.realpath(str(entry.dist.locate_file(""))) != left
     )
 
 

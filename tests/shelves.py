@@ -49,31 +49,29 @@ def inside(module: str | None, shelf: str) -> bool:
 @cache
 def names_of(shelf: str) -> re.Pattern[str]:
     """What names a shelf in a test: public names, and names of tables in quotes."""
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py*")]
+    files = [file for file in files if not file.is_relative_to(ROOT.joinpath(*shelf.split(".")))]
+    trees = {file: ast.parse(file.read_bytes()) for file in files if file.suffix in (".py", ".pyi")}
     names, quoted = {shelf}, set(WORDS.get(shelf, ()))
-    for package in PACKAGES:
-        for file in (ROOT / package).rglob("*.py*"):
-            if file.suffix not in (".py", ".pyi") or file.is_relative_to(ROOT.joinpath(*shelf.split("."))):
-                continue
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if file.suffix == ".pyi" and isinstance(node, ast.ImportFrom):
-                    found = [part.name for part in node.names if inside(node.module, shelf)]
-                    names |= set(found) | {
-                        f"{node.module}.{part.name}"
-                        for part in node.names
-                        if inside(f"{node.module}.{part.name}", shelf)
-                    }
-                elif file.suffix == ".py" and isinstance(node, ast.Dict):
-                    quoted |= set(_registered(node, shelf))
+    for file, tree in trees.items():
+        for node in tree.body if file.suffix == ".pyi" else ():
+            if isinstance(node, ast.ImportFrom):
+                names |= {part.name for part in node.names if inside(node.module, shelf)}
+    for file, tree in trees.items():
+        for node in ast.walk(tree) if file.suffix == ".py" else ():
+            if isinstance(node, ast.Dict):
+                quoted |= set(_registered(node, shelf, names))
     words = [rf"\b{re.escape(name)}\b" for name in names]
     return re.compile("|".join([*words, *(rf"""["']{re.escape(name)}["']""" for name in quoted)]))
 
 
-def _registered(table: ast.Dict, shelf: str) -> Iterator[str]:
-    """The names in a table whose places `module:Name` are in a shelf."""
+def _registered(table: ast.Dict, shelf: str, names: set[str]) -> Iterator[str]:
+    """The names in a table whose places `module:Name` are in a shelf, or name what a stub has from there."""
     for key, value in zip(table.keys, table.values, strict=True):
         place = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else value
-        if isinstance(key, ast.Constant) and isinstance(place, ast.Constant) and ":" in str(place.value):
-            if inside(str(place.value).partition(":")[0], shelf):
+        if isinstance(key, ast.Constant) and isinstance(place, ast.Constant):
+            module, colon, name = str(place.value).partition(":")
+            if colon and (inside(module, shelf) or name in names):
                 yield str(key.value)
 
 

@@ -8,6 +8,6 @@ around a box), `zo.pruning` (scores and layer ratios) and `zo.errors`.
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.faces import named_by_stub
 
-__getattr__, _names = named_by_stub(__name__)
-# not zo.jax: `from zo import *` would take the name of the package from its users
-__all__ = [*_names, "box_gradient", "errors", "estimators", "evaluators", "pruning", "tangents"]
+# without zo.jax: `from zo import *` would take the name of the package from its users
+_PARTS = "box_gradient", "errors", "estimators", "evaluators", "pruning", "tangents"
+__getattr__, __all__ = named_by_stub(__name__, parts=_PARTS)

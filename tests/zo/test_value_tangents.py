@@ -14,7 +14,7 @@ import zo
 from blackbox import ArraySpec, Cached
 from tests.zo.linearised import answers
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models.grid.output_map import OutputMap
+from zo.tangents.models.maps.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
 LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned

@@ -24,6 +24,7 @@ from blackbox.adapters.hosted.call import Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.client.bb_host import Host
 from blackbox.adapters.hosted.in_thread import InThread, name_of
 from blackbox.adapters.hosted.loop import Loop
+from blackbox.adapters.hosted.parts import HostParts
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
 from blackbox.adapters.hosted.record import HostedRun
@@ -31,7 +32,6 @@ from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.errors import ConfigurationError, DtypeError, InputError
 from blackbox.failures import POLICIES, Policy, noted
 from blackbox.function import BlackBoxFunction
-from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
@@ -42,7 +42,7 @@ PathLike = os.PathLike[str]
 CASE = ArraySpec("case", (), "int64")
 
 
-class Hosted(BoxGroup):
+class Hosted(HostParts):
     """A program, in any language, that runs its own time loop and calls the network inside of it.
 
         host = Hosted(
@@ -106,6 +106,8 @@ class Hosted(BoxGroup):
         DefinitionError: the specs make no sense.
     """
 
+    checked_by = "blackbox.adapters.hosted.check:command"
+
     def __init__(
         self,
         arguments: Sequence[str | PathLike] | Callable[[int, Host], object],
@@ -164,12 +166,6 @@ class Hosted(BoxGroup):
         self.exchanges = [Exchange(self, *kind) for kind in self.form.kinds]
         endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
         self.boxes: tuple[BlackBoxFunction, ...] = (*self.exchanges, *endings)
-
-    def check(self, out: str | Path | None = None, *, seed: int = 0) -> int:
-        """Check the program for a person or for CI; see `blackbox.conformance.check_host`."""
-        from blackbox.adapters.hosted.check import command
-
-        return command(self, out, seed=seed)
 
     @property
     def named_boxes(self) -> dict[str, BlackBoxFunction]:

@@ -11,7 +11,7 @@ import torch
 
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from zo.errors import ConfigurationError
-from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
+from zo.tangents.models.maps.lattice import MOST_CHANNELS, Lattice, space_of
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 # decision 66:

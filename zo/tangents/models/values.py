@@ -15,10 +15,10 @@ from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
 from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
-from zo.tangents.models.grid.lattice import Lattice, space_of
-from zo.tangents.models.grid.output_map import OutputMap
-from zo.tangents.models.grid.spectral_map import SpectralMap
-from zo.tangents.models.grid.waves import MOST_ROWS, Odd, Waves, between_walls
+from zo.tangents.models.maps.lattice import Lattice, space_of
+from zo.tangents.models.maps.output_map import OutputMap
+from zo.tangents.models.maps.spectral_map import SpectralMap
+from zo.tangents.models.maps.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs, sizes, without_copies

@@ -14,9 +14,9 @@ from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.grid.grid_network import GridNetwork
-from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
 from zo.tangents.models.grid.reach import measure
-from zo.tangents.models.grid.spectral_map import SpectralMap
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
+from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import Form

@@ -17,8 +17,8 @@ from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.candidates import CLEARLY, Candidate
 from zo.tangents.models.grid.grid import lattices
-from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.grid.reach import measure
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.structure import MOST_CELLS, Specs
 from zo.tangents.models.values import Form, ValueTangent
