@@ -202,7 +202,7 @@ def main() -> int:
         if check(shelf, arguments.split()) != 0:
             failed.append(shelf)
     print(
-        f"The tests fail without {', '.join(failed)}." if failed else "The tests pass without each of them."
+        f"The tests fail without {', '.join(failed)}." if failed else "The tests pass without each."
     )
     return 1 if failed else 0
 
