@@ -47,11 +47,17 @@ def inside(module: str | None, shelf: str) -> bool:
 
 
 @cache
+def modules() -> dict[Path, ast.Module]:
+    """All modules and stubs of the packages, by their files."""
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py*")]
+    return {file: ast.parse(file.read_bytes()) for file in files if file.suffix in (".py", ".pyi")}
+
+
+@cache
 def names_of(shelf: str) -> re.Pattern[str]:
     """What names a shelf in a test: public names, and names of tables in quotes."""
-    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py*")]
-    files = [file for file in files if not file.is_relative_to(ROOT.joinpath(*shelf.split(".")))]
-    trees = {file: ast.parse(file.read_bytes()) for file in files if file.suffix in (".py", ".pyi")}
+    own = ROOT.joinpath(*shelf.split("."))
+    trees = {file: tree for file, tree in modules().items() if not file.is_relative_to(own)}
     names, quoted = {shelf}, set(WORDS.get(shelf, ()))
     for file, tree in trees.items():
         for node in tree.body if file.suffix == ".pyi" else ():
@@ -201,9 +207,7 @@ def main() -> int:
         print(f"Without {shelf}:", flush=True)
         if check(shelf, arguments.split()) != 0:
             failed.append(shelf)
-    print(
-        f"The tests fail without {', '.join(failed)}." if failed else "The tests pass without each."
-    )
+    print(f"The tests fail without {', '.join(failed)}." if failed else "The tests pass without each.")
     return 1 if failed else 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from blackbox.registered import is_there, registered
@@ -12,6 +14,7 @@ def shelf(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "shelved_here").mkdir()
     (tmp_path / "shelved_here" / "__init__.py").write_text("")
+    monkeypatch.delitem(sys.modules, "shelved_here", raising=False)
     return tmp_path / "shelved_here"
 
 
@@ -28,6 +31,6 @@ def test_what_was_taken_out_is_left_out(shelf):
 
 
 def test_a_shelf_that_misses_something_itself_says_so(shelf):
-    (shelf / "pumps.py").write_text("import no_such_module")
+    (shelf / "hungry.py").write_text("import no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        registered("no.such.group", {"pump": "shelved_here.pumps:Pump"})
+        registered("no.such.group", {"pump": "shelved_here.hungry:Pump"})
