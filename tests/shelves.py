@@ -152,7 +152,7 @@ def _names(item: Any, shelf: str) -> bool:
     function = item.originalname if case is not None else item.name
     functions = functions_with(item.path, shelf)
     if case is None or function not in functions:
-        return function in functions
+        return function in functions or (case is not None and names_of(shelf).search(shown) is not None)
     # of a test with cases those go that show the name; all, where none shows it
     siblings = names_of(shelf).search(shown) is not None
     return siblings or not any(names_of(shelf).search(str(value)) for value in _cases(item))
