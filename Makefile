@@ -18,7 +18,7 @@ WORKERS ?= logical
 # what is skipped is told at the end, with what installs it
 PYTEST = $(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest test-peers wheel-test lint types layers docs docs-quick paper clean \
+.PHONY: help demo test test-all test-lowest test-newest test-peers test-shelves wheel-test lint types layers docs docs-quick paper clean \
   environment environment-dev environment-docs
 .DEFAULT_GOAL := help
 
@@ -29,6 +29,7 @@ help:
 	@echo "make test-lowest, make test-newest PYTHON=python3.14"
 	@echo "               the tests with the lowest and the newest versions that pyproject.toml allows"
 	@echo "make test-peers the tests that need an optional package that is not in dev"
+	@echo "make test-shelves the tests of the core, without each shelf in turn"
 	@echo "make wheel-test the wheel in an empty environment, without the source tree"
 	@echo "make lint      ruff"
 	@echo "make types     pyright"
@@ -95,6 +96,11 @@ test-peers:
 	grep '^torch==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --disable-pip-version-check -c .venv-peers/constraints.txt -e ".[dev,peers]"
 	.venv-peers/bin/python -m pytest -rs -m "slow or not slow" --timeout 1800 $(PEERS)
+
+# each shelf is taken out of a copy in turn, and what is left of the tests is run there: hours on two cores
+test-shelves: export OMP_NUM_THREADS ?= 1
+test-shelves: environment-dev
+	$(BIN)/python -m tests.shelves -- -n $(WORKERS) --dist loadfile
 
 wheel-test:
 	packaging/wheel_test.sh $(PYTHON)

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
-def named_by_stub(package: str) -> tuple[Callable[[str], Any], list[str]]:
+def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[str], Any], list[str]]:
     """What `__getattr__` and `__all__` of a package are, by the imports of its stub.
 
     Args:
         package: Its name; beside its `__init__.py` lies an `__init__.pyi` of lines
             `from module import name as name`. Its own modules may be among them: they are found, too, and
-            are not in `__all__`.
+            are not in `__all__`, unless they are `parts`.
+        parts: The package's own modules that `__all__` names too.
     """
     places = _places(package)
 
@@ -35,7 +36,7 @@ def named_by_stub(package: str) -> tuple[Callable[[str], Any], list[str]]:
         setattr(sys.modules[package], name, value)
         return value
 
-    return find, sorted(name for name, place in places.items() if place != package)
+    return find, sorted([*parts, *(name for name, place in places.items() if place != package)])
 
 
 def _places(package: str) -> dict[str, str]:

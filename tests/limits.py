@@ -44,7 +44,7 @@ WHERE = {
     "own_control_groups": "zo.tangents.replay.memory.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.mesh.graph.ITERATIONS",
-    "grid_class": "zo.tangents.models.automatic.GridTangent",  # of the model that a grid gets unasked
+    "grid_class": "zo.tangents.models.grid.grid.GridTangent",  # of the model that a grid gets unasked
     "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",
     "kernels_run": "zo.evaluators.difference.evaluator.kernels_run_at",
     "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant
@@ -53,7 +53,7 @@ WHERE = {
     "memory_compared": "zo.parameters._words",  # of a tensor
     "patch_cells": "zo.tangents.models.grid.grid.CELLS",  # beyond, models learn on patches
     "patch_edges": "zo.tangents.models.grid.grid.EDGES",  # by the number of axes
-    "reach_samples": "zo.tangents.models.mesh.reach.SAMPLES",
+    "reach_samples": "zo.tangents.models.grid.reach.SAMPLES",
     "row_cells": "zo.tangents.models.values.LARGE",
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",

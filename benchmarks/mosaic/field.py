@@ -136,7 +136,7 @@ def searched(method: str, flow: str, task: Task, seed: int) -> dict[str, Any]:
             rows = len(losses) * calls
         else:
             named = {
-                METHODS[2]: zo.tangents.AutoTangent(this.box, seed, equation=False),
+                METHODS[2]: zo.tangents.AutoTangent(this.box, seed, without=["equation"]),
                 METHODS[3]: zo.EquationTangent(),
             }
             tangent = named.get(method)

@@ -133,7 +133,7 @@ class Search:
             if "dither" in method:
                 boxes["excite"] = 0.01
             if method == NETWORK:
-                boxes["tangent"] = AutoTangent(self.box, seed, equation=False)
+                boxes["tangent"] = AutoTangent(self.box, seed, without=["equation"])
             self.gradient = zo.TangentGradient(self.field, through, **boxes)
         self.losses: list[float] = []
         self.errors: list[float] = []

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,18 +247,3 @@ def _text_after(content: bytes, match: re.Match[bytes]) -> bytes:
     length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(match[1]))
     text = content[match.end() : match.end() + min(length, 4096)]
     return text if b"\0" not in text else b""
-
-
-@contextmanager
-def quiet_export() -> Iterator[None]:
-    """A block that writes such a file, without what torch says of its exporter and of needless packages."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            yield
-    finally:
-        log.setLevel(level)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from blackbox.adapters.hosted import Hosted
 from blackbox.checks import check_count, check_positive
 from blackbox.conformance.calls import process_safety, thread_safety
 from blackbox.conformance.contract import (
@@ -26,7 +25,6 @@ from blackbox.conformance.contract import (
     watched,
     with_all_failures,
 )
-from blackbox.conformance.hosts import check_host
 from blackbox.conformance.layout import layout
 from blackbox.conformance.mu import noise_and_mu
 from blackbox.conformance.noise import quantisation
@@ -287,13 +285,6 @@ def _raised(name: str, cause: BaseException | None) -> Finding:
     return Finding(name, Verdict.FAULT, sentence)
 
 
-def command_of_host(host: Hosted, out: str | Path | None = None, *, seed: int = 0) -> int:
-    """Check a program that calls the network, as `command` does a black box; see `check_host`."""
-    with redirect_stdout(sys.stderr) if out == "-" else nullcontext():
-        report = check_host(host, seed=seed)
-    return _told(report, out, None)
-
-
 def command(
     box: BlackBoxFunction,
     samples: Samples | str | Path | None = None,
@@ -328,10 +319,10 @@ def command(
             report = check_black_box(box, inputs, rows=rows, seconds=seconds, processes=processes, seed=seed)
         except CheckInterrupted as stop:
             report = stop.report
-    return _told(report, out, console)
+    return tell(report, out, console)
 
 
-def _told(report: Report, out: str | Path | None, console: Console | None) -> int:
+def tell(report: Report, out: str | Path | None, console: Console | None) -> int:
     """Print a report, or write it; the exit status."""
     if out == "-":
         print(report.to_json(), end="")

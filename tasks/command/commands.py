@@ -316,8 +316,7 @@ def check(
     The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
     """
     from blackbox import conformance
-    from blackbox.adapters.hosted import Hosted
-    from blackbox.conformance.check import command_of_host
+    from blackbox.group import BoxGroup
 
     if samples is not None and not samples.is_file():
         raise ConfigurationError(
@@ -326,8 +325,8 @@ def check(
         )
     where = None if out is None else str(out)
     box = _box(target, arguments, groups=True)
-    if isinstance(box, Hosted):
-        return command_of_host(box, where, seed=seed)
+    if isinstance(box, BoxGroup):
+        return box.check(where, seed=seed)
     if rows is None:  # two lines in each input
         rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
     return conformance.command(
@@ -360,7 +359,7 @@ def serve(
     mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
 ) -> int:
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
-    from blackbox.adapters import um_bridge
+    from blackbox import adapters
 
     box = _box(target, arguments)
     if derivative == "own":
@@ -369,7 +368,7 @@ def serve(
         from tasks.command.tesseract import solver_of
 
         solver = solver_of(box, derivative, mu)
-    um_bridge.serve(
+    adapters.um_bridge.serve(
         box if name is None else {name: box},
         derivative=solver,
         host=host,
@@ -414,7 +413,7 @@ def host(
     ./ocean case.nml` runs it with a trained network, and `blackbox host RUN --export net.pt` writes that for
     others.
     """
-    from blackbox.adapters.hosted import write_client
+    from blackbox import adapters
     from tasks.command import hosting
 
     if serve:
@@ -425,7 +424,7 @@ def host(
         raise ConfigurationError(
             f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
         )
-    say(write_client(folder))
+    say(adapters.hosted.write_client(folder))
     return 0
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blackbox import ArraySpec
-from blackbox.adapters.hosted import Call, Hosted
-from blackbox.adapters.onnx import quiet_export
+from blackbox import ArraySpec, adapters
+from blackbox.adapters import Call, Hosted
 from blackbox.extras import import_extra
+from blackbox.quiet_export import quiet_export
 from blackbox.terminal import say
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
@@ -33,10 +33,8 @@ def serve(folder: Path, program: Sequence[str], method: str | None, seed: int | 
         ConfigurationError: The run's problem has no `Hosted`, or its network answers not all calls.
         ProblemError: The problem's code is not at hand.
     """
-    from blackbox.adapters.hosted.serve import serve as served
-
     host, networks, name = _trained(folder, method, seed, trust)
-    answered = served(program, host.calls, networks)
+    answered = adapters.hosted.serve_program(program, host.calls, networks)
     say(f"{counted(answered, 'call')} answered by the network of {name}.")
     return 0
 

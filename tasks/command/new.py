@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from string import Template
 
-from blackbox.adapters.hosted import write_client
+from blackbox import adapters
 from blackbox_coupling import PACKAGES
 from tasks.errors import ConfigurationError
 
@@ -72,7 +72,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         with open(path, "x", encoding="utf-8") as stream:
             stream.write(text)
     if kind == "hosted":
-        write_client(folder, ("bb_host.h", "bb_host.c"))
+        adapters.hosted.write_client(folder, ("bb_host.h", "bb_host.c"))
     problem, *_, test = written = [quote(str(path)) for path in files]
     samples = quote(f"{folder / words}_samples.npz")
     built = {f"make -C {quote(str(folder))} -f {words}.mk": "compile the program"} if kind == "hosted" else {}

@@ -11,12 +11,9 @@ A package adds names by entry points; its own modules are imported only when a n
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib import metadata
 
+from blackbox.registered import added
 from tasks.errors import ConfigurationError
 
 # problems that ship: where their classes are, and what they are
@@ -63,44 +60,6 @@ FUNCTIONS = {
         "A model behind a server: um-bridge url=http://localhost:4242.",
     ),
 }
-
-
-def added(group: str, shipped: Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """The names that installed packages add to those that ship, which nobody takes over.
-
-    Args:
-        group: "blackbox.functions" or "blackbox.tasks".
-        shipped: the names of this project.
-
-    Returns:
-        For each name every `module:Class` that some package has for it, and a line that says which.
-    """
-    places: dict[str, dict[str, str]] = {}
-    for name, place, package in _installed(group, tuple(map(_state, sys.path))):
-        if name not in shipped:
-            places.setdefault(name, {})[place] = f"{place}, from {package}"
-    return places
-
-
-@lru_cache(maxsize=8)
-def _installed(group: str, _: tuple[object, ...]) -> list[tuple[str, str, str]]:
-    """Name, place and package of each entry point: read once, and again when a folder of the path changed."""
-    return sorted(
-        (
-            entry.name,
-            entry.value,
-            f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package",
-        )
-        for entry in metadata.entry_points(group=group)
-    )
-
-
-def _state(folder: str) -> object:
-    try:
-        found = os.stat(folder or ".")
-    except OSError:
-        return folder
-    return folder, found.st_ino, found.st_mtime_ns
 
 
 def functions() -> dict[str, str]:

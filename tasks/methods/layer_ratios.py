@@ -12,7 +12,7 @@ from tasks.errors import RunFolderError
 from tasks.folder import atomic, reading, stamp
 from tasks.folder.journal import Journal
 from tasks.training.setup import Setup
-from zo.pruning import LayerRatios
+from zo.estimators.ratios import LayerRatios
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
+from blackbox.registered import is_there
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es
@@ -350,6 +351,14 @@ def _tangents_of_boxes(problem: Problem) -> list[str]:
     return said
 
 
+_STUDENT = Method(
+    "Autograd around a network that learns the box's values.",
+    student,
+    partial(_cost_of_stand, learns=True),
+    needs_box=True,
+    check=_check_outputs,
+    learns_answers=True,
+)
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
@@ -379,14 +388,7 @@ METHODS: dict[str, Method] = {
         needs_box=True,
         check=_check_outputs,
     ),
-    "student": Method(
-        "Autograd around a network that learns the box's values.",
-        student,
-        partial(_cost_of_stand, learns=True),
-        needs_box=True,
-        check=_check_outputs,
-        learns_answers=True,
-    ),
+    **({"student": _STUDENT} if is_there("zo.tangents.models.student") else {}),
     **{
         kind: Method(
             about,

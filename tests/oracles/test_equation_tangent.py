@@ -10,7 +10,7 @@ import torch
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from simulators.spectral import Vorticity
-from zo.tangents.models.grid.equation import EquationTerms, _squares
+from zo.tangents.models.equation.equation import EquationTerms, _squares
 from zo.tangents.record.pairs import CallPairs
 
 POINTS = 12

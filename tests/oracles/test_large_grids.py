@@ -17,11 +17,11 @@ from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, s
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models.grid.grid import cells_of
-from zo.tangents.models.grid.lattice import Lattice
-from zo.tangents.models.grid.spectral_map import SpectralMap
-from zo.tangents.models.grid.waves import Waves
+from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.lessons import listening
-from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.maps.lattice import Lattice
+from zo.tangents.models.maps.spectral_map import SpectralMap
+from zo.tangents.models.maps.waves import Waves
 from zo.tangents.models.passes import FlatAdam
 from zo.tangents.models.rows import RowWindow
 

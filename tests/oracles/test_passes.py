@@ -11,10 +11,10 @@ import zo
 from blackbox import ArraySpec
 from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
 from zo.tangents.models.grid.grid_network import GridNetwork
-from zo.tangents.models.grid.lattice import Lattice
-from zo.tangents.models.grid.output_map import OutputMap
-from zo.tangents.models.grid.spectral_map import SpectralMap
-from zo.tangents.models.grid.waves import Waves
+from zo.tangents.models.maps.lattice import Lattice
+from zo.tangents.models.maps.output_map import OutputMap
+from zo.tangents.models.maps.spectral_map import SpectralMap
+from zo.tangents.models.maps.waves import Waves
 from zo.tangents.models.passes import FlatAdam, Passes
 from zo.tangents.models.values import Form
 

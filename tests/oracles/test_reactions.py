@@ -12,9 +12,8 @@ from blackbox import ArraySpec, BlackBoxFunction, Grid
 from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott, ReactionDiffusion
 from tests.gpu.pretended import PretendedGPU
 from tests.zo.learners import learner
-from zo.tangents.models import automatic
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.grid.equation import EquationTerms, forms
+from zo.tangents.models.equation.equation import EquationTerms, forms
 from zo.tangents.record.pairs import CallPairs
 
 
@@ -25,7 +24,7 @@ def small_networks(monkeypatch):
     def small(**settings):
         return learner(zo.GridTangent, 4, first_steps=5, steps_per_step=2, reach=1, **settings)
 
-    monkeypatch.setattr(automatic, "GridTangent", small)
+    monkeypatch.setattr("zo.tangents.models.grid.grid.GridTangent", small)
 
 
 def rows_of(box, x, y):
@@ -193,7 +192,7 @@ def test_half_precision_and_inference_spoil_nothing():
 
 def test_an_equation_beside_the_others_takes_no_memory_from_them():
     box = Still()
-    tangent, without = AutoTangent(box), AutoTangent(box, equation=False)
+    tangent, without = AutoTangent(box), AutoTangent(box, without=["equation"])
     for each in (tangent, without):
         each.keep_within(24 * 8 * 1000)
         each.see(rows_of(box, *(torch.ones(5000, 1, 24) for _ in range(2))))
@@ -210,7 +209,7 @@ def test_what_is_no_equation_is_learned_as_if_none_was_tried():
         x = torch.randn(8, 1, 24, generator=torch.Generator().manual_seed(number))
         return x, box(x)
 
-    tangent, without = taught(box, 3, start), AutoTangent(box, equation=False)
+    tangent, without = taught(box, 3, start), AutoTangent(box, without=["equation"])
     for number in range(3):
         without.see(rows_of(box, *start(number)))
         without.learn()
@@ -238,4 +237,4 @@ def test_an_equation_is_tried_where_ends_may_meet(periodic, tried):
     box = Still()
     box.inputs = box.outputs = (ArraySpec("state", (1, 24), layout=Grid(periodic=periodic)),)
     assert ("EquationTangent" in repr(AutoTangent(box))) is tried
-    assert "EquationTangent" not in repr(AutoTangent(box, equation=False))
+    assert "EquationTangent" not in repr(AutoTangent(box, without=["equation"]))

@@ -10,7 +10,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.row_boxes import FromTorch
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.models.grid.lattice import space_of
+from zo.tangents.models.maps.lattice import space_of
 from zo.tangents.models.structure import structure_of
 from zo.tangents.models.values import Form
 

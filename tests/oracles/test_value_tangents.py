@@ -24,8 +24,8 @@ from zo.tangents.models.gaussian_process import (
     one_length,
     unlikeliness,
 )
-from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
-from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.grid.reach import measure
+from zo.tangents.models.maps.output_map import RIDGES, SPAN, OutputMap
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 

@@ -14,9 +14,9 @@ from tests.oracles.test_large_grids import smooth
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, true_vjp
 from tests.zo.learners import learner
 from tests.zo.row_boxes import weights
-from zo.tangents.models.grid.lattice import Lattice
-from zo.tangents.models.grid.spectral_map import SpectralMap
-from zo.tangents.models.grid.waves import Waves, between_walls
+from zo.tangents.models.maps.lattice import Lattice
+from zo.tangents.models.maps.spectral_map import SpectralMap
+from zo.tangents.models.maps.waves import Waves, between_walls
 
 BOXES = {  # cells along each axis, and which ends meet
     "room": ((9, 12), (False, False)),

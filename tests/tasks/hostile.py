@@ -159,7 +159,9 @@ class Folder:
         info = self.root / "trapped-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trapped\nVersion: 1.0\n")
-        groups = {"blackbox.functions", "blackbox.tasks"} | set(metadata.entry_points().groups)
+        groups = {"blackbox.functions", "blackbox.tasks", "zo.evaluators", "zo.tangents"} | set(
+            metadata.entry_points().groups
+        )
         entries = (f"[{group}]\ntrapped = trapped:make\n" for group in sorted(groups))
         (info / "entry_points.txt").write_text("\n".join(entries))
         for name in sorted(files):  # what nobody writes, and whose reading never ends

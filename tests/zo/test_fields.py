@@ -9,7 +9,7 @@ from blackbox import ArraySpec
 from zo.tangents.excitation.excitation import _Box
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.size import KNOWN, DitheredRows, NextSize
-from zo.tangents.models.grid.output_map import OutputMap
+from zo.tangents.models.maps.output_map import OutputMap
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent
 

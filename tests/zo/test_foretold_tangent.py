@@ -14,8 +14,9 @@ from blackbox import ArraySpec, BlackBoxFunction, Grid
 from simulators.spectral import Vorticity
 from tests.zo.learners import learner
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.equation.equation_tangent import CANDIDATE
 from zo.tangents.models.foretold import ForetoldTangent
-from zo.tangents.models.structure import may_be_equation
+from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs
 
 POINTS = 12
@@ -138,12 +139,12 @@ def test_a_state_goes_on_to_the_same_bits():
 def test_specs_say_where_an_equation_is_tried(inputs, outputs, may):
     box = Mixed()
     box.inputs, box.outputs = (ArraySpec("state", inputs),), (ArraySpec("state", outputs),)
-    assert may_be_equation(box) is may
+    assert (CANDIDATE.fits(Specs.of(box)) is None) is may
     assert (ForetoldTangent(box).equation is not None) is may
     if may:
         walls = ArraySpec("state", inputs, layout=Grid(periodic=(True, False)))
         box.inputs = box.outputs = (walls,)
-        assert not may_be_equation(box)
+        assert CANDIDATE.fits(Specs.of(box)) is not None
 
 
 def test_an_equation_without_a_finite_flow_is_out():

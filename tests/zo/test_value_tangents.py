@@ -15,8 +15,7 @@ from blackbox import ArraySpec, Cached
 from tests.zo.learners import learner
 from tests.zo.linearised import answers
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models import automatic
-from zo.tangents.models.grid.output_map import OutputMap
+from zo.tangents.models.maps.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
 LOSES = zo.tangents.TrustPolicy(lost=1e-9, regained=1e-9, check_every=None, average=2)
@@ -68,11 +67,11 @@ def small(monkeypatch):
     """What is chosen from, made to learn little, for tests of what follows what."""
     quick = {"first_steps": 4, "steps_per_step": 1, "batch": 8}
     for name, made in (
-        ("GridTangent", partial(learner, zo.GridTangent, 4, periodic=True, reach=1, **quick)),
-        ("MLPTangent", partial(learner, zo.MLPTangent, 8, **quick)),
-        ("StencilTangent", partial(zo.StencilTangent, 2, periodic=True, reach=1, ridge=1e-9)),
+        ("grid.grid.GridTangent", partial(learner, zo.GridTangent, 4, periodic=True, reach=1, **quick)),
+        ("mlp.MLPTangent", partial(learner, zo.MLPTangent, 8, **quick)),
+        ("grid.stencil.StencilTangent", partial(zo.StencilTangent, 2, periodic=True, reach=1, ridge=1e-9)),
     ):
-        monkeypatch.setattr(automatic, name, made)
+        monkeypatch.setattr(f"zo.tangents.models.{name}", made)
 
 
 # The choice

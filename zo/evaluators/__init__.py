@@ -4,25 +4,6 @@
 changes of the losses. It is checked against `Loop` before it is used, and again at steps 1, 10, 100, ...
 """
 
-from zo.evaluators.difference.changes import Moved
-from zo.evaluators.difference.evaluator import Difference
-from zo.evaluators.difference.registry import difference_rule
-from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
-from zo.perturbation import Coordinates, Directions, Perturbation
+from blackbox.faces import named_by_stub
 
-__all__ = [
-    "Changes",
-    "Coordinates",
-    "Difference",
-    "Directions",
-    "Evaluator",
-    "Loop",
-    "Moved",
-    "Perturbation",
-    "Stacked",
-    "Step",
-    "Unservable",
-    "difference_rule",
-]
+__getattr__, __all__ = named_by_stub(__name__)

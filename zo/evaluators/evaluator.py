@@ -83,10 +83,21 @@ class Evaluator(ABC):
     Attributes:
         agreement: How far a change may be off that of `loop`, as a fraction of the change.
         sentinels: How many queries of its own it adds to each chunk.
+        needs_batch: Whether a closure without a batch cannot be evaluated; where it finds itself wrong
+            `stacked` takes over before `loop` does.
+        most_on_gpu: The most queries of a chunk on a GPU, for one whose queries start at their own layer, and
+            which finds room itself; None for one that runs the whole network for each.
     """
 
     agreement: ClassVar[float] = 2e-3
     sentinels: ClassVar[int] = 0
+    needs_batch: ClassVar[bool] = False
+    most_on_gpu: ClassVar[int | None] = None
+
+    @classmethod
+    def by_default(cls, objective: Objective) -> bool:
+        """Whether "auto" takes it first for such an objective."""
+        return False
 
     @abstractmethod
     def begin(self, step: Step, base: Tensor) -> Changes:

@@ -44,6 +44,7 @@ class Stacked(Evaluator):
     """
 
     sentinels: ClassVar[int] = 1
+    needs_batch: ClassVar[bool] = True
 
     def begin(self, step: Step, base: Tensor) -> Changes:
         """Keep what each chunk must leave as it was; see `Evaluator.begin`."""

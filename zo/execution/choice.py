@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from blackbox.notices import warn
+from blackbox.registered import registered
 from zo.errors import ConfigurationError, EvaluatorWarning
-from zo.evaluators.difference.evaluator import MOST_ON_GPU, Difference
 from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
@@ -20,6 +20,12 @@ from zo.execution.check import Remember, fault_of, truth_of
 from zo.objective import Closed, Objective, OutputLoss
 from zo.perturbation import Perturbation, Perturbations
 
+# Where the evaluators that ship are; packages add more by entry points of the group `zo.evaluators`.
+SHIPPED = {
+    "loop": "zo.evaluators.loop:Loop",
+    "stacked": "zo.evaluators.stacked:Stacked",
+    "difference": "zo.evaluators.difference.evaluator:Difference",  # a shelf
+}
 MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
 LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
@@ -41,25 +47,27 @@ def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator
     Raises:
         ConfigurationError: No such name; or a stack for a closure, which has no batch to repeat.
     """
-    if chosen == "loop" or isinstance(chosen, Loop) or (chosen == "auto" and isinstance(objective, Closed)):
-        return (Loop(),)
-    if isinstance(objective, Closed) and (
-        chosen in ("stacked", "difference") or isinstance(chosen, Stacked | Difference)
-    ):
+    by_name: Mapping[str, type[Evaluator]] = registered("zo.evaluators", SHIPPED)
+    closed = isinstance(objective, Closed)
+    if chosen == "auto":
+        first = () if closed else (kind for kind in by_name.values() if kind.by_default(objective))
+        evaluator = next(iter(first), Loop if closed else Stacked)()
+    elif isinstance(chosen, Evaluator):
+        evaluator = chosen
+    elif isinstance(chosen, str) and chosen in by_name:
+        evaluator = by_name[chosen]()
+    else:
+        raise ConfigurationError(
+            f"LossGradient, evaluator: expected 'auto', {', '.join(map(repr, by_name))} or an Evaluator, got "
+            f"{chosen!r}."
+        )
+    if closed and evaluator.needs_batch:
         raise ConfigurationError(
             f"LossGradient, evaluator: expected 'loop' for a closure without arguments, got {chosen!r}, "
             "which needs a batch to repeat. Make it an objective(network, batch)."
         )
-    if isinstance(chosen, Evaluator):
-        return (chosen, Stacked(), Loop()) if isinstance(chosen, Difference) else (chosen, Loop())
-    if chosen == "difference" or (chosen == "auto" and isinstance(objective, OutputLoss)):
-        return (Difference(), Stacked(), Loop())
-    if chosen in ("auto", "stacked"):
-        return (Stacked(), Loop())
-    raise ConfigurationError(
-        "LossGradient, evaluator: expected 'auto', 'loop', 'stacked', 'difference' or an Evaluator, got "
-        f"{chosen!r}."
-    )
+    behind = (Stacked(),) if evaluator.needs_batch and not isinstance(evaluator, Stacked) else ()
+    return (Loop(),) if isinstance(evaluator, Loop) else (evaluator, *behind, Loop())
 
 
 @dataclass(frozen=True)
@@ -228,16 +236,16 @@ def chunk_size(
 
     Returns:
         Queries of a chunk, and how many of them may run on rows of their own at once, None for all: on a GPU
-        `Difference`, which finds room for its passes itself, wants longer chunks than a stack has room for.
+        one that finds room itself wants longer chunks than a stack has room for.
     """
     last = plan.chunk(plan.queries - 1, plan.queries)  # of the kind that takes most
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
     per_query = max(evaluator.bytes_per_query(base.step, last, base.peak) for evaluator in able)
     device = base.step.parameters.tensors[0].device
     most = stack = queries_within(memory, per_query, device)
-    if isinstance(able[0], Difference):
+    if able[0].most_on_gpu is not None:
         if device.type != "cpu":
-            most = MOST_ON_GPU
+            most = able[0].most_on_gpu
         most = min(most, max(SMALLEST, -(-plan.queries // MANY)))
     chunks = -(-plan.queries // most)
     chunks += chunks % 2

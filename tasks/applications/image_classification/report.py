@@ -18,7 +18,7 @@ from tasks.methods import layer_ratios
 from tasks.report import pictures
 from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph
-from zo.pruning import LayerRatios
+from zo.estimators.ratios import LayerRatios
 
 SHOWN = 4  # confusions side by side
 

@@ -15,7 +15,7 @@ from tasks.folder.journal import Journal
 from tasks.methods import layer_ratios
 from tasks.training.setup import Setup
 from tasks.workers import group
-from zo.pruning import LayerRatios
+from zo.estimators.ratios import LayerRatios
 
 # Of each layer stays, whatever its rank, this part of what an even spread would leave it. One percent of each
 # layer would leave nothing to distribute at sparsity 0.99.

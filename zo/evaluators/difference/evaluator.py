@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.tape import Tape, tape_of
 from zo.evaluators.difference.tape_mode import NotReadable
 from zo.evaluators.evaluator import Changes, Evaluator, Step
-from zo.objective import comparable, losses
+from zo.objective import Objective, OutputLoss, comparable, losses
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 # Of the widest activation behind a weight, in bytes, on a CPU; measured by `benchmarks.query_speed`.
@@ -78,6 +79,13 @@ class Difference(Evaluator):
     memory: int | None = None
     graphs: bool = False
     fused: bool = False
+    needs_batch: ClassVar[bool] = True
+    most_on_gpu: ClassVar[int | None] = MOST_ON_GPU
+
+    @classmethod
+    def by_default(cls, objective: Objective) -> bool:
+        """Whether "auto" takes it first: for a known loss of the network's output."""
+        return isinstance(objective, OutputLoss)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

@@ -1,9 +1,9 @@
-"""`AutoTangent`: a model chosen by what the box looks like, and another kind where that one fails."""
+"""`AutoTangent`: the contest of the candidates that fit a box, and another one where the winner fails."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,89 +11,75 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
-from zo.errors import TangentError, TangentWarning
-from zo.tangents.models.grid.equation_tangent import HOPELESS, EquationTangent
-from zo.tangents.models.grid.grid import GridTangent
-from zo.tangents.models.grid.lattice import space_of
-from zo.tangents.models.grid.stencil import StencilTangent
-from zo.tangents.models.kernel import KernelTangent
-from zo.tangents.models.mesh.graph import GraphTangent
-from zo.tangents.models.mesh.mesh import MeshTangent
-from zo.tangents.models.mlp import MLPTangent
+from zo.errors import ConfigurationError, TangentError, TangentWarning
+from zo.tangents.models.candidates import BETTER, candidates
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.models.structure import MOST_CELLS, may_be_equation, structure_of
-from zo.tangents.models.values import Specs, ValueTangent
-from zo.tangents.record.pairs import CallPairs, reciprocal, sizes, without_copies
+from zo.tangents.models.structure import Specs
+from zo.tangents.models.values import ValueTangent
+from zo.tangents.record.pairs import CallPairs, reciprocal, without_copies
 from zo.tangents.tangent import Linearised, Tangent
 
-MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
-LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
-CONTEST = 25  # steps in which two kinds learn side by side; decision 32
-CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken; decision 32
-BETTER = 1.0  # the same of an equation, decision 145, and of what learns beside one not trusted, decision 73
+CONTEST = 25  # steps in which candidates learn side by side; decision 32
 FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better; decision 32
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
+OF_LIGHT = 16  # a light candidate has this part of the bytes
 
 
 class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
+    All `Candidate`s that fit the box's specs learn side by side for 25 steps; the first is used, unless
+    another predicted new rows better, by as much as that one must; the last one stays. Other packages may
+    register more (`zo.tangents.Candidate`). Of those that ship, a box gets these:
+
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
     grid, or `(*space)` beside such arrays or others of the same shape, or vectors of n cells and of n + 1
-    faces: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side, and where the box moves a
-    state on, on a grid of at most 4,096 cells whose ends may meet, an `EquationTangent`, which is out when it
-    leaves more than .3 of the calls' change. The network is used, unless the stencil predicted new rows with
-    less than half of its error, or the equation with less than what is used then; the last one stays: where
-    both predict about as well the network's derivative is better than the stencil's, and the equation's is
-    better than both. All else: `KernelTangent` where a row has at most 32 numbers of
-    inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before its shape: a grid, whose
-    ends meet where it says so; a mesh, for which it is `MeshTangent` where there are cells and coordinates
-    and `GraphTangent` where there are edges alone; or neither. The repr says which of these the box was
-    taken for, and why. Where trust is lost it learns longer, if it learns in steps. If trust is lost again,
-    and the box is not on a grid, a perceptron learns beside it for 25 steps, beginning with the rows that are
-    there, and takes over if it predicts new rows better.
+    faces: a `GridTangent` and a `StencilTangent`, and where the box moves a state on, on a grid of at most
+    4,096 cells whose ends may meet, an `EquationTangent`, which is out when it leaves more than .3 of the
+    calls' change. The network is used, unless the stencil predicted new rows with less than half of its
+    error, or the equation with less than what is used then: where both predict about as well the network's
+    derivative is better than the stencil's, and the equation's is better than both. All else:
+    `KernelTangent` where a row has at most 32 numbers of inputs and 5,000 of outputs, or else `MLPTangent`.
+    A spec's layout goes before its shape: a grid, whose ends meet where it says so; a mesh, for which it is
+    `MeshTangent` where there are cells and coordinates and `GraphTangent` where there are edges alone; or
+    neither. The repr says which of these the box was taken for, and why.
+
+    Where trust is lost it learns longer, if it learns in steps. If trust is lost again, a candidate in
+    reserve, which is a perceptron where the box is not on a grid, or one that lost, learns beside it for 25
+    steps, beginning with the rows that are there, and takes over if it predicts new rows better.
 
     Args:
         box: the box, whose specs decide.
         seed: the seed of all that is drawn.
-        equation: whether an `EquationTangent` may be tried.
+        without: names of candidates that are not tried, such as "equation".
 
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
         kind: the one in use.
         taken_for: what the box was taken for, and why, in words.
+        unfit: why each of the other candidates is not tried, by its name.
     """
 
-    def __init__(self, box: BlackBoxFunction, seed: int = 0, *, equation: bool = True) -> None:
-        self._specs = Specs(tuple(box.inputs), tuple(box.outputs))
-        outputs = [spec for spec in box.outputs if spec.learned]
-        inputs = [spec for spec in box.inputs if spec.differentiable]
-        self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
-        structure = structure_of(inputs, outputs)
-        kind, periodic, self.taken_for = structure.kind, structure.periodic, structure.why
-        numbers = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
-        if kind == "table" and numbers <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
-            self._makers = {"kernel": KernelTangent} | self._makers
-        if kind == "grid":
-            grids: dict[str, Callable[[], ValueTangent]] = {
-                "grid": lambda: GridTangent(periodic=periodic, seed=seed)
-            }
-            if math.prod(space_of(outputs, inputs) or ()) <= MOST_CELLS:
-                grids["stencil"] = lambda: StencilTangent(periodic=periodic)
-            if equation and may_be_equation(box):
-                grids["equation"] = EquationTangent
-            self._makers = grids
-        if kind == "mesh":
-            self._makers = {"mesh": MeshTangent} | self._makers
-        if kind == "graph":
-            self._makers = {"graph": GraphTangent} | self._makers
-        first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
-        self._others = [kind for kind in self._makers if kind not in first]
+    def __init__(self, box: BlackBoxFunction, seed: int = 0, *, without: Collection[str] = ()) -> None:
+        self._specs = Specs.of(box)
+        self.taken_for = self._specs.structure.why
+        tried = [(candidate, candidate.fits(self._specs)) for candidate in candidates(without)]
+        fits = {candidate.name: candidate for candidate, reason in tried if reason is None}
+        self.unfit = {candidate.name: reason for candidate, reason in tried if reason is not None}
+        if not fits:
+            raise ConfigurationError(
+                f"AutoTangent: expected a candidate that fits the box, got none: {self.unfit}. Leave out "
+                "fewer (without), or name a tangent."
+            )
+        self._candidates = fits
+        self._make: Callable[[str], ValueTangent] = lambda name: fits[name].make(box, seed)
+        first = [name for name, candidate in fits.items() if not candidate.reserve] or list(fits)[:1]
+        self._others = [name for name in fits if name not in first]
         self._steps = 0
-        self._contest = (CONTEST, CLEARLY)  # its last step, and by how much the second must be better
+        self._contest = CONTEST, True  # its last step, and whether it is the first one
         self._most_bytes = MOST_BYTES  # of all models together
-        self._errors = {kind: 0.0 for kind in first}  # of what was predicted, the last steps counting most
+        self._errors = dict.fromkeys(first, 0.0)  # of what was predicted, the last steps counting most
         self.models = self._made(first)
         self.kind = first[0]
 
@@ -158,14 +144,14 @@ class AutoTangent(Tangent):
         self._all_learn(lambda model: model.fit(seen, seen_answers, steps, self._specs))
         self._refuse_hopeless()
         if contest and len(self.models) > 1:
-            self.see(self._as_call([t[held_out] for t in arrays], [t[held_out] for t in answers]))
+            self.see(_as_call(self._specs, *([t[held_out] for t in both] for both in (arrays, answers))))
             self.kind = self._better()
             self._settle()
 
     def keep_within(self, most_bytes: int) -> None:
         """Have the models that learn side by side share so many bytes, those too that take over."""
         self._most_bytes = most_bytes
-        _share(self.models, most_bytes)
+        self._share(self.models)
 
     def improve(self) -> str | None:
         """Learn longer; or another kind learns beside it, as long as there is one."""
@@ -185,7 +171,7 @@ class AutoTangent(Tangent):
         self.models = {self.kind: current, **self._made([kind])}
         self.keep_within(self._most_bytes)
         self._errors = dict.fromkeys(self.models, 0.0)
-        self._contest = (self._steps + CONTEST, BETTER)
+        self._contest = self._steps + CONTEST, False
         other = self.models[kind]
         if rows is not None:
             form, columns = rows
@@ -224,22 +210,29 @@ class AutoTangent(Tangent):
         """Go on where `state_dict` was taken."""
         self.kind, self._others, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
-        ends, by = state["contest"]
-        self._contest = (ends, by)
+        ends, is_first = state["contest"]
+        self._contest = ends, is_first
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
 
     def _made(self, kinds: Sequence[str]) -> dict[str, ValueTangent]:
         """New models, which share what may be taken for rows."""
-        models = {kind: self._makers[kind]() for kind in kinds}
-        _share(models, self._most_bytes)
+        models = {kind: self._make(kind) for kind in kinds}
+        self._share(models)
         return models
+
+    def _share(self, models: Mapping[str, ValueTangent]) -> None:
+        """Have models share what may be taken for rows; a light one beside others takes a sixteenth."""
+        light = [kind for kind in models if self._candidates[kind].light and len(models) > 1]
+        for kind, model in models.items():
+            others = OF_LIGHT if kind in light else max(1, len(models) - len(light))
+            model.keep_within(self._most_bytes // others)
 
     def _all_learn(self, learn: Callable[[ValueTangent], None]) -> None:
         """All kinds learn; one whose learning fails is out, and where none is left the next kind begins."""
         for kind, model in list(self.models.items()):
-            self._lend()
+            self._candidates[kind].borrow(model, self.models)
             try:
                 learn(model)
             except TangentError as error:
@@ -251,72 +244,56 @@ class AutoTangent(Tangent):
                     raise
                 warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning)
 
-    def _lend(self) -> None:
-        """Give the stencil the reach that the network measured: measuring it takes as long as a fit."""
-        network: Any = self.models.get("grid")
-        stencil: Any = self.models.get("stencil")
-        if network is not None and stencil is not None and network.measured:
-            stencil.reach, stencil.periodic = network.measured["reach"], network.measured["periodic"]
-
     def _refuse_hopeless(self) -> None:
-        """Whatever the box is, an equation that leaves much of the rows it was fitted to is another one."""
-        equation: Any = self.models.get("equation")
-        if equation is None or len(self.models) == 1 or equation.measured.get("error", 0.0) <= HOPELESS:
-            return
-        del self.models["equation"]
-        self.kind = self._better()
+        """Whatever the others are like, a candidate that says that it is hopeless is out."""
+        for kind, model in list(self.models.items()):
+            if len(self.models) > 1 and self._candidates[kind].hopeless(model):
+                del self.models[kind]
+                self.kind = self._better()
 
     def _better(self) -> str:
         """The first kind, or a later one where it is better by as much as it must be."""
         best, *later = self.models
         for kind in later:
-            least = BETTER if kind == "equation" else self._contest[1]
+            least = self._candidates[kind].better if self._contest[1] else BETTER
             if least * self._errors[kind] < self._errors[best]:
                 best = kind
         return best
-
-    def _as_call(self, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
-        """Answers as a call of the box shows them, each output in units of its spread."""
-        inputs = tuple(spec for spec in self._specs.inputs if spec.differentiable)
-        outputs = tuple(spec for spec in self._specs.outputs if spec.learned)
-        specs = self._specs.inputs
-        flat = [t.reshape(len(t), -1) for t in arrays]
-        z = torch.cat([t for t, spec in zip(flat, specs, strict=True) if spec.differentiable], 1)
-        y = torch.cat([t.reshape(len(t), -1) for t in answers], 1)
-        alive = torch.cat([y, *flat], 1).isfinite().all(1)
-        return CallPairs(
-            inputs,
-            outputs,
-            z,
-            y.nan_to_num(0, 0, 0),
-            alive,
-            tuple(
-                None if spec.differentiable else t
-                for t, spec in zip(arrays, specs, strict=True)
-                if spec.modelled
-            ),
-            response_scale=y[alive].std(0),
-        )
 
     def _settle(self) -> None:
         """End a contest; who lost the first one may have another, beside one that is not trusted."""
         if len(self.models) == 1:
             return
-        if self._contest[1] == CLEARLY:
-            lost = [kind for kind in self.models if kind not in (self.kind, "equation")]
+        if self._contest[1]:
+            lost = [kind for kind in self.models if kind != self.kind and not self._candidates[kind].light]
             self._others = lost + self._others
         self.models = {self.kind: self.model}
         self.keep_within(self._most_bytes)
 
     def __repr__(self) -> str:
         """All kinds, in the order in which they are tried, and what the box was taken for."""
-        kinds = ", ".join(repr(make()) for make in self._makers.values())
+        kinds = ", ".join(repr(self._make(kind)) for kind in self._candidates)
         return f"AutoTangent({kinds}; {self.taken_for})"
 
 
-def _share(models: Mapping[str, ValueTangent], most_bytes: int) -> None:
-    """Have models share so many bytes; an equation, which keeps few rows, takes a sixteenth beside them."""
-    others = max(1, sum(kind != "equation" for kind in models))
-    for kind, model in models.items():
-        alone = kind == "equation" and len(models) > 1
-        model.keep_within(most_bytes // 16 if alone else most_bytes // others)
+def _as_call(specs: Specs, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
+    """Answers as a call of the box shows them, each output in units of its spread."""
+    inputs = tuple(spec for spec in specs.inputs if spec.differentiable)
+    outputs = tuple(spec for spec in specs.outputs if spec.learned)
+    flat = [t.reshape(len(t), -1) for t in arrays]
+    z = torch.cat([t for t, spec in zip(flat, specs.inputs, strict=True) if spec.differentiable], 1)
+    y = torch.cat([t.reshape(len(t), -1) for t in answers], 1)
+    alive = torch.cat([y, *flat], 1).isfinite().all(1)
+    return CallPairs(
+        inputs,
+        outputs,
+        z,
+        y.nan_to_num(0, 0, 0),
+        alive,
+        tuple(
+            None if spec.differentiable else t
+            for t, spec in zip(arrays, specs.inputs, strict=True)
+            if spec.modelled
+        ),
+        response_scale=y[alive].std(0),
+    )

@@ -1,4 +1,4 @@
-"""`ForetoldTangent`: of the usual model and an equation, the one that foretold the last moves of a search."""
+"""`ForetoldTangent`: of the usual model and a light one, that which foretold the last moves of a search."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from zo.errors import TangentError
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.grid.equation_tangent import EquationTangent
-from zo.tangents.models.structure import may_be_equation
+from zo.tangents.models.candidates import candidates
+from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
@@ -27,8 +27,9 @@ WORST = 1e12  # a square of an error that is not finite counts as this
 
 
 class ForetoldTangent(Tangent):
-    """J(z) is that of `AutoTangent`, or of an `EquationTangent` where that foretells changes better.
+    """J(z) is that of `AutoTangent`, or of a light candidate, where that foretells changes better.
 
+    The light candidate that ships is `EquationTangent`, so that it is called the equation here.
     For one batch whose inputs move from evaluation to evaluation, as in `fit_field`. Both learn from all
     rows. Before new rows are shown, each says what the same calls answer now, y_k + M(x) - M(x_k), from what
     was recorded last: just what a search relied on. The equation is used where it missed less, and less than
@@ -49,9 +50,13 @@ class ForetoldTangent(Tangent):
     """
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
-        self._new_usual = lambda: AutoTangent(box, seed, equation=False)  # a copy has the same box
+        specs = Specs.of(box)
+        light = next((c for c in candidates() if c.light and c.fits(specs) is None), None)
+        names = () if light is None else (light.name,)
+        self._new_usual = lambda: AutoTangent(box, seed, without=names)  # a copy has the same box
+        self._new_equation = lambda: None if light is None else light.make(box, seed)
         self.usual = self._new_usual()
-        self.equation = EquationTangent() if may_be_equation(box) else None
+        self.equation = self._new_equation()
         self.errors: tuple[float, ...] = ()
         # of the usual model's errors and the equation's, over those of the changes; empty before
         self._squares: list[float] = []
@@ -153,7 +158,8 @@ class ForetoldTangent(Tangent):
         alive, unit = held_out.alive.nonzero(as_tuple=True), reciprocal(held_out.response_scale)
         change = (held_out.y - Form(rows.inputs, rows.outputs, ()).followed(held_out.z))[alive]
         squares = []
-        for tangent in (self._new_usual(), EquationTangent()):
+        for tangent in (self._new_usual(), self._new_equation()):
+            assert tangent is not None
             tangent.see(shown)
             try:
                 tangent.learn()
@@ -200,7 +206,8 @@ class ForetoldTangent(Tangent):
         self._drop()
         self.usual.load_state_dict(state["usual"])
         if state["equation"] is not None:
-            self.equation = EquationTangent()
+            self.equation = self._new_equation()
+            assert self.equation is not None
             self.equation.load_state_dict(state["equation"])
         self.errors, self._squares = tuple(state["errors"]), list(state["squares"])
         self._chosen, self._known, self._begun = state["chosen"]

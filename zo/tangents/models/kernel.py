@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
+from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.gaussian_process import (
     ROWS,
     Choice,
@@ -20,8 +21,9 @@ from zo.tangents.models.gaussian_process import (
     one_length,
 )
 from zo.tangents.models.rows import spread_places
+from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import Form, ValueTangent
-from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Linearised
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
@@ -30,6 +32,8 @@ OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean sq
 APART = 0.05  # of an input's variance: with less that others do not explain, one length; decision 148
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
+MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
+LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
 NEWER = 20  # it is fitted again where one row in so many is new; decision 77
 
 
@@ -219,3 +223,18 @@ def _once(x: Tensor) -> Tensor:
     _, kinds = torch.unique(x, dim=0, return_inverse=True)
     first = torch.full_like(kinds, len(x)).scatter_reduce(0, kinds, torch.arange(len(x)).to(kinds), "amin")
     return first[first < len(x)].sort().values
+
+
+def _does_not_fit(specs: Specs) -> str | None:
+    """Why a box gets no kernel by default: many inputs need many rows, many outputs much time."""
+    numbers = sum(sizes(tuple(spec for spec in specs.inputs if spec.modelled)))
+    outputs = sum(sizes(tuple(spec for spec in specs.outputs if spec.learned)))
+    if specs.structure.kind == "table" and numbers <= MOST_NUMBERS and outputs <= LARGEST:
+        return None
+    return (
+        f"a kernel wants a table of at most {MOST_NUMBERS} numbers of inputs and {LARGEST:,} of outputs, not "
+        f"a {specs.structure.kind} of {numbers} and {outputs:,}"
+    )
+
+
+CANDIDATE = Candidate("kernel", _does_not_fit, lambda box, seed: KernelTangent())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blackbox.checks import check_count
+from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
 from zo.tangents.models.values import Form
@@ -115,3 +116,11 @@ class _Perceptron(Passes):
 
 def _size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
+
+
+CANDIDATE = Candidate(
+    "mlp",
+    lambda specs: "a perceptron has no cells" if specs.structure.kind == "grid" else None,
+    lambda box, seed: MLPTangent(seed=seed),
+    reserve=True,
+)

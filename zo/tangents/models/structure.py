@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from zo.errors import ConfigurationError
-from zo.tangents.models.grid.equation_tangent import refuse_no_state
-from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
-from zo.tangents.models.values import Form
+from zo.tangents.models.maps.lattice import MOST_CHANNELS, Lattice, space_of
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 # decision 66:
@@ -32,6 +31,36 @@ class Structure:
     kind: str
     why: str
     periodic: bool | tuple[bool, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Specs:
+    """What a box takes and gives, all of it, without the box.
+
+    Attributes:
+        inputs: The specs of all inputs.
+        outputs: The specs of all outputs.
+    """
+
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+
+    @classmethod
+    def of(cls, box: BlackBoxFunction) -> Specs:
+        """Those of a box."""
+        return cls(tuple(box.inputs), tuple(box.outputs))
+
+    @cached_property
+    def structure(self) -> Structure:
+        """What the box is taken for."""
+        inputs = [spec for spec in self.inputs if spec.differentiable]
+        return structure_of(inputs, [spec for spec in self.outputs if spec.learned])
+
+    @property
+    def cells(self) -> int:
+        """How many cells the grid of the learned arrays has."""
+        inputs = [spec for spec in self.inputs if spec.differentiable]
+        return math.prod(space_of([spec for spec in self.outputs if spec.learned], inputs) or ())
 
 
 def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Structure:
@@ -97,21 +126,6 @@ def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
                 "what comes in, np.moveaxis(result, -1, 1) of what goes out. Or say which axes are space by "
                 "an entry for each, such as Grid(periodic=(False, False))."
             )
-
-
-def may_be_equation(box: BlackBoxFunction) -> bool:
-    """Whether specs do not forbid that a box moves a state on, on a periodic grid that is not too large."""
-    inputs, outputs = ([s for s in specs if s.learned] for specs in (box.inputs, box.outputs))
-    structure = structure_of(inputs, outputs)
-    ends = structure.periodic if isinstance(structure.periodic, tuple) else (structure.periodic,)
-    space = space_of(outputs, inputs)
-    if structure.kind != "grid" or False in ends or math.prod(space or ()) > MOST_CELLS:
-        return False
-    try:
-        refuse_no_state(Form(tuple(inputs), tuple(outputs), ()))
-    except ConfigurationError:
-        return False
-    return True
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

@@ -15,27 +15,14 @@ from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
 from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
-from zo.tangents.models.grid.lattice import Lattice, space_of
-from zo.tangents.models.grid.output_map import OutputMap
-from zo.tangents.models.grid.spectral_map import SpectralMap
-from zo.tangents.models.grid.waves import MOST_ROWS, Odd, Waves, between_walls
+from zo.tangents.models.maps.lattice import Lattice, space_of
+from zo.tangents.models.maps.output_map import OutputMap
+from zo.tangents.models.maps.spectral_map import SpectralMap
+from zo.tangents.models.maps.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.models.rows import Moments, RowWindow
+from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs, sizes, without_copies
 from zo.tangents.tangent import Linearised, Tangent, Unknown, sources
-
-
-@dataclass(frozen=True)
-class Specs:
-    """What a box takes and gives, all of it, without the box.
-
-    Attributes:
-        inputs: the specs of all inputs.
-        outputs: the specs of all outputs.
-    """
-
-    inputs: tuple[ArraySpec, ...]
-    outputs: tuple[ArraySpec, ...]
-
 
 MAP_ROWS = 1500  # of the window that an output map is fitted to,
 MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256, for 1 GiB in a fit

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from blackbox.adapters.onnx import quiet_export
 from blackbox.extras import import_extra
+from blackbox.quiet_export import quiet_export
 from tasks.errors import ProblemError
 from tasks.folder import atomic
 

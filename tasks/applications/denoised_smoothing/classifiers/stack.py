@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import zo
-from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
-from blackbox.adapters import OnnxModel, TorchModule
+from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper, adapters
+from blackbox.adapters import TorchModule
 from tasks.applications.denoised_smoothing import data
 from tasks.applications.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
 from tasks.applications.denoised_smoothing.classifiers import shapes_box
@@ -123,7 +123,7 @@ def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
     if config.box in SHIPPED:
         return embedded(config.box, *data.digits_of_the_box())
     if config.box.endswith(".onnx"):
-        return OnnxModel(config.box, threads=config.threads)
+        return adapters.OnnxModel(config.box, threads=config.threads)
     return code.make(config, "box")
 
 

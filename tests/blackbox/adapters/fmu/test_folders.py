@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from blackbox.adapters.fmu_instance import new_folder
+from blackbox.adapters.fmu.instance import new_folder
 
 
 @pytest.mark.slow
 def test_folders_of_processes_that_were_killed_are_removed_and_no_others(tmp_path, monkeypatch):
     script = (
-        "import os, signal, sys; from blackbox.adapters.fmu_instance import new_folder; made = new_folder(); "
+        "import os, signal, sys; from blackbox.adapters.fmu.instance import new_folder; made = new_folder(); "
         "print(made[0], flush=True); sys.stdin.read(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from zo.tangents.models.grid.lattice import padded
+from zo.tangents.models.maps.lattice import padded
 
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 BY_KERNEL = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
+from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.grid.grid_network import GridNetwork
-from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
-from zo.tangents.models.grid.spectral_map import SpectralMap
-from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.grid.reach import measure
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
+from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.network import Learning, NetworkTangent
+from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
@@ -227,3 +230,16 @@ def _every(inside: Sequence[Tensor]) -> Tensor:
     for along in inside:
         within = within[..., None] & along
     return within
+
+
+def _does_not_fit(specs: Specs) -> str | None:
+    """Why a box gets no model of a grid by default."""
+    return None if specs.structure.kind == "grid" else f"it is a {specs.structure.kind}, not a grid"
+
+
+def _of_box(box: BlackBoxFunction, seed: int) -> GridTangent:
+    """The default's model of a box on a grid."""
+    return GridTangent(periodic=Specs.of(box).structure.periodic, seed=seed)
+
+
+CANDIDATE = Candidate("grid", _does_not_fit, _of_box)

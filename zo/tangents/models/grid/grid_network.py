@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
-from zo.tangents.models.grid.lattice import Lattice
+from zo.tangents.models.maps.lattice import Lattice
 from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
 
 LAYERS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

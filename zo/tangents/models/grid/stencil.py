@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.candidates import CLEARLY, Candidate
 from zo.tangents.models.grid.grid import lattices
-from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, neighbours, padded
-from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.grid.reach import measure
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.rows import standard, standard_without_rounding
+from zo.tangents.models.structure import MOST_CELLS, Specs
 from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 450
@@ -346,3 +349,25 @@ class _Features:
         channel, place = factor
         cells = (slice(radius + p, radius + p + n) for p, n in zip(place, grid.shape[2:], strict=True))
         return around[:, channel, *cells]
+
+
+def _does_not_fit(specs: Specs) -> str | None:
+    """Why a box gets no stencil by default: fits to many cells take long."""
+    if specs.structure.kind == "grid" and specs.cells <= MOST_CELLS:
+        return None
+    return f"a stencil wants a grid of at most {MOST_CELLS:,} cells, not a {specs.structure.kind}"
+
+
+def _of_box(box: BlackBoxFunction, seed: int) -> StencilTangent:
+    """The default's stencil of a box, which draws nothing."""
+    return StencilTangent(periodic=Specs.of(box).structure.periodic)
+
+
+def _borrow_reach(stencil: StencilTangent, beside: Mapping[str, Any]) -> None:
+    """Take the reach that the network beside it has measured: measuring it takes as long as a fit."""
+    network = beside.get("grid")
+    if network is not None and network.measured:
+        stencil.reach, stencil.periodic = network.measured["reach"], network.measured["periodic"]
+
+
+CANDIDATE = Candidate("stencil", _does_not_fit, _of_box, better=CLEARLY, borrow=_borrow_reach)

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
+from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Term
 from zo.tangents.models.mesh.mesh_operators import incidence
 from zo.tangents.models.mesh.on_mesh import ImplicitTangent
@@ -308,3 +309,10 @@ class FlowFit(StepFit):
 def _differences(matrix: Any, values: np.ndarray) -> np.ndarray:
     flat = values.reshape(-1, values.shape[-1])
     return (matrix @ flat.T).T.reshape(*values.shape[:-1], -1)
+
+
+CANDIDATE = Candidate(
+    "graph",
+    lambda specs: None if specs.structure.kind == "graph" else f"it is a {specs.structure.kind}, not a graph",
+    lambda box, seed: GraphTangent(),
+)

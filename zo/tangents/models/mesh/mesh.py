@@ -11,6 +11,7 @@ import torch
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
+from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.mesh.implicit_step import ImplicitStep
 from zo.tangents.models.mesh.mesh_fit import Fit
 from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
@@ -221,3 +222,10 @@ class _FittedForm:
     def named(self) -> dict[Any, float]:
         """Its coefficients, by what they multiply."""
         return dict(zip(self.form.names, self.theta.tolist(), strict=True))
+
+
+CANDIDATE = Candidate(
+    "mesh",
+    lambda specs: None if specs.structure.kind == "mesh" else f"it is a {specs.structure.kind}, not a mesh",
+    lambda box, seed: MeshTangent(),
+)

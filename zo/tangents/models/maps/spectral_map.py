@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.tangents.models.grid.output_map import ALONE, HELD_OUT, RIDGES
-from zo.tangents.models.grid.waves import NEVER, SEEN, Waves
+from zo.tangents.models.maps.output_map import ALONE, HELD_OUT, RIDGES
+from zo.tangents.models.maps.waves import NEVER, SEEN, Waves
 from zo.tangents.models.model import pulled_back
 
 # decision 71:
@@ -24,7 +24,7 @@ class SpectralMap:
 
     What `OutputMap` is for vectors, for arrays on a grid whose ends meet, where a map that is the same in all
     cells is a small matrix between the channels for each wave; or between walls, where waves are sines and
-    cosines in which the outputs obey a constraint (see `zo.tangents.models.grid.waves`). It takes a few rows
+    cosines in which the outputs obey a constraint (see `zo.tangents.models.maps.waves`). It takes a few rows
     where a matrix between all numbers would take as many as there are numbers:
 
         W(k) = Pi(k) + (S(k) + r)^-1 (C(k) - S(k) Pi(k)),

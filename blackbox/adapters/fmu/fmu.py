@@ -16,7 +16,7 @@ import numpy as np
 
 from blackbox.adapters.command.files import existing
 from blackbox.adapters.derivative import with_derivative
-from blackbox.adapters.fmu_instance import (
+from blackbox.adapters.fmu.instance import (
     Instance,
     Variable,
     chosen,

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from blackbox.adapters import tesseract_schema
 from blackbox.adapters.derivative import with_derivative
-from blackbox.adapters.tesseract_schema import Array, SchemaArray, at, mapped, put
+from blackbox.adapters.tesseract import schema as tesseract_schema
+from blackbox.adapters.tesseract.schema import Array, SchemaArray, at, mapped, put
 from blackbox.checks import check_count, nearest
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zo.tangents.models.grid.lattice import Lattice
+from zo.tangents.models.maps.lattice import Lattice
 
 Odd = tuple[tuple[bool, ...], ...]  # of each channel along each axis, whether it is a sum of sines
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from zo.tangents.models.grid.lattice import neighbours, padded
+from zo.tangents.models.maps.lattice import neighbours, padded
 
 RADII = (1, 2, 3, 4, 6, 8, 12, 16, 20)
 MOST_FEATURES = 1200

@@ -13,8 +13,10 @@ from blackbox import ArraySpec
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls
-from zo.tangents.models.grid.equation import Equation, EquationTerms, fitted, forms
-from zo.tangents.models.grid.lattice import Lattice, space_of
+from zo.tangents.models.candidates import Candidate
+from zo.tangents.models.equation.equation import Equation, EquationTerms, fitted, forms
+from zo.tangents.models.maps.lattice import Lattice, space_of
+from zo.tangents.models.structure import MOST_CELLS, Specs, structure_of
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised, sources
@@ -287,3 +289,26 @@ def refuse_no_state(form: Form) -> None:
 def _has_walls(spec: ArraySpec) -> bool:
     ends = getattr(spec.layout, "periodic", None)
     return ends is False or (isinstance(ends, tuple) and False in ends)
+
+
+def _does_not_fit(specs: Specs) -> str | None:
+    """Why no equation is tried on a box by default."""
+    inputs, outputs = ([s for s in both if s.learned] for both in (specs.inputs, specs.outputs))
+    structure, space = structure_of(inputs, outputs), space_of(outputs, inputs)
+    if specs.structure.kind != "grid" or structure.kind != "grid" or math.prod(space or ()) > MOST_CELLS:
+        return f"an equation wants a grid of at most {MOST_CELLS:,} cells, not a {structure.kind}"
+    try:
+        refuse_no_state(Form(tuple(inputs), tuple(outputs), ()))
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _is_hopeless(equation: EquationTangent) -> bool:
+    """Whether it leaves much of the rows that it was fitted to: then the box is another one."""
+    return equation.measured.get("error", 0.0) > HOPELESS
+
+
+CANDIDATE = Candidate(
+    "equation", _does_not_fit, lambda box, seed: EquationTangent(), light=True, hopeless=_is_hopeless
+)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.adapters.hosted import Hosted, HostedRun
 from blackbox.adapters.hosted.call import VectorForm
+from blackbox.adapters.hosted.hosted import Hosted
+from blackbox.adapters.hosted.record import HostedRun
+from blackbox.conformance.check import tell
 from blackbox.conformance.layout import is_open, places_of, told
 from blackbox.conformance.report import Finding, Report, Verdict
 from blackbox.errors import BlackBoxError
@@ -66,6 +71,13 @@ def check_host(
         offered=len(cases),
         seconds=time.monotonic() - began,
     )
+
+
+def command(host: Hosted, out: str | Path | None = None, *, seed: int = 0) -> int:
+    """Check a program that calls the network, as `blackbox.conformance.command` does a black box."""
+    with redirect_stdout(sys.stderr) if out == "-" else nullcontext():
+        report = check_host(host, seed=seed)
+    return tell(report, out, None)
 
 
 class _DrawnAnswers:

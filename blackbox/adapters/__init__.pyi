@@ -1,0 +1,13 @@
+from blackbox.adapters import hosted as hosted
+from blackbox.adapters import um_bridge as um_bridge
+from blackbox.adapters.callable import from_callable as from_callable
+from blackbox.adapters.command import CommandLine as CommandLine
+from blackbox.adapters.fmu import Fmu as Fmu
+from blackbox.adapters.hosted import Call as Call
+from blackbox.adapters.hosted import Hosted as Hosted
+from blackbox.adapters.onnx import OnnxModel as OnnxModel
+from blackbox.adapters.session import Gymnasium as Gymnasium
+from blackbox.adapters.session import Session as Session
+from blackbox.adapters.tesseract import Tesseract as Tesseract
+from blackbox.adapters.torch_module import TorchModule as TorchModule
+from blackbox.adapters.um_bridge import UmBridge as UmBridge

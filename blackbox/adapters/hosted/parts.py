@@ -1,0 +1,60 @@
+"""`HostParts`: what the boxes and the loop of a host know of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blackbox.adapters.hosted.call import Slot, VectorForm
+from blackbox.adapters.hosted.programs import Place, Programs
+from blackbox.failures import Policy
+from blackbox.function import BlackBoxFunction
+from blackbox.group import BoxGroup
+from blackbox.ledger import Ledger
+from blackbox.spec import ArraySpec
+
+
+class HostParts(BoxGroup):
+    """What the boxes and the loop of a host know of it, which `Hosted` makes.
+
+    Attributes:
+        form: what its calls see and give, as a vector.
+        slots: the arrays in a row's vector.
+        state: the specs of what is known of a row between two calls.
+        programs: those that run.
+        ledger: the rows of all boxes.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
+        start: the black box of the runs' first calls.
+        exchanges: the black boxes of all calls and stages.
+        boxes: these, and those of the ends of runs.
+        said_early: whether it was said that runs ended before the calls that were asked for.
+        said_long: whether it was said that a run has called very often.
+    """
+
+    form: VectorForm
+    slots: list[Slot]
+    state: tuple[ArraySpec, ...]
+    programs: Programs
+    ledger: Ledger
+    failures: Policy
+    start: BlackBoxFunction
+    exchanges: Sequence[Any]
+    boxes: tuple[BlackBoxFunction, ...]
+    said_early: bool
+    said_long: bool
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What the answers depend on."""
+
+    @abstractmethod
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be pickled: programs are of this process."""
+
+    @abstractmethod
+    def state_of(self, place: Place) -> tuple[np.ndarray[Any, Any], ...]:
+        """What is known of a row at a place, in the order of `state`."""

@@ -1,0 +1,12 @@
+from zo.evaluators.difference.changes import Moved as Moved
+from zo.evaluators.difference.evaluator import Difference as Difference
+from zo.evaluators.difference.registry import difference_rule as difference_rule
+from zo.evaluators.evaluator import Changes as Changes
+from zo.evaluators.evaluator import Evaluator as Evaluator
+from zo.evaluators.evaluator import Step as Step
+from zo.evaluators.evaluator import Unservable as Unservable
+from zo.evaluators.loop import Loop as Loop
+from zo.evaluators.stacked import Stacked as Stacked
+from zo.perturbation import Coordinates as Coordinates
+from zo.perturbation import Directions as Directions
+from zo.perturbation import Perturbation as Perturbation

@@ -1,0 +1,92 @@
+"""Candidates: the models that enter the default's contest, those that ship and those of other packages.
+
+A package adds one by an entry point; the test of a model of your own is that it wins where it fits:
+
+    [project.entry-points."zo.tangents"]
+    my-model = "my_package.model:CANDIDATE"  # a zo.tangents.Candidate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blackbox import BlackBoxFunction
+from blackbox.registered import added, registered
+from zo.errors import ConfigurationError
+from zo.tangents.models.structure import Specs
+from zo.tangents.models.values import ValueTangent
+
+GROUP = "zo.tangents"
+CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken; decision 32
+BETTER = 1.0  # the same of an equation, decision 145, and of what learns beside one not trusted, decision 73
+
+# Where the candidates that ship are, in the order in which they are tried; some of them on shelves.
+SHIPPED = {
+    "grid": "zo.tangents.models.grid.grid:CANDIDATE",
+    "stencil": "zo.tangents.models.grid.stencil:CANDIDATE",
+    "equation": "zo.tangents.models.equation.equation_tangent:CANDIDATE",
+    "kernel": "zo.tangents.models.kernel:CANDIDATE",
+    "mesh": "zo.tangents.models.mesh.mesh:CANDIDATE",
+    "graph": "zo.tangents.models.mesh.graph:CANDIDATE",
+    "mlp": "zo.tangents.models.mlp:CANDIDATE",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be chosen where the user names none.
+
+    Args:
+        name: its name, under which it is registered.
+        fits: from the box's `Specs` to None if the model can learn such a box, else the reason in words.
+        make: from the box and a seed to a new model.
+        first: whether it stands before the candidates that ship; the first one is used until another one is
+            better.
+        reserve: whether it does not learn from the first step on, but where the one in use lost its trust.
+        better: the factor by which those before it must have a larger mean square error for it to be taken.
+        light: whether it learns from few rows, in closed form: it then takes a sixteenth of the bytes beside
+            others, and is not tried a second time.
+        hopeless: from the model to whether it is out at once, whatever the others are like.
+        borrow: from the model, before it learns, and those that learn beside it, by name; it may take from
+            them what they have measured.
+    """
+
+    name: str
+    fits: Callable[[Specs], str | None]
+    make: Callable[[BlackBoxFunction, int], ValueTangent]
+    first: bool = False
+    reserve: bool = False
+    better: float = BETTER
+    light: bool = False
+    hopeless: Callable[[Any], bool] = lambda model: False
+    borrow: Callable[[Any, Mapping[str, Any]], None] = lambda model, beside: None
+
+
+def candidates(without: Collection[str] = ()) -> list[Candidate]:
+    """All candidates, in the order in which they are tried.
+
+    Args:
+        without: the names of those that are left out.
+
+    Raises:
+        ConfigurationError: nobody has a name that is left out, two packages want one, or what one of them
+            has added is no candidate.
+    """
+    names = [*SHIPPED, *added(GROUP, SHIPPED)]
+    unknown = sorted(set(without) - set(names))
+    if unknown:
+        raise ConfigurationError(
+            f"AutoTangent, without: expected names of candidates, of {', '.join(names)}, got "
+            f"{', '.join(unknown)}. Leave them out."
+        )
+    known = registered(GROUP, SHIPPED, without)
+    for name, candidate in known.items():
+        if not isinstance(candidate, Candidate) or candidate.name != name:
+            raise ConfigurationError(
+                f"AutoTangent, {name!r} of {GROUP}: expected a zo.tangents.Candidate of that name, got "
+                f"{candidate!r}. Mend the package that added it, or leave it out: AutoTangent(box, "
+                f"without=[{name!r}])."
+            )
+    return sorted(known.values(), key=lambda candidate: (candidate.reserve, not candidate.first))
