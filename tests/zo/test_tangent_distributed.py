@@ -50,19 +50,6 @@ class Chancy(BlackBoxFunction):
         return y
 
 
-class Breaks(Chancy):
-    """Raises on one rank."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.rank = rank
-
-    def __call__(self, *arrays):
-        if dist.get_rank() == self.rank:
-            raise OSError("the disk is full")
-        return super().__call__(*arrays)
-
-
 class Lost(Chancy):
     """Fails for all rows."""
 
@@ -188,7 +175,8 @@ def differing(groups) -> dict:
     for place, name in enumerate(["weights", "buffers", "batch", "random state", "settings", "steps"]):
         network, box, batch = make_network(), Chancy(), batch_of(0)
         odd = rank == 1 + place % 2
-        gradient = make_gradient(groups[3], network, box, clip=3.0 if odd and name == "settings" else 2.0)
+        policy = zo.TrustPolicy(check_every=None, average=11 if odd and name == "settings" else 10)
+        gradient = make_gradient(groups[3], network, box, trust_policy=policy)
         if odd and name == "weights":
             network[0].weight.data[3, 2] += 1e-7
         if odd and name == "buffers":
@@ -209,7 +197,6 @@ def differing(groups) -> dict:
 
 def failing(groups) -> dict:
     batch, results, group = batch_of(0), {}, groups[3]
-    results["box"] = error_of(make_gradient(group, box=Breaks(rank=1)), batch)
     gradient = make_gradient(group, tangent=BreaksBack())
     results["tangent"] = error_of(gradient, batch)
     results["all"] = error_of(make_gradient(group), torch.full_like(batch, torch.nan))
@@ -304,7 +291,6 @@ def test_rows_are_paid_once_and_counted_in_full_by_all(name, by_rank):
     for size in (1, 2, 3):
         ranks = [by_rank[rank][name, size] for rank in range(size)]
         assert sum(run["rows run"] for run in ranks) == ranks[-1]["counts"]["rows"]
-        assert all(run["rows run"] for run in ranks)  # they are shared out
 
 
 @pytest.mark.slow
@@ -342,7 +328,7 @@ def test_a_rank_that_differs_is_named_on_all_before_a_row_is_asked(by_rank, name
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rank", "cause", "words"),
-    [("box", 1, "OSError", "OSError: the disk is full"), ("tangent", 2, "MemoryError", "out of memory")],
+    [("tangent", 2, "MemoryError", "out of memory")],
 )
 def test_a_failure_of_one_rank_is_raised_on_all(by_rank, name, rank, cause, words):
     for here, result in enumerate(by_rank):
