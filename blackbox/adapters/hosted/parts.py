@@ -14,6 +14,7 @@ from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
+from blackbox.notices import Notices
 from blackbox.spec import ArraySpec
 
 
@@ -30,8 +31,7 @@ class HostParts(BoxGroup):
         start: the black box of the runs' first calls.
         exchanges: the black boxes of all calls and stages.
         boxes: these, and those of the ends of runs.
-        said_early: whether it was said that runs ended before the calls that were asked for.
-        said_long: whether it was said that a run has called very often.
+        notices: what was said once.
     """
 
     form: VectorForm
@@ -43,8 +43,7 @@ class HostParts(BoxGroup):
     start: BlackBoxFunction
     exchanges: Sequence[Any]
     boxes: tuple[BlackBoxFunction, ...]
-    said_early: bool
-    said_long: bool
+    notices: Notices
 
     @property
     @abstractmethod
