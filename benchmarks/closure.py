@@ -175,9 +175,8 @@ def trained(
     gradient = None
     if method != "first order":
         excite = 0.0 if method == "excite=0" else None
-        gradient = zo.TangentGradient(
-            network, objective_of(box), boxes=[box], seed=seed, replays=replays or None, excite=excite
-        )
+        limits = zo.tangents.Limits(replays=replays or None, excite=excite)
+        gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=seed, limits=limits)
     exact = objective_of(Solver.advance)
     optimizer = torch.optim.Adam(network.parameters(), rate)
     most = steps * (1 + replays)

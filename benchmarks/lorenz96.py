@@ -204,8 +204,8 @@ def by_tangents(
 ) -> tuple[nn.Module, float]:
     """Learned tangents; all settings but those of replays are the library's own."""
     network, box, steps = network_of(seed), Solver(), max(1, int(part * STEPS * BATCH / batch / share))
-    settings = {"replays": replays or None, "max_age": max_age, "seed": seed}
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], **settings)
+    limits = zo.tangents.Limits(replays=replays or None, max_age=max_age)
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=seed, limits=limits)
     descent = Descent(network, steps * (1 + replays))
     for number in range(steps):
         gradient.backward(batch_of(batch, number, seed))

@@ -210,7 +210,7 @@ def trained(name: str, seed: int, steps: int = TRAINED, by_particle: bool = Fals
             boxes=[box],
             tangent=tangents[name](),
             seed=seed,
-            trust_policy=zo.TrustPolicy(early=1) if name == FEW else zo.TrustPolicy(),
+            limits=zo.tangents.Limits(early=1) if name == FEW else zo.tangents.Limits(),
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE * (5 if by_particle else 1))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

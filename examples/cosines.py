@@ -65,7 +65,7 @@ def check_beside(gradient, batch):
     """What a check of this step finds, made by a copy of the gradient, which stays as it is."""
     twin = copy.deepcopy(gradient)
     terms = twin.watch.terms
-    twin.watch.terms = replace(terms, policy=replace(terms.policy, check_every=1))
+    twin.watch.terms = replace(terms, limits=replace(terms.limits, check_every=1))
     twin.backward(batch)
     return {"would agree": twin.agreement, "rows would": twin.agreement_of_rows, "would miss": twin.missed}
 
@@ -81,7 +81,7 @@ def training(problem, seed, every, mu, checked=False):
         lambda network, batch: problem.objective(network, batch),  # which a copy of the gradient shares
         boxes=boxes,
         seed=seed,
-        replays=0,
+        limits=zo.tangents.Limits(replays=0),
     )
     optimizer = torch.optim.Adam(network.parameters())
     lines, said = [], []

@@ -50,4 +50,3 @@ from zo.tangents import StencilTangent as StencilTangent
 from zo.tangents import StudentTangent as StudentTangent
 from zo.tangents import TangentCounts as TangentCounts
 from zo.tangents import TangentGradient as TangentGradient
-from zo.tangents import TrustPolicy as TrustPolicy

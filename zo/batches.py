@@ -140,7 +140,7 @@ def some_rows(tensor: Tensor, rows: Tensor) -> Tensor:
         raise ObjectiveError(
             "batch: expected tensors of which rows can be taken, to be replayed or in the place of failed "
             f"ones, got one that is {kind}. Pad it, as by torch.nested.to_padded_tensor, with its lengths "
-            "beside it, or train without replays (replays=0)."
+            "beside it, or train without replays (Limits(replays=0))."
         )
     if tensor.layout is torch.strided:
         return tensor[rows]

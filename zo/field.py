@@ -18,7 +18,7 @@ from zo.objective import Objective
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.foretold import ForetoldTangent
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import TrustPolicy
+from zo.tangents.trust import Limits
 
 # decision 134:
 SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
@@ -136,11 +136,9 @@ def fit_field(
         boxes=boxes,
         tangent=tangent,
         seed=seed,
-        clip=None,
-        excite=0,
-        trust_policy=TrustPolicy(check_every=None, outliers=False),  # each evaluation is a check
-        replays=inner,
-        max_age=1,
+        limits=Limits(  # each evaluation is a check
+            replays=inner, max_age=1, clip=None, excite=0, check_every=None, outliers=False
+        ),
     )
     return _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated).run(
         inner, tolerance

@@ -189,7 +189,7 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     gradient = None
     if kind != "exact":
-        settings: dict[str, Any] = {"seed": 0, "trust_policy": zo.TrustPolicy(early=1)}
+        settings: dict[str, Any] = {"seed": 0, "limits": zo.tangents.Limits(early=1)}
         if kind == "perceptron":
             settings["tangent"] = zo.MLPTangent(seed=0)
         gradient = zo.TangentGradient(

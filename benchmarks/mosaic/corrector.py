@@ -260,7 +260,7 @@ def _by_tangents(
         objective_of(box, scale, last=task.last),
         boxes=[box],
         seed=seed,
-        replays=replays or None,
+        limits=zo.tangents.Limits(replays=replays or None),
     )
     for window in windows(task)[:: 1 + replays]:
         gradient.backward(window)

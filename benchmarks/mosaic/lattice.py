@@ -221,7 +221,8 @@ def _by_tangents(
 ) -> None:
     replays = corrector.REPLAYS if column.endswith("replay") else 0
     objective = objective_of(box, box, scale, last=task.last)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=seed, replays=replays or None)
+    limits = zo.tangents.Limits(replays=replays or None)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=seed, limits=limits)
     for window in windows(task)[:: 1 + replays]:
         gradient.backward(window)
         corrector._moved(network, optimizer)

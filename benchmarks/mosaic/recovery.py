@@ -121,20 +121,19 @@ class Search:
         self.field = Field(end[0])
         self.exact = objective_of(self.box.advance, end, task.calls)
         through = objective_of(self.box, end, task.calls)
-        boxes: dict[str, Any] = {"boxes": [self.box], "seed": seed, "clip": None}
+        boxes: dict[str, Any] = {"boxes": [self.box], "seed": seed}
+        limits = zo.tangents.Limits(clip=None, excite=0.01 if "dither" in method else None)
         self.gradient: zo.TangentGradient | zo.LossGradient | None = None
         if method == "identity":
             identity = zo.IdentityTangent()
-            self.gradient = zo.TangentGradient(self.field, through, tangent=identity, **boxes)
+            self.gradient = zo.TangentGradient(self.field, through, tangent=identity, limits=limits, **boxes)
         elif method == "random directions":
             estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)
             self.gradient = zo.LossGradient(self.field, through, estimator, evaluator="loop", seed=seed)
         elif method != "adjoint":
-            if "dither" in method:
-                boxes["excite"] = 0.01
             if method == NETWORK:
                 boxes["tangent"] = AutoTangent(self.box, seed, without=["equation"])
-            self.gradient = zo.TangentGradient(self.field, through, **boxes)
+            self.gradient = zo.TangentGradient(self.field, through, limits=limits, **boxes)
         self.losses: list[float] = []
         self.errors: list[float] = []
         self.cosines: list[float | None] = []

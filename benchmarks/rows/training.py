@@ -18,7 +18,7 @@ from benchmarks.rows.ways import Way, neighbours
 from benchmarks.tangents.methods import first_order
 from benchmarks.tangents.problem import BenchmarkProblem
 from zo.batches import count_rows, map_tensors, tensors
-from zo.tangents import Linearised, LinearMap, TrustPolicy
+from zo.tangents import Limits, Linearised, LinearMap
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.step.clipping import Clipping
 
@@ -223,7 +223,7 @@ def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: 
     if not way.replays and way.derivative == "true":
         return first_order(problem, network)
     objective = problem.objective(problem.box)
-    settings: dict[str, Any] = {"seed": seed, "steps": steps, "trust_policy": TrustPolicy(early=1)}
+    settings: dict[str, Any] = {"seed": seed, "steps": steps, "limits": Limits(early=1)}
     if way.derivative == "model":
         settings |= {"tangent": ModelAlone(problem.box, seed)}
     elif way.derivative != "learned":  # there is nothing to check
@@ -233,7 +233,7 @@ def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: 
             "stored": partial(Stored, problem.exact),
             "true": partial(zo.tangents.ModelTangent, problem.exact),
         }[way.derivative]()
-        settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
+        settings |= {"tangent": tangent, "limits": Limits(check_every=None)}
     return zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import zo
 from benchmarks.tangents import control_variate, evolution, rivals, surrogates
 from benchmarks.tangents.problem import BenchmarkProblem
-from zo.tangents import TrustPolicy
+from zo.tangents import Limits
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.structure import is_grid
 
@@ -149,16 +149,16 @@ def tangent_gradient(
     network: nn.Module,
     seed: int,
     tangent: zo.tangents.Tangent | None,
-    policy: TrustPolicy | None = None,
+    limits: Limits = Limits(check_every=None),  # noqa: B008 - frozen
 ) -> zo.TangentGradient:
-    """A tangent around the problem's box; without a policy, no checks."""
+    """A tangent around the problem's box; without limits, no checks."""
     return zo.TangentGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=tangent,
         seed=seed,
-        trust_policy=TrustPolicy(check_every=None) if policy is None else policy,
+        limits=limits,
     )
 
 

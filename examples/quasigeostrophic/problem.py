@@ -250,9 +250,10 @@ def offline(setup):
 def exact(setup):
     """First order: tangents' steps with the program's true derivative."""
     twin = zo.tangents.ModelTangent(lambda q, tendency, *_: advance(q, tendency))
+    limits = zo.tangents.Limits(excite=0.0)
     return setup.descend(
         zo.TangentGradient(
-            setup.network, setup.objective, boxes=setup.boxes, tangent=twin, excite=0.0, seed=setup.seed
+            setup.network, setup.objective, boxes=setup.boxes, tangent=twin, seed=setup.seed, limits=limits
         )
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import zo
@@ -29,16 +30,16 @@ def tangent_gradient(
         "boxes": setup.boxes,
         "tangent": tangent,
         "seed": setup.seed,
-        "replays": config.replays,
         "steps": setup.steps,
         "process_group": None,  # the run's own boxes share their rows
-        "trust_policy": policy_of(config),
+        "limits": limits_of(config),
     }
-    if config.clip is not None:
-        of_run["clip"] = config.clip
     return kind(setup.network, setup.objective, **(of_run | settings))
 
 
-def policy_of(config: Config) -> zo.tangents.TrustPolicy:
-    """When tangents of a run are checked: where rows are counted the first step once, not the first five."""
-    return zo.tangents.TrustPolicy(early=1) if config.rows is not None else zo.tangents.TrustPolicy()
+def limits_of(config: Config) -> zo.tangents.Limits:
+    """A run's limits; where rows are counted the first step is checked, not the first five."""
+    limits = zo.tangents.Limits(replays=config.replays)
+    if config.clip is not None:
+        limits = replace(limits, clip=config.clip)
+    return limits if config.rows is None else replace(limits, early=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
-from tasks.methods.learned import policy_of, tangent_gradient
+from tasks.methods.learned import limits_of, tangent_gradient
 from tasks.methods.reference import compare, with_derivative
 from tasks.methods.surrogate import surrogate
 from tasks.problem.method import Cost, Method
@@ -163,8 +164,8 @@ def _with_replays(
     setup: Setup, tangents: Sequence[zo.tangents.Tangent], begin: Callable[[], None]
 ) -> Trained:
     """By tangents that are known, one for each box, which are neither learned nor checked."""
-    policy = zo.tangents.TrustPolicy(check_every=None)
-    gradient = tangent_gradient(setup, tangents, trust_policy=policy)
+    unchecked = replace(limits_of(setup.config), check_every=None)
+    gradient = tangent_gradient(setup, tangents, limits=unchecked)
     return setup.descend(gradient, begin=begin, replayed=True)
 
 
@@ -287,9 +288,9 @@ def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
 
 
 def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
-    policy = policy_of(problem.config)
-    checks = policy.checks_within(steps, learns=True)
-    most = steps + CONFIRMED * (checks + policy.early - 1)
+    limits = limits_of(problem.config)
+    checks = limits.checks_within(steps, learns=True)
+    most = steps + CONFIRMED * (checks + limits.early - 1)
     return Cost(steps + checks, checks, most, learns=True)
 
 

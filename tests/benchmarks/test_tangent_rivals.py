@@ -103,7 +103,7 @@ def test_astralora_finds_the_matrix_of_a_linear_box():
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=Astralora(problem.box, seed=0, rank=3, samples=50),
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        limits=zo.tangents.Limits(check_every=None),
     )
     before = problem.box.ledger.rows_asked
     gradient.backward(problem.batch(0, 1))
@@ -121,7 +121,7 @@ def test_astralora_below_the_rank_has_the_best_matrix_of_its_rank():
         problem.objective(problem.box),
         boxes=[problem.box],
         tangent=tangent,
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        limits=zo.tangents.Limits(check_every=None),
     )
     gradient.backward(problem.batch(0, 1))
     own = gradient.tangents[0]

@@ -106,13 +106,13 @@ def test_tangents_that_learned_from_answers_on_the_cpu_go_on_on_the_gpu_and_from
         tangent = TANGENTS[name]()
         if hasattr(tangent, "fit"):
             tangent.fit(asked, box(asked), steps=5)
-        policy = zo.tangents.TrustPolicy(check_every=3)
+        policy = zo.tangents.Limits(check_every=3)
 
         def objective(network, rows):
             state = network(rows)[:, None]
             return (box(box(state)) - 0.2).square().flatten(1).mean(dim=1)
 
-        settings = {"boxes": [box], "seed": 2, "trust_policy": policy}
+        settings = {"boxes": [box], "seed": 2, "limits": policy}
         return zo.TangentGradient(network, objective, tangent=tangent, **settings)
 
     def trained(device) -> Tensor:

@@ -19,7 +19,7 @@ from tests.zo.row_boxes import FromTorch, weights
 
 X = ArraySpec("x", (4,))
 ROWS, DEAD = 20, [3, 11]  # a tenth
-NEVER = zo.tangents.TrustPolicy(check_every=None)
+NEVER = zo.tangents.Limits(check_every=None)
 ALIVE = torch.ones(ROWS, dtype=torch.bool)
 ALIVE[DEAD] = False
 
@@ -100,7 +100,7 @@ def test_an_exact_tangent_gives_the_gradient_of_the_mean_over_the_survivors(func
         chain(box),
         boxes=[box],
         tangent=tangent,
-        trust_policy=NEVER,
+        limits=NEVER,
     )
     loss = gradient.backward(batch)
     torch.testing.assert_close(loss, chain(function)(network, batch[ALIVE]).mean().detach())
@@ -122,7 +122,7 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
                 "mlp": learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=1),
                 "student": student(),
             }.get(kind),
-            trust_policy=NEVER,
+            limits=NEVER,
         )
         for _ in range(2):
             network.zero_grad()
@@ -317,7 +317,7 @@ def test_tangents_do_not_learn_from_an_absurd_answer_that_spoils_the_gradient():
     """One row of one batch is 1e200; its loss is 1, and the derivative 0 times infinity."""
     box, network = Absurd(lambda _: 1e200), make_network()
     gradient = zo.TangentGradient(
-        network, lambda network, batch: bounded(box(network(batch))), boxes=[box], trust_policy=NEVER
+        network, lambda network, batch: bounded(box(network(batch))), boxes=[box], limits=NEVER
     )
     draws = torch.Generator().manual_seed(0)
     trained(gradient, 12, draws)
@@ -337,7 +337,7 @@ def test_nothing_is_learned_from_an_absurd_answer_that_is_finite(times):
     """The kernel that has it among its rows answers the next batches with gradients that are none."""
     box, network = Absurd(lambda y: times * y.sign()), make_network()
     gradient = zo.TangentGradient(
-        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=NEVER
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], limits=NEVER
     )
     gradient.replays()
     draws = torch.Generator().manual_seed(0)
@@ -352,7 +352,7 @@ def test_nothing_is_learned_from_an_absurd_answer_that_is_finite(times):
         make_network(),
         lambda network, batch: squared(box(network(batch))),
         boxes=[box],
-        trust_policy=NEVER,
+        limits=NEVER,
     )
     twin.load_state_dict(state)
     assert same(twin.state_dict()["outliers"], state["outliers"])
@@ -362,9 +362,9 @@ def test_nothing_is_learned_from_an_absurd_answer_that_is_finite(times):
 
 def test_where_it_is_asked_for_an_absurd_answer_is_learned_and_spoils_the_next_gradients():
     box, network = Absurd(lambda y: 1e3 * y.sign()), make_network()
-    policy = zo.tangents.TrustPolicy(check_every=None, outliers=False)
+    policy = zo.tangents.Limits(check_every=None, outliers=False)
     gradient = zo.TangentGradient(
-        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=policy
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], limits=policy
     )
     draws = torch.Generator().manual_seed(0)
     trained(gradient, 12, draws)
@@ -379,7 +379,7 @@ def test_members_of_a_population_are_not_compared_on_a_window_that_lacks_an_outl
     """At rates of next to nothing all have one loss: the leader's would have the absurd row, theirs not."""
     box, network = Absurd(lambda y: 1e3 * y.sign()), make_network()
     gradient = zo.TangentGradient(
-        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=NEVER
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], limits=NEVER
     )
     population = zo.RatePopulation(gradient, torch.optim.SGD(network.parameters(), lr=1e-12))
     draws = torch.Generator().manual_seed(0)
@@ -410,7 +410,7 @@ def test_what_comes_again_is_learned():
         return with_flag(network, batch).square().sum(dim=1)
 
     exact, box, network = False, FromTorch(open_or_shut, (X,), (X,)), make_network()
-    gradient = zo.TangentGradient(network, objective, boxes=[box], trust_policy=NEVER)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], limits=NEVER)
     draws, cosines = torch.Generator().manual_seed(0), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -465,7 +465,7 @@ def test_rows_that_depend_on_those_that_failed_beside_the_box_are_refused():
         return (box(batch + network["into"](batch)) - network["beside"](batch)).square().mean(dim=1)
 
     gradient = zo.TangentGradient(
-        network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(bent), trust_policy=NEVER
+        network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(bent), limits=NEVER
     )
     with pytest.raises(zo.errors.TangentError, match=r"without the 2 of 20 rows that failed.*batch norm"):
         gradient.backward(batch)
@@ -493,7 +493,7 @@ def test_dropout_behind_the_box_is_no_dependence_of_rows(evaluator):
         objective,
         boxes=[box],
         tangent=zo.tangents.ModelTangent(bent),
-        trust_policy=NEVER,
+        limits=NEVER,
     )
     gradient.backward(batch)
     assert len(box.asked) >= 2 and all(p.grad.isfinite().all() for p in network.parameters())
@@ -514,7 +514,7 @@ def test_rows_that_depend_on_those_that_failed_are_refused():
         objective,
         boxes=[box],
         tangent=zo.IdentityTangent(),
-        trust_policy=NEVER,
+        limits=NEVER,
     )
     with pytest.raises(zo.errors.TangentError, match=r"2 of 20 rows that failed.*batch norm in train mode"):
         gradient.backward(batch)

@@ -65,7 +65,7 @@ def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8):
         chain(box, inputs, outputs),
         boxes=[box],
         tangent=tangent,
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        limits=zo.tangents.Limits(check_every=None),
     )
     grads, true, errors = [], [], []
     for step in range(steps):

@@ -130,9 +130,9 @@ def test_with_a_tangent_of_zero_the_gradient_is_autograd_s_with_the_answers_cut_
     network, box = make_network(), make_box(wave)
     corrected(cut)(network, batch_of(0)).mean().backward()
     expected = flat(network)
-    never = zo.tangents.TrustPolicy(check_every=None)
+    never = zo.tangents.Limits(check_every=None)
     zero = zo.tangents.ZeroTangent()
-    gradient = zo.TangentGradient(network, corrected(box), boxes=[box], tangent=zero, trust_policy=never)
+    gradient = zo.TangentGradient(network, corrected(box), boxes=[box], tangent=zero, limits=never)
     gradient.replays()  # from here on windows are kept
     for step in (gradient.backward, lambda batch: gradient.replay()):
         network.zero_grad()
@@ -157,9 +157,7 @@ def test_where_it_was_recorded_replay_is_the_tangents_gradient(kind):
         rollout(box),
         boxes=[box],
         tangent=TANGENTS[kind](),
-        max_age=1,
-        excite=0,  # of what was dithered the record is beside what was asked for
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        limits=zo.tangents.Limits(check_every=None, max_age=1, excite=0),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -221,7 +219,8 @@ def train(steps: int, folder=None, **settings):
 
     def make():
         tangent = learner(zo.MLPTangent, 8, first_steps=10, steps_per_step=2)
-        return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
+        limits = zo.tangents.Limits(**settings)
+        return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, limits=limits)
 
     def again(gradient):
         torch.save(gradient.state_dict(), folder / "state.pt")
@@ -334,7 +333,7 @@ def test_what_replay_refuses():
         gradient.replay()
     for bad in ({"replays": -1}, {"max_age": 0}):
         with pytest.raises(zo.ConfigurationError, match=next(iter(bad))):
-            zo.TangentGradient(network, rollout(box), boxes=[box], **bad)
+            zo.tangents.Limits(**bad)
 
     calls = iter((2, 3, 3, 3))
     many = zo.TangentGradient(network, varying(box, calls), boxes=[box])
@@ -422,7 +421,11 @@ def test_where_a_call_has_other_rows_than_the_batch_s_in_its_order_replay_is_ref
         return asked(network, {"start": moved})
 
     gradient = zo.TangentGradient(
-        network, noisy, boxes=[box], tangent=zo.tangents.ZeroTangent(), replays=1, max_age=1
+        network,
+        noisy,
+        boxes=[box],
+        tangent=zo.tangents.ZeroTangent(),
+        limits=zo.tangents.Limits(replays=1, max_age=1),
     )
     gradient.replays()
     with pytest.warns(zo.ZeroGradientWarning):
@@ -522,7 +525,8 @@ def test_replays_without_a_finite_loss_stop():
     def objective(network, batch):
         return rollout(box)(network, batch) * (torch.nan if astray else 1.0)
 
-    gradient, counts = zo.TangentGradient(network, objective, boxes=[box], excite=0.1), []
+    limits, counts = zo.tangents.Limits(excite=0.1), []
+    gradient = zo.TangentGradient(network, objective, boxes=[box], limits=limits)
     for seed in range(8):  # in which a gradient may wait, and nothing is replayed
         gradient.backward(batch_of(100 + seed))
     with pytest.warns(zo.TangentWarning, match="replays rest"):

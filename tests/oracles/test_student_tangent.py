@@ -19,7 +19,7 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
-from zo import StudentTangent, TrustPolicy
+from zo import StudentTangent
 from zo.tangents import CallPairs
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
@@ -259,10 +259,10 @@ class Training:
         with torch.no_grad():
             first = self.network(noisy(digits, slice(1000), 5000)[0])
         student.fit(first, self.box(first))
-        policy = TrustPolicy(check_every=check_every)
+        policy = zo.tangents.Limits(check_every=check_every)
         self.of_outputs = share_right if loss == "labels" else log_loss
         self.gradient = zo.TangentGradient(
-            self.network, self.objective, boxes=[self.box], tangent=student, trust_policy=policy
+            self.network, self.objective, boxes=[self.box], tangent=student, limits=policy
         )
 
     def objective(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -129,7 +129,9 @@ def test_a_method_s_own_update_is_taken_whatever_the_rates(tmp_path):
     """It may hold weights within bounds, which a population's steps would leave."""
 
     def bounded(setup):
-        gradient = zo.TangentGradient(setup.network, setup.objective, boxes=setup.boxes, replays=1, seed=0)
+        gradient = zo.TangentGradient(
+            setup.network, setup.objective, boxes=setup.boxes, limits=zo.tangents.Limits(replays=1), seed=0
+        )
         optimizer = torch.optim.Adam(setup.network.parameters())
 
         def update(step):

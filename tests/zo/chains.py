@@ -7,13 +7,13 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from zo import TrustPolicy
+from tests.judged import judged
 from zo.tangents import CallPairs
 
 X = ArraySpec("x", (4,))
-QUICK = TrustPolicy(check_every=None, average=3)
-NEVER = TrustPolicy(check_every=None, lost=1e9, regained=1e9)
-ALWAYS = TrustPolicy(check_every=1, lost=1e9, regained=1e9, agreement=-1e9)
+QUICK = judged(check_every=None, average=3)
+NEVER = judged(check_every=None, lost=1e9, regained=1e9)
+ALWAYS = judged(check_every=1, lost=1e9, regained=1e9, agreement=-1e9)
 
 
 def bent(x):

@@ -4,6 +4,7 @@ import torch
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests.judged import gathered
 from zo.tangents import ModelTangent
 
 TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
@@ -36,7 +37,7 @@ def made(
         lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
         boxes=[box],
         tangent=tangent,
-        **{"clip": None, "replays": 2, "trust_policy": zo.TrustPolicy(check_every=None), **settings},
+        **gathered(**{"clip": None, "replays": 2, "check_every": None, **settings}),
     )
     optimizer = adam(gradient.parameters.tensors, lr=rate)
     return zo.RatePopulation(gradient, optimizer, factors), gradient, optimizer

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
+from tests.judged import judged
 from tests.zo.row_boxes import FromTorch
 from zo.errors import ObjectiveError
 
@@ -60,9 +61,9 @@ def test_checks_that_16_bits_round_away_buy_nothing_and_are_said_once():
     """The loss changed by 0 times what the gradient says, and trust was lost."""
     network, box = make_network(), FromTorch(function, *SPECS)
     optimizer = torch.optim.SGD(network.parameters(), 0.05)
-    policy = zo.TrustPolicy(check_every=1, agreement=0.9)  # rounding alone is more than a tenth
+    policy = judged(check_every=1, agreement=0.9)  # rounding alone is more than a tenth
     exact, objective = zo.tangents.ModelTangent(function), in_16_bits(box)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=exact, trust_policy=policy)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=exact, limits=policy)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(12):
@@ -75,7 +76,7 @@ def test_checks_that_16_bits_round_away_buy_nothing_and_are_said_once():
     said = [str(warning.message) for warning in said if issubclass(warning.category, zo.TangentWarning)]
     assert len(said) == 1 and "bfloat16" in said[0] and "leave out autocast" in said[0]
     assert not gradient.watch.lost
-    again = zo.TangentGradient(make_network(), objective, boxes=[box], tangent=exact, trust_policy=policy)
+    again = zo.TangentGradient(make_network(), objective, boxes=[box], tangent=exact, limits=policy)
     again.load_state_dict(gradient.state_dict())
     assert [step for step in range(30) if again.watch.checks(step)] == [9, 19, 29]
 
@@ -88,8 +89,8 @@ def test_frozen_layers_in_16_bits_in_front_of_the_network_hide_no_fault():
     def objective(network, batch):
         return in_16_bits(box, enabled=False)(network, (encoder(batch[0].bfloat16()).float(), batch[1]))
 
-    wrong, policy = zo.tangents.ModelTangent(lambda z: -function(z)), zo.TrustPolicy(check_every=1)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=wrong, trust_policy=policy)
+    wrong, policy = zo.tangents.ModelTangent(lambda z: -function(z)), zo.tangents.Limits(check_every=1)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=wrong, limits=policy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gradient.backward(batch_of())

@@ -69,7 +69,10 @@ def trained(box, steps: int) -> zo.TangentGradient:
     torch.manual_seed(0)
     network = nn.Linear(2, 2)
     gradient = zo.TangentGradient(
-        network, lambda net, batch: box(net(batch)).square().mean(dim=1), boxes=[box], replays=0
+        network,
+        lambda net, batch: box(net(batch)).square().mean(dim=1),
+        boxes=[box],
+        limits=zo.tangents.Limits(replays=0),
     )
     for n in range(steps):
         gradient.backward(torch.randn(8, 2, generator=torch.Generator().manual_seed(n)))

@@ -9,6 +9,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.judged import gathered
 from tests.zo.learners import learner
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
@@ -90,8 +91,7 @@ def descend(steps, wild_at=None, **settings):
         lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
         boxes=[box],
         tangent=tangent,
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
-        **settings,
+        **gathered(check_every=None, **settings),
     )
     gradients = []
     for step in range(steps):
@@ -138,7 +138,7 @@ def test_a_derivative_that_is_given_is_never_shortened():
         lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
         boxes=[box],
         tangent=zo.tangents.ModelTangent(torch.sin),
-        clip=1.0,
+        limits=zo.tangents.Limits(clip=1.0),
     )
     for seed, size in enumerate((1e-3, 1.0)):
         network.zero_grad()
@@ -156,7 +156,7 @@ def test_a_derivative_that_is_given_is_never_shortened():
 
 @pytest.mark.parametrize("clip", [0.5, math.nan, "2"])
 def test_a_bound_below_the_median_is_refused(clip):
-    with pytest.raises(zo.ConfigurationError, match="TangentGradient, clip: expected a finite number >= 1"):
+    with pytest.raises(zo.ConfigurationError, match="Limits, clip: expected a finite number >= 1"):
         descend(0, clip=clip)
 
 
@@ -186,8 +186,7 @@ def accumulated(clip, sizes, zero, steps=12, hook=None):
         lambda net, batch: (box(net(batch[0])) - batch[1]).square().mean(dim=1),
         boxes=[box],
         tangent=learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1),
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
-        clip=clip,
+        limits=zo.tangents.Limits(check_every=None, clip=clip),
     )
     draws = torch.Generator().manual_seed(0)
     with warnings.catch_warnings(record=True) as said:

@@ -70,7 +70,9 @@ def same(network, expected):
 def test_the_gradient_is_autograds_where_the_rest_is_known():
     network, box, batch = network_of(), box_of(), weights(6, 3, seed=3)
     tangent = ModelTangent(moved)
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], tangent=tangent, excite=0)
+    gradient = zo.TangentGradient(
+        network, objective_of(box), boxes=[box], tangent=tangent, limits=zo.tangents.Limits(excite=0)
+    )
     for _ in range(2):  # the first evaluates once more
         network.zero_grad()
         gradient.backward(batch)
@@ -80,7 +82,11 @@ def test_the_gradient_is_autograds_where_the_rest_is_known():
 def test_a_replay_has_the_copies_of_today():
     network, box, batch = network_of(), box_of(), weights(6, 3, seed=3)
     gradient = zo.TangentGradient(
-        network, objective_of(box), boxes=[box], tangent=ModelTangent(moved), excite=0, replays=1
+        network,
+        objective_of(box),
+        boxes=[box],
+        tangent=ModelTangent(moved),
+        limits=zo.tangents.Limits(excite=0, replays=1),
     )
     gradient.replays()
     gradient.backward(batch)
@@ -93,7 +99,9 @@ def test_a_replay_has_the_copies_of_today():
 def test_a_surrogate_has_its_own_copies_and_a_dither_is_taken_back_from_what_boxes_answer():
     seen = []
     network, box = network_of(), box_of()
-    gradient = zo.TangentGradient(network, objective_of(box, seen), boxes=[box], excite=0.1, clip=None)
+    gradient = zo.TangentGradient(
+        network, objective_of(box, seen), boxes=[box], limits=zo.tangents.Limits(excite=0.1, clip=None)
+    )
     for step in range(8):
         network.zero_grad()
         gradient.backward(weights(6, 3, seed=step))

@@ -194,7 +194,7 @@ def test_the_check_of_tangents_moves_weights_that_were_just_set():
         lambda network, batch: loss(network, batch, box),
         boxes=[box],
         tangent=ModelTangent(function),
-        trust_policy=zo.TrustPolicy(check_every=1),
+        limits=zo.tangents.Limits(check_every=1),
     )
     for step in range(2):
         reference, _, _ = by_autograd(network, batch(step))

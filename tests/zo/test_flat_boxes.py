@@ -35,13 +35,13 @@ def objective_of(box):
     return lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1)
 
 
-def trained(box, steps, *, wrong=False, policy=zo.tangents.TrustPolicy(check_every=2), **settings):  # noqa: B008
+def trained(box, steps, *, wrong=False, policy=zo.tangents.Limits(check_every=2), **settings):  # noqa: B008
     """A gradient after some steps, and what was said; a wrong tangent never learns."""
     torch.manual_seed(0)
     network = nn.Linear(4, 3)
     student = zo.StudentTangent(nn.Linear(3, 3), learning_rate=1e-9 if wrong else 1e-2)
     gradient = zo.TangentGradient(
-        network, objective_of(box), boxes=[box], trust_policy=policy, **({"tangent": student} | settings)
+        network, objective_of(box), boxes=[box], limits=policy, **({"tangent": student} | settings)
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -15,6 +15,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted
 from blackbox.wrappers.wrapper import Wrapper
+from tests.judged import gathered
 from tests.zo.learners import learner
 from tests.zo.ranks import SIZES, results_by_rank
 from zo.execution.helped import rows_together
@@ -78,14 +79,12 @@ def train(group, box=None, rows: int = ROWS, prefit=False, network=None, **setti
     box = RowByRow() if box is None else box
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 2)).double()
-    policy = zo.tangents.TrustPolicy(check_every=2)
     gradient = zo.TangentGradient(
         network,
         lambda network, x: (box(network(x)) - x).square().mean(1),
         boxes=[box],
         process_group=group,
-        trust_policy=policy,
-        **settings,
+        **gathered(check_every=2, **settings),
     )
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     if prefit:
@@ -146,8 +145,8 @@ def failing_before_a_check(groups):
 
     torch.manual_seed(0)
     network = nn.Linear(2, 2).double()
-    policy = zo.tangents.TrustPolicy(check_every=1)
-    settings = {"process_group": groups[4], "trust_policy": policy}
+    policy = zo.tangents.Limits(check_every=1)
+    settings = {"process_group": groups[4], "limits": policy}
     gradient = zo.TangentGradient(network, objective, boxes=[box], **settings)
     gradient.backward(batch_of(0))
     try:

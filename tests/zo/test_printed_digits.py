@@ -60,7 +60,7 @@ def trained(digits, slope, dtype, away=1e-3):
         objective(box),
         boxes=[box],
         tangent=ModelTangent(slope),
-        trust_policy=zo.tangents.TrustPolicy(check_every=2),
+        limits=zo.tangents.Limits(check_every=2),
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

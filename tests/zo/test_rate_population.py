@@ -186,9 +186,7 @@ def test_each_member_has_buffers_of_its_own(in_place):
             lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
             boxes=[box],
             tangent=ModelTangent(advance),
-            replays=2,
-            clip=None,
-            trust_policy=zo.TrustPolicy(check_every=None),
+            limits=zo.tangents.Limits(check_every=None, replays=2, clip=None),
         )
         population = zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=1e-4), factors)
         for number in range(2):  # too few for another to lead
@@ -242,7 +240,12 @@ def leaving_its_domain(error):
         return (box(net(x)) - TARGET).square().sum(dim=1)
 
     gradient = zo.TangentGradient(
-        network, objective, boxes=[box], tangent=ModelTangent(advance), replays=2, seed=0
+        network,
+        objective,
+        boxes=[box],
+        tangent=ModelTangent(advance),
+        limits=zo.tangents.Limits(replays=2),
+        seed=0,
     )
     return zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=3e-2), (1, 100)), network
 

@@ -10,11 +10,12 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.judged import judged
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
 
 SPEC = ArraySpec("x", (2,))
-NEVER = zo.tangents.TrustPolicy(check_every=None, lost=1e9)
+NEVER = judged(check_every=None, lost=1e9)
 
 
 def gradient_of(replays: int | None) -> zo.TangentGradient:
@@ -26,8 +27,7 @@ def gradient_of(replays: int | None) -> zo.TangentGradient:
         lambda net, rows: box(net(rows)).square().mean(dim=1),
         boxes=[box],
         tangent=learner(zo.MLPTangent, width=16, first_steps=50, seed=0),
-        replays=replays,
-        trust_policy=NEVER,
+        limits=judged(NEVER, replays=replays),
     )
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec
 from tests.gpu.pretended import PretendedGPU
+from tests.judged import gathered
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import ModelTangent
 
@@ -62,7 +63,7 @@ def plain(network, batch, box):
 
 def gradient_of(network, objective=plain, **settings):
     box = FromTorch(answer, (X,), (X,))
-    settings = {"tangent": ModelTangent(answer), "replays": 3, **settings}
+    settings = gathered(**{"tangent": ModelTangent(answer), "replays": 3, **settings})
     return zo.TangentGradient(network, lambda n, batch: objective(n, batch, box), boxes=[box], **settings)
 
 

@@ -137,7 +137,9 @@ def test_a_replay_of_recorded_answers_asks_for_no_row():
     """With the exact derivative it is autograd at weights where the box was never asked."""
     network, box, seeds = policy().double(), pendulum(steps=STEPS), torch.arange(4)
     tangent = ModelTangent(derivative)
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], tangent=tangent, seed=0, replays=1)
+    gradient = zo.TangentGradient(
+        network, objective_of(box), boxes=[box], tangent=tangent, seed=0, limits=zo.tangents.Limits(replays=1)
+    )
     gradient.backward((seeds,))
     assert gradient.replays() == 1
     torch.optim.SGD(network.parameters(), 0.1).step()

@@ -41,7 +41,9 @@ def make(layout=None, failing=False):
         )
 
     model = ModelTangent(lambda y: y.sin() + y.roll(1, 1))
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=model, replays=2)
+    gradient = zo.TangentGradient(
+        network, objective, boxes=[box], tangent=model, limits=zo.tangents.Limits(replays=2)
+    )
     gradient.replays()
     for seed in range(2):
         words = dense(seed)

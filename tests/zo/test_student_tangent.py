@@ -211,7 +211,7 @@ def test_a_step_costs_the_base():
         lambda n, b: box(n(b)).square().mean(1),
         boxes=[box],
         tangent=StudentTangent(nn.Linear(3, 3)),
-        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        limits=zo.tangents.Limits(check_every=None),
     )
     for seed in range(3):
         gradient.backward(weights(5, 3, seed=seed))
@@ -348,7 +348,7 @@ def test_nothing_is_replayed_with_a_student_unless_it_is_asked_for(fixed):
     box, network = FromTorch(lambda x: torch.sin(x[:, :2]), (X,), (Y,)), nn.Linear(3, 3)
     gradient = zo.TangentGradient(
         network, lambda n, x: box(n(x)).square().sum(dim=1), boxes=[box], tangent=StudentTangent(net()),
-        replays=fixed, seed=0,
+        limits=zo.tangents.Limits(replays=fixed), seed=0,
     )  # fmt: skip
     gradient.backward(weights(8, 3, seed=1).float())
     assert gradient.replays() == (fixed or 0)

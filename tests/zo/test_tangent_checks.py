@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import warnings
 
@@ -13,10 +12,10 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests.judged import judged
 from tests.zo.chains import ALWAYS, NEVER, X, along, bent, chain, flat_grads, make_network, true_grads
 from tests.zo.checks import check_of
 from tests.zo.row_boxes import FromTorch, weights
-from zo import TrustPolicy
 from zo.errors import TangentWarning, ZeroGradientWarning
 from zo.tangents.evidence import along_gradient
 from zo.tangents.trust import figures
@@ -39,7 +38,7 @@ def test_the_agreement_is_the_true_gradient_along_the_surrogate(tangent, dtype, 
     def objective(solver):
         return lambda network, batch: size * chain(solver)(network, batch)
 
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, trust_policy=ALWAYS)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, limits=ALWAYS)
     gradient.backward(batch)
     g, true = flat_grads(network), true_grads(objective(bent), network, batch)
     expected = float(g @ true / g.square().sum())
@@ -56,7 +55,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost():
         chain(box),
         boxes=[box],
         tangent=zo.IdentityTangent(),
-        trust_policy=TrustPolicy(check_every=2, lost=1e9, agreement=-1e9, agreement_of_rows=-1),
+        limits=judged(check_every=2, lost=1e9, agreement=-1e9, agreement_of_rows=-1),
     )
     asked = []
     for step in range(3):
@@ -85,7 +84,7 @@ def test_a_figure_of_one_measure_and_one_line_judges_a_box_but_not_a_noisy_one(m
         chain(box),
         boxes=[box],
         tangent=zo.KernelTangent(),
-        trust_policy=dataclasses.replace(ALWAYS, average=1),
+        limits=judged(ALWAYS, average=1),
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -113,7 +112,7 @@ def test_a_check_that_finds_fault_is_made_sure_of(noise, length):
         lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
-        trust_policy=TrustPolicy(check_every=1, lost=1e9, agreement=3.5),
+        limits=judged(check_every=1, lost=1e9, agreement=3.5),
     )
     agreements, rows = [], []
     with warnings.catch_warnings(record=True) as said:
@@ -150,7 +149,7 @@ def test_curvature_near_a_minimum_is_no_fault_of_the_true_derivative():
         lambda network, batch: 1 + box(network(batch))[:, 0],
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: 50 * (x - 2e-3) ** 2),
-        trust_policy=TrustPolicy(check_every=1, average=1),
+        limits=judged(check_every=1, average=1),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -168,7 +167,7 @@ def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
         network = make_network(middle=(nn.BatchNorm1d(5), nn.Dropout(0.5)))
         box, gradients = FromTorch(bent, (X,), (X,)), []
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), limits=policy
         )
         torch.manual_seed(3)
         for step in range(3):
@@ -202,7 +201,7 @@ def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
     def run(box, policy):
         network = make_network()
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), limits=policy
         )
         gradient.backward(weights(5, 4))
         return gradient, flat_grads(network)
@@ -238,10 +237,10 @@ def test_the_agreement_of_rows_is_the_cosine_of_what_autograd_says_of_each(slope
     network, batch = make_network(), weights(6, 4)
     box, policy = (
         FromTorch(bent, (X,), (X,)),
-        TrustPolicy(check_every=1, agreement=-1e9, agreement_of_rows=-1, lost=1e9),
+        judged(check_every=1, agreement=-1e9, agreement_of_rows=-1, lost=1e9),
     )
     tangent = zo.tangents.ModelTangent(slope)
-    gradient = zo.TangentGradient(network, with_box(box), boxes=[box], tangent=tangent, trust_policy=policy)
+    gradient = zo.TangentGradient(network, with_box(box), boxes=[box], tangent=tangent, limits=policy)
     gradient.backward(batch)
 
     class Slope(torch.autograd.Function):
@@ -274,7 +273,7 @@ def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, fa
         lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
-        trust_policy=TrustPolicy(check_every=1, lost=1e9),
+        limits=judged(check_every=1, lost=1e9),
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -305,7 +304,7 @@ def test_a_loss_that_curves_or_is_noisy_does_not_make_a_gradient_short(noise):
         lambda network, batch: 1 + (box(network(batch))).square().mean(dim=1),
         boxes=[box := FromTorch(answers, (X,), (X,))],
         tangent=zo.tangents.ModelTangent(lambda x: x),
-        trust_policy=TrustPolicy(check_every=1, lost=1e9, agreement_of_rows=-1.0, agreement=-1e9),
+        limits=judged(check_every=1, lost=1e9, agreement_of_rows=-1.0, agreement=-1e9),
     )
     agreements, queries = [], []
     with warnings.catch_warnings(record=True) as said:
@@ -323,7 +322,7 @@ def test_of_few_rows_and_where_nothing_is_checked_no_agreement_of_rows_is_told()
     for rows, policy in ((3, ALWAYS), (6, NEVER)):
         network, box = make_network(), FromTorch(bent, (X,), (X,))
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), limits=policy
         )
         gradient.backward(weights(rows, 4))
         assert gradient.agreement_of_rows is None
@@ -349,7 +348,7 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
     def run(box, policy):
         network = make_network(middle=(nn.Dropout(0.5),))
         gradient = zo.TangentGradient(
-            network, weighed(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, weighed(box), boxes=[box], tangent=zo.IdentityTangent(), limits=policy
         )
         torch.manual_seed(3)
         gradient.backward(batch)
@@ -408,7 +407,7 @@ def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
 
     network = make_network()
     gradient = zo.TangentGradient(
-        network, objective, boxes=[box], tangent=zo.IdentityTangent(), trust_policy=ALWAYS
+        network, objective, boxes=[box], tangent=zo.IdentityTangent(), limits=ALWAYS
     )
     for step in range(2):
         gradient.backward(weights(20, 4, seed=step))
@@ -418,7 +417,7 @@ def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
 
 
 def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
-    watch = TrustWatch(TrustPolicy(average=2))
+    watch = TrustWatch(judged(average=2))
     said = []
 
     def backward(step, agreement, failed):
@@ -453,7 +452,7 @@ def test_a_row_that_failed_in_the_base_is_in_no_check():
             lambda x: torch.where(x.amax(dim=1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,)
         )
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=ALWAYS
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), limits=ALWAYS
         )
         gradient.backward(batch)
         return gradient.agreement
@@ -470,7 +469,7 @@ def test_a_gradient_of_zero_cannot_be_checked():
         lambda network, batch: box(network(batch)).sum(dim=1),
         boxes=[box],
         tangent=zo.tangents.ZeroTangent(),
-        trust_policy=ALWAYS,
+        limits=ALWAYS,
     )
     with pytest.warns(ZeroGradientWarning):
         gradient.backward(weights(5, 4))
@@ -510,7 +509,7 @@ def test_an_offset_in_float32_is_no_fault_of_a_tangent(offset):
     def objective(network, batch, solve=box):
         return (solve(network(batch)) - offset - curved_part(batch[:, :1].repeat(1, 4))).square().mean(dim=1)
 
-    gradient = zo.TangentGradient(network, objective, boxes=[box], trust_policy=TrustPolicy(check_every=8))
+    gradient = zo.TangentGradient(network, objective, boxes=[box], limits=zo.tangents.Limits(check_every=8))
     optimizer, errors, agreements = torch.optim.Adam(network.parameters(), 1e-3), [], []
     for _ in range(40):
         batch = torch.randn(32, 3)

@@ -329,8 +329,7 @@ def test_what_a_replay_leaves_as_recorded_is_named_once(function, spec, used):
         lambda n, w: loss(n, w, box),
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: torch.sin(x)),
-        clip=None,
-        replays=2,
+        limits=zo.tangents.Limits(clip=None, replays=2),
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

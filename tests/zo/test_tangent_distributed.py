@@ -19,6 +19,7 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from tests.judged import gathered, judged
 from tests.zo.learners import learner
 from tests.zo.linearised import Instead
 
@@ -29,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::zo.errors.TangentWarning", "ignore::zo.errors.LostRowsWarning"
 )
 RANKS, ROWS, STEPS = 3, 5, 6
-POLICY = zo.tangents.TrustPolicy(check_every=1, average=2, agreement=1e9)
-NEVER = zo.tangents.TrustPolicy(check_every=None)
+POLICY = judged(check_every=1, average=2, agreement=1e9)
+NEVER = zo.tangents.Limits(check_every=None)
 VALUES = {"tangent": learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1)}
 RUNS = {"values": VALUES, "chosen": {"tangent": None}}  # settings of a gradient, by name
 
@@ -95,8 +96,8 @@ def chain(box, steps=3):
 
 def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
     network, box = network or make_network(), box or Chancy()
-    settings = {"tangent": zo.IdentityTangent(), "trust_policy": NEVER, **settings}
-    return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **settings)
+    settings = {"tangent": zo.IdentityTangent(), "limits": NEVER, **settings}
+    return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **gathered(**settings))
 
 
 def state_of(gradient, network) -> dict:
@@ -111,7 +112,7 @@ def train(group, begin=None, until=STEPS, replays=None, **settings) -> dict:
     """Some steps down the gradient; `begin` is what another run left, and on which a new gradient goes on."""
     torch.set_num_threads(1)
     network, box = make_network(), Chancy()
-    settings |= {"trust_policy": POLICY, "replays": replays}
+    settings |= {"limits": POLICY, "replays": replays}
     gradient = make_gradient(group, network, box, **settings)
     torch.manual_seed(7)
     if begin is not None:
@@ -175,8 +176,8 @@ def differing(groups) -> dict:
     for place, name in enumerate(["weights", "buffers", "batch", "random state", "settings", "steps"]):
         network, box, batch = make_network(), Chancy(), batch_of(0)
         odd = rank == 1 + place % 2
-        policy = zo.TrustPolicy(check_every=None, average=11 if odd and name == "settings" else 10)
-        gradient = make_gradient(groups[3], network, box, trust_policy=policy)
+        policy = judged(check_every=None, average=11 if odd and name == "settings" else 10)
+        gradient = make_gradient(groups[3], network, box, limits=policy)
         if odd and name == "weights":
             network[0].weight.data[3, 2] += 1e-7
         if odd and name == "buffers":

@@ -13,6 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import Session
+from tests.judged import gathered, judged
 from tests.zo.learners import learner
 from tests.zo.ranks import results_by_rank
 from tests.zo.row_boxes import FromTorch
@@ -55,7 +56,7 @@ def batch(step, rows=8):
 
 def cosines(network, box, objective, steps, batch=batch, exact=plant, **settings):
     """The cosine of each step's gradient with autograd's through the function itself."""
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **gathered(**settings))
     optimizer, found = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(steps):
         true = torch.autograd.grad(objective(exact)(network, batch(step)).mean(), list(network.parameters()))
@@ -80,7 +81,7 @@ def test_in_closed_loop_the_gradient_becomes_the_true_one(rows):
     def drawn(step):
         return batch(step, rows)
 
-    unchecked = {"trust_policy": zo.tangents.TrustPolicy(check_every=None), "batch": drawn}
+    unchecked = {"limits": zo.tangents.Limits(check_every=None), "batch": drawn}
     steps = 40 if rows == 1 else 14
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # and nothing is said
@@ -198,7 +199,9 @@ def test_what_values_identify_is_not_dithered(kind):
 
 def test_where_nothing_may_be_dithered_it_is_said_in_the_first_step():
     box = plant_box()
-    gradient = zo.TangentGradient(policy(), closed_loop(box), boxes=[box], excite=0)
+    gradient = zo.TangentGradient(
+        policy(), closed_loop(box), boxes=[box], limits=zo.tangents.Limits(excite=0)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gradient.backward(batch(0))
@@ -225,7 +228,7 @@ def asked_and_sent(bounds, action, steps, dtype=torch.float32, **settings):
 
         return of
 
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **gathered(**settings))
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(steps):
         box.asked.clear()
@@ -285,7 +288,9 @@ def test_an_action_of_two_boxes_keeps_within_the_bounds_of_each():
             state = (plain(state, action) + narrow(state, action)) / 2
         return state.square().sum(dim=1)
 
-    gradient = zo.TangentGradient(network, objective, boxes=[plain, narrow], seed=0, excite=0.5)
+    gradient = zo.TangentGradient(
+        network, objective, boxes=[plain, narrow], seed=0, limits=zo.tangents.Limits(excite=0.5)
+    )
     for step in range(3):
         gradient.backward(batch(step))
     assert all("action" in sizes for sizes in gradient.excitation)
@@ -310,7 +315,9 @@ def test_a_number_fixes_the_size():
     gradient.backward(batch(4))
     assert torch.equal(gradient.excitation[0]["action"], fixed)
     with pytest.raises(zo.ConfigurationError, match="excite: expected"):
-        zo.TangentGradient(policy(), closed_loop(box := plant_box()), boxes=[box], excite=-1)
+        zo.TangentGradient(
+            policy(), closed_loop(box := plant_box()), boxes=[box], limits=zo.tangents.Limits(excite=-1)
+        )
 
 
 @pytest.mark.slow
@@ -347,7 +354,9 @@ def test_what_a_dither_does_to_the_loss_is_what_the_loss_is_off_by(settable):
     """Of a box that cannot be set all of it stays in the loss; of another what the tangent did not know."""
     network, box = policy(), plant_box()
     box.settable = settable  # so something is taken from its answers
-    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, excite=0.5)
+    gradient = zo.TangentGradient(
+        network, closed_loop(box), boxes=[box], seed=0, limits=zo.tangents.Limits(excite=0.5)
+    )
     with torch.no_grad():
         for step in range(25):
             loss = gradient.backward(batch(step))
@@ -364,7 +373,9 @@ def test_the_share_of_a_dither_that_the_loss_is_without_is_told(settable, rows):
     """None of it before its response is known: that loss is another than the network's own."""
     network, box = policy(), plant_box()
     box.settable = settable
-    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, excite=1.0)
+    gradient = zo.TangentGradient(
+        network, closed_loop(box), boxes=[box], seed=0, limits=zo.tangents.Limits(excite=1.0)
+    )
     known, off = [], []
     for step in range(6):
         network.zero_grad()
@@ -450,7 +461,9 @@ def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
 @pytest.mark.slow
 def test_replays_go_on_from_what_was_asked():
     network, box = policy(), plant_box()
-    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, replays=2)
+    gradient = zo.TangentGradient(
+        network, closed_loop(box), boxes=[box], seed=0, limits=zo.tangents.Limits(replays=2)
+    )
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(12):
         optimizer.zero_grad()
@@ -500,9 +513,8 @@ def test_a_run_that_goes_on_logs_what_an_undisturbed_one_does():
     """`tangent_excitation` and `tangent_excitation_loss` come every few steps and were gone till then."""
 
     def made(states=None):
-        network, box, policies = policy(), plant_box(), zo.TrustPolicy(check_every=3)
-        settings = {"boxes": [box], "seed": 3, "trust_policy": policies, "replays": 1, "max_rows": 2}
-        gradient = zo.TangentGradient(network, closed_loop(box), **settings)
+        network, box, limits = policy(), plant_box(), zo.tangents.Limits(check_every=3, replays=1)
+        gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=3, limits=limits)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
         parts = network, optimizer, gradient, zo.RatePopulation(gradient, optimizer, (1.0, 4.0))
         for part, state in zip(parts, states or (), strict=False):
@@ -724,9 +736,9 @@ def test_of_a_large_state_few_numbers_are_kept():
         return state.square().mean(dim=1)
 
     tangent = learner(zo.MLPTangent, 16, first_steps=20, steps_per_step=2)
-    unchecked = zo.tangents.TrustPolicy(check_every=None)
+    unchecked = zo.tangents.Limits(check_every=None)
     gradient = zo.TangentGradient(
-        nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, trust_policy=unchecked, clip=None
+        nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, limits=judged(unchecked, clip=None)
     )
     for step in range(3):
         gradient.backward(torch.randn(4, 4, generator=torch.Generator().manual_seed(step)))
@@ -960,7 +972,9 @@ def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
 
     network = TwoHeads(1)
     box = FromTorch(answers, two_inputs().inputs, two_inputs().outputs)
-    gradient = zo.TangentGradient(network, two_losses(box), boxes=[box], seed=0, excite=0.1)
+    gradient = zo.TangentGradient(
+        network, two_losses(box), boxes=[box], seed=0, limits=zo.tangents.Limits(excite=0.1)
+    )
     told, used = [], []
     for step in range(11):
         states = 2 * torch.rand(8, 3, generator=torch.Generator().manual_seed(999 + step)) - 1
@@ -979,8 +993,8 @@ def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
 def test_no_check_is_made_of_a_gradient_that_waits(heads, early):
     """It would judge what is not used; the first that is used has one instead."""
     network, box = (TwoHeads(1), two_inputs()) if heads else (policy(), plant_box())
-    objective, policies = two_losses(box) if heads else closed_loop(box), zo.TrustPolicy(early=early)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, trust_policy=policies)
+    objective, policies = two_losses(box) if heads else closed_loop(box), zo.tangents.Limits(early=early)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, limits=policies)
     waited = []
     for step in range(9):
         gradient.backward(batch(step))

@@ -63,7 +63,9 @@ def test_one_design_for_all_rows_gets_its_gradient_by_a_dither():
 
 def test_where_no_dither_is_allowed_it_is_said_that_nothing_shows_the_derivative():
     box, network = FromTorch(answer, *BOX), Design()
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], excite=0)
+    gradient = zo.TangentGradient(
+        network, objective_of(box), boxes=[box], limits=zo.tangents.Limits(excite=0)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gradient.backward(batch(0))
@@ -131,8 +133,8 @@ WALL[:, :4] = 0
 )
 def test_nothing_is_said_where_inputs_differ_or_no_weight_moves_them(function, specs, network, objective):
     box = FromTorch(function, *specs)
-    policy = zo.tangents.TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], trust_policy=policy)
+    policy = zo.tangents.Limits(check_every=None)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], limits=policy)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradient.backward(batch(0))

@@ -11,15 +11,12 @@ import zo
 from blackbox import ArraySpec
 from tests.zo.chains import Student, X, bent, chain, make_network
 from tests.zo.row_boxes import FromTorch, weights
-from zo import TrustPolicy
 
 
 def test_the_trust_is_of_values():
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    unchecked = TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
-        make_network(), chain(box), boxes=[box], tangent=student, trust_policy=unchecked
-    )
+    unchecked = zo.tangents.Limits(check_every=None)
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, limits=unchecked)
     gradient.backward(weights(5, 4))
     assert gradient.trust == [None] * 3 and gradient.trust_of_step is None
     assert gradient.metrics()["tangent_error"] == 1.0  # nothing was known, and so nothing foretold
@@ -71,10 +68,8 @@ def test_dead_rows_are_not_among_the_values():
 
 def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    unchecked = TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
-        make_network(), chain(box), boxes=[box], tangent=student, trust_policy=unchecked
-    )
+    unchecked = zo.tangents.Limits(check_every=None)
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, limits=unchecked)
     gradient.backward(weights(1, 4))
     lasts, student.said = student.known.split(1), []
     gradient.backward(weights(1, 4, seed=1))
@@ -94,7 +89,7 @@ def test_one_row_of_what_is_no_state_is_no_measure():
         lambda network, batch: box(network(batch)).square().mean(dim=1),
         boxes=[box],
         tangent=student,
-        trust_policy=TrustPolicy(check_every=None),
+        limits=zo.tangents.Limits(check_every=None),
     )
 
     def zero(rows):

@@ -11,9 +11,9 @@ import torch
 from typeguard import suppress_type_checks
 
 import zo
+from tests.judged import judged
 from tests.tasks.problems import Beside, Steering
 from tests.zo.checks import check_of
-from zo import TrustPolicy
 from zo.errors import TangentWarning
 from zo.tangents.trust.watch import TrustWatch
 
@@ -35,7 +35,7 @@ def watch(errors, policy, agreements=(), rungs=0):
 def test_the_mean_is_exponential_and_free_of_its_start():
     """Against the weighted mean, the first step apart; errors above 10 count as 10, none as nothing."""
     errors = [9.0, 0.5, None, 0.3, math.inf, 0.2]
-    trust, *_ = watch(errors, TrustPolicy(average=4))
+    trust, *_ = watch(errors, judged(average=4))
     terms = [0.5, 0.3, 10.0, 0.2]
     ages = [0.75 ** (3 - place) for place in range(4)]
     assert trust.error == pytest.approx(
@@ -44,7 +44,7 @@ def test_the_mean_is_exponential_and_free_of_its_start():
 
 
 def test_remedies_follow_each_other_while_trust_is_lost_then_one_warning_then_it_returns():
-    policy = TrustPolicy(lost=0.5, regained=0.3, average=2, check_every=None)
+    policy = judged(lost=0.5, regained=0.3, average=2, check_every=None)
     errors = [1.0] + [0.9] * 12 + [0.1] * 8
     # Judged after steps 2 (nothing to compare with), 4, 6 and 8.
     _, lost, begun, stuck = watch(errors, policy, rungs=2)
@@ -56,7 +56,7 @@ def test_remedies_follow_each_other_while_trust_is_lost_then_one_warning_then_it
 
 def test_without_errors_the_checks_decide():
     """Nothing can be predicted, as with one row; a bad check counts after `average` steps."""
-    policy = TrustPolicy(agreement=0.5, average=3)
+    policy = judged(agreement=0.5, average=3)
     bad = [(1, 0.1), (5, 0.1), (11, 0.1)]
     trust, _, begun, stuck = watch([None] * 12, policy, bad, rungs=2)
     assert trust.error is None and begun == [3, 6] and stuck == [11]
@@ -64,7 +64,7 @@ def test_without_errors_the_checks_decide():
 
 
 def test_steps_count_from_one_and_a_check_is_named_where_it_is_judged_later():
-    trust = TrustWatch(TrustPolicy())
+    trust = TrustWatch(zo.tangents.Limits())
     with pytest.warns(TangentWarning) as caught:
         for step in range(36):
             found = check_of(0.3) if step in (9, 35) else check_of()
@@ -79,10 +79,10 @@ def test_steps_count_from_one_and_a_check_is_named_where_it_is_judged_later():
 @pytest.mark.parametrize("resume", [5, 9, 10, 11, 30])
 def test_a_resumed_watch_is_the_same_and_says_nothing_twice(resume):
     def run(resume):
-        trust, said, lost = TrustWatch(TrustPolicy()), [], []
+        trust, said, lost = TrustWatch(zo.tangents.Limits()), [], []
         for step in range(60):
             if step == resume:
-                state, trust = copy.deepcopy(trust.state_dict()), TrustWatch(TrustPolicy())
+                state, trust = copy.deepcopy(trust.state_dict()), TrustWatch(zo.tangents.Limits())
                 trust.load_state_dict(state)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -102,7 +102,7 @@ def test_a_resumed_watch_is_the_same_and_says_nothing_twice(resume):
     [(None, ""), (60, ""), (21, " There are 10 steps left."), (12, " There is 1 step left.")],
 )
 def test_a_remedy_says_how_many_steps_it_has(last, left):
-    trust = TrustWatch(TrustPolicy(), last=last)
+    trust = TrustWatch(zo.tangents.Limits(), last=last)
     with pytest.warns(TangentWarning) as caught:
         for step in range(11):
             found = check_of(0.3) if step == 9 else check_of()
@@ -114,7 +114,7 @@ def test_a_remedy_says_how_many_steps_it_has(last, left):
 
 def test_no_remedy_is_begun_in_the_last_step():
     asked = []
-    trust = TrustWatch(TrustPolicy(), last=11)
+    trust = TrustWatch(zo.tangents.Limits(), last=11)
     with pytest.warns(TangentWarning) as caught:
         for step in range(11):
             trust.saw(
@@ -135,8 +135,8 @@ def test_a_cut_at_the_boxes_is_advised_only_where_a_way_goes_beside_them(kind, a
     problem = kind()
     torch.manual_seed(0)
     network = problem.network()
-    policy = TrustPolicy(lost=1e-9, regained=1e-10, average=1, check_every=None)
-    gradient = zo.TangentGradient(network, problem.objective, boxes=[problem.box], trust_policy=policy)
+    policy = judged(lost=1e-9, regained=1e-10, average=1, check_every=None)
+    gradient = zo.TangentGradient(network, problem.objective, boxes=[problem.box], limits=policy)
     with pytest.warns(TangentWarning) as caught:
         for step in range(8):
             gradient.backward(problem.training_batch(0, step))
@@ -146,7 +146,7 @@ def test_a_cut_at_the_boxes_is_advised_only_where_a_way_goes_beside_them(kind, a
 
 
 def test_a_box_in_pieces_is_named_and_trust_in_its_values_goes_on_being_judged():
-    trust = TrustWatch(TrustPolicy(average=2))
+    trust = TrustWatch(judged(average=2))
     with pytest.warns(TangentWarning) as caught:
         for step in range(12):
             trust.saw(step, 4.0, check_of(flat=0.9) if step == 1 else check_of())
@@ -156,7 +156,7 @@ def test_a_box_in_pieces_is_named_and_trust_in_its_values_goes_on_being_judged()
 
 
 def test_between_lost_and_regained_nothing_changes():
-    policy = TrustPolicy(lost=0.5, regained=0.3, average=2)
+    policy = judged(lost=0.5, regained=0.3, average=2)
     assert not any(watch([1.0] + [0.4] * 20, policy)[1])
     assert all(watch([1.0] + [0.6] * 4 + [0.4] * 20, policy)[1][5:])
 
@@ -164,14 +164,14 @@ def test_between_lost_and_regained_nothing_changes():
 def test_no_verdict_while_the_tangent_learns():
     """Errors that fall by a fifth each two steps are given time; those that stay are not."""
     falling = [1.0] + [2.0 * 0.9**step for step in range(12)]
-    policy = TrustPolicy(lost=0.5, regained=0.3, average=2)
+    policy = judged(lost=0.5, regained=0.3, average=2)
     assert not any(watch(falling, policy)[1])
     assert watch([2.0] * 13, policy)[1][-1]
-    assert not any(watch([0.9] * 20, TrustPolicy(average=2))[1])  # better than the mean
+    assert not any(watch([0.9] * 20, judged(average=2))[1])  # better than the mean
 
 
 def test_a_bad_check_begins_one_remedy_until_the_next_one():
-    policy = TrustPolicy(agreement=0.5, average=2)
+    policy = judged(agreement=0.5, average=2)
     _, lost, begun, stuck = watch([0.1] * 30, policy, [(9, 0.4), (19, -0.2), (25, 0.9)], rungs=5)
     # The errors, judged 2, 4, 6 steps after step 19, are good all along.
     assert begun == [9, 19] and not stuck
@@ -193,7 +193,7 @@ def test_a_bad_check_begins_one_remedy_until_the_next_one():
     ],
 )
 def test_a_check_is_bad_in_four_ways(check, words):
-    policy = TrustPolicy(average=2, agreement=0.5, missed=0.5)
+    policy = judged(average=2, agreement=0.5, missed=0.5)
     quiet, rows, loud = (TrustWatch(policy) for _ in range(3))
     with pytest.warns(TangentWarning, match=words) as caught:
         for step in range(12):
@@ -211,7 +211,7 @@ def test_a_check_is_bad_in_four_ways(check, words):
 
 def test_remedies_are_taken_in_their_order_and_then_it_is_said_that_nothing_is_left():
     rungs, dithers = ["A learns longer", "B takes over from A"], ["'u' is dithered"]
-    watch, said = TrustWatch(TrustPolicy(average=2, check_every=None)), []
+    watch, said = TrustWatch(judged(average=2, check_every=None)), []
     for step in range(24):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -235,33 +235,28 @@ def test_remedies_are_taken_in_their_order_and_then_it_is_said_that_nothing_is_l
 @pytest.mark.parametrize("every", [None, 1, 2, 9, 10, 11, 25])
 @pytest.mark.parametrize("learns", [False, True])
 def test_checks_are_counted_as_they_come(every, learns):
-    policy = TrustPolicy(check_every=every)
+    policy = zo.tangents.Limits(check_every=every)
     for steps in (0, 1, 2, 9, 10, 11, 24, 25, 26, 100):
         counted = sum(policy.checks(step, learns) for step in range(steps))
         assert policy.checks_within(steps, learns) == counted
 
 
 def test_a_first_check_comes_after_ten_steps():
-    assert [step for step in range(60) if TrustPolicy().checks(step)] == [9, 24, 49]
-    assert [step for step in range(20) if TrustPolicy(check_every=8).checks(step)] == [7, 15]
-    assert not any(TrustPolicy(check_every=None).checks(step) for step in range(60))
+    assert [step for step in range(60) if zo.tangents.Limits().checks(step)] == [9, 24, 49]
+    assert [step for step in range(20) if zo.tangents.Limits(check_every=8).checks(step)] == [7, 15]
+    assert not any(zo.tangents.Limits(check_every=None).checks(step) for step in range(60))
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lost": 0.0}, "lost: expected a finite number > 0"),
-        ({"lost": math.inf}, "lost: expected a finite number > 0"),
-        ({"lost": 0.2, "regained": 0.3}, "regained: expected a finite number"),
-        ({"early": 0}, "early: expected a whole number >= 1"),
-        ({"missed": 0.0}, "missed: expected a finite number > 0"),
-        ({"agreement": math.nan}, "agreement: expected a finite number, got nan"),
-        ({"agreement_of_rows": 1.5}, "agreement_of_rows: expected a finite number <= 1, got 1.5"),
-        ({"agreement": True}, "agreement: expected a finite number, got True"),
+        ({"early": 0}, "Limits, early: expected a whole number >= 1"),
+        ({"clip": math.nan}, "clip: expected a finite number >= 1, got nan"),
+        ({"clip": True}, "clip: expected a finite number >= 1, got True"),
+        ({"replays": 1.5}, "replays: expected a whole number >= 0"),
         ({"check_every": 0}, "check_every: expected a whole number >= 1"),
-        ({"average": 0}, "average: expected a whole number >= 1"),
     ],
 )
-def test_policies_out_of_range(settings, words):
+def test_limits_out_of_range(settings, words):
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
-        TrustPolicy(**settings)
+        zo.tangents.Limits(**settings)

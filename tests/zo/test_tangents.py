@@ -26,7 +26,7 @@ X = ArraySpec("x", (4,))
 TANGENTS = {
     "identity": zo.IdentityTangent,
     "kernel": zo.KernelTangent,
-    "network": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "network": lambda: learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2),
     "chosen": lambda: None,
 }
 
@@ -69,8 +69,8 @@ def exact(network, objective, boxes, *models, **settings) -> zo.TangentGradient:
 
 @pytest.mark.parametrize("kind", TANGENTS)
 def test_rows_are_those_of_a_first_order_step_and_no_more(kind):
-    box, unchecked = Sine(), zo.tangents.TrustPolicy(check_every=None)
-    settings = {"tangent": TANGENTS[kind](), "trust_policy": unchecked}
+    box, unchecked = Sine(), zo.tangents.Limits(check_every=None)
+    settings = {"tangent": TANGENTS[kind](), "limits": unchecked}
     gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], **settings)
     for _ in range(2):
         gradient.backward(weights(5, 4))

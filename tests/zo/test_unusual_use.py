@@ -214,7 +214,7 @@ def test_weights_that_a_pattern_chose_and_that_are_frozen_later_are_refused(call
         boxes=[box],
         tangent=zo.tangents.ModelTangent(lambda x: torch.sin(1.3 * x)),
         parameters=["g.*"],
-        replays=1,
+        limits=zo.tangents.Limits(replays=1),
     )
     gradient.backward(batch_of())
     assert gradient.replays() == 1

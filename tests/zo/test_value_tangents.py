@@ -12,14 +12,15 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, Cached
+from tests.judged import gathered, judged
 from tests.zo.learners import learner
 from tests.zo.linearised import answers
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents.models.maps.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
-LOSES = zo.tangents.TrustPolicy(lost=1e-9, regained=1e-9, check_every=None, average=2)
-NEVER = zo.tangents.TrustPolicy(check_every=None, lost=1e9, regained=1e9)
+LOSES = judged(lost=1e-9, regained=1e-9, check_every=None, average=2)
+NEVER = judged(check_every=None, lost=1e9, regained=1e9)
 
 
 def step(u):
@@ -45,9 +46,8 @@ def through(*boxes):
 
 
 def make_gradient(network, *boxes, **settings) -> zo.TangentGradient:
-    return zo.TangentGradient(
-        network, through(*boxes), boxes=list(boxes), **{"trust_policy": NEVER, **settings}
-    )
+    settings = gathered(**{"limits": NEVER, **settings})
+    return zo.TangentGradient(network, through(*boxes), boxes=list(boxes), **settings)
 
 
 def ring() -> FromTorch:
@@ -152,7 +152,10 @@ def table(**settings) -> tuple[FromTorch, zo.TangentGradient]:
     x = (ArraySpec("x", (2,)),)
     box, network = FromTorch(lambda u: torch.sin(20 * u), x, x), nn.Linear(3, 2).double()
     gradient = zo.TangentGradient(
-        network, lambda net, batch: box(net(batch)).square().mean(dim=1), boxes=[box], clip=None, **settings
+        network,
+        lambda net, batch: box(net(batch)).square().mean(dim=1),
+        boxes=[box],
+        **gathered(clip=None, **settings),
     )
     return box, gradient
 
@@ -162,7 +165,7 @@ def rows_of_table(seed: int) -> torch.Tensor:
 
 
 def test_where_the_only_kind_in_use_diverges_the_next_one_takes_over(small, monkeypatch):
-    box, gradient = table(trust_policy=NEVER)
+    box, gradient = table(limits=NEVER)
     gradient.backward(rows_of_table(0))
     monkeypatch.setattr(zo.KernelTangent, "learn", diverges)
     with pytest.warns(
@@ -177,7 +180,7 @@ def test_where_the_only_kind_in_use_diverges_the_next_one_takes_over(small, monk
 
 def test_a_kind_that_is_asked_for_help_and_diverges_is_out_and_the_one_in_use_goes_on(monkeypatch):
     monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
-    _, gradient = table(trust_policy=LOSES)
+    _, gradient = table(limits=LOSES)
     with pytest.warns(zo.errors.TangentWarning, match="tangents have nothing left to try"):
         for n in range(30):
             gradient.backward(rows_of_table(n))
@@ -206,7 +209,7 @@ def test_two_boxes_have_tangents_of_their_own(small):
 @pytest.mark.slow
 @pytest.mark.parametrize("worse", ["the one in use", "the other"])
 def test_another_kind_takes_over_only_where_it_foretells_better(small, worse):
-    _, gradient = table(trust_policy=LOSES)
+    _, gradient = table(limits=LOSES)
     (tangent,), n = gradient.tangents, 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,7 +229,7 @@ def test_another_kind_takes_over_only_where_it_foretells_better(small, worse):
 def test_what_is_done_about_lost_trust_takes_no_row_and_at_last_it_is_said_that_nothing_is_left(small):
     """Once, with what helps."""
     box = ring()
-    gradient = make_gradient(make_network().eval(), box, trust_policy=LOSES)
+    gradient = make_gradient(make_network().eval(), box, limits=LOSES)
     with pytest.warns(zo.TangentWarning) as caught:
         for n in range(30):
             gradient.backward(batch_of(n))
@@ -244,11 +247,11 @@ def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
     def run(resume):
         torch.manual_seed(5)
         network, box = make_network(), ring()
-        gradient, gradients, kinds = make_gradient(network, box, trust_policy=LOSES), [], []
+        gradient, gradients, kinds = make_gradient(network, box, limits=LOSES), [], []
         for n in range(24):
             if resume and n % every == 0:
                 torch.save(gradient.state_dict(), tmp_path / "state.pt")
-                gradient = make_gradient(network, box, trust_policy=LOSES)
+                gradient = make_gradient(network, box, limits=LOSES)
                 gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
             network.zero_grad()
             with warnings.catch_warnings():
@@ -288,8 +291,8 @@ def test_a_named_tangent_resumes_though_it_measured_its_box(make):
 def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
     """The identity's J d is d: |c d - d| / |c d| for a box c u, whatever the gradient."""
     box = FromTorch(lambda u: 0.8 * u, (RING,), (RING,))
-    policy = zo.tangents.TrustPolicy(check_every=1, agreement=-1e9, missed=1e9, lost=1e9)
-    gradient = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent(), trust_policy=policy)
+    policy = judged(check_every=1, agreement=-1e9, missed=1e9, lost=1e9)
+    gradient = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent(), limits=policy)
     gradient.backward(batch_of(0))
     assert gradient.missed == pytest.approx(0.25, rel=1e-3)
     assert gradient.metrics()["tangent_missed"] == gradient.missed
@@ -538,7 +541,7 @@ def test_a_state_from_before_the_first_step_takes_all_knowledge_away(make):
 
 
 def test_predictions_that_are_not_numbers_lose_trust():
-    watch = zo.tangents.trust.TrustWatch(zo.tangents.TrustPolicy(average=2))
+    watch = zo.tangents.trust.TrustWatch(judged(average=2))
     with pytest.warns(zo.TangentWarning, match="relative error"):
         for n in range(9):
             watch.saw(n, float("nan"))

@@ -107,8 +107,8 @@ def test_the_way_of_a_tangents_step_has_at_most_thirteen_stops_in_nine_files(eva
         stack.note_answer()
         return box(box(state)).square().mean(dim=1)
 
-    unchecked = zo.tangents.TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], trust_policy=unchecked)
+    unchecked = zo.tangents.Limits(check_every=None)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], limits=unchecked)
     gradient.backward(torch.randn(5, 4))  # the first step learns longer
     stack.stops.clear()
     for owner, name in ((zo.tangents.AutoTangent, "learn"), (KernelAt, "pull")):

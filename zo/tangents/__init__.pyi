@@ -25,4 +25,4 @@ from zo.tangents.tangent import LinearMap as LinearMap
 from zo.tangents.tangent import Tangent as Tangent
 from zo.tangents.tangent import Unknown as Unknown
 from zo.tangents.tangent import ZeroTangent as ZeroTangent
-from zo.tangents.trust import TrustPolicy as TrustPolicy
+from zo.tangents.trust import Limits as Limits

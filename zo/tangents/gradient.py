@@ -27,7 +27,7 @@ from zo.tangents.step.room import Room
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import TrustPolicy, TrustWatch
+from zo.tangents.trust import Limits, TrustWatch
 
 
 class TangentGradient:
@@ -53,7 +53,7 @@ class TangentGradient:
     tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
     call) compares loss and responses with the predictions of gradient and tangents. When trust is lost,
     tangents learn longer, then other kinds are tried, for no more rows. A warning announces each, and says
-    when nothing is left; see `TrustPolicy`. A held-out loss decides: see `KeepBest`. The numbers of a box may
+    when nothing is left. A held-out loss decides: see `KeepBest`. The numbers of a box may
     be in any units: each is measured by its usual size (`Units`).
 
     Processes with the same network can share the evaluations and get the same result:
@@ -79,25 +79,11 @@ class TangentGradient:
             a box with a budget (`Budgeted`), with noise (`deterministic=False`), or in a `SharedRows` without
             blocks. None for this process alone; left out it is that too, with a warning where
             torch.distributed has several.
-        trust_policy: when trust is lost.
-        replays: how many replays may follow each step, see `replay`; None for as many as are trusted,
-            which is none with a `StudentTangent`.
-        max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
-            third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
-        clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
-            last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
-            by orders of magnitude (`counts.clipped`). Where what is cut off goes one way, as of rows of a
-            rare kind, they may be longer from then on, which is said. Where a third of them are far longer,
-            or one of several that are added up was shortened, that is said once. None for no bound, as where
-            no tangent learns from values, and where several batches make one step of the optimiser.
-        excite: the size of the dither of inputs whose derivative values do not show, in multiples of their
-            spread: an action that is a function of the observation, or one design for all rows. The box is
-            asked a little beside them, for no further row, and the objective gets the answer less the
-            tangent's own response to that. None for a size that is found, 0 for no dither. See
-            docs/concepts/learned_tangents.md.
         steps: how many steps the training takes, where that is known. In closed loop a quarter of them waits
             at most for the response to a first dither, and 25 where it is not known; and where trust is lost
             in the last one, no remedy is begun, since it could not act.
+        limits: how many replays follow, how long a gradient may be, how large a dither is, how often checks
+            come, and whether outliers are learned.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
     boxes fail in more than a tenth of all rows so far, that is said once. If rows of a check fail, the others
@@ -136,12 +122,8 @@ class TangentGradient:
         parameters: Choice | Iterable[Choice] | None = None,
         seed: int = 0,
         process_group: Group = ...,
-        trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
-        replays: int | None = None,
-        max_age: int | None = None,
-        clip: float | None = 2.0,
         steps: int | None = None,
-        excite: float | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         settings = GradientSettings.checked(
             network,
@@ -151,20 +133,17 @@ class TangentGradient:
             parameters=parameters,
             seed=seed,
             process_group=process_group,
-            trust_policy=trust_policy,
-            replays=replays,
-            max_age=max_age,
-            clip=clip,
-            excite=excite,
             steps=steps,
+            limits=limits,
         )
         self._settings, self.parameters = settings, settings.parameters
         self.counts = TangentCounts()
         self._evaluations = Evaluations(settings)
-        self._stand_ins = StandIns(settings.tangents, settings.trust_policy.outliers)
+        self._stand_ins = StandIns(settings.tangents, limits.outliers)
         self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
         notices = self._judgement.notices
-        self._grads = Accumulation(self.parameters, clip if self._stand_ins.learn else None, notices)
+        longest = limits.clip if self._stand_ins.learn else None
+        self._grads = Accumulation(self.parameters, longest, notices)
         self._replays = Replays(settings, self._stand_ins, notices)
         self._keep_within(Room.here(shared=self._evaluations.ranks.size > 1))
         self._rows = 0  # of the last step
@@ -206,7 +185,7 @@ class TangentGradient:
 
     @property
     def outlying(self) -> int:
-        """Rows of the last batch from which nothing is learned, see `TrustPolicy.outliers`."""
+        """Rows of the last batch from which nothing is learned, see `Limits.outliers`."""
         return 0 if self._stand_ins.outlying is None else int(self._stand_ins.outlying.rows.sum())
 
     @property
@@ -294,7 +273,7 @@ class TangentGradient:
     def replays(self) -> int:
         """How many replays may follow the last step; from the first call on windows are kept for them.
 
-        See `replay`. 0 before the first step, and then the number that was given as `replays`. Where none
+        See `replay`. 0 before the first step, and then the number that `Limits` gives. Where none
         was, there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
         `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
@@ -321,7 +300,7 @@ class TangentGradient:
             rows: of the batch, drawn from all windows that are kept; None for as many as the last step had,
                 and at least four.
             last: take the last window that is kept as it is, and draw nothing: the loss of the last batch,
-                without outliers (`TrustPolicy`), at the weights as they are, for no row.
+                without outliers (`Limits`), at the weights as they are, for no row.
 
         Returns:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.

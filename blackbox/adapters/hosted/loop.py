@@ -70,7 +70,7 @@ class Loop:
                         f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
                         "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
                         "inputs to learn from them is noise to its error control, which may never end: "
-                        "take excite=0, fixed steps, or run(..., calls=).",
+                        "take Limits(excite=0), fixed steps, or run(..., calls=).",
                     )
             for kind in self._waiting(self._asked):
                 name = self._host.form.kinds[kind][0]

@@ -143,7 +143,7 @@ def replayed_notice(outputs: Sequence[str]) -> Notice | None:
         f"on {' and '.join(outputs)}, which stay as recorded: loss and gradient of a replay are off by what "
         "weights have changed of them since. Where weights do not change a label or a mask, that is as it "
         "should be. Otherwise let the box give a number that follows its inputs as a float, without "
-        "differentiable=False, or train without replays (replays=0).",
+        "differentiable=False, or train without replays (Limits(replays=0)).",
         TangentWarning,
     )
 

@@ -199,7 +199,7 @@ def _refuse_row_state(look: _Look, turned: Sequence[State]) -> None:
         f"before, got {look.name(next(iter(names)))}, which holds such rows. Replays draw rows anew: they "
         "would run with the state of others and leave theirs behind. Put the state of each row into the "
         "batch, rows first and detached, as in backward((inputs, state.detach())), or train without replays "
-        "(replays=0)."
+        "(Limits(replays=0))."
     )
 
 
@@ -214,7 +214,7 @@ def _refuse_turned(look: _Look, evaluations: Sequence[tuple[Tensor, _OrderedEval
                 "change places, got others: objective or network go by the place of a row, as with targets "
                 "or weights beside the batch, neighbours that are compared, the nodes of one graph as rows, "
                 "or a time axis that comes first. Replays draw rows anew. Put what belongs to a row into the "
-                "batch, and what belongs together into one row, or train without replays (replays=0)."
+                "batch, and what belongs together into one row, or train without replays (Limits(replays=0))."
             )
 
 

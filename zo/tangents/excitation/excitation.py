@@ -258,7 +258,7 @@ class Excitation:
             f"Step {number + 1}: expected rows to survive a dither on {' and '.join(names)}, which shows the "
             f"derivative by it, but: {why} So the step was evaluated once more without, and the dither is "
             "smaller from now on. Give the input the bounds that it has, ArraySpec(..., bounds=(low, high)), "
-            "or take excite=0. Further such steps are not told.",
+            "or take Limits(excite=0). Further such steps are not told.",
             TangentWarning,
         )
 

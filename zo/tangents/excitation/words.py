@@ -16,8 +16,8 @@ def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: 
         "values alone do not show, and its response does not stand out yet. So no gradient was added in "
         f"{counted(told, 'step')}, nor is until it is known, for {counted(held, 'step')} at most. "
         "More rows in a batch show it "
-        "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; excite=.3, the "
-        "dither in spreads of the input, waits for nothing.",
+        "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; Limits(excite=.3), "
+        "the dither in spreads of the input, waits for nothing.",
         TangentWarning,
     )
 
@@ -30,7 +30,7 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
         f"{counted(held, 'step')}, and it does not. "
         f"The gradient is used from now on, and what goes through {names} is "
         "the tangent's guess until rows show it. Look at tangent_agreement_of_rows in metrics() before you "
-        "trust it: take more rows in a batch, a larger dither (excite=.3, in spreads of the input), "
+        "trust it: take more rows in a batch, a larger dither (Limits(excite=.3), in spreads of the input), "
         "layout='grid' for a line or field of cells, or less noise in the box.",
         TangentWarning,
     )

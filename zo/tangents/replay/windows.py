@@ -76,7 +76,7 @@ class _Rate:
                     "that they take, and new windows no harder than before, got the contrary again and "
                     f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
                     "What was recorded may say little of where the weights are now, or the learning rate "
-                    "is too large for so many steps: compare a held-out loss with that of replays=0.",
+                    "is too large for so many steps: compare a held-out loss with that of Limits(replays=0).",
                     TangentWarning,
                 )
         self.total, self.changed, self.since = 0.0, 0.0, 0
@@ -244,7 +244,7 @@ class Windows:
                 "TangentGradient.state_dict: expected batches of tensors in tuples, lists and dicts, which "
                 f"replays keep and a checkpoint holds, got {', '.join(sorted(kinds))}: torch.load would "
                 "refuse the file, unless it executes what is in it. Give such batches, name the classes to "
-                "torch.serialization.add_safe_globals, or train with replays=0.",
+                "torch.serialization.add_safe_globals, or train with Limits(replays=0).",
                 TangentWarning,
             )
             self._notices.say(notice)

@@ -103,7 +103,7 @@ def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
     raise TangentError(
         f"TangentGradient.replay: expected an objective for any number of rows, got {type(error).__name__} "
         f"({error}) with a draw of {rows} instead of {usual}. Have it keep nothing that has as many rows as "
-        f"the batch, or take replay(rows={usual}), or train without replays (replays=0)."
+        f"the batch, or take replay(rows={usual}), or train without replays (Limits(replays=0))."
     ) from error
 
 

@@ -90,7 +90,8 @@ class Clipping:
             f"Step {step + 1}: expected what is cut off of long gradients to go anywhere, but shortened to "
             f"{before:.3g} times the median length (clip) they lose more than is kept, all in one direction: "
             "rows of a rare kind, or of large weights, hardly counted. From now on they may be "
-            f"{self._raised:.3g} times as long. To let all rows count from the first step on take clip=None.",
+            f"{self._raised:.3g} times as long. To let all rows count from the first step on take "
+            "Limits(clip=None).",
             TangentWarning,
         )
 
@@ -138,8 +139,9 @@ class Clipping:
             "sums",
             f"Step {step + 1}: expected gradients that are added up to be whole, got one that was shortened "
             f"to {self.multiple:.3g} times the median length of the last {REMEMBERED} (clip): it weighs less "
-            "than the others, and the sum is not the gradient of all their rows. Where several batches make "
-            "one step of the optimiser take clip=None, and torch.nn.utils.clip_grad_norm_ on the sum.",
+            "than the others, and the sum is not the gradient of all their rows. Where several batches "
+            "make one step of the optimiser take Limits(clip=None), and torch.nn.utils.clip_grad_norm_ "
+            "on the sum.",
             TangentWarning,
         )
 
@@ -164,7 +166,7 @@ class Clipping:
             f"{REMEMBERED} that are {min(far):.3g} to {max(far):.3g} times as long as the median. They are "
             f"shortened to {multiple:.3g} times (clip), and weigh less where several are added up. If losses "
             "of different sizes take turns, give each a TangentGradient of its own; if the loss was scaled "
-            "anew, make a new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
+            "anew, make a new one; or take Limits(clip=None), with Adam or torch.nn.utils.clip_grad_norm_.",
             TangentWarning,
         )
 

@@ -16,7 +16,7 @@ class TangentCounts:
         queries: perturbed objectives, those of the checks along the gradient.
         rows: rows that the boxes were asked for and answered, in base, checks and `prefit`; also in steps
             that were refused then.
-        checks: steps that were checked (see `TrustPolicy.check_every`).
+        checks: steps that were checked (see `Limits.check_every`).
         failed_checks: checks that showed nothing: too many rows failed, or noise, rounding, or a box that is
             constant in pieces hid what they asked for.
         lost: rows of the batch that were left out because their loss was not finite.

@@ -42,13 +42,14 @@ class Judgement:
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, ranks: Ranks) -> None:
         self.notices = Notices()
         self.watch = TrustWatch(
-            settings.trust_policy,
+            settings.limits,
             stand_ins.learn,
             [type(tangent).__name__ for tangent in settings.tangents],
             settings.steps,
             self.notices,
         )
-        self.excitation, self.check = Excitation(settings.boxes, settings.excite, settings.steps), Check()
+        self.excitation = Excitation(settings.boxes, settings.limits.excite, settings.steps)
+        self.check = Check()
         # of the last step: whether no gradient was added, what is to be said of that, unexplained inputs
         self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks

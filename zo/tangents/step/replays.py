@@ -40,7 +40,7 @@ class Replays:
 
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, notices: Notices) -> None:
         self._boxes, self._stand_ins, self._notices = settings.boxes, stand_ins, notices
-        self.windows = Windows(settings.replays, settings.max_age, notices)
+        self.windows = Windows(settings.limits.replays, settings.limits.max_age, notices)
         self.kept = False
         self._newest: Window | None = None  # until they are
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count, check_number
+from blackbox.checks import check_count
 from blackbox.group import BoxGroup
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError
@@ -19,7 +19,7 @@ from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.tangent import Tangent
-from zo.tangents.trust import TrustPolicy
+from zo.tangents.trust import Limits
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class GradientSettings:
         boxes: the boxes, those of a host one by one.
         tangents: a tangent of its own for each.
         parameters: those that are trained.
-        seed, process_group, trust_policy, replays, max_age, clip, excite, steps: as given.
+        seed, process_group, steps, limits: as given.
     """
 
     network: nn.Module
@@ -42,27 +42,18 @@ class GradientSettings:
     parameters: Parameters
     seed: int
     process_group: Group
-    trust_policy: TrustPolicy
-    replays: int | None
-    max_age: int | None
-    clip: float | None
-    excite: float | None
     steps: int | None
+    limits: Limits
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of their range; None is in each."""
-        who = "TangentGradient"
-        for name, count, least in (
-            ("replays", self.replays, 0),
-            ("max_age", self.max_age, 1),
-            ("steps", self.steps, 1),
-        ):
-            if count is not None:
-                check_count(who, name, count, least=least)
-        if self.clip is not None:
-            check_number(who, "clip", self.clip, least=1.0, mend="None is for no bound.")
-        if self.excite is not None:
-            check_number(who, "excite", self.excite, least=0.0, mend="0 is for no dither.")
+        """Refuse what is no number of steps, and what is no `Limits`."""
+        if self.steps is not None:
+            check_count("TangentGradient", "steps", self.steps)
+        if not isinstance(self.limits, Limits):
+            raise ConfigurationError(
+                f"TangentGradient, limits: expected zo.tangents.Limits, got {self.limits!r}. "
+                "Such as Limits(clip=None)."
+            )
 
     @classmethod
     def checked(

@@ -1,13 +1,13 @@
 """Trust: when the tangents of a gradient are not trusted any more, and what is done about it.
 
-`evidence` has what a step has shown, `figures` the limits that this may break, `verdict` what follows,
+`evidence` has what a step has shown, `figures` the `thresholds` that this may break, `verdict` what follows,
 `remedies` what is done where trust is lost, and `words` the warnings. `TrustWatch` takes them from step to
 step.
 """
 
 from zo.tangents.trust.evidence import Check, is_flat
 from zo.tangents.trust.figures import metrics
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust.limits import Limits
 from zo.tangents.trust.watch import TrustWatch
 
-__all__ = ["Check", "TrustPolicy", "TrustWatch", "is_flat", "metrics"]
+__all__ = ["Check", "Limits", "TrustWatch", "is_flat", "metrics"]

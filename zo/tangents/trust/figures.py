@@ -1,7 +1,7 @@
 """The figures of a check that cost trust: of each its limits, its sentence and its metric, in `FIGURES`.
 
 To add one: measure it in `Query.figures` (`evidence/along_gradient.py`), and write a line of the table here,
-with a limit in `TrustPolicy` where users set it.
+with a limit in `Thresholds`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from zo.tangents.trust.evidence import Check
 from zo.tangents.trust.state import State, TrustTerms
 
-Limits = tuple[float, float]
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Figure:
     """
 
     name: str
-    limits: Callable[[TrustTerms, State, Check], Limits | None]
+    limits: Callable[[TrustTerms, State, Check], Range | None]
     words: Callable[[float, float], str]
 
     def fault(self, terms: TrustTerms, state: State, check: Check) -> Fault | None:
@@ -56,13 +56,13 @@ class Figure:
         return Fault(self.name, value, limit, self.words(value, limit))
 
 
-def _agreement(terms: TrustTerms, state: State, check: Check) -> Limits | None:
+def _agreement(terms: TrustTerms, state: State, check: Check) -> Range | None:
     """The least agreement; also the most where a model of values predicts too little and no cosine shows it.
 
     None once part of the gradient is known to be cut off: then the loss changes by what no tangent predicts.
     """
     one_sided = "agreement_of_rows" in check.figures
-    least = terms.policy.agreement
+    least = terms.limits.thresholds.agreement
     cut = state.cut or check.cut is not None
     return None if cut else (least, math.inf if one_sided else 2 - least)
 
@@ -77,9 +77,9 @@ def _agreement_words(found: float, limit: float) -> str:
     )
 
 
-def _of_rows(terms: TrustTerms, state: State, check: Check) -> Limits | None:
+def _of_rows(terms: TrustTerms, state: State, check: Check) -> Range | None:
     """The least cosine: it shows a model of values whose errors cancel between rows."""
-    return terms.policy.agreement_of_rows, math.inf
+    return terms.limits.thresholds.agreement_of_rows, math.inf
 
 
 def _of_rows_words(found: float, limit: float) -> str:
@@ -89,9 +89,9 @@ def _of_rows_words(found: float, limit: float) -> str:
     )
 
 
-def _missed(terms: TrustTerms, state: State, check: Check) -> Limits | None:
+def _missed(terms: TrustTerms, state: State, check: Check) -> Range | None:
     """The largest error, with few rows: a flat loss hides that responses are wrong."""
-    return None if "agreement_of_rows" in check.figures else (-math.inf, terms.policy.missed)
+    return None if "agreement_of_rows" in check.figures else (-math.inf, terms.limits.thresholds.missed)
 
 
 def _missed_words(found: float, limit: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from zo.tangents.trust.evidence import Check
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,13 @@ class TrustTerms:
     """What does not change from step to step.
 
     Attributes:
-        policy: the limits of trust, and when they are looked at.
+        limits: when checks come; its thresholds say when trust is lost.
         learns: whether a tangent learns.
         kinds: names of the tangents' classes, which are not advised.
         last: how many steps there will be; None where that is not known.
     """
 
-    policy: TrustPolicy
+    limits: Limits
     learns: bool = False
     kinds: tuple[str, ...] = ()
     last: int | None = None

@@ -35,11 +35,11 @@ def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
 
     That is where the box is constant in pieces, or the network computes in 16 bits.
     """
-    every = terms.policy.check_every
+    every = terms.limits.check_every
     if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
         return False
-    early = 1 if state.passed else terms.policy.early
-    return (terms.learns and step < state.waited + early) or terms.policy.checks(step)
+    early = 1 if state.passed else terms.limits.early
+    return (terms.learns and step < state.waited + early) or terms.limits.checks(step)
 
 
 def share_of(terms: TrustTerms, state: State, check: Check) -> float:
@@ -63,7 +63,7 @@ def decide(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
         evidence: what the step has shown.
     """
     state, check = _seen(terms, state, evidence), evidence.check
-    average = terms.policy.average
+    average = terms.limits.thresholds.average
     due = state.steps > 0 and state.steps % average == 0
     if due or (check.shows and state.steps - state.waited >= average):  # at first little is known
         return _judged(terms, state, due)
@@ -86,7 +86,7 @@ def _seen(terms: TrustTerms, state: State, evidence: Evidence) -> State:
     if check.short is not None and state.short is not None:
         state = replace(state, short=state.short + 1 if check.short else None)
     if error is not None and state.learned:
-        keep = 1.0 - 1.0 / terms.policy.average
+        keep = 1.0 - 1.0 / terms.limits.thresholds.average
         part = error if error < WORST else WORST  # or NaN
         state = replace(
             state,
@@ -109,12 +109,12 @@ def _judged(terms: TrustTerms, state: State, due: bool) -> TrustVerdict:
         due: whether `average` steps have passed since the error was last judged. A check may come in between,
             when the error has not had the time to fall.
     """
-    error, limit = state.error, terms.policy.lost
+    error, limit = state.error, terms.limits.thresholds.lost
     faults = faults_of(terms, state, state.check)
     stays = good = False
     if due and error is not None:
         stays = state.before is not None and error > max(limit, (1.0 - FALL) * state.before)
-        good = error < terms.policy.regained
+        good = error < terms.limits.thresholds.regained
         state = replace(state, before=error)
     if stays or (faults and state.fresh):
         of_error = (fault_of_error(error, limit),) if error is not None and error > limit else ()

@@ -10,7 +10,7 @@ from blackbox.notices import Notices
 from zo.tangents.trust import words
 from zo.tangents.trust.evidence import TOO_SHORT, UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
-from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust.limits import Limits
 from zo.tangents.trust.remedies import Improve, Means, begin
 from zo.tangents.trust.state import State, TrustTerms, restored, saved
 from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, share_of
@@ -20,7 +20,7 @@ class TrustWatch:
     """Keeps a gradient's trust from step to step, and says which steps are checked.
 
     Args:
-        policy: the limits of trust, and when they are looked at.
+        limits: when checks come; its thresholds say when trust is lost.
         learns: whether a tangent learns: then early steps are checked, and where a check finds fault its
             step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
@@ -34,13 +34,13 @@ class TrustWatch:
 
     def __init__(
         self,
-        policy: TrustPolicy,
+        limits: Limits,
         learns: bool = True,
         kinds: Sequence[str] = (),
         last: int | None = None,
         notices: Notices | None = None,
     ) -> None:
-        self.terms = TrustTerms(policy, learns, tuple(kinds), last)
+        self.terms = TrustTerms(limits, learns, tuple(kinds), last)
         self.state = State()
         self._notices = Notices() if notices is None else notices
 

@@ -32,7 +32,7 @@ def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator
     check, at = evidence.check, f"Step {evidence.step + 1}: "
     reason = check.reason
     if check.flat is not None and state.flat:
-        every = terms.policy.check_every
+        every = terms.limits.check_every
         rest = f", and there is a check in every {RARELY * every} steps alone" if every else ""
         student = "" if "StudentTangent" in terms.kinds else " Take a StudentTangent, for its values."
         yield _notice(
@@ -126,9 +126,9 @@ def unidentified(step: int, inputs: Sequence[str]) -> Notice:
         "unidentified",
         f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
         f"inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}: the same "
-        "in all rows, or a function of the others, and without dither (excite=0). Values show nothing of "
-        "that derivative: what a tangent says of it is chance. Leave excite out, or add a little noise in "
-        "each row.",
+        "in all rows, or a function of the others, and without dither (Limits(excite=0)). Values show "
+        "nothing of that derivative: what a tangent says of it is chance. Leave excite out, or "
+        "add a little noise in each row.",
     )
 
 
@@ -154,7 +154,7 @@ def _broken(step: int, verdict: TrustVerdict) -> str:
 
 def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
     """What a user can do where no remedy is left: the gradient itself gets no better."""
-    risk, most = "Training may be worse than none", 2 - terms.policy.agreement
+    risk, most = "Training may be worse than none", 2 - terms.limits.thresholds.agreement
     if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
         risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
     other = "prefit the tangent on more of the box's answers, or take another kind"

@@ -577,7 +577,7 @@ class TestFailures:
         queries.backward((CASES[:1],))
         assert 0 < queries.counts.dropped < 8
         net.zero_grad()
-        probed = zo.TangentGradient(net, objective, boxes=[host], excite=0.0)
+        probed = zo.TangentGradient(net, objective, boxes=[host], limits=zo.tangents.Limits(excite=0.0))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert probed.backward((CASES[:1],)).isfinite()

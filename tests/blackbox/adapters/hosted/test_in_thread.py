@@ -106,7 +106,9 @@ def test_the_gradient_through_stages_of_runs_of_different_length():
         return (force.y.square().sum(dim=2) * force.mask).sum(dim=1)
 
     cases = CASES[:3]
-    gradient = zo.TangentGradient(net, objective, boxes=[host], tangent=twin(), excite=0.0, seed=0)
+    gradient = zo.TangentGradient(
+        net, objective, boxes=[host], tangent=twin(), limits=zo.tangents.Limits(excite=0.0), seed=0
+    )
     gradient.backward(cases)
     found = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
     with torch.no_grad():

@@ -51,7 +51,7 @@ class StudentTangent(Tangent):
       derivative, that of the student's probabilities takes its place. The best objective is -y[target]:
       it slopes at right labels too, where (y - target)^2 is flat, and is finite, as a logarithm is not.
       Along the gradient it changes by jumps alone, which says nothing: switch that check off, by
-      `TrustPolicy(check_every=None)`.
+      `Limits(check_every=None)`.
 
     Memory: window x (size_in + size_out) numbers of the network's precision, 4 x the network's weights, and
     a graph of the rows of a call. A step: steps_per_step x batch rows forward and backward through the
