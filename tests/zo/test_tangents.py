@@ -26,7 +26,7 @@ X = ArraySpec("x", (4,))
 TANGENTS = {
     "identity": zo.IdentityTangent,
     "kernel": zo.KernelTangent,
-    "network": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "network": lambda: learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2),
     "chosen": lambda: None,
 }
 
