@@ -12,6 +12,7 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.boxes import Sine
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
 from zo import StudentTangent
 
@@ -19,7 +20,7 @@ TWO = zo.RowRGE(1e-4, q=2)
 TANGENTS = {
     "identity": zo.IdentityTangent,
     "kernel": zo.KernelTangent,
-    "network": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "network": lambda: learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2),
     "student": lambda: StudentTangent(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))),
 }
 
