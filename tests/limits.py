@@ -48,13 +48,13 @@ WHERE = {
     "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",
     "kernels_run": "zo.evaluators.difference.evaluator.kernels_run_at",
     "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant
-    "map_class": "zo.tangents.models.values.OutputMap",
-    "map_numbers": "zo.tangents.models.values.MAP_SIZE",
+    "map_class": "zo.tangents.models.maps.behind.OutputMap",
+    "map_numbers": "zo.tangents.models.maps.behind.MAP_SIZE",
     "memory_compared": "zo.parameters._words",  # of a tensor
     "patch_cells": "zo.tangents.models.grid.grid.CELLS",  # beyond, models learn on patches
     "patch_edges": "zo.tangents.models.grid.grid.EDGES",  # by the number of axes
     "reach_samples": "zo.tangents.models.grid.reach.SAMPLES",
-    "row_cells": "zo.tangents.models.values.LARGE",
+    "row_cells": "zo.tangents.models.maps.behind.LARGE",
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers

@@ -19,13 +19,13 @@ from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
 from zo.errors import TangentError
 from zo.tangents import AutoTangent, CallPairs
+from zo.tangents.models.form import Form
 from zo.tangents.models.lessons import listening
 from zo.tangents.models.mesh.graph import FlowFit, GraphForm
 from zo.tangents.models.mesh.mesh_fit import Fit
 from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
 from zo.tangents.models.mesh.mesh_operators import Elements, incidence
 from zo.tangents.models.mesh.rows_on_mesh import RowsOnMesh
-from zo.tangents.models.values import Form
 
 SIDE = 9
 NODES = SIDE * SIDE

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import zo
 from blackbox import ArraySpec
+from zo.tangents.models.form import Form
 from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
 from zo.tangents.models.grid.grid_network import GridNetwork
 from zo.tangents.models.maps.lattice import Lattice
@@ -16,7 +17,6 @@ from zo.tangents.models.maps.output_map import OutputMap
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.maps.waves import Waves
 from zo.tangents.models.passes import FlatAdam, Passes
-from zo.tangents.models.values import Form
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

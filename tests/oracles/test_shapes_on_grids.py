@@ -10,9 +10,9 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.row_boxes import FromTorch
 from zo.tangents import AutoTangent, CallPairs
+from zo.tangents.models.form import Form
 from zo.tangents.models.maps.lattice import space_of
 from zo.tangents.models.structure import structure_of
-from zo.tangents.models.values import Form
 
 SPACE = (18, 20)
 SHAPES = ((1, *SPACE), (2, *SPACE), (1, *SPACE))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zo.tangents.evidence.outliers import Outliers
-from zo.tangents.models.values import Form
+from zo.tangents.models.form import Form
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import Tangent, bring, sources

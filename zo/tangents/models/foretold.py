@@ -14,8 +14,8 @@ from blackbox import BlackBoxFunction
 from zo.errors import TangentError
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.candidates import candidates
+from zo.tangents.models.form import Form
 from zo.tangents.models.structure import Specs
-from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from blackbox.checks import check_count
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.candidates import Candidate
+from zo.tangents.models.form import Form
 from zo.tangents.models.gaussian_process import (
     ROWS,
     Choice,
@@ -22,7 +23,7 @@ from zo.tangents.models.gaussian_process import (
 )
 from zo.tangents.models.rows import spread_places
 from zo.tangents.models.structure import Specs
-from zo.tangents.models.values import Form, ValueTangent
+from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Linearised
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from blackbox.checks import check_count
 from zo.tangents.models.candidates import Candidate
+from zo.tangents.models.form import Form
 from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
-from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import sizes
 
 

@@ -17,10 +17,11 @@ from zo.draws import LEARNING, Key
 from zo.errors import TangentError
 from zo.evaluators.generators import drawing_apart
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls, blocks, others_of
+from zo.tangents.models.form import Form, rows_of
 from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Passes, Tape, input_cotangents
 from zo.tangents.models.rows import standard
-from zo.tangents.models.values import Form, ValueTangent, rows_of
+from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, all_rows
 from zo.tangents.tangent import Linearised
 
@@ -243,20 +244,19 @@ class NetworkTangent(ValueTangent):
         move = (d / inputs.scale().to(d)).to(dtype)
         arrangement = network.arranged(move, torch.zeros_like(others, dtype=dtype))
         answer = network.answers(network.pushed(forward, arrangement)).to(d)
-        return self._mapped(self.carried(d) + changes.scale().to(d) * answer)
+        return self._map.pushed(self.carried(d) + changes.scale().to(d) * answer)
 
     def pulled(self, forward: Tape, v: Tensor, size: int) -> Tensor:
         """J^T v, `(rows, size_out)` to `(rows, size)` numbers of inputs, behind a forward pass."""
         network, (inputs, _, _, changes) = self._network, self._moments
-        v = v if self._map is None else self._map.pulled(v)
+        v = self._map.pulled(v)
         arrangement = network.arranged_cotangent((changes.scale().to(v) * v).to(self._dtype()))
         of_inputs, _ = input_cotangents(network, network.back(forward, arrangement), size)
         return self._form.followed_back(self._stays.to(v) * v) + of_inputs.to(v) / inputs.scale().to(v)
 
     def _valued(self, z: Tensor, answers: Tensor) -> Tensor:
         """W o N, where the network has answered."""
-        outputs = self._before(z) + self._moments[3].scale().to(z) * answers.to(z.dtype)
-        return outputs if self._map is None else self._map(outputs)
+        return self._map(self._before(z) + self._moments[3].scale().to(z) * answers.to(z.dtype))
 
     @property
     def _learner(self) -> FlatAdam[Passes]:
@@ -277,10 +277,6 @@ class NetworkTangent(ValueTangent):
     def _before(self, z: Tensor) -> Tensor:
         """The outputs of N, if the network said nothing."""
         return self.carried(z) + self._moments[3].mean().to(z)
-
-    def _mapped(self, change: Tensor) -> Tensor:
-        """What outputs change by where those of N do."""
-        return change if self._map is None else self._map.pushed(change)
 
     def _make(self, plan: dict[str, Any]) -> None:
         """Build the network, on the device of the rows, and its optimiser."""
@@ -329,19 +325,18 @@ class NetworkTangent(ValueTangent):
         places = torch.cat([self._window.places(self.drawn(), generator) for generator in generators])
         z, others, y = (column[places.to(column.device)] for column in self._window.columns)
         unit = self._moments[3].scale().to(y)
-        before = self._before(z)
-        target = (y - (before if self._map is None else self._map(before))) / unit
+        target = (y - self._map(self._before(z))) / unit
         x, o = self._standard(z, others)
         losses = []
         for inputs, context, rest in zip(*(rows.split(self.drawn()) for rows in (x, o, target)), strict=True):
             outputs, forward = network.passed(network.arranged(inputs, context))
             error = network.answers(outputs).to(rest)
-            if self._map is not None:
+            if self._map.fitted is not None:
                 error = self._map.pushed(error * unit) / unit
             error = error - rest
             losses.append(error.square().mean())
             cotangent = error * (2 / error.numel())
-            if self._map is not None:
+            if self._map.fitted is not None:
                 cotangent = self._map.pulled(cotangent / unit) * unit
             network.back(forward, network.arranged_cotangent(cotangent.to(dtype)), optimizer.slopes)
             optimizer.step()

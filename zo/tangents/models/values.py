@@ -4,107 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction, Grid
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
 from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
-from zo.tangents.models.maps.lattice import Lattice, space_of
-from zo.tangents.models.maps.output_map import OutputMap
-from zo.tangents.models.maps.spectral_map import SpectralMap
-from zo.tangents.models.maps.waves import MOST_ROWS, Odd, Waves, between_walls
+from zo.tangents.models.form import Form
+from zo.tangents.models.maps.behind import MapBehind
 from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.structure import Specs
-from zo.tangents.record.pairs import CallPairs, sizes, without_copies
-from zo.tangents.tangent import Linearised, Tangent, Unknown, sources
-
-MAP_ROWS = 1500  # of the window that an output map is fitted to,
-MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256, for 1 GiB in a fit
-VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`; decision 12
-MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
-# decision 66:
-LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
-SEVERAL = 4  # rows for each channel, from which on the matrices of waves are determined
-# decision 66:
-LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
-ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
-CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the rows of a box look like.
-
-    Attributes:
-        inputs: the specs of its differentiable inputs.
-        outputs: the specs of its differentiable outputs.
-        others: the shapes of the inputs that carry no gradient.
-    """
-
-    inputs: tuple[ArraySpec, ...]
-    outputs: tuple[ArraySpec, ...]
-    others: tuple[tuple[int, ...], ...]
-
-    def __bool__(self) -> bool:
-        """Whether there are arrays: before the first rows there are none."""
-        return bool(self.outputs)
-
-    def shapes(self) -> tuple[Any, ...]:
-        """All that a model depends on."""
-        return [s.shape for s in self.inputs], [s.shape for s in self.outputs], list(self.others)
-
-    def followed(self, z: Tensor) -> Tensor:
-        """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
-        places = sources(self.inputs, self.outputs)
-        if places == [0] and len(self.inputs) == 1:
-            return z
-        pieces = z.split(sizes(self.inputs), dim=1)
-        bases = [
-            z.new_zeros(len(z), size) if source is None else pieces[source]
-            for source, size in zip(places, sizes(self.outputs), strict=True)
-        ]
-        return torch.cat(bases, dim=1)
-
-    def followed_back(self, cotangent: Tensor) -> Tensor:
-        """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
-        places = sources(self.inputs, self.outputs)
-        if places == [0] and len(self.inputs) == 1:
-            return cotangent
-        gradients: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
-        for source, piece in zip(places, cotangent.split(sizes(self.outputs), dim=1), strict=True):
-            if source is not None:
-                gradients[source] = gradients[source] + piece
-        return torch.cat(gradients, dim=1)
-
-    def plain(self) -> tuple[Any, ...]:
-        """The form in plain values, for a state."""
-        return *([_plain(s) for s in specs] for specs in (self.inputs, self.outputs)), self.others
-
-    @classmethod
-    def of(cls, plain: tuple[Any, ...]) -> Form:
-        """The form that `plain` gave."""
-        *arrays, others = plain
-        inputs, outputs = (tuple(_spec(*spec) for spec in specs) for specs in arrays)
-        return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
-
-
-def _plain(spec: ArraySpec) -> tuple[Any, ...]:
-    """Name and shape, and what is said of a grid: which of its ends meet, or that the array is on none."""
-    if spec.layout is None:
-        return spec.name, spec.shape, None
-    return (spec.name, spec.shape, *([(spec.layout.periodic,)] if isinstance(spec.layout, Grid) else []))
-
-
-def _spec(name: str, shape: Sequence[int], *said: Any) -> ArraySpec:
-    """What `_plain` gave."""
-    layout = "auto" if not said else None if said[0] is None else Grid(*said[0])
-    return ArraySpec(name, tuple(shape), layout=layout)
+from zo.tangents.record.pairs import CallPairs, without_copies
+from zo.tangents.tangent import Linearised, Tangent, Unknown
 
 
 class ValueTangent(Tangent):
@@ -140,8 +55,7 @@ class ValueTangent(Tangent):
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
         self._window = RowWindow(window, self._most_bytes)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
-        self._map: OutputMap | SpectralMap | None = None
-        self._next_map = 0  # the count of lessons before which the map is fitted again
+        self._map = MapBehind()
         self._lessons = 0  # calls of `learn`
 
     @property
@@ -171,8 +85,7 @@ class ValueTangent(Tangent):
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""
-        outputs = self.within(z, others)
-        return outputs if self._map is None else self._map(outputs)
+        return self._map(self.within(z, others))
 
     @abstractmethod
     def learn_from_window(self, steps: int | None) -> None:
@@ -205,8 +118,8 @@ class ValueTangent(Tangent):
             "stays": self._stays.clone(),
             "window": self._window.state_dict(),
             "moments": [moments.state_dict() for moments in self._moments],
-            "map": None if self._map is None else self._map.state_dict(),
-            "lessons": (self._lessons, self._next_map),
+            "map": self._map.state_dict(),
+            "lessons": self._lessons,
         }
 
     def load_kept(self, state: dict[str, Any]) -> None:
@@ -217,12 +130,8 @@ class ValueTangent(Tangent):
         for moments, entry in zip(self._moments, state["moments"], strict=True):
             moments.load_state_dict(entry, device)
         self._window.load_state_dict(state["window"], device)
-        self._map = None
-        if state["map"] is not None:
-            spectral = "matrix" in state["map"]
-            self._map = SpectralMap(self._waves(*state["map"]["ends"])) if spectral else OutputMap()
-            self._map.load_state_dict(state["map"], device)
-        self._lessons, self._next_map = state["lessons"]
+        self._map.load_state_dict(state["map"], self._form, device)
+        self._lessons = state["lessons"]
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
@@ -234,58 +143,15 @@ class ValueTangent(Tangent):
         return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
 
     def map_if_due(self) -> None:
-        """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
-        if not self.output_map or self._lessons < self._next_map:
-            return
-        rows = rows_of(VARIED_ROWS, self._form)
-        scale = self._moments[2].scale().to(self._window.columns[2])
-        if not _varied(self._window.spread(rows)[2] / scale):
-            return
-        waves, size = self._waves_of_rows(), sum(sizes(self._form.outputs))
-        due = max(1, 2 * self._lessons)
-        if waves is None and size > LARGEST:
-            self._next_map = due
-            return
-        most = max(VARIED_ROWS // 4, MAP_SIZE // size) if waves is None else max(16, SPECTRAL_SIZE // size)
-        z, others, y = self._window.spread(min(MAP_ROWS, most))
-        if waves is not None and len(z) < SEVERAL * waves.lattice.channels:
-            return
-        with torch.no_grad():
-            rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
-            parts = zip(z.split(rows), others.split(rows), strict=True)
-            predictions = torch.cat([self.within(*part) for part in parts])
-        behind = self._map
-        if waves is not None and isinstance(behind, SpectralMap):
-            behind.waves = waves
-        elif behind is None or waves is not None or isinstance(behind, SpectralMap):
-            behind = OutputMap() if waves is None else SpectralMap(waves)
-        first = behind is not self._map
-        self._map = behind
-        behind.fit(predictions, y, scale, first or self._lessons < CHOSEN_AGAIN)
-        self._next_map = due
+        """Fit W to N as it is, unless that was done lately."""
+        if self.output_map:
+            unit = self._moments[2].scale().to(self._window.columns[2])
+            self._map.fit_if_due(self._lessons, self._form, self.ends, self._window, unit, self.within)
 
     @property
     def ends(self) -> tuple[bool, ...] | None:
         """For each axis of the outputs' grid whether its ends meet; None where they do not lie on one."""
         return None
-
-    def _waves_of_rows(self) -> Waves | None:
-        """Of large outputs on a grid: what a map is put behind; None where one of all numbers is."""
-        ends, size = self.ends, sum(sizes(self._form.outputs))
-        if ends is None or size <= LARGE:
-            return None
-        waves = self._waves(ends)
-        if all(ends):
-            return waves if waves.lattice.whole else None
-        y = self._window.spread(rows_of(MOST_ROWS, self._form))[2]
-        if len(y) < SEVERAL * waves.lattice.channels:
-            return None
-        return between_walls(waves.lattice, y / self._moments[2].scale().to(y), ends)
-
-    def _waves(self, ends: Sequence[bool], odd: Odd = ()) -> Waves:
-        space = space_of(self._form.outputs, self._form.inputs)
-        assert space is not None
-        return Waves(Lattice(tuple(spec.shape for spec in self._form.outputs), space), tuple(ends), odd)
 
     # The protocol of a tangent
 
@@ -420,22 +286,5 @@ class ValueTangent(Tangent):
         return (step <= size).to(y)[groups.to(y.device)]
 
 
-def rows_of(count: int, form: Form) -> int:
-    """So many rows, or fewer where they are large."""
-    return min(count, max(16, ROW_NUMBERS // sum(sizes(form.outputs))))
-
-
 def _flat(array: Tensor) -> Tensor:
     return array.reshape(len(array), array.shape[1:].numel())
-
-
-def _varied(y: Tensor) -> bool:
-    """Whether outputs vary in eight directions, each by a hundredth of the largest, or in all there are.
-
-    Where they are fewer, as with a batch of four rows that is always the same, their span says what has been
-    asked, not what the box can answer, and a projector on it would take most of the gradient away.
-    """
-    y = y.double() - y.double().mean(dim=0)
-    gram = y.T @ y if y.shape[1] < len(y) else y @ y.T
-    values = torch.linalg.eigvalsh(gram)
-    return int((values > SPREAD**2 * values[-1]).sum()) >= min(DIRECTIONS, y.shape[1])

@@ -15,9 +15,10 @@ from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls
 from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.equation.equation import Equation, EquationTerms, fitted, forms
+from zo.tangents.models.form import Form
 from zo.tangents.models.maps.lattice import Lattice, space_of
 from zo.tangents.models.structure import MOST_CELLS, Specs, structure_of
-from zo.tangents.models.values import Form, ValueTangent
+from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised, sources
 

@@ -13,13 +13,13 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.tangents.models.candidates import Candidate
+from zo.tangents.models.form import Form
 from zo.tangents.models.grid.grid_network import GridNetwork
 from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.structure import Specs
-from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
 # decision 58:
@@ -105,8 +105,8 @@ class GridTangent(NetworkTangent):
 
         To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
         """
-        small = cells_of(self._form) <= CELLS
-        return small or (isinstance(self._map, SpectralMap) and self._map.takes)
+        small, fitted = cells_of(self._form) <= CELLS, self._map.fitted
+        return small or (isinstance(fitted, SpectralMap) and fitted.takes)
 
     def missed(self, generator: torch.Generator) -> Tensor:
         """What N misses on patches: no cell asks for the whole row."""

@@ -16,12 +16,13 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.candidates import CLEARLY, Candidate
+from zo.tangents.models.form import Form
 from zo.tangents.models.grid.grid import lattices
 from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.structure import MOST_CELLS, Specs
-from zo.tangents.models.values import Form, ValueTangent
+from zo.tangents.models.values import ValueTangent
 
 MOST_FEATURES = 450
 FORGETTING = 0.997  # the factor by which what was seen counts less with each step
@@ -193,7 +194,7 @@ class StencilTangent(ValueTangent):
     def _begin(self, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Units, reach and features by these rows; the sums are of these features alone."""
         form = self._form
-        self._sums, self._coefficients, self._next_map = None, None, self._lessons
+        self._sums, self._coefficients, self._map.due = None, None, self._lessons
         self._moments = self.moments(form)
         for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)

@@ -18,11 +18,12 @@ from blackbox import Mesh
 from blackbox.checks import check_number
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
+from zo.tangents.models.form import Form
 from zo.tangents.models.lessons import report
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.mesh.rows_on_mesh import LOOSE, Rows, RowsOnMesh, Units
 from zo.tangents.models.rows import ROUNDING, Moments
-from zo.tangents.models.values import Form, ValueTangent
+from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Linearised
 

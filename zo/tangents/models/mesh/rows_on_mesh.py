@@ -10,7 +10,7 @@ import numpy as np
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
-from zo.tangents.models.values import Form
+from zo.tangents.models.form import Form
 from zo.tangents.tangent import sources
 
 MOST_FIELDS = 16

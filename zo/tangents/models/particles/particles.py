@@ -11,10 +11,10 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
+from zo.tangents.models.form import Form, rows_of
 from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.particles.particle_network import ParticleNetwork
 from zo.tangents.models.rows import standard
-from zo.tangents.models.values import Form, rows_of
 
 PARTS = 256  # rows of which differences between neighbours are looked at, at most
 

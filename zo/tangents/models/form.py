@@ -1,0 +1,91 @@
+"""`Form`: what the rows of a box look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, Grid
+from zo.tangents.record.pairs import sizes
+from zo.tangents.tangent import sources
+
+ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the rows of a box look like.
+
+    Attributes:
+        inputs: the specs of its differentiable inputs.
+        outputs: the specs of its differentiable outputs.
+        others: the shapes of the inputs that carry no gradient.
+    """
+
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+    others: tuple[tuple[int, ...], ...]
+
+    def __bool__(self) -> bool:
+        """Whether there are arrays: before the first rows there are none."""
+        return bool(self.outputs)
+
+    def shapes(self) -> tuple[Any, ...]:
+        """All that a model depends on."""
+        return [s.shape for s in self.inputs], [s.shape for s in self.outputs], list(self.others)
+
+    def followed(self, z: Tensor) -> Tensor:
+        """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
+        places = sources(self.inputs, self.outputs)
+        if places == [0] and len(self.inputs) == 1:
+            return z
+        pieces = z.split(sizes(self.inputs), dim=1)
+        bases = [
+            z.new_zeros(len(z), size) if source is None else pieces[source]
+            for source, size in zip(places, sizes(self.outputs), strict=True)
+        ]
+        return torch.cat(bases, dim=1)
+
+    def followed_back(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
+        places = sources(self.inputs, self.outputs)
+        if places == [0] and len(self.inputs) == 1:
+            return cotangent
+        gradients: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
+        for source, piece in zip(places, cotangent.split(sizes(self.outputs), dim=1), strict=True):
+            if source is not None:
+                gradients[source] = gradients[source] + piece
+        return torch.cat(gradients, dim=1)
+
+    def plain(self) -> tuple[Any, ...]:
+        """The form in plain values, for a state."""
+        return *([_plain(s) for s in specs] for specs in (self.inputs, self.outputs)), self.others
+
+    @classmethod
+    def of(cls, plain: tuple[Any, ...]) -> Form:
+        """The form that `plain` gave."""
+        *arrays, others = plain
+        inputs, outputs = (tuple(_spec(*spec) for spec in specs) for specs in arrays)
+        return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
+
+
+def _plain(spec: ArraySpec) -> tuple[Any, ...]:
+    """Name and shape, and what is said of a grid: which of its ends meet, or that the array is on none."""
+    if spec.layout is None:
+        return spec.name, spec.shape, None
+    return (spec.name, spec.shape, *([(spec.layout.periodic,)] if isinstance(spec.layout, Grid) else []))
+
+
+def _spec(name: str, shape: Sequence[int], *said: Any) -> ArraySpec:
+    """What `_plain` gave."""
+    layout = "auto" if not said else None if said[0] is None else Grid(*said[0])
+    return ArraySpec(name, tuple(shape), layout=layout)
+
+
+def rows_of(count: int, form: Form) -> int:
+    """So many rows, or fewer where they are large."""
+    return min(count, max(16, ROW_NUMBERS // sum(sizes(form.outputs))))
