@@ -122,5 +122,5 @@ def test_a_gradient_that_is_far_too_long_does_not_make_a_smooth_box_look_flat():
         torch.cat([g.flatten() for g in parts])
         for parts in ([weight.grad for weight in network.parameters()], true)
     )
-    assert not gradient.watch.flat
+    assert not gradient.watch.state.flat
     assert torch.allclose(estimated, (true @ estimated) / (estimated @ estimated) * estimated, rtol=0.05)

@@ -92,7 +92,7 @@ def test_a_figure_of_one_measure_and_one_line_judges_a_box_but_not_a_noisy_one(m
             gradient.backward(weights(5, 4, seed=step))
             assert gradient.metrics().get("tangent_new") == (None if noise else 5.0)
     assert any("<= 1, found 5" in str(warning.message) for warning in said) == (not noise)
-    assert gradient.counts.checks == 2 and bool(gradient.watch.noise) == bool(noise)
+    assert gradient.counts.checks == 2 and bool(gradient.watch.state.noise) == bool(noise)
 
 
 @pytest.mark.quick_cases(1)

@@ -18,7 +18,7 @@ from zo.objective import uncompiled
 from zo.perturbation import Directions
 from zo.tangents.evidence.balance import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
-from zo.tangents.playback.playback import evaluate_again
+from zo.tangents.playback.playback import WayBack, evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -112,9 +112,9 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
         gradient: the gradient g, with all that it was taken from.
         watch: what finds fault, and knows the noise.
     """
-    uphill = _Uphill(gradient.behind_first_writes(), watch.noise)
+    uphill = _Uphill(gradient.behind_first_writes(), watch.state.noise)
     check = _looked(uphill, watch)
-    unlike = uphill.noise / uphill.size if watch.noise is None and uphill.noise is not None else None
+    unlike = uphill.noise / uphill.size if watch.state.noise is None and uphill.noise is not None else None
     return replace(check, noise=uphill.noise, unlike=unlike, rows=uphill.rows, queries=uphill.queries)
 
 
@@ -206,7 +206,7 @@ class _Uphill:
         Returns:
             What it shows, and whether rounding hides the responses.
         """
-        gradient, window, step = self._step_gradient, self._step_gradient.window, self._step_gradient.step
+        gradient, window = self._step_gradient, self._step_gradient.window
         change, recorder = self._changes(predicted / self.slope)
         measurements = _responses(gradient, recorder)
         predictions = _predicted(gradient, measurements)
@@ -218,10 +218,8 @@ class _Uphill:
         if failure_share > FEW:
             return Check(reason=FailedRows(failure_share)), hidden
 
-        listeners, after = [_Listening(at) for at in gradient.at_calls], Snapshot(step.network)
-        gradient.before.restore()
-        of_answered = evaluate_again(step, gradient.boxes, window, listeners, counting).gradients
-        after.restore()
+        listeners = [_Listening(at) for at in gradient.at_calls]
+        of_answered = self._again(listeners, counting).gradients
         expectation = predicted
         if failure_share:
             expectation = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
@@ -241,23 +239,16 @@ class _Uphill:
 
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
-        gradient, window = self._step_gradient, self._step_gradient.window
+        gradient = self._step_gradient
         listeners = [_Listening(at) for at in gradient.at_calls]
-        after = Snapshot(gradient.step.network)
-        gradient.before.restore()
-        evaluate_again(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
-        after.restore()
+        self._again(listeners, torch.isfinite(gradient.window.losses))
         return _of_loss(_rounding(gradient, self._digits), listeners)
 
     def narrow(self) -> str | None:
         """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
-        gradient, window = self._step_gradient, self._step_gradient.window
-        monitor, after = Narrow(), Snapshot(gradient.step.network)
-        self._step_gradient.before.restore()
-        alive = torch.isfinite(window.losses)
+        gradient, monitor = self._step_gradient, Narrow()
         with uncompiled(), monitor:
-            evaluate_again(gradient.step, gradient.boxes, window, gradient.at_calls, alive)
-        after.restore()
+            self._again(gradient.at_calls, torch.isfinite(gradient.window.losses))
         return monitor.seen
 
     def measure_noise(self) -> float:
@@ -281,21 +272,31 @@ class _Uphill:
             return None
         return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
+    def _again(self, at_calls: Sequence[Linearised], counting: Tensor) -> WayBack:
+        """The way back once more, from where the base began; no box runs.
+
+        Args:
+            at_calls: what stands for the boxes.
+            counting: the rows whose mean loss it is of, `(rows,)` bool.
+        """
+        gradient = self._step_gradient
+        after = Snapshot(gradient.step.network)
+        gradient.before.restore()
+        try:
+            return evaluate_again(gradient.step, gradient.boxes, gradient.window, at_calls, counting)
+        finally:
+            after.restore()
+
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
-        network, recorder = (
-            self._step_gradient.step.network,
-            Recorder(self._step_gradient.boxes, self._dither),
-        )
-        after = Snapshot(network)
-        move = Directions(
-            (length / self.slope * self._gradient).to(self._step_gradient.step.parameters.dtype)[None],
-        )
-        self._step_gradient.before.restore()
+        gradient, step = self._step_gradient, self._step_gradient.step
+        recorder, after = Recorder(gradient.boxes, self._dither), Snapshot(step.network)
+        move = Directions((length / self.slope * self._gradient).to(step.parameters.dtype)[None])
+        gradient.before.restore()
         try:
             with recorder.recording():
-                losses = loop_losses(self._step_gradient.step, move, Snapshot(network))[0]
-                return losses - self._step_gradient.window.losses, recorder
+                losses = loop_losses(step, move, Snapshot(step.network))[0]
+                return losses - gradient.window.losses, recorder
         finally:
             after.restore()
             self.rows, self.queries = self.rows + recorder.rows, self.queries + 1

@@ -100,43 +100,51 @@ class Evaluations:
         """The boxes run, and then a block that takes a gradient and has it checked.
 
         Where the block fails the network is as it was, in all processes. At its end `check` is that of the
-        first process. Where a dither leaves no row, or ends a call of a box that lets no row fail, the boxes
-        run once more without it: what is asked beside what the user asks ends no training.
+        first process.
 
         Args:
             step: the step.
             dither: what boxes are asked beside what the objective asks.
         """
-        before, rows = Snapshot(step.network), self._rows_asked()
+        before = Snapshot(step.network)
         if step.number == 0:
             warn_of_batch(step.batch)
-        refused, spent = "", 0
         with _undone(before):
-            while True:  # twice at most: there is a dither the first time alone
-                live = None
-                try:
-                    with noted() as causes:
-                        if self.ranks.size > 1 or step.number == 0:
-                            answers = record(step, self.boxes, step.number, self.ranks, dither)
-                        else:
-                            live = Live(step, self.boxes, dither)
-                            answers = live.seen
-                    added = bool(dither) and any(call.added for call in answers.calls)
-                    if not added or bool(answers.losses.isfinite().any()):
-                        break  # also where all failed before anything was added
-                    refused, spent = "no row of the batch had a finite loss.", answers.rows
-                except RowFailedError as error:
-                    if not dither or self.ranks.size > 1:
-                        raise
-                    refused, spent = str(error), self._rows_asked() - rows
-                before.restore()
-                dither = Dither()
-            evaluation = Evaluation(self, step, answers, causes, before, dither, live)
-            evaluation.refused, evaluation.rows = refused, evaluation.rows + spent
+            evaluation = self._with_or_without(step, dither, before)
             with self.ranks.meeting(step.number) as meeting:
                 yield evaluation
                 meeting.message = evaluation.check
             evaluation.check = meeting.messages[0]
+
+    def _with_or_without(self, step: Step, dither: Dither, before: Snapshot) -> Evaluation:
+        """The base; once more without a dither that leaves no row, or ends a call that lets no row fail.
+
+        What is asked beside what the user asks ends no training.
+        """
+        asked = self._rows_asked()
+        try:
+            evaluation = self._base(step, dither, before)
+            if not evaluation.spoilt:
+                return evaluation
+            refused, spent = "no row of the batch had a finite loss.", evaluation.rows
+        except RowFailedError as error:
+            if not dither or self.ranks.size > 1:
+                raise
+            refused, spent = str(error), self._rows_asked() - asked
+        before.restore()
+        evaluation = self._base(step, Dither(), before)
+        evaluation.refused, evaluation.rows = refused, evaluation.rows + spent
+        return evaluation
+
+    def _base(self, step: Step, dither: Dither, before: Snapshot) -> Evaluation:
+        """The objective with the boxes: with a graph, but in the first step and with several processes."""
+        with noted() as causes:
+            if self.ranks.size > 1 or step.number == 0:
+                recorded, live = record(step, self.boxes, step.number, self.ranks, dither), None
+            else:
+                live = Live(step, self.boxes, dither)
+                recorded = live.seen
+        return Evaluation(self, step, recorded, causes, before, dither, live)
 
     def _rows_asked(self) -> int:
         """What the boxes have been asked for so far; boxes around one another have one ledger."""
@@ -227,6 +235,12 @@ class Evaluation:
         self.cut: list[str] = []
         self.outlying: Outlying | None = None
         self.check = Check()
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether all rows failed where something was added to what a box was asked."""
+        added = bool(self.dither) and any(call.added for call in self.recorded)
+        return added and not bool(self.losses.isfinite().any())
 
     @property
     def lost(self) -> int:

@@ -1,8 +1,7 @@
 """Trust: when the tangents of a gradient are not trusted any more, and what is done about it.
 
 `evidence` has what a step has shown, `figures` the `thresholds` that this may break, `verdict` what follows,
-`remedies` what is done where trust is lost, and `words` the warnings. `TrustWatch` takes them from step to
-step.
+and `words` the warnings. `TrustWatch` takes them from step to step, and begins remedies where trust is lost.
 """
 
 from zo.tangents.trust.evidence import Check, is_flat

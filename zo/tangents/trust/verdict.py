@@ -19,15 +19,11 @@ class TrustVerdict:
 
     Attributes:
         state: the trust after it.
-        faults: the limits that are broken, where they cost trust.
-        lost: whether a remedy is due.
-        regained: whether trust has returned.
+        faults: the limits that are broken, where they cost trust and a remedy is due.
     """
 
     state: State
     faults: tuple[Fault, ...] = ()
-    lost: bool = False
-    regained: bool = False
 
 
 def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
@@ -118,7 +114,7 @@ def _judged(terms: TrustTerms, state: State, due: bool) -> TrustVerdict:
         state = replace(state, before=error)
     if stays or (faults and state.fresh):
         of_error = (fault_of_error(error, limit),) if error is not None and error > limit else ()
-        return TrustVerdict(replace(state, lost=True), of_error + faults, lost=True)
+        return TrustVerdict(replace(state, lost=True), of_error + faults)
     if good and not faults:
-        return TrustVerdict(replace(state, lost=False, returned=state.returned + state.lost), regained=True)
+        return TrustVerdict(replace(state, lost=False, returned=state.returned + state.lost))
     return TrustVerdict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,10 @@ from zo.tangents.trust import words
 from zo.tangents.trust.evidence import TOO_SHORT, UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.limits import Limits
-from zo.tangents.trust.remedies import Improve, Means, begin
 from zo.tangents.trust.state import State, TrustTerms, restored, saved
 from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, share_of
+
+Remedy = Callable[[], Sequence[str]]  # begins something that takes no row, and says what; empty for nothing
 
 
 class TrustWatch:
@@ -55,16 +56,6 @@ class TrustWatch:
         return self.state.lost
 
     @property
-    def flat(self) -> bool:
-        """Whether the box was constant in pieces when it was last asked: checks show nothing."""
-        return self.state.flat
-
-    @property
-    def noise(self) -> float | None:
-        """The noise of the mean loss, see `Check.noise`."""
-        return self.state.noise
-
-    @property
     def shared(self) -> tuple[TrustTerms, State]:
         """What must be the same in all processes; what each finds by itself is left out."""
         return self.terms, replace(self.state, beside=True)
@@ -99,8 +90,8 @@ class TrustWatch:
         step: int,
         error: float | None,
         check: Check = UNCHECKED,
-        improve: Improve = tuple,
-        excite: Improve = tuple,
+        improve: Remedy = tuple,
+        excite: Remedy = tuple,
     ) -> None:
         """Take in what a step has shown, and act.
 
@@ -123,8 +114,8 @@ class TrustWatch:
         if not self.state.failed:
             self._notices.renew("failed checks")
         self._notices.say(*words.of_evidence(self.terms, self.state, evidence))
-        if verdict.lost:
-            self._mend(step, verdict, Means(excite, improve))
+        if verdict.faults:
+            self._mend(step, verdict, excite, improve)
 
     def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
         """Take in inputs whose derivative values do not show and that are not dithered.
@@ -154,13 +145,13 @@ class TrustWatch:
         """Go on where `state_dict` was taken."""
         self.state, self._notices.said = restored(state)
 
-    def _mend(self, step: int, verdict: TrustVerdict, means: Means) -> None:
-        """Begin the first remedy that is left, and say so."""
+    def _mend(self, step: int, verdict: TrustVerdict, *remedies: Remedy) -> None:
+        """Begin the first remedy that has something left to do, and say so."""
         if self.terms.last is not None and step + 1 >= self.terms.last:
             if words.stuck_name(verdict.state) not in self._notices.said:
                 self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
             return
-        done = begin(means)
+        done = next(filter(None, (tuple(remedy()) for remedy in remedies)), ())
         if not done:
             self._notices.say(words.stuck(self.terms, step, verdict))
             return
