@@ -11,7 +11,7 @@ import zo
 from blackbox import BudgetError, RowFailedError
 from tests.zo.populations import TARGET, Square, advance, batch, loss_of, made, of_member, weights
 from zo.tangents import ModelTangent
-from zo.tangents.population import _Member
+from zo.tangents.population import _Member, clearly_above
 
 
 def test_members_are_trainings_with_their_rates(monkeypatch):
@@ -64,21 +64,23 @@ def member(*losses, factor=1.0):
 
 def test_another_s_losses_are_clearly_lower_on_the_same_windows():
     """By the mean of the logarithms' differences in two of their standard errors, of three windows."""
-    hard, easy = member(7.0, 0.05, 3.0), member(4.0, 0.03, 1.4)
-    assert hard.above(easy) and not easy.above(hard)  # windows differ by more than these two
-    assert not hard.above(easy, times=2.0) and hard.above(member(2.0, 0.02, 1.0), times=2.0)
-    assert not member(7.0, 0.05).above(member(4.0, 0.03))
-    assert not hard.above(member(9.0, 0.03, 0.3))  # lower on two of three windows, higher in the mean
-    assert not hard.above(member(0.1, 0.3, 2.9))  # lower in the mean, by one window
-    assert member(math.inf).above(member(1.0))
-    assert not member(1.0, 1.0, 1.0).above(member(0.0, math.inf, 0.0))
+    hard, easy = [7.0, 0.05, 3.0], [4.0, 0.03, 1.4]
+    assert clearly_above(hard, easy) and not clearly_above(
+        easy, hard
+    )  # windows differ by more than these two
+    assert not clearly_above(hard, easy, times=2.0) and clearly_above(hard, [2.0, 0.02, 1.0], times=2.0)
+    assert not clearly_above([7.0, 0.05], [4.0, 0.03])
+    assert not clearly_above(hard, [9.0, 0.03, 0.3])  # lower on two of three windows, higher in the mean
+    assert not clearly_above(hard, [0.1, 0.3, 2.9])  # lower in the mean, by one window
+    assert clearly_above([math.inf], [1.0])
+    assert not clearly_above([1.0, 1.0, 1.0], [0.0, math.inf, 0.0])
 
 
 def test_a_faster_one_leads_where_it_is_clearly_lower_and_a_slower_one_in_any_doubt():
     slow, fast = member(7.0, 0.05, 3.0), member(9.0, 0.04, 1.5, factor=4.0)
-    assert not slow.gives_way_to(fast) and fast.loss > slow.loss
-    assert fast.gives_way_to(slow)  # by the mean alone
-    assert slow.gives_way_to(member(4.0, 0.03, 1.4, factor=4.0))
+    assert not fast.takes_over_from(slow) and fast.loss > slow.loss
+    assert slow.takes_over_from(fast)  # by the mean alone
+    assert member(4.0, 0.03, 1.4, factor=4.0).takes_over_from(slow)
 
 
 def test_where_no_replay_is_trusted_a_slower_one_leads(monkeypatch):

@@ -63,26 +63,33 @@ class _Member:
         """The mean on the last windows."""
         return fmean(self.losses)
 
-    def above(self, other: _Member, times: float = 1.0) -> bool:
-        """Whether the mean is above so many times another's, and the losses clearly by their logarithms."""
-        if math.inf in self.losses:
-            return math.inf not in other.losses
-        if len(self.losses) < FEWEST or math.inf in other.losses:
-            return False
-        gaps = [_log(own) - _log(its) for own, its in zip(self.losses, other.losses, strict=True)]
-        clear = fmean(gaps) > SURE * stdev(gaps) / math.sqrt(len(gaps))
-        return self.loss > times * other.loss and clear
+    def takes_over_from(self, leader: _Member) -> bool:
+        """Whether it leads from now on: a faster one where that is sure, a slower one in any doubt."""
+        if self.factor > leader.factor:
+            return clearly_above(leader.losses, self.losses)
+        return len(leader.losses) >= FEWEST and self.loss < leader.loss
 
-    def gives_way_to(self, other: _Member) -> bool:
-        """Whether another leads in its place: a faster one where that is sure, a slower one in any doubt."""
-        if other.factor > self.factor:
-            return self.above(other)
-        return len(self.losses) >= FEWEST and other.loss < self.loss
-
-    def ran_away_from(self, leader: _Member) -> bool:
+    def goes_back_to(self, leader: _Member) -> bool:
         """Whether it goes on from the leader's weights: a faster one far above it, or one that is lost."""
         lost = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
-        return self.above(leader, AWAY) and (lost or self.factor > leader.factor)
+        return (lost or self.factor > leader.factor) and clearly_above(self.losses, leader.losses, AWAY)
+
+
+def clearly_above(losses: Sequence[float], others: Sequence[float], times: float = 1.0) -> bool:
+    """Whether the mean of losses is above so many times that of others, and no chance, by their logarithms.
+
+    Args:
+        losses: on the last windows; infinite where one was not finite.
+        others: on the same windows.
+        times: the factor.
+    """
+    if math.inf in losses or math.inf in others:
+        return math.inf not in others
+    if len(losses) < FEWEST:
+        return False
+    gaps = [_log(loss) - _log(other) for loss, other in zip(losses, others, strict=True)]
+    clear = fmean(gaps) > SURE * stdev(gaps) / math.sqrt(len(gaps))
+    return clear and fmean(losses) > times * fmean(others)
 
 
 class RatePopulation:
@@ -204,11 +211,11 @@ class RatePopulation:
         if not gradient.outlying:  # the leader's loss counts such a row, which the window lacks
             for member, its in zip([leader, *others], losses, strict=True):
                 member.saw(its)
-        better = [member for member in self._members if leader.gives_way_to(member)]
+        better = [member for member in self._members if member.takes_over_from(leader)]
         if better:
             self._leader = leader = min(better, key=lambda member: member.loss)
         for member in self._others():
-            if member.ran_away_from(leader):
+            if member.goes_back_to(leader):
                 member.state, member.moments = leader.state, copied(leader.moments)
                 member.losses = list(leader.losses)
                 self.copies += 1

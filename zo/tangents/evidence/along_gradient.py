@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction
-from blackbox.digits import significant_digits
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.objective import uncompiled
 from zo.perturbation import Directions
 from zo.tangents.evidence.balance import NEARER, missing, of_slope
-from zo.tangents.evidence.predictions import Squares, relative_error
+from zo.tangents.evidence.responses import (
+    Response,
+    errors_of_responses,
+    flat_share,
+    predicted_of,
+    responses_of,
+)
+from zo.tangents.evidence.rounding import digits_of, rounding_of
 from zo.tangents.playback.playback import WayBack, evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
-from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Recorder, Repeated
-from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check, TrustWatch, is_flat
 from zo.tangents.trust.evidence import FailedRows, FewDigits, SixteenBits
@@ -32,36 +34,10 @@ PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
 NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer; decision 65
 COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
-FEWEST_DIGITS = 4  # that a program is supposed to have printed; fewer are shares, labels and the like
 BEYOND_NOISE = 5.0  # times its noise: a change that can be distinguished from it
 WILD = 100.0  # times as much as predicted: the loss changes by itself, in whatever direction
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide; decision 34
 FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance; decision 59
-
-
-class Response(NamedTuple):
-    """How a call answered to what a query changed of its inputs, in each row.
-
-    Attributes:
-        d: the change of the differentiable inputs, `(rows, size_in)`; zero where not valid.
-        change: that of the outputs, `(rows, size_out)`; zero where not valid.
-        valid: `(rows,)` bool; False where a row failed, or nothing, or something else, changed.
-    """
-
-    d: Tensor
-    change: Tensor
-    valid: Tensor
-
-
-def flat_share(responses: Sequence[Response]) -> float | None:
-    """The share of the moved rows whose answers stayed to the bit; None if no input changed.
-
-    Of a smooth box hardly any stay. One that is constant in pieces, as trees are, shows nothing of its
-    response in them, however many are asked.
-    """
-    count = sum(int(response.valid.sum()) for response in responses)
-    same = sum(int((one.valid & (one.change == 0).all(dim=-1)).sum()) for one in responses)
-    return same / count if count else None
 
 
 @torch.no_grad()
@@ -185,7 +161,7 @@ class _Uphill:
         self.most = FARTHEST * self.size
         self.farther = NEAREST * float(gradient.step.parameters.flat().norm()) * self.slope
         self.rows = self.queries = 0
-        self._digits = _digits(gradient.boxes, window)
+        self._digits = digits_of(gradient.boxes, window)
         self.digits = min(self._digits.values(), default=None)
 
     def shortest(self) -> tuple[float | None, FewDigits | None]:
@@ -208,21 +184,16 @@ class _Uphill:
         """
         gradient, window = self._step_gradient, self._step_gradient.window
         change, recorder = self._changes(predicted / self.slope)
-        measurements = _responses(gradient, recorder)
-        predictions = _predicted(gradient, measurements)
-        rounding = _rounding(gradient, self._digits)[: len(measurements)]
-        response_error, coarse = _missed(gradient.pairs, measurements, predictions, rounding)
+        measurements = responses_of(gradient, recorder)
+        predictions = predicted_of(gradient, measurements)
+        rounding = rounding_of(gradient, self._digits)[: len(measurements)]
+        response_error, coarse = errors_of_responses(gradient.pairs, measurements, predictions, rounding)
         hidden = coarse > COARSE
         alive, counting = torch.isfinite(window.losses), torch.isfinite(change)
         failure_share = 1.0 - float(counting.sum()) / float(alive.sum())
-        if failure_share > FEW:
-            return Check(reason=FailedRows(failure_share)), hidden
-
         listeners = [_Listening(at) for at in gradient.at_calls]
-        of_answered = self._again(listeners, counting).gradients
-        expectation = predicted
-        if failure_share:
-            expectation = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
+        many = failure_share > FEW
+        expectation = math.nan if many else self._expected(predicted, counting, failure_share, listeners)
         # where the rows that are left hardly change along the gradient, their share in it was small
         if not expectation / predicted >= 0.5:
             return Check(reason=FailedRows(failure_share)), hidden
@@ -237,12 +208,28 @@ class _Uphill:
             figures = {"agreement": figures["agreement"]}
         return Check(figures, flat=flat), hidden
 
+    def _expected(
+        self, predicted: float, counting: Tensor, failure_share: float, listeners: Sequence[Linearised]
+    ) -> float:
+        """What the gradient predicts that the mean loss of the rows that did not fail changes by.
+
+        Args:
+            predicted: the same of all rows.
+            counting: the rows that did not fail, `(rows,)` bool.
+            failure_share: the share of the others.
+            listeners: for each call, what takes in the gradient that arrives there.
+        """
+        of_answered = self._again(listeners, counting).gradients
+        if not failure_share:
+            return predicted
+        return predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
+
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
         gradient = self._step_gradient
         listeners = [_Listening(at) for at in gradient.at_calls]
         self._again(listeners, torch.isfinite(gradient.window.losses))
-        return _of_loss(_rounding(gradient, self._digits), listeners)
+        return _of_loss(rounding_of(gradient, self._digits), listeners)
 
     def narrow(self) -> str | None:
         """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
@@ -363,113 +350,6 @@ class _Listening(Linearised):
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
-
-
-def _responses(gradient: StepGradient, recorder: Recorder) -> list[Response]:
-    """The check's calls against the base's; none where the two differ in more than numbers."""
-    window = gradient.window
-    if [query.box for query in recorder.seen] != [call.box for call in window.calls]:
-        return []  # the objective calls others when its weights are moved
-    responses = []
-    for query, call, at in zip(recorder.seen, window.calls, gradient.at_calls, strict=True):
-        if any(t.shape != base.shape for t, base in zip(query.inputs, call.inputs, strict=True)):
-            return []
-        box = gradient.boxes[call.box]
-        d, same = _change(box.inputs, call.inputs, query.inputs)
-        change, _ = _change(box.outputs, call.outputs, query.outputs)
-        valid = d.isfinite().all(dim=-1) & change.isfinite().all(dim=-1) & same & at.rows.alive
-        valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
-        d, change = (torch.where(valid[:, None], each, 0.0) for each in (d, change))
-        responses.append(Response(d, change, valid))
-    return responses
-
-
-def _change(
-    specs: Sequence[ArraySpec], base: Sequence[Tensor], moved: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """By what differentiable arrays have changed, end to end, `(rows, size)`; and where all else stayed."""
-    parts, same = [], torch.ones(len(base[0]), dtype=torch.bool, device=base[0].device)
-    for spec, before, now in zip(specs, base, moved, strict=True):
-        before, now = (array[..., None].flatten(1) for array in (before, now))
-        if spec.learned:
-            parts.append((before, now))
-        if spec.context:
-            same &= (now == before).all(dim=-1)
-    whole, other = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
-    return other - whole, same
-
-
-def _predicted(gradient: StepGradient, responses: Sequence[Response]) -> list[Tensor]:
-    """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
-    return [
-        at.push(response.d) if bool(response.valid.any()) else response.change
-        for at, response in zip(gradient.at_calls, responses, strict=False)
-    ]
-
-
-def _missed(
-    calls: Sequence[CallPairs],
-    responses: Sequence[Response],
-    predictions: Sequence[Tensor],
-    rounding: Sequence[Tensor],
-) -> tuple[float | None, float]:
-    """How well J d predicts the responses in the check's calls, in units of a usual response.
-
-    Returns:
-        The relative error of J d; and how much rounding of the outputs makes up of the responses, of those
-        that J d predicts where they are larger: where no output answers it is not rounding that hides them.
-    """
-    squares: list[Squares | None] = []
-    roundings: list[Squares | None] = []
-    for pairs, measurement, answer, units in zip(calls, responses, predictions, rounding, strict=False):
-        valid = measurement.valid
-        if bool(valid.any()):
-            true, unit = measurement.change, pairs.response_scale.double()
-            short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
-            error, size, expectation, blur = (
-                float((numbers[valid].double() * short).square().sum())
-                for numbers in (answer - true, true, answer, units)
-            )
-            squares.append((error, size))
-            roundings.append((blur, max(size, expectation)))
-    return relative_error(squares), relative_error(roundings) or 0.0
-
-
-def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int, int], int]:
-    """Significant digits of boxes' answers, by box and output, of those that have fewer than their dtype.
-
-    Those of shares and labels, as of a forest of 50 trees, count as none: such a box is constant in pieces.
-    """
-    answers: dict[tuple[int, int], list[Tensor]] = {}
-    for call in window.calls:
-        for place, (spec, output) in enumerate(zip(boxes[call.box].outputs, call.outputs, strict=True)):
-            if spec.learned:
-                answers.setdefault((call.box, place), []).append(output.detach().reshape(-1))
-    fewer = {}
-    for key, parts in answers.items():
-        if parts[0].dtype in (torch.float32, torch.float64):
-            digits = significant_digits(torch.cat(parts).cpu().numpy())
-            if digits is not None and digits >= FEWEST_DIGITS:
-                fewer[key] = digits
-    return fewer
-
-
-def _rounding(gradient: StepGradient, digits: dict[tuple[int, int], int]) -> list[Tensor]:
-    """The standard deviation of the rounding of responses in each call, `(rows, size_out)`."""
-    deviations = []
-    for call, at in zip(gradient.window.calls, gradient.at_calls, strict=True):
-        size = at.rows.y.double().abs()
-        units = size * torch.finfo(at.rows.y.dtype).eps
-        first = 0
-        for place, spec in enumerate(gradient.boxes[call.box].outputs):
-            if spec.learned:
-                last = first + math.prod(spec.shape)
-                if (call.box, place) in digits:
-                    power = size[:, first:last].log10().floor() + 1 - digits[call.box, place]
-                    units[:, first:last] = 10.0**power  # 0 of an answer of 0
-                first = last
-        deviations.append(units / math.sqrt(6))  # of two, within one each
-    return deviations
 
 
 def _of_loss(rounding: Sequence[Tensor], listeners: Sequence[_Listening]) -> float:

@@ -253,10 +253,7 @@ class Windows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        trust = dict(state["trust"])
-        if trust.pop("told", False):  # of states before notices had names
-            self._notices.settle("rest")
-        self._rate = _Rate(**trust)
+        self._rate = _Rate(**state["trust"])
         self._windows = [window_of(window) for window in state["windows"]]
 
 
