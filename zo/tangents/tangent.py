@@ -203,7 +203,8 @@ class IdentityTangent(Tangent):
 
     def at(self, rows: CallPairs) -> Linearised:
         """Changes of the followed inputs, and gradients of the outputs at the inputs that they follow."""
-        return LinearMap(rows, partial(_pushed, rows), partial(_pulled, rows))
+        specs = rows.inputs, rows.outputs
+        return LinearMap(rows, partial(followed, *specs), partial(followed_back, *specs))
 
 
 class ZeroTangent(Tangent):
@@ -219,19 +220,34 @@ class ZeroTangent(Tangent):
         return Unknown(rows)
 
 
-def _pushed(rows: CallPairs, d: Tensor) -> Tensor:
-    """The changes of the followed inputs."""
-    pieces = d.split(sizes(rows.inputs), dim=-1)
-    outputs = zip(sources(rows.inputs, rows.outputs), sizes(rows.outputs), strict=True)
-    changes = [d.new_zeros(len(d), size) if source is None else pieces[source] for source, size in outputs]
-    return torch.cat(changes, -1)
+def followed(inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...], z: Tensor) -> Tensor:
+    """What each output is if it stays as the input that it follows, or zero: `(rows, size_out)`.
+
+    Args:
+        inputs: the specs of the differentiable inputs.
+        outputs: the specs of the differentiable outputs.
+        z: numbers of the inputs, end to end, `(rows, size_in)`.
+    """
+    places = sources(inputs, outputs)
+    if places == [0] and len(inputs) == 1:
+        return z
+    pieces = z.split(sizes(inputs), dim=-1)
+    return torch.cat(
+        [
+            z.new_zeros(len(z), size) if source is None else pieces[source]
+            for source, size in zip(places, sizes(outputs), strict=True)
+        ],
+        dim=-1,
+    )
 
 
-def _pulled(rows: CallPairs, v: Tensor) -> Tensor:
-    """The gradients of the outputs, at the inputs that they follow."""
-    pieces = v.split(sizes(rows.outputs), dim=-1)
-    gradients = [v.new_zeros(len(v), size) for size in sizes(rows.inputs)]
-    for source, piece in zip(sources(rows.inputs, rows.outputs), pieces, strict=True):
+def followed_back(inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...], cotangent: Tensor) -> Tensor:
+    """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
+    places = sources(inputs, outputs)
+    if places == [0] and len(inputs) == 1:
+        return cotangent
+    gradients = [cotangent.new_zeros(len(cotangent), size) for size in sizes(inputs)]
+    for source, piece in zip(places, cotangent.split(sizes(outputs), dim=-1), strict=True):
         if source is not None:
             gradients[source] = gradients[source] + piece
     return torch.cat(gradients, dim=-1)

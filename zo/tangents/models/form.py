@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, Grid
 from zo.tangents.record.pairs import sizes
-from zo.tangents.tangent import sources
+from zo.tangents.tangent import followed, followed_back
 
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 
@@ -40,26 +39,11 @@ class Form:
 
     def followed(self, z: Tensor) -> Tensor:
         """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
-        places = sources(self.inputs, self.outputs)
-        if places == [0] and len(self.inputs) == 1:
-            return z
-        pieces = z.split(sizes(self.inputs), dim=1)
-        bases = [
-            z.new_zeros(len(z), size) if source is None else pieces[source]
-            for source, size in zip(places, sizes(self.outputs), strict=True)
-        ]
-        return torch.cat(bases, dim=1)
+        return followed(self.inputs, self.outputs, z)
 
     def followed_back(self, cotangent: Tensor) -> Tensor:
         """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
-        places = sources(self.inputs, self.outputs)
-        if places == [0] and len(self.inputs) == 1:
-            return cotangent
-        gradients: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
-        for source, piece in zip(places, cotangent.split(sizes(self.outputs), dim=1), strict=True):
-            if source is not None:
-                gradients[source] = gradients[source] + piece
-        return torch.cat(gradients, dim=1)
+        return followed_back(self.inputs, self.outputs, cotangent)
 
     def plain(self) -> tuple[Any, ...]:
         """The form in plain values, for a state."""
