@@ -27,11 +27,6 @@ class Waves(ValueTangent):  # y = c sin(40 x), with c fitted to all rows that we
     def knows(self):
         return self.c is not None
 
-    def take(self, form, z, others, y):
-        self._moments = self._moments or self.moments(form)
-        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
-            moments.add(values)
-
     def learn_from_window(self, steps):
         z, _, y = self._window.columns
         waves = torch.sin(40 * z)

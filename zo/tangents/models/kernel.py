@@ -11,7 +11,6 @@ from torch import Tensor
 from blackbox.checks import check_count
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.candidates import Candidate
-from zo.tangents.models.form import Form
 from zo.tangents.models.gaussian_process import (
     ROWS,
     Choice,
@@ -81,12 +80,6 @@ class KernelTangent(ValueTangent):
     def knows(self) -> bool:
         """Whether it has learned anything."""
         return bool(self._fit)
-
-    def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Take them into mean and spread."""
-        self._moments = self._moments or self.moments(form)
-        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
-            moments.add(values)
 
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:

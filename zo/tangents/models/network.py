@@ -115,12 +115,6 @@ class NetworkTangent(ValueTangent):
         """Whether it has learned anything."""
         return self._optimizer is not None
 
-    def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Take them into mean and spread."""
-        self._moments = self._moments or self.moments(form)
-        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
-            moments.add(values)
-
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:
         """Steps of Adam, as many as the error asks for; the map first, where it is due.

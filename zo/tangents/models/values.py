@@ -31,11 +31,10 @@ class ValueTangent(Tangent):
     The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
     inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
 
-    A subclass has to fill `_moments` with the rows that it takes, in `take` or where it learns from them, for
-    the map takes its units from there: four entries, made by `moments(form)`, of inputs, other inputs,
-    outputs, and y - `carried(z)`, as in `KernelTangent.take`. One without a map may leave them empty; then
-    its `moments` has to give none. Rows are in `_window` already when `take` is called. A model that keeps
-    sums instead of rows, as `StencilTangent` does, leaves the window to the map; without one `window=1` does.
+    The map takes its units from `_moments`, which `take` fills with each row: mean and spread of inputs,
+    other inputs, outputs, and y - `carried(z)`. One without a map may leave them empty; then its `moments`
+    has to give none. A model that keeps sums instead of rows, as `StencilTangent` does, leaves the window to
+    the map; without one `window=1` does.
 
     Args:
         window: rows kept, the oldest going.
@@ -72,9 +71,8 @@ class ValueTangent(Tangent):
             others: the other inputs, end to end, `(rows, size)`.
         """
 
-    @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Look at rows, at least one and all finite, that are in the window now, and fill `_moments`.
+        """Look at rows, at least one and all finite, that are in the window now; these go into `_moments`.
 
         Args:
             form: what the rows of the box look like; the same in all calls.
@@ -82,6 +80,9 @@ class ValueTangent(Tangent):
             others: the other inputs, end to end, `(rows, size)`.
             y: the differentiable outputs, `(rows, size_out)`.
         """
+        self._moments = self._moments or self.moments(form)
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
+            moments.add(values)
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""

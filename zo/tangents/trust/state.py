@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -84,14 +83,12 @@ class State:
         """The same where a remedy begins: errors from here on are of other tangents, so a new mean begins."""
         return replace(self, fresh=False, steps=0, total=0.0, weight=0.0)
 
+    def plain(self) -> dict[str, Any]:
+        """The state in plain values, for a checkpoint."""
+        return asdict(self)
 
-def saved(state: State, said: Iterable[str]) -> dict[str, Any]:
-    """A state, and the names of the notices that were given, in plain values."""
-    return {**asdict(state), "said": sorted(said)}
-
-
-def restored(kept: dict[str, Any]) -> tuple[State, set[str]]:
-    """The state and the names that `saved` kept."""
-    state = {name: value for name, value in kept.items() if name not in ("said", "check")}
-    check = kept["check"]
-    return State(**state, check=None if check is None else Check(**check)), set(kept["said"])
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> State:
+        """What `plain` gave."""
+        check = plain["check"]
+        return cls(**{**plain, "check": None if check is None else Check(**check)})

@@ -11,7 +11,7 @@ from zo.tangents.trust import words
 from zo.tangents.trust.evidence import TOO_SHORT, UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.limits import Limits
-from zo.tangents.trust.state import State, TrustTerms, restored, saved
+from zo.tangents.trust.state import State, TrustTerms
 from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, share_of
 
 Remedy = Callable[[], Sequence[str]]  # begins something that takes no row, and says what; empty for nothing
@@ -139,11 +139,12 @@ class TrustWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and what was said."""
-        return saved(self.state, self._notices.said)
+        return {**self.state.plain(), "said": sorted(self._notices.said)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.state, self._notices.said = restored(state)
+        self.state = State.of({name: value for name, value in state.items() if name != "said"})
+        self._notices.said = set(state["said"])
 
     def _mend(self, step: int, verdict: TrustVerdict, *remedies: Remedy) -> None:
         """Begin the first remedy that has something left to do, and say so."""

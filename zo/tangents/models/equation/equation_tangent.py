@@ -108,9 +108,7 @@ class EquationTangent(ValueTangent):
         if not self._moments:
             refuse_no_state(form)
             self._scale = float(y.double().square().mean().sqrt()) or 1.0
-        self._moments = self._moments or self.moments(form)
-        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
-            moments.add(values)
+        super().take(form, z, others, y)
 
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:

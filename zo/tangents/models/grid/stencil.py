@@ -195,9 +195,8 @@ class StencilTangent(ValueTangent):
         """Units, reach and features by these rows; the sums are of these features alone."""
         form = self._form
         self._sums, self._coefficients, self._map.due = None, None, self._lessons
-        self._moments = self.moments(form)
-        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
-            moments.add(values)
+        self._moments = ()
+        super().take(form, z, others, y)
         inputs, lattice_out = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
         change = standard(y - self.carried(z), self._moments[3])
