@@ -104,7 +104,7 @@ def test_a_cut_gradient_is_said_in_the_first_step_with_the_part_that_it_has(obje
     said, gradient = trained(network, objective, make_box(two), rows=rows)
     (cut,) = [words for words in said if "cut off" in words]
     assert cut.startswith("Step 1:")
-    assert not any("probe" in words or "learn" in words for words in said)  # no remedy for tangents
+    assert not any("learn" in words for words in said)  # no remedy for tangents
     assert gradient.next_queries() == 0
     times = re.search(r"got (\S+) times that", cut)
     assert times
@@ -212,10 +212,9 @@ NAMES = ["log", "mask", "plain", "dropout", "batch norm", "in turn", "steep", "n
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("objective", "function", "dtype", "beside"), RIGHT, ids=NAMES)
-@pytest.mark.parametrize("settings", [{}, {"probes": 1}], ids=["values", "probe"])
-def test_a_whole_gradient_is_not_said_to_be_cut(objective, function, dtype, beside, settings):
+def test_a_whole_gradient_is_not_said_to_be_cut(objective, function, dtype, beside):
     network = make_network(*beside)
-    said, gradient = trained(network, objective, make_box(function, dtype), 30, **settings)
+    said, gradient = trained(network, objective, make_box(function, dtype), 30)
     assert not [words for words in said if "cut off" in words or "which have none" in words]
     assert gradient.counts.checks >= 2
 

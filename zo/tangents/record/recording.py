@@ -143,11 +143,11 @@ class Recorder:
         places: the places of the boxes, by identity.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither | None = None) -> None:
+    def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
         self.rows = 0
         self.seen: list[RecordedCall] = []
         self.places = {id(box): place for place, box in enumerate(boxes)}
-        self._dither = dither or Dither()
+        self._dither = dither
         self._dithers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, arrays of earlier calls
 
     @contextmanager

@@ -167,7 +167,7 @@ class Evaluations:
                 recorded = record(step, self.boxes, steps, self.ranks, Dither())
         finally:
             before.restore()  # running statistics, and what is drawn in the first step
-        return Evaluation(self, step, recorded, causes, before)
+        return Evaluation(self, step, recorded, causes, before, Dither())
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, and the boxes' arrays."""
@@ -220,12 +220,11 @@ class Evaluation:
         recorded: Recorded,
         causes: Sequence[FailedRow],
         before: Snapshot,
-        dither: Dither | None = None,
+        dither: Dither,
         live: Live | None = None,
     ) -> None:
         self.step, self.causes = step, causes
-        self.dither = Dither() if dither is None else dither
-        self.boxes, self._turns = evaluations.boxes, evaluations.turns
+        self.dither, self.boxes, self._turns = dither, evaluations.boxes, evaluations.turns
         self._before, self._live = before, live
         self.rows, self.losses, self.recorded = recorded.rows, recorded.losses, recorded.calls
         self.refused = ""

@@ -195,7 +195,7 @@ class StencilTangent(ValueTangent):
         """Units, reach and features by these rows; the sums are of these features alone."""
         form = self._form
         self._sums, self._coefficients, self._map.due = None, None, self._lessons
-        self._moments = ()
+        self._moments = self.moments(form)
         super().take(form, z, others, y)
         inputs, lattice_out = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
