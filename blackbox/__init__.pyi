@@ -1,4 +1,5 @@
 from blackbox import errors as errors
+from blackbox import failures as failures
 from blackbox import wrappers as wrappers
 from blackbox.errors import BlackBoxError as BlackBoxError
 from blackbox.function import BlackBoxFunction as BlackBoxFunction

@@ -44,7 +44,7 @@ def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[st
 def _elsewhere(package: str, parts: Sequence[str], name: str) -> str:
     """Where a name is that a package lacks and one of its parts has, to be put behind an error."""
     for part in parts:
-        if name in getattr(import_module(f"{package}.{part}"), "__all__", ()):
+        if hasattr(import_module(f"{package}.{part}"), name):
             return f"; it is {package}.{part}.{name}"
     return ""
 

@@ -1,6 +1,7 @@
 from tasks import code as code
 from tasks import configuration as configuration
 from tasks import errors as errors
+from tasks import methods as methods
 from tasks import report as report
 from tasks.configuration import Code as Code
 from tasks.configuration import Config as Config

@@ -2,7 +2,10 @@ from zo import box_gradient as box_gradient
 from zo import errors as errors
 from zo import estimators as estimators
 from zo import evaluators as evaluators
+from zo import execution as execution
+from zo import field as field
 from zo import jax as jax
+from zo import loss_gradient as loss_gradient
 from zo import pruning as pruning
 from zo import tangents as tangents
 from zo.box_gradient import differentiable as differentiable
