@@ -42,8 +42,11 @@ def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[st
 
 
 def _elsewhere(package: str, parts: Sequence[str], name: str) -> str:
-    """Where a name is that a package lacks and one of its parts has, to be put behind an error."""
-    for part in parts:
+    """Where a class is that a package lacks and one of its parts has, to be put behind an error.
+
+    Other names are not looked for: Python asks for a module by its name before it imports it.
+    """
+    for part in parts if name[:1].isupper() else ():
         if hasattr(import_module(f"{package}.{part}"), name):
             return f"; it is {package}.{part}.{name}"
     return ""
