@@ -38,10 +38,10 @@ ROWS, CALLS = 4, 4
 STEPS = (1, 5, 20)  # after which it is asked
 SEEDS = (0, 1)
 TANGENTS: dict[str, Callable[[], zo.tangents.Tangent]] = {
-    "pairs": zo.PairTangent,
-    "pairs, two rounds": lambda: zo.PairTangent(rounds=2),
+    "pairs": zo.tangents.PairTangent,
+    "pairs, two rounds": lambda: zo.tangents.PairTangent(rounds=2),
     "default": lambda: AutoTangent(Spheres()),
-    "identity": zo.IdentityTangent,
+    "identity": zo.tangents.IdentityTangent,
 }
 FEW = "default, few rows"  # at most 1.1 times those of the steps
 LEARNED = ("exact", "pairs", "default", FEW, "identity", "none")  # gradients of a training

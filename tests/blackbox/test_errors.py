@@ -8,7 +8,8 @@ import inspect
 import pytest
 
 import blackbox
-from blackbox import BlackBoxError, InputError, NoRowLeftError, TryAgain, errors
+from blackbox import BlackBoxError, errors
+from blackbox.errors import InputError, NoRowLeftError, TryAgain
 from tests.blackbox import test_arrays, test_calls, test_function, test_running, test_spec
 from tests.blackbox.adapters.session import test_session
 from tests.blackbox.wrappers import test_budgeted, test_parallel, test_wrapper
@@ -36,7 +37,7 @@ PROVOKED = {case.error for table in TABLES for case in table}
 @pytest.mark.parametrize("error", NAMED, ids=lambda error: error.__name__)
 def test_each_error(error):
     assert issubclass(error, BlackBoxError)
-    assert getattr(blackbox, error.__name__) is error and error.__name__ in blackbox.__all__
+    assert getattr(errors, error.__name__) is error
     assert error.__doc__ and error.__module__ == errors.__name__
     builtin = [base for base in error.__mro__ if getattr(builtins, base.__name__, None) is base]
     assert set(builtin) - {Exception, BaseException, object} or error is BlackBoxError

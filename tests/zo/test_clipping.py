@@ -73,7 +73,7 @@ class Network(nn.Module):
         return self.inner(x)
 
 
-class Wild(zo.MLPTangent):
+class Wild(zo.tangents.MLPTangent):
     """Is wrong by a factor in one step."""
 
     factor = 1.0
@@ -368,7 +368,7 @@ def test_a_state_from_before_a_layer_was_unfrozen_goes_on():
 
     def gradient():
         chosen = [name for name, weight in network.named_parameters() if weight.requires_grad]
-        tangent = zo.MLPTangent(8)  # of gradients by values the long ones are shortened
+        tangent = zo.tangents.MLPTangent(8)  # of gradients by values the long ones are shortened
         return zo.TangentGradient(
             network, lambda n, x: box(n(x)).sum(dim=1), boxes=[box], tangent=tangent, parameters=chosen
         )

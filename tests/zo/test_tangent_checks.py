@@ -17,6 +17,7 @@ from tests.zo.chains import ALWAYS, NEVER, X, along, bent, chain, flat_grads, ma
 from tests.zo.checks import check_of
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import TangentWarning, ZeroGradientWarning
+from zo.tangents import TrustPolicy
 from zo.tangents.evidence import along_gradient
 from zo.tangents.trust import figures
 from zo.tangents.trust.evidence import FailedRows
@@ -25,7 +26,7 @@ from zo.tangents.trust.watch import TrustWatch
 
 @pytest.mark.parametrize(
     "tangent",
-    [zo.IdentityTangent(), zo.tangents.ModelTangent(lambda x: 0.5 * x + x.square() / 3)],
+    [zo.tangents.IdentityTangent(), zo.tangents.ModelTangent(lambda x: 0.5 * x + x.square() / 3)],
     ids=["identity", "bent otherwise"],
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -58,7 +58,7 @@ class Lost(Chancy):
         return x * float("nan")
 
 
-class BreaksBack(zo.IdentityTangent):
+class BreaksBack(zo.tangents.IdentityTangent):
     """Raises on rank 2, when the boxes have answered."""
 
     def at(self, rows):
@@ -204,7 +204,7 @@ def failing(groups) -> dict:
     results["lost"] = error_of(make_gradient(group, box=Lost()), batch)
     results["rows"] = error_of(make_gradient(group), torch.ones(()))
     tangents = gradient.tangents  # the group serves again
-    tangents[0].at = zo.IdentityTangent().at
+    tangents[0].at = zo.tangents.IdentityTangent().at
     results["after"] = float(gradient.backward(batch))
     return {"failing": results}
 
@@ -214,7 +214,7 @@ def outsiders(groups) -> dict:
         return {}
     try:
         make_gradient(groups["outside"])
-    except zo.ConfigurationError as error:
+    except zo.errors.ConfigurationError as error:
         return {"outside": str(error)}
     return {}
 
@@ -364,5 +364,5 @@ def test_the_group_serves_again_after_failures(by_rank, one_thread):
 @pytest.mark.slow
 def test_only_groups_with_this_process_in_them(by_rank):
     assert "with this process in it" in by_rank[2]["outside"]
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match="init_process_group"):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match="init_process_group"):
         make_gradient("gloo")

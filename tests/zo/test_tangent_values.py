@@ -98,7 +98,7 @@ def test_one_row_of_what_is_no_state_is_no_measure():
         )
 
     student.at = zero
-    with pytest.warns(zo.ZeroGradientWarning):
+    with pytest.warns(zo.errors.ZeroGradientWarning):
         for _ in range(2):
             gradient.backward(weights(1, 4))
     assert gradient.trust == [None]

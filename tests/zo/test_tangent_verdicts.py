@@ -15,6 +15,7 @@ from tests.judged import judged
 from tests.tasks.problems import Beside, Steering
 from tests.zo.checks import check_of
 from zo.errors import TangentWarning
+from zo.tangents import TrustPolicy
 from zo.tangents.trust.watch import TrustWatch
 
 
