@@ -125,7 +125,7 @@ class Search:
         limits = zo.tangents.Limits(clip=None, excite=0.01 if "dither" in method else None)
         self.gradient: zo.TangentGradient | zo.LossGradient | None = None
         if method == "identity":
-            identity = zo.IdentityTangent()
+            identity = zo.tangents.IdentityTangent()
             self.gradient = zo.TangentGradient(self.field, through, tangent=identity, limits=limits, **boxes)
         elif method == "random directions":
             estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)

@@ -514,7 +514,7 @@ def test_rows_that_depend_on_those_that_failed_are_refused():
         network,
         objective,
         boxes=[box],
-        tangent=zo.IdentityTangent(),
+        tangent=zo.tangents.IdentityTangent(),
         limits=NEVER,
     )
     with pytest.raises(zo.errors.TangentError, match=r"2 of 20 rows that failed.*batch norm in train mode"):

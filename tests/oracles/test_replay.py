@@ -220,7 +220,7 @@ def train(steps: int, folder=None, **settings):
     box, counts = make_box(wave), []
 
     def make():
-        tangent = learner(zo.MLPTangent, 8, first_steps=10, steps_per_step=2)
+        tangent = learner(zo.tangents.MLPTangent, 8, first_steps=10, steps_per_step=2)
         limits = zo.tangents.Limits(**settings)
         return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, limits=limits)
 
@@ -334,7 +334,7 @@ def test_what_replay_refuses():
     with pytest.raises(zo.errors.TangentError, match="recorded, got none so far"):
         gradient.replay()
     for bad in ({"replays": -1}, {"max_age": 0}):
-        with pytest.raises(zo.ConfigurationError, match=next(iter(bad))):
+        with pytest.raises(zo.errors.ConfigurationError, match=next(iter(bad))):
             zo.tangents.Limits(**bad)
 
     calls = iter((2, 3, 3, 3))

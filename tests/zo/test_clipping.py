@@ -156,7 +156,7 @@ def test_a_derivative_that_is_given_is_never_shortened():
 
 @pytest.mark.parametrize("clip", [0.5, math.nan, "2"])
 def test_a_bound_below_the_median_is_refused(clip):
-    with pytest.raises(zo.ConfigurationError, match="Limits, clip: expected a finite number >= 1"):
+    with pytest.raises(zo.errors.ConfigurationError, match="Limits, clip: expected a finite number >= 1"):
         descend(0, clip=clip)
 
 
@@ -185,7 +185,7 @@ def accumulated(clip, sizes, zero, steps=12, hook=None):
         network,
         lambda net, batch: (box(net(batch[0])) - batch[1]).square().mean(dim=1),
         boxes=[box],
-        tangent=learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1),
+        tangent=learner(zo.tangents.MLPTangent, 8, first_steps=3, steps_per_step=1),
         limits=zo.tangents.Limits(check_every=None, clip=clip),
     )
     draws = torch.Generator().manual_seed(0)

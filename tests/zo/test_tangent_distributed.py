@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 RANKS, ROWS, STEPS = 3, 5, 6
 POLICY = judged(check_every=1, average=2, agreement=1e9)
 NEVER = zo.tangents.Limits(check_every=None)
-VALUES = {"tangent": learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1)}
+VALUES = {"tangent": learner(zo.tangents.MLPTangent, 8, first_steps=3, steps_per_step=1)}
 RUNS = {"values": VALUES, "chosen": {"tangent": None}}  # settings of a gradient, by name
 
 
@@ -96,7 +96,7 @@ def chain(box, steps=3):
 
 def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
     network, box = network or make_network(), box or Chancy()
-    settings = {"tangent": zo.IdentityTangent(), "limits": NEVER, **settings}
+    settings = {"tangent": zo.tangents.IdentityTangent(), "limits": NEVER, **settings}
     return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **gathered(**settings))
 
 

@@ -314,7 +314,7 @@ def test_a_number_fixes_the_size():
     fixed = gradient.excitation[0]["action"]
     gradient.backward(batch(4))
     assert torch.equal(gradient.excitation[0]["action"], fixed)
-    with pytest.raises(zo.ConfigurationError, match="excite: expected"):
+    with pytest.raises(zo.errors.ConfigurationError, match="excite: expected"):
         zo.TangentGradient(
             policy(), closed_loop(box := plant_box()), boxes=[box], limits=zo.tangents.Limits(excite=-1)
         )
@@ -735,7 +735,7 @@ def test_of_a_large_state_few_numbers_are_kept():
             state = box(state, network(state[:, :4]))
         return state.square().mean(dim=1)
 
-    tangent = learner(zo.MLPTangent, 16, first_steps=20, steps_per_step=2)
+    tangent = learner(zo.tangents.MLPTangent, 16, first_steps=20, steps_per_step=2)
     unchecked = zo.tangents.Limits(check_every=None)
     gradient = zo.TangentGradient(
         nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, limits=judged(unchecked, clip=None)

@@ -15,7 +15,6 @@ from tests.judged import judged
 from tests.tasks.problems import Beside, Steering
 from tests.zo.checks import check_of
 from zo.errors import TangentWarning
-from zo.tangents import TrustPolicy
 from zo.tangents.trust.watch import TrustWatch
 
 
@@ -259,5 +258,5 @@ def test_a_first_check_comes_after_ten_steps():
     ],
 )
 def test_limits_out_of_range(settings, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
         zo.tangents.Limits(**settings)

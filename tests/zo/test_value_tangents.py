@@ -185,7 +185,7 @@ def test_where_the_only_kind_in_use_diverges_the_next_one_takes_over(small, monk
 
 
 def test_a_kind_that_is_asked_for_help_and_diverges_is_out_and_the_one_in_use_goes_on(monkeypatch):
-    monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
+    monkeypatch.setattr(zo.tangents.MLPTangent, "learn", diverges)
     _, gradient = table(limits=LOSES)
     with pytest.warns(zo.errors.TangentWarning, match="tangents have nothing left to try"):
         for n in range(30):
@@ -298,7 +298,7 @@ def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
     """The identity's J d is d: |c d - d| / |c d| for a box c u, whatever the gradient."""
     box = FromTorch(lambda u: 0.8 * u, (RING,), (RING,))
     policy = judged(check_every=1, agreement=-1e9, missed=1e9, lost=1e9)
-    gradient = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent(), limits=policy)
+    gradient = make_gradient(make_network().eval(), box, tangent=zo.tangents.IdentityTangent(), limits=policy)
     gradient.backward(batch_of(0))
     assert gradient.missed == pytest.approx(0.25, rel=1e-3)
     assert gradient.metrics()["tangent_missed"] == gradient.missed

@@ -576,7 +576,7 @@ class TestFailures:
         queries.backward((CASES[:1],))
         assert 0 < queries.counts.dropped < 8
         net.zero_grad()
-        probed = zo.TangentGradient(net, objective, boxes=[host], limits=zo.tangents.Limits(excite=0.0))
+        learned = zo.TangentGradient(net, objective, boxes=[host], limits=zo.tangents.Limits(excite=0.0))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert learned.backward((CASES[:1],)).isfinite()
