@@ -165,7 +165,7 @@ def check_black_box(
         return Report(
             box=repr(box),
             findings=tuple(with_all_failures(probe, finding) for finding in findings),
-            recommendations=tuple(probe.measured.recommendations),
+            recommendations=tuple(probe.recommendations),
             drawn=samples is None,
             rows=probe.spent,
             taken=len(probe.places),

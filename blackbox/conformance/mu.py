@@ -54,31 +54,28 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
             if not noise.any():
                 raise
             findings.append(not_measured(probe, f"mu of {probe.box.inputs[place].name!r}", out))
-    for place in responses.places:
-        level = noise[responses.output == place]
-        probe.measured.noise[place] = float(np.sqrt(np.square(level).mean())) * responses.spread[place]
     return [_noise(probe, responses, noise, count), *findings]
 
 
 def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) -> Finding:
     relative = float(np.sqrt(np.square(noise).mean()))
     rounding = float(np.sqrt(np.square(responses.rounding).mean()))
-    levels = ", ".join(
-        f"{probe.measured.noise[place]:.2g} in {probe.box.outputs[place].name!r}"
-        for place in responses.places
-    )
-    if any(probe.measured.quanta[place] for place in responses.places):
+    levels = []
+    for place in responses.places:
+        level = float(np.sqrt(np.square(noise[responses.output == place]).mean())) * responses.spread[place]
+        levels.append(f"{level:.2g} in {probe.box.outputs[place].name!r}")
+    if any(probe.quanta[place] for place in responses.places):
         source = "which is that of their steps (quantisation)"
     elif relative <= 1.01 * rounding:
         source = "no more than their rounding"
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
     if _random(probe):
-        said = f"Standard deviation of the noise in the outputs: {levels}; {source}."
+        said = f"Standard deviation of the noise in the outputs: {', '.join(levels)}; {source}."
     else:
         said = (
             "No random noise: equal calls agree. Along a line the outputs scatter about a smooth curve by a "
-            f"standard deviation of {levels}; {source}."
+            f"standard deviation of {', '.join(levels)}; {source}."
         )
     said += f" On {lines} lines for each input."
     return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
@@ -96,7 +93,7 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         return Finding(name, Verdict.WARNING, sentence)
     _, unit = probe.unit(place)
     recommendation = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
-    probe.measured.recommendations.append(recommendation)
+    probe.recommendations.append(recommendation)
     long_forward, long_central = recommendation.long_directions
     said = (
         f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
@@ -139,7 +136,7 @@ def _useless(probe: Probe) -> str:
 
 def _random(probe: Probe) -> bool:
     """Whether equal calls differed, or the box says that they may."""
-    return any(probe.measured.jitter) or not probe.box.deterministic
+    return any(probe.jitter) or not probe.box.deterministic
 
 
 def _percent(error: float) -> str:
@@ -304,8 +301,8 @@ def _rungs(
     if not active.any():
         return None
     seen = active & np.isfinite(second) & np.isfinite(third)
-    measured = responses.probe.measured
-    quantum = np.array([measured.quanta[place] / responses.spread[place] for place in responses.output])
+    quanta = responses.probe.quanta
+    quantum = np.array([quanta[place] / responses.spread[place] for place in responses.output])
     enough = min(MOVED, max(1, int(active.sum()) // 2))
 
     def summed(values: np.ndarray, where: np.ndarray) -> np.ndarray:

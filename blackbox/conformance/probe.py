@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -44,24 +44,6 @@ class BoxRaisedError(Exception):
     """The black box raised out of a call; `__cause__` is its error. Never leaves the package."""
 
 
-@dataclass
-class Measured:
-    """Results of a check that later ones need.
-
-    Attributes:
-        jitter: for each output, the largest difference of equal calls, in the output's units.
-        quanta: for each output, the step of the grid that its values are on, or what the last significant
-            digit of its largest is worth; 0 where they have all digits of their dtype.
-        noise: for each output, the noise level in the output's units; NaN before it is measured.
-        recommendations: which mu to take, for each differentiable input.
-    """
-
-    jitter: list[float]
-    quanta: list[float]
-    noise: list[float]
-    recommendations: list[Recommendation] = field(default_factory=list)
-
-
 class Probe:
     """A black box under examination and the rows to examine it with.
 
@@ -73,6 +55,12 @@ class Probe:
         processes: whether checks may start processes.
         seconds: the most seconds that may pass from now on; None for no limit. A call is judged beforehand by
             what calls took so far.
+
+    Attributes:
+        jitter: for each output, the largest difference of equal calls, in the output's units.
+        quanta: for each output, the step of the grid that its values are on, or what the last significant
+            digit of its largest is worth; 0 where they have all digits of their dtype.
+        recommendations: which mu to take, for each differentiable input.
     """
 
     def __init__(
@@ -90,9 +78,7 @@ class Probe:
         self.places = np.arange(len(samples[0]))  # of the samples among those that were given
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.called_before = box.ledger.calls > 0
-        self.first: tuple[Arrays, Arrays | str] | None = (
-            None  # the first call: its rows, its answers or error
-        )
+        self.first: tuple[Arrays, Arrays | str] | None = None  # the first call's rows, and answers or error
         self.limit = rows
         # Rows for what is asked last: once more the first one, and NaN.
         self.kept_back = 1 + 2 * sum(spec.floating for spec in box.inputs)
@@ -105,8 +91,8 @@ class Probe:
         self.progress: Callable[[str, int], None] = lambda check, rows: None
         self.processes = processes
         self.generator = np.random.default_rng(seed)
-        count = len(box.outputs)
-        self.measured = Measured([0.0] * count, [0.0] * count, [math.nan] * count)
+        self.jitter, self.quanta = [0.0] * len(box.outputs), [0.0] * len(box.outputs)
+        self.recommendations: list[Recommendation] = []
 
     @property
     def elapsed(self) -> float:
