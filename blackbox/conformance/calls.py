@@ -127,16 +127,14 @@ def pickled(box: BlackBoxFunction) -> bytes | Exception:
 def process_safety(probe: Probe) -> list[Finding]:
     """A pickled box, rebuilt in two processes that evaluate the same rows at the same time."""
     names = ("picklability", "process safety")
+    not_sent = Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process.")
     box = pickled(probe.box)
     if isinstance(box, Exception):
         sentence = (
             f"The box cannot be pickled ({type(box).__name__}: {box}). Rebuild what it holds in __reduce__, "
             "define its class in a module, or give Parallel a function that makes the box."
         )
-        return [
-            Finding(names[0], Verdict.WARNING, sentence),
-            Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
-        ]
+        return [Finding(names[0], Verdict.WARNING, sentence), not_sent]
     if not probe.processes:
         sentence = "It can be pickled; whether it can be rebuilt, another process would have to show."
         return [
@@ -158,10 +156,7 @@ def process_safety(probe: Probe) -> list[Finding]:
             f"Another process could not rebuild the box from its pickle ({replies[0].died}). Rebuild in "
             "__reduce__ what lives in this process alone, or give Parallel a function that makes the box."
         )
-        return [
-            Finding(names[0], Verdict.FAULT, sentence),
-            Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
-        ]
+        return [Finding(names[0], Verdict.FAULT, sentence), not_sent]
     return [_same(probe, here, replies, len(box)), _safe(probe, here, replies)]
 
 

@@ -32,13 +32,8 @@ from blackbox.conformance.probe import (
     BoxRaisedError,
     OutOfRowsError,
     Probe,
-    Samples,
-    TakenSamples,
-    checked_samples,
     keeping,
     not_measured,
-    read_samples,
-    standard_draws,
 )
 from blackbox.conformance.report import (
     NO_SAMPLES,
@@ -59,6 +54,13 @@ from blackbox.conformance.rows import (
     memory,
     precisions,
     row_order,
+)
+from blackbox.conformance.samples import (
+    Samples,
+    TakenSamples,
+    checked_samples,
+    read_samples,
+    standard_draws,
 )
 from blackbox.conformance.sessions import NAME as SESSIONS
 from blackbox.conformance.sessions import sessions

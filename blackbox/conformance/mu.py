@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from blackbox.arrays import spreads_apart
+from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.noise import POINTS, measure_noise
-from blackbox.conformance.probe import Lines, OutOfRowsError, Probe, Responses, draw_lines, not_measured
+from blackbox.conformance.probe import OutOfRowsError, Probe, not_measured
 from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
 
 LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest

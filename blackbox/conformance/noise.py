@@ -11,7 +11,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from blackbox.conformance.probe import Lines, Probe, Responses, draw_lines
+from blackbox.conformance.lines import Lines, Responses, draw_lines
+from blackbox.conformance.probe import Probe
 from blackbox.conformance.report import Finding, Verdict
 from blackbox.digits import last_digit, significant_digits
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.probe import NUMBERS, Arrays, BoxRaisedError, Probe, precision
+from blackbox.conformance.lines import NUMBERS, precision
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe
 from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
