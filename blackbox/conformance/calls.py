@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from blackbox.conformance.probe import (
 )
 from blackbox.conformance.report import Finding, Verdict
 from blackbox.conformance.rows import NOW_AND_THEN, SAME_STATE, compare
+from blackbox.ending import end_with
 from blackbox.function import BlackBoxFunction
 
 THREADS, WORKERS, ROUNDS = 4, 2, 3
@@ -276,13 +276,6 @@ def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline
     return CheckReply([], rebuilt, ": ".join([end, *log[-1:]]))
 
 
-def _end_with(parent: int) -> None:
-    """Kill this process's group, what the box has started included, when its parent is gone."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os.killpg(0, signal.SIGKILL)
-
-
 def work(name: str, number: str, parent: str) -> None:
     """The other end of `in_processes`: answer the rows in a folder when the word comes.
 
@@ -291,7 +284,7 @@ def work(name: str, number: str, parent: str) -> None:
         number: which worker this is; it names the files.
         parent: the process that waits for the answers, and with which this one ends.
     """
-    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    end_with(int(parent))
     folder = Path(name)
     packed, arrays = pickle.loads((folder / "task").read_bytes())
     box = pickle.loads(packed)

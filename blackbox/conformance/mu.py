@@ -16,9 +16,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from blackbox.arrays import spreads_apart
 from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.noise import POINTS, measure_noise
 from blackbox.conformance.probe import OutOfRowsError, Probe, not_measured
@@ -92,7 +90,7 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
             "apart, or learn the box from its values (zo.StudentTangent, the method student)."
         )
         return Finding(name, Verdict.WARNING, sentence)
-    _, unit = probe.unit(place)
+    units, unit = probe.unit(place)
     recommendation = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
     probe.recommendations.append(recommendation)
     long_forward, long_central = recommendation.long_directions
@@ -109,10 +107,8 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
     if unit == "scale":
         said += " These are in the scale of the input's spec, as zo takes them."
     elif unit == "spread":
-        apart = spreads_apart(spec, torch.from_numpy(probe.samples[place]))
-        assert apart is not None
         said += (
-            f" Numbers of {spec.name!r} vary by {apart[0]:.1g} to {apart[1]:.1g} over the samples: no one mu "
+            f" Numbers of {spec.name!r} vary by {units.min():.1g} to {units.max():.1g} over the samples: no one mu "
             "is right for all, and these are in the spread of each. Give the spec "
             "scale=samples.std(axis=0), and zo takes its mu so."
         )

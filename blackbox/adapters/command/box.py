@@ -267,7 +267,7 @@ class CommandLine(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: settings, and contents of program, files it is given, and copies."""
+        """What the answers depend on: settings, functions, and contents of program, files and copies."""
         texts = {
             name: template.text for name, template in (self._input_templates | self._output_templates).items()
         }
@@ -275,7 +275,12 @@ class CommandLine(BlackBoxFunction):
         arrays = self._input_files, self._output_files, self.vectorized
         stdin = None if self._stdin is None else self._stdin.text
         settings = sorted(self.environment.items()), stdin, self.statuses, self.fails_if
-        return known_command(self._command), repr((copies, sorted(texts.items()), arrays, settings))
+        functions = [file.function for file in (*self._input_files, *self._output_files)]
+        return (
+            known_command(self._command),
+            repr((copies, sorted(texts.items()), arrays, settings)),
+            functions,
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -247,7 +247,7 @@ class Hosted(HostParts):
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         texts = {name: template.text for name, template in self._templates.items()}
         settings = repr((copies, texts, self._files, self.calls, sorted(self.environment.items())))
-        return known_command(self._command), self._function, settings
+        return known_command(self._command), self._function, settings, [file.function for file in self._files]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hosted:
         """The host itself: its programs are processes, of which there is no copy."""
