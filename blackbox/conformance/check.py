@@ -126,10 +126,9 @@ def check_black_box(
             4,400 or 5,500, and 2,800 or 4,000 more.
         seconds: the most seconds to take, judged before each call by what calls took so far. A call that
             takes far longer is ended after a quarter more, and its check was not measured; compiled code
-            ends where
-            it comes back to Python. Where rows are dear, fewer samples and
-            lines are taken and checks that do not fit are left out; the report says so. What is looked at
-            then depends on the machine. None for no limit.
+            ends where it comes back to Python. Where rows are dear, fewer samples and lines are taken and
+            checks that do not fit are left out; the report says so. What is looked at then depends on the
+            machine. None for no limit.
         processes: whether the box may be sent to other processes, to test that it works there.
         seed: the seed of all draws.
         progress: called before each check and each of its calls: `progress(name, rows run so far)`. None

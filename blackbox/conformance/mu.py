@@ -108,8 +108,8 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         said += " These are in the scale of the input's spec, as zo takes them."
     elif unit == "spread":
         said += (
-            f" Numbers of {spec.name!r} vary by {units.min():.1g} to {units.max():.1g} over the samples: no one mu "
-            "is right for all, and these are in the spread of each. Give the spec "
+            f" Numbers of {spec.name!r} vary by {units.min():.1g} to {units.max():.1g} over the samples: no "
+            "one mu is right for all, and these are in the spread of each. Give the spec "
             "scale=samples.std(axis=0), and zo takes its mu so."
         )
     best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
