@@ -38,10 +38,10 @@ ROWS, CALLS = 4, 4
 STEPS = (1, 5, 20)  # after which it is asked
 SEEDS = (0, 1)
 TANGENTS: dict[str, Callable[[], zo.tangents.Tangent]] = {
-    "pairs": zo.PairTangent,
-    "pairs, two rounds": lambda: zo.PairTangent(rounds=2),
+    "pairs": zo.tangents.PairTangent,
+    "pairs, two rounds": lambda: zo.tangents.PairTangent(rounds=2),
     "default": lambda: AutoTangent(Spheres()),
-    "identity": zo.IdentityTangent,
+    "identity": zo.tangents.IdentityTangent,
 }
 FEW = "default, few rows"  # at most 1.1 times those of the steps
 LEARNED = ("exact", "pairs", "default", FEW, "identity", "none")  # gradients of a training
@@ -210,7 +210,7 @@ def trained(name: str, seed: int, steps: int = TRAINED, by_particle: bool = Fals
             boxes=[box],
             tangent=tangents[name](),
             seed=seed,
-            trust_policy=zo.TrustPolicy(early=1) if name == FEW else zo.TrustPolicy(),
+            trust_policy=zo.tangents.TrustPolicy(early=1) if name == FEW else zo.tangents.TrustPolicy(),
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE * (5 if by_particle else 1))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -7,4 +7,4 @@ command line that answers --help, for which torch would take seconds.
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.faces import named_by_stub
 
-__getattr__, __all__ = named_by_stub(__name__)
+__getattr__, __all__ = named_by_stub(__name__, parts=("errors", "failures", "wrappers"))

@@ -23,13 +23,15 @@ def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[st
         package: Its name; beside its `__init__.py` lies an `__init__.pyi` of lines
             `from module import name as name`. Its own modules may be among them: they are found, too, and
             are not in `__all__`, unless they are `parts`.
-        parts: The package's own modules that `__all__` names too.
+        parts: The package's own modules that `__all__` names too, and where an error looks for a name.
     """
     places = _places(package)
 
     def find(name: str) -> Any:
         if name not in places:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}{_elsewhere(package, parts, name)}"
+            )
         if places[name] == package:  # a module of it
             return import_module(f"{package}.{name}")
         value = getattr(import_module(places[name]), name)
@@ -37,6 +39,17 @@ def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[st
         return value
 
     return find, sorted([*parts, *(name for name, place in places.items() if place != package)])
+
+
+def _elsewhere(package: str, parts: Sequence[str], name: str) -> str:
+    """Where a class is that a package lacks and one of its parts has, to be put behind an error.
+
+    Other names are not looked for: Python asks for a module by its name before it imports it.
+    """
+    for part in parts if name[:1].isupper() else ():
+        if hasattr(import_module(f"{package}.{part}"), name):
+            return f"; it is {package}.{part}.{name}"
+    return ""
 
 
 def _places(package: str) -> dict[str, str]:

@@ -47,10 +47,10 @@ def true_gradient(problem, network, batch, mu):
         stand = with_derivative(box, problem.reference)
     else:
         size = sum(math.prod(spec.shape) for spec in box.inputs if spec.differentiable)
-        stand = zo.differentiable(box, zo.RowRGE(mu, size, central=True), seed=0)
+        stand = zo.differentiable(box, zo.box_gradient.RowRGE(mu, size, central=True), seed=0)
     kept = [weight.grad for weight in network.parameters()]
     network.zero_grad()
-    tasks.AutogradGradient(network, problem.objective, {box: stand}).backward(batch)
+    tasks.methods.AutogradGradient(network, problem.objective, {box: stand}).backward(batch)
     gradient = flat(network)
     for weight, before in zip(network.parameters(), kept, strict=True):
         weight.grad = before

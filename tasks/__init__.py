@@ -11,4 +11,4 @@ Names are in `__init__.pyi`, and imported when they are first used: the command 
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.faces import named_by_stub
 
-__getattr__, __all__ = named_by_stub(__name__)
+__getattr__, __all__ = named_by_stub(__name__, parts=("errors", "methods", "report"))

@@ -1,6 +1,7 @@
 from tasks import code as code
 from tasks import configuration as configuration
 from tasks import errors as errors
+from tasks import methods as methods
 from tasks import report as report
 from tasks.configuration import Code as Code
 from tasks.configuration import Config as Config
@@ -10,11 +11,8 @@ from tasks.listeners.callbacks import Callback as Callback
 from tasks.listeners.mlflow import MLflow as MLflow
 from tasks.listeners.progress import Progress as Progress
 from tasks.listeners.tensorboard import TensorBoard as TensorBoard
-from tasks.methods.autograd import AutogradGradient as AutogradGradient
 from tasks.problem.data import Data as Data
 from tasks.problem.figures import RowMean as RowMean
-from tasks.problem.method import Cost as Cost
-from tasks.problem.method import Method as Method
 from tasks.problem.problem import Problem as Problem
 from tasks.problem.trained import Trained as Trained
 from tasks.report.pictures import panels as panels
@@ -22,5 +20,3 @@ from tasks.running.finished import FinishedRun as FinishedRun
 from tasks.running.finished import load as load
 from tasks.running.own_loop import own_run as own_run
 from tasks.running.start import run as run
-from tasks.training.loop import train as train
-from tasks.training.setup import Setup as Setup

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blackbox import FailedRow
-from blackbox.failures import Failure
+from blackbox.failures import FailedRow, Failure
 from blackbox.notices import Notice, Notices
 from blackbox.words import counted
 from zo.batches import Batch, tensors
@@ -33,7 +32,7 @@ CUT = (
     "and not another or a copy of it? Is the layer before the black box saturated, as tanh is far from "
     "zero? Or is the black box constant there, as one that answers with labels is for a clamped logarithm? "
     "Then take a loss that is straight in its answers, such as the squared error, or "
-    "zo.StudentTangent(loss='labels')."
+    "zo.tangents.StudentTangent(loss='labels')."
 )
 
 ONE_ROW = (

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction, BudgetError, RowFailedError
+from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_number
+from blackbox.errors import BudgetError, RowFailedError
 from blackbox.notices import warn
 from zo.batches import Batch, count_rows
 from zo.errors import ConfigurationError, FailedQueriesError, NonFiniteGradientError, TangentWarning

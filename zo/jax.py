@@ -46,7 +46,7 @@ def differentiable(
 ) -> JaxBox:
     """A black box as a function of JAX with a derivative in reverse mode: `zo.differentiable` for JAX.
 
-        solve = zo.jax.differentiable(box, zo.RowRGE(mu=1e-3, q=8), seed=0)
+        solve = zo.jax.differentiable(box, zo.box_gradient.RowRGE(mu=1e-3, q=8), seed=0)
 
         @jax.jit
         def step(weights, x, y):

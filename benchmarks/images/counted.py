@@ -12,7 +12,7 @@ class Counted:
     """Steps done and queries spent, for the log and for the checkpoint."""
 
     def __init__(self) -> None:
-        self.counts = zo.QueryCounts()
+        self.counts = zo.loss_gradient.QueryCounts()
 
     def metrics(self) -> dict[str, float]:
         """The counts, by name."""
@@ -24,4 +24,4 @@ class Counted:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the counts of a checkpoint."""
-        self.counts = zo.QueryCounts(**state)
+        self.counts = zo.loss_gradient.QueryCounts(**state)

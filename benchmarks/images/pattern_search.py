@@ -73,7 +73,7 @@ class PatternSearch(Counted):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.counts = zo.QueryCounts(**state["counts"])
+        self.counts = zo.loss_gradient.QueryCounts(**state["counts"])
         self.radius, self.accepted, self.failures = state["radius"], state["accepted"], state["failures"]
 
     def _order(self) -> list[int]:

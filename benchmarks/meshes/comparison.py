@@ -38,13 +38,13 @@ LARGEST = 2_000  # nodes for a perceptron
 ROWS, STEPS, RATE = 8, 40, 0.1
 TANGENTS: dict[str, Callable[[MeshBox], Any]] = {
     "layout": AutoTangent,
-    "perceptron": lambda box: zo.MLPTangent(seed=0),
-    "identity": lambda box: zo.IdentityTangent(),
-    "grid": lambda box: zo.GridTangent(seed=0),
+    "perceptron": lambda box: zo.tangents.MLPTangent(seed=0),
+    "identity": lambda box: zo.tangents.IdentityTangent(),
+    "grid": lambda box: zo.tangents.GridTangent(seed=0),
 }
 HEAD = """Cosine of the tangent's VJP with the exact adjoint's at rows that it has not seen, white / smooth
 cotangents, after one step of training (rows: those it learned from). "layout": what a spec with a mesh gets.
-"as a grid": by `zo.GridTangent`, where nodes are the cells of a line.
+"as a grid": by `zo.tangents.GridTangent`, where nodes are the cells of a line.
 Then the seconds that one core spent in that fit and in a VJP of six rows, without the box's own.
 
 """
@@ -189,9 +189,9 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     gradient = None
     if kind != "exact":
-        settings: dict[str, Any] = {"seed": 0, "trust_policy": zo.TrustPolicy(early=1)}
+        settings: dict[str, Any] = {"seed": 0, "trust_policy": zo.tangents.TrustPolicy(early=1)}
         if kind == "perceptron":
-            settings["tangent"] = zo.MLPTangent(seed=0)
+            settings["tangent"] = zo.tangents.MLPTangent(seed=0)
         gradient = zo.TangentGradient(
             network, lambda model, batch: loss(model, batch, box), boxes=[box], **settings
         )

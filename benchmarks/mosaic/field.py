@@ -137,7 +137,7 @@ def searched(method: str, flow: str, task: Task, seed: int) -> dict[str, Any]:
         else:
             named = {
                 METHODS[2]: zo.tangents.AutoTangent(this.box, seed, without=["equation"]),
-                METHODS[3]: zo.EquationTangent(),
+                METHODS[3]: zo.tangents.EquationTangent(),
             }
             tangent = named.get(method)
             fit = zo.fit_field(

@@ -124,7 +124,7 @@ class Search:
         boxes: dict[str, Any] = {"boxes": [self.box], "seed": seed, "clip": None}
         self.gradient: zo.TangentGradient | zo.LossGradient | None = None
         if method == "identity":
-            identity = zo.IdentityTangent()
+            identity = zo.tangents.IdentityTangent()
             self.gradient = zo.TangentGradient(self.field, through, tangent=identity, **boxes)
         elif method == "random directions":
             estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import zo
 from benchmarks.tangents.problem import BenchmarkProblem
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import CommandLine
+from blackbox.errors import ConfigurationError
 from zo.objective import Objective
 
 INSTALL = "the program ngspice is not on the PATH; install it with: apt-get install ngspice"

@@ -189,7 +189,7 @@ def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: i
 
 def row_rge(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradient:
     """Random directions at the box's inputs, of a twentieth of the usual number there."""
-    solver = zo.differentiable(problem.box, zo.RowRGE(mu=0.05, q=AT_THE_INPUT), seed=seed)
+    solver = zo.differentiable(problem.box, zo.box_gradient.RowRGE(mu=0.05, q=AT_THE_INPUT), seed=seed)
     return Around(problem, network, solver)
 
 
@@ -213,7 +213,9 @@ def emulator(problem: BenchmarkProblem, network: nn.Module, seed: int, online: b
     """A network of this library, as Frezat et al. would use it: on grids a convolutional one."""
     both = problem.box.inputs, problem.box.outputs
     before, after = ([spec for spec in specs if spec.differentiable] for specs in both)
-    model = zo.GridTangent(seed=seed) if is_grid(before, after) else zo.MLPTangent(seed=seed)
+    model = (
+        zo.tangents.GridTangent(seed=seed) if is_grid(before, after) else zo.tangents.MLPTangent(seed=seed)
+    )
     return surrogates.Emulator(problem, network, seed, model, online)
 
 
@@ -221,12 +223,12 @@ METHODS: dict[str, Method] = {
     "first-order": Method(lambda problem, network, seed, scale: first_order(problem, network)),
     "first-order-perturbed": Method(lambda problem, network, seed, scale: Perturbed(problem, network, seed)),
     "no-gradient": Method(lambda problem, network, seed, scale: no_gradient(problem, network)),
-    "identity": tangent(lambda problem, seed: zo.IdentityTangent()),
+    "identity": tangent(lambda problem, seed: zo.tangents.IdentityTangent()),
     "chosen": Method(lambda problem, network, seed, scale: chosen(problem, network, seed)),
-    "grid": tangent(lambda problem, seed: zo.GridTangent(seed=seed)),
-    "grid-without-map": tangent(lambda problem, seed: zo.GridTangent(output_map=False, seed=seed)),
-    "stencil": tangent(lambda problem, seed: zo.StencilTangent()),
-    "mlp": tangent(lambda problem, seed: zo.MLPTangent(seed=seed)),
+    "grid": tangent(lambda problem, seed: zo.tangents.GridTangent(seed=seed)),
+    "grid-without-map": tangent(lambda problem, seed: zo.tangents.GridTangent(output_map=False, seed=seed)),
+    "stencil": tangent(lambda problem, seed: zo.tangents.StencilTangent()),
+    "mlp": tangent(lambda problem, seed: zo.tangents.MLPTangent(seed=seed)),
     "emulator-frozen": Method(
         lambda problem, network, seed, scale: emulator(problem, network, seed, online=False)
     ),
@@ -263,7 +265,7 @@ METHODS: dict[str, Method] = {
     "evolution-30": evolved(),
     "evolution-30-quarter": evolved(part=0.25),
     "evolution-30-all-steps": evolved(budget=evolution.POPULATION),
-    "equation": tangent(lambda problem, seed: zo.EquationTangent()),
+    "equation": tangent(lambda problem, seed: zo.tangents.EquationTangent()),
 }
 
 

@@ -150,8 +150,8 @@ class Emulator:
     Frozen: the emulator learns beforehand, from the rows that are known and as many as first order asks for,
     all of them from trajectories of the start; training asks for none. Online: from the known rows, and in
     each step from those that first order takes as well. Both learn for equally many steps. The emulator is
-    the network of `zo.GridTangent` or `zo.MLPTangent`: what differs from these tangents is that values are
-    its own.
+    the network of a `GridTangent` or `MLPTangent`: what differs from these tangents is that values are its
+    own.
 
     Args:
         problem: the problem.

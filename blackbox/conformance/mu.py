@@ -87,7 +87,7 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         sentence = (
             "The outputs do not change along this input, up to its own spread, so no mu gives a gradient. If "
             "it has no effect, say differentiable=False; if outputs are steps, give samples that lie farther "
-            "apart, or learn the box from its values (zo.StudentTangent, the method student)."
+            "apart, or learn the box from its values (zo.tangents.StudentTangent, the method student)."
         )
         return Finding(name, Verdict.WARNING, sentence)
     units, unit = probe.unit(place)
@@ -127,7 +127,7 @@ def _useless(probe: Probe) -> str:
     return (
         " No mu gives slopes, and not for noise, since equal calls agree: the outputs bend, jump or come in "
         "steps within every step that is above their rounding. Learn the box from its values "
-        "(zo.StudentTangent, the method student), or smooth it."
+        "(zo.tangents.StudentTangent, the method student), or smooth it."
     )
 
 

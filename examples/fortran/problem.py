@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, Parallel
+from blackbox import ArraySpec, BlackBoxFunction, Parallel
+from blackbox.errors import ConfigurationError
 from tasks.configuration import Count, Positive
 
 SOURCE = Path(__file__).with_name("slab.f")

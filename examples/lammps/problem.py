@@ -124,9 +124,11 @@ def differences(setup):
     """Both signs of a step that is wide enough for the noise; rows of which one fails are left out."""
     (box,) = setup.boxes
     stand = zo.differentiable(
-        box, zo.RowRGE(0.05, 1, central=True), seed=setup.seed, max_dropped=1.0
+        box, zo.box_gradient.RowRGE(0.05, 1, central=True), seed=setup.seed, max_dropped=1.0
     )  # however many fail
-    return setup.descend(tasks.AutogradGradient(setup.network, setup.objective, {box: stand}))
+    return setup.descend(tasks.methods.AutogradGradient(setup.network, setup.objective, {box: stand}))
 
 
-Pressure.methods = {"differences": tasks.Method("Differences at the density, mu = 0.05.", differences)}
+Pressure.methods = {
+    "differences": tasks.methods.Method("Differences at the density, mu = 0.05.", differences)
+}

@@ -11,8 +11,9 @@ import torch
 
 import tasks
 import zo
-from blackbox import ArraySpec, ConfigurationError
+from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
+from blackbox.errors import ConfigurationError
 from tasks.configuration import Count, Positive
 
 HERE = Path(__file__).parent
@@ -179,7 +180,7 @@ def offline(setup):
         before, missing = after[:, :-1], (after[:, 1:] - advance(after[:, :-1], 0.0)) / DT
         return (network(before) - missing).square().mean(dim=(1, 2))
 
-    return setup.descend(tasks.AutogradGradient(setup.network, loss, {}))
+    return setup.descend(tasks.methods.AutogradGradient(setup.network, loss, {}))
 
 
 def exact(setup):
@@ -193,6 +194,8 @@ def exact(setup):
 
 
 Parametrisation.methods = {
-    "offline": tasks.Method("Fitted to the missing term, and never run in the program.", offline),
-    "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact, role="first-order"),
+    "offline": tasks.methods.Method("Fitted to the missing term, and never run in the program.", offline),
+    "exact": tasks.methods.Method(
+        "First order, by the derivative of a twin in torch.", exact, role="first-order"
+    ),
 }

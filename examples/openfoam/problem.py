@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 import tasks
-from blackbox import ArraySpec, ConfigurationError, Parallel
+from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine, openfoam
+from blackbox.errors import ConfigurationError
 from tasks.configuration import Count, Positive
 
 CASE = Path(__file__).with_name("case")

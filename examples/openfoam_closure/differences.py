@@ -55,7 +55,7 @@ def main():
     torch.manual_seed(0)
     network, draws = street.network(), torch.Generator().manual_seed(0)
     gradient = zo.TangentGradient(
-        network, street.objective, boxes=[street.box], tangent=zo.StencilTangent(degree=1), seed=0
+        network, street.objective, boxes=[street.box], tangent=zo.tangents.StencilTangent(degree=1), seed=0
     )
     optimizer, lines = torch.optim.Adam(network.parameters()), []
     for step in range(1, arguments.steps + 1):

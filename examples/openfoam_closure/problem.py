@@ -14,8 +14,9 @@ import torch
 
 import tasks
 import zo
-from blackbox import ArraySpec, ConfigurationError
+from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted, openfoam
+from blackbox.errors import ConfigurationError
 from blackbox.layout import Grid
 from tasks.configuration import Count, Positive
 
@@ -304,12 +305,12 @@ def offline(setup):
         missing = (after[:, 0] - first[:, 1]) / STEP
         return (network(first[:, 0]) - missing).square().mean(dim=(1, 2, 3))
 
-    return setup.descend(tasks.AutogradGradient(setup.network, loss, {}))
+    return setup.descend(tasks.methods.AutogradGradient(setup.network, loss, {}))
 
 
 def linear(setup):
     """Tangents whose model is a linear stencil: what the force in a cell does, and nothing of products."""
-    tangent = zo.StencilTangent(degree=1)
+    tangent = zo.tangents.StencilTangent(degree=1)
     return setup.descend(
         zo.TangentGradient(
             setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, seed=setup.seed
@@ -318,6 +319,8 @@ def linear(setup):
 
 
 Street.methods = {
-    "linear": tasks.Method("Tangents by a linear stencil, fitted to the values of training's rows.", linear),
-    "offline": tasks.Method("Fitted to the missing force, and never run in the program.", offline),
+    "linear": tasks.methods.Method(
+        "Tangents by a linear stencil, fitted to the values of training's rows.", linear
+    ),
+    "offline": tasks.methods.Method("Fitted to the missing force, and never run in the program.", offline),
 }

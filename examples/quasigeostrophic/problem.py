@@ -12,8 +12,9 @@ import torch
 
 import tasks
 import zo
-from blackbox import ArraySpec, ConfigurationError
+from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
+from blackbox.errors import ConfigurationError
 from blackbox.layout import Grid
 from tasks.configuration import Count, Positive
 
@@ -244,7 +245,7 @@ def offline(setup):
         error = (network(before) - missing).square().mean(dim=(1, 2)) / missing.square().mean()
         return error.view(len(after), -1).mean(dim=1)
 
-    return setup.descend(tasks.AutogradGradient(setup.network, loss, {}))
+    return setup.descend(tasks.methods.AutogradGradient(setup.network, loss, {}))
 
 
 def exact(setup):
@@ -259,7 +260,7 @@ def exact(setup):
 
 def linear(setup):
     """Tangents whose model is a linear stencil: what the tendency of a cell does, and nothing of products."""
-    tangent = zo.StencilTangent(degree=1)
+    tangent = zo.tangents.StencilTangent(degree=1)
     return setup.descend(
         zo.TangentGradient(
             setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, seed=setup.seed
@@ -268,7 +269,11 @@ def linear(setup):
 
 
 Turbulence.methods = {
-    "linear": tasks.Method("Tangents by a linear stencil, fitted to the values of training's rows.", linear),
-    "offline": tasks.Method("Fitted to the missing tendency, and never run in the program.", offline),
-    "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact, role="first-order"),
+    "linear": tasks.methods.Method(
+        "Tangents by a linear stencil, fitted to the values of training's rows.", linear
+    ),
+    "offline": tasks.methods.Method("Fitted to the missing tendency, and never run in the program.", offline),
+    "exact": tasks.methods.Method(
+        "First order, by the derivative of a twin in torch.", exact, role="first-order"
+    ),
 }

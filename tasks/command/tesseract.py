@@ -96,7 +96,7 @@ def write(
 def solver_of(box: BlackBoxFunction, derivative: Derivative, mu: float) -> DifferentiableBox:
     """Autograd around a box, by the derivative that the file of a Tesseract writes out."""
     if derivative == "values":
-        return zo.differentiable(box, None, tangent=zo.MLPTangent())
+        return zo.differentiable(box, None, tangent=zo.tangents.MLPTangent())
     return zo.differentiable(box, zo.CGE(mu=mu, central=True))
 
 

@@ -30,7 +30,7 @@ Count = Annotated[int, Field(ge=1, le=2**48)]
 Directions = Annotated[int, Field(ge=1, le=2**48), arg(aliases=("--q",))]
 """How many random directions, `q` of `zo.RGE`, by which name the command line takes it too."""
 InputDirections = Annotated[int, Field(ge=1, le=2**48), arg(aliases=("--input-q",))]
-"""How many random directions at a box's inputs, `q` of `zo.RowRGE`."""
+"""How many random directions at a box's inputs, `q` of `zo.box_gradient.RowRGE`."""
 Natural = Annotated[int, Field(ge=0, le=2**48)]
 """A whole number of at least 0."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -254,7 +254,7 @@ class Config:
     directions: Directions = 64
     """Random directions in a step of rge: q of zo.RGE."""
     input_directions: InputDirections = 2
-    """Random directions at the box's inputs for each row, of the method row-rge; q of zo.RowRGE."""
+    """Random directions at the box's inputs for each row, of row-rge; q of zo.box_gradient.RowRGE."""
     popsize: Annotated[int, Field(ge=3, le=2**20)] | None = None
     """Candidates in a generation of cma-es and sep-cma-es, which is a step; None for 4 + 3 ln(weights)."""
     sigma0: Positive = 0.1
@@ -263,8 +263,8 @@ class Config:
     """Steps in which tangents and student learn, before training, from answers that the problem has (its
     `answers`); 0 for none."""
     student_loss: Literal["squared", "kl", "kl-logits", "labels"] | None = None
-    """What the network of student learns by, see zo.StudentTangent: kl for probabilities, labels for one-hot
-    labels, squared for other numbers. None chooses among these three by the problem's `answers`, and is
+    """What the network of student learns by, see zo.tangents.StudentTangent: kl for probabilities, labels for
+    one-hot labels, squared for other numbers. None chooses among them by the problem's `answers`, and is
     squared where it has none."""
     replays: Natural | None = 0
     """Steps on recorded answers, in which no box runs, after each step of tangents; None for as many

@@ -90,7 +90,7 @@ class Row:
     """Rows that failed: those that a figure's mean leaves out, by its name; where there are any, of the
     "validation" that chose the weights, and box rows of "the test"."""
     role: str = ""
-    """Whose part the method has in the report's first sentences, see `tasks.Method`; "" for its name's."""
+    """Whose part the method has in the report's first sentences, see `Method`; "" for its name's."""
 
     @classmethod
     def of(
@@ -101,7 +101,7 @@ class Row:
         *,
         higher_is_better: bool = False,
     ) -> Row:
-        """The line of a stage that `tasks.train` has trained.
+        """The line of a stage that `tasks.methods.train` has trained.
 
         Args:
             outcome: What a stage came to, whose name is "seed-0/method".

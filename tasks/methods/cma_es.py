@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blackbox import BudgetError
+from blackbox.errors import BudgetError
 from blackbox.extras import import_extra
 from blackbox.failures import noted
 from blackbox.notices import warn

@@ -79,14 +79,16 @@ def identity(setup: Setup) -> Trained:
             "no-gradient: leave identity out."
         )
     return setup.descend(
-        _by_autograd(setup, lambda box: zo.differentiable(box, tangent=zo.IdentityTangent(), seed=setup.seed))
+        _by_autograd(
+            setup, lambda box: zo.differentiable(box, tangent=zo.tangents.IdentityTangent(), seed=setup.seed)
+        )
     )
 
 
 def row_rge(setup: Setup) -> Trained:
     """Autograd around the box, whose derivative each row estimates along random directions of its own."""
     config = setup.config
-    rule = zo.RowRGE(config.input_mu, config.input_directions, central=config.central)
+    rule = zo.box_gradient.RowRGE(config.input_mu, config.input_directions, central=config.central)
 
     def stand(box: BlackBoxFunction) -> Stand:
         # Another for each box: with equal draws the gradient through both is wrong.
@@ -122,7 +124,9 @@ def student(setup: Setup) -> Trained:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(setup.seed)
             network = student_network(box).to(setup.config.device)
-        tangent = zo.StudentTangent(network, loss=setup.config.student_loss or losses.get(box, "squared"))
+        tangent = zo.tangents.StudentTangent(
+            network, loss=setup.config.student_loss or losses.get(box, "squared")
+        )
         stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
         return stands[box]
 
@@ -135,7 +139,7 @@ def student(setup: Setup) -> Trained:
             box = setup.problem.boxes[name]
             seen = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
             tangent = stands[box].tangent  # the copy that learns
-            assert isinstance(tangent, zo.StudentTangent)
+            assert isinstance(tangent, zo.tangents.StudentTangent)
             tangent.fit(seen, outputs, steps=setup.config.prefit)
 
     return setup.descend(gradient, begin=learn if answers else None)
@@ -328,13 +332,15 @@ def _cost_of_cut(problem: Problem, steps: int) -> Cost:
 
 def _check_outputs(problem: Problem) -> None:
     for box in problem.boxes.values():
-        zo.differentiable(box, tangent=zo.IdentityTangent())
+        zo.differentiable(box, tangent=zo.tangents.IdentityTangent())
 
 
 def _check_rows(problem: Problem) -> None:
     config = problem.config
     for box in problem.boxes.values():
-        zo.differentiable(box, zo.RowRGE(config.input_mu, config.input_directions, central=config.central))
+        zo.differentiable(
+            box, zo.box_gradient.RowRGE(config.input_mu, config.input_directions, central=config.central)
+        )
 
 
 def _check_tangents(problem: Problem) -> None:

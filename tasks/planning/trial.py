@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
+from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.adapters import CommandLine
 from blackbox.calls import intercepted, rows_run_by, runner
 from blackbox.errors import SessionError, TryAgain
-from blackbox.failures import Failure
+from blackbox.failures import Failure, Outcome
 from blackbox.words import counted
 from blackbox_coupling import PACKAGES
 from tasks.problem.method import Method

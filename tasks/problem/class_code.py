@@ -5,7 +5,7 @@ A class of a notebook has no file whose checksum would say that it is another on
 
 from __future__ import annotations
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from blackbox.wrappers.identity import described
 from blackbox.wrappers.sources import digest
 

@@ -1,11 +1,11 @@
 """`Method`: a way to train, by what it is, what it takes, and what its steps cost.
 
-def trust_region(setup: tasks.Setup) -> tasks.Trained:
+def trust_region(setup: tasks.methods.Setup) -> tasks.Trained:
     gradient = zo.LossGradient(setup.network, setup.objective, MyEstimator(), seed=setup.seed)
     return setup.descend(gradient)
 
 class Brusselator(tasks.Problem):
-    methods = {"trust-region": tasks.Method("My own estimator.", trust_region)}
+    methods = {"trust-region": tasks.methods.Method("My own estimator.", trust_region)}
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Method:
 
     Attributes:
         about: What it is, in one sentence.
-        train: Trains the network of a `tasks.Setup`.
+        train: Trains the network of a `tasks.methods.Setup`.
         cost: What so many steps of a problem ask for; None where that is not known beforehand.
         needs_reference: Whether it takes the problem's `reference`.
         needs_box: Whether it puts something in the place of the problem's boxes.

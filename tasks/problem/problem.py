@@ -282,7 +282,7 @@ class Problem:
         Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
 
         Args:
-            setup: What the method was given, a `tasks.Setup`.
+            setup: What the method was given, a `tasks.methods.Setup`.
             trained: What it gave back.
         """
         return self.evaluate(trained.network)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, Budgeted, Outcome
+from blackbox import BlackBoxFunction, Budgeted
 from blackbox.calls import rows_run_by
+from blackbox.failures import Outcome
 from blackbox.notices import warn
 from blackbox.running import rows_of
 from blackbox.words import counted

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from blackbox import BlackBoxFunction, Budgeted, Ledger, Outcome
+from blackbox import BlackBoxFunction, Budgeted, Ledger
 from blackbox.calls import intercepted, rows_run_by
+from blackbox.failures import Outcome
 from blackbox.notices import warn
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
@@ -34,7 +35,7 @@ from tasks.folder.run import Run
 from tasks.rows import first_rows
 from tasks.rows.stacks import divisible, stack
 from tasks.workers import group
-from zo import SharedRows
+from zo.execution import SharedRows
 
 FOLDER = "answers"
 MOST = 2**28  # bytes of a piece of work that are kept: what comes after that is asked again

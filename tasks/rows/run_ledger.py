@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 import zo
-from blackbox import BlackBoxFunction, Budgeted, BudgetError, Ledger
+from blackbox import BlackBoxFunction, Budgeted, Ledger
+from blackbox.errors import BudgetError
 from blackbox.group import BoxGroup
 from tasks.errors import Interrupted, ProblemError
 from tasks.folder import calls, checkpoint
@@ -152,11 +153,13 @@ class RunLedger:
             )
 
         def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
-            shared = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in stack(box))
+            shared = group_of_run is None or any(
+                isinstance(part, zo.execution.SharedRows) for part in stack(box)
+            )
             shared |= isinstance(problem.box, BoxGroup)  # whose rows are of programs of this process
             if rows is not None and not bounded(box):
                 box = Budgeted(box, max(0, others + rows - self.elsewhere))
-            return box if shared else zo.SharedRows(box, group_of_run)
+            return box if shared else zo.execution.SharedRows(box, group_of_run)
 
         problem.replace_boxes(wrapped)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blackbox import BlackBoxFunction, Cached, Parallel
 from blackbox.function import defines
 from blackbox.wrappers.wrapper import Wrapper
-from zo import SharedRows
+from zo.execution import SharedRows
 
 
 def stack(box: BlackBoxFunction) -> list[BlackBoxFunction]:

@@ -15,7 +15,7 @@ from tasks.workers import group
 class RowTally:
     """What several black boxes count together, as one ledger; boxes that share a ledger count once.
 
-    Of boxes that several processes ask alike (`zo.SharedRows`) it is what this process evaluates itself.
+    Of boxes that several processes ask alike (`SharedRows`) it is what this process evaluates itself.
 
     Args:
         boxes: The boxes.

@@ -1,11 +1,11 @@
 """Runs with a loop of one's own, in a script, whose folder resumes and reports as any other.
 
 with tasks.own_run("pump", Settings(steps=200)) as run:
-    outcome = tasks.train(run, "seed-0/adam", steps=200, step=step, state=state, model="network")
+    outcome = tasks.methods.train(run, "seed-0/adam", steps=200, step=step, state=state, model="network")
     run.finish([tasks.Row.of(outcome, {"test error": error(network)})])
 
-`blackbox resume` executes the script again: `own_run` then gives the run of that folder, `tasks.train` loads
-stages that are finished and goes on with the one that is not.
+`blackbox resume` executes the script again: `own_run` then gives the run of that folder, `train` of
+`tasks.methods` loads stages that are finished and goes on with the one that is not.
 """
 
 from __future__ import annotations

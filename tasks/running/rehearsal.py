@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 import zo
-from blackbox import BlackBoxFunction, Outcome
+from blackbox import BlackBoxFunction
 from blackbox.calls import rows_run_by
+from blackbox.failures import Outcome
 from tasks.folder.run import Run
 from tasks.planning.cost import Rehearsal
 from tasks.planning.plan import Plan

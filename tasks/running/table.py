@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from blackbox import Budgeted, BudgetError
+from blackbox import Budgeted
+from blackbox.errors import BudgetError
 from blackbox.words import counted
 from tasks.errors import NotApplicableError
 from tasks.folder import checkpoint

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blackbox import Ledger, RowFailedError
+from blackbox import Ledger
 from blackbox.arrays import as_tensor
-from blackbox.errors import BlackBoxError
+from blackbox.errors import BlackBoxError, RowFailedError
 from blackbox.failures import noted
 from blackbox.notices import warn
 from blackbox.words import counted

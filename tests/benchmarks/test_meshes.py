@@ -50,7 +50,7 @@ def test_a_static_box_s_first_guess_explains_it_already(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Fit, "first", watched)
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     tangent.see(case.seen)
     with pytest.raises(KeyboardInterrupt):
         tangent.learn()

@@ -246,7 +246,8 @@ def _of_study(done, names=("a", "b"), seeds=(0, 1)):
     return cells.of_study("bands", names, run, without, recovery.CI, seeds, done)
 
 
-def test_a_study_keeps_what_was_measured_with_its_code_task_and_seeds():
+def test_a_study_keeps_what_was_measured_with_its_code_task_and_seeds(monkeypatch):
+    monkeypatch.delitem(cells.STALE, "bands.json")
     first = _of_study({"cells": {}}, ("a", "x"))
     assert [run["loss"] for run in first["cells"]["a"]["runs"]] == [0, 1]
     assert first["cells"]["x"] == {"state": "excluded", "why": "not installed"}

@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, Policy
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from blackbox.failures import Policy
 
 STATE = ArraySpec("state", (2,))
 PAIR = (ArraySpec("field", (2, 3)), ArraySpec("number", ()))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, BoundsWarning, CountError, DtypeError, ShapeError
+from blackbox import ArraySpec
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows, to_rows
 from blackbox.calls import intercepted
+from blackbox.errors import BoundsWarning, CountError, DtypeError, ShapeError
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 
 FIELD, NUMBER = PAIR

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, NotDifferentiableError, Retrying, ShapeError
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Retrying
 from blackbox.calls import intercepted
+from blackbox.errors import NotDifferentiableError, ShapeError
 from tests.blackbox.boxes import STATE, Doubling, ErrorCase, error_table
 
 

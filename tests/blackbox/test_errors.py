@@ -8,7 +8,8 @@ import inspect
 import pytest
 
 import blackbox
-from blackbox import BlackBoxError, InputError, NoRowLeftError, TryAgain, errors
+from blackbox import BlackBoxError, errors
+from blackbox.errors import InputError, NoRowLeftError, TryAgain
 from tests.blackbox import test_arrays, test_calls, test_function, test_running, test_spec
 from tests.blackbox.adapters.session import test_session
 from tests.blackbox.wrappers import test_budgeted, test_parallel, test_wrapper

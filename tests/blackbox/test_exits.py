@@ -15,8 +15,9 @@ import loky
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, BlackBoxFunction, ExecutorError, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import CommandLine, from_callable
+from blackbox.errors import ExecutorError, RowFailedError
 from blackbox.wrappers import Parallel, Retrying
 from tests.blackbox.wrappers import troubled
 

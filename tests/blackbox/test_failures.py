@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, FailedRow, Failure, Retrying, RowFailedError, TryAgain
-from blackbox.failures import inputs_in_short, noted
+from blackbox import ArraySpec, Retrying
+from blackbox.errors import RowFailedError, TryAgain
+from blackbox.failures import FailedRow, Failure, inputs_in_short, noted
 from tests.blackbox.boxes import Doubling, EachBox, RowsBox
 
 

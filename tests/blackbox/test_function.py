@@ -12,14 +12,11 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import (
-    ArraySpec,
-    BlackBoxError,
-    BlackBoxFunction,
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, Ledger
+from blackbox.errors import (
     BudgetError,
     ConfigurationError,
     DefinitionError,
-    Ledger,
     NonFiniteInputError,
     OutputError,
     RowFailedError,

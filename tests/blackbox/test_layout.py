@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, DefinitionError, Grid, Mesh
+from blackbox import ArraySpec, Grid, Mesh
+from blackbox.errors import DefinitionError
 
 SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 TWO = [[0, 1, 2], [0, 2, 3]]

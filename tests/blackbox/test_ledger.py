@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import (
-    ArraySpec,
-    BlackBoxFunction,
-    ConfigurationError,
-    FailedRow,
-    Failure,
-    Ledger,
-    RowFailedError,
-    ShapeError,
-)
+from blackbox import ArraySpec, BlackBoxFunction, Ledger
+from blackbox.errors import ConfigurationError, RowFailedError, ShapeError
+from blackbox.failures import FailedRow, Failure
 from tests.blackbox.boxes import KINDS, EachBox
 
 

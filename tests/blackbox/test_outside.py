@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, DtypeError, OutputError, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import Call, CommandLine, Hosted, Session, from_callable
 from blackbox.adapters.openfoam import read_field, write_field
+from blackbox.errors import DtypeError, OutputError, RowFailedError
 
 ANSWER: dict[str, object] = {}  # what the simulator, the reader or the function gives next
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, ConfigurationError, named_code
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, named_code
+from blackbox.errors import ConfigurationError
 from blackbox.registry import make
 from blackbox.registry_arguments import call, parse
 from blackbox.wrappers.identity import identity

@@ -14,15 +14,9 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import (
-    ArraySpec,
-    ConfigurationError,
-    Failure,
-    NonFiniteInputError,
-    Outcome,
-    OutputError,
-    RowFailedError,
-)
+from blackbox import ArraySpec
+from blackbox.errors import ConfigurationError, NonFiniteInputError, OutputError, RowFailedError
+from blackbox.failures import Failure, Outcome
 from blackbox.running import mark_non_finite
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, BlackBoxFunction, DefinitionError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import DefinitionError
 from tests.blackbox.boxes import STATE, ErrorCase, error_table
 
 ALL_DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64]

@@ -192,7 +192,7 @@ def test_threads_of_parallel_answer_in_order_on_whatever_stream(device):
     "tangent",
     [
         pytest.param(None, marks=pytest.mark.slow),
-        zo.KernelTangent,
+        zo.tangents.KernelTangent,
     ],
 )
 def test_tangents_have_the_same_bits_twice_and_the_cpu_s_gradient(tangent, device):

@@ -46,10 +46,10 @@ BOXES = {
     "cge": lambda box: zo.differentiable(box, zo.CGE(1e-4, central=True)),
     "rge": lambda box: zo.differentiable(box, zo.RGE(1e-3, q=3), seed=0),
     "cosines": lambda box: zo.differentiable(
-        box, zo.RowRGE(1e-3, q=2, basis=zo.box_gradient.DCTBasis(2, axes=1)), seed=0, max_rows=7
+        box, zo.box_gradient.RowRGE(1e-3, q=2, basis=zo.box_gradient.DCTBasis(2, axes=1)), seed=0, max_rows=7
     ),
     "mlp": lambda box: zo.differentiable(
-        box, tangent=learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2)
+        box, tangent=learner(zo.tangents.MLPTangent, 8, first_steps=20, steps_per_step=2)
     ),
 }
 
@@ -83,11 +83,13 @@ def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
 SLOW = {"automatic", "grid", "stencil", "equation"}
 TANGENTS = {
     "automatic": lambda: zo.tangents.AutoTangent(Carried()),
-    "grid": lambda: learner(zo.GridTangent, 4, first_steps=20, steps_per_step=2, reach=2, periodic=True),
-    "stencil": lambda: zo.StencilTangent(2),
-    "equation": lambda: zo.EquationTangent(),
-    "kernel": lambda: zo.KernelTangent(),
-    "student": lambda: zo.StudentTangent(
+    "grid": lambda: learner(
+        zo.tangents.GridTangent, 4, first_steps=20, steps_per_step=2, reach=2, periodic=True
+    ),
+    "stencil": lambda: zo.tangents.StencilTangent(2),
+    "equation": lambda: zo.tangents.EquationTangent(),
+    "kernel": lambda: zo.tangents.KernelTangent(),
+    "student": lambda: zo.tangents.StudentTangent(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 16)))
     ),
 }
@@ -196,7 +198,7 @@ def test_states_that_a_user_reads_to_the_gpu_go_on(gpu):
                 network,
                 lambda network, rows: (box(network(rows)) - 0.2).square().mean(dim=1),
                 boxes=[box],
-                tangent=zo.KernelTangent(),
+                tangent=zo.tangents.KernelTangent(),
                 seed=2,
             )
 

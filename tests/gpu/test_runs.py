@@ -192,7 +192,7 @@ def test_what_is_fitted_in_a_run_is_fitted_on_its_gpu(gpu, tmp_path, monkeypatch
             z = torch.linspace(-1, 1, 60, dtype=torch.float64).view(20, 3)
             return {"bent": ((z,), z + (2 * z).sin() / 4)}
 
-    seen, fit, begin = [], zo.tangents.AutoTangent.fit, zo.StudentTangent.__init__
+    seen, fit, begin = [], zo.tangents.AutoTangent.fit, zo.tangents.StudentTangent.__init__
 
     def watched_fit(self, inputs, outputs, steps):
         seen.append((inputs[0].device.type, outputs.device.type))
@@ -203,7 +203,7 @@ def test_what_is_fitted_in_a_run_is_fitted_on_its_gpu(gpu, tmp_path, monkeypatch
         begin(self, network, **settings)
 
     monkeypatch.setattr(zo.tangents.AutoTangent, "fit", watched_fit)
-    monkeypatch.setattr(zo.StudentTangent, "__init__", watched_begin)
+    monkeypatch.setattr(zo.tangents.StudentTangent, "__init__", watched_begin)
     with gpu:
         for method in ("tangents", "student"):
             with pytest.raises(OSError, match="cut"):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import BudgetError
 from blackbox.wrappers import Budgeted
 from tests.both import Both
 from tests.gradients.trials import of_the_library
@@ -95,7 +96,7 @@ def test_an_offset_in_float32_is_told(evaluator, central):
     network, batch = small(), torch.randn(32, 4)
     truth = by_autograd(small(dtype=torch.float64), shifted, batch.double())
     grad, said, _ = taken(network, shifted, zo.CGE(1e-3, central=central), batch, evaluator=evaluator)
-    assert error(grad, truth) > 0.3 and doubted(said, zo.NoiseWarning) > 0.1
+    assert error(grad, truth) > 0.3 and doubted(said, zo.errors.NoiseWarning) > 0.1
     assert "OutputLoss" in str(said[0]) and "Take a mu longer than the steps" in str(said[0])
 
 
@@ -147,9 +148,9 @@ def test_a_wrong_rule_is_found_beside_an_offset_too():
     batch = torch.randn(32, 4)
     loss = zo.OutputLoss(lambda output, target: (output - target).square().mean(dim=1))
     gradient = zo.LossGradient(Pressure(), loss, zo.CGE(1e-3), evaluator=Off())
-    with pytest.warns(zo.EvaluatorWarning, match="Off disagreed with loop"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", zo.NoiseWarning)
-        warnings.simplefilter("always", zo.EvaluatorWarning)
+    with pytest.warns(zo.errors.EvaluatorWarning, match="Off disagreed with loop"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.errors.NoiseWarning)
+        warnings.simplefilter("always", zo.errors.EvaluatorWarning)
         gradient.backward((batch, OFFSET + batch.double().sum(1, keepdim=True)))
 
 
@@ -203,7 +204,7 @@ def test_a_box_with_few_digits_is_told(function, dtype, estimator):
     network, batch = small(dtype=dtype), torch.randn(32, 4, dtype=dtype)
     truth = by_autograd(small(dtype=torch.float64), squared(lambda y: 3 + torch.sin(y)), batch.double())
     grad, said, _ = taken(network, squared(Box(function)), estimator, batch)
-    assert error(grad, truth) > 0.2 and doubted(said, zo.NoiseWarning) > 0.1
+    assert error(grad, truth) > 0.2 and doubted(said, zo.errors.NoiseWarning) > 0.1
 
 
 def test_noise_as_small_as_rounding_is_told_where_differences_are_smaller():
@@ -231,7 +232,7 @@ def test_a_jump_at_the_weights_is_told(estimator, seed):
     network, batch = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 1)), torch.randn(32, 6)
     truth = by_autograd(network, plain, batch)
     grad, said, _ = taken(network, plain, estimator, batch)
-    assert grad.norm() > 10 * truth.norm() and doubted(said, zo.SlopeWarning) > 0.8
+    assert grad.norm() > 10 * truth.norm() and doubted(said, zo.errors.SlopeWarning) > 0.8
     assert "jumps" in str(said[0])
 
 
@@ -253,7 +254,7 @@ def test_a_jump_anywhere_within_mu_is_told_as_one_with_its_size(estimator, place
     grad, said, _ = taken(network, jumping(network, batch, place, 40.0), estimator, batch)
     wrong = error(grad, truth)
     assert wrong > 0.8
-    doubted(said, zo.SlopeWarning)
+    doubted(said, zo.errors.SlopeWarning)
     words = str(said[0])
     assert "jumps" in words and "rounding" not in words
     times = re.search(r"gradient is off by about (\d+)% of the size that it has without", words)
@@ -272,7 +273,7 @@ def test_steps_of_rounding_are_no_jumps(seed):
         return ((network(batch) * 1e3).round() / 1e3 - batch[:, :1]).square().mean(dim=1)
 
     _, said, _ = taken(network, rounded, zo.CGE(1e-3), batch)
-    assert doubted(said, zo.NoiseWarning) > 0.1
+    assert doubted(said, zo.errors.NoiseWarning) > 0.1
 
 
 def test_a_kink_within_mu_is_no_jump():
@@ -321,7 +322,7 @@ def test_mu_beyond_the_curvature_is_told(kind, dtype, central):
     network, batch = kind().to(dtype), torch.randn(32, 4, dtype=dtype)
     truth = by_autograd(kind_in_float64(network), plain, batch.double())
     grad, said, _ = taken(network, plain, zo.CGE(1e-3, central=central), batch)
-    assert error(grad, truth) > 0.9 and doubted(said, zo.SlopeWarning) > 0.2
+    assert error(grad, truth) > 0.9 and doubted(said, zo.errors.SlopeWarning) > 0.2
     assert "smaller mu" in str(said[0])
 
 
@@ -337,7 +338,7 @@ def test_a_forward_difference_of_what_curves_is_told_with_its_error_and_a_centra
     network, batch = nn.Linear(3, 1).double(), torch.randn(32, 3).double()
     truth = by_autograd(network, plain, batch)
     grad, said, _ = taken(network, plain, zo.CGE(0.5), batch)
-    assert doubted(said, zo.SlopeWarning) > 0.1 and "central=True" in str(said[0])
+    assert doubted(said, zo.errors.SlopeWarning) > 0.1 and "central=True" in str(said[0])
     match = re.search(r"off by about (\d+)% of its size", str(said[0]))
     length = float(truth.norm() / grad.norm())  # it is said as a part of what was found
     assert match and abs(int(match[1]) / 100 - length * error(grad, truth)) < 0.01
@@ -366,7 +367,7 @@ def test_a_kink_at_the_weights_is_told(estimator, evaluator):
     truth = by_autograd(zeroed(), absolute, batch := torch.randn(32, 4))
     grad, said, _ = taken(zeroed(), absolute, estimator, batch, evaluator=evaluator)
     assert not truth.any() and grad.norm() > 0.5
-    assert doubted(said, zo.SlopeWarning) > 1.5 and "has a kink" in str(said[0])
+    assert doubted(said, zo.errors.SlopeWarning) > 1.5 and "has a kink" in str(said[0])
     assert "central=True" in str(said[0])
 
 
@@ -422,7 +423,9 @@ def test_a_part_of_the_weights_behind_a_rounding_is_told(central):
         grad, other = (network.get_parameter(f"branches.{(seed + k) % 10}.2.bias").grad for k in (0, 1))
         assert grad is not None and other is not None  # equal but for rounding
         errors.append(abs(float(grad - other)) / abs(float(other)))
-        warned += any(issubclass(warning.category, zo.NoiseWarning | zo.SlopeWarning) for warning in said)
+        warned += any(
+            issubclass(warning.category, zo.errors.NoiseWarning | zo.errors.SlopeWarning) for warning in said
+        )
     assert sorted(errors)[6] > 0.2 and warned >= 9
 
 
@@ -455,11 +458,14 @@ def test_nothing_is_said_of_a_smooth_network_at_a_mu_that_suits_its_dtype(estima
 @pytest.mark.parametrize(
     ("estimator", "asked"),
     [
-        (zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3))), 6),  # all, where there are few; and back
-        (zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3)), central=True), 6),
+        (
+            zo.CGE(1e-6, zo.estimators.FixedCoordinates(torch.arange(3))),
+            6,
+        ),  # all, where there are few; and back
+        (zo.CGE(1e-6, zo.estimators.FixedCoordinates(torch.arange(3)), central=True), 6),
         (zo.RGE(1e-6, q=2), 4),
         (zo.RGE(1e-6, q=2, central=True), 4),
-        (Both(zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3))), zo.RGE(1e-6, q=2)), 10),
+        (Both(zo.CGE(1e-6, zo.estimators.FixedCoordinates(torch.arange(3))), zo.RGE(1e-6, q=2)), 10),
     ],
     ids=str,
 )
@@ -532,13 +538,13 @@ def test_a_step_takes_no_more_queries_than_is_said_before_also_where_slopes_are_
 
 def test_rows_of_a_doubtful_step_are_kept_to_a_budget():
     rows, plan = 8, 1 + 3  # the base, and three queries
-    estimator = zo.CGE(1e-3, zo.FixedCoordinates(torch.tensor([40, 41, 47])))
+    estimator = zo.CGE(1e-3, zo.estimators.FixedCoordinates(torch.tensor([40, 41, 47])))
     for most, enough in ((rows * (plan + 2), False), (rows * (plan + 2 + 9), True)):
         box = Budgeted(Box(printed), rows=most)
         gradient = zo.LossGradient(small(), squared(box), estimator, evaluator="loop")
         batch = torch.randn(rows, 4)
         if enough:  # at half and at twice of mu, and back
-            with pytest.warns(zo.NoiseWarning):
+            with pytest.warns(zo.errors.NoiseWarning):
                 gradient.backward(batch)
             assert box.ledger.rows_run == rows * (1 + gradient.counts.queries) == most
         else:
@@ -546,7 +552,7 @@ def test_rows_of_a_doubtful_step_are_kept_to_a_budget():
                 gradient.backward(batch)
 
 
-@pytest.mark.filterwarnings("ignore::zo.NoiseWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 def test_a_resumed_run_asks_what_an_undisturbed_one_asks():
     def run(interrupted: bool) -> tuple[Tensor, dict[str, float]]:
         network, batch = small(), torch.randn(32, 4, generator=torch.Generator().manual_seed(3))

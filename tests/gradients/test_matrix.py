@@ -54,7 +54,7 @@ def check(case: Case, way: str, estimator: zo.estimators.Estimator, chunk: int) 
     """The gradient is right; or where nothing better is to be had, the library says what is wrong."""
     evaluator, output_loss = WAYS[way]
     outcome = trial(case, estimator, evaluator, chunk, output_loss=output_loss)
-    unexpected = [w for w in outcome.warnings if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in outcome.warnings if not isinstance(w, zo.errors.EvaluatorWarning)]
     if outcome.error is not None:
         assert case.excuse, f"refused what can be served: {outcome.error}"
         assert names_a_part(outcome.error, case.make()), f"does not say what is wrong: {outcome.error}"

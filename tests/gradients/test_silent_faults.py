@@ -60,7 +60,7 @@ def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_siz
 @pytest.mark.parametrize("name", OWNERS)
 def test_who_asked_for_stacked_hears_which_module_it_cannot_serve(name):
     outcome = trial(CASES[name], FORWARD, "stacked", 24, output_loss=False)
-    fallen = [w for w in outcome.warnings if isinstance(w, zo.EvaluatorWarning)]
+    fallen = [w for w in outcome.warnings if isinstance(w, zo.errors.EvaluatorWarning)]
     assert len(fallen) == 1, f"expected one warning in all steps: {outcome}"
     assert names_a_part(fallen[0], CASES[name].make()), str(fallen[0])
 
@@ -306,7 +306,7 @@ def test_state_outside_of_torch_is_made_good_or_told(name, evaluator):
             assert of_the_library(type(error)), f"{error!r}"
             return
     error = off([p.grad for p in network.parameters()], truth)
-    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.errors.EvaluatorWarning)]
     assert error <= 1 or unexpected, f"off by {error:.1g} times what is allowed, and nothing was said"
 
 
@@ -344,7 +344,7 @@ def test_a_gradient_that_is_zero_everywhere_is_said_once(name, evaluator, estima
         for _ in range(3):
             gradient.backward(torch.randn(5, 3))
     assert all((p.grad == 0).all() for p in network.parameters())
-    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.errors.EvaluatorWarning)]
     assert len(unexpected) == 1 and "zero" in str(unexpected[0]), f"{[str(w) for w in heard(said)]}"
 
 
@@ -387,7 +387,7 @@ def test_rows_that_fail_tell_their_first_cause(evaluator, good):
     gradient = zo.LossGradient(nn.Linear(3, 2), objective, zo.CGE(1e-3), evaluator=evaluator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(zo.FailedQueriesError, match=r"AttributeError.*sinus"):
+        with pytest.raises(zo.errors.FailedQueriesError, match=r"AttributeError.*sinus"):
             gradient.backward(torch.randn(5, 3))
 
 
@@ -422,7 +422,7 @@ def test_rounding_that_hides_the_change_is_told(name, evaluator):
         zo.LossGradient(network, objective, zo.CGE(mu), evaluator=evaluator).backward(batch)
     grad = torch.cat([p.grad.flatten() for p in network.parameters()])
     error = ((grad - truth).norm() / truth.norm()).item()
-    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.errors.EvaluatorWarning)]
     assert error < 0.1 or unexpected, f"off by {error:.2g} of the gradient, and nothing was said"
 
 
@@ -438,7 +438,7 @@ def test_a_network_that_keeps_what_it_made_of_a_tensor(evaluator):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=12).backward(batch)
-    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.errors.EvaluatorWarning)]
     assert off([p.grad for p in network.parameters()], truth) <= 1 or unexpected
 
 
@@ -483,7 +483,7 @@ def test_the_batch_is_left_as_one_forward_leaves_it(evaluator):
             zo.LossGradient(network, case.plain, FORWARD, evaluator=evaluator).backward((written, batch[1]))
         except Exception as error:
             assert of_the_library(type(error)) and names_a_part(error, network)
-    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.errors.EvaluatorWarning)]
     assert torch.equal(written, once) or torch.equal(written, batch[0]) or unexpected
 
 
@@ -638,7 +638,7 @@ def refused_or_right(
         except Exception as error:
             assert of_the_library(type(error)), f"{error!r}"
             return
-    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.errors.EvaluatorWarning)]
     error = off([p.grad for p in finite_differences.trained(network)], truth())
     assert error <= 1 or unexpected, f"off by {error:.1g} times what is allowed, and nothing was said"
 

@@ -83,7 +83,7 @@ CGE, RGE = zo.CGE(1e-4, central=True), zo.RGE(1e-4, q=300, central=True)
         (output_loss(), "difference", CGE),
     ],
 )
-@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
 def test_micro_batches_and_steps_where_a_forward_keeps_by_version(keeps, objective, evaluator, estimator):
     """In each step a validation and two batches at the same weights."""
     network, batches = Rotated(keeps), torch.randn(3, 32, 4, generator=torch.Generator().manual_seed(1))
@@ -125,7 +125,7 @@ def test_tangents_where_a_forward_keeps_by_version():
         network,
         objective,
         boxes=[box],
-        tangent=zo.IdentityTangent(),
+        tangent=zo.tangents.IdentityTangent(),
         parameters="a",
     )
     batch, optimizer = torch.randn(32, 4), torch.optim.SGD([network.a], lr=0.1)
@@ -195,7 +195,7 @@ TEACHERS = ["lerp_", "lerp_ of .data", "assigned .data", "foreach", "a large att
 @pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("evaluator", ["loop", "auto"])
 @pytest.mark.parametrize("how", TEACHERS)
-@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
 def test_a_teacher_that_starts_as_a_copy(how, evaluator):
     """The forward writes to it, and at the first step no value changes."""
     batches = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(1))
@@ -258,7 +258,7 @@ def test_weights_that_only_queries_write_are_refused(evaluator):
         network, lambda n, b: n(b).square().mean(dim=1), zo.CGE(1e-3), evaluator=evaluator
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", zo.EvaluatorWarning)
+        warnings.simplefilter("ignore", zo.errors.EvaluatorWarning)
         with pytest.raises(zo.errors.ObjectiveError, match="wrote to frozen in a query"):
             gradient.backward(torch.randn(5, 3))
     assert torch.equal(network.frozen, torch.ones(3))

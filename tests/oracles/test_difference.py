@@ -227,7 +227,7 @@ def test_recurrent_layers_fall_back_by_name_and_give_what_loop_gives(cell, train
         if evaluator == "loop":
             gradient.backward(batch)
         else:
-            with pytest.warns(zo.EvaluatorWarning) as caught:
+            with pytest.warns(zo.errors.EvaluatorWarning) as caught:
                 gradient.backward(batch)
             assert sum(f"cell ({cell.__name__})" in str(warning.message) for warning in caught) == 1
         grads.append(torch.cat([p.grad.flatten() for p in network.parameters()]))

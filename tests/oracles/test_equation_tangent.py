@@ -75,7 +75,7 @@ def cosine(one, other):
 
 def test_a_flow_s_equation_is_found_from_six_rows():
     """Its derivative at states never seen, for smooth cotangents and, but for the highest waves, all."""
-    box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.EquationTangent()
+    box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.tangents.EquationTangent()
     seen, new = starts(6), starts(3, seed=1)
     with torch.no_grad():
         tangent.fit(seen, box.advance(seen))
@@ -95,7 +95,7 @@ def test_a_flow_s_equation_is_found_from_six_rows():
 
 
 def test_of_a_velocity_what_is_nonlocal_stands_outside():
-    box, tangent = Velocity(), zo.EquationTangent()
+    box, tangent = Velocity(), zo.tangents.EquationTangent()
     seen, new = box.of(starts(6)), box.of(starts(2, seed=1))
     tangent.fit(seen, box.advance(seen))
     assert tangent.measured["outer"] and tangent.measured["error"] < 2e-2
@@ -109,7 +109,7 @@ def test_of_a_velocity_what_is_nonlocal_stands_outside():
 
 
 def test_a_number_of_the_case_is_a_field_of_the_equation():
-    box, tangent = Carried(), zo.EquationTangent()
+    box, tangent = Carried(), zo.tangents.EquationTangent()
     draws = torch.Generator().manual_seed(0)
     state = torch.randn(8, 1, 16, generator=draws, dtype=torch.float64).cumsum(2)
     state = state - state.mean(2, keepdim=True)
@@ -121,14 +121,17 @@ def test_a_number_of_the_case_is_a_field_of_the_equation():
 
 
 def test_a_state_goes_on_to_the_same_bits():
-    box, (one, other) = Vorticity(POINTS, steps=2), (zo.EquationTangent() for _ in range(2))
+    box, (one, other) = Vorticity(POINTS, steps=2), (zo.tangents.EquationTangent() for _ in range(2))
     seen = starts(4)
     one.fit(seen, box(seen))
     other.load_state_dict(one.state_dict())
     more = starts(2, seed=5).flatten(1)
     assert torch.equal(one.values(more, more[:, :0]), other.values(more, more[:, :0]))
     assert one.measured == other.measured
-    assert zo.EquationTangent().state_dict() == {"form": None} and not zo.EquationTangent().measured
+    assert (
+        zo.tangents.EquationTangent().state_dict() == {"form": None}
+        and not zo.tangents.EquationTangent().measured
+    )
 
 
 class Steepening(BlackBoxFunction):
@@ -160,13 +163,13 @@ class Steepening(BlackBoxFunction):
 
 
 def test_waves_that_a_solver_cuts_one_earlier_are_cut_there():
-    box, tangent = Steepening(), zo.EquationTangent()
+    box, tangent = Steepening(), zo.tangents.EquationTangent()
     draws = torch.Generator().manual_seed(0)
     modes = torch.randn(8, 1, 9, 2, generator=draws, dtype=torch.float64) * (torch.arange(9) < 6)[:, None]
     state = 4 * torch.fft.irfft(torch.view_as_complex(modes), 16)
     tangent.fit(state[:6], box.advance(state[:6]))
     assert tangent.measured["early"] and tangent.measured["error"] < 1e-2
-    again = zo.EquationTangent()
+    again = zo.tangents.EquationTangent()
     again.load_state_dict(tangent.state_dict())
     modes = torch.randn(2, 1, 9, 2, generator=draws, dtype=torch.float64) * (torch.arange(9) < 8)[:, None]
     v = torch.fft.irfft(torch.view_as_complex(modes), 16)  # rows say nothing of the highest wave
@@ -223,8 +226,8 @@ def test_what_is_no_state_on_a_grid_is_refused(inputs, outputs):
     box = Other()
     box.inputs, box.outputs = inputs, outputs
     asked = torch.ones(2, *inputs[0].shape)
-    with pytest.raises(zo.ConfigurationError, match="EquationTangent: expected outputs"):
-        zo.EquationTangent().fit(asked, box(asked), box=box)
+    with pytest.raises(zo.errors.ConfigurationError, match="EquationTangent: expected outputs"):
+        zo.tangents.EquationTangent().fit(asked, box(asked), box=box)
 
 
 def looked_for(calls=2, points=POINTS):
@@ -250,7 +253,13 @@ def test_a_field_is_found_in_few_evaluations():
     field, heard = zo.Field(end), []
     before = float((end - truth).norm() / truth.norm())
     fit = zo.fit_field(
-        field, objective, boxes=[box], rows=10, tangent=zo.EquationTangent(1), evaluated=heard.append, inner=6
+        field,
+        objective,
+        boxes=[box],
+        rows=10,
+        tangent=zo.tangents.EquationTangent(1),
+        evaluated=heard.append,
+        inner=6,
     )
     assert fit.rows == box.ledger.rows_run <= 10 and fit.why == "rows"
     assert tuple(heard) == fit.losses and fit.loss == min(heard)
@@ -259,11 +268,16 @@ def test_a_field_is_found_in_few_evaluations():
         assert float(objective(field, torch.zeros(1, 1))) == pytest.approx(fit.loss, rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::zo.ZeroGradientWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")
 def test_a_search_ends_at_its_tolerance_and_where_no_move_helps():
     box, objective, _, end = looked_for(calls=1)
     loose = zo.fit_field(
-        zo.Field(end), objective, boxes=[box], rows=1000, tolerance=1e9, tangent=zo.EquationTangent(1)
+        zo.Field(end),
+        objective,
+        boxes=[box],
+        rows=1000,
+        tolerance=1e9,
+        tangent=zo.tangents.EquationTangent(1),
     )
     assert loose.why == "tolerance" and len(loose.losses) == 1
     field = zo.Field(end)
@@ -288,7 +302,9 @@ def test_where_a_box_fails_the_move_is_taken_back():
 
     box.evaluate_rows = evaluate  # type: ignore[method-assign]
     box.failures = "keep"
-    fit = zo.fit_field(zo.Field(end), objective, boxes=[box], rows=8, tangent=zo.EquationTangent(1), inner=6)
+    fit = zo.fit_field(
+        zo.Field(end), objective, boxes=[box], rows=8, tangent=zo.tangents.EquationTangent(1), inner=6
+    )
     assert fit.loss < 0.1 * fit.losses[0]
 
 
@@ -302,12 +318,12 @@ def test_where_a_box_fails_the_move_is_taken_back():
 )
 def test_settings_of_a_search_are_checked(settings, words):
     box, objective, _, end = looked_for()
-    with pytest.raises(zo.ConfigurationError, match=words):
+    with pytest.raises(zo.errors.ConfigurationError, match=words):
         zo.fit_field(zo.Field(end), objective, **({"boxes": [box], "rows": 10} | settings))
 
 
 def test_a_field_is_floating():
-    with pytest.raises(zo.ConfigurationError, match="Field, values: expected a floating tensor"):
+    with pytest.raises(zo.errors.ConfigurationError, match="Field, values: expected a floating tensor"):
         zo.Field(torch.zeros(3, dtype=torch.long))
     assert zo.Field(torch.ones(2, 3))(torch.zeros(4, 1)).shape == (4, 2, 3)
 
@@ -320,7 +336,7 @@ def call(z):
 
 def test_where_no_flow_is_finite_a_row_has_the_identity_s_derivative_and_the_others_their_own():
     """In derivatives; between states, of which one is that row, nothing is known."""
-    box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.EquationTangent()
+    box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.tangents.EquationTangent()
     with torch.no_grad():
         tangent.fit(starts(6), box.advance(starts(6)))
     new, calm = starts(3, seed=1), [0, 2]

@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import zo
-from blackbox import ArraySpec, NotDifferentiableError
-from tasks import AutogradGradient
+from blackbox import ArraySpec
+from blackbox.errors import NotDifferentiableError
+from tasks.methods import AutogradGradient
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 
@@ -78,17 +79,17 @@ def of_the_survivors(network, call, batch) -> torch.Tensor:
     return flat(torch.autograd.grad(loss, list(network.parameters())))
 
 
-def student() -> zo.StudentTangent:
+def student() -> zo.tangents.StudentTangent:
     torch.manual_seed(1)
     layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)).double()
-    return zo.StudentTangent(layers, batch=8, steps_per_step=5)
+    return zo.tangents.StudentTangent(layers, batch=8, steps_per_step=5)
 
 
 @pytest.mark.parametrize(
     ("function", "tangent"),
     [
         (bent, zo.tangents.ModelTangent(bent)),
-        (moved_on, zo.IdentityTangent()),
+        (moved_on, zo.tangents.IdentityTangent()),
     ],
     ids=["model", "identity"],
 )
@@ -119,7 +120,7 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
             chain(box),
             boxes=[box],
             tangent={
-                "mlp": learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=1),
+                "mlp": learner(zo.tangents.MLPTangent, 8, first_steps=20, steps_per_step=1),
                 "student": student(),
             }.get(kind),
             trust_policy=NEVER,
@@ -156,7 +157,7 @@ def test_row_rge_under_autograd_runs_the_survivors_again(flaky):
             return y
 
     box, network, batch = Box(bent, (X,), (X,)), make_network(), weights(ROWS, 4)
-    estimator = zo.RowRGE(mu=1e-5, q=4, central=True)
+    estimator = zo.box_gradient.RowRGE(mu=1e-5, q=4, central=True)
     gradient = AutogradGradient(network, chain(box), {box: zo.differentiable(box, estimator, seed=0)})
     gradient.backward(batch)
     alive = ALIVE.clone()
@@ -194,7 +195,7 @@ def test_running_statistics_do_not_keep_the_nan_of_a_failed_row():
         return torch.where(failed, math.nan, losses.nan_to_num(1.0))
 
     AutogradGradient(
-        network, objective, {box: zo.differentiable(box, zo.RowRGE(mu=1e-5, q=4), seed=0)}
+        network, objective, {box: zo.differentiable(box, zo.box_gradient.RowRGE(mu=1e-5, q=4), seed=0)}
     ).backward(batch)
     outputs = bent(network["before"](batch[ALIVE])).detach()
     torch.testing.assert_close(behind.running_mean, 0.1 * outputs.mean(0))
@@ -208,9 +209,9 @@ def test_a_step_in_which_all_rows_fail_leaves_the_network_as_it_was():
     def objective(network, batch):
         return network["behind"](box(network["before"](batch))).square().mean(dim=1)
 
-    stand = zo.differentiable(box, zo.RowRGE(mu=1e-5, q=4), seed=0)
+    stand = zo.differentiable(box, zo.box_gradient.RowRGE(mu=1e-5, q=4), seed=0)
     drawn = torch.get_rng_state()
-    with pytest.raises(zo.FailedQueriesError):
+    with pytest.raises(zo.errors.FailedQueriesError):
         AutogradGradient(network, objective, {box: stand}).backward(batch)
     assert torch.equal(network["behind"].running_mean, torch.zeros(4).double())
     assert int(network["behind"].num_batches_tracked) == 0 and torch.equal(torch.get_rng_state(), drawn)
@@ -229,7 +230,7 @@ def test_a_gradient_that_is_not_finite_leaves_network_and_grad_as_they_were(make
     if make == "autograd":
         gradient = AutogradGradient(network, objective, {box: bent})
     else:
-        gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.IdentityTangent())
+        gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.IdentityTangent())
     flat = torch.ones(sum(weight.numel() for weight in network.parameters()), dtype=torch.float64)
     pieces = flat.split([weight.numel() for weight in network.parameters()])
     for weight, piece in zip(network.parameters(), pieces, strict=True):  # as some optimisers have them
@@ -273,7 +274,7 @@ def test_sparse_gradients_of_an_embedding_pass():
     assert torch.allclose(network.weight.grad.to_dense(), 2 * exact.to_dense())
     with torch.no_grad():
         network.weight[2] = math.inf
-    with pytest.raises(zo.FailedQueriesError):
+    with pytest.raises(zo.errors.FailedQueriesError):
         gradient.backward(torch.tensor([2]))
 
 
@@ -513,7 +514,7 @@ def test_rows_that_depend_on_those_that_failed_are_refused():
         network,
         objective,
         boxes=[box],
-        tangent=zo.IdentityTangent(),
+        tangent=zo.tangents.IdentityTangent(),
         trust_policy=NEVER,
     )
     with pytest.raises(zo.errors.TangentError, match=r"2 of 20 rows that failed.*batch norm in train mode"):

@@ -112,7 +112,7 @@ def true_vjp(function, arrays, v) -> torch.Tensor:
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("make", "mesh", "function", "rows"),
-    [(zo.MeshTangent, MESH, implicit_heat, 16), (zo.GraphTangent, GRAPH, pipes, 64)],
+    [(zo.tangents.MeshTangent, MESH, implicit_heat, 16), (zo.tangents.GraphTangent, GRAPH, pipes, 64)],
     ids=["mesh", "graph"],
 )
 def test_a_box_of_the_models_own_form_has_its_vjp(make, mesh, function, rows):
@@ -148,7 +148,7 @@ def test_convection_over_elements_by_another_discretisation_has_its_vjp():
     step = vortices()
     spec = (ArraySpec("u", (NODES,), layout=MESH),)
     z, v = smooth(24), torch.randn(24, NODES, dtype=torch.float64)
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     pairs = pairs_of(spec, spec, (z,), z @ step.T)
     learn(tangent, pairs)
     assert tangent.measured["degree"] >= 6
@@ -207,7 +207,7 @@ def test_loads_are_answered_by_displacements_of_several_fields():
     inputs = (ArraySpec("load", (NODES, 2), layout=MESH),)
     outputs = (ArraySpec("displacement", (NODES, 2), layout=MESH),)
     load = torch.stack([smooth(24), smooth(24, 1)], dim=2)
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     learn(tangent, pairs_of(inputs, outputs, (load,), answer(load)))
     v = torch.randn(24, NODES, 2, dtype=torch.float64)
     pulled = tangent.at(pairs_of(inputs, outputs, (load,), answer(load))).pull(v.flatten(1))
@@ -240,7 +240,7 @@ def test_numbers_that_lie_on_no_node_stand_beside_the_step():
         torch.randn(32, generator=generator, dtype=torch.float64),
         smooth(32, seed=9),
     )
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     pairs = pairs_of(inputs, inputs[:1], arrays, box(*arrays))
     learn(tangent, pairs)
     v = torch.randn(32, NODES, dtype=torch.float64)
@@ -260,7 +260,7 @@ def bent(u, source):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+@pytest.mark.parametrize("make", [zo.tangents.MeshTangent, zo.tangents.GraphTangent])
 def test_the_vjp_is_that_of_the_fitted_values(make, limits):
     limits(graph_iterations=4)
     inputs = (ArraySpec("u", (1, NODES), layout=MESH), ArraySpec("source", (NODES,), layout=MESH))
@@ -283,7 +283,7 @@ def test_the_vjp_is_that_of_the_fitted_values(make, limits):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+@pytest.mark.parametrize("make", [zo.tangents.MeshTangent, zo.tangents.GraphTangent])
 def test_a_state_goes_on_to_the_same_bits(make, limits):
     limits(graph_iterations=4)
     spec = (ArraySpec("u", (NODES,), layout=MESH),)
@@ -336,7 +336,7 @@ def test_nodes_with_a_prescribed_output_have_no_derivative():
 
     spec = (ArraySpec("u", (NODES,), layout=MESH),)
     z, v = smooth(16), torch.randn(16, NODES, dtype=torch.float64)
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     pairs = pairs_of(spec, spec, (z,), box(z))
     learn(tangent, pairs)
     pulled = tangent.at(pairs).pull(v)
@@ -345,11 +345,11 @@ def test_nodes_with_a_prescribed_output_have_no_derivative():
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+@pytest.mark.parametrize("make", [zo.tangents.MeshTangent, zo.tangents.GraphTangent])
 def test_each_fit_says_how_far_it_is(make, limits):
     """A lesson without a fit says nothing, and the last number is never above that of all."""
     limits(graph_iterations=4)
-    spec, heard = (ArraySpec("u", (NODES,), layout=MESH if make is zo.MeshTangent else GRAPH),), []
+    spec, heard = (ArraySpec("u", (NODES,), layout=MESH if make is zo.tangents.MeshTangent else GRAPH),), []
     tangent = make()
     with listening(lambda *far: heard.append(far)):
         for lesson, fits in enumerate((True, True, False, True, False)):
@@ -361,26 +361,28 @@ def test_each_fit_says_how_far_it_is(make, limits):
             assert not fits or (done[0] == 0 and len(done) > 2 and done[-1] == max(most) == min(most))
 
 
-@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+@pytest.mark.parametrize("make", [zo.tangents.MeshTangent, zo.tangents.GraphTangent])
 def test_what_is_not_on_the_mesh_is_refused(make):
     bare = (ArraySpec("u", (NODES,)),)
-    with pytest.raises(zo.ConfigurationError, match=r"outputs on one mesh.*layout=blackbox\.Mesh"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"outputs on one mesh.*layout=blackbox\.Mesh"):
         learn(make(), pairs_of(bare, bare, (smooth(4),), smooth(4)))
     on_mesh = (ArraySpec("u", (NODES,), layout=MESH),)
     control = (ArraySpec("control", (3,)),)
-    with pytest.raises(zo.ConfigurationError, match=r"at least one input, with the 81 nodes.*MLPTangent"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=r"at least one input, with the 81 nodes.*MLPTangent"
+    ):
         learn(make(), pairs_of(control, on_mesh, (torch.randn(4, 3).double(),), smooth(4)))
-    with pytest.raises(zo.ConfigurationError, match=r"mesh: expected a blackbox\.Mesh"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"mesh: expected a blackbox\.Mesh"):
         make("plate")
-    with pytest.raises(zo.ConfigurationError, match="ridge"):
+    with pytest.raises(zo.errors.ConfigurationError, match="ridge"):
         make(ridge=-1.0)
 
 
 def test_meshes_without_what_a_tangent_needs_are_refused():
-    with pytest.raises(zo.ConfigurationError, match=r"triangles in two dimensions.*GraphTangent"):
-        zo.MeshTangent(GRAPH)
-    with pytest.raises(zo.ConfigurationError, match=r"edges between different nodes.*MLPTangent"):
-        zo.GraphTangent(Mesh(edges=np.zeros((0, 2), dtype=int), nodes=3))
+    with pytest.raises(zo.errors.ConfigurationError, match=r"triangles in two dimensions.*GraphTangent"):
+        zo.tangents.MeshTangent(GRAPH)
+    with pytest.raises(zo.errors.ConfigurationError, match=r"edges between different nodes.*MLPTangent"):
+        zo.tangents.GraphTangent(Mesh(edges=np.zeros((0, 2), dtype=int), nodes=3))
 
 
 def box_of(inputs, outputs) -> FromTorch:
@@ -437,7 +439,7 @@ def test_a_grid_whose_ends_meet_is_told_so():
     assert (
         "GridTangent(channels=24, periodic=True" in said and "StencilTangent(degree=3, periodic=True" in said
     )
-    with pytest.raises(zo.ConfigurationError, match="to lie on one grid"):
+    with pytest.raises(zo.errors.ConfigurationError, match="to lie on one grid"):
         AutoTangent(box_of([spec], [spec, ArraySpec("v", (3, 7, 9), layout="grid")]))
 
 
@@ -503,14 +505,14 @@ def test_where_no_step_can_be_fitted_the_next_kind_begins_and_that_is_said(monke
     def fails(*_: object) -> None:
         raise TangentError("no step")
 
-    monkeypatch.setattr(zo.MeshTangent, "fitted", fails)
+    monkeypatch.setattr(zo.tangents.MeshTangent, "fitted", fails)
     spec = (ArraySpec("u", (NODES,), layout=MESH),)
     tangent = AutoTangent(FromTorch(implicit_heat, spec, spec))
     pairs = pairs_of(spec, spec, (smooth(10),), implicit_heat(smooth(10)))
     with pytest.warns(zo.TangentWarning, match=r"no step MLPTangent\(.* takes over from MeshTangent"):
         learn(tangent, pairs)
     assert tangent.kind == "mlp" and tangent.model.knows
-    alone = zo.MeshTangent()
+    alone = zo.tangents.MeshTangent()
     with pytest.raises(TangentError, match="no step"):
         learn(alone, pairs)
 
@@ -534,7 +536,7 @@ def test_tetrahedra_and_rows_that_failed():
     z = torch.randn(20, 64, dtype=torch.float64)
     y = torch.from_numpy(spsolve(left, elements.mass() @ z.numpy().T).T.copy())
     spec = (ArraySpec("u", (64,), layout=mesh),)
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     spoiled = y.clone()
     spoiled[3] = float("nan")
     learn(tangent, pairs_of(spec, spec, (z,), spoiled))
@@ -545,7 +547,7 @@ def test_tetrahedra_and_rows_that_failed():
 
 def fit_of(inputs, outputs, arrays, y, steps, products) -> Fit:
     """Of a plain form, by all rows."""
-    tangent = zo.MeshTangent()
+    tangent = zo.tangents.MeshTangent()
     pairs = pairs_of(inputs, outputs, arrays, y)
     learn(tangent, pairs)
     units = {name: each.numpy() for name, each in tangent.state_dict()["fit"]["units"].items()}
@@ -577,7 +579,7 @@ def test_the_cost_of_flows_has_the_slope_of_its_differences():
     """Of steps with sources and cubes along edges, at numbers of no symmetry."""
     spec = (ArraySpec("h", (NODES,), layout=GRAPH),)
     z = smooth(4)
-    tangent = zo.GraphTangent()
+    tangent = zo.tangents.GraphTangent()
     pairs = pairs_of(spec, spec, (z,), (z + torch.sin(z)) / 2)
     learn(tangent, pairs)
     units = {name: unit.numpy() for name, unit in tangent.state_dict()["fit"]["units"].items()}
@@ -625,7 +627,7 @@ def of_constant(make, stiff, power, dtype):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+@pytest.mark.parametrize("make", [zo.tangents.MeshTangent, zo.tangents.GraphTangent])
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-16), (torch.float32, 1e-7)])
 def test_what_varies_by_rounding_alone_counts_as_constant(make, dtype, size, limits, monkeypatch):
     limits(graph_iterations=4)
@@ -644,7 +646,7 @@ def test_what_varies_by_rounding_alone_counts_as_constant(make, dtype, size, lim
 def test_of_one_density_everywhere_no_step_is_fitted_to_its_rounding(size):
     """Sums of equal numbers have rounding too: of .1 the mean is not .1."""
     density = 0.1 * (1 + size * NOISE[:1])
-    tangent = zo.MeshTangent(MESH)
+    tangent = zo.tangents.MeshTangent(MESH)
     with pytest.raises(TangentError, match="a step that can be solved"):
         learn(
             tangent,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import ArraySpec, DefinitionError
+from blackbox import ArraySpec
+from blackbox.errors import DefinitionError
 from tests.zo.row_boxes import FromTorch, weights
 
 INPUTS = torch.tensor([1e-6, 1.0, 1e6, 1e3], dtype=torch.float64)
@@ -18,14 +19,14 @@ OUTPUTS = torch.tensor([1e3, 1e-6, 1.0, 1e6], dtype=torch.float64)
 ONES = torch.ones(4, dtype=torch.float64)
 TANGENTS = {
     "student": lambda: student(),
-    "kernel": lambda: zo.KernelTangent(),
+    "kernel": lambda: zo.tangents.KernelTangent(),
 }
 
 
-def student() -> zo.StudentTangent:
+def student() -> zo.tangents.StudentTangent:
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(4, 24), nn.Tanh(), nn.Linear(24, 4)).double()
-    return zo.StudentTangent(network, batch=64, steps_per_step=30, learning_rate=1e-2)
+    return zo.tangents.StudentTangent(network, batch=64, steps_per_step=30, learning_rate=1e-2)
 
 
 def linear(x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ def test_channels_of_a_grid_may_have_units_of_their_own():
             network,
             objective(box, units),
             boxes=[box],
-            tangent=zo.StencilTangent(degree=2, periodic=True, ridge=1e-12),
+            tangent=zo.tangents.StencilTangent(degree=2, periodic=True, ridge=1e-12),
         )
         for seed in range(5):
             network.zero_grad()
@@ -150,7 +151,7 @@ def test_a_spec_may_give_the_units():
     """They are what the tangent is told, in the box's own units; what is not given is measured."""
     seen = []
 
-    class Watching(zo.IdentityTangent):
+    class Watching(zo.tangents.IdentityTangent):
         def see(self, rows):
             seen.append(rows)
 

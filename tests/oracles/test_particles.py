@@ -52,9 +52,9 @@ def states(count: int, seed: int) -> list[torch.Tensor]:
 
 
 @cache
-def learned() -> tuple[zo.PairTangent, CallPairs, torch.Tensor]:
+def learned() -> tuple[zo.tangents.PairTangent, CallPairs, torch.Tensor]:
     """A tangent, rows that it has not seen, and cotangents."""
-    tangent = learner(zo.PairTangent, width=32, first_steps=200)
+    tangent = learner(zo.tangents.PairTangent, width=32, first_steps=200)
     for seed in range(3):
         learn(tangent, pairs_at(BOX, *states(16, seed)))
     pairs = pairs_at(BOX, *states(6, 50))
@@ -96,9 +96,9 @@ def test_neither_numbers_nor_the_order_of_the_list_make_a_difference():
 
 
 def test_it_goes_on_where_its_state_was_taken():
-    tangent = learner(zo.PairTangent, width=8, first_steps=3, steps_per_step=2)
+    tangent = learner(zo.tangents.PairTangent, width=8, first_steps=3, steps_per_step=2)
     learn(tangent, pairs_at(BOX, *states(4, 0)))
-    again = learner(zo.PairTangent, width=8, first_steps=3, steps_per_step=2)
+    again = learner(zo.tangents.PairTangent, width=8, first_steps=3, steps_per_step=2)
     again.load_state_dict(tangent.state_dict())
     pairs = pairs_at(BOX, *states(4, 1))
     for each in (tangent, again):
@@ -112,7 +112,12 @@ def test_it_goes_on_where_its_state_was_taken():
     ("inputs", "outputs", "settings", "words"),
     [
         (SPECS[:1], SPECS[:1], {}, ["lists neighbours", "GraphTangent"]),
-        ((*SPECS[:1], LIST), (ArraySpec("y", (3, 2)),), {}, ["as many particles in each", "zo.MLPTangent"]),
+        (
+            (*SPECS[:1], LIST),
+            (ArraySpec("y", (3, 2)),),
+            {},
+            ["as many particles in each", "zo.tangents.MLPTangent"],
+        ),
         ((*SPECS[:1], LIST, ArraySpec("more", (5, 2), differentiable=False)), SPECS[:1], {}, ["list_of="]),
         ((*SPECS[:1], LIST), SPECS[:1], {"list_of": 1}, ["list_of="]),
     ],
@@ -122,16 +127,17 @@ def test_a_box_without_particles_or_a_list_is_refused(inputs, outputs, settings,
         return x[:, : outputs[0].shape[0]]
 
     box = FromTorch(function, inputs, outputs)
-    with pytest.raises(zo.ConfigurationError) as caught:
+    with pytest.raises(zo.errors.ConfigurationError) as caught:
         learn(
-            learner(zo.PairTangent, **settings), pairs_at(box, *(weights(3, *spec.shape) for spec in inputs))
+            learner(zo.tangents.PairTangent, **settings),
+            pairs_at(box, *(weights(3, *spec.shape) for spec in inputs)),
         )
     assert all(word in str(caught.value) for word in words)
 
 
 def test_a_place_that_is_none_is_refused():
-    with pytest.raises(zo.ConfigurationError, match="place from 0 on"):
-        zo.PairTangent(list_of=-1)
+    with pytest.raises(zo.errors.ConfigurationError, match="place from 0 on"):
+        zo.tangents.PairTangent(list_of=-1)
 
 
 def test_a_number_that_neighbours_share_but_for_rounding_has_no_unit():
@@ -141,7 +147,7 @@ def test_a_number_that_neighbours_share_but_for_rounding_has_no_unit():
         x, _, pairs, stiffness = (part.float() for part in states(8, 0))
         mass = 0.1 + noise * weights(8, COUNT, 2, seed=3).float()
         assert bool((mass == mass[0, 0, 0]).all()) is not noise
-        tangent = learner(zo.PairTangent, width=4, first_steps=1)
+        tangent = learner(zo.tangents.PairTangent, width=4, first_steps=1)
         learn(tangent, pairs_at(BOX, x, mass, pairs, stiffness))
         spreads.append(tangent._network.get_buffer("spread"))
     assert spreads[0][2:].tolist() == spreads[1][2:].tolist() == [1.0, 1.0]

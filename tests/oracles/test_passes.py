@@ -110,7 +110,7 @@ def grid(inputs, answered, space, reach, periodic):
 
 def perceptron(size: int, out: int):
     form = Form((ArraySpec("x", (size,)),), (ArraySpec("y", (out,)),), ())
-    return lambda: zo.MLPTangent(8).build(form, {}), perceptron_of
+    return lambda: zo.tangents.MLPTangent(8).build(form, {}), perceptron_of
 
 
 NETWORKS = {

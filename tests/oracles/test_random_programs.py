@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import zo
 from blackbox import ArraySpec
-from tasks import AutogradGradient
+from tasks.methods import AutogradGradient
 from tests.zo.row_boxes import FromTorch
 
 
@@ -171,7 +171,7 @@ def test_fast_evaluators_give_the_gradients_of_loop(seed):
     mu, chunk = 1e-5, draw.choice([None, 5, 16])
     estimator = draw.choice([zo.CGE(mu=mu), zo.CGE(mu=mu, central=True), zo.RGE(mu=mu, q=6)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", zo.EvaluatorWarning)  # a slower one is right too
+        warnings.simplefilter("ignore", zo.errors.EvaluatorWarning)  # a slower one is right too
         truth = trained(network, batches, estimator, "loop", chunk)
         for evaluator in ("stacked", "difference"):
             for grad, expected in zip(
@@ -340,7 +340,7 @@ def flat(network: nn.Module) -> Tensor:
 
 @pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("seed", seeds(80))
-@pytest.mark.filterwarnings("ignore::zo.TangentWarning", "ignore::zo.ZeroGradientWarning")
+@pytest.mark.filterwarnings("ignore::zo.TangentWarning", "ignore::zo.errors.ZeroGradientWarning")
 def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):
     draw = random.Random(seed)
     torch.manual_seed(seed)
@@ -371,6 +371,6 @@ def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):
     for kind in kinds:
         try:
             grad = around(kind, network, code, limit, batch)
-        except (zo.errors.TangentError, zo.FailedQueriesError):
+        except (zo.errors.TangentError, zo.errors.FailedQueriesError):
             continue  # said, not silently wrong
         assert (grad - expected).norm() <= tolerance * expected.norm() + 1e-12, kind

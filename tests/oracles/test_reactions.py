@@ -22,7 +22,7 @@ def small_networks(monkeypatch):
     """The contest is in question, not how well the network does."""
 
     def small(**settings):
-        return learner(zo.GridTangent, 4, first_steps=5, steps_per_step=2, reach=1, **settings)
+        return learner(zo.tangents.GridTangent, 4, first_steps=5, steps_per_step=2, reach=1, **settings)
 
     monkeypatch.setattr("zo.tangents.models.grid.grid.GridTangent", small)
 
@@ -66,7 +66,7 @@ def cosine_along_differences(box, tangent):
 @pytest.mark.parametrize("seed", [0, 2])
 @pytest.mark.parametrize("box", [Brusselator(dt=0.25), FitzHughNagumo(dt=1.0)], ids=["brusselator", "nerve"])
 def test_one_window_shows_a_reaction_s_derivative(box: ReactionDiffusion, seed: int):
-    tangent, (seen, answers) = zo.EquationTangent(), along(box, 8, seed=seed)
+    tangent, (seen, answers) = zo.tangents.EquationTangent(), along(box, 8, seed=seed)
     tangent.fit(seen, answers)
     assert tangent.measured["reaction"] and tangent.measured["terms"] == 20
     assert cosine_along_differences(box, tangent) > 0.98
@@ -75,7 +75,7 @@ def test_one_window_shows_a_reaction_s_derivative(box: ReactionDiffusion, seed: 
 @pytest.mark.slow
 def test_a_form_that_few_rows_suggest_is_compared_again():
     """A window in which hardly anything moves fits an equation of flows, and three more do not."""
-    box, tangent = GrayScott(dt=10.0), zo.EquationTangent()
+    box, tangent = GrayScott(dt=10.0), zo.tangents.EquationTangent()
     for number in range(4):
         seen, answers = along(box, 8, seed=number)
         tangent.see(rows_of(box, seen, answers))
@@ -127,7 +127,7 @@ def test_a_reaction_that_looked_like_a_flow_stays_in_the_contest():
         tangent.see(rows_of(box, x.float(), y.float()))
         tangent.learn(1)  # of network and stencil little, which is not in question
         assert "equation" in tangent.models
-    assert cast(zo.EquationTangent, tangent.models["equation"]).measured["reaction"]
+    assert cast(zo.tangents.EquationTangent, tangent.models["equation"]).measured["reaction"]
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_contest_goes_on_from_its_state_to_the_bit():
     rows = rows_of(box, *(t.float() for t in along(box, 3, seed=9)))
     found, same = one.at(rows).values, other.at(rows).values
     assert one.kind == other.kind and found is not None and same is not None and torch.equal(found, same)
-    equation, again = (cast(zo.EquationTangent, t.models["equation"]) for t in (one, other))
+    equation, again = (cast(zo.tangents.EquationTangent, t.models["equation"]) for t in (one, other))
     assert equation.measured == again.measured
 
 
@@ -157,7 +157,7 @@ def test_rows_on_another_device_are_fitted_on_the_cpu():
     x = torch.randn(8, 1, 16, generator=torch.Generator().manual_seed(0))
     y = 0.5 * x.roll(1, -1) + 0.5 * x
     with PretendedGPU():
-        tangent, here = zo.EquationTangent(), zo.EquationTangent()
+        tangent, here = zo.tangents.EquationTangent(), zo.tangents.EquationTangent()
         for each, device in ((tangent, "cuda"), (here, "cpu")):
             each.see(rows_of(box, x.to(device), y.to(device)))
             each.learn()
@@ -177,7 +177,7 @@ def test_what_a_case_has_beside_the_grid_takes_no_time():
 
 
 def test_half_precision_and_inference_spoil_nothing():
-    box, tangent = FitzHughNagumo(dt=1.0), zo.EquationTangent()
+    box, tangent = FitzHughNagumo(dt=1.0), zo.tangents.EquationTangent()
     tangent.fit(*along(box, 8))
     x = along(box, 2, seed=3)[0].float().flatten(1)
     with torch.inference_mode():

@@ -104,11 +104,11 @@ ESTIMATORS = {
         lambda advice: advice.coordinates.central,
     ),
     "orthogonal": (
-        lambda mu: zo.RowRGE(mu, q=SIZE),
+        lambda mu: zo.box_gradient.RowRGE(mu, q=SIZE),
         lambda advice: advice.directions.forward,
     ),
     "gaussian-antithetic": (
-        lambda mu: zo.RowRGE(mu, q=4 * SIZE, distribution="gaussian", central=True),
+        lambda mu: zo.box_gradient.RowRGE(mu, q=4 * SIZE, distribution="gaussian", central=True),
         lambda advice: advice.long_directions[1],
     ),
 }

@@ -142,9 +142,11 @@ def test_with_a_tangent_of_zero_the_gradient_is_autograd_s_with_the_answers_cut_
 
 
 TANGENTS = {
-    "mlp": lambda: learner(zo.MLPTangent, 8, first_steps=20, steps_per_step=2),
-    "student": lambda: zo.StudentTangent(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 5)).double()),
-    "identity": lambda: zo.IdentityTangent(),
+    "mlp": lambda: learner(zo.tangents.MLPTangent, 8, first_steps=20, steps_per_step=2),
+    "student": lambda: zo.tangents.StudentTangent(
+        nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 5)).double()
+    ),
+    "identity": lambda: zo.tangents.IdentityTangent(),
 }
 
 
@@ -182,7 +184,7 @@ def test_a_model_that_learned_is_first_order_near_what_was_recorded():
     errors = []
     for length in (1e-2, 1e-3):
         network, box = make_network(), make_box(wave)
-        tangent = learner(zo.MLPTangent, 8, first_steps=50, steps_per_step=2)
+        tangent = learner(zo.tangents.MLPTangent, 8, first_steps=50, steps_per_step=2)
         gradient = zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent)
         gradient.backward(batch_of(0))
         gradient.replays()
@@ -220,7 +222,7 @@ def train(steps: int, folder=None, **settings):
     box, counts = make_box(wave), []
 
     def make():
-        tangent = learner(zo.MLPTangent, 8, first_steps=10, steps_per_step=2)
+        tangent = learner(zo.tangents.MLPTangent, 8, first_steps=10, steps_per_step=2)
         return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
 
     def again(gradient):
@@ -330,17 +332,17 @@ def test_what_replay_refuses():
     network, box = make_network(), make_box(wave)
     gradient = zo.TangentGradient(network, rollout(box), boxes=[box])
     assert gradient.replays() == 0
-    with pytest.raises(zo.TangentError, match="recorded, got none so far"):
+    with pytest.raises(zo.errors.TangentError, match="recorded, got none so far"):
         gradient.replay()
     for bad in ({"replays": -1}, {"max_age": 0}):
-        with pytest.raises(zo.ConfigurationError, match=next(iter(bad))):
+        with pytest.raises(zo.errors.ConfigurationError, match=next(iter(bad))):
             zo.TangentGradient(network, rollout(box), boxes=[box], **bad)
 
     calls = iter((2, 3, 3, 3))
     many = zo.TangentGradient(network, varying(box, calls), boxes=[box])
     many.replays()
     many.backward(batch_of(0))
-    with pytest.raises(zo.TangentError, match="same number of calls in each step"):
+    with pytest.raises(zo.errors.TangentError, match="same number of calls in each step"):
         many.backward(batch_of(1))
         many.replay()
     with pytest.warns(zo.TangentWarning, match="same number of calls in each step, got 2 and 3. Nothing"):
@@ -356,7 +358,7 @@ def test_what_replay_refuses():
     aside = zo.TangentGradient(network, two, boxes=[box])
     aside.backward(batch_of(0))
     aside.replays()
-    with pytest.raises(zo.TangentError, match="calls no box but those in boxes"):
+    with pytest.raises(zo.errors.TangentError, match="calls no box but those in boxes"):
         aside.replay()
 
 
@@ -425,7 +427,7 @@ def test_where_a_call_has_other_rows_than_the_batch_s_in_its_order_replay_is_ref
         network, noisy, boxes=[box], tangent=zo.tangents.ZeroTangent(), replays=1, max_age=1
     )
     gradient.replays()
-    with pytest.warns(zo.ZeroGradientWarning):
+    with pytest.warns(zo.errors.ZeroGradientWarning):
         gradient.backward(batch_of(0, rows=5))
     before = torch.get_rng_state()
     if axis == 1:
@@ -433,7 +435,7 @@ def test_where_a_call_has_other_rows_than_the_batch_s_in_its_order_replay_is_ref
         key = gradient._evaluations.key
         assert drawn or torch.allclose(loss, gradient._replays.windows.draw(5, key).losses.mean())
     else:
-        with pytest.raises(zo.TangentError, match=r"call 1, .* rows in the order of the batch's 5"):
+        with pytest.raises(zo.errors.TangentError, match=r"call 1, .* rows in the order of the batch's 5"):
             gradient.replay(rows=5)
         assert drawn or torch.equal(torch.get_rng_state(), before)
         assert all(parameter.grad is None or not parameter.grad.any() for parameter in network.parameters())
@@ -450,7 +452,7 @@ def test_rows_that_an_objective_has_in_another_order_are_not_replayed(turn, coun
     gradient = zo.TangentGradient(network, turned, boxes=[box])
     gradient.replays()
     gradient.backward(batch_of(0, rows=count))
-    with pytest.raises(zo.TangentError, match=f"rows in the order of the batch's {count}"):
+    with pytest.raises(zo.errors.TangentError, match=f"rows in the order of the batch's {count}"):
         gradient.replay(rows=count)
 
 
@@ -486,7 +488,7 @@ def test_an_objective_that_goes_by_the_place_of_a_row_is_not_replayed(kind):
     gradient.replays()
     gradient.backward(batch_of(0, rows=5))
     before = [None if weight.grad is None else weight.grad.clone() for weight in network.parameters()]
-    with pytest.raises(zo.TangentError, match=r"each of 5 rows to keep its loss.*into the batch"):
+    with pytest.raises(zo.errors.TangentError, match=r"each of 5 rows to keep its loss.*into the batch"):
         gradient.replay(rows=5)
     torch.testing.assert_close([w.grad for w in network.parameters()], before, rtol=0, atol=0)
 
@@ -507,7 +509,9 @@ def test_a_list_with_an_entry_for_each_row_is_not_replayed(listed):
     gradient = zo.TangentGradient(network, lambda n, batch: rollout(box)(n, batch[0]), boxes=[box])
     gradient.replays()
     gradient.backward((batch_of(0), listed, [batch_of(1)["start"]] * 3))
-    with pytest.raises(zo.TangentError, match="3 rows, which would stay as it is where rows are drawn"):
+    with pytest.raises(
+        zo.errors.TangentError, match="3 rows, which would stay as it is where rows are drawn"
+    ):
         gradient.replay()
     gradient = zo.TangentGradient(network, lambda n, batch: rollout(box)(n, batch[0]), boxes=[box])
     gradient.replays()

@@ -13,7 +13,7 @@ from tests.oracles.problems import PROBLEMS
 
 DISTRIBUTIONS = ("gaussian", "sphere", "rademacher")
 SUPPORT = torch.tensor([1, 2, 5, 8, 9])
-SETS = [None, zo.FixedCoordinates(SUPPORT)]
+SETS = [None, zo.estimators.FixedCoordinates(SUPPORT)]
 CASES = pytest.mark.parametrize("sparsity", SETS, ids=["dense", "sparse"])
 WAYS = pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
 
@@ -98,7 +98,7 @@ def test_its_squared_error_is_as_large_as_stated():
     """Gaussian: E |g - grad|^2 = (|S| + 1) / q |grad|^2 on a linear loss; |z| < 4.5 of 200 draws."""
     slopes, q = torch.linspace(0.5, 1.5, 12, dtype=torch.float64), 4
     parameters = zo.estimators.Parameters(nn.ParameterList([torch.zeros(12, dtype=torch.float64)]))
-    estimator = zo.RGE(1e-3, q, sparsity=zo.FixedCoordinates(SUPPORT))
+    estimator = zo.RGE(1e-3, q, sparsity=zo.estimators.FixedCoordinates(SUPPORT))
     errors = []
     for step in range(200):
         plan = estimator.plan(parameters, zo.estimators.Key(1, step))

@@ -118,7 +118,7 @@ def test_recurrent_layers_fall_back_and_then_give_what_loop_gives_to_the_bit(cel
         gradient = zo.LossGradient(network, squared_output, estimator, evaluator=evaluator)
         batch = torch.randn(4, 5, 3).double()
         if evaluator == "stacked":
-            with pytest.warns(zo.EvaluatorWarning):
+            with pytest.warns(zo.errors.EvaluatorWarning):
                 gradient.backward(batch)
         else:
             gradient.backward(batch)

@@ -19,8 +19,7 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
-from zo import StudentTangent, TrustPolicy
-from zo.tangents import CallPairs
+from zo.tangents import CallPairs, StudentTangent, TrustPolicy
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 

@@ -85,7 +85,7 @@ def test_losses_and_gradient_are_nearly_autograd_s_through_the_box_and_no_box_ru
 
 def written_out(network, steps, updates, ends):
     """The same by a kernel whose values autograd follows, asked in a loop that knows nothing of boxes."""
-    model, optimizer = zo.KernelTangent(), torch.optim.Adam(network.parameters())
+    model, optimizer = zo.tangents.KernelTangent(), torch.optim.Adam(network.parameters())
     done, rounds = 0, len(ends)
     for first, end in zip([0, *ends], ends, strict=False):
         rows = []

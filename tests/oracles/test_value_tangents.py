@@ -134,7 +134,7 @@ def walled(u, case):
 def test_a_stencil_is_exact_for_a_polynomial_box(function, spec, degree, periodic):
     """The case is not linear in all of them; the first rows have a mean of zero, as the walls have."""
     box = box_of(function, spec, CASE)
-    tangent = zo.StencilTangent(degree, periodic=periodic, reach=2, ridge=1e-13)
+    tangent = zo.tangents.StencilTangent(degree, periodic=periodic, reach=2, ridge=1e-13)
     for seed in range(3):
         half, case = weights(40, *spec.shape, seed=seed), 0.5 + weights(40, seed=50 + seed).abs()
         learn(tangent, pairs_at(box, torch.cat([half, -half]), torch.cat([case, case])))
@@ -149,7 +149,7 @@ def test_a_stencil_is_exact_for_a_polynomial_box(function, spec, degree, periodi
 
 def test_a_stencil_of_too_low_a_degree_is_not():
     box = box_of(cubic, LINE, CASE)
-    tangent = zo.StencilTangent(2, periodic=True, reach=2, ridge=1e-13)
+    tangent = zo.tangents.StencilTangent(2, periodic=True, reach=2, ridge=1e-13)
     learn(tangent, pairs_at(box, weights(80, 1, 16), weights(80).abs()))
     arrays = weights(3, 1, 16, seed=9), torch.ones(3).double()
     v = weights(3, 16, seed=8)
@@ -189,7 +189,7 @@ def left_out(x, wanted, lengths, noise):
 
 def learned_kernel():
     """A tangent that has learned from 60 points, these, and how its outputs lie in units of the rows."""
-    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
+    tangent, box = zo.tangents.KernelTangent(), box_of(bent, POINT, TURN)
     first = pairs_at(box, *points(60, 0))
     learn(tangent, first)
     x = torch.cat([first.z, first.others[1]], 1)
@@ -256,7 +256,10 @@ def test_outputs_that_depend_on_inputs_alike_share_lengths():
     def two_kinds(x):
         return torch.cat([torch.sin(x[:, :1] + torch.arange(3)) + noise, torch.sin(2 * x[:, 1:2])], 1)
 
-    tangent, rows = zo.KernelTangent(), pairs_at(box_of(two_kinds, ArraySpec("x", (4,))), weights(60, 4))
+    tangent, rows = (
+        zo.tangents.KernelTangent(),
+        pairs_at(box_of(two_kinds, ArraySpec("x", (4,))), weights(60, 4)),
+    )
     learn(tangent, rows)
     shared, own = tangent._fit
     assert (shared.outputs.tolist(), own.outputs.tolist()) == ([0, 1, 2], [3])
@@ -299,7 +302,7 @@ def test_lengths_of_their_own_learn_more_from_as_many_rows():
         return torch.sin(2 * x) + x.roll(1, 1)
 
     box = box_of(waves, ArraySpec("x", (8,)))
-    tangent, rows = zo.KernelTangent(), pairs_at(box, weights(120, 8))
+    tangent, rows = zo.tangents.KernelTangent(), pairs_at(box, weights(120, 8))
     learn(tangent, rows)
     asked, v = (weights(30, 8, seed=9),), weights(30, 8, seed=8)
     truth = true_vjp(box, asked, v)
@@ -315,7 +318,7 @@ def test_inputs_that_explain_each_other_have_one_length():
     """As of a network's layer in front of the box: which of them the outputs go by, values do not show."""
     to_many = weights(2, 6, seed=7)
     box = box_of(lambda x: torch.tanh(x), ArraySpec("x", (6,)))
-    tangents = [zo.KernelTangent(), zo.KernelTangent()]
+    tangents = [zo.tangents.KernelTangent(), zo.tangents.KernelTangent()]
     learn(tangents[0], pairs_at(box, weights(60, 2) @ to_many))
     learn(tangents[1], pairs_at(box, weights(60, 6)))
     one, several = ([process.lengths for process in tangent._fit] for tangent in tangents)
@@ -347,7 +350,7 @@ def test_rows_without_any_fit_are_refused():
 def test_rows_shown_again_choose_no_shorter_lengths():
     """A row tells its twin, whatever the lengths are."""
     box, (x, turn) = box_of(bent, POINT, TURN), points(40, 0)
-    tangents = [zo.KernelTangent(), zo.KernelTangent()]
+    tangents = [zo.tangents.KernelTangent(), zo.tangents.KernelTangent()]
     learn(tangents[0], pairs_at(box, x, turn))
     learn(tangents[1], pairs_at(box, x.repeat(3, 1), turn.repeat(3, 1)))
     for once, thrice in zip(*(tangent._fit for tangent in tangents), strict=True):
@@ -361,7 +364,7 @@ def test_outputs_that_are_rounding_have_no_lengths_of_their_own():
         beside = (1 + 1e-8 * torch.sin(1e3 * x[:, :1] + torch.arange(7))).float().double()
         return torch.cat([torch.sin(2 * x[:, :1]), beside], 1)
 
-    tangent = zo.KernelTangent()
+    tangent = zo.tangents.KernelTangent()
     learn(
         tangent,
         pairs_at(box_of(rounded, ArraySpec("x", (4,)), outputs=(ArraySpec("y", (8,)),)), weights(60, 4)),
@@ -423,7 +426,9 @@ def test_a_grid_tangent_knows_a_constraint_that_values_do_not_show():
     free = free_of_divergence(v)
     lost = {}
     for output_map in (True, False):
-        tangent = learner(zo.GridTangent, 8, periodic=True, reach=2, output_map=output_map, first_steps=60)
+        tangent = learner(
+            zo.tangents.GridTangent, 8, periodic=True, reach=2, output_map=output_map, first_steps=60
+        )
         learn(tangent, pairs_at(box, free_of_divergence(weights(160, 2, 6, 6))))
         pairs = pairs_at(box, free_of_divergence(weights(4, 2, 6, 6, seed=9)))
         kept = tangent.at(pairs).pull(free.flatten(1)).norm() / free.norm()
@@ -458,11 +463,11 @@ BOXES = {
     "a scalar with a gradient": box_of(pushed, LINE, SCALAR, CASE),
 }
 MODELS = {
-    "grid": lambda: learner(zo.GridTangent, 4, **QUICK),
-    "ring": lambda: learner(zo.GridTangent, 4, periodic=True, reach=2, **QUICK),
-    "stencil": lambda: zo.StencilTangent(2),
-    "mlp": lambda: learner(zo.MLPTangent, 8, output_map=True, **QUICK),
-    "kernel": lambda: zo.KernelTangent(),
+    "grid": lambda: learner(zo.tangents.GridTangent, 4, **QUICK),
+    "ring": lambda: learner(zo.tangents.GridTangent, 4, periodic=True, reach=2, **QUICK),
+    "stencil": lambda: zo.tangents.StencilTangent(2),
+    "mlp": lambda: learner(zo.tangents.MLPTangent, 8, output_map=True, **QUICK),
+    "kernel": lambda: zo.tangents.KernelTangent(),
 }
 
 
@@ -498,7 +503,11 @@ def smooth(u, case):
 def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(model):
     """The case, which carries no gradient, turns the sign of a response."""
     cells, rows = (16, 150) if model == "grid" else (3, 600)
-    tangent = learner(zo.GridTangent, 12, first_steps=300) if model == "grid" else zo.MLPTangent(64)
+    tangent = (
+        learner(zo.tangents.GridTangent, 12, first_steps=300)
+        if model == "grid"
+        else zo.tangents.MLPTangent(64)
+    )
     box = box_of(smooth, ArraySpec("u", (1, cells)), CASE)
     learn(
         tangent,
@@ -550,13 +559,13 @@ def test_ends_show_in_rows_so_few_that_a_wide_stencil_tells_them_all(rows, cells
 
 def test_what_was_measured_shows_and_what_was_set_stays():
     box = box_of(lambda u: u.roll(3, 2), ArraySpec("u", (1, 24)))
-    for tangent in (learner(zo.GridTangent, 4, **QUICK), zo.StencilTangent(2)):
+    for tangent in (learner(zo.tangents.GridTangent, 4, **QUICK), zo.tangents.StencilTangent(2)):
         before = repr(tangent)
         assert tangent.measured == {}
         learn(tangent, pairs_at(box, weights(60, 1, 24)))
         assert tangent.measured == {"reach": 3, "periodic": (True,)}
         assert repr(tangent) == before
-    tangent = zo.StencilTangent(2, periodic=False, reach=4)
+    tangent = zo.tangents.StencilTangent(2, periodic=False, reach=4)
     learn(tangent, pairs_at(box, weights(60, 1, 24)))
     assert tangent.measured == {"reach": 4, "periodic": (False,)}
 
@@ -595,7 +604,7 @@ def test_fit_is_learning_from_rows_that_are_there(model):
 
 
 def test_what_fit_refuses():
-    box, tangent = BOXES["one axis, a case"], learner(zo.MLPTangent, 8, **QUICK)
+    box, tangent = BOXES["one axis, a case"], learner(zo.tangents.MLPTangent, 8, **QUICK)
     u, case = drawn(box, 6, 0)
     y = quadratic(u, case)
     for inputs, outputs, settings, words in (
@@ -607,10 +616,10 @@ def test_what_fit_refuses():
         ([u * float("nan"), case], y, {"box": box}, "finite numbers, got none among 6"),
         ([u, case], y, {"box": box, "steps": 0}, "steps: expected a whole number >= 1"),
     ):
-        with pytest.raises(zo.ConfigurationError, match=words):
+        with pytest.raises(zo.errors.ConfigurationError, match=words):
             tangent.fit(inputs, outputs, **settings)
     tangent.fit([u, case], y, box=box, steps=2)
-    with pytest.raises(zo.ConfigurationError, match="A tangent stands for one box"):
+    with pytest.raises(zo.errors.ConfigurationError, match="A tangent stands for one box"):
         tangent.fit(u, y)
 
 
@@ -630,7 +639,7 @@ def test_rows_that_say_little_are_no_error(model, rows):
 
 @pytest.mark.parametrize("model", ["grid", "mlp"])
 def test_seeds_alone_decide_and_no_other_generator_moves(model):
-    kind = zo.GridTangent if model == "grid" else zo.MLPTangent
+    kind = zo.tangents.GridTangent if model == "grid" else zo.tangents.MLPTangent
     box, pulled = BOXES["one axis, a case"], []
     for seed, disturb in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(disturb)
@@ -685,7 +694,7 @@ def test_a_gradient_through_a_polynomial_box_is_autograds_from_the_first_step(dt
         network,
         objective(box),
         boxes=[box],
-        tangent=zo.StencilTangent(2, periodic=True, reach=2, ridge=1e-12),
+        tangent=zo.tangents.StencilTangent(2, periodic=True, reach=2, ridge=1e-12),
     )
     batch = weights(20, 1, 16).to(dtype)
     true = torch.autograd.grad(objective(box.function)(network, batch).mean(), list(network.parameters()))
@@ -699,7 +708,7 @@ def test_a_stencil_in_smooth_states_has_gradients_of_the_right_size():
     """Neighbours hardly differ there: over four calls a ridge of 1e-6 makes them 4,000 times too long."""
     solver = KuramotoSivashinsky(length=22.5, dt=0.25, steps=4)
     box = box_of(solver.advance, ArraySpec("u", solver.shape))
-    tangent, states = zo.StencilTangent(), [solver.start(8, seed=0)]
+    tangent, states = zo.tangents.StencilTangent(), [solver.start(8, seed=0)]
     for _ in range(4):
         states.append(solver(states[-1]))
     calls = [pairs_at(box, state) for state in states[:-1]]

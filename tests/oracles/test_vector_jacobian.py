@@ -85,13 +85,13 @@ def test_one_row_is_what_loss_gradient_finds_for_a_parameter(scheme):
 @pytest.mark.parametrize(("function", "scheme"), [(linear, "forward"), (quadratic, "antithetic")])
 def test_whole_orthogonal_sets_leave_no_randomness(function, scheme, q):
     x, v = problem_of(function)
-    grad = grad_by(function, zo.RowRGE(0.1, q, central=scheme != "forward"), x, v)
+    grad = grad_by(function, zo.box_gradient.RowRGE(0.1, q, central=scheme != "forward"), x, v)
     assert torch.allclose(grad, truth_of(function, x, v), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
     ("estimator", "q"),
-    [(zo.RGE, 3)] * 3 + [(zo.RowRGE, 3), (zo.RowRGE, 8)],
+    [(zo.RGE, 3)] * 3 + [(zo.box_gradient.RowRGE, 3), (zo.box_gradient.RowRGE, 8)],
     ids=["gaussian", "sphere", "rademacher", "orthogonal", "two sets"],
 )
 def test_unbiased_and_each_row_by_its_own_directions(estimator, q, request):
@@ -119,7 +119,7 @@ def test_a_basis_gives_the_part_of_the_gradient_in_its_space(distribution):
     x, v = x.detach().repeat(rows, 1, 1).requires_grad_(), v.repeat(rows, 1)
     basis = weights(2, 6, seed=20)
     projection = torch.linalg.pinv(basis) @ basis
-    estimator = zo.RowRGE(0.1, q, distribution, basis=zo.box_gradient.GivenBasis(basis))
+    estimator = zo.box_gradient.RowRGE(0.1, q, distribution, basis=zo.box_gradient.GivenBasis(basis))
     grad = grad_by(linear, estimator, x, v, seed=0).flatten(1)
     assert torch.allclose(grad @ projection, grad, atol=1e-10)
     error = grad - truth_of(linear, x, v).flatten(1) @ projection
@@ -131,7 +131,7 @@ def test_low_frequencies_give_the_part_of_the_gradient_that_scipy_leaves():
     shape, size = (2, 6, 5), 60
     mix = weights(size, 7, seed=5)
     x, v = weights(3, *shape).requires_grad_(), weights(3, 7, seed=6)
-    estimator = zo.RowRGE(0.1, q=18, basis=zo.DCTBasis(3))
+    estimator = zo.box_gradient.RowRGE(0.1, q=18, basis=zo.box_gradient.DCTBasis(3))
     grad = grad_by(lambda x: x.flatten(1) @ mix, estimator, x, v)
     cosines = dctn((v @ mix.T).view(3, *shape).numpy(), axes=(-2, -1), norm="ortho")
     cosines[..., 3:, :] = 0
@@ -142,14 +142,14 @@ def test_low_frequencies_give_the_part_of_the_gradient_that_scipy_leaves():
 
 @pytest.mark.parametrize("shapes", [((2, 6, 5),), ((4,), (), (3, 3))])
 def test_low_frequencies_are_orthonormal(shapes):
-    vectors = zo.DCTBasis(3).vectors(shapes)
+    vectors = zo.box_gradient.DCTBasis(3).vectors(shapes)
     assert vectors.shape[1] == sum(math.prod(shape) for shape in shapes)
     assert torch.allclose(vectors @ vectors.T, torch.eye(len(vectors)).double(), atol=1e-14)
 
 
 def test_orthogonal_sets_are_orthonormal_and_uniform():
     """The mean of 20,000 first vectors is zero, their mean square 1/5: |z| < 4.5 for 10 numbers (1e-4)."""
-    directions, factor = zo.RowRGE(1.0, q=5).draw(
+    directions, factor = zo.box_gradient.RowRGE(1.0, q=5).draw(
         20000, ((5,),), torch.float64, zo.estimators.Key(3).generator()
     )
     products = torch.einsum("qrs,prs->rqp", directions, directions)

@@ -206,12 +206,16 @@ def between(u: torch.Tensor) -> torch.Tensor:
     return confined(u + 0.2 * change, (False, False))
 
 
-def trained(limits, function, states: torch.Tensor) -> tuple[zo.GridTangent, zo.GridTangent]:
+def trained(
+    limits, function, states: torch.Tensor
+) -> tuple[zo.tangents.GridTangent, zo.tangents.GridTangent]:
     """A tangent after some steps, and another that goes on from its state."""
     limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", tuple(states.shape[1:]))
     box = box_of(function, spec)
-    tangents = [learner(zo.GridTangent, 8, reach=1, periodic=False, first_steps=50) for _ in range(2)]
+    tangents = [
+        learner(zo.tangents.GridTangent, 8, reach=1, periodic=False, first_steps=50) for _ in range(2)
+    ]
     for part in states.split(8):
         learn(tangents[0], pairs_at(box, part))
     tangents[1].load_state_dict(tangents[0].state_dict())

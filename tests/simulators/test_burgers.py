@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.burgers import Burgers1D
 
 

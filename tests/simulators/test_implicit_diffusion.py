@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import fsolve
 
-from blackbox import RowFailedError
+from blackbox.errors import RowFailedError
 from simulators.implicit_diffusion import ImplicitDiffusion
 from simulators.tridiagonal import solve_tridiagonal
 

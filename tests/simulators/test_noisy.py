@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import ConfigurationError
 from simulators.lorenz96 import Lorenz96
 from simulators.noisy import Noisy
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.oscillators import DoublePendulum, VanDerPol
 from tests.simulators.systems import assert_derivative_is_the_differences
 

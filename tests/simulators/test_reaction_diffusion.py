@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott, laplacian
 
 REACTIONS = {

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.shallow_water import ShallowWater
 
 

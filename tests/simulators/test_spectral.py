@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ConfigurationError, DtypeError, ShapeError
+from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from simulators.spectral import KuramotoSivashinskyETD, Vorticity, etd, resampled
 from tests.simulators.systems import assert_derivative_is_the_differences

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ConfigurationError, DtypeError, NotDifferentiableError, RowFailedError, ShapeError
+from blackbox.errors import ConfigurationError, DtypeError, NotDifferentiableError, RowFailedError, ShapeError
 from blackbox.registry_arguments import call
 from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
 from simulators.coupled_map_lattice import CoupledMapLattice

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blackbox import (
+from blackbox.errors import (
     ConfigurationError,
     InputError,
     NonFiniteInputError,

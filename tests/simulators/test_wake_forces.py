@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.wake_flow import Channel, Forces, WakeStep, viscosity
 from simulators.wake_flow.advection import ADVECTION
 from simulators.wake_flow.forces import DYNAMIC

@@ -8,7 +8,7 @@ import torch
 from phi.math import Solve
 
 from benchmarks.gpu.plain_phiflow import plain_step
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.wake_flow import Box, Channel, Cylinder, WakeFlow, WakeStep
 from simulators.wake_flow.geometry import CYLINDER, LENGTHS
 from simulators.wake_flow.staggered import divergence, start

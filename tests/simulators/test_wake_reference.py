@@ -11,7 +11,7 @@ import h5py
 import pytest
 import torch
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
 from simulators.wake_flow import (
     Channel,

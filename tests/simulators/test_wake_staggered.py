@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blackbox import ConfigurationError, ShapeError
+from blackbox.errors import ConfigurationError, ShapeError
 from simulators.wake_flow import Channel, WakeStep
 from simulators.wake_flow.staggered import divergence, downsample, start
 

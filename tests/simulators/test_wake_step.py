@@ -17,7 +17,7 @@ from benchmarks.gpu.plain_phiflow import (
     velocity_field,
     wrapped,
 )
-from blackbox import ConfigurationError, DtypeError, ShapeError
+from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from simulators.wake_flow import Box, Channel, Cylinder, WakeStep, staggered
 from simulators.wake_flow.advection import ADVECTION
 from simulators.wake_flow.staggered import divergence, start

@@ -62,7 +62,9 @@ def hook(event, args):
     elif event == "exec" and inside(args[0].co_filename):
         say("EXECUTED", args[0].co_filename)
     elif event in ("import", "ctypes.dlopen") and isinstance(args[-1] if event != "import" else args[1], str):
-        if inside(args[0] if event == "ctypes.dlopen" else args[1]):
+        # a library's bare name, such as libdl.so.2, is looked up by the system alone
+        by_name = event == "ctypes.dlopen" and os.sep not in args[0]
+        if not by_name and inside(args[0] if event == "ctypes.dlopen" else args[1]):
             say("LOADED", args[:2])
     elif event in ("os.listdir", "os.scandir") and inside(args[0] or "."):
         if str(sys._getframe(1).f_globals.get("__name__")).startswith("importlib"):

@@ -16,16 +16,8 @@ import pytest
 import torch
 
 import tasks
-from blackbox import (
-    ArraySpec,
-    BlackBoxFunction,
-    Budgeted,
-    BudgetError,
-    Cached,
-    ConfigurationError,
-    Ledger,
-    Parallel,
-)
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, Ledger, Parallel
+from blackbox.errors import BudgetError, ConfigurationError
 from tasks import Progress
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
@@ -125,7 +117,9 @@ def test_stages_of_a_loop_of_ones_own_have_a_budget_for_each_box(tmp_path):
             return {"loss": 1.0}
 
         kept = {"network": network}
-        return tasks.train(run, stage, steps=steps, step=step, state=kept, model="network", boxes=[box])
+        return tasks.methods.train(
+            run, stage, steps=steps, step=step, state=kept, model="network", boxes=[box]
+        )
 
     run = begun_run(tmp_path, "own", "demo", tasks.Config(), [0])
     train(run, "seed-0/one", Counting(), 20)

@@ -151,8 +151,8 @@ def test_the_first_lines_name_the_tangent_of_each_box_and_why(toy, tmp_path, cap
 def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path, capsys):
     (tmp_path / "dead.py").write_text(
         "import tasks\nfrom tests.tasks.problems import Steering\nclass Dead(Steering):\n"
-        "    methods = {'cut': tasks.Method('As no-gradient.', lambda setup: None, "
-        "lambda problem, steps: tasks.Cost(steps, again=True))}\n"
+        "    methods = {'cut': tasks.methods.Method('As no-gradient.', lambda setup: None, "
+        "lambda problem, steps: tasks.methods.Cost(steps, again=True))}\n"
     )
     words = ["run", "dead.py", "--methods", "none", "no-gradient", "cut", "--calls", "1", "--dry-run"]
     assert toy(*words) == 0

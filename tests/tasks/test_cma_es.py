@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import BudgetError
 from blackbox.extras import MissingExtraError
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
 from tasks.methods.cma_es import LARGEST, CmaEs, ranked
-from zo import FailedQueriesError
-from zo.errors import EvaluatorWarning
+from zo.errors import EvaluatorWarning, FailedQueriesError
 from zo.estimators import Key
 
 needs_cma = pytest.mark.needs("cma")

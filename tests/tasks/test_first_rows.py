@@ -138,7 +138,7 @@ def test_answers_that_are_recalled_say_nothing_of_the_box(tmp_path, shared):
 
     (tmp_path / "factor").write_text("2.0")
     box = Opens(str(tmp_path / "factor"))
-    asked = zo.SharedRows(box, None) if shared else box
+    asked = zo.execution.SharedRows(box, None) if shared else box
     with first_rows.FirstRows(tmp_path, {"box": asked}).watching(), Recalls("data").used():
         assert asked(np.ones((3, 1))).tolist() == [[9.0]] * 3
     assert not (tmp_path / first_rows.FILE).exists()

@@ -13,10 +13,11 @@ import torch
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
-from tasks import Progress, train
+from tasks import Progress
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.folder import calls, checkpoint
 from tasks.folder.journal import Journal, journaled
+from tasks.methods import train
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
+from blackbox import ArraySpec, BlackBoxFunction, Parallel
+from blackbox.errors import BudgetError
 from tasks import Progress
 from tasks.command import commands
 from tasks.configuration import Count

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import Call, Hosted
+from blackbox.errors import RowFailedError
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import ProblemWarning

@@ -1,4 +1,4 @@
-"""A loop of one's own by `tasks.own_run` and `tasks.train`: its folder resumes and reports as any other."""
+"""A loop of one's own by `tasks.own_run` and `train`: its folder resumes and reports as any other."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def main():
                 optimizer.step()
                 return {"loss": loss.item()}
 
-            outcome = tasks.train(
+            outcome = tasks.methods.train(
                 run,
                 f"seed-{seed}/adam",
                 steps=settings.steps,

@@ -13,7 +13,8 @@ from typeguard import suppress_type_checks
 
 import tasks
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError, NotDifferentiableError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
 from tasks import Progress, Run
 from tasks.configuration import Count
@@ -30,8 +31,7 @@ from tasks.folder.terms import Terms
 from tasks.methods.shared import METHODS, student_loss
 from tasks.report import findings, html_report
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
-from zo import FailedQueriesError
-from zo.errors import ObjectiveError, ZeroGradientWarning
+from zo.errors import FailedQueriesError, ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
 
 CMA = ("cma-es", "sep-cma-es")
@@ -145,14 +145,14 @@ def test_no_gradient_is_autograd_with_the_box_cut_out(tmp_path):
     torch.manual_seed(0)
     network = problem.network()
     batch = problem.data.train(0, 0)
-    gradient = tasks.AutogradGradient(
+    gradient = tasks.methods.AutogradGradient(
         network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
     )
     with pytest.raises(NotApplicableError, match="what stands in the box's place"):
         gradient.backward(batch)
     assert all(weight.grad is None for weight in network.parameters())  # nothing reaches the weights here
     problem.objective = lambda network, batch: network(problem.box(network(batch))).square().mean(dim=1)
-    gradient = tasks.AutogradGradient(
+    gradient = tasks.methods.AutogradGradient(
         network, problem.objective, {problem.box: lambda z: problem.box.call(z.detach())}
     )
     gradient.backward(batch)  # beside the box there is a way
@@ -166,7 +166,7 @@ def test_a_gradient_of_zero_asks_whether_it_was_cut_at_the_box():
     def objective(network, wanted):
         return problem.objective(network, wanted) + 0 * network(wanted).sum(dim=1)
 
-    gradient = tasks.AutogradGradient(
+    gradient = tasks.methods.AutogradGradient(
         network, objective, {problem.box: lambda z: problem.box.call(z.detach())}
     )
     with pytest.warns(ZeroGradientWarning, match="flat, .* or cut, as no-gradient cuts it at the box"):
@@ -202,7 +202,7 @@ def test_a_gradient_that_is_zero_at_first_is_trained_along_and_counted_across_a_
     network = problem.network()
 
     def gradient(most=3):
-        return tasks.AutogradGradient(network, lambda n, w: w * n(w.new_ones(1, 3)).sum(), {}, most)
+        return tasks.methods.AutogradGradient(network, lambda n, w: w * n(w.new_ones(1, 3)).sum(), {}, most)
 
     flat, steep = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     one = gradient()
@@ -289,7 +289,7 @@ def test_a_method_that_is_not_applicable_with_one_seed_has_what_the_others_gave(
         return METHODS["cge"].train(setup)
 
     class Field(Steering):
-        methods = {"sometimes": tasks.Method("Has something to go by with seed 0.", one_seed)}  # noqa: RUF012
+        methods = {"sometimes": tasks.methods.Method("Has something to go by with seed 0.", one_seed)}  # noqa: RUF012
 
         def evaluate(self, network):
             return {"test loss": 0.5, "field": network(self.data.test)}
@@ -310,7 +310,7 @@ def test_where_no_method_is_applicable_the_report_says_that_alone(tmp_path):
         raise NotApplicableError("Nothing to go by.")
 
     class Cut(Steering):
-        methods = {"cut": tasks.Method("Has nothing to go by.", cut)}  # noqa: RUF012
+        methods = {"cut": tasks.methods.Method("Has nothing to go by.", cut)}  # noqa: RUF012
 
     page = go(Cut(), tmp_path, methods=["no-gradient", "cut"]).report.read_text()
     assert "cut is not applicable. Nothing to go by." in page and "no-gradient is not applicable." in page
@@ -847,10 +847,10 @@ def test_comparing_a_reference_changes_no_bit_of_the_training(tmp_path):
 
     def plain(setup):
         reference = {setup.problem.box: setup.problem.reference}
-        return setup.descend(tasks.AutogradGradient(setup.network, setup.objective, reference))
+        return setup.descend(tasks.methods.AutogradGradient(setup.network, setup.objective, reference))
 
     class Unchecked(Drops):
-        methods = {"plain": tasks.Method("As first-order, with nothing compared.", plain)}  # noqa: RUF012
+        methods = {"plain": tasks.methods.Method("As first-order, with nothing compared.", plain)}  # noqa: RUF012
 
     checked = go(Drops(), tmp_path / "1", methods=["first-order"])
     unchecked = go(Unchecked(), tmp_path / "2", methods=["plain"])
@@ -954,7 +954,7 @@ def test_a_box_that_nothing_stands_in_for_refuses_a_gradient():
         return problem.objective(network, wanted) + other(network(wanted)).square().mean(dim=1)
 
     stand = zo.differentiable(problem.box, zo.CGE(mu=1e-3))
-    gradient = tasks.AutogradGradient(network, objective, {problem.box: stand})
+    gradient = tasks.methods.AutogradGradient(network, objective, {problem.box: stand})
     with pytest.raises(NotDifferentiableError, match="cut from the graph"):
         gradient.backward(batch)
     assert all(weight.grad is None for weight in network.parameters())
@@ -969,14 +969,14 @@ def test_batches_in_the_place_of_what_gives_them_are_refused():
 
 def test_a_method_of_ones_own(tmp_path):
     def signs(setup):
-        gradient = tasks.AutogradGradient(
+        gradient = tasks.methods.AutogradGradient(
             setup.network, setup.objective, {setup.problem.box: lambda z: (z @ MATRIX.T).tanh()}
         )
         optimizer = torch.optim.SGD(setup.network.parameters())
         return setup.descend(gradient, optimizer=optimizer, rate=lambda step: 0.1)
 
     class Own(Steering):
-        methods = {"signs": tasks.Method("Descends along exact gradients.", signs)}  # noqa: RUF012
+        methods = {"signs": tasks.methods.Method("Descends along exact gradients.", signs)}  # noqa: RUF012
 
     run = go(Own(), tmp_path, methods=["none", "signs"])
     start, end = (row.value for row in run.result.table)

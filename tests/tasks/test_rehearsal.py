@@ -11,8 +11,8 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.words import duration
-from tasks import Cost, Method
 from tasks.configuration import Count
+from tasks.methods import Cost, Method
 from tasks.methods.shared import methods_named
 from tasks.planning import cost
 from tasks.planning.plan import plan_of

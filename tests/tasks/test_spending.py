@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tasks
-from blackbox import BudgetError
+from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import ConfigurationError
@@ -53,7 +53,9 @@ class Asking(Steering):
     """Methods of a user's own, of which one asks for what the problem knows: 70 rows of the box."""
 
     methods: ClassVar = {
-        name: tasks.Method("Ours.", lambda setup: None, lambda problem, steps: tasks.Cost(steps), **declared)
+        name: tasks.methods.Method(
+            "Ours.", lambda setup: None, lambda problem, steps: tasks.methods.Cost(steps), **declared
+        )
         for name, declared in {"plain": {}, "ours": {"learns_answers": True, "replays": True}}.items()
     }
 
@@ -78,12 +80,12 @@ class Surveyed(Steering):
     """A method whose rows do not depend on its steps."""
 
     methods: ClassVar = {
-        "survey": tasks.Method(
+        "survey": tasks.methods.Method(
             "All rows come first.",
             lambda setup: setup.descend(
                 tasks.methods.autograd.AutogradGradient(setup.network, setup.objective, {})
             ),
-            cost=lambda problem, steps: tasks.Cost(evaluations=20),
+            cost=lambda problem, steps: tasks.methods.Cost(evaluations=20),
         )
     }
 

@@ -140,7 +140,7 @@ def test_a_method_s_own_update_is_taken_whatever_the_rates(tmp_path):
         return setup.descend(gradient, optimizer=optimizer, update=update, replayed=True)
 
     class Bounded(Unvalidated):
-        methods: ClassVar = {"bounded": tasks.Method("Weights within .1.", bounded)}
+        methods: ClassVar = {"bounded": tasks.methods.Method("Weights within .1.", bounded)}
 
     run = go(Bounded(), tmp_path, methods=["bounded"], steps=2, replays=1, rates=(1, 4))
     assert float(weights(run, "bounded").abs().max()) <= 0.1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
-from tasks import Progress, train
+from tasks import Progress
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -19,6 +19,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.folder import checkpoint
+from tasks.methods import train
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedBatchError, NonFiniteGradientError, RanksError
 

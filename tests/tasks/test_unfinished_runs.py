@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 import tasks
-from blackbox import BudgetError
+from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import NotApplicableError, RunFolderError
@@ -37,7 +37,7 @@ def broken(setup):
 class Stopped(Steering):
     """A network says what to put into a box; one of its methods breaks."""
 
-    methods: ClassVar = {"broken": tasks.Method("Breaks.", broken)}
+    methods: ClassVar = {"broken": tasks.methods.Method("Breaks.", broken)}
 
     @dataclass(frozen=True)
     class Config(Steering.Config):

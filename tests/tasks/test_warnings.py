@@ -242,7 +242,7 @@ def test_a_loop_of_ones_own_notes_its_warnings(tmp_path):
 
     with tasks.own_run("pump", Steering.Config(), runs=tmp_path) as run:
         warnings.warn("Before.", Alarm, stacklevel=1)
-        outcome = tasks.train(
+        outcome = tasks.methods.train(
             run, "seed-0/adam", steps=3, step=step, state={"m": model}, model="m", progress=Progress()
         )
         run.finish([tasks.Row.of(outcome, {"test error": 1.0})])

@@ -1,4 +1,4 @@
-"""Problems small enough for tests, and a loop of one's own around `tasks.train`."""
+"""Problems small enough for tests, and a loop of one's own around `tasks.methods.train`."""
 
 import os
 import signal
@@ -10,8 +10,9 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
-from tasks import Progress, Run, train
+from tasks import Progress, Run
 from tasks.configuration import Count, NotNegative, Positive
+from tasks.methods import train
 from tasks.workers import group
 from zo.estimators import Key
 

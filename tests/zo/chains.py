@@ -7,8 +7,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from zo import TrustPolicy
-from zo.tangents import CallPairs
+from zo.tangents import CallPairs, TrustPolicy
 
 X = ArraySpec("x", (4,))
 QUICK = TrustPolicy(check_every=None, average=3)

@@ -36,7 +36,7 @@ def made(
         lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
         boxes=[box],
         tangent=tangent,
-        **{"clip": None, "replays": 2, "trust_policy": zo.TrustPolicy(check_every=None), **settings},
+        **{"clip": None, "replays": 2, "trust_policy": zo.tangents.TrustPolicy(check_every=None), **settings},
     )
     optimizer = adam(gradient.parameters.tensors, lr=rate)
     return zo.RatePopulation(gradient, optimizer, factors), gradient, optimizer

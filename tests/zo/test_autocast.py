@@ -60,7 +60,7 @@ def test_checks_that_16_bits_round_away_buy_nothing_and_are_said_once():
     """The loss changed by 0 times what the gradient says, and trust was lost."""
     network, box = make_network(), FromTorch(function, *SPECS)
     optimizer = torch.optim.SGD(network.parameters(), 0.05)
-    policy = zo.TrustPolicy(check_every=1, agreement=0.9)  # rounding alone is more than a tenth
+    policy = zo.tangents.TrustPolicy(check_every=1, agreement=0.9)  # rounding alone is more than a tenth
     exact, objective = zo.tangents.ModelTangent(function), in_16_bits(box)
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=exact, trust_policy=policy)
     with warnings.catch_warnings(record=True) as said:
@@ -88,7 +88,7 @@ def test_frozen_layers_in_16_bits_in_front_of_the_network_hide_no_fault():
     def objective(network, batch):
         return in_16_bits(box, enabled=False)(network, (encoder(batch[0].bfloat16()).float(), batch[1]))
 
-    wrong, policy = zo.tangents.ModelTangent(lambda z: -function(z)), zo.TrustPolicy(check_every=1)
+    wrong, policy = zo.tangents.ModelTangent(lambda z: -function(z)), zo.tangents.TrustPolicy(check_every=1)
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=wrong, trust_policy=policy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -94,16 +94,16 @@ ERRORS = {
         zo.errors.ObjectiveError,
         ["Linear", "float16"],
     ),
-    "no memory": ({"memory": 0}, zo.ConfigurationError, ["memory", ">= 1"]),
-    "no chunk": ({"chunk": 0}, zo.ConfigurationError, ["chunk", ">= 1"]),
+    "no memory": ({"memory": 0}, zo.errors.ConfigurationError, ["memory", ">= 1"]),
+    "no chunk": ({"chunk": 0}, zo.errors.ConfigurationError, ["chunk", ">= 1"]),
     "a closure, stacked": (
         {"objective": lambda: torch.zeros(3), "evaluator": "stacked"},
-        zo.ConfigurationError,
+        zo.errors.ConfigurationError,
         ["'loop'", "closure", "objective(network, batch)"],
     ),
     "a closure, Stacked": (
         {"objective": lambda: torch.zeros(3), "evaluator": Stacked()},
-        zo.ConfigurationError,
+        zo.errors.ConfigurationError,
         ["'loop'", "closure"],
     ),
     "a closure with a batch": (
@@ -113,7 +113,7 @@ ERRORS = {
     ),
     "stacked by name of no evaluator": (
         {"evaluator": "stack"},
-        zo.ConfigurationError,
+        zo.errors.ConfigurationError,
         ["'stacked'", "'stack'"],
     ),
 }
@@ -155,7 +155,9 @@ FALLBACKS = {
 @pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("objective", FALLBACKS.values(), ids=FALLBACKS)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=5)], ids=["cge", "rge"])
-@pytest.mark.filterwarnings("ignore::zo.NoiseWarning")  # scaled by the batch, the mean loss is constant
+@pytest.mark.filterwarnings(
+    "ignore::zo.errors.NoiseWarning"
+)  # scaled by the batch, the mean loss is constant
 def test_what_cannot_be_stacked_runs_in_loop_with_one_warning(objective, estimator):
     gradients = []
     for evaluator in ("loop", "auto"):
@@ -165,12 +167,12 @@ def test_what_cannot_be_stacked_runs_in_loop_with_one_warning(objective, estimat
         if evaluator == "loop":
             gradient.backward(batch_of())
         else:
-            with pytest.warns(zo.EvaluatorWarning, match="loop is used from here on") as caught:
+            with pytest.warns(zo.errors.EvaluatorWarning, match="loop is used from here on") as caught:
                 gradient.backward(batch_of())
                 network.zero_grad()
                 gradient.counts.steps = 0  # the same draws
                 gradient.backward(batch_of())
-            assert len([warning for warning in caught if warning.category is zo.EvaluatorWarning]) == 1
+            assert len([warning for warning in caught if warning.category is zo.errors.EvaluatorWarning]) == 1
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
     assert torch.equal(*gradients)
 
@@ -268,14 +270,16 @@ class CastInside(nn.Module):
 
 
 @pytest.mark.quick_cases(2)
-@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 @pytest.mark.parametrize("where", ["behind", "autocast"])
 def test_16_bits_inside_of_a_forward_behind_perturbed_weights_are_told(where, evaluator):
     network, objective = CastInside(where), zo.OutputLoss(squared)
     gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), parameters="own.*", evaluator=evaluator)
     batch = torch.randn(8, 6), torch.zeros(8, 6)
-    with pytest.warns(zo.NoiseWarning, match=r"expected float32 or float64 between .* got bfloat16 from"):
+    with pytest.warns(
+        zo.errors.NoiseWarning, match=r"expected float32 or float64 between .* got bfloat16 from"
+    ):
         gradient.backward(batch)
 
 

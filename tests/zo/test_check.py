@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, OutputError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import OutputError
 from tests.networks import UNSTACKABLE
 from tests.networks.case import INPUTS
 from tests.networks.keeping import Counting
@@ -42,11 +43,11 @@ def test_falls_back_to_loop_with_one_warning_and_to_its_bits(name):
         network, batch = case.make().double(), torch.randn(4, 5, 3).double()
         gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), evaluator=evaluator)
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", zo.EvaluatorWarning)
+            warnings.simplefilter("always", zo.errors.EvaluatorWarning)
             torch.manual_seed(1)  # of what a network draws itself
             gradient.backward(batch)
             gradient.backward(batch)
-        said = [str(w.message) for w in caught if w.category is zo.EvaluatorWarning]
+        said = [str(w.message) for w in caught if w.category is zo.errors.EvaluatorWarning]
         assert len(said) == (evaluator == "stacked")
         assert all("Stacked" in words and case.word in words for words in said)
         gradients.append(torch.cat([p.grad.flatten() / 2 for p in network.parameters()]))
@@ -79,7 +80,7 @@ def test_noise_of_the_objective_is_not_taken_for_a_fault():
         return mean_square(network, batch) + 1e-3 * noise
 
     gradient = zo.LossGradient(nn.Linear(3, 2), noisy, zo.CGE(0.1, central=True), evaluator="stacked")
-    with pytest.warns(zo.NoiseWarning):
+    with pytest.warns(zo.errors.NoiseWarning):
         gradient.backward(torch.randn(40, 3))
     assert serving(gradient) == {"Stacked"}
 
@@ -94,7 +95,7 @@ def test_an_error_in_the_objective_itself_is_not_hidden():
 
 def test_loop_stays_in_use_after_a_fall_back():
     gradient = zo.LossGradient(Transposing(), mean_square, zo.CGE(1e-3), evaluator="stacked")
-    with pytest.warns(zo.EvaluatorWarning):
+    with pytest.warns(zo.errors.EvaluatorWarning):
         gradient.backward(torch.randn(4, 5, 3))
     assert serving(gradient) == {"Loop"}
 
@@ -111,7 +112,7 @@ def penalised(network, batch):
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=4)], ids=["cge", "rge"])
 def test_a_weight_read_outside_its_layer_is_found_however_little_it_does(network, objective, estimator):
     before = [p.detach().clone() for p in network.parameters()]
-    with pytest.warns(zo.EvaluatorWarning, match="read outside its layer"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match="read outside its layer"):
         gradient = zo.LossGradient(network, objective, estimator, evaluator="stacked")
         gradient.backward(torch.randn(4, 3))
     assert serving(gradient) == {"Loop"}
@@ -135,7 +136,7 @@ def test_a_box_that_is_down_after_the_base_is_no_fault_of_the_objective(how):
     gradient = zo.LossGradient(nn.Linear(3, 2), goes_down, zo.CGE(1e-3), evaluator="stacked")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises((zo.FailedQueriesError, ConnectionError)):
+        with pytest.raises((zo.errors.FailedQueriesError, ConnectionError)):
             gradient.backward(torch.randn(4, 3))
 
 
@@ -162,7 +163,7 @@ def test_a_chunk_that_cannot_run_at_a_later_step_is_evaluated_in_another_way():
         batch = torch.randn(2, length, 2).double()
         expected = torch.autograd.grad(mean_square(network, batch).mean(), network.parameters())
         if length == 22:
-            with pytest.warns(zo.EvaluatorWarning, match="Stacked cannot serve: it could not run"):
+            with pytest.warns(zo.errors.EvaluatorWarning, match="Stacked cannot serve: it could not run"):
                 gradient.backward(batch)
         else:
             gradient.backward(batch)
@@ -205,7 +206,7 @@ def test_a_weight_that_is_read_outside_its_layer_from_a_later_step_on_is_found_a
         slow.zero_grad()
         truth.backward(batch)
         if step == 2:
-            with pytest.warns(zo.EvaluatorWarning, match="read outside its layer"):
+            with pytest.warns(zo.errors.EvaluatorWarning, match="read outside its layer"):
                 fast.backward(batch)
         else:
             fast.backward(batch)
@@ -295,7 +296,7 @@ def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
     chosen = [name for name, _ in network.named_parameters()].index(names[number])
     estimator = zo.CGE(1e-3, zo.RandomCoordinates(5))
     gradient = zo.LossGradient(network, CLASSIFIED, estimator, evaluator=Off())
-    with pytest.warns(zo.EvaluatorWarning, match=f"Off disagreed with loop for {names[number]}"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match=f"Off disagreed with loop for {names[number]}"):
         gradient.backward(batch)
 
 
@@ -314,9 +315,11 @@ def test_the_check_is_repeated_at_recorded_steps_and_counted():
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_state_outside_of_torch_is_told_with_the_size_of_its_noise(evaluator):
     gradient = zo.LossGradient(Counting(), mean_square, zo.CGE(1e-3), evaluator=evaluator)
-    with pytest.warns(zo.NoiseWarning, match="at the same weights.*differ by .*differences that mu makes"):
+    with pytest.warns(
+        zo.errors.NoiseWarning, match="at the same weights.*differ by .*differences that mu makes"
+    ):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", zo.EvaluatorWarning)
+            warnings.simplefilter("ignore", zo.errors.EvaluatorWarning)
             gradient.backward(torch.randn(6, 3))
 
 
@@ -339,7 +342,7 @@ def test_weights_that_a_forward_writes_are_written_once_a_step(write, evaluator)
     values = [p.detach().clone().requires_grad_() for p in trained]
     truth = torch.autograd.grad(at(*values), values)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", zo.EvaluatorWarning)
+        warnings.simplefilter("ignore", zo.errors.EvaluatorWarning)
         zo.LossGradient(network, mean_square, zo.CGE(1e-6, central=True), evaluator=evaluator).backward(batch)
     for p, slope in zip(trained, truth, strict=True):
         assert torch.allclose(p.grad, slope, atol=1e-8)
@@ -369,7 +372,7 @@ def test_the_rounding_of_a_part_in_float32_is_not_taken_for_a_fault_behind_float
         estimator = zo.CGE(1e-3, zo.RandomCoordinates(20))
         gradient = zo.LossGradient(NarrowInside(), mean_square, estimator, evaluator="stacked")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", zo.EvaluatorWarning)
+            warnings.simplefilter("error", zo.errors.EvaluatorWarning)
             for _ in range(3):
                 gradient.backward(torch.randn(32, 4).double())
 
@@ -394,7 +397,7 @@ def test_a_row_between_two_values_of_a_box_that_rounds_is_not_taken_for_a_fault(
 
     gradient = zo.LossGradient(network, jumping, zo.CGE(1e-3, central=True), evaluator=AnotherOrder())
     with warnings.catch_warnings():
-        warnings.simplefilter("error", zo.EvaluatorWarning)
+        warnings.simplefilter("error", zo.errors.EvaluatorWarning)
         for _ in range(step + 1):
             gradient.backward(torch.ones(5, 1))
         edge = torch.tensor(0.5) + 1e-2
@@ -412,9 +415,9 @@ def test_a_warning_names_the_evaluator_once():
             return lambda queries: right(queries) * (1.0 if queries.steps.abs().min() > 2e-3 else 1.1)
 
     gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CGE(1e-3), evaluator=Mixing(), chunk=4)
-    with pytest.warns(zo.EvaluatorWarning, match="queries of a step") as caught:
+    with pytest.warns(zo.errors.EvaluatorWarning, match="queries of a step") as caught:
         gradient.backward(torch.randn(5, 3))
-    words = [str(warning.message) for warning in caught if warning.category is zo.EvaluatorWarning]
+    words = [str(warning.message) for warning in caught if warning.category is zo.errors.EvaluatorWarning]
     assert len(words) == 1 and words[0].count("Mixing") == 1
 
 
@@ -486,7 +489,7 @@ def test_a_fault_is_found_also_where_the_box_bears_no_long_step(bears):
     gradient = zo.LossGradient(
         network, lambda n, x: box(n(x)).square().mean(dim=1), zo.CGE(1e-3), evaluator=Off()
     )
-    with pytest.warns(zo.EvaluatorWarning, match=r"Off disagreed with loop for (weight|bias)"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match=r"Off disagreed with loop for (weight|bias)"):
         gradient.backward(torch.rand(5, 4).double())
 
 

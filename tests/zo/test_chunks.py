@@ -126,7 +126,9 @@ def test_a_resumed_run_keeps_the_chunk_whatever_its_own_memory():
     before_any_step = make()
     before_any_step.load_state_dict(make(chunk=9).state_dict() | {"chunk": None})
     assert before_any_step.chunk is None
-    with pytest.raises(zo.ConfigurationError, match=f"chunk=3, got one with {first.chunk}. Leave chunk out"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=f"chunk=3, got one with {first.chunk}. Leave chunk out"
+    ):
         make(chunk=3).load_state_dict(first.state_dict())
 
 

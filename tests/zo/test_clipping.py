@@ -72,7 +72,7 @@ class Network(nn.Module):
         return self.inner(x)
 
 
-class Wild(zo.MLPTangent):
+class Wild(zo.tangents.MLPTangent):
     """Is wrong by a factor in one step."""
 
     factor = 1.0
@@ -156,7 +156,9 @@ def test_a_derivative_that_is_given_is_never_shortened():
 
 @pytest.mark.parametrize("clip", [0.5, math.nan, "2"])
 def test_a_bound_below_the_median_is_refused(clip):
-    with pytest.raises(zo.ConfigurationError, match="TangentGradient, clip: expected a finite number >= 1"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match="TangentGradient, clip: expected a finite number >= 1"
+    ):
         descend(0, clip=clip)
 
 
@@ -185,7 +187,7 @@ def accumulated(clip, sizes, zero, steps=12, hook=None):
         network,
         lambda net, batch: (box(net(batch[0])) - batch[1]).square().mean(dim=1),
         boxes=[box],
-        tangent=learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1),
+        tangent=learner(zo.tangents.MLPTangent, 8, first_steps=3, steps_per_step=1),
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
         clip=clip,
     )
@@ -369,7 +371,7 @@ def test_a_state_from_before_a_layer_was_unfrozen_goes_on():
 
     def gradient():
         chosen = [name for name, weight in network.named_parameters() if weight.requires_grad]
-        tangent = zo.MLPTangent(8)  # of gradients by values the long ones are shortened
+        tangent = zo.tangents.MLPTangent(8)  # of gradients by values the long ones are shortened
         return zo.TangentGradient(
             network, lambda n, x: box(n(x)).sum(dim=1), boxes=[box], tangent=tangent, parameters=chosen
         )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import zo
-from blackbox import ArraySpec, DefinitionError
+from blackbox import ArraySpec
+from blackbox.errors import DefinitionError
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import TangentError
 from zo.tangents import ModelTangent
@@ -112,7 +113,7 @@ def test_models_learn_nothing_of_copies():
     gradient = zo.TangentGradient(network, objective_of(box), boxes=[box])
     gradient.backward(weights(6, 3, seed=3))
     assert pairs_of(box).outputs == (X,)
-    tangent = zo.MLPTangent(seed=0)
+    tangent = zo.tangents.MLPTangent(seed=0)
     x, u = weights(20, 3, seed=4), weights(20, 2, seed=5)
     tangent.fit((x, u), (moved(x, u), u), steps=2, box=box)
 
@@ -139,13 +140,13 @@ def test_an_input_is_no_copy():
 
 def test_where_nothing_goes_by_copies_they_are_refused():
     with pytest.raises(zo.errors.ConfigurationError, match="u_before"):
-        zo.differentiable(box_of(), tangent=zo.MLPTangent())
-    assert zo.differentiable(box_of(), zo.RowRGE(mu=1e-4, q=2)) is not None
+        zo.differentiable(box_of(), tangent=zo.tangents.MLPTangent())
+    assert zo.differentiable(box_of(), zo.box_gradient.RowRGE(mu=1e-4, q=2)) is not None
 
 
 def test_a_state_from_before_an_output_was_a_copy_is_refused():
     def gradient(outputs):
-        box, tangent = box_of(outputs), zo.MLPTangent(seed=0)
+        box, tangent = box_of(outputs), zo.tangents.MLPTangent(seed=0)
         return zo.TangentGradient(network_of(), objective_of(box), boxes=[box], tangent=tangent, seed=0)
 
     before = gradient((X, dataclasses.replace(BEFORE, copy_of=None)))

@@ -1,4 +1,4 @@
-"""`zo.custom_op`: one node of a compiled graph, with the bits of `zo.differentiable`."""
+"""`zo.box_gradient.custom_op`: one node of a compiled graph, with the bits of `zo.differentiable`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, InputError, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import InputError, RowFailedError
 from zo.errors import ConfigurationError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
@@ -51,8 +52,8 @@ def pump_inputs(*leading: int, dtype: torch.dtype = torch.float64) -> tuple[Tens
 
 ESTIMATORS = {
     "cge": lambda: dict(estimator=zo.CGE(mu=1e-4, central=True)),
-    "directions": lambda: dict(estimator=zo.RowRGE(mu=1e-4, q=3)),
-    "tangent": lambda: dict(tangent=zo.KernelTangent()),
+    "directions": lambda: dict(estimator=zo.box_gradient.RowRGE(mu=1e-4, q=3)),
+    "tangent": lambda: dict(tangent=zo.tangents.KernelTangent()),
 }
 
 
@@ -61,7 +62,7 @@ ESTIMATORS = {
 @pytest.mark.parametrize("recorded", [False, True])
 def test_torch_s_own_check_of_operators(leading, recorded):
     solver = zo.differentiable(Pump(), zo.CGE(mu=1e-4), seed=0)
-    zo.custom_op(solver, "tests::checked")
+    zo.box_gradient.custom_op(solver, "tests::checked")
     # Recorded calls have numbers, so that no two of them are equal, as the check of compiled ones wants.
     some = ("test_schema", "test_autograd_registration", "test_faketensor")
     checks = some if recorded else (*some, "test_aot_dispatch_dynamic")
@@ -107,14 +108,14 @@ def test_steps_have_the_bits_of_the_box_made_differentiable(how, estimator):
         return [losses, list(network.parameters())], solver.counts
 
     expected, spent = train(lambda solver: solver, False)
-    results, counted = train(zo.custom_op, how != "plain")
+    results, counted = train(zo.box_gradient.custom_op, how != "plain")
     torch.testing.assert_close(results, expected, rtol=0, atol=0)
     assert counted == spent and spent.calls == 6
 
 
 def test_functional_transforms():
     solver = zo.differentiable(Wave(), zo.CGE(mu=1e-4, central=True), seed=0)
-    solve = zo.custom_op(solver)
+    solve = zo.box_gradient.custom_op(solver)
     x = torch.randn(5, 3, dtype=torch.float64)
     cotangent = torch.randn(5, 3, dtype=torch.float64)
     leaf = x.clone().requires_grad_()
@@ -127,7 +128,7 @@ def test_functional_transforms():
 
 
 def test_batches_of_other_sizes_do_not_compile_anew_for_ever():
-    solve = zo.custom_op(zo.differentiable(Wave(), zo.CGE(mu=1e-4), seed=0))
+    solve = zo.box_gradient.custom_op(zo.differentiable(Wave(), zo.CGE(mu=1e-4), seed=0))
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: solve(2 * x), backend="aot_eager", fullgraph=True, dynamic=True)
     for rows in (2, 3, 5, 8):
@@ -137,7 +138,7 @@ def test_batches_of_other_sizes_do_not_compile_anew_for_ever():
 
 def test_numpy_arrays_and_tensors_without_gradient_are_values():
     solver = zo.differentiable(Wave(), zo.CGE(mu=1e-4), seed=0)
-    solve = zo.custom_op(solver)
+    solve = zo.box_gradient.custom_op(solver)
     x = np.ones((2, 3))
     assert isinstance(solve(x), np.ndarray) and np.array_equal(solve(x), Wave()(x))
     assert not solve(torch.ones(2, 3)).requires_grad and solver.counts.calls == 0
@@ -146,12 +147,12 @@ def test_numpy_arrays_and_tensors_without_gradient_are_values():
 def test_a_name_that_is_taken_here_is_replaced():
     x = torch.ones(1, 3)
     for box in (Wave(), Wave()):
-        solve = zo.custom_op(zo.differentiable(box, zo.CGE(mu=1e-4)), "tests::again")
+        solve = zo.box_gradient.custom_op(zo.differentiable(box, zo.CGE(mu=1e-4)), "tests::again")
         assert torch.equal(solve(x), torch.as_tensor(Wave()(x.numpy()))) and box.ledger.rows_run == 1
 
 
 def test_failed_rows_and_wrong_shapes_are_the_box_s_own_errors():
-    solve = zo.custom_op(zo.differentiable(Pump(), zo.CGE(mu=1e-4)))
+    solve = zo.box_gradient.custom_op(zo.differentiable(Pump(), zo.CGE(mu=1e-4)))
     x, gain, k = pump_inputs(4)
     with pytest.raises(RowFailedError, match="nine"):
         solve(x + 90, gain, k)
@@ -161,7 +162,7 @@ def test_failed_rows_and_wrong_shapes_are_the_box_s_own_errors():
 
 @suppress_type_checks
 def wrongly(solver: Any, name: Any = None) -> None:
-    zo.custom_op(solver, name)
+    zo.box_gradient.custom_op(solver, name)
 
 
 def test_what_it_refuses():
@@ -174,6 +175,8 @@ def test_what_it_refuses():
         with pytest.raises(ConfigurationError, match="custom_op, name"):
             wrongly(solver, name)
     x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
-    gradient = torch.autograd.grad(zo.custom_op(solver)(x).square().sum(), x, create_graph=True)[0]
+    gradient = torch.autograd.grad(zo.box_gradient.custom_op(solver)(x).square().sum(), x, create_graph=True)[
+        0
+    ]
     with pytest.raises(zo.errors.DerivativeError, match="double backward"):
         gradient.square().sum().backward()

@@ -31,7 +31,7 @@ SAID = [
         "CGE(mu=0.001, sparsity=RandomCoordinates(size=5), central=True)",
     ),
     (
-        zo.RGE(1e-3, 4, sparsity=zo.FixedCoordinates(torch.tensor([1, 2]))),
+        zo.RGE(1e-3, 4, sparsity=zo.estimators.FixedCoordinates(torch.tensor([1, 2]))),
         "RGE(mu=0.001, q=4, sparsity=FixedCoordinates(indices=tensor([1, 2])))",
     ),
 ]
@@ -59,7 +59,7 @@ OTHERS = [
 @pytest.mark.parametrize("other", OTHERS, ids=str)
 def test_the_state_of_another_estimator_is_refused_by_name(other):
     state = gradient(zo.CGE(mu=1e-3)).state_dict()
-    with pytest.raises(zo.ConfigurationError) as caught:
+    with pytest.raises(zo.errors.ConfigurationError) as caught:
         gradient(other).load_state_dict(state)
     assert gradient(other).state_dict()["estimator"] in str(caught.value)
     assert "got one with CGE(mu=0.001)" in str(caught.value)

@@ -16,13 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, BlackBoxError, Budgeted, BudgetError, RowFailedError
+from blackbox import ArraySpec, BlackBoxError, Budgeted
+from blackbox.errors import BudgetError, RowFailedError
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, weights
 
 CGE = zo.CGE(1e-5, central=True)
 RGE = zo.RGE(1e-4, q=5)
-ESTIMATORS = [CGE, zo.CGE(1e-5), RGE, zo.RowRGE(1e-4, 3, central=True)]
+ESTIMATORS = [CGE, zo.CGE(1e-5), RGE, zo.box_gradient.RowRGE(1e-4, 3, central=True)]
 
 
 def gradient_of(solver, x: torch.Tensor, v: torch.Tensor | None = None) -> torch.Tensor:
@@ -100,7 +101,7 @@ def test_only_inputs_that_need_a_gradient_are_perturbed(estimator):
 
 @pytest.mark.parametrize(
     ("estimator", "queries"),
-    [(CGE, 8), (zo.CGE(1e-4), 4), (RGE, 5), (zo.RowRGE(1e-4, 3, central=True), 6)],
+    [(CGE, 8), (zo.CGE(1e-4), 4), (RGE, 5), (zo.box_gradient.RowRGE(1e-4, 3, central=True), 6)],
 )
 def test_one_call_forward_one_call_backward(estimator, queries):
     box = Sine()
@@ -134,7 +135,7 @@ def test_numbers_in_and_out():
     """Rows without axes of their own."""
     box = FromTorch(lambda a, b: a.sin() * b, (ArraySpec("a", ()), ArraySpec("b", ())), (ArraySpec("y", ()),))
     a, b = (weights(5, seed=seed).requires_grad_() for seed in (0, 1))
-    zo.differentiable(box, zo.RowRGE(1e-5, 2, central=True))(a, b).square().sum().backward()
+    zo.differentiable(box, zo.box_gradient.RowRGE(1e-5, 2, central=True))(a, b).square().sum().backward()
     truth = torch.autograd.grad((a.sin() * b).square().sum(), (a, b))
     assert torch.allclose(a.grad, truth[0], atol=1e-8)
     assert torch.allclose(b.grad, truth[1], atol=1e-8)
@@ -302,7 +303,7 @@ def exponential_within(limit: float, side: int) -> FromTorch:
 @pytest.mark.parametrize("mu", [0.1, 0.01, 0.001])
 @pytest.mark.parametrize("estimator", ["cge", "rge"])
 def test_at_the_edge_of_a_domain_a_central_slope_is_no_worse_than_inside(estimator, mu, side):
-    rule = zo.CGE(mu, central=True) if estimator == "cge" else zo.RowRGE(mu, 2, central=True)
+    rule = zo.CGE(mu, central=True) if estimator == "cge" else zo.box_gradient.RowRGE(mu, 2, central=True)
     x = torch.tensor([[0.3], [side * 1.0], [0.5]], dtype=torch.float64)
     solver = zo.differentiable(exponential_within(1.0, side), rule, seed=0, max_dropped=0.2)
     grad = gradient_of(solver, x)
@@ -330,7 +331,9 @@ def test_a_row_none_of_whose_forward_queries_succeeded_is_asked_the_other_way(di
     x[3] = 1.9999999
     found = []
     for seed in range(8):
-        solver = zo.differentiable(sine_within(2.0, 1, 1), zo.RowRGE(1e-5, 1, distribution), seed=seed)
+        solver = zo.differentiable(
+            sine_within(2.0, 1, 1), zo.box_gradient.RowRGE(1e-5, 1, distribution), seed=seed
+        )
         found.append((gradient_of(solver, x)[3, 0], solver.counts.dropped))
     assert {dropped for _, dropped in found} == {0, 1}
     if distribution != "gaussian":  # of one number these are its derivative, to curvature
@@ -360,7 +363,9 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
     x[3, 2] = side * 1.9989  # lost where |u| > 1.1
     central = scheme != "forward"
     box = sine_within(2.0, side)
-    solver = zo.differentiable(box, zo.RowRGE(mu, q, "gaussian", central), seed=4, max_dropped=0.2)
+    solver = zo.differentiable(
+        box, zo.box_gradient.RowRGE(mu, q, "gaussian", central), seed=4, max_dropped=0.2
+    )
     grad = gradient_of(solver, x)
     asked = box.asked[1][0].view(-1, 5, 4)  # queries, rows, numbers
     y = torch.sin(1.3 * asked).sum(dim=-1)
@@ -390,7 +395,9 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
 def test_too_many_failed_queries_are_an_error():
     x = torch.full((5, 4), 1.99999).requires_grad_()
     solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3, central=True))
-    with pytest.raises(zo.FailedQueriesError, match=r"at most 10% of 40 perturbed rows to fail, 20 did"):
+    with pytest.raises(
+        zo.errors.FailedQueriesError, match=r"at most 10% of 40 perturbed rows to fail, 20 did"
+    ):
         solver(x).sum().backward()
     assert x.grad is None
     assert solver.counts.dropped == 20
@@ -430,7 +437,9 @@ def train(steps: int, solver, network, optimizer) -> list[torch.Tensor]:
 def make_training(seed: int = 0):
     torch.manual_seed(0)
     network = nn.Linear(4, 4)
-    solver = zo.differentiable(Sine(), zo.RowRGE(1e-2, 3, basis=zo.DCTBasis(2)), seed=seed)
+    solver = zo.differentiable(
+        Sine(), zo.box_gradient.RowRGE(1e-2, 3, basis=zo.box_gradient.DCTBasis(2)), seed=seed
+    )
     return solver, network, torch.optim.Adam(network.parameters(), 0.01)
 
 
@@ -575,21 +584,24 @@ BAD = [
     (lambda: ok(seed=0)().load_state_dict(ok(seed=3)().state_dict()), ["seed=0", "got one with 3"]),
     (lambda: ok()().load_state_dict(ok(seed=3)().state_dict()), ["seed=None", "got one with 3"]),
     (lambda: ok(seed=3)().load_state_dict(ok()().state_dict()), ["seed=3", "got one with None"]),
-    (lambda: zo.RowRGE(0.0, 2), ["mu", "> 0"]),
-    (lambda: zo.RowRGE(1e-3, 0), ["q", ">= 1"]),
-    (lambda: zo.RowRGE(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
-    (lambda: zo.RowRGE(**DIRECTIONS, central="both"), ["central", "both", "True"]),
-    (lambda: zo.RowRGE(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
-    (lambda: zo.DCTBasis(0), ["modes", ">= 1"]),
-    (lambda: zo.DCTBasis(2, axes=0), ["axes", ">= 1"]),
+    (lambda: zo.box_gradient.RowRGE(0.0, 2), ["mu", "> 0"]),
+    (lambda: zo.box_gradient.RowRGE(1e-3, 0), ["q", ">= 1"]),
+    (lambda: zo.box_gradient.RowRGE(**DIRECTIONS, distribution="cauchy"), ["orthogonal", "cauchy"]),
+    (lambda: zo.box_gradient.RowRGE(**DIRECTIONS, central="both"), ["central", "both", "True"]),
+    (lambda: zo.box_gradient.RowRGE(**DIRECTIONS, basis=torch.eye(4)), ["a Basis", "Tensor", "GivenBasis"]),
+    (lambda: zo.box_gradient.DCTBasis(0), ["modes", ">= 1"]),
+    (lambda: zo.box_gradient.DCTBasis(2, axes=0), ["axes", ">= 1"]),
     (lambda: zo.box_gradient.GivenBasis(torch.ones(4)), ["shape (4,)", "Stack"]),
     (lambda: zo.box_gradient.GivenBasis(torch.full((2, 4), torch.nan)), ["finite", "NaN"]),
     (lambda: zo.box_gradient.GivenBasis(torch.ones(2, 4)), ["got 2 that span 1"]),
     (
-        backward(zo.RowRGE(**DIRECTIONS, basis=zo.box_gradient.GivenBasis(torch.eye(3)))),
+        backward(zo.box_gradient.RowRGE(**DIRECTIONS, basis=zo.box_gradient.GivenBasis(torch.eye(3)))),
         ["of 4 numbers", "of 3"],
     ),
-    (backward(zo.RowRGE(1e-4, 2), torch.full((2, 4), 1e5)), ["rounding", "float32", "1.0e+05", "scale="]),
+    (
+        backward(zo.box_gradient.RowRGE(1e-4, 2), torch.full((2, 4), 1e5)),
+        ["rounding", "float32", "1.0e+05", "scale="],
+    ),
     (backward(zo.CGE(1e-4), torch.full((2, 4), 1e5)), ["lost in rounding", "1e+05", "larger mu", "scale="]),
 ]
 
@@ -597,7 +609,7 @@ BAD = [
 @pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
 @suppress_type_checks
 def test_bad_input_is_a_named_error(act, words):
-    with pytest.raises(zo.ConfigurationError) as raised:
+    with pytest.raises(zo.errors.ConfigurationError) as raised:
         act()
     for word in words:
         assert word in str(raised.value)
@@ -622,7 +634,7 @@ def test_what_the_box_refuses_is_refused_in_its_words(arrays):
 def chain(seed: int = 0, tangent=None) -> nn.Sequential:
     """A network, the box, and a network behind it."""
     torch.manual_seed(0)
-    estimator = zo.RowRGE(1e-4, 4) if tangent is None else None
+    estimator = zo.box_gradient.RowRGE(1e-4, 4) if tangent is None else None
     solver = zo.differentiable(Sine(), estimator, tangent=tangent, seed=seed)
     return nn.Sequential(nn.Linear(4, 4), solver, nn.Linear(4, 1)).double()
 
@@ -654,12 +666,12 @@ def test_a_chain_is_saved_with_the_numbers_of_its_calls_and_resumed_to_the_bit(t
         trained.zero_grad()
         trained(x).sum().backward()
     assert torch.equal(other[0].weight.grad, network[0].weight.grad)
-    with pytest.raises(zo.ConfigurationError, match="seed=1, got one with 0"):
+    with pytest.raises(zo.errors.ConfigurationError, match="seed=1, got one with 0"):
         chain(seed=1).load_state_dict(network.state_dict())
 
 
 def test_a_deep_copy_has_its_own_weights_counts_and_tangent_around_the_same_box():
-    network, x = chain(tangent=zo.KernelTangent()), weights(3, 4)
+    network, x = chain(tangent=zo.tangents.KernelTangent()), weights(3, 4)
     copied = copy.deepcopy(network)
     copied(x).sum().backward()
     assert copied[1].box is network[1].box
@@ -671,7 +683,7 @@ def test_a_deep_copy_has_its_own_weights_counts_and_tangent_around_the_same_box(
 
 
 def test_a_module_with_a_tangent_that_has_weights_gives_none_of_them_to_an_optimizer():
-    solver = zo.differentiable(Sine(), tangent=zo.StudentTangent(nn.Linear(4, 4)))
+    solver = zo.differentiable(Sine(), tangent=zo.tangents.StudentTangent(nn.Linear(4, 4)))
     assert list(solver.parameters()) == []
 
 
@@ -686,7 +698,7 @@ class Constant(Sine):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_constant_box_is_said_once(estimator):
     solver, x = zo.differentiable(Constant(), estimator), weights(3, 4)
-    with pytest.warns(zo.ZeroGradientWarning, match=r"Constant.*call 0.*follow x.*check_black_box"):
+    with pytest.warns(zo.errors.ZeroGradientWarning, match=r"Constant.*call 0.*follow x.*check_black_box"):
         grad = gradient_of(solver, x)
     assert (grad == 0).all()
     gradient_of(solver, x)  # warnings are errors here
@@ -700,17 +712,19 @@ class Forest(Sine):
 
 
 def test_a_box_whose_rows_hardly_ever_answer_is_said_once_after_three_calls():
-    solver = zo.differentiable(Forest(), zo.RowRGE(1e-3, 2), seed=0)
+    solver = zo.differentiable(Forest(), zo.box_gradient.RowRGE(1e-3, 2), seed=0)
     x = weights(400, 4)
-    with pytest.warns(zo.NoiseWarning, match="steps as of trees"):  # of those rows that reach it
+    with pytest.warns(zo.errors.NoiseWarning, match="steps as of trees"):  # of those rows that reach it
         gradient_of(solver, x)
     gradient_of(solver, x)  # warnings are errors here, and not every row stands still
-    with pytest.warns(zo.ZeroGradientWarning, match=r"of the first 1200 rows.*StudentTangent") as caught:
+    with pytest.warns(
+        zo.errors.ZeroGradientWarning, match=r"of the first 1200 rows.*StudentTangent"
+    ) as caught:
         gradient_of(solver, x)
     still = int(re.search(r"(\d+) of the first 1200", str(caught[0].message))[1])
     assert 0.9 * 1200 < still < 1200
     gradient_of(solver, x)
-    wide = zo.differentiable(Forest(), zo.RowRGE(0.3, 2))  # which crosses steps
+    wide = zo.differentiable(Forest(), zo.box_gradient.RowRGE(0.3, 2))  # which crosses steps
     for _ in range(4):
         gradient_of(wide, x)
 
@@ -722,7 +736,7 @@ def with_scale(scale: Any, shape: tuple[int, ...] = (4,)) -> zo.box_gradient.Dif
     class Scaled(Sine):
         inputs = outputs = (ArraySpec("x", shape, scale=scale),)
 
-    return zo.differentiable(Scaled(), zo.RowRGE(1e-3, 2))
+    return zo.differentiable(Scaled(), zo.box_gradient.RowRGE(1e-3, 2))
 
 
 UNITS = torch.tensor([1e-3, 1.0, 30.0, 1e3], dtype=torch.float64)
@@ -761,11 +775,11 @@ def test_a_gradient_of_zero_that_arrives_is_no_reason_to_warn():
 
 def test_settings_show():
     assert "GivenBasis(2 vectors of 4 numbers)" in repr(
-        zo.RowRGE(1e-3, 2, basis=zo.box_gradient.GivenBasis(torch.eye(4)[:2]))
+        zo.box_gradient.RowRGE(1e-3, 2, basis=zo.box_gradient.GivenBasis(torch.eye(4)[:2]))
     )
-    solver = zo.differentiable(Sine(), zo.RowRGE(1e-3, 2), seed=3)
+    solver = zo.differentiable(Sine(), zo.box_gradient.RowRGE(1e-3, 2), seed=3)
     assert repr(solver) == f"DifferentiableBox({solver.box!r}, RowRGE(mu=0.001, q=2), seed=3)"
-    solver = zo.differentiable(Sine(), tangent=zo.KernelTangent(), seed=3)
+    solver = zo.differentiable(Sine(), tangent=zo.tangents.KernelTangent(), seed=3)
     assert repr(solver) == f"DifferentiableBox({solver.box!r}, None, tangent={solver.tangent!r}, seed=3)"
 
 
@@ -785,8 +799,10 @@ def of_two_units(scale):
     "make",
     [
         lambda central: zo.CGE(1e-5, central=central),
-        lambda central: zo.RowRGE(1e-5, 5, central=central),  # a set of five is the whole gradient
-        lambda central: zo.RowRGE(1e-5, 20000, "gaussian", central),
+        lambda central: zo.box_gradient.RowRGE(
+            1e-5, 5, central=central
+        ),  # a set of five is the whole gradient
+        lambda central: zo.box_gradient.RowRGE(1e-5, 20000, "gaussian", central),
     ],
     ids=["cge", "orthogonal", "gaussian"],
 )
@@ -796,7 +812,7 @@ def test_each_number_moves_by_mu_of_its_scale(make, central):
     zo.differentiable(box, make(central), seed=0)(*inputs).sum().backward()
     truth = torch.autograd.grad(function(*inputs).sum(), inputs)
     for grad, true, unit in zip((t.grad for t in inputs), truth, (1.0, 1e6), strict=True):
-        close = 0.1 if isinstance(make(central), zo.RowRGE) and make(central).q > 5 else 2e-4
+        close = 0.1 if isinstance(make(central), zo.box_gradient.RowRGE) and make(central).q > 5 else 2e-4
         assert torch.allclose(grad * unit, true * unit, atol=close, rtol=close)
     moved = box.asked[1][1] - inputs[1].detach().repeat(len(box.asked[1][1]) // 3, 1)
     assert moved.abs().max() > 1  # 1e-5 of a million
@@ -808,7 +824,7 @@ def test_an_input_without_a_scale_moves_by_mu():
     for scale in (None, 1.0):
         box, _ = of_two_units(scale)
         inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]
-        zo.differentiable(box, zo.RowRGE(1e-3, 3), seed=0)(*inputs).sum().backward()
+        zo.differentiable(box, zo.box_gradient.RowRGE(1e-3, 3), seed=0)(*inputs).sum().backward()
         results.append([*box.asked[1], *(t.grad for t in inputs)])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
@@ -822,7 +838,7 @@ def test_a_direction_that_hardly_moves_an_input_of_one_number_is_no_step_lost_in
     specs = ArraySpec("state", (9,)), ArraySpec("fuel", (), scale=2**-6)
     box = FromTorch(function, specs, (ArraySpec("y", ()),))
     state, fuel = weights(20_000, 9).float().requires_grad_(), torch.full((20_000,), 0.6).requires_grad_()
-    zo.differentiable(box, zo.RowRGE(1e-3, 2), seed=0)(state, fuel).sum().backward()
+    zo.differentiable(box, zo.box_gradient.RowRGE(1e-3, 2), seed=0)(state, fuel).sum().backward()
     assert fuel.grad is not None
     assert (fuel.grad.mean() - 3).abs() < 5 * fuel.grad.std() / len(fuel) ** 0.5  # unbiased all the same
 
@@ -831,7 +847,7 @@ def test_directions_in_a_basis_move_as_the_basis_has_them():
     box, _ = of_two_units(1e6)
     inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]
     basis = zo.box_gradient.GivenBasis(torch.eye(5)[1:4])
-    zo.differentiable(box, zo.RowRGE(1e-3, 2, basis=basis))(*inputs).sum().backward()
+    zo.differentiable(box, zo.box_gradient.RowRGE(1e-3, 2, basis=basis))(*inputs).sum().backward()
     moved = torch.cat([box.asked[1][n] - inputs[n].detach().repeat(2, 1) for n in (0, 1)], dim=1)
     assert moved[:, [0, 4]].count_nonzero() == 0 and moved.norm(dim=1).max() < 1.01e-3
 
@@ -857,7 +873,7 @@ def test_threads_share_what_a_tangent_learns_one_after_another():
         return torch.stack([torch.sin(z[:, 0]) * z[:, 1], z[:, 0] + z[:, 1].tanh()], dim=1)
 
     box = FromTorch(function, (ArraySpec("z", (2,)),), (ArraySpec("y", (2,)),))
-    shared, cosines = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0), dict[int, float]()
+    shared, cosines = zo.differentiable(box, tangent=zo.tangents.MLPTangent(), seed=0), dict[int, float]()
 
     def work(thread: int) -> None:
         for step in range(15):

@@ -12,14 +12,15 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.boxes import Sine
+from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
-from zo import StudentTangent
+from zo.tangents import StudentTangent
 
-TWO = zo.RowRGE(1e-4, q=2)
+TWO = zo.box_gradient.RowRGE(1e-4, q=2)
 TANGENTS = {
-    "identity": zo.IdentityTangent,
-    "kernel": zo.KernelTangent,
-    "network": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "identity": zo.tangents.IdentityTangent,
+    "kernel": zo.tangents.KernelTangent,
+    "network": lambda: learner(zo.tangents.MLPTangent, 8, first_steps=20, steps_per_step=2),
     "student": lambda: StudentTangent(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))),
 }
 
@@ -149,7 +150,7 @@ def test_dtype_and_leading_axes_are_the_inputs(dtype):
 
 
 def test_the_tangent_is_a_copy():
-    template = zo.KernelTangent()
+    template = zo.tangents.KernelTangent()
     solvers = [zo.differentiable(Sine(), tangent=template) for _ in range(2)]
     gradient_of(solvers[0], weights(3, 4))
     assert solvers[0].tangent is not template
@@ -178,7 +179,7 @@ def test_a_dead_row_gets_zero_and_teaches_nothing(kind):
 
 def test_nothing_alive_gives_zeros_without_queries():
     box = Sine(limit=-9.0)
-    solver = zo.differentiable(box, tangent=zo.KernelTangent())
+    solver = zo.differentiable(box, tangent=zo.tangents.KernelTangent())
     assert torch.equal(gradient_of(solver, torch.zeros(3, 4)), torch.zeros(3, 4))
     assert box.calls == [3] and solver.trust == []
 
@@ -186,7 +187,7 @@ def test_nothing_alive_gives_zeros_without_queries():
 def test_a_nan_that_arrives_at_a_living_row_stays_there():
     v = torch.ones(3, 4).double()
     v[1, 2] = float("nan")
-    for tangent in (zo.IdentityTangent(), zo.tangents.ModelTangent(sine)):
+    for tangent in (zo.tangents.IdentityTangent(), zo.tangents.ModelTangent(sine)):
         grad = gradient_of(zo.differentiable(Sine(), tangent=tangent), weights(3, 4), v)
         assert torch.isnan(grad).any(dim=1).tolist() == [False, True, False]
 
@@ -242,7 +243,9 @@ def test_a_student_learns_a_box_from_what_it_answers_anyway():
 
 def test_the_identity_passes_the_gradient_on():
     box, v = Sine(), weights(3, 4, seed=1)
-    assert torch.equal(gradient_of(zo.differentiable(box, tangent=zo.IdentityTangent()), weights(3, 4), v), v)
+    assert torch.equal(
+        gradient_of(zo.differentiable(box, tangent=zo.tangents.IdentityTangent()), weights(3, 4), v), v
+    )
     assert box.calls == [3]
 
 
@@ -318,16 +321,16 @@ def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
 def test_states_of_other_runs_are_refused():
     plain, memory = (
         zo.differentiable(Sine(), TWO),
-        zo.differentiable(Sine(), tangent=zo.KernelTangent()),
+        zo.differentiable(Sine(), tangent=zo.tangents.KernelTangent()),
     )
-    other = zo.differentiable(Sine(), tangent=zo.KernelTangent(centres=30))
+    other = zo.differentiable(Sine(), tangent=zo.tangents.KernelTangent(centres=30))
     for solver, state, words in (
         (memory, plain.state_dict(), ["KernelTangent", "None"]),
         (plain, memory.state_dict(), ["None", "KernelTangent"]),
         (memory, other.state_dict(), ["centres=1000", "centres=30"]),
     ):
         solver(torch.zeros(2, 4, requires_grad=True))
-        with pytest.raises(zo.ConfigurationError) as caught:
+        with pytest.raises(zo.errors.ConfigurationError) as caught:
             solver.load_state_dict(state)
         assert all(word in str(caught.value) for word in words)
         assert solver.counts.calls == 1
@@ -336,7 +339,10 @@ def test_states_of_other_runs_are_refused():
 
 BAD = [
     (lambda: zo.differentiable(Sine()), ["differentiable, estimator", "neither", "RowRGE"]),
-    (lambda: zo.differentiable(Sine(), TWO, tangent=zo.KernelTangent()), ["both, RowRGE(", "KernelTangent"]),
+    (
+        lambda: zo.differentiable(Sine(), TWO, tangent=zo.tangents.KernelTangent()),
+        ["both, RowRGE(", "KernelTangent"],
+    ),
     (
         lambda: zo.differentiable(Sine(), TWO, tangent="memory"),
         ["differentiable, tangent", "str", "MLPTangent()"],
@@ -346,7 +352,7 @@ BAD = [
 
 @pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
 def test_bad_input_is_a_named_error(act, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError) as caught:
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError) as caught:
         act()
     assert all(word in str(caught.value) for word in words)
 
@@ -359,7 +365,7 @@ def in_closed_loop(noise, steps=6, rows=16):
     """A policy through six steps of a plant, by a tangent that learns from values; what was warned of."""
     specs = ArraySpec("state", (3,)), ArraySpec("action", (1,))
     box = FromTorch(plant, specs, (specs[0],))
-    solver = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0)
+    solver = zo.differentiable(box, tangent=zo.tangents.MLPTangent(), seed=0)
     torch.manual_seed(0)
     policy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     with warnings.catch_warnings(record=True) as warned:
@@ -392,7 +398,7 @@ def test_a_derivative_that_values_hardly_show_is_told(weak):
         return (3.0 * large if weak else 0.0) + (0.02 if weak else 1.0) * torch.sin(3.0 * a + x[:, :2])
 
     box = FromTorch(function, specs, (ArraySpec("y", (2,)),))
-    solver = zo.differentiable(box, tangent=zo.KernelTangent(), seed=0)
+    solver = zo.differentiable(box, tangent=zo.tangents.KernelTangent(), seed=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in range(55):
@@ -406,5 +412,5 @@ def test_a_derivative_that_values_hardly_show_is_told(weak):
 
 def test_a_batch_without_rows_has_a_gradient_without_rows():
     box = FromTorch(torch.sin, (ArraySpec("x", (4,)),), (ArraySpec("y", (4,)),))
-    solver = zo.differentiable(box, tangent=zo.MLPTangent(8), seed=0)
+    solver = zo.differentiable(box, tangent=zo.tangents.MLPTangent(8), seed=0)
     assert gradient_of(solver, torch.zeros(0, 4)).shape == (0, 4)

@@ -102,7 +102,7 @@ def train(group, name, begin=None, until=STEPS):
         network.zero_grad()
         with warnings.catch_warnings():
             # elsewhere it is an error: loop against loop would say nothing of the others
-            warnings.simplefilter("ignore" if name == "waking" else "error", zo.EvaluatorWarning)
+            warnings.simplefilter("ignore" if name == "waking" else "error", zo.errors.EvaluatorWarning)
             losses.append(float(gradient.backward(batch_of(step))))
         costs.append(gradient.exchanged)
         with torch.no_grad():
@@ -221,7 +221,7 @@ def late(groups):
         gradient.journal = Notebook(entries if groups["rank"] == 0 else {})
         torch.manual_seed(7)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", zo.EvaluatorWarning)
+            warnings.simplefilter("ignore", zo.errors.EvaluatorWarning)
             gradient.backward(batch_of(0))
         counts.append(gradient.counts)
         rows.append(box.ledger.rows_asked)

@@ -103,7 +103,7 @@ RIGHT = {
 ESTIMATORS = {
     "cge": lambda mu: zo.CGE(mu),
     "central": lambda mu: zo.CGE(mu, central=True),
-    "orthogonal": lambda mu: zo.RowRGE(mu, 4),
+    "orthogonal": lambda mu: zo.box_gradient.RowRGE(mu, 4),
 }
 RIGHT_ALL_THE_SAME = {("long step", "central")}
 BENT = {"saturated", "root", "long step"}
@@ -130,7 +130,7 @@ def error_of(case: Case, solver, calls: int = 1) -> float:
 def test_wrong_slopes_are_said_once(name, estimator):
     case = WRONG[name]
     solver = zo.differentiable(Box(case.box), ESTIMATORS[estimator](case.mu), seed=0)
-    kind = zo.SlopeWarning if name in BENT else zo.NoiseWarning
+    kind = zo.errors.SlopeWarning if name in BENT else zo.errors.NoiseWarning
     with pytest.warns(kind, match=case.words) as said:
         error = error_of(case, solver, calls=2)
     assert error > 0.2 and len(said) == 1
@@ -150,7 +150,7 @@ def test_a_jump_that_few_rows_cross_makes_the_whole_gradient_wrong_and_is_said()
     u = torch.zeros(400, 4, dtype=DOUBLE)
     u[7, 2] = 0.3 - 4e-6
     solver = zo.differentiable(Box(jump), zo.CGE(1e-5))
-    with pytest.warns(zo.SlopeWarning, match="it jumps"):
+    with pytest.warns(zo.errors.SlopeWarning, match="it jumps"):
         grad = torch.autograd.grad(solver(u.requires_grad_()).sum(), u)[0]
     assert grad.norm() > 100 * torch.cos(u).norm()
 
@@ -182,7 +182,7 @@ def test_a_kink_right_at_the_inputs_is_told_of_forward_differences(function, est
         assert max(errors) < 0.02 and not said
     else:
         assert min(errors) > 0.5
-        assert [warning.category for warning in said] == [zo.SlopeWarning]
+        assert [warning.category for warning in said] == [zo.errors.SlopeWarning]
         words = str(said[0].message)
         assert "kink at the base" in words and "central=True" in words and "scale" not in words
 
@@ -192,7 +192,7 @@ def test_behind_a_relu_the_kink_that_is_told_spoils_no_weight_with_cge():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).double()
     y = zo.differentiable(Box(torch.abs), zo.CGE(1e-6))(network(weights(32, 3)))
-    with pytest.warns(zo.SlopeWarning, match="with CGE that spoils no weight"):
+    with pytest.warns(zo.errors.SlopeWarning, match="with CGE that spoils no weight"):
         grads = torch.autograd.grad(y.sum(), list(network.parameters()))
     truth = torch.autograd.grad(network(weights(32, 3)).abs().sum(), list(network.parameters()))
     assert all(torch.allclose(one, other) for one, other in zip(grads, truth, strict=True))
@@ -270,13 +270,13 @@ def test_noise_behind_a_cache_is_seen_by_the_slopes(tmp_path):
     """The cache answers the base as before, and any other row with its noise."""
     box = Cached(Box(noisy), tmp_path / "answers", version="1")
     solver = zo.differentiable(box, zo.CGE(1e-3))
-    with pytest.warns(zo.NoiseWarning, match="same slopes"):
+    with pytest.warns(zo.errors.NoiseWarning, match="same slopes"):
         error_of(WRONG["noise"], solver)
 
 
 def test_a_resumed_run_asks_what_an_undisturbed_one_asks():
     def counts(calls: int, state=None):
-        solver = zo.differentiable(Box(torch.sin), zo.RowRGE(1e-3, 2), seed=0)
+        solver = zo.differentiable(Box(torch.sin), zo.box_gradient.RowRGE(1e-3, 2), seed=0)
         if state is not None:
             solver.load_state_dict(state)
         for _ in range(calls):
@@ -312,7 +312,7 @@ def rectified(u: Tensor) -> Tensor:
     return torch.relu(u - 0.5)
 
 
-@pytest.mark.parametrize("estimator", [zo.CGE(1e-5), zo.RowRGE(1e-5, q=4)], ids=["cge", "rge"])
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-5), zo.box_gradient.RowRGE(1e-5, q=4)], ids=["cge", "rge"])
 @pytest.mark.parametrize(
     ("function", "used", "said"),
     [
@@ -333,6 +333,6 @@ def test_numbers_of_an_output_that_come_in_steps_beside_others_that_answer_are_s
         for _ in range(5):
             (found,) = torch.autograd.grad((box(u)[:, :used] - 1).square().sum(), u)
     assert bool(found.any())
-    of_zero = [str(w.message) for w in told if w.category is zo.ZeroGradientWarning]
+    of_zero = [str(w.message) for w in told if w.category is zo.errors.ZeroGradientWarning]
     assert len(of_zero) == said
     assert not said or "no query of 3 calls has changed (2 of 4 of 'y')" in of_zero[0]

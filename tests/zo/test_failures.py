@@ -155,7 +155,7 @@ def test_a_weight_that_forward_queries_never_answer_is_said_once_with_its_name()
 def test_queries_that_fail_elsewhere_each_time_are_no_edge(network, batch):
     gradient = zo.LossGradient(network, Sabotaged(network, {}), zo.CGE(1e-4), evaluator="loop")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", zo.ZeroGradientWarning)
+        warnings.simplefilter("error", zo.errors.ZeroGradientWarning)
         for step in range(30):
             gradient.objective.lost = {(step % 5, 1): 2}
             gradient.backward(batch)
@@ -223,7 +223,7 @@ def test_too_many_failures_are_an_error_and_grad_is_untouched(network, batch, wh
     failing = Sabotaged(network, {(weight, 1): 0 for weight in range(4)})
     gradient = zo.LossGradient(network, failing, zo.CGE(1e-4), evaluator="loop")
     before = [p.detach().clone() for p in network.parameters()]
-    with pytest.raises(zo.FailedQueriesError, match="Step 1"):
+    with pytest.raises(zo.errors.FailedQueriesError, match="Step 1"):
         gradient.backward((x, lost))
     assert all(p.grad is None for p in network.parameters())
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
@@ -235,7 +235,7 @@ def test_a_step_with_too_many_failures_leaves_buffers_and_generators_as_they_wer
     gradient = zo.LossGradient(network, failing, zo.CGE(1e-4), evaluator="loop")
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     generator = torch.get_rng_state()
-    with pytest.raises(zo.FailedQueriesError, match="4 did"):
+    with pytest.raises(zo.errors.FailedQueriesError, match="4 did"):
         gradient.backward(batch)
     assert all(torch.equal(network.get_buffer(name), old) for name, old in buffers.items())
     assert torch.equal(torch.get_rng_state(), generator)
@@ -250,7 +250,7 @@ def test_a_step_with_too_many_failures_leaves_buffers_and_generators_as_they_wer
 )  # fmt: skip
 def test_one_query_alone_may_fail_and_else_a_fraction(most, failed, queries, refused):
     valid = torch.arange(queries) >= failed
-    with pytest.raises(zo.FailedQueriesError) if refused else nullcontext():
+    with pytest.raises(zo.errors.FailedQueriesError) if refused else nullcontext():
         refuse_too_many(valid, most, 3)
 
 

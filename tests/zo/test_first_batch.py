@@ -151,7 +151,7 @@ def test_the_first_gradient_is_that_behind_the_first_batch(kind, evaluator):
         reference, value, after = by_autograd(network, batch(step))
         network.zero_grad()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", zo.EvaluatorWarning)
+            warnings.simplefilter("ignore", zo.errors.EvaluatorWarning)
             torch.testing.assert_close(gradient.backward(batch(step)), value, rtol=1e-12, atol=0)
         torch.testing.assert_close(gradient_of(network), reference, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(network.state_dict(), after.state_dict(), rtol=0, atol=0)
@@ -194,7 +194,7 @@ def test_the_check_of_tangents_moves_weights_that_were_just_set():
         lambda network, batch: loss(network, batch, box),
         boxes=[box],
         tangent=ModelTangent(function),
-        trust_policy=zo.TrustPolicy(check_every=1),
+        trust_policy=zo.tangents.TrustPolicy(check_every=1),
     )
     for step in range(2):
         reference, _, _ = by_autograd(network, batch(step))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted
+from blackbox.errors import BudgetError, RowFailedError
 from zo.tangents import IdentityTangent
 
 
@@ -86,7 +87,7 @@ def test_wherever_it_is_stopped_the_field_has_the_least_loss(evaluation):
     assert float((field.values.detach().sqrt() - 0.1).square().sum()) == pytest.approx(min(losses))
 
 
-@pytest.mark.filterwarnings("ignore::zo.ZeroGradientWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")
 @pytest.mark.parametrize("varied", [False, True])
 def test_a_field_of_which_the_first_answers_show_nothing_is_told(varied):
     field, fit = search(Cliff(), start=0.15, tangent=zo.tangents.ZeroTangent())

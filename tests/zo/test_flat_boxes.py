@@ -39,7 +39,7 @@ def trained(box, steps, *, wrong=False, policy=zo.tangents.TrustPolicy(check_eve
     """A gradient after some steps, and what was said; a wrong tangent never learns."""
     torch.manual_seed(0)
     network = nn.Linear(4, 3)
-    student = zo.StudentTangent(nn.Linear(3, 3), learning_rate=1e-9 if wrong else 1e-2)
+    student = zo.tangents.StudentTangent(nn.Linear(3, 3), learning_rate=1e-9 if wrong else 1e-2)
     gradient = zo.TangentGradient(
         network, objective_of(box), boxes=[box], trust_policy=policy, **({"tangent": student} | settings)
     )

@@ -25,7 +25,7 @@ POINTS = 12
 @pytest.fixture(autouse=True)
 def short_lessons(limits):
     """The usual model learns for 20 steps on first rows, not 400: how well it learns is no matter here."""
-    limits(grid_class=partial(learner, zo.GridTangent, channels=8, first_steps=20))
+    limits(grid_class=partial(learner, zo.tangents.GridTangent, channels=8, first_steps=20))
 
 
 class Mixed(BlackBoxFunction):
@@ -66,7 +66,7 @@ def test_a_flow_s_equation_is_used_unasked():
     """A spectral solver is one; in float64, and a field is found as with the equation that is named."""
     box = Vorticity(POINTS, viscosity=0.02, steps=5)
     truth = box.start(1, seed=0)[0]
-    _, named, _ = searched(box, truth, 4, 12, tangent=zo.EquationTangent(), inner=6)
+    _, named, _ = searched(box, truth, 4, 12, tangent=zo.tangents.EquationTangent(), inner=6)
     _, found, tangent = searched(box, truth, 4, 12, inner=6)
     assert isinstance(tangent, ForetoldTangent) and tangent.tangent is tangent.equation
     assert tangent.errors[1] < 0.04 < tangent.errors[0]  # after 400 steps the usual model has .045
@@ -152,7 +152,7 @@ def test_an_equation_without_a_finite_flow_is_out():
     z = torch.randn(6, 1, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def fail(steps=None):
-        raise zo.TangentError("expected a finite flow, got none. Take another.")
+        raise zo.errors.TangentError("expected a finite flow, got none. Take another.")
 
     assert tangent.equation is not None
     tangent.equation.learn = fail  # type: ignore[method-assign]

@@ -107,11 +107,11 @@ RUNS = {  # by name, what makes the box and further settings
     "plain": lambda group: {},
     "one row": lambda group: {"rows": 1, "clip": None},
     "prefit": lambda group: {"prefit": True},
-    "blocks": lambda group: {"box": zo.SharedRows(RowByRow(), group, block=2)},
-    "mlp": lambda group: {"tangent": learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1)},
+    "blocks": lambda group: {"box": zo.execution.SharedRows(RowByRow(), group, block=2)},
+    "mlp": lambda group: {"tangent": learner(zo.tangents.MLPTangent, 8, first_steps=3, steps_per_step=1)},
 }
 FIRST_ALONE = {
-    "shared": lambda group: {"box": zo.SharedRows(RowByRow(), group)},
+    "shared": lambda group: {"box": zo.execution.SharedRows(RowByRow(), group)},
     "budget": lambda group: {"box": Budgeted(RowByRow(), rows=1000)},
     "follows": lambda group: {"box": Follows()},
 }
@@ -130,7 +130,7 @@ def failing(groups):
     """Of the group of all, one cannot evaluate its share; then the group serves again."""
     try:
         train(groups[4], box=FailsOn(RowByRow(), 2))
-    except zo.TangentError as error:
+    except zo.errors.TangentError as error:
         return {"failing": (str(error), type(error.__cause__).__name__), "after": train(groups[4])}
     return {}
 
@@ -152,7 +152,7 @@ def failing_before_a_check(groups):
     gradient.backward(batch_of(0))
     try:
         gradient.backward(batch_of(1))
-    except zo.TangentError as error:
+    except zo.errors.TangentError as error:
         return {"before a check": str(error)}
     return {}
 
@@ -237,12 +237,12 @@ def test_why_rows_failed_in_another_process_is_said_in_all(by_rank):
     ("box", "rows"),
     [
         (RowByRow(), 3),
-        (zo.SharedRows(RowByRow(), None), 7),
-        (zo.SharedRows(RowByRow(), None, block=2), 2),
+        (zo.execution.SharedRows(RowByRow(), None), 7),
+        (zo.execution.SharedRows(RowByRow(), None, block=2), 2),
         (Budgeted(RowByRow(), rows=9), 7),
         (Follows(), 7),
         (Noisy(), 7),
-        (zo.SharedRows(Noisy(), None, block=3), 3),
+        (zo.execution.SharedRows(Noisy(), None, block=3), 3),
     ],
 )
 def test_how_many_of_seven_rows_one_of_three_processes_runs_together(box, rows):

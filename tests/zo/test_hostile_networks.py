@@ -127,7 +127,9 @@ def test_layers_called_by_keyword():
     assert agree(step_of(Keywords().double(), torch.randn(4, 3).double()))
 
 
-@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")  # what backward reads counts as read elsewhere
+@pytest.mark.filterwarnings(
+    "ignore::zo.errors.EvaluatorWarning"
+)  # what backward reads counts as read elsewhere
 def test_an_objective_that_differentiates_by_its_inputs():
     def residual(network, batch):
         """Of u' = -u, as in a physics-informed network."""
@@ -226,17 +228,17 @@ def test_coordinates_and_directions_are_checked_apart():
     both = Both(zo.CGE(1e-3, zo.RandomCoordinates(5)), zo.RGE(1e-3, q=3))
     network = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     gradient = zo.LossGradient(network, mean_square, both, evaluator=Directed(), chunk=5)
-    with pytest.warns(zo.EvaluatorWarning, match="Directed disagreed with loop for a direction"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match="Directed disagreed with loop for a direction"):
         gradient.backward(torch.randn(4, 3))
     chosen = {"Coordinates, training": "Directed", "Directions, training": "Loop"}
     assert gradient.state_dict()["evaluators"] == chosen
     network.eval()
-    with pytest.warns(zo.EvaluatorWarning):
+    with pytest.warns(zo.errors.EvaluatorWarning):
         gradient.backward(torch.randn(4, 3))
     assert len(gradient.state_dict()["evaluators"]) == 4
 
 
-@pytest.mark.filterwarnings("ignore::zo.NoiseWarning")  # the mean loss is constant
+@pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")  # the mean loss is constant
 def test_one_query_at_first_is_checked_beside_another():
     """With one variant alone a loss that mixes variants would look right."""
 
@@ -244,7 +246,7 @@ def test_one_query_at_first_is_checked_beside_another():
         return mean_square(network, batch) / network(batch).square().mean()
 
     gradient = zo.LossGradient(nn.Linear(3, 2), mixing, zo.RGE(1e-3, q=1), evaluator="stacked")
-    with pytest.warns(zo.EvaluatorWarning, match="Stacked"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match="Stacked"):
         gradient.backward(torch.randn(4, 3))
 
 
@@ -257,7 +259,7 @@ def test_a_later_batch_that_cannot_be_stacked_falls_back_too():
 
     gradient = zo.LossGradient(network, objective, zo.CGE(1e-4), evaluator="stacked")
     gradient.backward(torch.randn(4, 3).double())
-    with pytest.warns(zo.EvaluatorWarning, match="Stacked cannot serve"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match="Stacked cannot serve"):
         gradient.backward(torch.randn(5, 3).double())
 
 
@@ -285,7 +287,7 @@ def test_what_a_forward_writes_inside_of_an_attribute_is_left_as_one_forward_lea
         assert torch.equal(network.states(), twin.states())
 
 
-@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")  # what a stack draws differs by variant
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")  # what a stack draws differs by variant
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_a_generator_that_a_module_keeps_draws_the_same_for_all_queries_and_goes_on_behind_them(evaluator):
     class Noisy(nn.Module):

@@ -15,25 +15,16 @@ import torch
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import (
-    ArraySpec,
-    BlackBoxError,
-    BlackBoxFunction,
-    Budgeted,
-    BudgetError,
-    CountError,
-    DtypeError,
-    RowFailedError,
-    ShapeError,
-)
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, Budgeted
+from blackbox.errors import BudgetError, CountError, DtypeError, RowFailedError, ShapeError
 from blackbox.extras import MissingExtraError
 from zo.errors import ConfigurationError, DerivativeError, FailedQueriesError
 
 CGE = zo.CGE(mu=1e-5, central=True)
 ESTIMATORS = {
     "cge": lambda: dict(estimator=zo.CGE(mu=1e-3, central=True)),
-    "directions": lambda: dict(estimator=zo.RowRGE(mu=1e-3, q=2)),
-    "network": lambda: dict(tangent=zo.MLPTangent()),
+    "directions": lambda: dict(estimator=zo.box_gradient.RowRGE(mu=1e-3, q=2)),
+    "network": lambda: dict(tangent=zo.tangents.MLPTangent()),
 }
 
 
@@ -283,7 +274,7 @@ def test_a_tangent_learns_nothing_from_branches_that_are_not_taken(jax):
     x = np.random.default_rng(3).normal(size=(12, 1, 3))
     learned = []
     for rows in (x, x[x[:, 0, 0] > 0]):
-        solve = zo.jax.differentiable(Wave(), tangent=zo.MLPTangent(), seed=0)
+        solve = zo.jax.differentiable(Wave(), tangent=zo.tangents.MLPTangent(), seed=0)
 
         def either(x: Any, solve: Any = solve) -> Any:
             return jax.lax.cond(x[0, 0] > 0, lambda x: solve(x).sum(), lambda x: x.sum(), x)
@@ -430,7 +421,7 @@ def test_whole_numbers_have_a_derivative_of_zero(jax):
 @pytest.mark.needs("jax")
 def test_tracing_evaluates_and_counts_nothing(jax):
     box = Wave()
-    solve = zo.jax.differentiable(box, tangent=zo.KernelTangent(), seed=0)
+    solve = zo.jax.differentiable(box, tangent=zo.tangents.KernelTangent(), seed=0)
     traced = []
 
     @jax.jit
@@ -453,7 +444,7 @@ def test_tracing_evaluates_and_counts_nothing(jax):
 @pytest.mark.filterwarnings("ignore:Wave")
 def test_a_run_goes_on_from_its_state_to_the_same_bits(jax):
     def made() -> Any:
-        return zo.jax.differentiable(Wave(), tangent=zo.KernelTangent(), seed=3)
+        return zo.jax.differentiable(Wave(), tangent=zo.tangents.KernelTangent(), seed=3)
 
     def run(solve: Any, steps: Any) -> Any:
         step = jax.jit(lambda x, v: jax.vjp(solve, x)[1](v)[0])
@@ -472,7 +463,7 @@ def test_a_run_goes_on_from_its_state_to_the_same_bits(jax):
 @pytest.mark.needs("jax")
 def test_numbered_calls_draw_by_their_numbers(jax):
     """Three calls that do not depend on each other: XLA runs them in an order of its own, each time anew."""
-    rule, steps = zo.RowRGE(mu=1e-3, q=1), steps_of(np.float32, rows=2)[:3]
+    rule, steps = zo.box_gradient.RowRGE(mu=1e-3, q=1), steps_of(np.float32, rows=2)[:3]
     solver = zo.differentiable(Wave(), rule, seed=3, check=False)
     expected = []
     for x, v in steps:

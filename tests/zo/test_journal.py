@@ -71,7 +71,7 @@ BATCH = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 
 def test_a_piece_that_an_outage_took_is_evaluated_again():
     truth, journal = step(losing(()), None, BATCH)[0], Notebook()
-    with pytest.raises(zo.FailedQueriesError, match="5 did"):
+    with pytest.raises(zo.errors.FailedQueriesError, match="5 did"):
         step(losing({5, 6, 7, 8, 9}), journal, BATCH)
     assert torch.equal(step(losing(()), journal, BATCH)[0], truth)
     assert sum(" piece " in key for key in journal.found) == 3  # the others are not evaluated again

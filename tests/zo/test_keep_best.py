@@ -198,7 +198,7 @@ def test_where_other_rows_fail_each_time_the_best_is_lower_than_all_that_were_th
 
 
 def test_losses_of_other_rows_than_before_are_refused():
-    with pytest.raises(zo.ConfigurationError, match="the same 3 rows each time, got 2"):
+    with pytest.raises(zo.errors.ConfigurationError, match="the same 3 rows each time, got 2"):
         follow([torch.ones(3), torch.ones(2), torch.ones(2)], every=1)
 
 
@@ -247,7 +247,7 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
     ],
 )
 def test_settings_out_of_range(settings, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
         KeepBest(nn.Linear(1, 1), **{"validate": lambda: 0.0, **settings})
 
 

@@ -99,7 +99,7 @@ def test_resumed_equals_undisturbed_to_the_bit(estimator):
 
 def test_state_of_another_seed_is_refused():
     make = lambda seed: zo.LossGradient(nn.Linear(2, 1), mean_square, zo.CGE(1e-3), seed=seed)  # noqa: E731
-    with pytest.raises(zo.ConfigurationError, match="seed=1, got one with 0"):
+    with pytest.raises(zo.errors.ConfigurationError, match="seed=1, got one with 0"):
         make(1).load_state_dict(make(0).state_dict())
 
 
@@ -117,7 +117,7 @@ def test_the_box_gets_all_variants_in_one_call_and_queries_are_counted():
     checks = gradient.counts.checks
     assert 9 * 5 in box.calls and max(box.calls) <= 10 * 5  # by eights, with a sentinel, and one drawn query
     assert sum(box.calls) == 3 * 5 * (1 + 20 + checks)
-    assert gradient.counts == zo.QueryCounts(steps=1, queries=20 + checks, checks=checks)
+    assert gradient.counts == zo.loss_gradient.QueryCounts(steps=1, queries=20 + checks, checks=checks)
     gradient.backward(torch.randn(5, 4))  # the check is repeated
     calls = len(box.calls)
     gradient.backward(torch.randn(5, 4))
@@ -187,29 +187,29 @@ def frozen() -> nn.Module:
 
 
 BAD = [
-    (lambda: zo.CGE(mu=0.0), zo.ConfigurationError, ["mu", "> 0", "0.0"]),
-    (lambda: zo.CGE(mu=math.nan), zo.ConfigurationError, ["mu", "nan"]),
+    (lambda: zo.CGE(mu=0.0), zo.errors.ConfigurationError, ["mu", "> 0", "0.0"]),
+    (lambda: zo.CGE(mu=math.nan), zo.errors.ConfigurationError, ["mu", "nan"]),
     (
         lambda: zo.CGE(1e-3, central="backward"),
-        zo.ConfigurationError,
+        zo.errors.ConfigurationError,
         ["central", "True or False", "backward"],
     ),
-    (lambda: zo.RGE(mu=1e-3, q=0), zo.ConfigurationError, ["q", ">= 1", "0"]),
+    (lambda: zo.RGE(mu=1e-3, q=0), zo.errors.ConfigurationError, ["q", ">= 1", "0"]),
     (
         lambda: zo.RGE(1e-3, 1, distribution="cauchy"),
-        zo.ConfigurationError,
+        zo.errors.ConfigurationError,
         ["gaussian", "cauchy"],
     ),
-    (lambda: zo.RandomCoordinates(0), zo.ConfigurationError, ["size", ">= 1"]),
+    (lambda: zo.RandomCoordinates(0), zo.errors.ConfigurationError, ["size", ">= 1"]),
     (
         ok(estimator=zo.CGE(1e-3, zo.RandomCoordinates(4))),
-        zo.ConfigurationError,
+        zo.errors.ConfigurationError,
         ["3 parameters", "got 4"],
     ),
-    (ok(evaluator="fast"), zo.ConfigurationError, ["'stacked'", "'fast'"]),
-    (ok(chunk=0), zo.ConfigurationError, ["chunk", ">= 1"]),
-    (ok(max_dropped=2.0), zo.ConfigurationError, ["max_dropped", "[0, 1]"]),
-    (ok(seed=-1), zo.ConfigurationError, ["seed", ">= 0", "-1"]),
+    (ok(evaluator="fast"), zo.errors.ConfigurationError, ["'stacked'", "'fast'"]),
+    (ok(chunk=0), zo.errors.ConfigurationError, ["chunk", ">= 1"]),
+    (ok(max_dropped=2.0), zo.errors.ConfigurationError, ["max_dropped", "[0, 1]"]),
+    (ok(seed=-1), zo.errors.ConfigurationError, ["seed", ">= 0", "-1"]),
     (ok(network=frozen()), zo.errors.ParameterError, ["found none", "requires_grad=False"]),
     (ok(parameters=["wieght"]), zo.errors.ParameterError, ["'wieght'", "weight"]),
     (ok(network=nn.Linear(2, 1).half()), zo.errors.ParameterError, ["float16", "'weight'", "float32"]),

@@ -169,15 +169,15 @@ def no_graph(length, angle, kind, speed):
 )
 def test_models_that_do_not_fit(model, words):
     pairs, _ = pairs_of()
-    with pytest.raises(zo.ConfigurationError, match=words):
+    with pytest.raises(zo.errors.ConfigurationError, match=words):
         ModelTangent(model).at(pairs).pull(torch.ones(6, 2).double())
-    with pytest.raises(zo.ConfigurationError, match=words):
+    with pytest.raises(zo.errors.ConfigurationError, match=words):
         ModelTangent(model).at(pairs).push(pairs.z)
 
 
 def test_a_model_must_be_a_function():
     with (
         suppress_type_checks(),
-        pytest.raises(zo.ConfigurationError, match="expected a function of tensors, got 3"),
+        pytest.raises(zo.errors.ConfigurationError, match="expected a function of tensors, got 3"),
     ):
         ModelTangent(3)

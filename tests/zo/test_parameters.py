@@ -453,9 +453,9 @@ def test_what_is_no_network_objective_or_estimator_is_refused_with_a_sentence():
         with pytest.raises(zo.errors.ParameterError, match=r"expected an nn.Module, got list.*ModuleDict"):
             zo.LossGradient([network], objective, zo.CGE(1e-3))
         for estimator in (zo.CGE, "cge"):
-            with pytest.raises(zo.ConfigurationError, match=r"estimator: expected .* such as zo.CGE"):
+            with pytest.raises(zo.errors.ConfigurationError, match=r"estimator: expected .* such as zo.CGE"):
                 zo.LossGradient(network, objective, estimator)
-        with pytest.raises(zo.ConfigurationError, match=r"objective: expected .* got None"):
+        with pytest.raises(zo.errors.ConfigurationError, match=r"objective: expected .* got None"):
             zo.LossGradient(network, None, zo.CGE(1e-3))
 
 

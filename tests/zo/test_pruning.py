@@ -92,7 +92,7 @@ def test_zo_scores_go_through_a_black_box_and_autograd_ones_say_that_they_cannot
     scores = pruning.scores("zo-grasp", network, through, BATCH[0], q=4)
     assert scores.values.isfinite().all() and box.ledger.rows_run > 0
     for method in ("grasp", "snip"):
-        with pytest.raises(zo.ConfigurationError, match=r"without a graph.*'zo-grasp'"):
+        with pytest.raises(zo.errors.ConfigurationError, match=r"without a graph.*'zo-grasp'"):
             pruning.scores(method, network, through, BATCH[0])
 
 
@@ -123,9 +123,9 @@ def test_lost_queries_are_an_error_unless_allowed():
 
     batch, estimator = torch.zeros(3, 4).double(), zo.CGE(1e-2)
     score = lambda **k: pruning.scores("zo-snip", network, through, batch, estimator=estimator, **k)  # noqa: E731
-    with pytest.raises(zo.FailedQueriesError):
+    with pytest.raises(zo.errors.FailedQueriesError):
         score()
-    with pytest.warns(zo.ZeroGradientWarning):
+    with pytest.warns(zo.errors.ZeroGradientWarning):
         assert (score(max_dropped=0.5).values == 0).all()  # weights are zero, bias queries are lost
 
 
@@ -225,7 +225,7 @@ def test_dense_layers_are_not_scored_and_have_ratio_one():
     assert dict(ratios) == {
         "0.weight": 0.5, "0.bias": 1.0, "1.weight": 1.0, "1.bias": 1.0, "4.weight": 1.0, "4.bias": 1.0
     }  # fmt: skip
-    sparsity = zo.LayerwiseCoordinates(ratios, every=10)
+    sparsity = zo.estimators.LayerwiseCoordinates(ratios, every=10)
     assert sparsity.count(zo.estimators.Parameters(network)) == 12 + 6 + 12 + 18 + 3
 
 
@@ -294,7 +294,7 @@ BAD = [
 
 @pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
 def test_bad_input_is_a_named_error(act, words):
-    with pytest.raises(zo.ConfigurationError) as raised:
+    with pytest.raises(zo.errors.ConfigurationError) as raised:
         act()
     for word in words:
         assert word in str(raised.value)

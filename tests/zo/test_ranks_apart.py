@@ -86,7 +86,10 @@ def test_the_warning_says_what_to_do(one_of_two):
 
 def test_a_box_that_autograd_goes_through_is_averaged_by_who_averages_gradients(one_of_two):
     """`DistributedDataParallel` does, and torch itself says nothing of other networks."""
-    solver, network = zo.differentiable(make_box(), zo.RowRGE(mu=1e-3, q=2), seed=0), make_network()
+    solver, network = (
+        zo.differentiable(make_box(), zo.box_gradient.RowRGE(mu=1e-3, q=2), seed=0),
+        make_network(),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         solver(network(batch_of(0))).sum().backward()
@@ -96,7 +99,7 @@ def in_step(groups):
     """Four processes ask a shared box for the same rows."""
     results = {}
     for kind in ("values", "tangents"):
-        box, network = zo.SharedRows(make_box(), groups[4]), make_network()
+        box, network = zo.execution.SharedRows(make_box(), groups[4]), make_network()
         with warnings.catch_warnings():
             warnings.simplefilter("error", RanksWarning)
             step_of(kind, box, network)(batch_of(0))

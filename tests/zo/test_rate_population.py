@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zo
-from blackbox import BudgetError, RowFailedError
+from blackbox.errors import BudgetError, RowFailedError
 from tests.zo.populations import TARGET, Square, advance, batch, loss_of, made, of_member, weights
 from zo.tangents import ModelTangent
 from zo.tangents.population import _Member
@@ -113,7 +113,7 @@ def test_a_slower_one_never_takes_over_the_leader_s_weights():
     assert torch.allclose(of_member(population, 0), began, atol=1e-5)
 
 
-@pytest.mark.parametrize("tangent", [zo.MLPTangent, lambda: ModelTangent(advance)])
+@pytest.mark.parametrize("tangent", [zo.tangents.MLPTangent, lambda: ModelTangent(advance)])
 def test_it_goes_on_from_a_checkpoint_to_the_bit(tangent):
     """After a change of leader and a copy, where the tangent is exact; with the last window of a model."""
 
@@ -144,7 +144,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tangent):
         assert torch.equal(of_member(other[0], 2), of_member(whole[0], 2))
         assert other[1].metrics() == whole[1].metrics()
     with pytest.raises(
-        zo.ConfigurationError, match=r"factors=\[1.0, 2.0\], got one with \[1e-06, 1.0, 1000000.0\]"
+        zo.errors.ConfigurationError, match=r"factors=\[1.0, 2.0\], got one with \[1e-06, 1.0, 1000000.0\]"
     ):
         made(factors=(1, 2))[0].load_state_dict(saved["population"])
 
@@ -188,7 +188,7 @@ def test_each_member_has_buffers_of_its_own(in_place):
             tangent=ModelTangent(advance),
             replays=2,
             clip=None,
-            trust_policy=zo.TrustPolicy(check_every=None),
+            trust_policy=zo.tangents.TrustPolicy(check_every=None),
         )
         population = zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=1e-4), factors)
         for number in range(2):  # too few for another to lead
@@ -285,7 +285,7 @@ def test_where_the_box_fails_no_member_moves(failures):
 
 @pytest.mark.parametrize("factors", [(), (1, 1), (0, 1), (-1,), (math.nan,)])
 def test_factors_that_are_none_are_refused(factors):
-    with pytest.raises(zo.ConfigurationError, match="factors"):
+    with pytest.raises(zo.errors.ConfigurationError, match="factors"):
         made(factors=factors)
 
 
@@ -293,13 +293,13 @@ def test_an_optimiser_of_other_weights_is_refused():
     _, gradient, _ = made()
     other = torch.nn.Linear(1, 1)
     weights = [*gradient.network.parameters(), *other.parameters()]
-    with pytest.raises(zo.ConfigurationError, match="weights of the gradient's network"):
+    with pytest.raises(zo.errors.ConfigurationError, match="weights of the gradient's network"):
         zo.RatePopulation(gradient, torch.optim.Adam(weights))
 
 
 def test_an_optimiser_that_needs_a_closure_is_refused():
     _, gradient, _ = made()
-    with pytest.raises(zo.ConfigurationError, match="LBFGS, which needs a closure"):
+    with pytest.raises(zo.errors.ConfigurationError, match="LBFGS, which needs a closure"):
         zo.RatePopulation(gradient, torch.optim.LBFGS(gradient.network.parameters()))
 
 
@@ -307,7 +307,9 @@ def test_an_optimiser_without_some_of_the_trained_weights_is_refused():
     """A second one's steps would be lost where another member leads."""
     _, gradient, _ = made()
     first = next(iter(gradient.network.parameters()))
-    with pytest.raises(zo.ConfigurationError, match="all weights that the gradient trains, got one without"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match="all weights that the gradient trains, got one without"
+    ):
         zo.RatePopulation(gradient, torch.optim.Adam([first]))
 
 
@@ -324,5 +326,5 @@ def test_an_optimiser_that_counts_in_its_groups_is_refused_in_the_first_step():
     """All members would share its count."""
     _, gradient, _ = made()
     population = zo.RatePopulation(gradient, Counting(gradient.network.parameters(), lr=1e-3))
-    with pytest.raises(zo.ConfigurationError, match="Counting, whose step changes 'k' of its groups"):
+    with pytest.raises(zo.errors.ConfigurationError, match="Counting, whose step changes 'k' of its groups"):
         population.step(batch(0))

@@ -25,7 +25,7 @@ def gradient_of(replays: int | None) -> zo.TangentGradient:
         network,
         lambda net, rows: box(net(rows)).square().mean(dim=1),
         boxes=[box],
-        tangent=learner(zo.MLPTangent, width=16, first_steps=50, seed=0),
+        tangent=learner(zo.tangents.MLPTangent, width=16, first_steps=50, seed=0),
         replays=replays,
         trust_policy=NEVER,
     )

@@ -19,7 +19,7 @@ from blackbox.adapters import from_callable
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
 
-ONE = zo.RowRGE(1e-3, q=1)
+ONE = zo.box_gradient.RowRGE(1e-3, q=1)
 
 
 class Rotation(BlackBoxFunction):
@@ -174,7 +174,7 @@ def test_calls_in_threads_draw_directions_of_their_own_and_lose_no_count():
             return 1.0 * u
 
     box = Slow()
-    solver = zo.differentiable(box, zo.RowRGE(1e-2, 1), seed=0, check=False)
+    solver = zo.differentiable(box, zo.box_gradient.RowRGE(1e-2, 1), seed=0, check=False)
 
     def gradient_of_one() -> torch.Tensor:
         x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
@@ -202,7 +202,7 @@ def test_a_call_that_fails_takes_no_number():
 
     asked: list[int] = []
     box = from_callable(fails_once, inputs=[ArraySpec("u", (3,))], outputs=[ArraySpec("y", (3,))])
-    solver = zo.differentiable(box, zo.RowRGE(1e-4, 1), seed=0)
+    solver = zo.differentiable(box, zo.box_gradient.RowRGE(1e-4, 1), seed=0)
     x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     with pytest.raises(BlackBoxError):
         solver(x)

@@ -44,8 +44,8 @@ def errors(solver, calls: int = 1, function=load, size: float = SIZE, dtype=torc
 ESTIMATORS = {
     "cge": zo.CGE(mu=1e-3),
     "central": zo.CGE(mu=1e-2, central=True),
-    "orthogonal": zo.RowRGE(mu=1e-3, q=2),
-    "orthogonal, both signs": zo.RowRGE(mu=1e-2, q=2, central=True),
+    "orthogonal": zo.box_gradient.RowRGE(mu=1e-3, q=2),
+    "orthogonal, both signs": zo.box_gradient.RowRGE(mu=1e-2, q=2, central=True),
 }
 
 
@@ -67,7 +67,7 @@ def test_random_directions_are_unbiased_in_both_units():
     noted = torch.cat([torch.full((rows,), 0.5), torch.tensor([1.5, -0.5, 0.0, 1.0] * 2)]).double()
     thick = SIZE * torch.cat([torch.full((rows,), 0.3), torch.tensor([1.0, -1.0, 0.4, 0.0] * 2)]).double()
     noted, thick = (part.requires_grad_() for part in (noted, thick))
-    solver = zo.differentiable(plate(), zo.RowRGE(mu=1e-4, q=1, central=True), seed=0)
+    solver = zo.differentiable(plate(), zo.box_gradient.RowRGE(mu=1e-4, q=1, central=True), seed=0)
     with pytest.warns(zo.errors.UnitsWarning):
         grads = torch.autograd.grad(solver(noted, thick).sum(), [noted, thick])
     truth = torch.autograd.grad(load(noted, thick).sum(), [noted, thick])
@@ -96,7 +96,7 @@ def test_large_inputs_take_steps_that_float32_resolves():
     specs = ArraySpec("temperature", ()), ArraySpec("pressure", ())
     box = FromTorch(density, specs, (ArraySpec("density", ()),))
     with pytest.warns(zo.errors.UnitsWarning, match="Steps of pressure follow"):
-        measured = errors(zo.differentiable(box, zo.RowRGE(1e-3, 2), seed=0), 1, density, 1e5)
+        measured = errors(zo.differentiable(box, zo.box_gradient.RowRGE(1e-3, 2), seed=0), 1, density, 1e5)
     assert max(measured) < 0.05
 
 
@@ -121,7 +121,7 @@ def test_inputs_that_grow_take_their_steps_along():
 
     specs = ArraySpec("state", ()), ArraySpec("correction", ())
     box = FromTorch(corrected, specs, (ArraySpec("y", ()),))
-    solver = zo.differentiable(box, zo.RowRGE(1e-5, 2), seed=0)
+    solver = zo.differentiable(box, zo.box_gradient.RowRGE(1e-5, 2), seed=0)
     with pytest.warns(zo.errors.UnitsWarning):
         errors(solver, 1, corrected, 1e-4, torch.float64)
     for size in (1e-2, 1.0):
@@ -135,7 +135,7 @@ def test_inputs_that_grow_take_their_steps_along():
 
 def test_a_resumed_run_takes_the_same_steps_to_the_bit():
     def made(state=None):
-        solver = zo.differentiable(plate(), zo.RowRGE(1e-3, 1), seed=0)
+        solver = zo.differentiable(plate(), zo.box_gradient.RowRGE(1e-3, 1), seed=0)
         if state is not None:
             solver.load_state_dict(state)
         return solver
@@ -181,8 +181,8 @@ def test_without_checks_nothing_is_tried_and_mu_stays():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("digits", [None, 3])
-@pytest.mark.filterwarnings("ignore::zo.errors.UnitsWarning", "ignore::zo.NoiseWarning")
-@pytest.mark.filterwarnings("ignore::zo.SlopeWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.UnitsWarning", "ignore::zo.errors.NoiseWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.SlopeWarning")
 def test_checks_and_units_that_are_tried_take_no_more_rows_than_is_said(name, digits):
     """By the box's ledger, where slopes are right, and where three printed digits leave them in doubt."""
     specs = ArraySpec("angle", ()), ArraySpec("thickness", ())

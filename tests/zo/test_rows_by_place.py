@@ -148,7 +148,9 @@ def test_what_goes_by_the_place_of_a_row_is_not_replayed_also_where_numbers_are_
     gradient.replays()
     before = [weight.grad.clone() for weight in network.parameters()]
     state, drawing = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    with pytest.raises(zo.TangentError, match=r"rows to keep (its loss|what it asks of .* in call 1) where"):
+    with pytest.raises(
+        zo.errors.TangentError, match=r"rows to keep (its loss|what it asks of .* in call 1) where"
+    ):
         gradient.replay()
     torch.testing.assert_close([weight.grad for weight in network.parameters()], before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), drawing) and not gradient.counts.replays
@@ -297,7 +299,7 @@ def test_a_state_in_a_compiled_script_is_seen():
     gradient = gradient_of(torch.jit.script(Scripted()))
     gradient.backward(batch_of(0))
     gradient.replays()
-    with pytest.raises(zo.TangentError, match=r"\.h, which holds such rows"):
+    with pytest.raises(zo.errors.TangentError, match=r"\.h, which holds such rows"):
         gradient.replay()
 
 
@@ -313,7 +315,7 @@ def test_weights_that_begin_at_zero_hide_nothing_for_long():
     with torch.no_grad():
         network.last.weight += weights(3, 6)
     gradient.backward(batch_of(1))
-    with pytest.raises(zo.TangentError, match="rows to keep what it asks of"):
+    with pytest.raises(zo.errors.TangentError, match="rows to keep what it asks of"):
         gradient.replay()
 
 
@@ -337,7 +339,7 @@ def test_on_a_gpu_it_is_refused_too(kind, drawn):
         gradient = gradient_of(network, objective)
         gradient.backward(batch)
         gradient.replays()
-        with pytest.raises(zo.TangentError, match=r"rows to keep (its loss|what it asks of)"):
+        with pytest.raises(zo.errors.TangentError, match=r"rows to keep (its loss|what it asks of)"):
             gradient.replay()
 
 
@@ -365,7 +367,7 @@ def test_rows_that_are_dropped_at_the_first_look_are_seen_at_the_next(keep):
     gradient = gradient_of(BY_PLACE["nodes of a graph as rows"][0](drawn=dropped))
     gradient.replays()
     gradient.backward(batch_of(0))
-    with pytest.raises(zo.TangentError, match="rows to keep what it asks of"):
+    with pytest.raises(zo.errors.TangentError, match="rows to keep what it asks of"):
         for _ in range(20):
             gradient.replay()
 
@@ -485,7 +487,7 @@ def test_a_network_that_keeps_rows_of_its_batches_is_not_replayed_and_its_state_
     gradient.replays()
     carrying = network[0] if kind == "inside" else network
     before = carrying.state().clone()
-    with pytest.raises(zo.TangentError, match=r"got \w+\.(h|queue|membrane), which holds .*replays=0"):
+    with pytest.raises(zo.errors.TangentError, match=r"got \w+\.(h|queue|membrane), which holds .*replays=0"):
         gradient.replay()
     assert torch.equal(carrying.state(), before) and before.any()
 
@@ -496,7 +498,7 @@ def test_it_is_said_of_few_rows_as_well(rows):
     network = Carries(rows=rows)
     gradient = gradient_of(network)
     gradient.replays()
-    with pytest.raises(zo.TangentError, match=r"Carries\.h, which holds such rows"):
+    with pytest.raises(zo.errors.TangentError, match=r"Carries\.h, which holds such rows"):
         for seed in range(3):
             gradient.backward(batch_of(seed, rows))
             gradient.replay()
@@ -542,7 +544,7 @@ def test_a_graph_that_reaches_back_into_a_gradient_before_is_said():
     """Without a replay between them, too, in torch's place."""
     gradient = gradient_of(Carries(detach=False))
     gradient.backward(batch_of(0))
-    with pytest.raises(zo.TangentError, match=r"reaches back into a gradient before.*\.detach\(\)"):
+    with pytest.raises(zo.errors.TangentError, match=r"reaches back into a gradient before.*\.detach\(\)"):
         gradient.backward(batch_of(1))
 
 
@@ -554,6 +556,6 @@ def test_numbers_for_as_many_rows_as_a_batch_has_are_said_where_a_replay_has_oth
     gradient.backward(batch_of(0))
     gradient.replay()
     with pytest.raises(
-        zo.TangentError, match=r"for any number of rows, got RuntimeError.* of 3 instead of 8"
+        zo.errors.TangentError, match=r"for any number of rows, got RuntimeError.* of 3 instead of 8"
     ):
         gradient.replay(rows=3)

@@ -163,7 +163,7 @@ def test_tangents_learn_the_pendulum_s_derivative_from_its_steps():
 def test_a_tangent_learns_from_random_actions_before_training():
     """The actions of one policy alone are a function of the observations, so their effects are mixed up."""
     box, network, seeds = pendulum(steps=STEPS), policy(), torch.arange(16)
-    generator, tangent = torch.Generator().manual_seed(0), zo.MLPTangent()
+    generator, tangent = torch.Generator().manual_seed(0), zo.tangents.MLPTangent()
     inputs, answers = box.rollouts(range(100, 164), torch.randn(64, STEPS, 1, generator=generator))
     tangent.fit(inputs, answers[:2], box=box)
     gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], tangent=tangent, seed=0)
@@ -195,7 +195,9 @@ def test_differences_over_weights_are_exact(evaluator):
     assert box.counts.replays == 0
 
 
-@pytest.mark.parametrize("estimator", [zo.RGE(1e-3, 4), zo.RowRGE(1e-3, 4), zo.CGE(1e-3)], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [zo.RGE(1e-3, 4), zo.box_gradient.RowRGE(1e-3, 4), zo.CGE(1e-3)], ids=repr
+)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_what_perturbs_inputs_is_refused_by_name(estimator, wrapped):
     box = pendulum()
@@ -208,7 +210,7 @@ def test_what_perturbs_inputs_is_refused_by_name(estimator, wrapped):
 
 def test_autograd_around_it_by_what_learns_from_values():
     box = pendulum(steps=STEPS)
-    tangent = zo.StudentTangent(nn.Linear(4, 4), loss="squared")
+    tangent = zo.tangents.StudentTangent(nn.Linear(4, 4), loss="squared")
     solver, network = zo.differentiable(box, tangent=tangent, seed=0), policy()
     with pytest.warns(zo.TangentWarning, match="got 'action', which the other inputs determine"):
         loss = objective_of(solver, box)(network, (torch.arange(8),)).mean()

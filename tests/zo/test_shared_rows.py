@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted
+from blackbox.errors import BudgetError
 from tests.zo.ranks import SIZES, Chancy, results_by_rank
 from zo.execution.memory import measured
 
@@ -49,7 +50,9 @@ def gradient_of(network, box, group, **settings):
 def train(group, share=True, **settings):
     torch.set_num_threads(1)
     network, inner = make_network(), Chancy()
-    gradient = gradient_of(network, zo.SharedRows(inner, group) if share else inner, group, **settings)
+    gradient = gradient_of(
+        network, zo.execution.SharedRows(inner, group) if share else inner, group, **settings
+    )
     torch.manual_seed(7)
     for step in range(STEPS):
         network.zero_grad()
@@ -74,14 +77,14 @@ def shared(groups):
             continue
         for block in (None, 3):
             inner = Chancy()
-            box = zo.SharedRows(inner, groups[size], block)
+            box = zo.execution.SharedRows(inner, groups[size], block)
             first = box(batch_of(1)[0].unflatten(0, (7, 1)))
             second = box(batch_of(2)[0].double().numpy())
             results["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
         results["trained", size] = train(groups[size])
         results["alone", size] = train(groups[size], first_alone=True)
         box = Chancy()
-        around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3), seed=0)
+        around = zo.differentiable(zo.execution.SharedRows(box, groups[size]), zo.RGE(MU, 3), seed=0)
         network = make_network()
         torch.manual_seed(7)
         batch = batch_of(0)
@@ -98,7 +101,7 @@ def tangent(group, process_group=None):
     """Two steps with a learned tangent of a box that all ask alike."""
     torch.set_num_threads(1)
     box, network = Chancy(), make_network()
-    shared_box = zo.SharedRows(box, group)
+    shared_box = zo.execution.SharedRows(box, group)
     made = zo.TangentGradient(
         network,
         through(shared_box),
@@ -135,11 +138,11 @@ class BreaksOn(Chancy):
 
 def failing(groups):
     group, x = groups[4], torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
-    results = {"other": error_of(lambda: zo.SharedRows(Chancy(), group)(x + (groups["rank"] == 2)))}
+    results = {"other": error_of(lambda: zo.execution.SharedRows(Chancy(), group)(x + (groups["rank"] == 2)))}
     spent = Budgeted(Chancy(), rows=5)
-    results["budget"] = error_of(lambda: zo.SharedRows(spent, group)(x)), spent.ledger.rows_run
-    results["broken"] = error_of(lambda: zo.SharedRows(BreaksOn(1), group, 2)(x))
-    results["after"] = zo.SharedRows(Chancy(), group, 2)(x)
+    results["budget"] = error_of(lambda: zo.execution.SharedRows(spent, group)(x)), spent.ledger.rows_run
+    results["broken"] = error_of(lambda: zo.execution.SharedRows(BreaksOn(1), group, 2)(x))
+    results["after"] = zo.execution.SharedRows(Chancy(), group, 2)(x)
     return {"failing": results}
 
 
@@ -148,7 +151,7 @@ def failing_before_rows(groups):
     group = groups["short"]
     if group is None:
         return {}
-    box = zo.SharedRows(Chancy(), group)
+    box = zo.execution.SharedRows(Chancy(), group)
 
     def objective(network, batch):
         if groups["rank"] == 1:
@@ -230,7 +233,7 @@ def test_a_process_alone_with_blocks_gives_its_box_blocks():
             sizes.append(len(x))
             return super().evaluate_rows(x)
 
-    box = zo.SharedRows(Noted(), None, 3)
+    box = zo.execution.SharedRows(Noted(), None, 3)
     x = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
     assert torch.equal(box(x).nan_to_num(), Chancy()(x).nan_to_num())
     assert sizes == [3, 3, 1] and repr(box) == "Noted"
@@ -252,7 +255,7 @@ def test_blocks_take_no_more_memory_than_the_first_of_them():
     peaks = []
     for rows in (2, 8):
         with measured(True) as peak:
-            answers = zo.SharedRows(Wide(), None, 2)(torch.ones(rows, 4))
+            answers = zo.execution.SharedRows(Wide(), None, 2)(torch.ones(rows, 4))
             peaks.append(peak.peak - 4096 * answers.element_size() * rows)
     one_block = 2 * 4096 * 4
     assert peaks[1] - peaks[0] < one_block / 2

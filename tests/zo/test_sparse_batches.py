@@ -112,7 +112,7 @@ def test_a_jagged_batch_has_a_gradient_and_no_replay():
         return (box(network(means)) - batch[1]).square().mean(1)
 
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=ModelTangent(torch.sin))
-    with pytest.raises(zo.ObjectiveError, match=r"older kind, which has none.*layout=torch\.jagged"):
+    with pytest.raises(zo.errors.ObjectiveError, match=r"older kind, which has none.*layout=torch\.jagged"):
         gradient.backward((nested(torch.strided), weights(3, 3)))
     batch = (nested(torch.jagged), weights(3, 3))
     gradient.backward(batch)
@@ -120,7 +120,9 @@ def test_a_jagged_batch_has_a_gradient_and_no_replay():
     true = torch.autograd.grad((network(means).sin() - batch[1]).square().mean(), network.weight)
     torch.testing.assert_close(network.weight.grad, *true, rtol=1e-9, atol=1e-12)
     gradient.replays()
-    with pytest.raises(zo.ObjectiveError, match=r"got one that is nested \(jagged\)\. Pad it.*replays=0"):
+    with pytest.raises(
+        zo.errors.ObjectiveError, match=r"got one that is nested \(jagged\)\. Pad it.*replays=0"
+    ):
         gradient.replay()
 
 
@@ -132,6 +134,6 @@ def test_where_a_row_of_a_jagged_batch_fails_that_is_refused_too():
         return box(network(torch.stack([row.mean(0) for row in batch.unbind()]))).square().mean(1)
 
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=ModelTangent(torch.sin))
-    with pytest.raises(zo.ObjectiveError, match="in the place of failed ones, got one that is nested"):
+    with pytest.raises(zo.errors.ObjectiveError, match="in the place of failed ones, got one that is nested"):
         gradient.backward(nested(torch.jagged))
     assert network.weight.grad is None

@@ -52,7 +52,7 @@ def test_a_sparse_matrix_stacks_to_the_loops_gradient(layout, buffer):
     batch = torch.rand(4, NODES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     grads = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("error", zo.EvaluatorWarning)
+        warnings.simplefilter("error", zo.errors.EvaluatorWarning)
         for evaluator in ("stacked", "loop"):
             torch.manual_seed(3)
             network = GraphNetwork(layout, buffer=buffer)
@@ -70,7 +70,9 @@ def test_tangents_serve_and_nothing_is_said(layout):
 
     batch = torch.rand(4, NODES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     network = GraphNetwork(layout)
-    gradient = zo.TangentGradient(network, through, boxes=[BOX], tangent=zo.IdentityTangent(), seed=0)
+    gradient = zo.TangentGradient(
+        network, through, boxes=[BOX], tangent=zo.tangents.IdentityTangent(), seed=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):

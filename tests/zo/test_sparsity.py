@@ -27,7 +27,7 @@ def counts(parameters, indices) -> list[int]:
 
 
 def test_each_layer_has_its_part_at_random_and_dense_ones_are_whole(parameters):
-    sparsity = zo.LayerwiseCoordinates(RATIOS)
+    sparsity = zo.estimators.LayerwiseCoordinates(RATIOS)
     sets = [sparsity.draw(parameters, zo.estimators.Key(0, step)) for step in range(50)]
     for chosen in sets:
         assert counts(parameters, chosen) == [20, 8, 12]
@@ -40,7 +40,7 @@ def test_inside_a_layer_every_coordinate_is_as_likely(parameters):
     """Chi-square of 2,000 draws of 12 out of 24, less spread than multinomial; 1 - 1e-6 of 23 degrees: 74."""
     seen = torch.zeros(parameters.size)
     for step in range(2000):
-        seen[zo.LayerwiseCoordinates(RATIOS).draw(parameters, zo.estimators.Key(1, step))] += 1
+        seen[zo.estimators.LayerwiseCoordinates(RATIOS).draw(parameters, zo.estimators.Key(1, step))] += 1
     last = seen[88:]
     assert ((last - 1000) ** 2 / 1000).sum() < 74
     assert (seen[80:88] == 2000).all()
@@ -48,20 +48,20 @@ def test_inside_a_layer_every_coordinate_is_as_likely(parameters):
 
 @pytest.mark.parametrize(("every", "changes"), [(1, [1, 2, 3, 4, 5]), (3, [3]), (None, [])])
 def test_sets_change_when_they_should(parameters, every, changes):
-    sparsity = zo.LayerwiseCoordinates(RATIOS, every=every)
+    sparsity = zo.estimators.LayerwiseCoordinates(RATIOS, every=every)
     sets = [tuple(sparsity.draw(parameters, zo.estimators.Key(0, step)).tolist()) for step in range(6)]
     assert [step for step in range(1, 6) if sets[step] != sets[step - 1]] == changes
 
 
 def test_fixed_coordinates(parameters):
-    fixed = zo.FixedCoordinates(torch.tensor([7, 3, 100]))
+    fixed = zo.estimators.FixedCoordinates(torch.tensor([7, 3, 100]))
     assert fixed.draw(parameters, zo.estimators.Key(0, 5)).tolist() == [3, 7, 100]
 
 
 SETS = [
     zo.RandomCoordinates(7),
-    zo.LayerwiseCoordinates(RATIOS, every=2),
-    zo.FixedCoordinates(torch.arange(4)),
+    zo.estimators.LayerwiseCoordinates(RATIOS, every=2),
+    zo.estimators.FixedCoordinates(torch.arange(4)),
 ]
 ESTIMATORS = [zo.CGE(1e-3), zo.RGE(1e-3, q=5)]
 ESTIMATORS += [zo.RGE(1e-3, q=5, central=True, sparsity=s) for s in SETS]
@@ -104,20 +104,20 @@ BAD = [
     (planned(cge(Chosen(2, 4))), ["[0, 4)", "[2, 4]"]),
     (planned(cge(Chosen(-1, 2))), ["[-1, 2]"]),
     (planned(lambda: zo.RGE(1e-3, 1, sparsity=Chosen())), ["empty"]),
-    (planned(cge(zo.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
-    (planned(cge(zo.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
-    (lambda: zo.FixedCoordinates(torch.zeros(0, dtype=torch.int64)), ["at least one", "(0,)"]),
-    (lambda: zo.FixedCoordinates(torch.ones(3, dtype=torch.bool)), ["int64", "bool", "nonzero"]),
-    (lambda: zo.FixedCoordinates([0, 3]), ["expected a tensor", "got list"]),  # pyright: ignore
-    (lambda: zo.LayerwiseCoordinates({"weight": 1.5}), ["[0, 1]", "1.5", "'weight'"]),
-    (lambda: zo.LayerwiseCoordinates(LINEAR, every=0), ["every", ">= 1", "0"]),
+    (planned(cge(zo.estimators.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
+    (planned(cge(zo.estimators.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
+    (lambda: zo.estimators.FixedCoordinates(torch.zeros(0, dtype=torch.int64)), ["at least one", "(0,)"]),
+    (lambda: zo.estimators.FixedCoordinates(torch.ones(3, dtype=torch.bool)), ["int64", "bool", "nonzero"]),
+    (lambda: zo.estimators.FixedCoordinates([0, 3]), ["expected a tensor", "got list"]),  # pyright: ignore
+    (lambda: zo.estimators.LayerwiseCoordinates({"weight": 1.5}), ["[0, 1]", "1.5", "'weight'"]),
+    (lambda: zo.estimators.LayerwiseCoordinates(LINEAR, every=0), ["every", ">= 1", "0"]),
     (lambda: zo.RGE(1e-3, q=0), ["q", ">= 1", "0"]),
 ]
 
 
 @pytest.mark.parametrize(("act", "words"), BAD, ids=range(len(BAD)))
 def test_bad_input_is_a_named_error(act, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError) as raised:
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError) as raised:
         act()
     for word in words:
         assert word in str(raised.value)
@@ -128,7 +128,7 @@ def test_a_mu_lost_in_rounding_is_refused_by_name(scheme):
     """Without this, 0 / 0 put NaN into the gradient."""
     network = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1))
     nn.init.constant_(network[1].weight, 4096.0)
-    with pytest.raises(zo.ConfigurationError, match=r"1e-05.*'1\.weight'.*4\.1e\+03"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"1e-05.*'1\.weight'.*4\.1e\+03"):
         zo.CGE(1e-5, central=scheme != "forward").plan(
             zo.estimators.Parameters(network), zo.estimators.Key(0)
         )
@@ -138,7 +138,7 @@ def test_directions_below_the_rounding_are_refused_and_the_sphere_says_why():
     parameters = zo.estimators.Parameters(nn.Linear(400, 250))
     nn.init.constant_(parameters.tensors[0], 1.0)
     zo.RGE(1e-5, q=1).plan(parameters, zo.estimators.Key(0))
-    with pytest.raises(zo.ConfigurationError, match=r"3\.2e-08 for 'weight'.*square root"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"3\.2e-08 for 'weight'.*square root"):
         zo.RGE(1e-5, q=1, distribution="sphere").plan(parameters, zo.estimators.Key(0))
 
 

@@ -12,8 +12,7 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo import StudentTangent
-from zo.tangents import CallPairs
+from zo.tangents import CallPairs, StudentTangent
 
 X, Y = ArraySpec("x", (3,)), ArraySpec("y", (2,))
 
@@ -275,7 +274,7 @@ def test_several_arrays_are_end_to_end_and_numbers_are_vectors_of_one():
     ],
 )
 def test_settings_out_of_range(settings, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
         StudentTangent(settings.pop("network", net()), **settings)
 
 
@@ -292,7 +291,7 @@ def test_settings_out_of_range(settings, words):
     ],
 )
 def test_answers_that_do_not_fit(loss, outputs, words):
-    with pytest.raises(zo.ConfigurationError, match=words):
+    with pytest.raises(zo.errors.ConfigurationError, match=words):
         StudentTangent(net(), loss=loss).fit(rows()[0], outputs)
 
 
@@ -301,11 +300,11 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
     box = FromTorch(lambda x: x.flatten(1)[:, :2], (ArraySpec("x", (1, 2, 2)),), (Y,))
     images, layers = torch.rand(20, 1, 2, 2), (nn.Linear(4, 6), nn.Linear(6, 2))
     student = StudentTangent(nn.Sequential(*layers))
-    with pytest.raises(zo.ConfigurationError, match=r"to take \(2, 1, 2, 2\) to \(2, 2\).*nn.Flatten"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"to take \(2, 1, 2, 2\) to \(2, 2\).*nn.Flatten"):
         student.fit(images, box)
-    with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"nn.Flatten"):
         zo.TangentGradient(net(), lambda network, x: box(network(x))[:, 0], boxes=[box], tangent=student)
-    with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
+    with pytest.raises(zo.errors.ConfigurationError, match=r"nn.Flatten"):
         zo.differentiable(box, tangent=student, seed=0)
     assert not box.asked
     suited, known = (StudentTangent(nn.Sequential(nn.Flatten(), *copy.deepcopy(layers))) for _ in range(2))
@@ -316,11 +315,11 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
 
 def test_steps_of_fit_and_another_boxs_shapes_are_refused():
     student = StudentTangent(net())
-    with pytest.raises(zo.ConfigurationError, match="steps: expected"):
+    with pytest.raises(zo.errors.ConfigurationError, match="steps: expected"):
         student.fit(*rows(), steps=0)
     student.fit(*rows(), steps=1)
     z = weights(20, 4)
-    with pytest.raises(zo.ConfigurationError, match="stands for one box"):
+    with pytest.raises(zo.errors.ConfigurationError, match="stands for one box"):
         student.fit(z, rows()[1])
 
 

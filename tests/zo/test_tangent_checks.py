@@ -16,8 +16,8 @@ from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.chains import ALWAYS, NEVER, X, along, bent, chain, flat_grads, make_network, true_grads
 from tests.zo.checks import check_of
 from tests.zo.row_boxes import FromTorch, weights
-from zo import TrustPolicy
 from zo.errors import TangentWarning, ZeroGradientWarning
+from zo.tangents import TrustPolicy
 from zo.tangents.evidence import along_gradient
 from zo.tangents.trust import figures
 from zo.tangents.trust.evidence import FailedRows
@@ -26,7 +26,7 @@ from zo.tangents.trust.watch import TrustWatch
 
 @pytest.mark.parametrize(
     "tangent",
-    [zo.IdentityTangent(), zo.tangents.ModelTangent(lambda x: 0.5 * x + x.square() / 3)],
+    [zo.tangents.IdentityTangent(), zo.tangents.ModelTangent(lambda x: 0.5 * x + x.square() / 3)],
     ids=["identity", "bent otherwise"],
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -55,7 +55,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost():
         make_network(),
         chain(box),
         boxes=[box],
-        tangent=zo.IdentityTangent(),
+        tangent=zo.tangents.IdentityTangent(),
         trust_policy=TrustPolicy(check_every=2, lost=1e9, agreement=-1e9, agreement_of_rows=-1),
     )
     asked = []
@@ -84,7 +84,7 @@ def test_a_figure_of_one_measure_and_one_line_judges_a_box_but_not_a_noisy_one(m
         make_network(),
         chain(box),
         boxes=[box],
-        tangent=zo.KernelTangent(),
+        tangent=zo.tangents.KernelTangent(),
         trust_policy=dataclasses.replace(ALWAYS, average=1),
     )
     with warnings.catch_warnings(record=True) as said:
@@ -168,7 +168,7 @@ def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
         network = make_network(middle=(nn.BatchNorm1d(5), nn.Dropout(0.5)))
         box, gradients = FromTorch(bent, (X,), (X,)), []
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.tangents.IdentityTangent(), trust_policy=policy
         )
         torch.manual_seed(3)
         for step in range(3):
@@ -202,7 +202,7 @@ def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
     def run(box, policy):
         network = make_network()
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.tangents.IdentityTangent(), trust_policy=policy
         )
         gradient.backward(weights(5, 4))
         return gradient, flat_grads(network)
@@ -323,7 +323,7 @@ def test_of_few_rows_and_where_nothing_is_checked_no_agreement_of_rows_is_told()
     for rows, policy in ((3, ALWAYS), (6, NEVER)):
         network, box = make_network(), FromTorch(bent, (X,), (X,))
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, chain(box), boxes=[box], tangent=zo.tangents.IdentityTangent(), trust_policy=policy
         )
         gradient.backward(weights(rows, 4))
         assert gradient.agreement_of_rows is None
@@ -349,7 +349,7 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
     def run(box, policy):
         network = make_network(middle=(nn.Dropout(0.5),))
         gradient = zo.TangentGradient(
-            network, weighed(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+            network, weighed(box), boxes=[box], tangent=zo.tangents.IdentityTangent(), trust_policy=policy
         )
         torch.manual_seed(3)
         gradient.backward(batch)
@@ -408,7 +408,7 @@ def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
 
     network = make_network()
     gradient = zo.TangentGradient(
-        network, objective, boxes=[box], tangent=zo.IdentityTangent(), trust_policy=ALWAYS
+        network, objective, boxes=[box], tangent=zo.tangents.IdentityTangent(), trust_policy=ALWAYS
     )
     for step in range(2):
         gradient.backward(weights(20, 4, seed=step))
@@ -453,7 +453,7 @@ def test_a_row_that_failed_in_the_base_is_in_no_check():
             lambda x: torch.where(x.amax(dim=1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,)
         )
         gradient = zo.TangentGradient(
-            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=ALWAYS
+            network, chain(box), boxes=[box], tangent=zo.tangents.IdentityTangent(), trust_policy=ALWAYS
         )
         gradient.backward(batch)
         return gradient.agreement

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 RANKS, ROWS, STEPS = 3, 5, 6
 POLICY = zo.tangents.TrustPolicy(check_every=1, average=2, agreement=1e9)
 NEVER = zo.tangents.TrustPolicy(check_every=None)
-VALUES = {"tangent": learner(zo.MLPTangent, 8, first_steps=3, steps_per_step=1)}
+VALUES = {"tangent": learner(zo.tangents.MLPTangent, 8, first_steps=3, steps_per_step=1)}
 RUNS = {"values": VALUES, "chosen": {"tangent": None}}  # settings of a gradient, by name
 
 
@@ -57,7 +57,7 @@ class Lost(Chancy):
         return x * float("nan")
 
 
-class BreaksBack(zo.IdentityTangent):
+class BreaksBack(zo.tangents.IdentityTangent):
     """Raises on rank 2, when the boxes have answered."""
 
     def at(self, rows):
@@ -95,7 +95,7 @@ def chain(box, steps=3):
 
 def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
     network, box = network or make_network(), box or Chancy()
-    settings = {"tangent": zo.IdentityTangent(), "trust_policy": NEVER, **settings}
+    settings = {"tangent": zo.tangents.IdentityTangent(), "trust_policy": NEVER, **settings}
     return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **settings)
 
 
@@ -175,7 +175,7 @@ def differing(groups) -> dict:
     for place, name in enumerate(["weights", "buffers", "batch", "random state", "settings", "steps"]):
         network, box, batch = make_network(), Chancy(), batch_of(0)
         odd = rank == 1 + place % 2
-        policy = zo.TrustPolicy(check_every=None, average=11 if odd and name == "settings" else 10)
+        policy = zo.tangents.TrustPolicy(check_every=None, average=11 if odd and name == "settings" else 10)
         gradient = make_gradient(groups[3], network, box, trust_policy=policy)
         if odd and name == "weights":
             network[0].weight.data[3, 2] += 1e-7
@@ -203,7 +203,7 @@ def failing(groups) -> dict:
     results["lost"] = error_of(make_gradient(group, box=Lost()), batch)
     results["rows"] = error_of(make_gradient(group), torch.ones(()))
     tangents = gradient.tangents  # the group serves again
-    tangents[0].at = zo.IdentityTangent().at
+    tangents[0].at = zo.tangents.IdentityTangent().at
     results["after"] = float(gradient.backward(batch))
     return {"failing": results}
 
@@ -213,7 +213,7 @@ def outsiders(groups) -> dict:
         return {}
     try:
         make_gradient(groups["outside"])
-    except zo.ConfigurationError as error:
+    except zo.errors.ConfigurationError as error:
         return {"outside": str(error)}
     return {}
 
@@ -363,5 +363,5 @@ def test_the_group_serves_again_after_failures(by_rank, one_thread):
 @pytest.mark.slow
 def test_only_groups_with_this_process_in_them(by_rank):
     assert "with this process in it" in by_rank[2]["outside"]
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match="init_process_group"):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match="init_process_group"):
         make_gradient("gloo")

@@ -309,7 +309,7 @@ def test_a_number_fixes_the_size():
     fixed = gradient.excitation[0]["action"]
     gradient.backward(batch(4))
     assert torch.equal(gradient.excitation[0]["action"], fixed)
-    with pytest.raises(zo.ConfigurationError, match="excite: expected"):
+    with pytest.raises(zo.errors.ConfigurationError, match="excite: expected"):
         zo.TangentGradient(policy(), closed_loop(box := plant_box()), boxes=[box], excite=-1)
 
 
@@ -500,7 +500,7 @@ def test_a_run_that_goes_on_logs_what_an_undisturbed_one_does():
     """`tangent_excitation` and `tangent_excitation_loss` come every few steps and were gone till then."""
 
     def made(states=None):
-        network, box, policies = policy(), plant_box(), zo.TrustPolicy(check_every=3)
+        network, box, policies = policy(), plant_box(), zo.tangents.TrustPolicy(check_every=3)
         settings = {"boxes": [box], "seed": 3, "trust_policy": policies, "replays": 1, "max_rows": 2}
         gradient = zo.TangentGradient(network, closed_loop(box), **settings)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
@@ -723,7 +723,7 @@ def test_of_a_large_state_few_numbers_are_kept():
             state = box(state, network(state[:, :4]))
         return state.square().mean(dim=1)
 
-    tangent = learner(zo.MLPTangent, 16, first_steps=20, steps_per_step=2)
+    tangent = learner(zo.tangents.MLPTangent, 16, first_steps=20, steps_per_step=2)
     unchecked = zo.tangents.TrustPolicy(check_every=None)
     gradient = zo.TangentGradient(
         nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, trust_policy=unchecked, clip=None
@@ -979,7 +979,7 @@ def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
 def test_no_check_is_made_of_a_gradient_that_waits(heads, early):
     """It would judge what is not used; the first that is used has one instead."""
     network, box = (TwoHeads(1), two_inputs()) if heads else (policy(), plant_box())
-    objective, policies = two_losses(box) if heads else closed_loop(box), zo.TrustPolicy(early=early)
+    objective, policies = two_losses(box) if heads else closed_loop(box), zo.tangents.TrustPolicy(early=early)
     gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, trust_policy=policies)
     waited = []
     for step in range(9):

@@ -76,7 +76,7 @@ def test_the_first_step_takes_what_its_check_has_measured_of_the_gradient(factor
 )
 def test_the_first_steps_are_checked_until_one_is_right(factor, early, checked):
     network, box = make_network(), FromTorch(bent, (X,), (X,))
-    policy = zo.TrustPolicy(early=early)
+    policy = zo.tangents.TrustPolicy(early=early)
     gradient = zo.TangentGradient(
         network, one_call(box), boxes=[box], tangent=Wrong(factor), trust_policy=policy
     )

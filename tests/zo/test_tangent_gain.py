@@ -354,7 +354,7 @@ def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
         nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.Tanh(),
         nn.Conv2d(4, 1, 3, padding=1, padding_mode="circular"),
     )  # fmt: skip
-    tangent = learner(zo.GridTangent, channels=8, first_steps=20)
+    tangent = learner(zo.tangents.GridTangent, channels=8, first_steps=20)
     gradient = zo.TangentGradient(network, closure(box), boxes=[box], tangent=tangent, seed=0)
     optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(13):
@@ -456,7 +456,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
         x = torch.arange(40) * 0.15 * torch.arange(1, 5)[:, None] * 2 * torch.pi / 6
         return torch.einsum("rk,kx->rx", modes[..., 0], torch.sin(x)) + modes[..., 1] @ torch.cos(x)
 
-    tangent = learner(zo.GridTangent, channels=8, first_steps=20)
+    tangent = learner(zo.tangents.GridTangent, channels=8, first_steps=20)
     gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, seed=0)
     optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(24):

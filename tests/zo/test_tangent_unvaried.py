@@ -188,8 +188,8 @@ def through(function):
 
 LEARNING = {
     "default": lambda: None,
-    "mlp": lambda: zo.MLPTangent(16),
-    "kernel": lambda: zo.KernelTangent(),
+    "mlp": lambda: zo.tangents.MLPTangent(16),
+    "kernel": lambda: zo.tangents.KernelTangent(),
 }
 
 

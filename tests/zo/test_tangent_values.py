@@ -11,7 +11,7 @@ import zo
 from blackbox import ArraySpec
 from tests.zo.chains import Student, X, bent, chain, make_network
 from tests.zo.row_boxes import FromTorch, weights
-from zo import TrustPolicy
+from zo.tangents import TrustPolicy
 
 
 def test_the_trust_is_of_values():
@@ -103,7 +103,7 @@ def test_one_row_of_what_is_no_state_is_no_measure():
         )
 
     student.at = zero
-    with pytest.warns(zo.ZeroGradientWarning):
+    with pytest.warns(zo.errors.ZeroGradientWarning):
         for _ in range(2):
             gradient.backward(weights(1, 4))
     assert gradient.trust == [None]

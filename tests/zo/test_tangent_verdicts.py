@@ -13,8 +13,8 @@ from typeguard import suppress_type_checks
 import zo
 from tests.tasks.problems import Beside, Steering
 from tests.zo.checks import check_of
-from zo import TrustPolicy
 from zo.errors import TangentWarning
+from zo.tangents import TrustPolicy
 from zo.tangents.trust.watch import TrustWatch
 
 
@@ -263,5 +263,5 @@ def test_a_first_check_comes_after_ten_steps():
     ],
 )
 def test_policies_out_of_range(settings, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
         TrustPolicy(**settings)

@@ -24,9 +24,9 @@ from zo.tangents import CallPairs
 
 X = ArraySpec("x", (4,))
 TANGENTS = {
-    "identity": zo.IdentityTangent,
-    "kernel": zo.KernelTangent,
-    "network": lambda: zo.MLPTangent(8, first_steps=20, steps_per_step=2),
+    "identity": zo.tangents.IdentityTangent,
+    "kernel": zo.tangents.KernelTangent,
+    "network": lambda: learner(zo.tangents.MLPTangent, 8, first_steps=20, steps_per_step=2),
     "chosen": lambda: None,
 }
 
@@ -98,7 +98,9 @@ def test_draws_hang_on_the_seed_alone():
     for seed, disturb in ((0, 1), (0, 2), (1, 1)):
         network, box = make_network(), Sine()
         torch.manual_seed(disturb)
-        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.MLPTangent(8, seed=seed))
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.tangents.MLPTangent(8, seed=seed)
+        )
         gradient.backward(weights(5, 4))
         gradients.append(grads(network))
     assert torch.equal(gradients[0], gradients[1])
@@ -141,7 +143,7 @@ def test_trust_falls_as_the_box_is_learned():
     def objective(network, batch):
         return box(network(box(batch))).square().mean(dim=1)
 
-    gradient = zo.TangentGradient(make_network(), objective, boxes=[box], tangent=zo.KernelTangent())
+    gradient = zo.TangentGradient(make_network(), objective, boxes=[box], tangent=zo.tangents.KernelTangent())
     errors = []
     for step in range(6):
         gradient.backward(weights(20, 4, seed=step))
@@ -168,7 +170,7 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):
             state, penalty = batch
             return chain(box)(network, state) + penalty
 
-        tangent = zo.IdentityTangent() if kind == "identity" else zo.tangents.ModelTangent(sine)
+        tangent = zo.tangents.IdentityTangent() if kind == "identity" else zo.tangents.ModelTangent(sine)
         gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=tangent)
         return gradient.backward(batch), grads(network)
 
@@ -185,8 +187,8 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):
 
 def test_no_row_that_survives_is_an_error():
     network, box = make_network(), Sine(limit=-100.0)
-    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.IdentityTangent())
-    with pytest.raises(zo.FailedQueriesError, match="finite loss in some row"):
+    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.tangents.IdentityTangent())
+    with pytest.raises(zo.errors.FailedQueriesError, match="finite loss in some row"):
         gradient.backward(weights(5, 4))
 
 
@@ -237,7 +239,10 @@ def test_identity_goes_by_name_and_shape():
     outputs = (ArraySpec("b", (3,)), ArraySpec("c", (2,)), ArraySpec("a", (4,)))
     pairs = CallPairs(inputs, outputs, weights(2, 5), weights(2, 9))
     d, v = weights(2, 5, seed=3), weights(2, 9, seed=4)
-    pushed, back = zo.IdentityTangent().at(pairs).push(d), zo.IdentityTangent().at(pairs).pull(v)
+    pushed, back = (
+        zo.tangents.IdentityTangent().at(pairs).push(d),
+        zo.tangents.IdentityTangent().at(pairs).pull(v),
+    )
     assert torch.equal(pushed[..., :3], d[..., 2:]) and not pushed[..., 3:].any()
     assert torch.equal(back[:, 2:], v[:, :3]) and not back[:, :2].any()
 
@@ -285,7 +290,7 @@ def test_two_threads_with_two_gradients_do_not_meet():
     networks = [make_network() for _ in range(3)]  # here, since they seed the generator of all threads
 
     def train(box, network) -> torch.Tensor:
-        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.KernelTangent())
+        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.tangents.KernelTangent())
         gradients = []
         for step in range(3):
             network.zero_grad()
@@ -374,7 +379,7 @@ def test_a_gradient_of_zero_is_said_once_with_what_may_be_the_reason(why):
         inputs = used(batch)
         return box(inputs.detach() if why == "a graph that is cut" else inputs).square().mean(dim=1)
 
-    student = zo.StudentTangent(nn.Linear(4, 4))
+    student = zo.tangents.StudentTangent(nn.Linear(4, 4))
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=student)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -417,7 +422,7 @@ def without(box):
 )
 def test_objectives_that_cannot_be_replayed(objective, words):
     network, box = make_network(), Sine()
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.IdentityTangent())
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=zo.tangents.IdentityTangent())
     with pytest.raises(zo.errors.TangentError) as raised:
         gradient.backward(weights(5, 4))
     assert all(word in str(raised.value) for word in words), str(raised.value)
@@ -455,38 +460,49 @@ def test_whatever_autograd_sees_is_in_the_gradient(objective):
         ({"boxes": [Sine()] * 2}, "expected different boxes"),
         ({"tangent": []}, "tangent: expected a Tangent"),
         ({"tangent": "dense"}, "tangent: expected a Tangent"),
-        ({"tangent": [zo.IdentityTangent()] * 2}, "one for each of 1 boxes"),
+        ({"tangent": [zo.tangents.IdentityTangent()] * 2}, "one for each of 1 boxes"),
         ({"objective": lambda: torch.zeros(())}, "objective: expected objective"),
         ({"seed": -1}, "seed: expected a whole number"),
     ],
 )
 def test_settings_out_of_range(settings, words):
     network, box = make_network(), Sine()
-    arguments = {"objective": chain(box), "boxes": [box], "tangent": zo.IdentityTangent(), **settings}
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+    arguments = {
+        "objective": chain(box),
+        "boxes": [box],
+        "tangent": zo.tangents.IdentityTangent(),
+        **settings,
+    }
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
         zo.TangentGradient(network, arguments.pop("objective"), **arguments)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: zo.GridTangent(channels=6), "channels: expected a multiple of 4, got 6. Take 8"),
-        (lambda: zo.GridTangent(periodic="yes"), "periodic: expected True, False, one of these"),
-        (lambda: zo.GridTangent(reach=0), "reach: expected a whole number >= 1"),
-        (lambda: learner(zo.GridTangent, learning_rate=0.0), "learning_rate: expected a finite number > 0"),
-        (lambda: zo.MLPTangent(width=0), "width: expected a whole number >= 1"),
-        (lambda: learner(zo.MLPTangent, first_steps=-1), "first_steps: expected a whole number >= 1"),
-        (lambda: zo.StencilTangent(4), "degree: expected 1, 2 or 3, got 4"),
-        (lambda: zo.StencilTangent(periodic=[1, 0]), "periodic: expected True, False, one of these"),
-        (lambda: zo.StencilTangent(ridge=1e-20), "ridge: expected"),
+        (lambda: zo.tangents.GridTangent(channels=6), "channels: expected a multiple of 4, got 6. Take 8"),
+        (lambda: zo.tangents.GridTangent(periodic="yes"), "periodic: expected True, False, one of these"),
+        (lambda: zo.tangents.GridTangent(reach=0), "reach: expected a whole number >= 1"),
+        (
+            lambda: learner(zo.tangents.GridTangent, learning_rate=0.0),
+            "learning_rate: expected a finite number > 0",
+        ),
+        (lambda: zo.tangents.MLPTangent(width=0), "width: expected a whole number >= 1"),
+        (
+            lambda: learner(zo.tangents.MLPTangent, first_steps=-1),
+            "first_steps: expected a whole number >= 1",
+        ),
+        (lambda: zo.tangents.StencilTangent(4), "degree: expected 1, 2 or 3, got 4"),
+        (lambda: zo.tangents.StencilTangent(periodic=[1, 0]), "periodic: expected True, False, one of these"),
+        (lambda: zo.tangents.StencilTangent(ridge=1e-20), "ridge: expected"),
     ],
 )
 def test_tangents_out_of_range(make, words):
-    with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
         make()
 
 
-@pytest.mark.parametrize("tangent", [zo.GridTangent(), zo.StencilTangent()], ids=repr)
+@pytest.mark.parametrize("tangent", [zo.tangents.GridTangent(), zo.tangents.StencilTangent()], ids=repr)
 def test_tangents_on_grids_need_one(tangent):
     spec = ArraySpec("y", (2, 2, 2, 2, 2))
     box = FromTorch(lambda x: x.repeat(1, 8).view(-1, 2, 2, 2, 2, 2), (X,), (spec,))
@@ -497,36 +513,40 @@ def test_tangents_on_grids_need_one(tangent):
         tangent=tangent,
     )
     name = type(tangent).__name__
-    with pytest.raises(zo.ConfigurationError, match=rf"{name}: expected.*channels, \*space.*zo.MLPTangent"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=rf"{name}: expected.*channels, \*space.*zo.tangents.MLPTangent"
+    ):
         gradient.backward(weights(5, 4))
 
 
-@pytest.mark.parametrize("make", [zo.GridTangent, zo.StencilTangent], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [zo.tangents.GridTangent, zo.tangents.StencilTangent], ids=lambda make: make.__name__
+)
 def test_ends_are_said_for_each_axis(make):
     box = Sine()
     gradient = zo.TangentGradient(
         make_network(), chain(box), boxes=[box], tangent=make(periodic=(True, False))
     )
-    with pytest.raises(zo.ConfigurationError, match="one for each of 1 axes, got \\(True, False\\)"):
+    with pytest.raises(zo.errors.ConfigurationError, match="one for each of 1 axes, got \\(True, False\\)"):
         gradient.backward(weights(5, 4))
 
 
 def test_frozen_parameters_and_states_of_other_runs_are_refused():
     network, box = make_network(), Sine()
     network[0].weight.requires_grad_(False)
-    settings = {"boxes": [box], "tangent": zo.IdentityTangent()}
-    with pytest.raises(zo.ConfigurationError, match=r"'0\.weight', which does not"):
+    settings = {"boxes": [box], "tangent": zo.tangents.IdentityTangent()}
+    with pytest.raises(zo.errors.ConfigurationError, match=r"'0\.weight', which does not"):
         zo.TangentGradient(network, chain(box), parameters="*", **settings)
     state = zo.TangentGradient(network, chain(box), **settings).state_dict()
-    with pytest.raises(zo.ConfigurationError, match="seed=5, got one with 0"):
+    with pytest.raises(zo.errors.ConfigurationError, match="seed=5, got one with 0"):
         zo.TangentGradient(network, chain(box), seed=5, **settings).load_state_dict(state)
-    settings["tangent"] = zo.KernelTangent()
-    with pytest.raises(zo.ConfigurationError, match=r"tangents=KernelTangent\(centres=1000\), got"):
+    settings["tangent"] = zo.tangents.KernelTangent()
+    with pytest.raises(zo.errors.ConfigurationError, match=r"tangents=KernelTangent\(centres=1000\), got"):
         zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)
 
 
 def test_a_gradient_that_is_not_finite_fails_the_batch_and_training_goes_on_as_without_it():
-    class Wild(zo.IdentityTangent):
+    class Wild(zo.tangents.IdentityTangent):
         wild = True
 
         def at(self, rows):
@@ -548,7 +568,7 @@ def test_a_gradient_that_is_not_finite_fails_the_batch_and_training_goes_on_as_w
     for weight in undisturbed.parameters():
         weight.grad = None
     box = Sine()
-    zo.TangentGradient(undisturbed, chain(box), boxes=[box], tangent=zo.IdentityTangent()).backward(
+    zo.TangentGradient(undisturbed, chain(box), boxes=[box], tangent=zo.tangents.IdentityTangent()).backward(
         weights(5, 4)
     )
     for ours, theirs in zip(network.parameters(), undisturbed.parameters(), strict=True):
@@ -633,7 +653,7 @@ def test_a_step_that_fails_leaves_buffers_as_they_were(at):
     if at == "second":
         gradient.backward(batch)
     fails[0], before = True, network[1].running_mean.clone()
-    with pytest.raises(zo.FailedQueriesError):
+    with pytest.raises(zo.errors.FailedQueriesError):
         gradient.backward(batch)
     assert torch.equal(network[1].running_mean, before)
 
@@ -712,15 +732,22 @@ def test_what_was_learned_of_a_box_is_not_taken_for_another_with_other_arrays(si
     learned.backward(weights(8, 4))
     into = zo.TangentGradient(network, objective(other), boxes=[other])
     before = into.state_dict()
-    with pytest.raises(zo.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"
+    ):
         into.load_state_dict(learned.state_dict())
     assert into.state_dict()["counts"] == before["counts"]
     into.backward(weights(8, 4))
     old = {name: kept for name, kept in learned.state_dict().items() if name != "boxes"}
     zo.TangentGradient(network, objective(first), boxes=[first]).load_state_dict(old)
 
-    rows = [zo.differentiable(box, tangent=learner(zo.MLPTangent, first_steps=2)) for box in (first, other)]
+    rows = [
+        zo.differentiable(box, tangent=learner(zo.tangents.MLPTangent, first_steps=2))
+        for box in (first, other)
+    ]
     x = weights(8, 2).requires_grad_()
     rows[0](x).sum().backward()
-    with pytest.raises(zo.ConfigurationError, match=r"box=x \(.* to y \(2,\), got one with x \(2,\) to y"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=r"box=x \(.* to y \(2,\), got one with x \(2,\) to y"
+    ):
         rows[1].load_state_dict(rows[0].state_dict())

@@ -93,7 +93,7 @@ def test_what_an_objective_may_not_return(returned, words, use):
 
 @pytest.mark.parametrize("returned", [None, "much"])
 def test_a_validation_that_returns_no_loss(returned):
-    with pytest.raises(zo.ConfigurationError, match="returns a loss, or one for each row, got"):
+    with pytest.raises(zo.errors.ConfigurationError, match="returns a loss, or one for each row, got"):
         zo.KeepBest(small(), lambda: returned).before_step()
 
 
@@ -116,7 +116,7 @@ def residual_by_func(network, batch):
 
 
 @pytest.mark.quick_cases(2)
-@pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
 @pytest.mark.parametrize("directions", [False, True])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 @pytest.mark.parametrize("objective", [residual, residual_by_func])
@@ -220,7 +220,9 @@ def test_weights_that_a_pattern_chose_and_that_are_frozen_later_are_refused(call
     assert gradient.replays() == 1
     rows = box.ledger.rows_asked
     (network["g"] if all_of_them else network["g"].weight).requires_grad_(False)
-    with pytest.raises(zo.ConfigurationError, match=r"'g\.weight', which does not\..*requires_grad=True"):
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=r"'g\.weight', which does not\..*requires_grad=True"
+    ):
         gradient.replay() if call == "replay" else gradient.backward(batch_of())
     assert box.ledger.rows_asked == rows
     network["g"].requires_grad_(True)
@@ -348,7 +350,7 @@ def test_tangents_in_inference_mode():
         network,
         lambda network, batch: box(network(batch)).square().mean(dim=1),
         boxes=[box],
-        tangent=zo.IdentityTangent(),
+        tangent=zo.tangents.IdentityTangent(),
     )
     truth = by_autograd(network, shifted, batch_of()).double()
     with torch.inference_mode():
@@ -358,7 +360,9 @@ def test_tangents_in_inference_mode():
     nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
 
 
-@pytest.mark.parametrize("tangent", [zo.KernelTangent(), learner(zo.MLPTangent, 4, first_steps=1, batch=8)])
+@pytest.mark.parametrize(
+    "tangent", [zo.tangents.KernelTangent(), learner(zo.tangents.MLPTangent, 4, first_steps=1, batch=8)]
+)
 def test_what_tangents_learn_before_the_first_step_in_inference_mode_is_learned_on_from(tangent):
     network, box = small(), Shifted()
     gradient = zo.TangentGradient(
@@ -373,7 +377,7 @@ def test_what_tangents_learn_before_the_first_step_in_inference_mode_is_learned_
 
 
 @pytest.mark.parametrize(
-    ("limit", "error"), [(np.inf, zo.errors.NonFiniteGradientError), (-np.inf, zo.FailedQueriesError)]
+    ("limit", "error"), [(np.inf, zo.errors.NonFiniteGradientError), (-np.inf, zo.errors.FailedQueriesError)]
 )
 def test_rows_of_a_step_that_is_refused_are_counted(limit, error):
     network, box, spoiled = nn.Linear(4, 4), Sine(), False
@@ -382,7 +386,7 @@ def test_rows_of_a_step_that_is_refused_are_counted(limit, error):
         losses = box(network(batch)).square().mean(dim=1)
         return losses + (0 * network.weight).sqrt().sum() if spoiled else losses  # whose derivative is NaN
 
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.KernelTangent())
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.KernelTangent())
     for _ in range(3):
         gradient.backward(batch_of())
         before, spoiled, box.limit = flat_grad(network), True, limit
@@ -392,7 +396,7 @@ def test_rows_of_a_step_that_is_refused_are_counted(limit, error):
         assert torch.equal(flat_grad(network), before)
         assert gradient.counts.rows == sum(box.calls)
     box.limit = -np.inf
-    with pytest.raises(zo.FailedQueriesError):
+    with pytest.raises(zo.errors.FailedQueriesError):
         gradient.prefit([batch_of()])
     assert gradient.counts.rows == sum(box.calls) and gradient.counts.steps == 3
 
@@ -412,7 +416,7 @@ def test_a_deep_copy_of_tangents_trains_its_own_network(kind):
     network, box = small(), Shifted()
     held = WithBox(box)
     objective = held if kind == "an object" else lambda network, batch: held(network, batch)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.IdentityTangent())
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.IdentityTangent())
     truth = by_autograd(network, shifted, batch_of()).double()
     twin = copy.deepcopy(gradient)
     twin.backward(batch_of())
@@ -445,7 +449,7 @@ def test_a_gradient_is_refused_while_another_is_at_work_on_the_same_weights(kind
     other = made(lambda network, batch: box(batch + network(batch)).square().mean(dim=1))
     gradient = made(objective)
     gradient.backward(batch_of())
-    assert isinstance(refused[0], zo.ParameterError) and "no other gradient at work" in str(refused[0])
+    assert isinstance(refused[0], zo.errors.ParameterError) and "no other gradient at work" in str(refused[0])
     assert all(weight.grad is not None for weight in network.parameters())
     other.backward(batch_of())  # and afterwards it may
 
@@ -460,7 +464,7 @@ def test_a_compiled_objective_runs_as_it_was_written():
     for each in (objective, torch.compile(objective, backend="eager")):
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 2)
-        gradient = zo.TangentGradient(network, each, boxes=[box], tangent=zo.MLPTangent(8), seed=0)
+        gradient = zo.TangentGradient(network, each, boxes=[box], tangent=zo.tangents.MLPTangent(8), seed=0)
         for step in range(2):
             gradient.backward(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)))
         found.append(network.weight.grad)

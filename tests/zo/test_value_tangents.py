@@ -67,9 +67,15 @@ def small(monkeypatch):
     """What is chosen from, made to learn little, for tests of what follows what."""
     quick = {"first_steps": 4, "steps_per_step": 1, "batch": 8}
     for name, made in (
-        ("grid.grid.GridTangent", partial(learner, zo.GridTangent, 4, periodic=True, reach=1, **quick)),
-        ("mlp.MLPTangent", partial(learner, zo.MLPTangent, 8, **quick)),
-        ("grid.stencil.StencilTangent", partial(zo.StencilTangent, 2, periodic=True, reach=1, ridge=1e-9)),
+        (
+            "grid.grid.GridTangent",
+            partial(learner, zo.tangents.GridTangent, 4, periodic=True, reach=1, **quick),
+        ),
+        ("mlp.MLPTangent", partial(learner, zo.tangents.MLPTangent, 8, **quick)),
+        (
+            "grid.stencil.StencilTangent",
+            partial(zo.tangents.StencilTangent, 2, periodic=True, reach=1, ridge=1e-9),
+        ),
     ):
         monkeypatch.setattr(f"zo.tangents.models.{name}", made)
 
@@ -136,12 +142,12 @@ def diverges(tangent, steps=None):
 
 def test_a_kind_whose_learning_diverges_is_out_and_alone_it_is_an_error(small, monkeypatch):
     """In the contest the other kind goes on, and does not lose to it later."""
-    monkeypatch.setattr(zo.StencilTangent, "learn", diverges)
+    monkeypatch.setattr(zo.tangents.StencilTangent, "learn", diverges)
     gradient = make_gradient(make_network().eval(), ring())
     for n in range(2):
         gradient.backward(batch_of(n))
         assert list(gradient.tangents[0].models) == ["grid"] and gradient.tangents[0].kind == "grid"
-    monkeypatch.setattr(zo.GridTangent, "learn", diverges)
+    monkeypatch.setattr(zo.tangents.GridTangent, "learn", diverges)
     with pytest.raises(zo.errors.TangentError, match="got nan"):
         gradient.backward(batch_of(2))
 
@@ -164,19 +170,19 @@ def rows_of_table(seed: int) -> torch.Tensor:
 def test_where_the_only_kind_in_use_diverges_the_next_one_takes_over(small, monkeypatch):
     box, gradient = table(trust_policy=NEVER)
     gradient.backward(rows_of_table(0))
-    monkeypatch.setattr(zo.KernelTangent, "learn", diverges)
+    monkeypatch.setattr(zo.tangents.KernelTangent, "learn", diverges)
     with pytest.warns(
         zo.errors.TangentWarning, match="got nan[.] MLPTangent.* takes over from KernelTangent"
     ):
         gradient.backward(rows_of_table(1))
     assert gradient.tangents[0].kind == "mlp" and box.ledger.rows_run == gradient.counts.rows == 2 * 6
-    monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
+    monkeypatch.setattr(zo.tangents.MLPTangent, "learn", diverges)
     with pytest.raises(zo.errors.TangentError, match="got nan"):
         gradient.backward(rows_of_table(2))
 
 
 def test_a_kind_that_is_asked_for_help_and_diverges_is_out_and_the_one_in_use_goes_on(monkeypatch):
-    monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
+    monkeypatch.setattr(zo.tangents.MLPTangent, "learn", diverges)
     _, gradient = table(trust_policy=LOSES)
     with pytest.warns(zo.errors.TangentWarning, match="tangents have nothing left to try"):
         for n in range(30):
@@ -267,9 +273,9 @@ def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        zo.StencilTangent,
-        partial(learner, zo.GridTangent, first_steps=3, steps_per_step=1),
-        partial(learner, zo.MLPTangent, first_steps=3, steps_per_step=1),
+        zo.tangents.StencilTangent,
+        partial(learner, zo.tangents.GridTangent, first_steps=3, steps_per_step=1),
+        partial(learner, zo.tangents.MLPTangent, first_steps=3, steps_per_step=1),
     ],
 )
 def test_a_named_tangent_resumes_though_it_measured_its_box(make):
@@ -289,12 +295,14 @@ def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
     """The identity's J d is d: |c d - d| / |c d| for a box c u, whatever the gradient."""
     box = FromTorch(lambda u: 0.8 * u, (RING,), (RING,))
     policy = zo.tangents.TrustPolicy(check_every=1, agreement=-1e9, missed=1e9, lost=1e9)
-    gradient = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent(), trust_policy=policy)
+    gradient = make_gradient(
+        make_network().eval(), box, tangent=zo.tangents.IdentityTangent(), trust_policy=policy
+    )
     gradient.backward(batch_of(0))
     assert gradient.missed == pytest.approx(0.25, rel=1e-3)
     assert gradient.metrics()["tangent_missed"] == gradient.missed
     assert gradient.counts.checks == 1 and gradient.counts.rows == box.ledger.rows_run == 2 * 6 * 2
-    quiet = make_gradient(make_network().eval(), box, tangent=zo.IdentityTangent())
+    quiet = make_gradient(make_network().eval(), box, tangent=zo.tangents.IdentityTangent())
     quiet.backward(batch_of(0))
     assert quiet.missed is None and "tangent_missed" not in quiet.metrics()
 
@@ -392,14 +400,16 @@ def test_one_of_one_s_own_may_stand_where_nothing_is_replayed_unasked(small):
 
 def test_what_prefit_refuses(small):
     box, network = ring(), make_network()
-    with pytest.raises(zo.ConfigurationError, match=r"tangents that learn, .* IdentityTangent.*tangent=None"):
-        make_gradient(network, box, tangent=zo.IdentityTangent()).prefit([batch_of(0)])
+    with pytest.raises(
+        zo.errors.ConfigurationError, match=r"tangents that learn, .* IdentityTangent.*tangent=None"
+    ):
+        make_gradient(network, box, tangent=zo.tangents.IdentityTangent()).prefit([batch_of(0)])
     gradient = make_gradient(network, box)
-    with pytest.raises(zo.ConfigurationError, match="expected at least one batch, got none"):
+    with pytest.raises(zo.errors.ConfigurationError, match="expected at least one batch, got none"):
         gradient.prefit([])
-    with pytest.raises(zo.ConfigurationError, match="steps: expected a whole number >= 1"):
+    with pytest.raises(zo.errors.ConfigurationError, match="steps: expected a whole number >= 1"):
         gradient.prefit([batch_of(0)], steps=0)
-    with pytest.raises(zo.FailedQueriesError):
+    with pytest.raises(zo.errors.FailedQueriesError):
         gradient.prefit([batch_of(0) * float("nan")])
     assert gradient.counts.steps == 0
 
@@ -417,9 +427,11 @@ def test_the_choice_fits_rows_of_its_box_with_all_inputs(small):
 @pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
 def test_a_row_that_fails_bends_no_gradient(kind):
     make = {
-        "grid": lambda: learner(zo.GridTangent, 4, first_steps=5, steps_per_step=1, reach=1, periodic=True),
-        "stencil": lambda: zo.StencilTangent(2, reach=1, periodic=True),
-        "mlp": lambda: learner(zo.MLPTangent, 8, first_steps=5, steps_per_step=1),
+        "grid": lambda: learner(
+            zo.tangents.GridTangent, 4, first_steps=5, steps_per_step=1, reach=1, periodic=True
+        ),
+        "stencil": lambda: zo.tangents.StencilTangent(2, reach=1, periodic=True),
+        "mlp": lambda: learner(zo.tangents.MLPTangent, 8, first_steps=5, steps_per_step=1),
     }[kind]
 
     def run(batch):
@@ -469,14 +481,14 @@ def vjp_error(tangent, box, u) -> float:
 @pytest.mark.parametrize("size", [0.0, 1e-16, 1e-8])
 def test_a_channel_that_wakes_up_after_the_first_step(size):
     """As a velocity across a flow, of rounding at first; cubes of it in its first units are infinite."""
-    tangent = zo.StencilTangent(3, periodic=True, reach=1, output_map=False)
+    tangent = zo.tangents.StencilTangent(3, periodic=True, reach=1, output_map=False)
     batches = [weights(8, 2, 24, seed=n).float() for n in range(4)]
     first = batches[0] * torch.tensor([1.0, size])[:, None]
     assert vjp_error(taught(tangent, couple, first, *batches), couple, batches[-1]) < 1e-3
 
 
 def test_one_row_far_away_does_not_bend_a_stencil():
-    tangent = zo.StencilTangent(3, periodic=True, reach=1, output_map=False)
+    tangent = zo.tangents.StencilTangent(3, periodic=True, reach=1, output_map=False)
     first, second = (weights(8, 2, 24, seed=n).float() for n in range(2))
     second[3] *= 1e15
     assert vjp_error(taught(tangent, couple, first, second, first), couple, first) < 1e-3
@@ -484,7 +496,7 @@ def test_one_row_far_away_does_not_bend_a_stencil():
 
 def test_a_stencil_looks_at_all_calls_of_the_first_step():
     """The first call of a rollout begins at rest: it shows no reach."""
-    tangent = zo.StencilTangent(2, periodic=True, output_map=False)
+    tangent = zo.tangents.StencilTangent(2, periodic=True, output_map=False)
 
     def carries(u):
         return u + 0.3 * u.roll(3, 2)
@@ -498,9 +510,11 @@ def test_a_stencil_looks_at_all_calls_of_the_first_step():
 @pytest.mark.parametrize(
     "make",
     [
-        partial(learner, zo.MLPTangent, 16, first_steps=100),
+        partial(learner, zo.tangents.MLPTangent, 16, first_steps=100),
         pytest.param(
-            partial(learner, zo.GridTangent, 8, periodic=True, reach=1, first_steps=100, output_map=False),
+            partial(
+                learner, zo.tangents.GridTangent, 8, periodic=True, reach=1, first_steps=100, output_map=False
+            ),
             marks=pytest.mark.slow,
         ),
     ],
@@ -521,9 +535,9 @@ def test_small_changes_of_large_numbers_count_in_double_precision(make):
 @pytest.mark.parametrize(
     "make",
     [
-        partial(zo.StencilTangent, 2, periodic=True, reach=1),
-        partial(learner, zo.MLPTangent, 8, first_steps=4),
-        partial(learner, zo.GridTangent, 4, first_steps=4),
+        partial(zo.tangents.StencilTangent, 2, periodic=True, reach=1),
+        partial(learner, zo.tangents.MLPTangent, 8, first_steps=4),
+        partial(learner, zo.tangents.GridTangent, 4, first_steps=4),
     ],
 )
 def test_a_state_from_before_the_first_step_takes_all_knowledge_away(make):
@@ -557,7 +571,7 @@ def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(limits):
     limits(map_class=Map)
     for most in (2**24, 64 * 80):
         limits(map_numbers=most)
-        tangent = zo.StencilTangent(2, periodic=True, reach=1)
+        tangent = zo.tangents.StencilTangent(2, periodic=True, reach=1)
         u = weights(100, 1, 64).float()
         taught(tangent, lambda u: u + 0.1 * u * u.roll(1, 2), u)
     assert taken == [100, 80]
@@ -570,7 +584,7 @@ def test_a_few_rows_that_stay_the_same_do_not_take_gradients_away(rows):
     def box(u):
         return u + 0.1 * u * u.roll(1, 2)
 
-    tangent = zo.StencilTangent(2, periodic=True, reach=1)
+    tangent = zo.tangents.StencilTangent(2, periodic=True, reach=1)
     u = weights(rows, 1, 64).float()
     batches = [u + 0.01 * n * weights(1, 1, 64, seed=7).float() for n in range(6)]
     for n, batch in enumerate(batches):
@@ -582,12 +596,12 @@ def test_a_stencil_of_many_channels_has_a_lower_degree_and_few_features():
     """Of 48 channels the products of three alone are 19,600, whose sums take 3 GB."""
     x = weights(40, 48, 3).float()
     mix = weights(48, 48, seed=1).float() / 7
-    tangent = zo.StencilTangent(periodic=True, reach=1)
+    tangent = zo.tangents.StencilTangent(periodic=True, reach=1)
     tangent.fit(x, x + torch.einsum("ij,rjn->rin", mix, x.roll(1, 2)))
     assert tangent.state_dict()["sums"][0].shape[0] < 2_000
 
 
 def test_a_stencil_says_that_channels_and_reach_are_too_many():
     x = weights(3, 12, 9, 9, 9).float()
-    with pytest.raises(zo.TangentError, match="12 channels and a reach of 4 cells on 3 axes"):
-        zo.StencilTangent(reach=4, periodic=True).fit(x, 0.5 * x)
+    with pytest.raises(zo.errors.TangentError, match="12 channels and a reach of 4 cells on 3 axes"):
+        zo.tangents.StencilTangent(reach=4, periodic=True).fit(x, 0.5 * x)

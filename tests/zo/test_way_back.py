@@ -112,7 +112,9 @@ def test_a_block_that_is_computed_anew_may_not_hold_a_box():
         block = checkpoint(lambda x: torch.tanh(box(network(x))).exp(), batch[0], use_reentrant=False)
         return block.sum(dim=1)
 
-    with pytest.raises(zo.TangentError, match=r"got one on the way back.*Leave boxes outside of such blocks"):
+    with pytest.raises(
+        zo.errors.TangentError, match=r"got one on the way back.*Leave boxes outside of such blocks"
+    ):
         tangents(network, objective, box).backward(batch_of())
     assert all(grad is None for grad in grads(network))
 
@@ -155,7 +157,7 @@ def test_a_box_in_one_of_the_older_checkpoints_is_refused_in_our_words():
     def objective(network, batch):
         return checkpoint(box, network(batch[0]), use_reentrant=True).square().sum(dim=1)
 
-    with pytest.raises(zo.TangentError, match="leave boxes outside of it"):
+    with pytest.raises(zo.errors.TangentError, match="leave boxes outside of it"):
         tangents(network, objective, box).backward(batch_of())
 
 
@@ -170,7 +172,7 @@ def test_the_older_checkpoints_hide_weights_and_are_refused_and_the_newer_are_ri
 
     gradient = tangents(network, objective, box)
     if reentrant:
-        with pytest.raises(zo.TangentError, match="use_reentrant=False"):
+        with pytest.raises(zo.errors.TangentError, match="use_reentrant=False"):
             gradient.backward(batch_of())
         assert all(grad is None for grad in grads(network))
     else:
@@ -307,7 +309,7 @@ class Replicas(DistributedDataParallel):
 
 @pytest.mark.parametrize("kind", ["tangents", "values"])
 def test_replicas_that_only_autograd_averages_are_refused(kind):
-    with pytest.raises(zo.ParameterError, match=r"averages gradients.*process_group="):
+    with pytest.raises(zo.errors.ParameterError, match=r"averages gradients.*process_group="):
         gradient_of(kind, Replicas(make_network()), make_box())
 
 
@@ -319,7 +321,7 @@ class FullyShardedDataParallel(nn.Sequential):
 def test_a_network_of_which_a_process_has_a_shard_is_refused(kind):
     network = nn.Sequential(FullyShardedDataParallel(make_network()))
     with pytest.raises(
-        zo.ParameterError, match=r"got FullyShardedDataParallel as 0, .*before it was wrapped"
+        zo.errors.ParameterError, match=r"got FullyShardedDataParallel as 0, .*before it was wrapped"
     ):
         gradient_of(kind, network, make_box())
 

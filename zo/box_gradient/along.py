@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError, RowFailedError
+from blackbox.errors import BudgetError, RowFailedError
 from zo.box_gradient.row_queries import RowQueries, row_differences
 
 FEWEST, MOST = 4, 16  # rows of a check

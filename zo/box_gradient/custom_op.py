@@ -25,7 +25,7 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     """A box that autograd passes through as a custom operator of torch, for `torch.compile`.
 
         solver = zo.differentiable(box, zo.CGE(mu=1e-3), seed=0)
-        solve = zo.custom_op(solver)
+        solve = zo.box_gradient.custom_op(solver)
 
         @torch.compile(fullgraph=True)
         def loss(x, y):
@@ -143,7 +143,7 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
         return results[0] if len(results) == 1 else results
 
     solve.__name__ = solve.__qualname__ = called
-    solve.__doc__ = f"{box!r} as an operator of torch, made by `zo.custom_op`."
+    solve.__doc__ = f"{box!r} as an operator of torch, made by `zo.box_gradient.custom_op`."
     return solve
 
 

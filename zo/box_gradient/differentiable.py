@@ -35,7 +35,7 @@ def differentiable(
     queries of all rows reach the box in one call. Without a graph (`no_grad`, or no input that requires a
     gradient) there are no queries.
 
-        solver = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0)
+        solver = zo.differentiable(box, tangent=zo.tangents.MLPTangent(), seed=0)
 
     With a tangent there are no queries: it learns from the values of the rows that pass, over calls and
     steps. In the backward pass it predicts a call's outputs (`trust` says how well), learns from them, and
@@ -141,7 +141,7 @@ def _check_tangent(tangent: object, estimator: object) -> None:
     if tangent is not None and not isinstance(tangent, Tangent):
         raise ConfigurationError(
             f"differentiable, tangent: expected a Tangent or None, got {type(tangent).__name__}. "
-            "Such as zo.MLPTangent()."
+            "Such as zo.tangents.MLPTangent()."
         )
     if (estimator is None) == (tangent is None):
         got = "neither" if tangent is None else f"both, {described(estimator)} and {tangent!r}"

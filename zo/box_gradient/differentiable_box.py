@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction, BudgetError, RowFailedError
+from blackbox import BlackBoxFunction
 from blackbox.arrays import in_order
 from blackbox.checks import check_count, check_flag, check_fraction
+from blackbox.errors import BudgetError, RowFailedError
 from blackbox.running import outside_autocast
 from zo.box_gradient.along import along_gradient
 from zo.box_gradient.autograd_function import BlackBoxCall

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError, RowFailedError
+from blackbox.errors import BudgetError, RowFailedError
 from zo.box_gradient.row_queries import Outputs, RowQueries
 from zo.slopes import Doubt, doubt_of
 

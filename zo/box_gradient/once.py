@@ -122,8 +122,8 @@ class Once:
             f"{self._box}, call {call}: expected outputs that follow {names}, got the same ones from all "
             f"queries of {which}: a derivative of exactly zero there. Either the box does not depend on its "
             "input, or mu is below what it resolves: check_black_box recommends one. Where outputs are "
-            "steps, as a decision forest's, take a much larger mu, or learn from values: zo.StudentTangent, "
-            "the method student. This is said once.",
+            "steps, as a decision forest's, take a much larger mu, or learn from values: "
+            "zo.tangents.StudentTangent, the method student. This is said once.",
             ZeroGradientWarning,
         )
 
@@ -179,7 +179,7 @@ class Once:
                 f"query of {CALLS} calls has changed ({names}), though others answer. They have few "
                 "different values, as what comes in steps: the gradient takes their derivative for zero. "
                 "Take a larger mu, print more digits, or learn from values: a tangent, such as "
-                "zo.MLPTangent. This is said once.",
+                "zo.tangents.MLPTangent. This is said once.",
                 ZeroGradientWarning,
             )
 
@@ -196,7 +196,7 @@ class Once:
             f"{self._box}, call {call}: expected inputs that vary by themselves, got {several}, which the "
             "other inputs determine, or which is the same in all rows. Values alone do not show the "
             "derivative by it, and the tangent may have any. Add a little noise, some hundredths of its "
-            "spread; take zo.TangentGradient, which does so; or an estimator, such as zo.RowRGE. "
+            "spread; take zo.TangentGradient, which does so; or an estimator, such as RowRGE. "
             f"{SAID}",
             TangentWarning,
         )
@@ -214,7 +214,7 @@ class Once:
             f"{self._box}, call {call}: expected a box that changes along the gradient as {tangent} says, "
             f"got {found:.2g} times that, in rows that were moved both ways. Values may be predicted well, "
             "and the derivative by these inputs is not, as where others have most of the effect. Vary them "
-            "more; take zo.TangentGradient, which dithers them; or an estimator, such as zo.RowRGE. "
+            "more; take zo.TangentGradient, which dithers them; or an estimator, such as RowRGE. "
             f"{SAID}",
             TangentWarning,
         )

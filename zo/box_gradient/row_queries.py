@@ -10,8 +10,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction, BudgetError, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.arrays import finite_rows
+from blackbox.errors import BudgetError, RowFailedError
 from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE, slopes_along

@@ -163,7 +163,7 @@ class TangentRows:
                     f"before it learns from them, got {self.tangent!r}, which was wrong by "
                     f"{self._mean:.2f} times their spread in the last {FORGETS} of {self._passes} backward "
                     "passes. Where that is noise in the answers, it averages out; else the gradient is about "
-                    "as wrong. Take another tangent, or queries in its place (zo.RowRGE), and watch a "
+                    "as wrong. Take another tangent, or queries in its place (RowRGE), and watch a "
                     "held-out loss. This is said once.",
                     TangentWarning,
                 )

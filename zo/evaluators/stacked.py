@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError
+from blackbox.errors import BudgetError
 from zo.batches import repeat, tensors
 from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
 from zo.evaluators.forwards import replaced

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError, OutputError
+from blackbox.errors import BudgetError, OutputError
 from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
 from zo.evaluators.generators import Disturbed
 from zo.evaluators.loop import Loop

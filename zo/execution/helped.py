@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, Budgeted, Outcome, Wrapper
+from blackbox import BlackBoxFunction, Budgeted, Wrapper
 from blackbox.calls import intercepted, rows_run_by, runner
-from blackbox.failures import FailedRow
+from blackbox.failures import FailedRow, Outcome
 from zo.errors import RanksError
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import SharedRows, apart

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from blackbox import BudgetError
+from blackbox.errors import BudgetError
 from blackbox.notices import Notice
 from zo.batches import tensors
 from zo.errors import NoiseWarning, ObjectiveError

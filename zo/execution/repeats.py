@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError
+from blackbox.errors import BudgetError
 from zo.draws import AGAIN, Key
 from zo.evaluators.evaluator import mean_changes
 from zo.evaluators.loop import Loop

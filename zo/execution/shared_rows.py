@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from blackbox import BlackBoxFunction, Outcome, Wrapper
+from blackbox import BlackBoxFunction, Wrapper
 from blackbox.arrays import failed_outputs, to_rows
 from blackbox.checks import check_count
+from blackbox.failures import Outcome
 from blackbox.running import mark_non_finite
 from zo.errors import RanksError
 from zo.execution.ranks import Ranks, checksum
@@ -35,7 +36,7 @@ def apart() -> Iterator[None]:
 class SharedRows(Wrapper):
     """Calls a box once for all processes of a group, and gives all of them the answers.
 
-        box = zo.SharedRows(service, torch.distributed.group.WORLD)
+        box = zo.execution.SharedRows(service, torch.distributed.group.WORLD)
 
     Processes that train the same network in step make the same calls: the base, validation, the queries of
     `differentiable`. Without this wrapper each would pay for them. If gradients share their queries

@@ -84,7 +84,7 @@ def scores(
         scores = pruning.scores("zo-grasp", network, objective, batch, dense=["*.bias", nn.BatchNorm2d])
         ratios = pruning.layer_ratios(scores, sparsity=0.9)
         print(ratios)
-        estimator = zo.CGE(1e-3, zo.LayerwiseCoordinates(ratios, every=100))
+        estimator = zo.CGE(1e-3, zo.estimators.LayerwiseCoordinates(ratios, every=100))
 
     Args:
         method: "zo-grasp" (values alone; DeepZero), "grasp", "snip" (autograd through the objective),

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError
 from blackbox.checks import check_positive
+from blackbox.errors import BudgetError
 from blackbox.notices import Notice, Notices
 from zo.batches import Batch
 from zo.errors import ConfigurationError, ObjectiveError, ParameterError, TangentError, TangentWarning

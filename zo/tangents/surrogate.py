@@ -21,7 +21,7 @@ from zo.failures import survivors
 from zo.objective import Objective, losses, mean_loss
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.playback.playback import answered_by
-from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays
+from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, joined_calls, refuse_arrays
 from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
 from zo.tangents.tangent import Linearised
 
@@ -175,11 +175,8 @@ class Surrogate:
             calls = [call for call in self._calls if call.box == place]
             if not calls:
                 continue
-            inputs, outputs = (
-                [torch.cat([arrays[0] for arrays in column]) for column in zip(*several, strict=True)]
-                for several in ([call.inputs for call in calls], [call.outputs for call in calls])
-            )
-            asked = self._asked(place, inputs, outputs)
+            answered = joined_calls(calls)
+            asked = self._as_rows(answered)
             if not bool(asked.alive.any()):
                 continue
             values = model.at(asked).values
@@ -188,9 +185,9 @@ class Surrogate:
                 unit = reciprocal(y.std(dim=0, correction=0))
                 missed += float(((own - y) * unit).square().sum())
                 varied += float(((y - y.mean(dim=0)) * unit).square().sum())
-            by_spec = zip(box.outputs, outputs, strict=True)
+            by_spec = zip(box.outputs, answered.outputs, strict=True)
             answers = [output for spec, output in by_spec if spec.differentiable]
-            model.fit(inputs, answers, steps=LEARNING, box=box)
+            model.fit(list(answered.inputs), answers, steps=LEARNING, box=box)
         self._calls = []
         self.error = math.sqrt(missed / varied) if varied else self.error
         if self.steps == self._ends[-1] and self.error is not None and self.error > 1.0:
@@ -229,7 +226,7 @@ class Surrogate:
             refuse_arrays(box, arrays)
             several = answer if isinstance(answer, tuple) else (answer,)
             inputs, outputs = (
-                tuple(flat_rows(spec, array)[None] for spec, array in zip(specs, both, strict=True))
+                tuple(flat_rows(spec, array) for spec, array in zip(specs, both, strict=True))
                 for specs, both in ((box.inputs, arrays), (box.outputs, several))
             )
             calls.append(RecordedCall(place, inputs, outputs))
@@ -245,7 +242,7 @@ class Surrogate:
         like = next(array for array in inputs if array.is_floating_point())
         nothing = [like.new_zeros(len(like), *spec.shape) for spec in box.outputs]
         with torch.no_grad():
-            at = self._models[place].at(self._asked(place, inputs, nothing))
+            at = self._models[place].at(self._as_rows(RecordedCall(place, tuple(inputs), tuple(nothing))))
             values = at.values
         if values is None:
             raise TangentError(f"Surrogate: expected {box!r} to have answered before, it has not. Ask it.")
@@ -262,11 +259,10 @@ class Surrogate:
         answer = answered_by(box, said, len(said) - 1, outputs, arrays)
         return answer[0] if len(answer) == 1 else answer
 
-    def _asked(self, place: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> CallPairs:
+    def _as_rows(self, call: RecordedCall) -> CallPairs:
         """Rows of a box as its model sees them."""
-        call = RecordedCall(place, tuple(x[None] for x in inputs), tuple(y[None] for y in outputs))
-        everywhere = torch.ones(len(inputs[0]), dtype=torch.bool, device=inputs[0].device)
-        return call.pairs(self.boxes[place], everywhere)
+        like = call.inputs[0]
+        return call.pairs(self.boxes[call.box], torch.ones(len(like), dtype=torch.bool, device=like.device))
 
     def _place(self, box: BlackBoxFunction) -> int:
         """The box's place; another one would cost rows in each of the optimiser's steps, and is refused."""

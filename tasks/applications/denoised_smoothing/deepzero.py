@@ -88,4 +88,4 @@ def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
 
     kept = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
     start.asked["layer ratios"] = kept.queries
-    return zo.LayerwiseCoordinates(kept.layers)
+    return zo.estimators.LayerwiseCoordinates(kept.layers)

@@ -273,7 +273,9 @@ def _differences(start: TrainingStart, box: BlackBoxFunction, decoder: nn.Module
     return _descend(start, gradient, steps, config.zo_batch, config.zo_learning_rate, judged)
 
 
-def estimator(config: Config, variant: Variant, mu: Mu, size: int, latent: bool) -> zo.CGE | zo.RowRGE:
+def estimator(
+    config: Config, variant: Variant, mu: Mu, size: int, latent: bool
+) -> zo.CGE | zo.box_gradient.RowRGE:
     """The rule that a method's name asks for, or the configuration.
 
     Args:
@@ -288,12 +290,12 @@ def estimator(config: Config, variant: Variant, mu: Mu, size: int, latent: bool)
     step = mu.of(kind, central, size)
     if kind == "cge":
         return zo.CGE(step, central=central)
-    return zo.RowRGE(
+    return zo.box_gradient.RowRGE(
         step,
         config.input_directions,
         "gaussian" if kind == "rge" else "orthogonal",
         central,
-        zo.DCTBasis(config.modes) if kind == "dct" and not latent else None,
+        zo.box_gradient.DCTBasis(config.modes) if kind == "dct" and not latent else None,
     )
 
 
@@ -336,12 +338,12 @@ def _probability_loss(outputs: Tensor, target: Tensor) -> Tensor:
     return -outputs.clamp(min=1e-6).log().gather(1, target[:, None]).squeeze(1)
 
 
-def _tangent(start: TrainingStart) -> zo.StudentTangent:
+def _tangent(start: TrainingStart) -> zo.tangents.StudentTangent:
     config, box, seed = start.problem.config, start.problem.classifier, start.setup.seed
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = networks.student(box.shape, box.classes, config.student_width)
-    return zo.StudentTangent(
+    return zo.tangents.StudentTangent(
         network,
         loss=STUDENT_LOSSES[box.kind],
         window=config.student_window,
@@ -352,7 +354,7 @@ def _tangent(start: TrainingStart) -> zo.StudentTangent:
 
 
 @torch.no_grad()
-def _first_lesson(start: TrainingStart, tangent: zo.StudentTangent, rows: int) -> None:
+def _first_lesson(start: TrainingStart, tangent: zo.tangents.StudentTangent, rows: int) -> None:
     """Ask for denoised images before training, and learn from the answers."""
     config, network, images = start.problem.config, start.setup.network, []
     network.eval()
@@ -365,7 +367,7 @@ def _first_lesson(start: TrainingStart, tangent: zo.StudentTangent, rows: int) -
 
 
 @torch.no_grad()
-def _lesson(problem: Defence, tangent: zo.StudentTangent, images: Tensor, steps: int) -> None:
+def _lesson(problem: Defence, tangent: zo.tangents.StudentTangent, images: Tensor, steps: int) -> None:
     """Ask for images, if there are any, and learn from these answers and those before."""
     if not len(images):
         tangent.learn(steps)

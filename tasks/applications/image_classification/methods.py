@@ -182,7 +182,7 @@ def fo_sparse_weight(setup: Setup) -> Trained:
         parameters = zo.estimators.Parameters(network)
         for tensor, mask in zip(parameters.tensors, parameters.split(kept), strict=True):
             tensor.mul_(mask.to(tensor.device))
-    fixed = zo.FixedCoordinates(torch.nonzero(kept).flatten())
+    fixed = zo.estimators.FixedCoordinates(torch.nonzero(kept).flatten())
     gradient = ExactGradient(network, setup.objective, fixed, setup.seed)
     return descend(setup, gradient)
 

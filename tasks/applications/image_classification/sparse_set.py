@@ -59,7 +59,7 @@ def coordinates(network: nn.Module, config: Config) -> int:
     return round((1 - config.sparsity) * size) + total - size
 
 
-def sparse_set(setup: Setup) -> tuple[zo.LayerwiseCoordinates, int]:
+def sparse_set(setup: Setup) -> tuple[zo.estimators.LayerwiseCoordinates, int]:
     """The rule of the configuration, with the layer ratios of the seed; and the queries spent on these."""
     config: Config = setup.config
 
@@ -80,10 +80,10 @@ def ratios_name(seed: int) -> str:
     return f"layer_ratios-seed-{seed}"
 
 
-def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.LayerwiseCoordinates:
+def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.estimators.LayerwiseCoordinates:
     """How sets are drawn with these ratios, where a pass over the training images has `epoch` steps."""
     every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
-    return zo.LayerwiseCoordinates(ratios, every)
+    return zo.estimators.LayerwiseCoordinates(ratios, every)
 
 
 def kept_mask(setup: Setup) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.images.feedback import AlignAda, DirectFeedback, FeedbackAlignment, weight_layers
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from tasks.applications.image_classification import ImageClassification, networks
 from tests.tasks.applications.image_classification.small import backprop, flat_grad, striped
 

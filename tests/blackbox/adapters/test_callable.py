@@ -9,8 +9,9 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, Budgeted, ConfigurationError, DefinitionError, OutputError, RowFailedError
+from blackbox import ArraySpec, Budgeted
 from blackbox.adapters import from_callable
+from blackbox.errors import ConfigurationError, DefinitionError, OutputError, RowFailedError
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
 from tests.blackbox.boxes import ErrorCase, error_table
 

@@ -10,9 +10,10 @@ import torch
 from onnx import TensorProto, helper
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, OutputError
+from blackbox import ArraySpec
 from blackbox.adapters import OnnxModel
 from blackbox.conformance import check_black_box
+from blackbox.errors import ConfigurationError, OutputError
 from blackbox.extras import MissingExtraError
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop

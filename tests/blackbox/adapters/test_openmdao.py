@@ -10,8 +10,9 @@ import torch
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, DtypeError
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters.openmdao import component
+from blackbox.errors import ConfigurationError, DtypeError
 from blackbox.extras import MissingExtraError
 
 NINE = 9.0

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, Cached, ConfigurationError, OutputError
+from blackbox import ArraySpec, Cached
 from blackbox.adapters import TorchModule
+from blackbox.errors import ConfigurationError, OutputError
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
 from tests.blackbox.boxes import ErrorCase, error_table

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from blackbox import ArraySpec, BlackBoxFunction, Outcome, Wrapper
+from blackbox import ArraySpec, BlackBoxFunction, Wrapper
 from blackbox.conformance import Verdict
+from blackbox.failures import Outcome
 
 SPEC = (ArraySpec("x", (3,)),)
 OUT = (ArraySpec("y", (3,)),)

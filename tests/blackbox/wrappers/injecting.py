@@ -7,7 +7,8 @@ import time
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, FailedRow, Failure, Outcome, Wrapper
+from blackbox import BlackBoxFunction, Wrapper
+from blackbox.failures import FailedRow, Failure, Outcome
 
 
 class Injecting(Wrapper):

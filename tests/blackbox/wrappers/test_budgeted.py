@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox import Budgeted, BudgetError, ConfigurationError
+from blackbox import Budgeted
+from blackbox.errors import BudgetError, ConfigurationError
 from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
 
 

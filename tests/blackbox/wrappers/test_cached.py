@@ -24,7 +24,8 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, ConfigurationError, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted
+from blackbox.errors import BudgetError, ConfigurationError, RowFailedError
 from blackbox.wrappers import Cached, Fallback, RateLimited, Retrying, Wrapper, answers
 from blackbox.wrappers.identity import identity
 from tests.blackbox.boxes import PAIR, STATE, ErrorCase, FunctionBox, RowsBox, error_table

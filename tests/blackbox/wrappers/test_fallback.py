@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, NonFiniteInputError, RowFailedError
+from blackbox import ArraySpec
+from blackbox.errors import ConfigurationError, NonFiniteInputError, RowFailedError
 from blackbox.wrappers import Fallback, Retrying
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 

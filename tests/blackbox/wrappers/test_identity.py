@@ -28,8 +28,9 @@ import pytest
 import torch
 from torch import nn
 
-from blackbox import ArraySpec, BlackBoxFunction, Cached, ConfigurationError
+from blackbox import ArraySpec, BlackBoxFunction, Cached
 from blackbox.adapters import CommandLine, TorchModule, from_callable
+from blackbox.errors import ConfigurationError
 from blackbox.wrappers import Fallback, Parallel, Wrapper
 from blackbox.wrappers.identity import identity
 

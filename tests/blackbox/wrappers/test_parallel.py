@@ -22,15 +22,9 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import (
-    BlackBoxFunction,
-    Budgeted,
-    ConfigurationError,
-    ExecutorError,
-    Failure,
-    OutputError,
-    RowFailedError,
-)
+from blackbox import BlackBoxFunction, Budgeted
+from blackbox.errors import ConfigurationError, ExecutorError, OutputError, RowFailedError
+from blackbox.failures import Failure
 from blackbox.wrappers import Cached, Parallel
 from blackbox.wrappers.executors import cancelled
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table

@@ -15,7 +15,9 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from blackbox import Budgeted, ExecutorError, Failure, OutputError
+from blackbox import Budgeted
+from blackbox.errors import ExecutorError, OutputError
+from blackbox.failures import Failure
 from blackbox.wrappers import Parallel
 from tests.blackbox.wrappers.troubled import (
     FINE,

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, Failure
+from blackbox import ArraySpec
 from blackbox.adapters import CommandLine
+from blackbox.failures import Failure
 from blackbox.wrappers import Parallel, RateLimited, Retrying
 from tests.blackbox.wrappers.troubled import HANG, Troubled, alive, rows
 from tests.waiting import interrupted_once, wait_until

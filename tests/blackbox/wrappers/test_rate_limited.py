@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox import ConfigurationError, RowFailedError, TryAgain
+from blackbox.errors import ConfigurationError, RowFailedError, TryAgain
 from blackbox.wrappers import Cached, RateLimited, Retrying
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers.test_retrying import FakeClock

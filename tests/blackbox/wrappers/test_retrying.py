@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox import Budgeted, ConfigurationError, OutputError, RowFailedError, TryAgain
+from blackbox import Budgeted
+from blackbox.errors import ConfigurationError, OutputError, RowFailedError, TryAgain
 from blackbox.wrappers import Retrying
 from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
 

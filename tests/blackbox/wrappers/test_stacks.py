@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import blackbox.wrappers
-from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, Ledger
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Ledger
+from blackbox.errors import BudgetError
 from blackbox.wrappers import Cached, Fallback, Parallel, RateLimited, Retrying
 from tests.blackbox.boxes import Doubling
 from tests.blackbox.wrappers.test_parallel import processes, threads

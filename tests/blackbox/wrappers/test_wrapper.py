@@ -10,7 +10,9 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ConfigurationError, DefinitionError, Outcome, Wrapper
+from blackbox import Wrapper
+from blackbox.errors import ConfigurationError, DefinitionError
+from blackbox.failures import Outcome
 from tests.blackbox.boxes import KINDS, PAIR, Doubling, EachBox, ErrorCase, RowsBox, error_table
 
 

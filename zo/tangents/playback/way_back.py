@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from blackbox import NotDifferentiableError
+from blackbox.errors import NotDifferentiableError
 from blackbox.notices import warn
 from blackbox.words import counted
 from zo.errors import ObjectiveError, TangentError, TangentWarning

@@ -135,7 +135,7 @@ def _tangents(
     if len(entries) != len(boxes) or not all(isinstance(entry, Tangent) for entry in entries):
         raise ConfigurationError(
             f"TangentGradient, tangent: expected a Tangent, or one for each of {len(boxes)} boxes, got "
-            f"{tangent!r}. Such as zo.GridTangent()."
+            f"{tangent!r}. Such as zo.tangents.GridTangent()."
         )
     tangents = tuple(copy.deepcopy(entry) for entry in entries)
     for own, box in zip(tangents, boxes, strict=True):

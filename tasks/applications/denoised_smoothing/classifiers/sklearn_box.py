@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blackbox import ArraySpec, BlackBoxFunction, Policy
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.extras import import_extra
+from blackbox.failures import Policy
 from tasks.errors import DataError
 
 TINY = 1e-300  # below it a probability is taken for it, since a logarithm of zero is not finite

@@ -99,7 +99,7 @@ def make_box(
     scores = Scored(Clamped(service), gives, asked, known.classes, config.decimals)
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
-    shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
+    shared = zo.execution.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
     return DefendedClassifier(shared, asked, known.classes, twin, sets.shape, first_alone)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blackbox import ArraySpec, BlackBoxFunction, Outcome, Wrapper
+from blackbox import ArraySpec, BlackBoxFunction, Wrapper
+from blackbox.failures import Outcome
 from tasks.errors import DataError
 
 FLOOR = 1e-7  # the probability that one of zero is taken for

@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, ConfigurationError, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import CommandLine
 from blackbox.adapters.command import files
+from blackbox.errors import ConfigurationError, RowFailedError
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, DefinitionError, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import CommandLine
 from blackbox.conformance import check_black_box
+from blackbox.errors import ConfigurationError, DefinitionError, RowFailedError
 from blackbox.wrappers import Parallel
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop

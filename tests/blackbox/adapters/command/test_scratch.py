@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from blackbox import ConfigurationError
 from blackbox.adapters.command import files, process
+from blackbox.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("name, plain", [("a.npy", "a.npy"), ("a//b/./c", "a/b/c"), ("..a", "..a")])

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, ConfigurationError, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import CommandLine
+from blackbox.errors import ConfigurationError, RowFailedError
 
 X = [ArraySpec("x", (2,)), ArraySpec("n", (), "int64")]
 Y = [ArraySpec("y", ())]

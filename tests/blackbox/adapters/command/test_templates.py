@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, ConfigurationError
+from blackbox import ArraySpec
 from blackbox.adapters.command.templates import Template
+from blackbox.errors import ConfigurationError
 
 SPECS = [ArraySpec("speed", ()), ArraySpec("wing", (2, 3)), ArraySpec("steps", (), "int64")]
 ARRAYS = {"speed": np.array(0.1), "wing": np.arange(6.0).reshape(2, 3) / 3, "steps": np.array(7)}

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import zo
-from blackbox import ConfigurationError, NotDifferentiableError, Parallel
+from blackbox import Parallel
 from blackbox.adapters import Fmu
 from blackbox.adapters import fmu as fmu_adapter
 from blackbox.conformance import check_black_box
+from blackbox.errors import ConfigurationError, NotDifferentiableError
 
 pytestmark = pytest.mark.needs("fmpy", "cc")
 HERE = Path(__file__).parent

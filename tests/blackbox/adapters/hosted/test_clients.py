@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
+from blackbox.errors import RowFailedError
 from tests.blackbox.adapters.hosted.programs import CLIENT, hosted
 
 C = r"""

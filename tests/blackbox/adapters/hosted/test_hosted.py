@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import zo
-from blackbox import (
-    ArraySpec,
-    Budgeted,
+from blackbox import ArraySpec, Budgeted
+from blackbox.adapters import Call, Hosted
+from blackbox.errors import (
     BudgetError,
     ConfigurationError,
     DefinitionError,
@@ -26,7 +26,6 @@ from blackbox import (
     RowFailedError,
     SessionError,
 )
-from blackbox.adapters import Call, Hosted
 from tests.blackbox.adapters.hosted.programs import BEGIN, LINEAR, STEP, U, X, hosted, program
 
 A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]], dtype=torch.float64)
@@ -374,7 +373,7 @@ class TestGradients:
             return (call.x.square().mean(dim=2) * call.mask).sum(dim=1)
 
         gradient = zo.LossGradient(net, objective, zo.CGE(mu=1e-5, central=True), evaluator="stacked")
-        with pytest.warns(zo.EvaluatorWarning, match="loop is used from here on"):
+        with pytest.warns(zo.errors.EvaluatorWarning, match="loop is used from here on"):
             gradient.backward((CASES,))
         mask = torch.arange(4) < 1 + CASES[:, None] % 4
         exact = gradient_of(net, (twin(net, CASES)[:, :-1].square().mean(dim=2) * mask).sum(dim=1).mean())

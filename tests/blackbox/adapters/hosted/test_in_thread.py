@@ -9,8 +9,9 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 import zo
-from blackbox import ArraySpec, ConfigurationError, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
+from blackbox.errors import ConfigurationError, RowFailedError
 from blackbox.wrappers.identity import identity
 
 Y, U = ArraySpec("y", (2,)), ArraySpec("u", (1,))

@@ -14,9 +14,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from blackbox import SessionError
 from blackbox.adapters.hosted import wire
 from blackbox.adapters.hosted.in_thread import AskingHost
+from blackbox.errors import SessionError
 from tests.blackbox.adapters.hosted.programs import CLIENT
 
 SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from blackbox import ArraySpec, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters import Call
+from blackbox.errors import RowFailedError
 from tests.blackbox.adapters.hosted.programs import LINEAR, RAW, X, hosted
 
 LAST = ArraySpec("last", (2,))

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, BoundsWarning, ConfigurationError, OutputError
+from blackbox import ArraySpec
 from blackbox.adapters import Gymnasium, Session
 from blackbox.conformance import check_black_box
+from blackbox.errors import BoundsWarning, ConfigurationError, OutputError
 from blackbox.extras import MissingExtraError
 
 pytestmark = pytest.mark.needs("gymnasium")

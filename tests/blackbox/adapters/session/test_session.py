@@ -13,19 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import (
-    ArraySpec,
-    Budgeted,
-    Cached,
+from blackbox import ArraySpec, Budgeted, Cached, Parallel
+from blackbox.adapters import Session
+from blackbox.errors import (
     ConfigurationError,
     DefinitionError,
     DtypeError,
     OutputError,
-    Parallel,
     RowFailedError,
     SessionError,
 )
-from blackbox.adapters import Session
 from tests.blackbox.adapters.session.environments import Hidden, Pendulum, hidden, pendulum
 from tests.blackbox.boxes import ErrorCase, error_table
 

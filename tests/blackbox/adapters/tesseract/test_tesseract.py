@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ConfigurationError, NotDifferentiableError, OutputError, RowFailedError
 from blackbox.adapters import Tesseract
+from blackbox.errors import ConfigurationError, NotDifferentiableError, OutputError, RowFailedError
 
 pytestmark = pytest.mark.needs("tesseract")
 

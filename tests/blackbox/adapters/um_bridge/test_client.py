@@ -15,18 +15,11 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import (
-    ConfigurationError,
-    FailedRow,
-    Failure,
-    Ledger,
-    NonFiniteInputError,
-    Retrying,
-    RowFailedError,
-    TryAgain,
-)
+from blackbox import Ledger, Retrying
 from blackbox.adapters.um_bridge import BusyError, NoAnswerError, ServerError, UmBridge, UnreachableError
+from blackbox.errors import ConfigurationError, NonFiniteInputError, RowFailedError, TryAgain
 from blackbox.extras import MissingExtraError
+from blackbox.failures import FailedRow, Failure
 from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer, doubling, odd_server, saying
 from tests.blackbox.boxes import ErrorCase, error_table

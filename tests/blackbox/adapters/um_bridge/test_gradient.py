@@ -12,8 +12,9 @@ import umbridge
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, ConfigurationError, NotDifferentiableError, RowFailedError
+from blackbox import ArraySpec
 from blackbox.adapters.um_bridge import UmBridge, serving
+from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from tests.blackbox.adapters.um_bridge import umbridge_models
 from tests.blackbox.adapters.um_bridge.boxes import EIGHT, NINE, Cubes, Shapes
 from tests.blackbox.adapters.um_bridge.servers import umbridge_server

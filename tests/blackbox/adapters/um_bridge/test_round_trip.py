@@ -12,8 +12,8 @@ import torch
 import umbridge
 
 import zo
-from blackbox import RowFailedError
 from blackbox.adapters.um_bridge import ServerError, UmBridge, serving
+from blackbox.errors import RowFailedError
 from tests.blackbox.adapters.um_bridge import umbridge_models
 from tests.blackbox.adapters.um_bridge.boxes import EIGHT, NINE, Mixing, Shapes, Typed
 from tests.blackbox.adapters.um_bridge.servers import umbridge_server

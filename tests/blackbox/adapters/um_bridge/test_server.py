@@ -22,9 +22,10 @@ import pytest
 import umbridge
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, Budgeted, ConfigurationError
+from blackbox import ArraySpec, Budgeted
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import BusyError, ServerError, UmBridge, UnreachableError, serve, serving
+from blackbox.errors import ConfigurationError
 from blackbox.extras import MissingExtraError
 from tests.blackbox.adapters.um_bridge.boxes import NINE, Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere

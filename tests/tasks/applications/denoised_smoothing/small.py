@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import tasks
 import tests.tasks.applications.denoised_smoothing.boxes as boxes
-from tasks import Progress, Run, Setup, Trained
+from tasks import Progress, Run, Trained
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.denoised_smoothing.problem import METHODS
+from tasks.methods import Setup
 from tasks.rows.run_ledger import RunLedger
 from tasks.training.setup import setup_of
 from tests.tasks.made_runs import begun_run

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, Budgeted, BudgetError
+from blackbox import ArraySpec, Budgeted
 from blackbox.adapters import TorchModule, from_callable
+from blackbox.errors import BudgetError
 from blackbox.wrappers.identity import identity
 from tasks.applications.denoised_smoothing import DenoisedSmoothing, SklearnClassifier, data
 from tasks.applications.denoised_smoothing.classifiers import Clamped, Decoded, Metered, Scored, Shaped

@@ -174,6 +174,6 @@ def test_labels_beyond_those_of_the_images_need_their_number(tmp_path):
         answers="labels", classes=10,
     )  # fmt: skip
     box = make_box(chosen, data.load(chosen), tmp_path)
-    assert isinstance(box.scores, zo.SharedRows) and isinstance(box.scores.box, Scored)
+    assert isinstance(box.scores, zo.execution.SharedRows) and isinstance(box.scores.box, Scored)
     assert box.classes == 10
     assert box.scores(small.rows(3).float()).shape == (3, 10)

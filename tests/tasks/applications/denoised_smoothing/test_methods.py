@@ -126,7 +126,7 @@ def test_rows_that_failed_are_paid_once_and_leave_the_others_their_gradient(tmp_
     made = small.problem(tmp_path, loss="labels", mse_weight=0.1, start="scratch")
     made.replace_boxes(lambda _: fragile)
     start = TrainingStart.of(replace(small.setup(made, tmp_path, "zo-ds", {}), network=front))
-    rule = zo.RowRGE(1e-6, small.SIDE**2, "orthogonal", central=True)
+    rule = zo.box_gradient.RowRGE(1e-6, small.SIDE**2, "orthogonal", central=True)
     stand = zo.differentiable(fragile, rule, seed=0, max_dropped=0.5)
     target[int((first <= limit).nonzero()[0])] = -1  # of another row nobody knows the class
     asked = fragile.ledger.rows_asked

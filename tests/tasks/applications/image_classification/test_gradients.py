@@ -28,7 +28,7 @@ def problem(dtype=torch.float64, trained: int = 0, name: str = "resnet8", width:
         optimizer.step()
     network.zero_grad()
     ratios = {name: 1.0 if tensor.ndim < 2 else 0.05 for name, tensor in network.named_parameters()}
-    return network, batch, zo.LayerwiseCoordinates(ratios, every=2)
+    return network, batch, zo.estimators.LayerwiseCoordinates(ratios, every=2)
 
 
 def deepzero(network, batch, sparsity, mu, evaluator="loop", step=0):

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 import zo
-from tasks import Setup
 from tasks.applications.image_classification import ImageClassification, sparse_set
+from tasks.methods import Setup
 from tests.tasks.applications.image_classification.small import Striped, made_setup, train
 
 

@@ -55,7 +55,7 @@ def first_order(model: Corrector, solver: WakeFlow, batch: tuple[Tensor, Tensor]
     """FO-SOL's gradient, as the method takes it, in float64."""
     model = model.double()
     model.zero_grad()
-    gradient = tasks.AutogradGradient(model, window_loss(solver.step, 0.3), {})
+    gradient = tasks.methods.AutogradGradient(model, window_loss(solver.step, 0.3), {})
     gradient.backward((batch[0].double(), batch[1].double()))
     assert gradient.counts.lost == 0
     return flat(model)
@@ -91,7 +91,7 @@ def test_zeroth_order_of_the_whole_loss_is_first_order(batch, solver, scheme, mu
     """In float32, as ZO-SOL runs; on a tenth of the coordinates."""
     model = network(8, torch.float32)
     chosen = torch.arange(0, 1010, 10)
-    estimator = zo.CGE(mu, zo.FixedCoordinates(chosen), central=scheme == "central")
+    estimator = zo.CGE(mu, zo.estimators.FixedCoordinates(chosen), central=scheme == "central")
     zo.LossGradient(model, window_loss(solver, 0.3), estimator).backward(batch)
     found = flat(model)[chosen]
     truth = first_order(model, solver, batch)[chosen]
@@ -105,7 +105,7 @@ def cosine(found: Tensor, truth: Tensor) -> float:
 def around(
     model: Corrector, solver: Callable[[Tensor, Tensor], Tensor], batch: tuple[Tensor, Tensor]
 ) -> Tensor:
-    tasks.AutogradGradient(model, window_loss(solver, 0.3), {}).backward(batch)
+    tasks.methods.AutogradGradient(model, window_loss(solver, 0.3), {}).backward(batch)
     return flat(model)
 
 
@@ -135,7 +135,7 @@ def test_directions_of_the_chain_that_span_the_solver_s_input_are_first_order():
     solver = WakeFlow(8)
     batch = developed(solver, 40)[:, -4:], torch.tensor([120.0, 480.0])
     model = network(4, torch.float32)
-    directions = zo.RowRGE(1e-2, 256, central=True)
+    directions = zo.box_gradient.RowRGE(1e-2, 256, central=True)
     found = around(model, zo.differentiable(solver, directions, seed=0), batch)
     assert cosine(found, first_order(model, solver, batch)) > COORDINATES
 
@@ -146,7 +146,7 @@ def test_the_identity_for_the_solver_s_derivative_is_as_far_off_as_measured(batc
     short = batch[0][:, : steps + 1], batch[1]
     model = network(8, torch.float32)
     before = solver.ledger.rows_run
-    found = around(model, zo.differentiable(solver, tangent=zo.IdentityTangent()), short)
+    found = around(model, zo.differentiable(solver, tangent=zo.tangents.IdentityTangent()), short)
     assert solver.ledger.rows_run - before == BATCH * steps  # no queries
     deviation = 1 - cosine(found, first_order(model, solver, short))
     assert 1e-4 < deviation < OTHER * (1 - expected)
@@ -161,7 +161,7 @@ class LosingOneFlow(WakeFlow):
         return out
 
 
-@pytest.mark.parametrize("tangent", [None, zo.IdentityTangent()], ids=["chain", "identity"])
+@pytest.mark.parametrize("tangent", [None, zo.tangents.IdentityTangent()], ids=["chain", "identity"])
 def test_windows_that_the_solver_lost_have_no_part_in_the_gradient(tangent):
     """As if they had not been in the batch, and as if they had cost nothing more."""
     frames, reynolds = developed(WakeFlow(8), 40)[:, -4:], torch.tensor([120.0, 480.0])

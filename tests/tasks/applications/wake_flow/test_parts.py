@@ -233,7 +233,7 @@ def test_first_order_leaves_rows_out_that_its_solver_lost(flows):
     step = WakeFlow(SMALL.width).step
     broken = frames.clone()
     broken[1, 0] = float("nan")
-    gradient = tasks.AutogradGradient(network, window_loss(step, 0.3), {})
+    gradient = tasks.methods.AutogradGradient(network, window_loss(step, 0.3), {})
     with pytest.warns(zo.errors.LostRowsWarning, match="in 1 of 4"):
         gradient.backward((broken, reynolds))
     found = torch.cat([p.grad.flatten() for p in network.parameters()])

@@ -98,7 +98,7 @@ def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypa
 
     monkeypatch.setitem(RULES, F.linear, doubled)
     with pytest.warns(
-        zo.EvaluatorWarning, match=r"Difference disagreed with loop for 0\.weight.*stacked"
+        zo.errors.EvaluatorWarning, match=r"Difference disagreed with loop for 0\.weight.*stacked"
     ) as caught:
         grads, gradient = gradient_of(made(mlp), "difference")
         gradient.backward(batch())
@@ -115,16 +115,18 @@ def test_a_function_that_changes_cannot_be_carried_through_warns_once_and_is_nam
     def make():
         return nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2))
 
-    with pytest.warns(zo.EvaluatorWarning, match=r"1 \(Odd\).*Tensor\.item.*stacked is used") as caught:
+    with pytest.warns(
+        zo.errors.EvaluatorWarning, match=r"1 \(Odd\).*Tensor\.item.*stacked is used"
+    ) as caught:
         grads, gradient = gradient_of(made(make), "difference")
         gradient.backward(batch())
-    assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
+    assert len([w for w in caught if w.category is zo.errors.EvaluatorWarning]) == 1
     assert torch.equal(grads, gradient_of(made(make), Stacked())[0])
 
 
 @pytest.mark.slow
 def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_many_are_kept():
-    with pytest.warns(zo.EvaluatorWarning, match=r"take at most .* got more.*stacked is used"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match=r"take at most .* got more.*stacked is used"):
         grads, gradient = gradient_of(made(mlp), zo.evaluators.Difference(memory=4))
     # Chunks are those that suit the evaluator that was asked for: of 16 here, of 25 if Stacked is. In passes
     # of other lengths a processor may round losses otherwise, by 1e-7, which mu divides.
@@ -132,7 +134,7 @@ def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_
     assert torch.allclose(grads, gradient_of(made(mlp), Stacked())[0], atol=1e-3)
     assert "keeping" not in repr(gradient)
     twin, data = made(mlp).double(), tuple(part.double() for part in batch())
-    with pytest.warns(zo.EvaluatorWarning, match="stacked is used"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match="stacked is used"):
         grads, _ = gradient_of(twin, zo.evaluators.Difference(memory=4), data=data)
     alone, _ = gradient_of(made(mlp).double(), Stacked(), data=data)
     assert torch.allclose(grads, alone, rtol=0, atol=1e-12)  # rounding of 1e-16, over mu
@@ -356,7 +358,7 @@ def test_an_objective_that_is_no_output_loss_goes_to_stacked():
     def objective(network, data):
         return squared(network(data[0]), data[1])
 
-    with pytest.warns(zo.EvaluatorWarning, match="expected a zo.OutputLoss") as caught:
+    with pytest.warns(zo.errors.EvaluatorWarning, match="expected a zo.OutputLoss") as caught:
         grads, _ = gradient_of(made(mlp), "difference", objective, chunk=16)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -375,7 +377,7 @@ def test_a_box_inside_the_network_falls_back_and_is_not_called_with_hidden_numbe
         def forward(self, x):
             return self.b(box(self.a(x)))
 
-    with pytest.warns(zo.EvaluatorWarning, match="no black box between"):
+    with pytest.warns(zo.errors.EvaluatorWarning, match="no black box between"):
         grads, _ = gradient_of(made(Around), "difference")
     assert box.ledger.rows_skipped == 0
     assert torch.allclose(grads, gradient_of(made(Around), "loop")[0], atol=1e-3)
@@ -389,10 +391,10 @@ def test_a_box_inside_the_network_falls_back_and_is_not_called_with_hidden_numbe
     ],
 )
 def test_bad_settings(settings, words):
-    with pytest.raises(zo.ConfigurationError, match=words):
+    with pytest.raises(zo.errors.ConfigurationError, match=words):
         zo.evaluators.Difference(**settings)
 
 
 def test_a_closure_has_no_batch_to_read():
-    with pytest.raises(zo.ConfigurationError, match="expected 'loop' for a closure"):
+    with pytest.raises(zo.errors.ConfigurationError, match="expected 'loop' for a closure"):
         zo.LossGradient(mlp(), lambda: torch.zeros(1), zo.CGE(1e-3), evaluator="difference")

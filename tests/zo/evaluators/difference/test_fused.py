@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Step
 from zo.evaluators.difference.changes import OneChannel

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackbox import ConfigurationError
+from blackbox.errors import ConfigurationError
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import Argument, TapedCall
 from zo.evaluators.difference.rules.arithmetic import add, relu

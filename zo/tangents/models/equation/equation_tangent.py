@@ -135,7 +135,7 @@ class EquationTangent(ValueTangent):
         if best is None:
             raise TangentError(
                 f"{self!r}: expected rows from which an equation's flow stays finite, got none of its forms. "
-                "Take zo.GridTangent."
+                "Take zo.tangents.GridTangent."
             )
         self._equation, self._error = best
         self._fitted = seen
@@ -282,7 +282,7 @@ def refuse_no_state(form: Form) -> None:
         raise ConfigurationError(
             "EquationTangent: expected outputs (channels, *space) on one periodic grid, each of the name and "
             f"shape of an input that it moves on, got inputs and outputs {arrays[0]} and {arrays[1]}"
-            f"{', with walls' if walls else ''}. Take zo.GridTangent, or name input and output alike."
+            f"{', with walls' if walls else ''}. Take a GridTangent, or name input and output alike."
         )
 
 

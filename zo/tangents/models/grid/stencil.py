@@ -89,8 +89,8 @@ class StencilTangent(ValueTangent):
         check_count("StencilTangent", "degree", degree)
         if degree > 3:
             raise ConfigurationError(
-                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is "
-                "bent more."
+                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take GridTangent for "
+                "what is bent more."
             )
         if reach is not None:
             check_count("StencilTangent", "reach", reach)
@@ -222,7 +222,7 @@ class StencilTangent(ValueTangent):
                         return features
         raise TangentError(
             f"StencilTangent: {count} channels and a reach of {reach} cells on {len(periodic)} axes are "
-            f"more than {MOST_OF_THE_NARROWEST:,} features of degree 1. Take zo.GridTangent, or if these are "
+            f"more than {MOST_OF_THE_NARROWEST:,} features of degree 1. Take GridTangent, or if these are "
             "not cells of a grid, layout=None in the box's specs."
         )
 

@@ -207,7 +207,7 @@ def refuse_no_grid(who: str, outputs: Sequence[ArraySpec], inputs: Sequence[Arra
         raise ConfigurationError(
             f"{who}: expected differentiable outputs (channels, *space), or *space alone, on one grid of one "
             "to three axes, or one cell more along an axis for its faces; got shapes "
-            f"{[spec.shape for spec in outputs]}. Take zo.MLPTangent."
+            f"{[spec.shape for spec in outputs]}. Take zo.tangents.MLPTangent."
         )
     return space
 

@@ -48,7 +48,7 @@ class GraphTangent(ImplicitTangent):
     beside the step learns what inputs that lie on no node add.
 
     Edges are symmetric: what is carried along with a flow is not within its reach. Where there are triangles
-    and coordinates, `zo.MeshTangent` needs fewer rows.
+    and coordinates, `zo.tangents.MeshTangent` needs fewer rows.
 
     Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes 2 S solves for each
     row and iteration, some 150 iterations in all; a call's VJP 2 S solves a row, on one CPU core.
@@ -80,7 +80,7 @@ class GraphTangent(ImplicitTangent):
         if not len(mesh.links()):
             raise ConfigurationError(
                 f"GraphTangent: expected a mesh with edges between different nodes, got {mesh!r}. Take "
-                "zo.MLPTangent for nodes that nothing joins."
+                "zo.tangents.MLPTangent for nodes that nothing joins."
             )
 
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class MeshTangent(ImplicitTangent):
         ):
             raise ConfigurationError(
                 f"MeshTangent: expected a mesh with triangles in two dimensions or tetrahedra in three, and "
-                f"coordinates, got {mesh!r}. Give these, or take zo.GraphTangent, which needs edges alone."
+                f"coordinates, got {mesh!r}. Give these, or take GraphTangent, which needs edges alone."
             )
 
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class ImplicitTangent(ValueTangent):
             if not math.isfinite(fit["measured"]["error"]):
                 raise TangentError(
                     f"{self!r}: expected a step that can be solved, got none after {self._lessons} lessons. "
-                    "Take zo.MLPTangent for this box."
+                    "Take zo.tangents.MLPTangent for this box."
                 )
             self._fit = fit | {"units": {name: torch.from_numpy(values) for name, values in units.items()}}
             self._step = None

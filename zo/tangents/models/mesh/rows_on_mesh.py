@@ -160,7 +160,7 @@ class RowsOnMesh:
             raise ConfigurationError(
                 f"{who}: expected outputs, and at least one input, with the {mesh.size} nodes of {mesh!r} as "
                 f"an axis and at most {MOST_FIELDS} numbers a node, got inputs {list(inputs.shapes)} and "
-                f"outputs {list(outputs.shapes)}. Take zo.MLPTangent, or two boxes."
+                f"outputs {list(outputs.shapes)}. Take zo.tangents.MLPTangent, or two boxes."
             )
         return cls(form, inputs, outputs)
 

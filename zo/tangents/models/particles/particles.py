@@ -146,7 +146,7 @@ class PairTangent(NetworkTangent):
         if len(counts) != 1 or not shapes[0]:
             raise ConfigurationError(
                 f"{self!r}: expected differentiable inputs and outputs (particles, ...), as many particles "
-                f"in each, got shapes {shapes}. Take zo.MLPTangent, or two boxes."
+                f"in each, got shapes {shapes}. Take zo.tangents.MLPTangent, or two boxes."
             )
         return shapes[0][0]
 
@@ -164,7 +164,7 @@ class PairTangent(NetworkTangent):
             raise ConfigurationError(
                 f"{self!r}: expected one input without a derivative that lists neighbours, (pairs, 2), got "
                 f"shapes {list(form.others)}. Give its place among these as list_of=; if neighbours never "
-                "change, say them in a blackbox.Mesh(edges=...) and take zo.GraphTangent."
+                "change, say them in a blackbox.Mesh(edges=...) and take zo.tangents.GraphTangent."
             )
         sizes = [math.prod(shape) for shape in form.others]
         first = sum(sizes[: places[0]])

@@ -29,7 +29,7 @@ class StudentTangent(Tangent):
     For boxes whose response depends strongly on the input, as a classifier's.
 
         layers = nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)
-        student = zo.StudentTangent(nn.Sequential(*layers), loss="kl")
+        student = zo.tangents.StudentTangent(nn.Sequential(*layers), loss="kl")
         student.fit(images, classifier)  # asked for the images, once the network is seen to suit it
         gradient = zo.TangentGradient(denoiser, objective, boxes=[classifier], tangent=student)
 

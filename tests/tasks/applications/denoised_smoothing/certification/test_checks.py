@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError
+from blackbox import ArraySpec
 from blackbox.adapters import from_callable
+from blackbox.errors import ConfigurationError
 from tasks.applications.denoised_smoothing import SmoothedClassifier
 from tasks.errors import DataError, ProblemError
 from tests.tasks.applications.denoised_smoothing.certification.classifiers import (

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 import torch
 
-from blackbox import Budgeted, BudgetError, Cached
+from blackbox import Budgeted, Cached
+from blackbox.errors import BudgetError
 from tasks.applications.denoised_smoothing import SmoothedClassifier
 from tasks.applications.denoised_smoothing.certification import read_certificates
 from tests.blackbox.adapters.um_bridge.servers import odd_server

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from blackbox import ArraySpec, Budgeted, BudgetError, Cached, Parallel, Retrying
+from blackbox import ArraySpec, Budgeted, Cached, Parallel, Retrying
 from blackbox.adapters import from_callable
+from blackbox.errors import BudgetError
 from tasks.applications.denoised_smoothing import SmoothedClassifier
 from tasks.applications.denoised_smoothing.certification import Phase, noise_block, read_certificates
 from tasks.errors import DataError, ProblemError
