@@ -108,9 +108,10 @@ def check_black_box(
     seconds: float | None = SECONDS,
     processes: bool = True,
     seed: int = 0,
-    progress: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Examine a black box: is it fit for training, and with which mu?
+
+    Where standard error is a terminal, a line there shows how far it is.
 
     Args:
         box: the black box, with the wrappers that training will use. Around a `Cached`, many checks see the
@@ -131,8 +132,6 @@ def check_black_box(
             machine. None for no limit.
         processes: whether the box may be sent to other processes, to test that it works there.
         seed: the seed of all draws.
-        progress: called before each check and each of its calls: `progress(name, rows run so far)`. None
-            shows them in a line on standard error where that is a terminal.
 
     Returns:
         The report: `print(report)`, `report.faults`, `report.recommendations`.
@@ -177,7 +176,7 @@ def check_black_box(
         )
 
     try:
-        with keeping(box), _shown(probe) if progress is None else nullcontext(progress) as probe.progress:
+        with keeping(box), _shown(probe) as probe.progress:
             _find(probe, findings)
     except KeyboardInterrupt as stop:
         done = {finding.check for finding in findings}
