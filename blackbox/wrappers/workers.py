@@ -200,7 +200,9 @@ def _reply(task: Task) -> Reply:
     if task.local is not None:  # it counts in its own ledger, the caller's, under the caller's budgets
         box, context = task.local
         task.here = True
-        return context.run(_run_here, box, task)
+        context.run(box.ledger.settle, task.loan, Ledger())  # it is the caller's own
+        task.loan = None
+        return context.run(_run, box, task)
     if task.owner is not None:
         end_with(task.owner)
     box = _take(task)
@@ -216,12 +218,6 @@ def _reply(task: Task) -> Reply:
         with _taking:
             if task.key in _boxes:
                 _boxes[task.key].idle.append(box)
-
-
-def _run_here(box: BlackBoxFunction, task: Task) -> Reply:
-    box.ledger.settle(task.loan, Ledger())  # it is the caller's own
-    task.loan = None
-    return _run(box, task)
 
 
 def _run(box: BlackBoxFunction, task: Task) -> Reply:

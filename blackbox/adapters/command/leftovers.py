@@ -42,13 +42,16 @@ def remove(folder: str) -> None:
     """Remove a folder, with what a program made read-only in it."""
     import shutil
 
-    shutil.rmtree(folder, ignore_errors=True)
-    if os.path.isdir(folder):
-        _open_up(folder)
-        for path, inside, _ in os.walk(folder):
-            for name in inside:
-                _open_up(os.path.join(path, name))
+    try:
         shutil.rmtree(folder, ignore_errors=True)
+        if os.path.isdir(folder):
+            _open_up(folder)
+            for path, inside, _ in os.walk(folder):
+                for name in inside:
+                    _open_up(os.path.join(path, name))
+            shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # a thousand folders in each other stay
+        pass
 
 
 def _open_up(folder: str) -> None:
