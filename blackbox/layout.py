@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -231,8 +231,7 @@ class Mesh:
 
     def plain(self) -> dict[str, Any]:
         """Its arguments, arrays as they are."""
-        names = (*CORNERS, "coordinates", "fixed", "nodes")
-        return {name: getattr(self, name) for name in names}
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def _key(self) -> tuple[Any, ...]:
         return tuple(
@@ -254,9 +253,7 @@ class Mesh:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew from its arguments, so that arrays stay read-only."""
-        arguments = self.plain()
-        order = ("edges", "triangles", "coordinates", "tetrahedra", "fixed", "nodes")
-        return Mesh, tuple(arguments[name] for name in order)
+        return Mesh, tuple(self.plain().values())
 
     def __repr__(self) -> str:
         """How many nodes and cells there are, not the numbers themselves."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
 
@@ -34,8 +33,8 @@ class Notices:
         said: the names of those that were given, or that another one has made needless.
     """
 
-    def __init__(self, said: Iterable[str] = ()) -> None:
-        self.said = set(said)
+    def __init__(self) -> None:
+        self.said = set[str]()
 
     def say(self, *notices: Notice | None) -> None:
         """Give warnings whose names are new; None is nothing to say.

@@ -3,10 +3,10 @@ from blackbox.conformance.check import check_black_box as check_black_box
 from blackbox.conformance.check import command as command
 from blackbox.conformance.noise import NoiseLevels as NoiseLevels
 from blackbox.conformance.noise import ecnoise as ecnoise
-from blackbox.conformance.probe import read_samples as read_samples
 from blackbox.conformance.report import CheckInterrupted as CheckInterrupted
 from blackbox.conformance.report import Finding as Finding
 from blackbox.conformance.report import Recommendation as Recommendation
 from blackbox.conformance.report import Report as Report
 from blackbox.conformance.report import Steps as Steps
 from blackbox.conformance.report import Verdict as Verdict
+from blackbox.conformance.samples import read_samples as read_samples

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from blackbox.conformance.probe import (
 )
 from blackbox.conformance.report import Finding, Verdict
 from blackbox.conformance.rows import NOW_AND_THEN, SAME_STATE, compare
+from blackbox.ending import end_with
 from blackbox.function import BlackBoxFunction
 
 THREADS, WORKERS, ROUNDS = 4, 2, 3
@@ -127,16 +127,14 @@ def pickled(box: BlackBoxFunction) -> bytes | Exception:
 def process_safety(probe: Probe) -> list[Finding]:
     """A pickled box, rebuilt in two processes that evaluate the same rows at the same time."""
     names = ("picklability", "process safety")
+    not_sent = Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process.")
     box = pickled(probe.box)
     if isinstance(box, Exception):
         sentence = (
             f"The box cannot be pickled ({type(box).__name__}: {box}). Rebuild what it holds in __reduce__, "
             "define its class in a module, or give Parallel a function that makes the box."
         )
-        return [
-            Finding(names[0], Verdict.WARNING, sentence),
-            Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
-        ]
+        return [Finding(names[0], Verdict.WARNING, sentence), not_sent]
     if not probe.processes:
         sentence = "It can be pickled; whether it can be rebuilt, another process would have to show."
         return [
@@ -158,10 +156,7 @@ def process_safety(probe: Probe) -> list[Finding]:
             f"Another process could not rebuild the box from its pickle ({replies[0].died}). Rebuild in "
             "__reduce__ what lives in this process alone, or give Parallel a function that makes the box."
         )
-        return [
-            Finding(names[0], Verdict.FAULT, sentence),
-            Finding(names[1], Verdict.SKIPPED, "Not measured: it cannot be sent to another process."),
-        ]
+        return [Finding(names[0], Verdict.FAULT, sentence), not_sent]
     return [_same(probe, here, replies, len(box)), _safe(probe, here, replies)]
 
 
@@ -281,13 +276,6 @@ def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline
     return CheckReply([], rebuilt, ": ".join([end, *log[-1:]]))
 
 
-def _end_with(parent: int) -> None:
-    """Kill this process's group, what the box has started included, when its parent is gone."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os.killpg(0, signal.SIGKILL)
-
-
 def work(name: str, number: str, parent: str) -> None:
     """The other end of `in_processes`: answer the rows in a folder when the word comes.
 
@@ -296,7 +284,7 @@ def work(name: str, number: str, parent: str) -> None:
         number: which worker this is; it names the files.
         parent: the process that waits for the answers, and with which this one ends.
     """
-    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    end_with(int(parent))
     folder = Path(name)
     packed, arrays = pickle.loads((folder / "task").read_bytes())
     box = pickle.loads(packed)

@@ -32,13 +32,8 @@ from blackbox.conformance.probe import (
     BoxRaisedError,
     OutOfRowsError,
     Probe,
-    Samples,
-    TakenSamples,
-    checked_samples,
     keeping,
     not_measured,
-    read_samples,
-    standard_draws,
 )
 from blackbox.conformance.report import (
     NO_SAMPLES,
@@ -59,6 +54,13 @@ from blackbox.conformance.rows import (
     memory,
     precisions,
     row_order,
+)
+from blackbox.conformance.samples import (
+    Samples,
+    TakenSamples,
+    checked_samples,
+    read_samples,
+    standard_draws,
 )
 from blackbox.conformance.sessions import NAME as SESSIONS
 from blackbox.conformance.sessions import sessions
@@ -106,9 +108,10 @@ def check_black_box(
     seconds: float | None = SECONDS,
     processes: bool = True,
     seed: int = 0,
-    progress: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Examine a black box: is it fit for training, and with which mu?
+
+    Where standard error is a terminal, a line there shows how far it is.
 
     Args:
         box: the black box, with the wrappers that training will use. Around a `Cached`, many checks see the
@@ -124,14 +127,11 @@ def check_black_box(
             4,400 or 5,500, and 2,800 or 4,000 more.
         seconds: the most seconds to take, judged before each call by what calls took so far. A call that
             takes far longer is ended after a quarter more, and its check was not measured; compiled code
-            ends where
-            it comes back to Python. Where rows are dear, fewer samples and
-            lines are taken and checks that do not fit are left out; the report says so. What is looked at
-            then depends on the machine. None for no limit.
+            ends where it comes back to Python. Where rows are dear, fewer samples and lines are taken and
+            checks that do not fit are left out; the report says so. What is looked at then depends on the
+            machine. None for no limit.
         processes: whether the box may be sent to other processes, to test that it works there.
         seed: the seed of all draws.
-        progress: called before each check and each of its calls: `progress(name, rows run so far)`. None
-            shows them in a line on standard error where that is a terminal.
 
     Returns:
         The report: `print(report)`, `report.faults`, `report.recommendations`.
@@ -165,7 +165,7 @@ def check_black_box(
         return Report(
             box=repr(box),
             findings=tuple(with_all_failures(probe, finding) for finding in findings),
-            recommendations=tuple(probe.measured.recommendations),
+            recommendations=tuple(probe.recommendations),
             drawn=samples is None,
             rows=probe.spent,
             taken=len(probe.places),
@@ -176,7 +176,7 @@ def check_black_box(
         )
 
     try:
-        with keeping(box), _shown(probe) if progress is None else nullcontext(progress) as probe.progress:
+        with keeping(box), _shown(probe) as probe.progress:
             _find(probe, findings)
     except KeyboardInterrupt as stop:
         done = {finding.check for finding in findings}

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows
-from blackbox.conformance.probe import Arrays, BoxRaisedError, CallEndedError, Probe, how_to_give_samples
+from blackbox.conformance.probe import Arrays, BoxRaisedError, CallEndedError, Probe
 from blackbox.conformance.report import NO_SAMPLES, Finding, Verdict
+from blackbox.conformance.samples import how_to_give_samples
 from blackbox.errors import OutputError, SessionError
 from blackbox.failures import whereabouts
 from blackbox.words import counted
@@ -54,10 +55,9 @@ def answers(probe: Probe) -> list[Finding]:
     if not alive.all():
         first = int(np.flatnonzero(~alive)[0])
         row = tuple(array[first : first + 1] for array in probe.samples)
-        error = None if why or broken is not None else _error(probe, row)
-        broken = error if isinstance(error, OutputError) else broken
+        why, error = _why(probe, row, int(probe.places[first]), why)
+        broken = broken or (error if isinstance(error, OutputError) else None)
         session = session or isinstance(error, SessionError)
-        why = _why(probe, row, int(probe.places[first]), why)
     probe.samples = tuple(array[alive] for array in probe.samples)
     probe.base = outputs
     return [
@@ -66,28 +66,20 @@ def answers(probe: Probe) -> list[Finding]:
     ]
 
 
-def _error(probe: Probe, row: Arrays) -> BaseException | None:
-    """The error of a failed row that is kept, such as of other lengths than the specs'."""
-    try:
-        failed = probe.below_the_call(row).failed
-    except BoxRaisedError:
-        return None
-    return failed[0].error if failed else None
-
-
-def _why(probe: Probe, row: Arrays, number: int, raised: str) -> str:
-    """Which row failed and why, in the words that the ledger uses."""
+def _why(probe: Probe, row: Arrays, number: int, raised: str) -> tuple[str, BaseException | None]:
+    """Which row failed and why, in the words that the ledger uses, and the error that was kept of it."""
     tensors = tuple(torch.from_numpy(array) for array in row)
     which = whereabouts(probe.box.inputs, tensors, 0, number, ())
     if raised:
-        return f"{which}: {raised}"
+        return f"{which}: {raised}", None
     try:
         outcome = probe.below_the_call(row)
     except BoxRaisedError as error:
-        return f"{which}: {type(error.__cause__).__name__}: {error.__cause__}"
+        return f"{which}: {type(error.__cause__).__name__}: {error.__cause__}", None
     if 0 not in outcome.failed:
-        return f"{which}: not when run alone"
-    return f"{probe.box._whereabouts(tensors, outcome, 0, number)}: {outcome.failed[0].sentence()}"
+        return f"{which}: not when run alone", None
+    which = probe.box._whereabouts(tensors, outcome, 0, number)
+    return f"{which}: {outcome.failed[0].sentence()}", outcome.failed[0].error
 
 
 def _shapes(probe: Probe, broken: OutputError | None) -> Finding:

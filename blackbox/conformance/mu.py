@@ -16,11 +16,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from blackbox.arrays import spreads_apart
+from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.noise import POINTS, measure_noise
-from blackbox.conformance.probe import Lines, OutOfRowsError, Probe, Responses, draw_lines, not_measured
+from blackbox.conformance.probe import OutOfRowsError, Probe, not_measured
 from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
 
 LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest
@@ -54,31 +53,28 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
             if not noise.any():
                 raise
             findings.append(not_measured(probe, f"mu of {probe.box.inputs[place].name!r}", out))
-    for place in responses.places:
-        level = noise[responses.output == place]
-        probe.measured.noise[place] = float(np.sqrt(np.square(level).mean())) * responses.spread[place]
     return [_noise(probe, responses, noise, count), *findings]
 
 
 def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) -> Finding:
     relative = float(np.sqrt(np.square(noise).mean()))
     rounding = float(np.sqrt(np.square(responses.rounding).mean()))
-    levels = ", ".join(
-        f"{probe.measured.noise[place]:.2g} in {probe.box.outputs[place].name!r}"
-        for place in responses.places
-    )
-    if any(probe.measured.quanta[place] for place in responses.places):
+    levels = []
+    for place in responses.places:
+        level = float(np.sqrt(np.square(noise[responses.output == place]).mean())) * responses.spread[place]
+        levels.append(f"{level:.2g} in {probe.box.outputs[place].name!r}")
+    if any(probe.quanta[place] for place in responses.places):
         source = "which is that of their steps (quantisation)"
     elif relative <= 1.01 * rounding:
         source = "no more than their rounding"
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
     if _random(probe):
-        said = f"Standard deviation of the noise in the outputs: {levels}; {source}."
+        said = f"Standard deviation of the noise in the outputs: {', '.join(levels)}; {source}."
     else:
         said = (
             "No random noise: equal calls agree. Along a line the outputs scatter about a smooth curve by a "
-            f"standard deviation of {levels}; {source}."
+            f"standard deviation of {', '.join(levels)}; {source}."
         )
     said += f" On {lines} lines for each input."
     return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
@@ -94,9 +90,9 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
             "apart, or learn the box from its values (zo.tangents.StudentTangent, the method student)."
         )
         return Finding(name, Verdict.WARNING, sentence)
-    _, unit = probe.unit(place)
+    units, unit = probe.unit(place)
     recommendation = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
-    probe.measured.recommendations.append(recommendation)
+    probe.recommendations.append(recommendation)
     long_forward, long_central = recommendation.long_directions
     said = (
         f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
@@ -111,11 +107,9 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
     if unit == "scale":
         said += " These are in the scale of the input's spec, as zo takes them."
     elif unit == "spread":
-        apart = spreads_apart(spec, torch.from_numpy(probe.samples[place]))
-        assert apart is not None
         said += (
-            f" Numbers of {spec.name!r} vary by {apart[0]:.1g} to {apart[1]:.1g} over the samples: no one mu "
-            "is right for all, and these are in the spread of each. Give the spec "
+            f" Numbers of {spec.name!r} vary by {units.min():.1g} to {units.max():.1g} over the samples: no "
+            "one mu is right for all, and these are in the spread of each. Give the spec "
             "scale=samples.std(axis=0), and zo takes its mu so."
         )
     best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
@@ -139,7 +133,7 @@ def _useless(probe: Probe) -> str:
 
 def _random(probe: Probe) -> bool:
     """Whether equal calls differed, or the box says that they may."""
-    return any(probe.measured.jitter) or not probe.box.deterministic
+    return any(probe.jitter) or not probe.box.deterministic
 
 
 def _percent(error: float) -> str:
@@ -304,8 +298,8 @@ def _rungs(
     if not active.any():
         return None
     seen = active & np.isfinite(second) & np.isfinite(third)
-    measured = responses.probe.measured
-    quantum = np.array([measured.quanta[place] / responses.spread[place] for place in responses.output])
+    quanta = responses.probe.quanta
+    quantum = np.array([quanta[place] / responses.spread[place] for place in responses.output])
     enough = min(MOVED, max(1, int(active.sum()) // 2))
 
     def summed(values: np.ndarray, where: np.ndarray) -> np.ndarray:

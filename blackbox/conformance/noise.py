@@ -11,8 +11,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from blackbox.conformance.probe import Lines, Probe, Responses, draw_lines
-from blackbox.conformance.report import Finding, Verdict, by_column
+from blackbox.conformance.lines import Lines, Responses, draw_lines
+from blackbox.conformance.probe import Probe
+from blackbox.conformance.report import Finding, Verdict
 from blackbox.digits import last_digit, significant_digits
 
 AGREE = 4.0  # the paper's factor between the estimates of three orders in a row
@@ -97,7 +98,7 @@ def measure_noise(responses: Responses, lines: Lines) -> np.ndarray:
         levels = detected[:, columns]
         known = levels[np.isfinite(levels)]
         level = math.sqrt(np.square(known).mean()) if known.size else 0.0
-        quantum = responses.probe.measured.quanta[place] / responses.spread[place] / math.sqrt(12)
+        quantum = responses.probe.quanta[place] / responses.spread[place] / math.sqrt(12)
         noise[columns] = np.maximum(responses.rounding[columns], max(level, quantum))
     return noise
 
@@ -148,10 +149,9 @@ def quantisation(probe: Probe) -> Finding:
         if digits:
             step = last_digit(float(np.abs(answers[np.isfinite(answers)]).max()), digits)
             said = f"has {digits} significant digits, the last a step of at most {step:.3g}"
-            said += by_column(_last_digits(answers, probe.box.outputs[place].shape, digits))
         else:
             said = f"comes in steps of {step:.3g}"
-        probe.measured.quanta[place] = step
+        probe.quanta[place] = step
         if step:
             grids.append((step, output, said))
     if not grids:
@@ -163,13 +163,6 @@ def quantisation(probe: Probe) -> Finding:
         "differences are zero. Write more digits, or keep to that mu."
     )
     return Finding(name, Verdict.WARNING, sentence, step, f"step of {output!r}")
-
-
-def _last_digits(answers: np.ndarray, shape: tuple[int, ...], digits: int) -> np.ndarray:
-    """The step of the last digit for each place of the last axis; NaN where all is zero or failed."""
-    sizes = np.abs(answers.reshape(-1, shape[-1] if shape else 1))
-    largest = np.where(np.isfinite(sizes), sizes, 0).max(axis=0)
-    return np.array([last_digit(float(size), digits) if size else math.nan for size in largest])
 
 
 def grid_step(values: np.ndarray) -> float:

@@ -1,29 +1,22 @@
-"""What the checks work with: samples, a `Probe` that calls the box and counts, lines through samples."""
+"""`Probe`: a black box under examination, whose calls are counted and ended in time."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
 from time import monotonic
-from typing import Literal
 
 import numpy as np
 import torch
 
-from blackbox.arrays import finite_rows, spreads, spreads_apart, to_rows
+from blackbox.arrays import finite_rows, spreads, spreads_apart
 from blackbox.conformance.overdue import ended_after
 from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
-from blackbox.errors import InputError
 from blackbox.failures import Outcome, whereabouts
-from blackbox.function import BlackBoxFunction, check_complete
-from blackbox.spec import ArraySpec
+from blackbox.function import BlackBoxFunction
 from blackbox.words import counted
-from blackbox.wrappers.wrapper import Wrapper
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -44,24 +37,6 @@ class BoxRaisedError(Exception):
     """The black box raised out of a call; `__cause__` is its error. Never leaves the package."""
 
 
-@dataclass
-class Measured:
-    """Results of a check that later ones need.
-
-    Attributes:
-        jitter: for each output, the largest difference of equal calls, in the output's units.
-        quanta: for each output, the step of the grid that its values are on, or what the last significant
-            digit of its largest is worth; 0 where they have all digits of their dtype.
-        noise: for each output, the noise level in the output's units; NaN before it is measured.
-        recommendations: which mu to take, for each differentiable input.
-    """
-
-    jitter: list[float]
-    quanta: list[float]
-    noise: list[float]
-    recommendations: list[Recommendation] = field(default_factory=list)
-
-
 class Probe:
     """A black box under examination and the rows to examine it with.
 
@@ -73,6 +48,12 @@ class Probe:
         processes: whether checks may start processes.
         seconds: the most seconds that may pass from now on; None for no limit. A call is judged beforehand by
             what calls took so far.
+
+    Attributes:
+        jitter: for each output, the largest difference of equal calls, in the output's units.
+        quanta: for each output, the step of the grid that its values are on, or what the last significant
+            digit of its largest is worth; 0 where they have all digits of their dtype.
+        recommendations: which mu to take, for each differentiable input.
     """
 
     def __init__(
@@ -90,9 +71,7 @@ class Probe:
         self.places = np.arange(len(samples[0]))  # of the samples among those that were given
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.called_before = box.ledger.calls > 0
-        self.first: tuple[Arrays, Arrays | str] | None = (
-            None  # the first call: its rows, its answers or error
-        )
+        self.first: tuple[Arrays, Arrays | str] | None = None  # the first call's rows, and answers or error
         self.limit = rows
         # Rows for what is asked last: once more the first one, and NaN.
         self.kept_back = 1 + 2 * sum(spec.floating for spec in box.inputs)
@@ -105,8 +84,8 @@ class Probe:
         self.progress: Callable[[str, int], None] = lambda check, rows: None
         self.processes = processes
         self.generator = np.random.default_rng(seed)
-        count = len(box.outputs)
-        self.measured = Measured([0.0] * count, [0.0] * count, [math.nan] * count)
+        self.jitter, self.quanta = [0.0] * len(box.outputs), [0.0] * len(box.outputs)
+        self.recommendations: list[Recommendation] = []
 
     @property
     def elapsed(self) -> float:
@@ -271,268 +250,3 @@ def keeping(box: BlackBoxFunction) -> Iterator[None]:
             yield
     finally:
         box.failures = policy
-
-
-DRAWN_ROWS = 32  # as many as any check looks at
-TAKEN = 64  # samples of the user's, at most: more show rows that fail
-
-Samples = Sequence[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor
-
-
-@dataclass(frozen=True)
-class TakenSamples:
-    """The samples that a check works with.
-
-    Attributes:
-        arrays: one `(rows, *spec.shape)` for each input, at most 64 rows.
-        places: `(rows,)`, where these rows are among those that the user gave.
-        offered: how many rows the user gave; 0 where they were drawn.
-    """
-
-    arrays: Arrays
-    places: np.ndarray
-    offered: int
-
-    def thinned(self, most: int) -> TakenSamples:
-        """At most so many of them, spread over all."""
-        kept = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
-        return TakenSamples(tuple(array[kept] for array in self.arrays), self.places[kept], self.offered)
-
-
-def checked_samples(box: BlackBoxFunction, samples: Samples) -> TakenSamples:
-    """The user's samples, checked, as arrays of their own.
-
-    Raises:
-        InputError: they do not fit the input specs, have no leading axis, fewer than two rows, or NaN.
-    """
-    arrays = tuple(samples) if isinstance(samples, Sequence) else (samples,)
-    check_complete(box)
-    rows = to_rows(repr(box), box.inputs, arrays)
-    if len(rows.leading) != 1 or rows.count < 2:
-        raise InputError(
-            f"check_black_box, samples: expected one leading axis of at least 2 rows, got {rows.leading}. "
-            "Stack inputs such as training will meet; 32 are enough."
-        )
-    inputs = tuple(np.array(tensor.cpu().numpy()) for tensor in rows.inputs)
-    for spec, array in zip(box.inputs, inputs, strict=True):
-        if not np.isfinite(array).all():
-            raise InputError(
-                f"check_black_box, samples of {spec.name!r}: expected finite numbers, got NaN or infinity. "
-                "Leave those rows out; what the box does with NaN is tried anyway."
-            )
-    index = np.unique(np.linspace(0, rows.count - 1, TAKEN).astype(int))  # spread over all of them
-    return TakenSamples(tuple(array[index] for array in inputs), index, rows.count)
-
-
-def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
-    """32 rows: usual floats (`ArraySpec.usual_numbers`), float32 if left open; small integers, coins.
-
-    A box that cannot be set has 32 rows that it has led to.
-    """
-    check_complete(box)
-    if not box.settable:
-        return drawn_by(box, generator)
-    return tuple(_drawn(spec, generator) for spec in box.inputs)
-
-
-def drawn_by(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
-    """Rows that a box which cannot be set has led to, by the `draw` of the innermost box.
-
-    Raises:
-        InputError: it has none.
-    """
-    inner = box
-    while isinstance(inner, Wrapper):
-        inner = inner.box
-    draw = getattr(inner, "draw", None)
-    if draw is None:
-        raise InputError(
-            f"check_black_box, samples: expected some, as {box!r} cannot be set to inputs that are drawn. "
-            f"Got none. Give {how_to_give_samples(box)}."
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the check will say what is wrong
-        return draw(DRAWN_ROWS, generator)
-
-
-def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:
-    """Samples from an `.npz` file with one array for each input under its name, or `.npy` for one input.
-
-    Raises:
-        InputError: a name is missing, or the file holds something else than arrays of numbers.
-        OSError: the file cannot be read.
-    """
-    check_complete(box)
-    names = [spec.name for spec in box.inputs]
-    try:
-        content = np.load(path, allow_pickle=False)  # what comes from elsewhere is never unpickled
-        if isinstance(content, np.ndarray):
-            if len(names) == 1:
-                return (content,)
-            raise InputError(
-                f"{path}: expected {len(names)} arrays, {', '.join(names)}, got the one of an .npy file. "
-                f"{_savez(names)}"
-            )
-        with content:
-            missing = [name for name in names if name not in content.files]
-            if not missing:
-                return tuple(content[name] for name in names)
-            names_there = ", ".join(content.files)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(
-            f"{path}: expected arrays of numbers, got: {error} Save them with numpy.savez."
-        ) from error
-    raise InputError(
-        f"{path}: expected the arrays {', '.join(names)}, got {names_there or 'none'}. {_savez(names)}"
-    )
-
-
-def _savez(names: Sequence[str]) -> str:
-    keywords = ", ".join(f"{name}=..." for name in names)
-    return f"Save them under the inputs' names, with numpy.savez('samples.npz', {keywords})."
-
-
-def how_to_give_samples(box: BlackBoxFunction) -> str:
-    """The words that end a message about samples: the command's option, its files, and Python's argument."""
-    names = ", ".join(spec.name for spec in box.inputs)
-    one = len(box.inputs) == 1
-    file = "FILE.npy" if one else f"FILE.npz (with the arrays {names})"
-    return f"--samples {file}, in Python check_black_box(box, samples=...)"
-
-
-def _drawn(spec: ArraySpec, generator: np.random.Generator) -> np.ndarray:
-    if spec.floating:
-        return spec.usual_numbers(generator, DRAWN_ROWS).astype(spec.dtype or "float32")
-    shape = (DRAWN_ROWS, *spec.shape)
-    return generator.integers(0, 2 if spec.dtype == "bool" else 10, shape).astype(spec.dtype)
-
-
-def precision(array: np.ndarray) -> float:
-    """The rounding unit of an array's floats; 0 for whole numbers."""
-    return float(np.finfo(array.dtype).eps) if np.issubdtype(array.dtype, np.floating) else 0.0
-
-
-# Straight lines through samples, and the answers along them as plain columns of numbers.
-
-COLUMNS = 512  # output numbers looked at; more say nothing new
-ROWS, NUMBERS = 512, 2**22  # of one call, at most; and of its inputs, which bounds the memory for images
-ROUNDING = 0.2  # of a rounding unit: the standard deviation of rounding, for numbers spread over a binade
-
-Kind = Literal["coordinates", "directions"]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Lines in one input; all other inputs stay as in the samples.
-
-    Attributes:
-        place: which input.
-        rows: `(lines,)`, the sample that each line goes through.
-        directions: `(lines, size)`, of unit length in the unit of the input's numbers (`Probe.unit`).
-        longest: the length over which the input varies along such a line, in that unit, as all lengths are.
-        shortest: the length below which the input's own rounding shows.
-    """
-
-    place: int
-    rows: np.ndarray
-    directions: np.ndarray
-    longest: float
-    shortest: float
-
-    def points(self, probe: Probe, which: np.ndarray, lengths: np.ndarray) -> Arrays:
-        """The inputs on the lines `which`, `(points,)`, at these lengths from the samples, `(points,)`."""
-        arrays = list(probe.pick(self.rows[which]))
-        values = arrays[self.place]
-        moved = values.reshape(len(values), -1).astype(np.float64) + self.directions[which] * lengths[:, None]
-        arrays[self.place] = moved.reshape(values.shape).astype(values.dtype)
-        return tuple(arrays)
-
-
-class Responses:
-    """What checks look at in answers: up to 512 numbers of the differentiable outputs, over their spread.
-
-    Attributes:
-        probe: calls the black box.
-        places: which outputs are differentiable.
-        output: `(columns,)`, the output that each column is a number of.
-        spread: for each output, the standard deviation of its numbers over the samples.
-        precision: for each output, the rounding unit of its floats.
-        size: `(columns,)`, root mean square over the samples, in units of the spread.
-        rounding: `(columns,)`, standard deviation of the rounding of such numbers, in units of the spread.
-    """
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-        specs = probe.box.outputs
-        self.places = [place for place, spec in enumerate(specs) if spec.differentiable]
-        counts = [math.prod(specs[place].shape) for place in self.places]
-        total = sum(counts)
-        keep = probe.generator.permutation(total)[:COLUMNS] if total > COLUMNS else np.arange(total)
-        ends = np.cumsum([0, *counts])
-        self.columns = [np.sort(keep[(keep >= a) & (keep < b)] - a) for a, b in pairwise(ends)]
-        self.output = np.concatenate(
-            [np.full(len(c), p) for p, c in zip(self.places, self.columns, strict=True)]
-        )
-        self.spread = [_spread(base) for base in probe.base]
-        self.precision = [precision(base) for base in probe.base]
-        self.size = np.sqrt(np.square(self(probe.base)).mean(axis=0))
-        self.rounding = ROUNDING * np.array([self.precision[place] for place in self.output]) * self.size
-
-    def __call__(self, answers: Arrays) -> np.ndarray:
-        """`(rows, columns)` float64."""
-        parts = [
-            answers[place].reshape(len(answers[place]), -1)[:, columns].astype(np.float64)
-            / self.spread[place]
-            for place, columns in zip(self.places, self.columns, strict=True)
-        ]
-        return np.concatenate(parts, axis=1)
-
-    def at(self, lines: Lines, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """`(points, columns)` on the lines `which` at these lengths, `(points,)`; NaN where a row failed."""
-        most = max(1, min(ROWS, NUMBERS // lines.directions.shape[1]))
-        blocks, first = [], 0
-        while first < len(which):
-            # At most four times what was answered together before: no call is far longer than foreseen.
-            block = most if self.probe.seconds is None else min(most, 4 * max(self.probe.took, default=1))
-            part = slice(first, first + block)
-            blocks.append(self(self.probe(lines.points(self.probe, which[part], lengths[part]))))
-            first += block
-        answers = np.concatenate(blocks)
-        answers[~np.isfinite(answers)] = np.nan
-        return answers
-
-    def along(self, lines: Lines, lengths: np.ndarray) -> np.ndarray:
-        """`(lines, points, columns)` at these lengths, `(points,)`, on every line."""
-        count = len(lines.rows)
-        answers = self.at(lines, np.repeat(np.arange(count), len(lengths)), np.tile(lengths, count))
-        return answers.reshape(count, len(lengths), -1)
-
-
-def draw_lines(probe: Probe, place: int, count: int, kind: Kind) -> Lines:
-    """Lines through samples taken in turn: along single coordinates, or in directions of a sphere."""
-    unit, _ = probe.unit(place)
-    samples = probe.samples[place].reshape(len(probe.samples[place]), -1).astype(np.float64) / unit
-    size = samples.shape[1]
-    if kind == "directions":
-        directions = probe.generator.standard_normal((count, size))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        stretch = math.sqrt(size)  # so that a single number moves as far as along a coordinate
-    else:
-        order = np.resize(probe.generator.permutation(size), count)
-        directions = np.zeros((count, size))
-        directions[np.arange(count), order] = 1.0
-        stretch = 1.0
-    longest = _spread(samples) * stretch
-    rounding = precision(probe.samples[place]) * math.sqrt(np.square(samples).mean()) * stretch
-    rows = np.resize(probe.generator.permutation(len(samples)), count)
-    return Lines(place, rows, directions * unit, longest, min(longest, 16 * rounding))
-
-
-def _spread(values: np.ndarray) -> float:
-    """Root mean square of the deviations of each number from its mean over rows; else the size; else 1."""
-    values = values.reshape(len(values), -1).astype(np.float64)
-    away = math.sqrt(np.square(values - values.mean(axis=0)).mean())
-    size = math.sqrt(np.square(values).mean())
-    return away if away > 1e-12 * size else size or 1.0

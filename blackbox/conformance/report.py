@@ -8,15 +8,12 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Literal
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from blackbox.terminal import plain
 from blackbox.words import counted, plural
-
-APART = 10.0  # times: columns of an output whose steps differ by that are named
 
 
 class Verdict(Enum):
@@ -274,19 +271,3 @@ def _finite(value: object) -> object:
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value
-
-
-def by_column(values: np.ndarray) -> str:
-    """The extremes along an output's last axis, such as columns of a table, in words; "" if they are alike.
-
-    Args:
-        values: `(last axis,)`, in units of the output; NaN for what is not known.
-    """
-    known = np.flatnonzero(np.isfinite(values) & (values > 0))
-    if len(known) < 2 or values[known].max() < APART * values[known].min():
-        return ""
-    least, most = known[values[known].argmin()], known[values[known].argmax()]
-    return (
-        f" (along the last axis: {values[most]:.2g} in column {most + 1} of {len(values)}, "
-        f"{values[least]:.2g} in column {least + 1})"
-    )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.probe import NUMBERS, Arrays, BoxRaisedError, Probe, precision
+from blackbox.conformance.lines import NUMBERS, precision
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe
 from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
@@ -56,7 +57,7 @@ class AnswerDifference:
 def compare(probe: Probe, first: Arrays, second: Arrays) -> AnswerDifference:
     """The largest difference of two answers, row by row, `(rows, *spec.shape)` for each output."""
     worst = AnswerDifference(0.0, 0.0, probe.box.outputs[0].name, 0, 0.0)
-    outputs = zip(probe.box.outputs, first, second, probe.base, probe.measured.jitter, strict=True)
+    outputs = zip(probe.box.outputs, first, second, probe.base, probe.jitter, strict=True)
     for spec, one, other, base, jitter in outputs:
         away, size = distances(one, other), largest(base)
         row = int(np.argmax(away))
@@ -123,7 +124,7 @@ def determinism(probe: Probe) -> Finding:
     worst = max((compare(probe, *pair) for pair in pairs), key=lambda difference: difference.relative)
     for place in range(len(probe.box.outputs)):
         apart = [distances(one[place], two[place]) for one, two in pairs]
-        probe.measured.jitter[place] = float(np.max(apart))
+        probe.jitter[place] = float(np.max(apart))
     if worst.relative == 0:
         return finding("determinism", worst, "Equal calls give equal answers", "")
     if not probe.box.deterministic:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox.conformance.probe import Lines, Probe, Responses, draw_lines
+from blackbox.conformance.lines import Lines, Responses, draw_lines
+from blackbox.conformance.probe import Probe
 from blackbox.conformance.report import IN_UNIT, Finding, Verdict
 
 LINES, FEWEST, MOST = 24, 2, 400  # without a limit of rows; within a small one; within a large one
@@ -64,7 +65,7 @@ def smoothness(probe: Probe) -> Finding:
     if failed:
         where += f" ({100 * failed:.2g} % of the points on them failed)"
     if not jumps_at:
-        steps = " and the steps of quantised outputs" if any(probe.measured.quanta) else ""
+        steps = " and the steps of quantised outputs" if any(probe.quanta) else ""
         sentence = f"Found no jump {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
         return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
     there, worst = max(jumps_at, key=lambda item: item[1].height / responses.spread[item[1].output])
@@ -95,8 +96,8 @@ def _affordable_lines(probe: Probe, inputs: int) -> int:
 
 def _search(responses: Responses, lines: Lines) -> tuple[list[Jump], float]:
     """Jumps at the places of each line that stand out most, and the share of points that failed."""
-    measured = responses.probe.measured
-    noise = np.maximum(1.5 * np.array(measured.quanta), 3 * np.array(measured.jitter)) / responses.spread
+    probe = responses.probe
+    noise = np.maximum(1.5 * np.array(probe.quanta), 3 * np.array(probe.jitter)) / responses.spread
     # Not the measured noise level: where equal calls agree it may come from a table with many small jumps.
     floor = np.maximum(np.maximum(BEND, 10 * responses.rounding), noise[responses.output])
     grid = np.linspace(-1, 1, POINTS) * lines.longest

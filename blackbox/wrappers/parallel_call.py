@@ -16,6 +16,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -55,7 +56,7 @@ class Block:
         rows: their places in the call.
         alone: a worker died while it was with a pool, so it runs with no others, to see whose fault that was.
         packed: it takes the box along.
-        task: the last attempt.
+        task: the last attempt, once there is one.
         executor: who has it.
         began: when it began, or was handed in where that is not known, in seconds of `time.monotonic`.
         stop: ends the programs of the last attempt, where a thread of this process is at it.
@@ -64,8 +65,8 @@ class Block:
     rows: list[int]
     alone: bool = False
     packed: bool = False
-    task: Task | None = None
-    executor: Executor | None = None
+    task: Task = field(init=False)
+    executor: Executor = field(init=False)
     began: float | None = None
     stop: Stop = field(default_factory=Stop)
 
@@ -196,11 +197,10 @@ class ParallelCall:
                 self._fail(row, Failure.LOST, error)
             return
         ends_itself, owner = (self.settings.timeout, os.getpid()) if has_processes(executor) else (None, None)
-        block.task = Task(self.box, self.packed_box.key, packed, inputs, loan, ends_itself, owner)
-        assert block.task.context is not None
-        block.task.context.run(occupied.set, (*occupied.get(), executor))
-        block.executor, block.stop = executor, Stop()
-        block.task.context.run(set_stop, block.stop)
+        block.executor, block.stop, context = executor, Stop(), copy_context()
+        context.run(occupied.set, (*occupied.get(), executor))
+        context.run(set_stop, block.stop)
+        block.task = Task(self.box, context, self.packed_box.key, packed, inputs, loan, ends_itself, owner)
         block.began = None if isinstance(executor, ThreadPoolExecutor) else time.monotonic()
         try:
             self.flying[executor.submit(run, block.task)] = block
@@ -230,8 +230,7 @@ class ParallelCall:
             for future, block in list(self.flying.items()):
                 if block.began is None and future.running():
                     block.began = time.monotonic()
-                ends_itself = block.task is None or block.task.timeout is not None
-                if self._late(block) and not ends_itself and not future.done():
+                if self._late(block) and block.task.timeout is None and not future.done():
                     self._give_up(future)
 
     def _look_for_workers(self) -> bool:
@@ -333,8 +332,7 @@ class ParallelCall:
 
     def _lose(self, block: Block) -> None:
         """An attempt that gives no answer: how far it got is not known, so all its rows count as run."""
-        here = block.task is not None and block.task.here
-        self._settle(block, Ledger() if here else Ledger(rows_run=len(block.rows)))
+        self._settle(block, Ledger() if block.task.here else Ledger(rows_run=len(block.rows)))
 
     def _blame(self, block: Block) -> None:
         """A worker died of this block: its rows run alone; a single row has failed."""
@@ -413,6 +411,5 @@ class ParallelCall:
 
     def _settle(self, block: Block, counts: Ledger) -> None:
         """Count what became of an attempt, and take back what its worker was lent of a budget."""
-        assert block.task is not None
         self.box.ledger.settle(block.task.loan, counts)
         block.task.loan = None

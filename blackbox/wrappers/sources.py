@@ -14,7 +14,9 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
+from blackbox.function import BlackBoxFunction
 from blackbox.named_code import spec_for
+from blackbox.wrappers.wrapper import Wrapper
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(os.path.join(_ROOT, package, "") for package in ("blackbox", "simulators", "zo", "tasks"))
@@ -129,3 +131,27 @@ def content(path: str | os.PathLike[str]) -> str:
         return words
     except OSError:
         return ""
+
+
+def files_of(box: BlackBoxFunction) -> list[Path]:
+    """The files and folders that a box names, inside its wrappers: those in its attribute `files`, if any.
+
+    Of a box without it, each `Path` to a file among its attributes, in lists, tuples and dicts too. What a
+    wrapper names, such as the answers of `Cached`, changes as it runs and is not among them.
+    """
+    while isinstance(box, Wrapper):
+        box = box.box
+    named = getattr(box, "files", None)
+    inside = _paths(named) if isinstance(named, list | tuple) else filter(Path.is_file, _paths(vars(box)))
+    return list(dict.fromkeys(path.absolute() for path in inside))
+
+
+def _paths(value: object) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Mapping):
+        for inside in value.values():
+            yield from _paths(inside)
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            yield from _paths(inside)

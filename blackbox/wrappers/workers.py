@@ -112,7 +112,8 @@ class Task:
     No dataclass: Dask looks into those, and would pickle the box.
 
     Args:
-        box: the box, which threads of this process use as it is; it never travels.
+        box: the box, which threads of this process use as it is.
+        context: in which these run it; neither travels.
         key: tells the box from all others, in any process.
         packed: the box, or the function that makes it, pickled; None where the worker should have it.
         inputs: the rows.
@@ -127,6 +128,7 @@ class Task:
     def __init__(
         self,
         box: BlackBoxFunction,
+        context: contextvars.Context,
         key: str,
         packed: bytes | None,
         inputs: tuple[Tensor, ...],
@@ -134,18 +136,17 @@ class Task:
         timeout: float | None,
         owner: int | None = None,
     ) -> None:
-        self.box: BlackBoxFunction | None = box
+        self.local: tuple[BlackBoxFunction, contextvars.Context] | None = box, context
         self.failures: Policy = box.failures
         self.isolates = box.isolates
         self.key, self.packed, self.inputs, self.timeout = key, packed, inputs, timeout
         self.loan, self.owner = loan, owner
-        self.context: contextvars.Context | None = contextvars.copy_context()
         self.here = False
         self.attempt = uuid.uuid4().hex  # no two are equal: Dask would give the one's answer for the other
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the box itself; tensors as arrays, as torch would send each as a file of shared memory."""
-        return vars(self) | {"box": None, "context": None, "inputs": _arrays(self.inputs)}
+        return vars(self) | {"local": None, "inputs": _arrays(self.inputs)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Tensors again."""
@@ -196,10 +197,12 @@ def run(task: Task) -> Reply:
 
 
 def _reply(task: Task) -> Reply:
-    if task.box is not None:  # it counts in its own ledger, which is the caller's, under the caller's budgets
-        assert task.context is not None
+    if task.local is not None:  # it counts in its own ledger, the caller's, under the caller's budgets
+        box, context = task.local
         task.here = True
-        return task.context.run(_run_here, task.box, task)
+        context.run(box.ledger.settle, task.loan, Ledger())  # it is the caller's own
+        task.loan = None
+        return context.run(_run, box, task)
     if task.owner is not None:
         end_with(task.owner)
     box = _take(task)
@@ -215,12 +218,6 @@ def _reply(task: Task) -> Reply:
         with _taking:
             if task.key in _boxes:
                 _boxes[task.key].idle.append(box)
-
-
-def _run_here(box: BlackBoxFunction, task: Task) -> Reply:
-    box.ledger.settle(task.loan, Ledger())  # it is the caller's own
-    task.loan = None
-    return _run(box, task)
 
 
 def _run(box: BlackBoxFunction, task: Task) -> Reply:

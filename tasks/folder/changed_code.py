@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
-from blackbox.wrappers.files import files_of
+from blackbox.wrappers.sources import files_of
 from tasks.errors import CheckpointWarning
 from tasks.folder.machine import changes
 from tasks.folder.run import Run

@@ -52,7 +52,8 @@ def test_where_autograd_calls_back_the_line_is_that_of_backward():
 
 
 def test_each_name_is_said_once_and_what_is_settled_never():
-    notices = Notices({"noise"})
+    notices = Notices()
+    notices.settle("noise")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
@@ -70,7 +71,7 @@ def test_each_name_is_said_once_and_what_is_settled_never():
         "said in the first round alone",
     ]
     assert [warning.category for warning in caught] == [UserWarning, RuntimeWarning, UserWarning]
-    assert Notices(notices.said).said == {"noise", "zero", "lost", "slopes"}
+    assert notices.said == {"noise", "zero", "lost", "slopes"}
 
 
 def test_an_error_that_a_filter_makes_of_it_is_raised_and_counts_as_said():

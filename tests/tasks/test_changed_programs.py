@@ -10,7 +10,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Cached
 from blackbox.adapters import CommandLine
-from blackbox.wrappers.files import files_of
+from blackbox.wrappers.sources import files_of
 from tasks.errors import CheckpointWarning
 from tasks.folder.machine import digest_of_files
 from tests.tasks.made_runs import made

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command import files, process
-from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
+from blackbox.adapters.command.files import (
+    ArrayFile,
+    FileName,
+    array_files_of,
+    checked_name,
+    content,
+    existing,
+)
 from blackbox.adapters.command.numbers import text_of
 from blackbox.adapters.command.reports import line_after, line_before
 from blackbox.adapters.command.templates import Template, template_of, templates_of, unknown
@@ -173,35 +180,22 @@ class CommandLine(BlackBoxFunction):
         super().__init__(failures=failures)
 
     def _check_use(self) -> None:
-        texts = [part for part in self._command if isinstance(part, Template)] + [
-            *self._input_templates.values()
-        ]
-        texts += [self._stdin] if self._stdin is not None and self._stdin.names() else []
-        if self.vectorized and (texts or self._output_templates):
-            text = (texts or [*self._output_templates.values()])[0]
+        filled = [*self._input_templates.values()]
+        words = [part for part in self._command if isinstance(part, Template)]
+        words += [] if self._stdin is None else [self._stdin]
+        read = [*self._output_templates.values()]
+        placed = [text for text in (*words, *filled, *read) if text.names()]
+        if self.vectorized and placed:
             raise ConfigurationError(
-                f"{text.where}: expected no placeholder with vectorized=True, got "
-                f"{{{text.placeholders[0].name}}}. Hand blocks over in input_files and output_files."
+                f"{placed[0].where}: expected no placeholder with vectorized=True, got "
+                f"{{{placed[0].placeholders[0].name}}}. Hand blocks over in input_files and output_files."
             )
-        for template in self._output_templates.values():
+        for template in read:
             template.check_complete()
-        used_in = [file.spec.name for file in self._input_files] + [
-            name for text in texts for name in text.names()
-        ]
-        used_out = [file.spec.name for file in self._output_files]
-        used_out += [name for text in self._output_templates.values() for name in text.names()]
-        words = [
-            part if isinstance(part, str) else part.text
-            for part in self._command
-            if not isinstance(part, Path)
-        ]
-        filled, read = (
-            [text.text for text in templates.values()]
-            for templates in (self._input_templates, self._output_templates)
-        )
-        words += [] if self._stdin is None else [self._stdin.text]
-        check_use(self.inputs, used_in, "input", [*filled, *words])
-        check_use(self.outputs, used_out, "output", read)
+        plain = [part for part in self._command if isinstance(part, str)]
+        given = [text.text for text in (*filled, *words)] + plain
+        check_use(self.inputs, _named(self._input_files, [*words, *filled]), "input", given)
+        check_use(self.outputs, _named(self._output_files, read), "output", [text.text for text in read])
         written = [file.file for file in self._input_files]
         for name in self._input_templates:
             if name in written:
@@ -212,7 +206,7 @@ class CommandLine(BlackBoxFunction):
         check_no_stdin([*written, *self._input_templates, *self._copies])
         written += [] if self._stdin is None else [process.STDIN]
         check_apart([*written, *self._input_templates], [*self._results()])
-        check_own(self._results(), [*words, *filled])
+        check_own(self._results(), given)
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """One run, with a block of rows or, if not `vectorized`, with one."""
@@ -273,15 +267,20 @@ class CommandLine(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: settings, and contents of program, files it is given, and copies."""
+        """What the answers depend on: settings, functions, and contents of program, files and copies."""
         texts = {
             name: template.text for name, template in (self._input_templates | self._output_templates).items()
         }
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
-        settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
-        stdin = () if self._stdin is None else (self._stdin.text,)
-        rules = () if self.statuses == (0,) and not self.fails_if else (self.statuses, self.fails_if)
-        return known_command(self._command), repr((copies, sorted(texts.items()), settings, *stdin, *rules))
+        arrays = self._input_files, self._output_files, self.vectorized
+        stdin = None if self._stdin is None else self._stdin.text
+        settings = sorted(self.environment.items()), stdin, self.statuses, self.fails_if
+        functions = [file.function for file in (*self._input_files, *self._output_files)]
+        return (
+            known_command(self._command),
+            repr((copies, sorted(texts.items()), arrays, settings)),
+            functions,
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -298,6 +297,11 @@ class CommandLine(BlackBoxFunction):
     def __repr__(self) -> str:
         """Named after the program."""
         return f"CommandLine({Path(str(self._command[0])).name!r})"
+
+
+def _named(arrays: Sequence[ArrayFile], texts: Sequence[Template]) -> list[str]:
+    """The names of the arrays that have a file, and of those that texts have a placeholder for."""
+    return [file.spec.name for file in arrays] + [name for text in texts for name in text.names()]
 
 
 def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,16 +34,12 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array, its file, and where an HDF5 file has it; or the function that writes or reads the file.
-
-    `code` is what a cache knows the function by: its name, and the content of the file that defines it.
-    """
+    """An array, its file, and where an HDF5 file has it; or the function that writes or reads the file."""
 
     spec: ArraySpec
     file: str
     dataset: str
     function: Callable[..., Any] | None = field(default=None, repr=False)
-    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +68,11 @@ def array_files_of(
         file, function = file if isinstance(file, tuple) and len(file) == 2 else (file, None)
         file, _, place = file.partition(":") if isinstance(file, str) else (file, "", "")
         file = checked_name(f"{where}, {name!r}", file)
+        if not (function is None or callable(function)):
+            raise ConfigurationError(
+                f"{where}, {name!r}: expected (file, function), got {function!r} for the function. Name "
+                "one of your own, which takes the file's path."
+            )
         form = kind(f"{where}, {name!r}", file) if function is None else "own"
         column = read and form == "text" and bool(place)
         if (place and form != "hdf5" and not column) or (column and place.isdecimal() and not int(place)):
@@ -81,7 +81,7 @@ def array_files_of(
                 f"text that is read, got {file}:{place}. Correct it, or leave it out."
             )
         made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
-        new = made(known[name], file, place, function, code_of(where, name, function))
+        new = made(known[name], file, place, function)
         for other in array_files:
             if read and function is not None and other.function is not None:
                 continue
@@ -95,26 +95,6 @@ def array_files_of(
                 )
         array_files.append(new)
     return array_files
-
-
-def code_of(where: str, name: str, function: object) -> str:
-    """A text that identifies a function to a cache; "" for no function.
-
-    Raises:
-        ConfigurationError: it is no function of a module, which other processes could find.
-    """
-    if function is None:
-        return ""
-    module, qualified_name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not callable(function) or module is None or not qualified_name.isidentifier():
-        raise ConfigurationError(
-            f"{where}, {name!r}: expected (file, function) with a function that a module defines, got "
-            f"{function!r}. Write it with def, outside of any other function or class."
-        )
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:  # in a notebook: never the same again
-        return f"{module}.{qualified_name} {function!r}"
-    return f"{module}.{qualified_name} {content(Path(file))}"
 
 
 def checked_name(where: str, name: object) -> str:

@@ -39,49 +39,27 @@ def end(mark: str, after: int = 0) -> None:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder, with what a program made read-only in it, and folders in folders however deep."""
+    """Remove a folder, with what a program made read-only in it."""
     import shutil
 
     try:
         shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:
-        pass
-    while os.path.isdir(folder) and _take_apart(folder):
+        if os.path.isdir(folder):
+            _open_up(folder)
+            for path, inside, _ in os.walk(folder):
+                for name in inside:
+                    _open_up(os.path.join(path, name))
+            shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # a thousand folders in each other stay
         pass
 
 
-def _take_apart(folder: str) -> bool:
-    """Remove a level of a folder and move up what is below, so that no path gets long; whether any was."""
-    progress = False
+def _open_up(folder: str) -> None:
     try:
-        os.chmod(folder, stat.S_IRWXU)
-        for number, child in enumerate(sorted(os.listdir(folder))):
-            path = os.path.join(folder, child)
-            if os.path.islink(path) or not os.path.isdir(path):
-                os.unlink(path)
-            else:
-                os.chmod(path, stat.S_IRWXU)
-                for name in os.listdir(path):
-                    inner = os.path.join(path, name)
-                    if os.path.islink(inner) or not os.path.isdir(inner):
-                        os.unlink(inner)
-                    else:
-                        os.chmod(inner, stat.S_IRWXU)  # a folder that is moved is written to
-                        os.rename(inner, os.path.join(folder, _new_name(folder, number)))
-                    progress = True
-                os.rmdir(path)
-            progress = True
-        if not os.listdir(folder):
-            os.rmdir(folder)
-    except OSError:  # it is another user's, or still written to
+        if not os.path.islink(folder):
+            os.chmod(folder, stat.S_IRWXU)
+    except OSError:  # it is another user's
         pass
-    return progress
-
-
-def _new_name(folder: str, number: int) -> str:
-    while os.path.lexists(os.path.join(folder, f"moved-{number}")):
-        number += 1
-    return f"moved-{number}"
 
 
 def written(folder: bytes) -> bytes:

@@ -6,6 +6,7 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from blackbox.adapters.command.numbers import LIKE, REPEATED, repeats
@@ -70,10 +71,10 @@ class Matcher:
     def find(self, text: str) -> tuple[Match | None, Match | None]:
         """The last match, and one that begins where a template may not, such as behind a word."""
         last = astray = anchor = None
-        words = Words(text) if self._anchor is not None or max(self._counts) > 1 else None
+        words = Words(text)
         start = 0
         while True:
-            if self._anchor is not None and words is not None:
+            if self._anchor is not None:
                 if anchor is None or anchor.start() < start:
                     anchor = self._anchor.search(text, start)
                 if anchor is None:
@@ -90,14 +91,13 @@ class Matcher:
                     astray = astray or match
         return last, astray
 
-    def _match(self, text: str, words: Words | None, begun: re.Match[str]) -> Match | None:
+    def _match(self, text: str, words: Words, begun: re.Match[str]) -> Match | None:
         place = begun.end()
         spans: list[tuple[int, int]] = []
         stuck: list[str] = []
         for count, pattern in zip(self._counts, self._pieces, strict=True):
             begin = place
             if count > 1:
-                assert words is not None
                 place = words.last_of(place, count)
             found = pattern.match(text, place) if place >= 0 else None
             if found is None:
@@ -111,23 +111,28 @@ class Matcher:
 class Words:
     """The words of a text, between white space, commas and semicolons; a repeat count is several numbers.
 
-    `_until` has how many numbers there are up to the end of each word, and `_OTHER` for any other word.
+    The text is gone through once, when somebody asks.
     """
 
     def __init__(self, text: str) -> None:
-        """Go through the text once."""
-        self._text, self._starts, self._until = text, array("q"), array("q", [0])
-        until = 0
-        for match in _WORD.finditer(text):
+        self._text = text
+
+    @cached_property
+    def _index(self) -> tuple[array[int], array[int]]:
+        """The start of each word, and how many numbers are before it, with `_OTHER` for any other word."""
+        starts, before, numbers = array("q"), array("q", [0]), 0
+        for match in _WORD.finditer(self._text):
             kind = match.lastindex  # of the group that it is
-            until += 1 if kind == 2 else _OTHER if kind is None else repeats(match[1])
-            self._starts.append(match.start())
-            self._until.append(until)
+            numbers += 1 if kind == 2 else _OTHER if kind is None else repeats(match[1])
+            starts.append(match.start())
+            before.append(numbers)
+        return starts, before
 
     def before(self, place: int, count: int) -> int:
         """The start of the word that so many words follow up to a place."""
-        word = bisect_right(self._starts, place) - 1 - count
-        return self._starts[word] if word > 0 else 0
+        starts, _ = self._index
+        word = bisect_right(starts, place) - 1 - count
+        return starts[word] if word > 0 else 0
 
     def last_of(self, place: int, count: int) -> int:
         """The start of the last of so many numbers from a place on; -1 if there are fewer."""
@@ -135,21 +140,20 @@ class Words:
         left = count - (repeats(first[0]) if first else count)
         if left <= 0:
             return place
-        behind = bisect_right(self._starts, place)  # the next word
-        wanted = self._until[behind] + left
-        word = bisect_left(self._until, wanted)
-        if word == len(self._until) or self._until[word] >= wanted + _OTHER // 2:
+        starts, until = self._index
+        wanted = until[bisect_right(starts, place)] + left  # up to the next word, and beyond
+        word = bisect_left(until, wanted)
+        if word == len(until) or until[word] >= wanted + _OTHER // 2:
             return -1
-        return self._starts[word - 1]
+        return starts[word - 1]
 
 
 def _behind(match: Match) -> int:
     """The place to go on from behind a match, so that 1,234 is not taken for another number 234."""
     if ENDS.fullmatch(match.stuck[-1]) or not match.stuck[-1]:
         return match.end
-    rest = re.compile(r"\S*").match(match.text, match.end)
-    assert rest is not None
-    return rest.end()
+    spaces = re.compile(r"\s").finditer(match.text, match.end)
+    return next((space.start() for space in spaces), len(match.text))
 
 
 def _piece(count: int, literal: str, last: bool) -> re.Pattern[str]:

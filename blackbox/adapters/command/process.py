@@ -45,8 +45,8 @@ def run(
 
     The program is the head of a process group of its own. What is left of the group is killed when the
     program ends, when its time is up (asked by SIGTERM first), and when we are interrupted, or the call for
-    which we run in a thread (`blackbox.ending`). On Linux so are
-    processes that have left the group, and all are killed when this process dies.
+    which we run in a thread (`blackbox.ending`). On Linux so are processes that have left the group, and all
+    are killed when this process dies.
 
     Args:
         arguments: the program and its arguments, handed over as they are.
@@ -142,20 +142,6 @@ class Running:
         quick = time.monotonic() - self._began < _QUICK
         leftovers.end(self._mark, self.pid if quick else 0)
         return self._process.wait()
-
-
-class InTheForeground(Running):
-    """A program that runs where this process does, with its input and output: a user is looking at it."""
-
-    def _started(
-        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(arguments, env=environment)
-
-    def kill(self) -> None:
-        """Kill the program."""
-        if self._process.poll() is None:
-            self._process.kill()
 
 
 class _Guard:

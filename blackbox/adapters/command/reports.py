@@ -16,7 +16,6 @@ _MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again
 _NONE = re.compile(r"(?i)[-?]{1,3}|n/?a|none|null|nil|undefined|diverged|failed|error|#[\w/]+[!?]?")
 _RULE = re.compile(r"[-=_+|~.\s]{3,}")  # a line that is drawn
 _SEVERAL = re.compile(rf"\*{{2,}}|{REPEATED}|{RUN_TOGETHER.pattern}")  # numbers, beside one alone
-Literals = Sequence[str | None]  # of a template, with None for each placeholder
 Begins = Callable[[str, str], bool]  # whether a report does so between what is before and behind on the line
 
 
@@ -39,7 +38,7 @@ def may_begin(literal: str, before: str) -> bool:
     return words[-1][-1] in _SIGNS or is_number(words[-1]) or not re.search(r"[^\W\d_]", words[-1])
 
 
-def later_report(literals: Literals, text: str, end: int, count: int) -> str:
+def later_report(literals: Sequence[str], text: str, end: int, count: int) -> str:
     """The line of a report that comes behind the last one with numbers, which ends at `end`; "" if none does.
 
     It is one where the template's words come again, with any white space between them: all in front of the
@@ -55,7 +54,7 @@ def later_report(literals: Literals, text: str, end: int, count: int) -> str:
     places = [
         place for pattern, begins in _beginnings(literals) for place in _first(pattern, text, end, begins)
     ]
-    if not any(re.search(r"\w", literal or "") for literal in literals):
+    if not any(re.search(r"\w", literal) for literal in literals):
         places += itertools.islice(_lines_of_none(text, end, count), 1)
     if not places:
         return ""
@@ -119,19 +118,19 @@ def _lines_of_none(text: str, end: int, count: int) -> Iterator[int]:
             yield line.start()
 
 
-def _beginnings(literals: Literals) -> Iterator[tuple[re.Pattern[str], Begins]]:
+def _beginnings(literals: Sequence[str]) -> Iterator[tuple[re.Pattern[str], Begins]]:
     """The words of a report in front of its numbers, and where on a line they are its words."""
     first = True
     for index, literal in enumerate(literals):
-        words = (literal or "").strip()
+        words = literal.strip()
         if not words or _MARKS.fullmatch(words) or (index + 1 == len(literals) and not first):
             continue
         title, last = words.splitlines()[0].strip(), words.splitlines()[-1].strip()
         if index == 0:
-            yield _loose(words), _begins_report(literal or "", words)
+            yield _loose(words), _begins_report(literal, words)
             if title != words and re.search(r"[^\W\d_]", title):
                 yield _loose(title), _is_whole_line
-        elif "\n" in (literal or "") and re.search(r"[^\W\d_]", last):
+        elif "\n" in literal and re.search(r"[^\W\d_]", last):
             yield _loose(last), _begins_line_without_number(last)
         elif first:  # the report begins with a number
             yield _loose(words), _follows_number

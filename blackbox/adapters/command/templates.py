@@ -64,7 +64,8 @@ class Template:
 
     Attributes:
         text: as given.
-        parts: literal texts and placeholders, in their order.
+        placeholders: those of the text, in their order.
+        literals: what stands before, between and behind them.
 
     Raises:
         ConfigurationError: an index is outside its array, or a format is none for numbers.
@@ -75,19 +76,16 @@ class Template:
         self.where, self.text, self.specs = where, text, {spec.name: spec for spec in specs}
         names = "|".join(map(re.escape, self.specs))
         pattern = re.compile(r"\{(" + names + r")(?:\[([\d,\s]+)\])?(?::([^{}]*))?\}")
-        self.parts: list[str | Placeholder] = []
+        self.placeholders: list[Placeholder] = []
+        self.literals: list[str] = []
         end = 0
         for match in pattern.finditer(text):
             index = None if match[2] is None else tuple(int(n) for n in match[2].split(",") if n.strip())
-            self.parts += [text[end : match.start()], Placeholder(match[1], index, match[3] or "")]
+            self.placeholders.append(Placeholder(match[1], index, match[3] or ""))
+            self.literals.append(text[end : match.start()])
             end = match.end()
-            self._try(self.parts[-1], match[0])
-        self.parts.append(text[end:])
-
-    @property
-    def placeholders(self) -> list[Placeholder]:
-        """The text's placeholders, in their order."""
-        return [part for part in self.parts if isinstance(part, Placeholder)]
+            self._try(self.placeholders[-1], match[0])
+        self.literals.append(text[end:])
 
     def names(self) -> set[str]:
         """The arrays that the text names."""
@@ -95,7 +93,8 @@ class Template:
 
     def fill(self, arrays: Arrays) -> str:
         """The text of one row, from its arrays by name."""
-        return "".join(part if isinstance(part, str) else part.text(arrays) for part in self.parts)
+        filled = [*(place.text(arrays) for place in self.placeholders), ""]
+        return "".join(literal + numbers for literal, numbers in zip(self.literals, filled, strict=True))
 
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays by name, read where the text looks like the template, the last time.
@@ -116,14 +115,13 @@ class Template:
                 else than a number, or more than the template has a place for; or its words come again, behind
                 that without its numbers, or on its line.
         """
-        literals = [str(part) for part in self.parts[::2]]
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        match, astray = Matcher(literals, [self._count(place) for place in self.placeholders]).find(text)
+        match, astray = Matcher(self.literals, list(map(self._count, self.placeholders))).find(text)
         if match is None:
             raise ValueError(
                 f"{self.where}: expected text like the template, found none. {self._missing(text, astray)}"
             )
-        self._refuse_later(match, literals)
+        self._refuse_later(match)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         numbers = [self._numbers(match, index) for index in range(len(self.placeholders))]
         self._refuse_more(match)
@@ -150,20 +148,20 @@ class Template:
                     f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
                 )
 
-    def _refuse_later(self, match: Match, literals: Sequence[str]) -> None:
+    def _refuse_later(self, match: Match) -> None:
         """Refuse a text in which a report comes behind the last one that has numbers, or on its line.
 
         Raises:
             ValueError: with the line where it does.
         """
         count = sum(map(self._count, self.placeholders))
-        if line := later_report(literals, match.text, match.end, count):
+        if line := later_report(self.literals, match.text, match.end, count):
             raise ValueError(
                 f"{self.where}: expected numbers in the last report that begins like the template, got "
                 f"{_short(line)} behind the last that has them. Those are of an earlier report. If that line "
                 f"is none, write more words in front of the number, {_OR_FUNCTION}."
             )
-        if words := words_again(literals, match.text, match.start, match.end):
+        if words := words_again(self.literals, match.text, match.start, match.end):
             line = line_before(match.text, 0, match.start) + line_after(match.text, match.start)
             raise ValueError(
                 f"{self.where}: expected the words of the template once on a line, got {words!r} again in "
@@ -180,7 +178,7 @@ class Template:
         place, text, stuck = self.placeholders[index], match.numbers(index), match.stuck[index]
         spec, count = self.specs[place.name], self._count(place)
         kind = np.float64 if spec.floating else np.int64
-        last = place is self.placeholders[-1] and str(self.parts[-1]).strip(" \t") == ""
+        last = place is self.placeholders[-1] and self.literals[-1].strip(" \t") == ""
         words = re.split(_SEPARATOR, text)
         if count > 1:  # one number has no repeat count
             words = [word for each in words for word in repeated(each, count + 1)]
@@ -222,7 +220,7 @@ class Template:
                     f"placeholder, {_OR_FUNCTION}."
                 )
         self._refuse_longer(match)
-        end, last = str(self.parts[-1]), self.placeholders[-1]
+        end, last = self.literals[-1], self.placeholders[-1]
         rest = line_after(match.text, match.end).strip()
         if rest and "\n" in end[len(end.rstrip()) :]:
             raise ValueError(
@@ -243,10 +241,10 @@ class Template:
         Raises:
             ValueError: with what more there is.
         """
-        if str(self.parts[-1]).strip():
+        if self.literals[-1].strip():
             return
         text, (start, end), place = match.text, match.spans[-1], self.placeholders[-1]
-        rest, further, literal = line_after(text, end), "", str(self.parts[-3])
+        rest, further, literal = line_after(text, end), "", self.literals[-2]
         before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
         if many and before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
             closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[before[-1]])}").match(text, end)
@@ -272,20 +270,18 @@ class Template:
 
     def _ends_line(self, index: int) -> bool:
         """Whether the template has nothing after that placeholder on its line."""
-        after = "".join(part if isinstance(part, str) else "{}" for part in self.parts[2 * index + 2 :])
-        return not after.partition("\n")[0].strip()
+        return not "{}".join(self.literals[index + 1 :]).partition("\n")[0].strip()
 
     def _begins_line(self, index: int) -> bool:
         """Whether the template has nothing before that placeholder on its line."""
-        before = "".join(part if isinstance(part, str) else "{}" for part in self.parts[: 2 * index + 1])
-        return not before.rpartition("\n")[2].strip()
+        return not "{}".join(self.literals[: index + 1]).rpartition("\n")[2].strip()
 
     def _missing(self, text: str, astray: Match | None) -> str:
         """Which part of the template a text lacks that does not match it."""
         has = " ".join(text.split())
         if not has:
             return "The text is empty: does the program write to another file?"
-        words = [" ".join(part.split()) for part in self.parts if isinstance(part, str)]
+        words = [" ".join(literal.split()) for literal in self.literals]
         begins = f"the text begins with {_short(has)}"
         for word in words:
             if word not in has:
@@ -296,8 +292,7 @@ class Template:
             return f"It begins in mid-line only, in {_short(line)}. {mend}"
         return f"Its words are there, but not in this order with nothing but the numbers between: {begins}."
 
-    def _try(self, place: str | Placeholder, written: str) -> None:
-        assert isinstance(place, Placeholder)
+    def _try(self, place: Placeholder, written: str) -> None:
         spec = self.specs[place.name]
         try:
             one = np.zeros(spec.shape, np.float64 if spec.floating else np.int64)

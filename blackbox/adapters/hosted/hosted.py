@@ -105,8 +105,6 @@ class Hosted(HostParts):
         DefinitionError: the specs make no sense.
     """
 
-    checked_by = "blackbox.adapters.hosted.check:command"
-
     def __init__(
         self,
         arguments: Sequence[str | PathLike] | Callable[[int, Host], object],
@@ -176,6 +174,12 @@ class Hosted(HostParts):
         ends = [f"{name}_end" for name in names]
         return dict(zip([*names, *ends], self.boxes, strict=False))
 
+    def check(self, out: str | Path | None = None, *, seed: int = 0) -> int:
+        """Check the program for a person or for CI: see `BoxGroup.check`."""
+        from blackbox.adapters.hosted.check import command  # which makes hosts of its own
+
+        return command(self, out, seed=seed)
+
     def wrapped(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> Hosted:
         """The same host, whose runs go through wrappers around its boxes."""
         other: Hosted = object.__new__(type(self))  # copy.copy would ask for what pickle does: it is refused
@@ -243,7 +247,7 @@ class Hosted(HostParts):
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         texts = {name: template.text for name, template in self._templates.items()}
         settings = repr((copies, texts, self._files, self.calls, sorted(self.environment.items())))
-        return known_command(self._command), self._function, settings
+        return known_command(self._command), self._function, settings, [file.function for file in self._files]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hosted:
         """The host itself: its programs are processes, of which there is no copy."""

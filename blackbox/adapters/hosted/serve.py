@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox.adapters.command.process import InTheForeground
+from blackbox.adapters.command.process import Running
 from blackbox.adapters.hosted.boxes import given_arrays
 from blackbox.adapters.hosted.call import ENDED, Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.program import Program, Start
@@ -53,7 +54,7 @@ def serve(
             f"serve: expected a network for each call, got none for {', '.join(missing)}."
         )
     most = max(numbers_in(specs) for call in calls for specs in (call.seen, call.given))
-    start = Start([str(Path(executable).absolute()), *words[1:]], dict(os.environ), kind=InTheForeground)
+    start = Start([str(Path(executable).absolute()), *words[1:]], dict(os.environ), kind=_InTheForeground)
     program, answered = Program(form, start, None, 8 * most, None, False), 0
     try:
         with torch.no_grad():
@@ -71,3 +72,17 @@ def serve(
     finally:
         program.end()
     return answered
+
+
+class _InTheForeground(Running):
+    """A program that runs where this process does, with its input and output: a user is looking at it."""
+
+    def _started(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(arguments, env=environment)
+
+    def kill(self) -> None:
+        """Kill the program."""
+        if self._process.poll() is None:
+            self._process.kill()

@@ -215,12 +215,6 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(clock, monkeypatch, te
     assert terminal or not shown.getvalue()
 
 
-def test_progress_tells_every_call(clock):
-    seen: list[tuple[str, int]] = []
-    check(Slow(clock), progress=lambda *each: seen.append(each))
-    assert len({rows for name, rows in seen if name == "smoothness"}) > 5
-
-
 class Endless(BlackBoxFunction):
     """A solver whose step size becomes NaN with its input, and whose time then never reaches its end."""
 

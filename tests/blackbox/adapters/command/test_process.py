@@ -202,24 +202,6 @@ def test_folders_with_any_name_are_removed_with_a_process_that_is_killed(tmp_pat
     wait_until(lambda: not list(parent.iterdir()))
 
 
-@pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("read_only", [False, True])
-def test_folders_in_folders_are_removed_however_deep(tmp_path, read_only):
-    with process.scratch_folder(tmp_path, False) as folder:
-        here = os.open(folder, os.O_RDONLY)
-        for _ in range(1500):  # by handles: the path would be too long for the system
-            os.mkdir("a folder", dir_fd=here)
-            os.close(os.open("file", os.O_CREAT, dir_fd=here))
-            os.symlink(str(tmp_path), "link", dir_fd=here)
-            inner = os.open("a folder", os.O_RDONLY, dir_fd=here)
-            if read_only:
-                os.fchmod(here, 0o500)
-            os.close(here)
-            here = inner
-        os.close(here)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_forked_process_has_a_guard_of_its_own(tmp_path):
     """The parent's must not take the child for alive, nor the child's end for the parent's."""
     for name in ("before", "child", "after"):

@@ -80,6 +80,11 @@ def test_the_folder_is_removed_with_everything_in_it_but_what_it_links_to(tmp_pa
         (folder / "closed" / "file").touch()
         (folder / "closed").chmod(0)
         (folder / "link").symlink_to(tmp_path / "precious")
+        (folder / "read" / "only").mkdir(parents=True)
+        (folder / "read" / "only" / "file").touch()
+        (folder / "read" / "only").chmod(0o500)
+        (folder / "read").chmod(0o500)
+        folder.chmod(0o500)
     assert not folder.exists()
     assert (tmp_path / "precious" / "file").exists()
 
