@@ -311,6 +311,15 @@ def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
     return [one for one, receiver in zip(several, receivers, strict=True) if receiver == rank]
 
 
+def is_sendable(error: Exception | None) -> bool:
+    """Whether an error can be sent to others; not one that cannot be made anew from its arguments."""
+    try:
+        pickle.loads(pickle.dumps(error))  # of our own
+    except Exception:  # a user's class may raise anything in its own __init__ or __reduce__
+        return False
+    return True
+
+
 def checksum(several: Iterable[Tensor]) -> int:
     """CRC-32 of the dtypes, shapes and bits of some tensors."""
     crc = 0
