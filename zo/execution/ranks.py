@@ -186,12 +186,6 @@ class Ranks:
                 "that and take the step again, on all ranks."
             ) from cause
 
-    def share(self, several: Sequence[T], *, first_alone: bool = False) -> list[T]:
-        """What of several things this rank does, see `dealt`; all or nothing if the first does all alone."""
-        if first_alone:
-            return list(several) if self.rank == 0 else []
-        return dealt(several, self.rank, self.size)
-
     def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
         """Refuse ranks that are not about to take the same step as the first.
 
