@@ -17,7 +17,6 @@ PRUNING = 3  # scores at initialization
 ROW_DIRECTIONS = 3  # at a box's inputs, by call; pruning is over before the first
 DRAWN = 5  # the query of a step that is evaluated by `loop` too
 AGAIN = 6  # slopes that are asked again over half of mu
-PROBES = 301  # of a step of tangents
 REPLAYED = 302  # rows of recorded windows, by the step in which the newest was recorded
 STUDENT = 302  # rows that a student learns from, by its seed and step of learning
 DITHER = 304  # of inputs of boxes, by call and input

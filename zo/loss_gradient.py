@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, can
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
 from zo.execution.precision import makes_narrow, narrow_notice
-from zo.execution.ranks import Group, Ranks, checksum, fingerprint
+from zo.execution.ranks import Group, Ranks, checksum, dealt, fingerprint
 from zo.execution.repeats import Asker, RepeatFindings, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import (
@@ -102,13 +102,9 @@ class LossGradient:
             takes the fastest that supports the objective. Or pass your own `Evaluator`.
         seed: All draws depend only on (seed, step).
         chunk: How many queries run together. Results are equal to the bit only for equal chunks. None chooses
-            it at the first step, from `memory`; the choice is in `state_dict`.
-        memory: Bytes that a chunk may take, not counting what black boxes take themselves. On a GPU
-            "difference" chooses its chunks without it, by what `zo.evaluators.Difference(memory=)` lets it
-            take; where "stacked" takes over, it has parts of them. "difference" also keeps the base's
-            activations, as training with autograd does (for a moment twice, where a CPU's convolutions are
-            laid out anew). From the first step on, the repr shows how many bytes; `Difference(memory=)`
-            limits them, by default to 8 GiB on a CPU.
+            it at the first step, so that a chunk takes at most 1 GiB, not counting what black boxes take
+            themselves; the choice is in `state_dict`. "difference" also keeps the base's activations, as
+            training with autograd does: the repr shows how many bytes, and `Difference(memory=)` limits them.
         max_dropped: The fraction of a step's queries that may fail before the step raises an error. One
             query alone may fail, unless this is 0.
         process_group: Processes that all receive the whole batch and have the same random state; "gloo" or,
@@ -145,14 +141,12 @@ class LossGradient:
         evaluator: str | Evaluator = "auto",
         seed: int = 0,
         chunk: int | None = None,
-        memory: int = 2**30,
         max_dropped: float = 0.1,
         process_group: Group = ...,
         first_alone: bool = False,
     ) -> None:
         if chunk is not None:
             check_count("LossGradient", "chunk", chunk)
-        check_count("LossGradient", "memory", memory)
         check_fraction("LossGradient", "max_dropped", max_dropped)
         if not isinstance(estimator, Estimator) or not callable(objective):
             name, got = ("objective", objective) if not callable(objective) else ("estimator", estimator)
@@ -167,7 +161,6 @@ class LossGradient:
         self.serving = Serving(candidates(evaluator, self.objective))
         self.chunk = chunk
         self.stack: int | None = None  # of a chunk, by `stacked`; None for all
-        self.memory = memory
         self.max_dropped = max_dropped
         self.first_alone = first_alone
         self.counts = QueryCounts()
@@ -226,7 +219,10 @@ class LossGradient:
                 plan = self.estimator.plan(self.parameters, self._key.at(number))
                 pieces = self._pieces(base, plan)
                 meeting.marks = marks = self._marks(pieces, batch)
-                decision = self._decision(pieces, marks) if self._is_checked(number) else Decision()
+                # what serves is decided before the pieces; or what a journal has that all must know
+                journaled = self._first and self.journal is not None and ranks.size > 1
+                decided = journaled or self._is_due(number)
+                decision = self._decision(pieces, marks) if decided else Decision()
                 serving = self.serving
                 meeting.message = evaluate(pieces, serving, self._share(pieces, decision.known))
             parts, beyond = [Evaluated(decision.known), *meeting.messages], 0
@@ -318,19 +314,15 @@ class LossGradient:
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 
-    def _is_checked(self, number: int) -> bool:
-        """Whether something is decided before the pieces: what serves, or what all know from a journal."""
-        journaled = self._first and self.journal is not None and self._ranks.size > 1
-        return journaled or self._is_due(number)
-
     def _is_due(self, number: int) -> bool:
+        """Whether evaluators and slopes are checked at a step."""
         return is_due(number) or self.serving.is_open(self.network.training)
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
         """Cut the plan into pieces, the size of which the first step chooses."""
         self._made = base.made or self._made
         if self.chunk is None:
-            self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan, self.memory)
+            self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan)
         base = replace(base, step=replace(base.step, stack=self.stack))
         journal = None
         if self.journal is not None:
@@ -358,7 +350,10 @@ class LossGradient:
     def _share(self, pieces: Pieces, known: Collection[int] = ()) -> list[int]:
         """Which pieces this process evaluates, of those that are not known."""
         left = [number for number in range(len(pieces)) if number not in known]
-        return self._ranks.share(left, first_alone=self.first_alone)
+        rank, size = self._ranks.rank, self._ranks.size
+        if self.first_alone:
+            return left if rank == 0 else []
+        return dealt(left, rank, size)
 
     def _decision(self, pieces: Pieces, marks: Mapping[str, int]) -> Decision:
         """What the first process decides of a step that is checked: from then on it serves in all of them."""
@@ -374,20 +369,19 @@ class LossGradient:
         """Check the evaluators, measure noise, and look up what the journal has."""
         base, serving, noise = pieces.base, self.serving, None
         if self._is_due(base.step.number):  # not where a step only goes on with an earlier process's
-            remember = _evaluated if pieces.journal is None else pieces.journal.remember
+            remember: Remember = lambda _, work: work()  # noqa: E731
+            if pieces.journal is not None:
+                remember = pieces.journal.remember
             with apart(), base.intact():
                 noise = float(remember("noise", lambda: noise_of(base)))
-                if "narrow" not in self._notices.said and self._is_narrow(base, remember):
-                    self._notices.say(narrow_notice(base.step, base.losses))
+                if "narrow" not in self._notices.said:
+                    narrow = base.narrow
+                    if narrow is None:
+                        narrow = bool(remember("narrow", lambda: makes_narrow(base.step, base.losses)))
+                    self._notices.say(narrow_notice(base.step, base.losses) if narrow else None)
                 serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
         known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
         return Decision(serving.state_dict(), noise, known)
-
-    def _is_narrow(self, base: Base, remember: Remember) -> bool:
-        """Whether the base of a step that is checked makes numbers of 16 bits."""
-        if base.narrow is not None:
-            return base.narrow
-        return bool(remember("narrow", lambda: makes_narrow(base.step, base.losses)))
 
     def _judgement(
         self,
@@ -456,8 +450,3 @@ class LossGradient:
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "
             f"{described(self.estimator)}, {self.serving!r}{keeps}, chunk={self.chunk})"
         )
-
-
-def _evaluated(_: str, work: Callable[[], Tensor]) -> Tensor:
-    """What a journal's `remember` does where there is none."""
-    return work()

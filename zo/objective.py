@@ -149,9 +149,7 @@ def losses(
     """
     try:
         with comparable(network):
-            result = objective(network, batch)
-    except NoRowLeftError:
-        result = _all_lost(network, rows)
+            result = evaluated(objective, network, batch, rows)
     except RuntimeError as error:
         if "dtype" in str(error) or "scalar type" in str(error):
             error.add_note(_dtypes(network, batch))
@@ -197,14 +195,9 @@ def evaluated(objective: Objective, network: nn.Module, batch: Batch, rows: int 
     try:
         return objective(network, batch)
     except NoRowLeftError:
-        return _all_lost(network, rows)
-
-
-def _all_lost(network: nn.Module, rows: int | None) -> Tensor:
-    """The losses of rows that all failed, in the dtype of the weights."""
-    like = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
-    lost = torch.full((rows or 1,), math.nan)
-    return lost if like is None else lost.to(like)
+        like = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
+        lost = torch.full((rows or 1,), math.nan)
+        return lost if like is None else lost.to(like)  # in the dtype of the weights
 
 
 def mean_loss(losses: Tensor) -> Tensor:

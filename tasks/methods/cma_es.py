@@ -37,13 +37,12 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot, moved
 from zo.execution.check import is_due
-from zo.execution.choice import queries_within
+from zo.execution.choice import MEMORY, queries_within
 from zo.execution.memory import measured
 from zo.failures import survivors
 from zo.objective import losses
 
 LARGEST = 3000  # weights, of whose covariance the eigenvectors are taken: some 10 s each time, 72 MB a matrix
-MEMORY = 2**30  # bytes that candidates which are evaluated together may take
 HARMLESS = 0.02  # of what the candidates' losses differ by: so far off, a stack ranks them as `loop` does
 # The number of steps and the validation end a training here, not the search's own limits; it says nothing.
 QUIET = {"verbose": -9, "verb_log": 0, "verb_disp": 0, "maxiter": np.inf}

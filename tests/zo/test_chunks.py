@@ -10,6 +10,7 @@ import zo
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators import Stacked, Step
+from zo.execution import choice
 from zo.execution.choice import CACHED, LEAST, MOST, queries_within
 from zo.execution.memory import MemoryPeak
 
@@ -62,7 +63,8 @@ def test_bytes_to_queries():
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=40)], ids=["cge", "rge"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory", [4 * MIB, 11 * MIB])
-def test_a_chunk_stays_within_its_memory(memory, training, estimator):
+def test_a_chunk_stays_within_its_memory(memory, training, estimator, monkeypatch):
+    monkeypatch.setattr(choice, "MEMORY", memory)
     for make, batch, objective in (
         (wide, images(3), mean_square),
         (
@@ -73,7 +75,7 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator):
     ):
         network = make().train(training)
         evaluator = Stacked()
-        gradient = zo.LossGradient(network, objective, estimator, evaluator=evaluator, memory=memory)
+        gradient = zo.LossGradient(network, objective, estimator, evaluator=evaluator)
         gradient.backward(batch)
         assert gradient.chunk is not None and gradient.chunk > 1
         rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
@@ -87,12 +89,13 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator):
 
 
 @pytest.mark.slow
-def test_the_chunk_is_chosen_once_and_by_the_problem_alone():
+def test_the_chunk_is_chosen_once_and_by_the_problem_alone(monkeypatch):
+    monkeypatch.setattr(choice, "MEMORY", 3 * MIB)
     chosen, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            gradient = zo.LossGradient(wide(), mean_square, zo.RGE(1e-3, q=4), memory=3 * MIB)
+            gradient = zo.LossGradient(wide(), mean_square, zo.RGE(1e-3, q=4))
             assert gradient.chunk is None
             gradient.backward(images(2))
             first = gradient.chunk
@@ -116,11 +119,13 @@ def test_small_problems_run_in_one_chunk():
     assert box.calls[0] == 5 and max(box.calls) == (20 + 2) * 5  # with the sentinel and the drawn query
 
 
-def test_a_resumed_run_keeps_the_chunk_whatever_its_own_memory():
+def test_a_resumed_run_keeps_the_chunk_whatever_it_would_choose(monkeypatch):
     make = lambda **settings: zo.LossGradient(wide(), mean_square, zo.CGE(1e-3), **settings)  # noqa: E731
-    first = make(memory=4 * MIB)
+    monkeypatch.setattr(choice, "MEMORY", 4 * MIB)
+    first = make()
     first.backward(images(2))
-    resumed = make(memory=1)
+    monkeypatch.setattr(choice, "MEMORY", 1)
+    resumed = make()
     resumed.load_state_dict(first.state_dict())
     assert resumed.chunk == first.chunk != 1
     before_any_step = make()
@@ -156,12 +161,13 @@ def test_which_evaluator_serves_does_not_depend_on_who_chose_the_chunk():
 
 
 @pytest.mark.slow
-def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query():
+def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query(monkeypatch):
     """A run that is given the chunk that another chose has the other's bits."""
+    monkeypatch.setattr(choice, "MEMORY", 4 * MIB)
     rows = []
     network = wide()
     network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
-    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), memory=4 * MIB)
+    gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3))
     for _ in range(3):
         rows.clear()
         gradient.backward(images(2))

@@ -14,7 +14,7 @@ from torch.library import custom_op as define
 
 from blackbox import BlackBoxFunction
 from blackbox.arrays import to_rows
-from zo.box_gradient.autograd_function import refuse
+from zo.box_gradient.autograd_function import Queries
 from zo.box_gradient.differentiable_box import DifferentiableBox
 from zo.errors import ConfigurationError
 
@@ -125,11 +125,8 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
         gradients = iter(backward(number, kept[: len(inputs)], kept[len(inputs) :], arriving, needed))
         return *(next(gradients) if needs else None for needs in needed), None
 
-    def no_second(*_: Any) -> None:
-        refuse("a derivative of its gradient (double backward)", "Detach the gradient where it enters a loss")
-
     forward.register_autograd(pull_back, setup_context=setup)
-    backward.register_autograd(no_second)
+    backward.register_autograd(Queries.backward)  # which refuses
 
     def solve(*arrays: Any) -> Any:
         if len(arrays) != len(inputs) or not all(isinstance(array, Tensor) for array in arrays):

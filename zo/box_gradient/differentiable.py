@@ -57,18 +57,14 @@ def differentiable(
     For `LossGradient`, theta must be read in the forward of the module that holds it,
     where variants are distinguished: `def forward(self, x): return self.theta.expand(len(x), -1)`.
 
-    What is checked: in the backward passes of calls 0, 1, 10, 100, 1,000 and so on, some queries are asked
-    again at half of their step, two or a hundredth of them, and no more than 8, and forward ones also the
-    other way (with both signs each is two rows anyhow). If their slopes differ, 8 are asked, at twice the
-    step too, and their base is asked again. One warning says how wrong slopes seem to be, from 30 % on, and
-    why: a `NoiseWarning` if the box is noisy or rounds, a `SlopeWarning` if it jumps, curves within mu, or
-    has a kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change
-    no gradient, and where a budget has no rows left for them they are left out.
-    Without queries, of a tangent of values, up to 16 rows are moved both ways along its gradient in
-    backward passes 50, 500 and so on, and asked once more where they are. A `TangentWarning` says once that
-    the box changes by less than half of what the gradient says, or more than twice that.
-    Numbers of an output that no query of the first three calls changes, while others answer, and that have
-    few different values, are said by a `ZeroGradientWarning`: they come in steps wider than what mu changes.
+    What is checked: at calls 0, 1, 10, 100, 1,000 and so on, a few queries are asked again at half of their
+    step, and in doubt more of them. One warning says how wrong slopes seem to be, from 30 % on, and why: a
+    `NoiseWarning` if the box is noisy or rounds, a `SlopeWarning` if it jumps, curves within mu, or has a
+    kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change no
+    gradient, and where a budget has no rows left for them they are left out. For a tangent, up to 16 rows
+    are moved along its gradient in backward passes 50, 500 and so on: a `TangentWarning` says once that the
+    box changes by less than half of what the gradient says, or more than twice that. Numbers of an output
+    that stand still while others answer give a `ZeroGradientWarning`.
 
     Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
     several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a

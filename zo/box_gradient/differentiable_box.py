@@ -221,7 +221,12 @@ class DifferentiableBox(nn.Module):
             queries = plan_queries(
                 self.box, self.estimator, base, perturbed, alive, draws, self.max_rows, units
             )
-            pieces = self._estimates(call, queries, [tensor[alive] for tensor in results], arriving)
+            if self._tangent is None:
+                kept = {place: results[place][alive] for place in arriving}
+                pieces = self._by_queries(call, queries, kept, arriving)
+            else:
+                survived = [tensor[alive] for tensor in results]
+                pieces = self._by_tangent(call, self._tangent, queries, survived, arriving)
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient[alive] = piece.to(gradient.dtype).reshape(len(alive), *gradient.shape[1:])
         return tuple(g.reshape(inputs[place].shape) for g, place in zip(gradients, perturbed, strict=True))
@@ -269,60 +274,43 @@ class DifferentiableBox(nn.Module):
         self._once.units(call, self._units.differ(perturbed))
         return units
 
-    def _estimates(
-        self, call: int, queries: RowQueries, outputs: list[Tensor], cotangents: dict[int, Tensor]
-    ) -> list[Tensor]:
-        """Gradients `(rows, size)` of the perturbed inputs, of the rows that are alive."""
-        if self._tangent is not None:
-            rows = self._tangent.rows(queries.inputs, outputs)
-            by_place = self._tangent.pull_back(call, rows, cotangents)
-            gradients = [by_place[place] for place in queries.perturbed]
-            if self.check and self.box.settable and self._tangent.due:
-                self._look_along(call, queries, gradients, outputs, cotangents)
-            return gradients
-        kept = {place: outputs[place] for place in cotangents}
-        moved = self._once.watched(kept)
-        differences, valid, answered = row_differences(queries, kept, cotangents, moved)
-        self._count(call, valid, answered, queries.perturbed)
-        self._once.still(call, kept, cotangents, moved)
-        self._look_again(call, queries, differences, valid, outputs, cotangents)
-        differences, valid, asked = from_other_side(queries, kept, cotangents, differences, valid)
-        self._spent(checks=asked)
-        sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
-        return list(queries.reduce(differences, valid).split(sizes, dim=1))
-
-    def _look_again(
+    def _by_tangent(
         self,
         call: int,
+        learner: TangentRows,
         queries: RowQueries,
-        differences: Tensor,
-        valid: Tensor,
         outputs: list[Tensor],
         cotangents: dict[int, Tensor],
-    ) -> None:
-        """At some calls ask a few rows again, and say once what is doubtful."""
-        if self.check and is_checked(call):
+    ) -> list[Tensor]:
+        """Gradients `(rows, size)` of the perturbed inputs, of the rows that are alive, without a query."""
+        by_place = learner.pull_back(call, learner.rows(queries.inputs, outputs), cotangents)
+        gradients = [by_place[place] for place in queries.perturbed]
+        if self.check and self.box.settable and learner.due:  # a few rows are moved along the gradient
             kept = {place: outputs[place] for place in cotangents}
-            change = partial(change_of, outputs=kept, cotangents=cotangents)
+            agreement = along_gradient(queries, gradients, kept, cotangents)
+            self._spent(checks=agreement.asked)
+            if agreement.found is not None and agreement.wrong:
+                self._once.wrong(call, repr(learner.tangent), agreement.found)
+        return gradients
+
+    def _by_queries(
+        self, call: int, queries: RowQueries, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
+    ) -> list[Tensor]:
+        """The same by the box's answers; at some calls a few rows are asked again."""
+        moved = self._once.watched(outputs)
+        differences, valid, answered = row_differences(queries, outputs, cotangents, moved)
+        self._count(call, valid, answered, queries.perturbed)
+        self._once.still(call, outputs, cotangents, moved)
+        if self.check and is_checked(call):
+            change = partial(change_of, outputs=outputs, cotangents=cotangents)
             doubt, asked = look_again(queries, differences, valid, change)
             self._spent(checks=asked)
             if doubt is not None:
                 self._once.doubt(call, doubt)
-
-    def _look_along(
-        self,
-        call: int,
-        queries: RowQueries,
-        gradients: list[Tensor],
-        outputs: list[Tensor],
-        cotangents: dict[int, Tensor],
-    ) -> None:
-        """Move a few rows along the gradient of a tangent; say once if it is wrong."""
-        kept = {place: outputs[place] for place in cotangents}
-        agreement = along_gradient(queries, gradients, kept, cotangents)
-        self._spent(checks=agreement.asked)
-        if agreement.found is not None and agreement.wrong:
-            self._once.wrong(call, repr(self.tangent), agreement.found)
+        differences, valid, asked = from_other_side(queries, outputs, cotangents, differences, valid)
+        self._spent(checks=asked)
+        sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
+        return list(queries.reduce(differences, valid).split(sizes, dim=1))
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""

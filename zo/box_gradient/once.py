@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from blackbox.notices import Notice, Notices
+from blackbox.notices import Notices
 from zo.errors import SeedWarning, TangentWarning, UnitsWarning, ZeroGradientWarning
 from zo.slopes import Doubt, warn_of_slopes
 
@@ -50,19 +50,17 @@ class Once:
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
-        if "units" in self._notices.said or not differ:
+        if not differ:
             return
-        taken = [place for place, (_, borne) in differ.items() if borne]
-        left = [place for place in differ if place not in taken]
         words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
         steps = []
-        if taken:
-            names = ", ".join(self._specs[place].name for place in taken)
-            steps.append(f"Steps of {names} follow these spreads from here on.")
-        if left:
-            names = ", ".join(self._specs[place].name for place in left)
-            steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
-        self._say(
+        for follow, what in (
+            (True, "follow these spreads from here on."),
+            (False, "stay at mu, since no others were seen to give slopes."),
+        ):
+            names = [self._specs[place].name for place, (_, borne) in differ.items() if borne == follow]
+            steps += [f"Steps of {', '.join(names)} {what}"] if names else []
+        self._notices.once(
             "units",
             f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
             f"over the rows that are far from the others': {words}. No one mu is right for all. "
@@ -78,14 +76,13 @@ class Once:
             call: the number of the call.
             seed: the seed that both boxes have.
         """
-        if "seeds" not in self._notices.said:
-            self._say(
-                "seeds",
-                f"{self._box}, call {call}: expected boxes of one backward pass to draw directions of their "
-                f"own, got another one with seed {seed} too. With equal directions the gradient through both "
-                "is wrong in the mean: give each box another seed, or none. This is said once.",
-                SeedWarning,
-            )
+        self._notices.once(
+            "seeds",
+            f"{self._box}, call {call}: expected boxes of one backward pass to draw directions of their "
+            f"own, got another one with seed {seed} too. With equal directions the gradient through both "
+            "is wrong in the mean: give each box another seed, or none. This is said once.",
+            SeedWarning,
+        )
 
     def doubt(self, call: int, doubt: Doubt) -> None:
         """Warn of slopes that are wrong by a good part of their size.
@@ -94,8 +91,7 @@ class Once:
             call: the number of the call.
             doubt: what is doubtful about the slopes.
         """
-        if "doubt" not in self._notices.said:
-            self._notices.settle("doubt")
+        if self._notices.first("doubt"):
             mend = KINK if doubt.cause == "kink" else MEND
             warn_of_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
@@ -117,7 +113,7 @@ class Once:
             return
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
-        self._say(
+        self._notices.once(
             "zero",
             f"{self._box}, call {call}: expected outputs that follow {names}, got the same ones from all "
             f"queries of {which}: a derivative of exactly zero there. Either the box does not depend on its "
@@ -173,7 +169,7 @@ class Once:
                 f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
                 for place, count in stuck.items()
             )
-            self._say(
+            self._notices.once(
                 "zero",
                 f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "
                 f"query of {CALLS} calls has changed ({names}), though others answer. They have few "
@@ -191,7 +187,7 @@ class Once:
             names: the inputs.
         """
         several = " and ".join(map(repr, names))
-        self._say(
+        self._notices.once(
             "hidden",
             f"{self._box}, call {call}: expected inputs that vary by themselves, got {several}, which the "
             "other inputs determine, or which is the same in all rows. Values alone do not show the "
@@ -209,7 +205,7 @@ class Once:
             tangent: which, in words.
             found: what the box changes by along the gradient, over what that says.
         """
-        self._say(
+        self._notices.once(
             "wrong",
             f"{self._box}, call {call}: expected a box that changes along the gradient as {tangent} says, "
             f"got {found:.2g} times that, in rows that were moved both ways. Values may be predicted well, "
@@ -218,6 +214,3 @@ class Once:
             f"{SAID}",
             TangentWarning,
         )
-
-    def _say(self, name: str, words: str, category: type[Warning]) -> None:
-        self._notices.say(Notice(name, words, category))

@@ -11,10 +11,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from zo.batches import sent
-from zo.evaluators.evaluator import Step
+from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.forwards import Forward
 from zo.evaluators.point_rules import PointChanges, rule_of
-from zo.evaluators.variant_forward import Blocks, NotStackable
+from zo.evaluators.variant_forward import Blocks
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbation
 
@@ -30,7 +30,7 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
     """The forwards of one chunk of queries, by module.
 
     Raises:
-        NotStackable: a module's forward cannot be replaced.
+        Unservable: a module's forward cannot be replaced.
     """
     blocks = Blocks(len(perturbation), len(perturbation) * step.rows)
     changes = _changes(step.parameters, perturbation)
@@ -51,7 +51,7 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
     chosen: dict[nn.Module, Forward] = {}
     for module in dict.fromkeys(whole.get(module, module) for module in changes):
         if isinstance(module, torch.jit.ScriptModule):
-            raise NotStackable(
+            raise Unservable(
                 f"{type(module).__name__}: expected a module in Python, got a compiled ScriptModule, whose "
                 "forward cannot be replaced. Use evaluator='loop'."
             )

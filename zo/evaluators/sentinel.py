@@ -144,10 +144,10 @@ class _Coarsest(Operations):
 
 def _rounded(objective: Objective) -> Objective:
     """An objective in which what is computed is off by units in the last place, otherwise at each call."""
-    signs = _Signs(1)
+    generators: dict[torch.device, torch.Generator] = {}
 
     def rounded(network: nn.Module, batch: Batch) -> Tensor:
-        with uncompiled(), _Rounded(signs):
+        with uncompiled(), _Rounded(generators):
             return objective(network, batch)
 
     return rounded
@@ -177,30 +177,17 @@ _PRODUCTS = {"mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "dot"}
 TENSOR_FLOAT = 2.0**-11  # of a number, by which TF32 is off at most
 
 
-class _Signs:
-    """Draws signs where they are needed: what a processor draws for a graphics card takes most of a step."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._generators: dict[torch.device, torch.Generator] = {}
-
-    def like(self, tensor: Tensor) -> Tensor:
-        """Signs, -1 or 1, of the tensor's shape and numbers."""
-        place = tensor.device
-        if place not in self._generators:
-            self._generators[place] = torch.Generator(place).manual_seed(self._seed)
-        drawn = torch.randint(
-            0, 2, tensor.shape, generator=self._generators[place], device=place, dtype=tensor.dtype
-        )
-        return 2 * drawn - 1
-
-
 class _Rounded(Operations):
-    """Moves what operations give by a unit in its last place, up or down: twice what rounding does."""
+    """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
 
-    def __init__(self, signs: _Signs) -> None:
+    Args:
+        generators: What signs are drawn from, by device: what a processor draws for a graphics card takes
+            most of a step.
+    """
+
+    def __init__(self, generators: dict[torch.device, torch.Generator]) -> None:
         super().__init__()
-        self._signs = signs
+        self._generators = generators
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
         """Move the result of an operation that rounds."""
@@ -213,7 +200,13 @@ class _Rounded(Operations):
         ):
             return result
         unit = max(torch.finfo(result.dtype).eps, unit_of_product(operation.overloadpacket.__name__, result))
-        return result * (1 + unit * self._signs.like(result))
+        place = result.device
+        if place not in self._generators:
+            self._generators[place] = torch.Generator(place).manual_seed(1)
+        drawn = torch.randint(
+            0, 2, result.shape, generator=self._generators[place], device=place, dtype=result.dtype
+        )
+        return result * (1 + unit * (2 * drawn - 1))
 
 
 def unit_of_product(operation: str, result: Tensor) -> float:

@@ -15,12 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zo.batches import emptied, filled
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.forwards import Forward
-from zo.evaluators.point_rules import PointChanges, rule_of
+from zo.evaluators.point_rules import RULES, PointChanges
 from zo.evaluators.versions import renew
-
-
-class NotStackable(Unservable):
-    """Variants cannot be separated, or their weights not replaced; `loop` does without either."""
 
 
 class Blocks:
@@ -46,7 +42,7 @@ class Blocks:
             changes: by the parameter's name in the module.
             forward: the forward of the module itself.
         """
-        rules = {name: rule_of(module, name) for name in changes}
+        rule = RULES[type(module)]
 
         def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             y = forward(input, *args, **kwargs)
@@ -54,8 +50,6 @@ class Blocks:
                 return y
             self._refuse_other_rows(type(module).__name__, input)
             for name, change in changes.items():
-                rule = rules[name]
-                assert rule is not None  # or the module would run on copies
                 rule.add(module, name, change, input, y, self.variants)
             return y
 
@@ -127,7 +121,7 @@ class Blocks:
             blocks: list[Tensor] = []
             call = emptied((args, kwargs), blocks, self._block)
             if not blocks:
-                raise NotStackable(
+                raise Unservable(
                     f"{type(module).__name__}: expected an input with {self.rows} rows first, got none. "
                     "Use evaluator='loop', or keep rows first."
                 )
@@ -181,7 +175,7 @@ class Blocks:
 
     def _refuse_other_rows(self, name: str, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[0] % self.rows:
-            raise NotStackable(
+            raise Unservable(
                 f"{name}: expected an input with a multiple of {self.rows} rows first, got "
                 f"shape {tuple(x.shape)}. Use evaluator='loop', or keep rows first."
             )

@@ -26,6 +26,7 @@ SHIPPED = {
     "stacked": "zo.evaluators.stacked:Stacked",
     "difference": "zo.evaluators.difference.evaluator:Difference",  # a shelf
 }
+MEMORY = 2**30  # bytes that a stack may take
 MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more
 LEAST = 16  # below, a batched solver and the layers' own overhead want more
 # On a CPU tensors far beyond the cache are written to memory and read back by every layer: on 32 x 64 a
@@ -220,9 +221,7 @@ def _too_large(base: Base) -> bool:
     return on_cpu and isinstance(base.step.objective, OutputLoss) and base.peak > LARGE
 
 
-def chunk_size(
-    evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations, memory: int
-) -> tuple[int, int | None]:
+def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations) -> tuple[int, int | None]:
     """How many of a step's queries are a chunk, all of equal size and an even number of them; and a stack.
 
     One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
@@ -232,7 +231,6 @@ def chunk_size(
         evaluators: Those that may serve; all of them must find room.
         base: The step's base, with the memory that it took.
         plan: The queries of the step.
-        memory: Bytes that a stack may take.
 
     Returns:
         Queries of a chunk, and how many of them may run on rows of their own at once, None for all: on a GPU
@@ -242,7 +240,7 @@ def chunk_size(
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
     per_query = max(evaluator.bytes_per_query(base.step, last, base.peak) for evaluator in able)
     device = base.step.parameters.tensors[0].device
-    most = stack = queries_within(memory, per_query, device)
+    most = stack = queries_within(MEMORY, per_query, device)
     if able[0].most_on_gpu is not None:
         if device.type != "cpu":
             most = able[0].most_on_gpu

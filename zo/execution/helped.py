@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction, Budgeted, Wrapper
 from blackbox.calls import intercepted, rows_run_by, runner
-from blackbox.failures import FailedRow, Outcome
+from blackbox.failures import Outcome
 from zo.errors import RanksError
-from zo.execution.ranks import Ranks
+from zo.execution.ranks import Ranks, is_sendable
 from zo.execution.shared_rows import SharedRows, apart
 
 
@@ -121,9 +120,10 @@ def _help(ranks: Ranks, boxes: Sequence[BlackBoxFunction], step: int, device: to
         with apart(), intercepted(None):
             answer = _answer(boxes[place], parts)
         if isinstance(answer, Exception):
-            failed, answer = failed or answer, None
+            failed = failed or answer
+        sent = None if isinstance(answer, Exception) else list(map(_to_send, answer))
         with ranks.answering(step):
-            dist.gather_object(_sendable(answer), None, _root(ranks), ranks.group)
+            dist.gather_object(sent, None, _root(ranks), ranks.group)
     if failed is not None:
         raise failed
 
@@ -176,24 +176,15 @@ def _in_memory(parts: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
     return [tuple(tensor.detach().cpu().clone() for tensor in part) for part in parts]
 
 
-def _sendable(outcomes: list[Outcome] | None) -> list[Outcome] | None:
-    """Answers that can be sent: an error that cannot be made anew goes as its words."""
-    if outcomes is None:
-        return None
-    return [
-        Outcome(
-            _in_memory([outcome.outputs])[0], {row: _in_words(why) for row, why in outcome.failed.items()}
-        )
-        for outcome in outcomes
-    ]
-
-
-def _in_words(why: FailedRow) -> FailedRow:
-    try:
-        pickle.loads(pickle.dumps(why.error))  # of our own
-    except Exception:
-        return replace(why, error=RuntimeError(f"{type(why.error).__name__}: {why.error}"))
-    return why
+def _to_send(outcome: Outcome) -> Outcome:
+    """An answer that can be sent: an error that cannot be made anew goes as its words."""
+    failed = {
+        row: why
+        if is_sendable(why.error)
+        else replace(why, error=RuntimeError(f"{type(why.error).__name__}: {why.error}"))
+        for row, why in outcome.failed.items()
+    }
+    return Outcome(_in_memory([outcome.outputs])[0], failed)
 
 
 def _joined(blocks: Sequence[range], answers: Sequence[list[Outcome]], device: torch.device) -> Outcome:

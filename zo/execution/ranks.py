@@ -186,12 +186,6 @@ class Ranks:
                 "that and take the step again, on all ranks."
             ) from cause
 
-    def share(self, several: Sequence[T], *, first_alone: bool = False) -> list[T]:
-        """What of several things this rank does, see `dealt`; all or nothing if the first does all alone."""
-        if first_alone:
-            return list(several) if self.rank == 0 else []
-        return dealt(several, self.rank, self.size)
-
     def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
         """Refuse ranks that are not about to take the same step as the first.
 
@@ -309,6 +303,15 @@ def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
     rounds = (divmod(place, size) for place in range(len(several)))
     receivers = [seat if number % 2 == 0 else size - 1 - seat for number, seat in rounds]
     return [one for one, receiver in zip(several, receivers, strict=True) if receiver == rank]
+
+
+def is_sendable(error: Exception | None) -> bool:
+    """Whether an error can be sent to others; not one that cannot be made anew from its arguments."""
+    try:
+        pickle.loads(pickle.dumps(error))  # of our own
+    except Exception:  # a user's class may raise anything in its own __init__ or __reduce__
+        return False
+    return True
 
 
 def checksum(several: Iterable[Tensor]) -> int:

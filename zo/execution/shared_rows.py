@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +17,7 @@ from blackbox.checks import check_count
 from blackbox.failures import Outcome
 from blackbox.running import mark_non_finite
 from zo.errors import RanksError
-from zo.execution.ranks import Ranks, checksum
+from zo.execution.ranks import Ranks, checksum, is_sendable
 
 _apart = ContextVar("apart", default=False)
 
@@ -165,12 +164,12 @@ class SharedRows(Wrapper):
 
     def _raise(self, error: Exception | None) -> None:
         """Raise the first process's error that there is: of the same kind in all, where it can be sent."""
-        said = None if error is None else f"{type(error).__name__}: {error}"
         with self._ranks.meeting(self._calls) as meeting:
-            meeting.message = said, _sendable(error)
+            if error is not None:
+                meeting.message = f"{type(error).__name__}: {error}", error if is_sendable(error) else None
         if error is not None:
             raise error
-        rank, (words, original) = next((rank, pair) for rank, pair in enumerate(meeting.messages) if pair[0])
+        rank, (words, original) = next((rank, pair) for rank, pair in enumerate(meeting.messages) if pair)
         if original is not None:
             raise original
         raise RanksError(f"{self!r}: expected an answer of rank {rank}, which failed: {words}")
@@ -178,12 +177,3 @@ class SharedRows(Wrapper):
     def __repr__(self) -> str:
         """The repr of the box: on any number of processes the answers are the box's."""
         return repr(self.box)
-
-
-def _sendable(error: Exception | None) -> Exception | None:
-    """An error that can be sent to others; None for one that cannot be made anew from its arguments."""
-    try:
-        pickle.loads(pickle.dumps(error))  # of our own
-    except Exception:
-        return None
-    return error
