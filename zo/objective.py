@@ -149,7 +149,9 @@ def losses(
     """
     try:
         with comparable(network):
-            result = evaluated(objective, network, batch, rows)
+            result = objective(network, batch)
+    except NoRowLeftError:
+        result = _all_lost(network, rows)
     except RuntimeError as error:
         if "dtype" in str(error) or "scalar type" in str(error):
             error.add_note(_dtypes(network, batch))
@@ -195,9 +197,14 @@ def evaluated(objective: Objective, network: nn.Module, batch: Batch, rows: int 
     try:
         return objective(network, batch)
     except NoRowLeftError:
-        like = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
-        lost = torch.full((rows or 1,), math.nan)
-        return lost if like is None else lost.to(like)  # in the dtype of the weights
+        return _all_lost(network, rows)
+
+
+def _all_lost(network: nn.Module, rows: int | None) -> Tensor:
+    """NaN for each row, in the dtype of the weights."""
+    like = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
+    lost = torch.full((rows or 1,), math.nan)
+    return lost if like is None else lost.to(like)
 
 
 def mean_loss(losses: Tensor) -> Tensor:

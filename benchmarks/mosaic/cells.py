@@ -25,6 +25,7 @@ CODE = {
 }  # study -> the files that decide its figures
 SAME = "a cell measured again has the same digits"
 ONE_LOOP = f"one loop over methods and seeds serves several studies now, and one class their programs; {SAME}"
+LIMITS = "a gradient takes the number of replays in one value with others; nothing else of this code changed"
 NO_PROBES = "a method that took a probe in each evaluation was taken out; the others are as they were"
 STALE: dict[str, str] = {
     "field.json": "flows in three dimensions came beside these; since then an equation's flow takes fewer "
@@ -35,6 +36,8 @@ STALE: dict[str, str] = {
     "inflow.json": ONE_LOOP,
     "bands.json": NO_PROBES,
     "recovery.json": NO_PROBES,
+    **dict.fromkeys(("exponax.json", "jax-cfd.json", "jax-cfd-paper.json", "jax-cfd-terminal.json"), LIMITS),
+    **dict.fromkeys(("openfoam.json", "phiflow.json", "phiflow-paper.json", "xlb.json"), LIMITS),
 }
 """File in `benchmarks/results/mosaic` -> why its figures stand though code has changed since."""
 

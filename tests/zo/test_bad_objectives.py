@@ -94,7 +94,6 @@ ERRORS = {
         zo.errors.ObjectiveError,
         ["Linear", "float16"],
     ),
-    "no memory": ({"memory": 0}, zo.errors.ConfigurationError, ["memory", ">= 1"]),
     "no chunk": ({"chunk": 0}, zo.errors.ConfigurationError, ["chunk", ">= 1"]),
     "a closure, stacked": (
         {"objective": lambda: torch.zeros(3), "evaluator": "stacked"},

@@ -66,9 +66,9 @@ def section(title: str) -> str:
     return match.group(1)
 
 
-def assert_short(stops: list[str], title: str | None) -> None:
+def assert_short(stops: list[str], title: str | None, most: int = 13) -> None:
     files = {stop.partition(":")[0] for stop in stops}
-    assert len(stops) <= 13 and len(files) <= 9, "\n".join(stops)
+    assert len(stops) <= most and len(files) <= 9, "\n".join(stops)
     if title is not None:
         for stop in stops:
             assert stop.removeprefix("zo/") in section(title), f"ARCHITECTURE.md does not name {stop}"
@@ -98,7 +98,7 @@ def test_the_way_of_a_query_has_at_most_thirteen_stops_in_nine_files(evaluator, 
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
-def test_the_way_of_a_tangents_step_has_at_most_thirteen_stops_in_nine_files(evaluator, monkeypatch):
+def test_the_way_of_a_tangents_step_has_at_most_fifteen_stops_in_nine_files(evaluator, monkeypatch):
     stack, network, box = Stack(), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), Sine()
 
     def objective(network, batch):
@@ -117,4 +117,6 @@ def test_the_way_of_a_tangents_step_has_at_most_thirteen_stops_in_nine_files(eva
     names = [stop.rpartition(" ")[2] for stop in stack.stops]
     for name in ("_LiveRecorder.call", "AutoTangent.learn", "_KernelAt.pull"):
         assert name in names  # the walk saw the evaluation, what learns, and the way back
-    assert_short(list(stack.stops), "The way of a tangent's step" if evaluator == "stacked" else None)
+    assert_short(
+        list(stack.stops), "The way of a tangent's step" if evaluator == "stacked" else None, most=15
+    )
