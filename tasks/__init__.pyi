@@ -1,4 +1,3 @@
-from tasks import code as code
 from tasks import configuration as configuration
 from tasks import errors as errors
 from tasks import methods as methods

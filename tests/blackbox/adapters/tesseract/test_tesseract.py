@@ -240,7 +240,7 @@ def test_outputs_that_change_their_shape_are_an_error_of_the_box(tmp_path):
 
 def test_the_block_of_the_page_runs(tmp_path, monkeypatch, capsys):
     page = (HERE.parents[3] / "docs" / "guide" / "black_boxes.md").read_text(encoding="utf-8")
-    code, _ = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    code, *_ = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tesseract_api.py").write_text(HEATER.read_text())
     scope: dict = {}
