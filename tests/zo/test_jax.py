@@ -594,7 +594,7 @@ def test_without_jax_it_says_what_to_install():
 @pytest.mark.needs("jax")
 def test_settings_are_those_of_zo_differentiable(jax):
     with pytest.raises(
-        ConfigurationError, match="differentiable, estimator: expected None only with a tangent"
+        ConfigurationError, match="differentiable, estimator: expected an estimator or a tangent"
     ):
         wrongly()
     with pytest.raises(ConfigurationError, match="max_rows"):
