@@ -336,35 +336,6 @@ class TestGradients:
         assert torch.allclose(grad(net), exact, rtol=1e-4, atol=1e-6 * float(exact.abs().max()))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("settings", [{"probes": 2}, pytest.param({"chunk": 2}, marks=pytest.mark.slow)])
-    def test_probes_of_rows_of_other_lengths_run_one_after_another(self, tmp_path, settings):
-        """A network that is asked for some rows alone cannot be stacked: said once, and right."""
-        net, host, steps = network(), hosted(tmp_path, LENGTHS), 4
-
-        def objective(net, batch):
-            call = host.run(batch[0], closure=net, dtype=torch.float64).closure
-            return (call.x.square().mean(dim=2) * call.mask).sum(dim=1)
-
-        gradient = zo.TangentGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
-        asked = []
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            for step in range(steps):
-                net.zero_grad()
-                cases = torch.arange(8) + 3 * step
-                gradient.backward((cases,))
-                asked.append(gradient.metrics()["tangent_rows"])
-        assert sum("one after another" in str(warning.message) for warning in caught) == 1
-        assert asked[1] == asked[2] == 3 * 4 * 8 < asked[0]  # what was asked in vain is counted, and was once
-        mask = torch.arange(4) < 1 + cases[:, None] % 4
-        exact = gradient_of(net, (twin(net, cases)[:, :-1].square().mean(dim=2) * mask).sum(dim=1).mean())
-        assert cosine(grad(net), exact) > 0.999
-        again = zo.TangentGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
-        again.load_state_dict(gradient.state_dict())
-        again.backward((cases,))
-        assert again.metrics()["tangent_rows"] == 3 * 4 * 8
-
-    @pytest.mark.slow
     def test_a_stacked_evaluation_of_rows_of_other_lengths_goes_over_to_loop(self, tmp_path):
         net, host = nn.Linear(2, 2).double(), hosted(tmp_path, LENGTHS)
 
