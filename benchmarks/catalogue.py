@@ -97,7 +97,7 @@ SINCE = {
     "table_defense-small-*.json": "Students took the classifier's own answer in the loss of rows that were "
     "asked, and learned in steps with queries alone.",
 }
-"""What committed files hold that today's code no longer gives."""
+"""A list of what committed files hold and today's code no longer gives."""
 
 LONG = ("ks-26-8-unroll-8", "ks-52-12", "kolmogorov", "wake-30k-unroll-16", "wake-260k", "wake-32x64")
 """Problems for tangents that have one seed."""

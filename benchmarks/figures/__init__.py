@@ -43,5 +43,5 @@ def write() -> dict[str, float]:
 
 
 def kept() -> dict[str, float]:
-    """What the file holds."""
+    """The figures that the file holds, by name."""
     return json.loads(FILE.read_text(encoding="utf-8"))

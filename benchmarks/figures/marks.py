@@ -58,7 +58,7 @@ def _decimals(number: str) -> int:
 
 
 def off(text: str, figures: Mapping[str, float]) -> Iterator[str]:
-    """What a text has marked and is not today's: "1.02, name: 1.01"."""
+    """The marked numbers of a text that are not today's: "1.02, name: 1.01"."""
     for before, now in zip(MARKED.finditer(text), MARKED.finditer(mended(text, figures)), strict=True):
         if before[1] != now[1]:
             yield f"{before[1]}, {before[2]}: {now[1]}"

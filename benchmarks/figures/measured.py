@@ -64,7 +64,7 @@ def advised(problem: str, share: float) -> str:
 
 
 def as_advised(share: float, against: str = ALL_ROWS) -> dict[str, list[float]]:
-    """As `over_tuned`, of the line that is advised for each problem."""
+    """Errors over tuned first order, see `over_tuned`, of the line that is advised for each problem."""
     by_problem = {name: over_tuned(advised(name, share), against).get(name, []) for name in rows()}
     return {name: ratios for name, ratios in by_problem.items() if ratios}
 

@@ -1,4 +1,4 @@
-"""What rows buy: errors over first order tuned at all of its rows, of `benchmarks/results/rows`."""
+"""Figures of rows: errors over first order tuned at all of its rows, of `benchmarks/results/rows`."""
 
 from __future__ import annotations
 
