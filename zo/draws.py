@@ -18,6 +18,7 @@ ROW_DIRECTIONS = 3  # at a box's inputs, by call; pruning is over before the fir
 DRAWN = 5  # the query of a step that is evaluated by `loop` too
 AGAIN = 6  # slopes that are asked again over half of mu
 REPLAYED = 302  # rows of recorded windows, by the step in which the newest was recorded
+UNASKED = 305  # rows of recorded windows that a surrogate is asked about, by the newest's step and number
 STUDENT = 302  # rows that a student learns from, by its seed and step of learning
 DITHER = 304  # of inputs of boxes, by call and input
 LEARNING = 303  # rows that a network learns from, by its seed and step of learning

@@ -19,7 +19,7 @@ from tasks.errors import NotApplicableError
 from tasks.problem.trained import Trained
 from tasks.training.setup import Setup
 from zo.batches import Batch, joined, map_tensors, tensors
-from zo.tangents.surrogate import unanswerable
+from zo.tangents.playback.by_models import unanswerable
 
 FURTHER = 10**9  # number of the first batch that no box is asked for: no run has so many steps
 ROWS = 8  # of such a batch at least; decision 175

@@ -14,7 +14,7 @@ from zo.tangents.models.particles.particles import PairTangent as PairTangent
 from zo.tangents.models.structure import Specs as Specs
 from zo.tangents.models.student.student import StudentTangent as StudentTangent
 from zo.tangents.models.values import ValueTangent as ValueTangent
-from zo.tangents.population import RatePopulation as RatePopulation
+from zo.tangents.population import Population as Population
 from zo.tangents.record.pairs import CallPairs as CallPairs
 from zo.tangents.record.units import Units as Units
 from zo.tangents.step.counts import TangentCounts as TangentCounts

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
@@ -17,6 +18,8 @@ from zo.errors import NonFiniteGradientError
 from zo.execution.ranks import Group, Ranks
 from zo.objective import Objective
 from zo.parameters import Choice
+from zo.tangents.playback.by_models import losses_by_models
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.step.accumulation import Accumulation
 from zo.tangents.step.counts import TangentCounts
@@ -26,7 +29,7 @@ from zo.tangents.step.replays import Replays
 from zo.tangents.step.room import Room
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 from zo.tangents.trust import Limits, TrustWatch
 
 
@@ -328,13 +331,47 @@ class TangentGradient:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """A block of replays at other weights than those of the next step.
+        """A block of steps or replays at other weights than those of the next step.
 
-        They say nothing of how many replays are trusted, and the rows that the next ones draw are those that
-        these drew.
+        They say nothing of how many replays are trusted, nor of how long gradients are, and the rows that the
+        next replays draw are those that these drew.
         """
-        with self._replays.windows.aside():
+        with self._replays.windows.aside(), self._grads.aside():
             yield
+
+    def through(self, batch: Batch) -> Tensor:
+        """The loss of each row by the tangents' own values, `(rows,)`, with a graph by their derivatives.
+
+        No box runs: each call is answered by M(x). Unlike a replay this is exact nowhere (Dyna, Sutton 1991).
+
+        Args:
+            batch: any nesting of tensors with rows first, of any number of rows.
+
+        Raises:
+            TangentError: the objective calls a box that is not in `boxes`, or a tangent has no values.
+        """
+
+        def at(call: RecordedCall) -> Linearised:
+            like = call.inputs[0]
+            alive = torch.ones(len(like), dtype=torch.bool, device=like.device)
+            pairs = self.units[call.box].as_before([call.pairs(self.boxes[call.box], alive)])[0]
+            return self._stand_ins.excited[call.box].at(pairs)
+
+        who = "TangentGradient.through"
+        return losses_by_models(who, self.objective, self.network, batch, self.boxes, at)
+
+    def recorded(self, rows: int, number: int) -> Batch:
+        """A batch of rows that are drawn from the recorded windows.
+
+        Args:
+            rows: how many at most.
+            number: of the draw: another number gives other rows.
+        """
+        return self._replays.windows.draw(rows, self._evaluations.key, number).batch
+
+    def forget_last(self) -> None:
+        """Take the last window out of those that are replayed, unless it is the only one."""
+        self._replays.windows.forget_last()
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.

@@ -16,13 +16,13 @@ from blackbox.checks import check_count
 from blackbox.failures import noted
 from blackbox.notices import warn
 from zo.batches import Batch, count_rows
-from zo.errors import ConfigurationError, TangentError, TangentWarning
+from zo.errors import ConfigurationError, TangentWarning
 from zo.failures import survivors
 from zo.objective import Objective, losses, mean_loss
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.playback.playback import answered_by
+from zo.tangents.playback.by_models import losses_by_models, place_of, unanswerable
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, joined_calls, refuse_arrays
-from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
+from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised
 
 # decision 175:
@@ -141,9 +141,11 @@ class Surrogate:
         Args:
             batch: as for `step`.
         """
-        said: list[Linearised] = []
-        with torch.enable_grad(), intercepted(partial(self._answer, said)):
-            return losses(self.objective, self.network, batch, count_rows(batch), with_graph=True)
+
+        def at(call: RecordedCall) -> Linearised:
+            return self._models[call.box].at(self._as_rows(call))
+
+        return losses_by_models("Surrogate", self.objective, self.network, batch, self.boxes, at)
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log: rounds, the optimiser's steps, and the models' error where it is known."""
@@ -220,7 +222,7 @@ class Surrogate:
 
     def _ask(self, calls: list[RecordedCall], box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What a box answers, which is kept."""
-        place = self._place(box)
+        place = place_of("Surrogate", box, self.boxes)
         answer = box.call(*arrays)
         if has_rows(arrays):
             refuse_arrays(box, arrays)
@@ -232,55 +234,7 @@ class Surrogate:
             calls.append(RecordedCall(place, inputs, outputs))
         return answer
 
-    def _answer(self, said: list[Linearised], box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What a box's model answers, with its derivative."""
-        place = self._place(box)
-        if not has_rows(arrays):
-            return box.call(*arrays)
-        refuse_arrays(box, arrays)
-        inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
-        like = next(array for array in inputs if array.is_floating_point())
-        nothing = [like.new_zeros(len(like), *spec.shape) for spec in box.outputs]
-        with torch.no_grad():
-            at = self._models[place].at(self._as_rows(RecordedCall(place, tuple(inputs), tuple(nothing))))
-            values = at.values
-        if values is None:
-            raise TangentError(f"Surrogate: expected {box!r} to have answered before, it has not. Ask it.")
-        said.append(at)
-        leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
-        pieces = iter(values.split(sizes(at.rows.outputs), dim=1))
-        by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
-        outputs = tuple(
-            (next(pieces) if spec.copy_of is None else by_name[spec.copy_of].detach())
-            .reshape(*leading, *spec.shape)
-            .to(spec.torch_dtype or like.dtype, copy=True)
-            for spec in box.outputs
-        )
-        answer = answered_by(box, said, len(said) - 1, outputs, arrays)
-        return answer[0] if len(answer) == 1 else answer
-
     def _as_rows(self, call: RecordedCall) -> CallPairs:
         """Rows of a box as its model sees them."""
         like = call.inputs[0]
         return call.pairs(self.boxes[call.box], torch.ones(len(like), dtype=torch.bool, device=like.device))
-
-    def _place(self, box: BlackBoxFunction) -> int:
-        """The box's place; another one would cost rows in each of the optimiser's steps, and is refused."""
-        place = next((place for place, candidate in enumerate(self.boxes) if candidate is box), None)
-        if place is None:
-            raise TangentError(
-                f"Surrogate: expected an objective that calls no box but those in boxes, got a call of "
-                f"{box!r}, which has no model. Name it in boxes as well."
-            )
-        return place
-
-
-def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:
-    """What of some boxes no model of values can answer, in words; None where there is no such thing."""
-    for box in boxes:
-        if not box.settable:
-            return f"a row of {box!r} goes on from another row's answer, which no model of it gives"
-        unknown = [spec.name for spec in box.outputs if not spec.differentiable]
-        if unknown:
-            return f"output {unknown[0]!r} of {box!r} carries no gradient, so no model has its values"
-    return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blackbox.notices import Notice, Notices
 from zo.batches import map_tensors
-from zo.draws import REPLAYED, Key
+from zo.draws import REPLAYED, UNASKED, Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.record.window import Window, joined_windows, plain, window_of
 
@@ -142,6 +142,11 @@ class Windows:
         while len(self._windows) > 1 and self.size() > self.most_bytes:
             del self._windows[0]
 
+    def forget_last(self) -> None:
+        """Leave out the window of the last step, unless it is the only one."""
+        if len(self._windows) > 1:
+            del self._windows[-1]
+
     @property
     def last(self) -> Window:
         """The window of the last step."""
@@ -170,13 +175,14 @@ class Windows:
             return 0
         return 0 if self._rate.rest else int(self._rate.replays)
 
-    def draw(self, rows: int | None, key: Key) -> Window:
+    def draw(self, rows: int | None, key: Key, number: int | None = None) -> Window:
         """Rows of windows that make the same calls, as one window.
 
         Args:
             rows: how many; None for as many as the last window has, and at least four.
             key: the key of the gradient; the draw is a function of it, the last window's step, and how many
                 replays followed that.
+            number: of a draw for no replay; None for a replay's.
 
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
@@ -187,7 +193,8 @@ class Windows:
                 "replays() after the first backward(batch), and replay() as often as it says."
             )
         newest = self._windows[-1]
-        generator = key.at(newest.step).generator(REPLAYED, self._rate.since)
+        path = (REPLAYED, self._rate.since) if number is None else (UNASKED, number)
+        generator = key.at(newest.step).generator(*path)
         calls = self._calls()
         if len(calls) > 1:
             raise TangentError(

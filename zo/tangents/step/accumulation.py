@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -56,6 +58,15 @@ class Accumulation:
             accumulate(tensor, gradient)
         self._notices.say(self._clipping.of_sums(step, adds_up, tensors[0].grad, shorter))
         return shorter
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block behind which the next gradients are compared with what they were before it."""
+        before, self._clipping = self._clipping, copy.copy(self._clipping)
+        try:
+            yield
+        finally:
+            self._clipping = before
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths of the last steps' gradients."""

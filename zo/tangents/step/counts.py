@@ -20,7 +20,7 @@ class TangentCounts:
         failed_checks: checks that showed nothing: too many rows failed, or noise, rounding, or a box that is
             constant in pieces hid what they asked for.
         lost: rows of the batch that were left out because their loss was not finite.
-        replays: calls of `replay`, which run no box; of a `RatePopulation` those of all its members.
+        replays: calls of `replay`, which run no box; of a `Population` those of all its members.
         clipped: gradients, of both, that were shortened.
         outliers: rows of calls that nothing was learned from, see `zo.tangents.evidence.outliers`.
     """

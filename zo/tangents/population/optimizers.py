@@ -1,4 +1,4 @@
-"""Which optimisers a `RatePopulation` takes: those whose memory of steps can be each member's own."""
+"""Which optimisers a `Population` takes: those whose memory of steps can be each member's own."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[Ma
         for key, value in now.items():
             if key not in was or not _same(was[key], value):
                 raise ConfigurationError(
-                    f"RatePopulation, optimizer: expected one that remembers by weight, got "
+                    f"Population, optimizer: expected one that remembers by weight, got "
                     f"{type(optimizer).__name__}, whose step changes {key!r} of its groups. Take one of "
                     "torch.optim, or train at one rate."
                 )
@@ -74,14 +74,14 @@ def _refuse_other_weights(optimizer: torch.optim.Optimizer, gradient: TangentGra
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     if not held <= known:
         raise ConfigurationError(
-            "RatePopulation, optimizer: expected weights of the gradient's network, got others too. Give "
+            "Population, optimizer: expected weights of the gradient's network, got others too. Give "
             "those an optimiser of their own, or put both into one torch.nn.ModuleDict."
         )
     parameters = gradient.parameters
     for name, weight in zip(parameters.names, parameters.tensors, strict=True):
         if id(weight) not in held:
             raise ConfigurationError(
-                f"RatePopulation, optimizer: expected all weights that the gradient trains, got one without "
+                f"Population, optimizer: expected all weights that the gradient trains, got one without "
                 f"{name!r}: a second optimiser's steps would be lost where another member leads. Give it "
                 "all, in groups of their own, or leave it out of the gradient's parameters."
             )
@@ -91,7 +91,7 @@ def _refuse_closure(optimizer: torch.optim.Optimizer) -> None:
     closure = signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is Parameter.empty:
         raise ConfigurationError(
-            f"RatePopulation, optimizer: expected one that steps along `.grad`, got "
+            f"Population, optimizer: expected one that steps along `.grad`, got "
             f"{type(optimizer).__name__}, which needs a closure. Take torch.optim.Adam."
         )
 
@@ -107,7 +107,7 @@ def _refuse_another_inside(optimizer: torch.optim.Optimizer) -> None:
         if isinstance(value, torch.optim.Optimizer):
             inner = type(value).__name__
             raise ConfigurationError(
-                f"RatePopulation, optimizer: expected one that remembers in its own `state`, got "
+                f"Population, optimizer: expected one that remembers in its own `state`, got "
                 f"{type(optimizer).__name__}, whose {name!r} holds another, {inner}: all members would share "
                 f"what that remembers. Give the {inner} alone, or train at one rate."
             )

@@ -1,4 +1,4 @@
-"""What of a network each member of a `RatePopulation` has for itself, and what belongs to all of them."""
+"""What of a network each member of a `Population` has for itself, and what belongs to all of them."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ class OwnState:
                 wanted = f"no {name!r}" if expected is None else f"{name!r} of shape {tuple(expected)}"
                 came = "none" if got is None else f"one of shape {tuple(got)}"
                 raise ConfigurationError(
-                    f"RatePopulation: expected a state whose members have {wanted}, got {came}. Make the "
+                    f"Population: expected a state whose members have {wanted}, got {came}. Make the "
                     "network, and what the gradient trains of it, as when the state was saved, or start anew."
                 )

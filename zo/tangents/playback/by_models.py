@@ -1,0 +1,103 @@
+"""The objective with what models say in the place of what its boxes answer: no box runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.batches import Batch, count_rows
+from zo.errors import TangentError
+from zo.objective import Objective, losses
+from zo.tangents.playback.playback import answered_by
+from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays
+from zo.tangents.record.pairs import sizes
+from zo.tangents.tangent import Linearised
+
+
+class NoValuesError(TangentError):
+    """A model knows no values of its box: of changes alone, or of nothing yet."""
+
+
+def losses_by_models(
+    who: str,
+    objective: Objective,
+    network: nn.Module,
+    batch: Batch,
+    boxes: Sequence[BlackBoxFunction],
+    at: Callable[[RecordedCall], Linearised],
+) -> Tensor:
+    """The loss of each row by models' values, `(rows,)`, with a graph by their derivatives.
+
+    Args:
+        who: asks, for messages.
+        objective: the objective.
+        network: the network.
+        batch: any nesting of tensors with rows first.
+        boxes: the boxes that the objective calls.
+        at: what the model of a box says at a call, whose outputs are not known.
+
+    Raises:
+        NoValuesError: a model has no values.
+        TangentError: the objective calls another box.
+    """
+    said: list[Linearised] = []
+
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        place = place_of(who, box, boxes)
+        if not has_rows(arrays):
+            return box.call(*arrays)
+        refuse_arrays(box, arrays)
+        inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
+        like = next(array for array in inputs if array.is_floating_point())
+        nothing = [like.new_zeros(len(like), *spec.shape) for spec in box.outputs]
+        with torch.no_grad():
+            here = at(RecordedCall(place, tuple(inputs), tuple(nothing)))
+            values = here.values
+        if values is None:
+            raise NoValuesError(f"{who}: expected a model of {box!r} that knows its values, got one without.")
+        said.append(here)
+        leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
+        pieces = iter(values.split(sizes(here.rows.outputs), dim=1))
+        by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
+        outputs = tuple(
+            (next(pieces) if spec.copy_of is None else by_name[spec.copy_of].detach())
+            .reshape(*leading, *spec.shape)
+            .to(spec.torch_dtype or like.dtype, copy=True)
+            for spec in box.outputs
+        )
+        answers = answered_by(box, said, len(said) - 1, outputs, arrays)
+        return answers[0] if len(answers) == 1 else answers
+
+    with torch.enable_grad(), intercepted(answer):
+        return losses(objective, network, batch, count_rows(batch), with_graph=True)
+
+
+def place_of(who: str, box: BlackBoxFunction, boxes: Sequence[BlackBoxFunction]) -> int:
+    """The box's place among those that have models.
+
+    Raises:
+        TangentError: it is not among them: it would cost rows in steps that are to cost none.
+    """
+    for place, candidate in enumerate(boxes):
+        if candidate is box:
+            return place
+    raise TangentError(
+        f"{who}: expected an objective that calls no box but those in boxes, got a call of {box!r}, which "
+        "has no model. Name it in boxes as well."
+    )
+
+
+def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:
+    """What of some boxes no model of values can answer, in words; None where there is no such thing."""
+    for box in boxes:
+        if not box.settable:
+            return f"a row of {box!r} goes on from another row's answer, which no model of it gives"
+        unknown = [spec.name for spec in box.outputs if not spec.differentiable]
+        if unknown:
+            return f"output {unknown[0]!r} of {box!r} carries no gradient, so no model has its values"
+    return None

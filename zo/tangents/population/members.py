@@ -1,0 +1,83 @@
+"""`Member`: a network with a learning rate of its own, and how its losses are compared with another's."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from torch import Tensor
+
+from zo.evaluators.state import Snapshot
+
+# decision 143:
+FEWEST, COMPARED = 3, 5  # windows on which members are compared, at least and at most
+SURE = 2.0  # standard errors by which losses differ
+AWAY = 2.0  # times the leader's losses: where a faster member has these it takes over the leader's weights
+TINY = 1e-300  # a loss that is not above zero counts as this
+
+
+@dataclass
+class Member:
+    """A network with a learning rate of its own.
+
+    Attributes:
+        factor: of its rate, on the optimiser's.
+        state: of the network, see `OwnState`; None before the first step.
+        moments: what the optimiser remembers of its steps, by parameter.
+        losses: on the last windows, before it trained on them; infinite where one was not finite.
+    """
+
+    factor: float
+    state: Snapshot | None = None
+    moments: defaultdict[Tensor, Any] = field(default_factory=lambda: defaultdict(dict))
+    losses: list[float] = field(default_factory=list)
+
+    def saw(self, loss: float) -> None:
+        """Take in the loss on a new window."""
+        self.losses = [*self.losses, loss if math.isfinite(loss) else math.inf][-COMPARED:]
+
+    @property
+    def loss(self) -> float:
+        """The mean on the last windows."""
+        return fmean(self.losses)
+
+    def takes_over_from(self, leader: Member) -> bool:
+        """Whether it leads from now on: a faster one where that is sure, a slower one in any doubt."""
+        if self.factor > leader.factor:
+            return clearly_above(leader.losses, self.losses)
+        return len(leader.losses) >= FEWEST and self.loss < leader.loss
+
+    def goes_back_to(self, leader: Member) -> bool:
+        """Whether it goes on from the leader's weights: a faster one far above it, or one that is lost."""
+        lost = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
+        return (lost or self.factor > leader.factor) and clearly_above(self.losses, leader.losses, AWAY)
+
+    def takes(self, other: Member, moments: defaultdict[Tensor, Any]) -> None:
+        """Go on from another one's weights, with some memory of steps."""
+        self.state, self.moments, self.losses = other.state, moments, list(other.losses)
+
+
+def clearly_above(losses: Sequence[float], others: Sequence[float], times: float = 1.0) -> bool:
+    """Whether the mean of losses is above so many times that of others, and no chance, by their logarithms.
+
+    Args:
+        losses: on the last windows; infinite where one was not finite.
+        others: on the same windows.
+        times: the factor.
+    """
+    if math.inf in losses or math.inf in others:
+        return math.inf not in others
+    if len(losses) < FEWEST:
+        return False
+    gaps = [log_of(loss) - log_of(other) for loss, other in zip(losses, others, strict=True)]
+    clear = fmean(gaps) > SURE * stdev(gaps) / math.sqrt(len(gaps))
+    return clear and fmean(losses) > times * fmean(others)
+
+
+def log_of(loss: float) -> float:
+    """The logarithm of a loss, which need not be above zero."""
+    return math.log(max(loss, TINY))

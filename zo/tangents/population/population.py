@@ -1,0 +1,512 @@
+"""`Population`: networks at several learning rates, and one trained through a model, share boxes' answers."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count, check_positive
+from blackbox.errors import BudgetError
+from blackbox.notices import Notice, Notices
+from zo.batches import Batch
+from zo.errors import (
+    ConfigurationError,
+    FailedQueriesError,
+    ObjectiveError,
+    ParameterError,
+    TangentError,
+    TangentWarning,
+)
+from zo.same_run import refuse_other_run
+from zo.tangents.gradient import TangentGradient
+from zo.tangents.playback.by_models import NoValuesError, unanswerable
+from zo.tangents.population.members import AWAY, FEWEST, Member, clearly_above
+from zo.tangents.population.optimizers import (
+    copied,
+    refuse_optimizer,
+    refuse_state_in_groups,
+    without_weights,
+)
+from zo.tangents.population.own_state import OwnState
+from zo.tangents.population.rivalry import Rivalry
+
+FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
+# decision 194:
+OF_SURROGATE = 2.0  # the surrogate's factor
+UPDATES, BURST = 1000, 50  # of the surrogate in a training, and at least in one go, which ends converged
+EACH = 10.0  # of them behind a window, where the number of windows is not known
+WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
+ROWS = 8  # of recorded ones in an update, where no fresh ones are given
+OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
+    *(TangentError, ObjectiveError, ParameterError, BudgetError),
+    *(MemoryError, torch.OutOfMemoryError),
+)
+
+
+class Population:
+    """Trains networks at several learning rates and one through a model, for the rows of one training.
+
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        population = zo.Population(gradient, optimizer, steps=len(batches), fresh=fresh)
+        for batch in batches:
+            loss = population.step(batch)  # in the place of backward, optimizer.step and replays
+            scheduler.step()
+
+    Where rows are few, steps are, and nobody knows beforehand which rate suits so few, nor whether a network
+    that is trained through a model of the box would end better. Here each has a network of its own, a member.
+    The boxes are asked at the weights of the one that leads.
+
+    **Rates.** The others have what was answered as replays do, y_k + M(x') - M(x_k). So each new window is a
+    test of all, before any has trained on it, for no row. A faster one leads from where its losses on the
+    last windows, five at most, are clearly below the leader's; a slower one as soon as their mean is, or
+    where no replay is trusted. A faster one that runs away, with losses clearly above twice the leader's,
+    goes on from the leader's weights (population-based training: Jaderberg et al. 2017). A slower one never
+    does: it is what the population goes back to. Then each takes its own step on the window, and its own
+    replays.
+
+    **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
+    their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit what
+    the tangents have wrong, so rows of the boxes judge it, that are asked at its own weights, see `Rivalry`:
+    a trial now and then, after twice as many windows where the last one failed; and all rows while it leads.
+    A failed trial is neither replayed nor counted for the rates.
+
+    It costs processor time, the replays of each member, and memory for their weights and moments. After a
+    step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
+    and save as usual. A scheduler sets the optimiser's rates, of which these are multiples.
+
+    Weights that the gradient does not train are the same for all members, which are judged with them as they
+    are: those of a second optimiser, or of a target network that you update. Buffers are each member's own.
+
+    Args:
+        gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
+        optimizer: of weights of that network; one that remembers by weight, as those of torch do, around no
+            other one, and whose `step` takes no closure.
+        steps: how many there will be; None where that is not known.
+        fresh: gives batch k, from 0, for the surrogate. No box is asked. None for rows of the recorded
+            windows.
+        factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
+            the one nearest to 1 leads at first.
+        surrogate: whether there is one. There is none where a box has answers that no model of its values
+            gives, or its tangent knows of changes alone.
+
+    Attributes:
+        without: why there is no surrogate, in words; None where there is one.
+        copies: how often a member went on from another's weights.
+        updates: how many steps the surrogate has taken.
+
+    Raises:
+        ConfigurationError: factors are no sequence, one is not above 0 or there twice, there is none, or the
+            optimiser needs a closure, holds another one, or has other weights than those that the gradient
+            trains. In the first step: it keeps what it remembers in its groups.
+    """
+
+    def __init__(
+        self,
+        gradient: TangentGradient,
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int | None = None,
+        fresh: Callable[[int], Batch] | None = None,
+        factors: Sequence[float] | np.ndarray | Tensor = FACTORS,
+        surrogate: bool = True,
+    ) -> None:
+        checked = _checked(factors)
+        if steps is not None:
+            check_count("Population", "steps", steps)
+        refuse_optimizer(optimizer, gradient)
+        self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient)
+        self._windows, self._fresh = steps, fresh
+        self._rates = [Member(factor) for factor in checked]
+        self._rate = min(self._rates, key=lambda member: abs(math.log(member.factor)))
+        self.without: str | None = None if surrogate else "none was asked for"
+        self.without = self.without or _unfit(gradient)
+        self._surrogate = Member(OF_SURROGATE)
+        self._rivalry = Rivalry()
+        self._notices = Notices()
+        self.copies, self.updates, self._window, self._owed = 0, 0, 0, 0.0
+
+    @property
+    def leader(self) -> str:
+        """Who leads, in words: "rate 4", of the optimiser's, or "surrogate"."""
+        return "surrogate" if self._leads else f"rate {self._rate.factor:g}"
+
+    def step(self, batch: Batch) -> Tensor:
+        """Ask the boxes at one member's weights, judge all members by the answers, and let each take steps.
+
+        Where the gradient adds none yet, as in the first steps in closed loop, no member moves. Where no
+        replay is trusted the leading rate alone does. A member whose objective raises goes back to where it
+        was, and counts as lost; what the boxes or the leader raise is raised, and network and optimiser are
+        then the leader's.
+
+        Gradients are set to zero before each of its updates, so one that was added to `.grad` by hand, as of
+        a regulariser, is lost: write it into the objective, or take the optimiser's `weight_decay`.
+
+        Args:
+            batch: as for `TangentGradient.backward`.
+
+        Returns:
+            The loss at the weights at which the boxes were asked, before any step on the batch, detached.
+
+        Raises:
+            TangentError, ObjectiveError, ParameterError, FailedQueriesError: see `TangentGradient.backward`
+                and `replay`; where boxes fail no member has moved.
+
+        Warns:
+            TangentWarning: a member's objective raised; once.
+        """
+        leader = self._leader
+        leader.state, leader.moments = self._own.snapshot(), self._optimizer.state
+        for member in self._members:
+            if member.state is None:
+                member.state, member.moments = leader.state, copied(leader.moments)
+        try:
+            return self._step(batch)
+        finally:
+            self._window += 1
+            self._become(self._leader)
+
+    def _step(self, batch: Batch) -> Tensor:
+        at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self._windows)
+        trial = at_surrogate and not self._leads
+        asked = self._surrogate if at_surrogate else self._rate
+        loss, added = self._ask(asked, batch, trial)
+        replays = self._gradient.replays()
+        if not added:
+            return loss
+        if not at_surrogate:
+            with self._as(asked):
+                before = without_weights(self._optimizer)
+                self._optimizer.step()
+                refuse_state_in_groups(self._optimizer, before)
+        if replays or at_surrogate:
+            self._judge(asked, float(loss), trial)
+        else:
+            self._slow_down()
+        if replays:
+            self._replay(replays)
+        self._imagine()
+        return loss
+
+    def _ask(self, member: Member, batch: Batch, trial: bool) -> tuple[Tensor, bool]:
+        """The loss that boxes give at a member's weights, and whether there is a gradient."""
+        gradient = self._gradient
+        self._become(member)
+        foretold = math.nan if member is self._surrogate else self._foretold(batch)
+        self._optimizer.zero_grad()
+        try:
+            with gradient.aside() if trial else nullcontext():
+                loss = gradient.backward(batch)
+        except FailedQueriesError:
+            if member is self._surrogate:
+                self._rivalry = self._rivalry.after(self._window, math.inf, 0.0)
+            raise
+        member.state = self._own.snapshot()  # with what the pass did to buffers
+        if member is not self._surrogate:
+            self._rivalry = self._rivalry.saw(float(loss), foretold)
+        groups = self._optimizer.param_groups
+        return loss, any(weight.grad is not None for group in groups for weight in group["params"])
+
+    def _foretold(self, batch: Batch) -> float:
+        """The loss that models foretell before they learn from a batch; infinite where there is none."""
+        if self.without is not None:
+            return math.inf
+        before = self._own.snapshot()
+        try:
+            with torch.no_grad(), self._own.rest_kept():
+                return float(self._gradient.through(batch).mean())
+        except NoValuesError:
+            return math.inf
+        finally:
+            before.restore(generators=False)
+
+    def _judge(self, asked: Member, loss: float, trial: bool) -> None:
+        """See what each member makes of the last window, and who leads; all but in a trial take a step on it.
+
+        Args:
+            asked: the member at whose weights boxes were asked.
+            loss: there.
+            trial: whether that was a trial of the surrogate.
+        """
+        surrogate, others = self._surrogate, [rate for rate in self._rates if rate is not asked]
+        losses = {id(asked): loss}
+        losses |= {id(rate): self._aside(rate, partial(self._take_window, move=not trial)) for rate in others}
+        if self.without is None and asked is not surrogate:
+            losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, move=False))
+        of_rate = losses[id(self._rate)]
+        if trial and not loss <= WORSE * of_rate:
+            self._gradient.forget_last()  # it says little of where the rates are
+        if (
+            not trial and not self._gradient.outlying
+        ):  # the asked one's loss counts such a row, others' do not
+            for member in self._members:
+                if id(member) in losses:
+                    member.saw(losses[id(member)])
+            self._choose()
+        if asked is surrogate:
+            self._rivalry = self._rivalry.after(self._window, loss, of_rate)
+        if self._leads:
+            for rate in self._others():
+                if len(rate.losses) >= FEWEST and clearly_above(rate.losses, surrogate.losses, AWAY):
+                    rate.takes(surrogate, defaultdict(dict))
+                    self.copies += 1
+
+    def _choose(self) -> None:
+        """Choose which rate leads; those that ran away go on from it."""
+        better = [rate for rate in self._rates if rate.takes_over_from(self._rate)]
+        if better:
+            self._rate = min(better, key=lambda member: member.loss)
+        for rate in self._others():
+            if rate.goes_back_to(self._rate):
+                rate.takes(self._rate, copied(self._rate.moments))
+                self.copies += 1
+
+    def _slow_down(self) -> None:
+        """Let a slower rate lead, where no replay is trusted."""
+        slower = [
+            rate for rate in self._rates if rate.factor < self._rate.factor and math.inf not in rate.losses
+        ]
+        if self._rate.losses and slower:
+            self._rate = max(slower, key=lambda member: member.factor)
+
+    def _replay(self, replays: int) -> None:
+        """Let each rate take its replays; those of the leading one say how many are trusted."""
+        for rate in self._others():
+            if math.isinf(self._aside(rate, partial(self._train, replays))):
+                rate.losses = [*rate.losses[:-1], math.inf]
+        with self._as(self._rate):
+            self._train(replays)
+
+    def _imagine(self) -> None:
+        """Let the surrogate take its steps, so many at a time that it ends them converged."""
+        if self.without is not None or self._window < FEWEST:
+            return
+        known = self._windows is not None
+        self._owed += UPDATES / max(1, self._windows - FEWEST) if known else EACH
+        if self._owed < BURST and not (known and self._window >= self._windows - 1):
+            return
+        count, self._owed = int(self._owed), self._owed % 1
+        self._aside(self._surrogate, partial(self._follow_models, count))
+
+    def _follow_models(self, count: int) -> float:
+        """Take steps through the tangents' values, at a rate that falls to zero."""
+        gradient, optimizer = self._gradient, self._optimizer
+        rates = [group["lr"] for group in optimizer.param_groups]
+        tensors = gradient.parameters.tensors
+        for number in range(count):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
+            optimizer.zero_grad()
+            place = self.updates
+            batch = gradient.recorded(ROWS, place) if self._fresh is None else self._fresh(place)
+            try:
+                gradient.through(batch).mean().backward()
+            except NoValuesError as error:
+                if not any(tangent.learns for tangent in gradient.tangents):
+                    self.without = str(error)
+                break  # or nothing is known yet
+            self.updates += 1
+            length = float(torch.nn.utils.get_total_norm([w.grad for w in tensors if w.grad is not None]))
+            if 0.0 < length < math.inf:  # early ones may be a thousand times as long
+                for weight in tensors:
+                    if weight.grad is not None:
+                        weight.grad.div_(length)
+                optimizer.step()
+        optimizer.zero_grad()
+        return 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """For a log: the leading rate's factor, whether the surrogate leads, its updates, and copies."""
+        return {
+            "rate_factor": self._rate.factor,
+            "rate_copies": float(self.copies),
+            "surrogate_leads": float(self._leads),
+            "surrogate_updates": float(self.updates),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All members, for a checkpoint; network, gradient and optimiser have states of their own."""
+        saved = []
+        with self._then_back():
+            for member in self._members:
+                part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
+                if member.state is not None and member is not self._leader:
+                    self._become(member)
+                    part["network"] = copied(self._own.tensors())
+                    part["moments"] = copied(self._optimizer.state_dict()["state"])
+                saved.append(part)
+        return {
+            "members": saved,
+            "rate": self._rates.index(self._rate),
+            "rivalry": asdict(self._rivalry),
+            "counts": [self._window, self.copies, self.updates],
+            "owed": self._owed,
+            "without": self.without,
+            "optimizer": type(self._optimizer).__name__,
+            "shapes": self._own.shapes(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; behind network and optimiser, which are the leader's.
+
+        Where this raises, weights, optimiser and members are as they were.
+
+        Raises:
+            ConfigurationError: that was with other factors, an optimiser of another class, or a network
+                whose tensors have other names or shapes.
+        """
+        settings = {"factors": [m.factor for m in self._rates], "optimizer": type(self._optimizer).__name__}
+        factors = [part["factor"] for part in state["members"][:-1]]
+        refuse_other_run("Population", settings, {**state, "factors": factors})
+        self._own.refuse_other(state["shapes"])
+        now = self._optimizer.state_dict()
+        with self._then_back():
+            *rates, surrogate = [self._loaded(part, now) for part in state["members"]]
+        rivalry = state["rivalry"]
+        asked = tuple((own, rate) for own, rate in rivalry["asked"])
+        self._rates, self._surrogate, self._rate = rates, surrogate, rates[state["rate"]]
+        self._rivalry, self._owed, self.without = (
+            Rivalry(**{**rivalry, "asked": asked}),
+            state["owed"],
+            state["without"],
+        )
+        self._window, self.copies, self.updates = state["counts"]
+
+    def _loaded(self, part: dict[str, Any], now: dict[str, Any]) -> Member:
+        """A member as it was saved.
+
+        Args:
+            part: of the state.
+            now: the optimiser's state; that and the network are the member's own behind this.
+        """
+        member = Member(part["factor"], losses=list(part["losses"]))
+        if "network" in part:
+            self._optimizer.load_state_dict({**now, "state": copied(part["moments"])})
+            member.moments = self._optimizer.state
+            self._own.put(part["network"])
+            member.state = self._own.snapshot()
+        return member
+
+    @contextmanager
+    def _then_back(self) -> Iterator[None]:
+        """A block in which network and optimiser may become any member's; they are as they were behind it."""
+        optimizer, before = self._optimizer, self._own.snapshot()
+        moments, groups = optimizer.state, optimizer.param_groups
+        try:
+            yield
+        finally:
+            before.restore(generators=False)
+            optimizer.state, optimizer.param_groups = moments, groups
+
+    @property
+    def _leader(self) -> Member:
+        return self._surrogate if self._leads else self._rate
+
+    @property
+    def _leads(self) -> bool:
+        """Whether the surrogate leads, which has taken its first steps."""
+        return self._rivalry.leads and self.updates > 0
+
+    @property
+    def _members(self) -> list[Member]:
+        return [*self._rates, self._surrogate]
+
+    def _others(self) -> list[Member]:
+        """The rates that do not lead the rates."""
+        return [rate for rate in self._rates if rate is not self._rate]
+
+    def _aside(self, member: Member, work: Callable[[], float]) -> float:
+        """What a member's work gives; infinite where its objective raised, and it is as it was before.
+
+        Far from where the boxes were asked an objective may leave its domain: that ends no training. A
+        budget that is spent, or a lack of memory, does.
+        """
+        before = member.state, copied(member.moments)
+        try:
+            with self._own.rest_kept(), self._as(member), self._gradient.aside():
+                return work()
+        except Exception as raised:
+            error = raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
+            if isinstance(error, OF_THE_TRAINING):
+                raise
+            member.state, member.moments = before
+            name = (
+                "through a model"
+                if member is self._surrogate
+                else f"at {member.factor:g} times the learning rate"
+            )
+            words = f"Population: {name} the objective raised "
+            words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
+            self._notices.say(Notice("raised", words, TangentWarning))
+            return math.inf
+
+    def _take_window(self, *, move: bool) -> float:
+        """The loss on the last window; behind it a step along its gradient, or none."""
+        self._optimizer.zero_grad()
+        loss = float(self._gradient.replay(last=True))
+        if move:
+            self._optimizer.step()
+        return loss
+
+    def _train(self, replays: int) -> float:
+        """What follows a step on the window: replays."""
+        for _ in range(replays):
+            self._optimizer.zero_grad()
+            self._gradient.replay()
+            self._optimizer.step()
+        return 0.0
+
+    @contextmanager
+    def _as(self, member: Member) -> Iterator[None]:
+        """A block in which network and optimiser are a member's; they stay so behind it."""
+        self._become(member)
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        try:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * member.factor
+            yield
+            member.state = self._own.snapshot()
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def _become(self, member: Member) -> None:
+        """Give network and optimiser what a member has."""
+        if member.state is not None:
+            member.state.restore(generators=False)
+        self._optimizer.state = member.moments
+
+
+def _checked(factors: Any) -> list[float]:
+    """The factors as floats.
+
+    Raises:
+        ConfigurationError: they are no sequence, one is not above 0 or there twice, or there is none.
+    """
+    values = factors.tolist() if isinstance(factors, np.ndarray | Tensor) else factors
+    listed = isinstance(values, Sequence)
+    if listed:
+        values = [value.item() if isinstance(value, np.generic) else value for value in values]
+        for value in values:
+            check_positive("Population", "factors", value)
+    if not listed or not values or len(set(values)) < len(values):
+        raise ConfigurationError(
+            f"Population, factors: expected a sequence of numbers above 0, each once, got {factors!r}. "
+            "Write (1, 4, 16), or other multiples of the optimiser's learning rate."
+        )
+    return [float(value) for value in values]
+
+
+def _unfit(gradient: TangentGradient) -> str | None:
+    """Why no network can be trained through a gradient's tangents alone, in words; None where one can."""
+    kept = [tangent for tangent in gradient.tangents if not tangent.replayed]
+    return f"nothing is replayed with {kept[0]!r}" if kept else unanswerable(gradient.boxes)

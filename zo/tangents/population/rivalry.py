@@ -1,0 +1,113 @@
+"""`Rivalry`: whether a surrogate leads the members at several rates, by rows that boxes answered at it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from zo.tangents.population.members import log_of
+
+# decision 194, all of these:
+FEWEST, KEPT = 3, 10  # rows that were asked at a surrogate, by which it is judged: at least and at most
+FADES = 0.75  # of what a row says, with each that follows
+BOUND = 3.0  # of the logarithm of two losses' ratio: one easy row, or one that blows up, decides little
+LAST_LOOK, HOPELESS = 0.1, -1.2  # the last part of a training, in which it is asked again; unless so bad
+COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and how far above in the mean
+
+
+@dataclass(frozen=True)
+class Rivalry:
+    """Whether a surrogate leads, and when boxes are asked at its weights.
+
+    It leads as soon as models foretell the losses of new windows, to a factor of two in the geometric mean
+    of the last five: where what they have wrong is above the loss itself, nothing is to be learned from
+    them. From then on it is judged by rows that boxes answer at its weights, beside the loss that the best
+    rate is foretold on the same rows by what was answered: at others' rows alone a surrogate is foretold
+    what it believes itself.
+
+    Attributes:
+        leads: whether it does.
+        foretold: of the last windows at a rate's weights, the logarithm of the loss that models foretold over
+            what boxes gave; bounded.
+        asked: losses of the last rows at its weights, as boxes had them and as the best rate was foretold.
+        wait: windows between two trials of one that led and was worse; twice as many after each that fails.
+        next: the window of the next trial.
+    """
+
+    leads: bool = False
+    foretold: tuple[float, ...] = ()
+    asked: tuple[tuple[float, float], ...] = ()
+    wait: int = 1
+    next: int = 0
+
+    @property
+    def believed(self) -> bool:
+        """Whether models foretell the losses of new windows."""
+        return len(self.foretold) == COMPARED and fmean(self.foretold) <= CLOSE
+
+    def is_asked(self, window: int, windows: int | None) -> bool:
+        """Whether boxes are asked at the surrogate's weights.
+
+        Args:
+            window: the number of the window.
+            windows: how many there will be; None where that is not known.
+        """
+        if self.leads or (len(self.asked) >= FEWEST and self.believed and window >= self.next):
+            return True
+        last = windows is not None and window >= windows - max(FEWEST, round(LAST_LOOK * windows))
+        return last and len(self.asked) >= FEWEST and self.score > HOPELESS  # rates fall: it is at its best
+
+    def saw(self, loss: float, foretold: float) -> Rivalry:
+        """What follows from a window that was asked at a rate's weights.
+
+        Args:
+            loss: as boxes had it.
+            foretold: by models that had not learned from it.
+        """
+        seen = replace(self, foretold=(*self.foretold, _gap(foretold, loss))[-COMPARED:])
+        return replace(seen, leads=seen.believed and len(self.asked) < FEWEST)
+
+    @property
+    def score(self) -> float:
+        """How far the rate's loss is above the surrogate's: bounded logarithms, the last counting most."""
+        weights = [FADES**age for age in reversed(range(len(self.asked)))]
+        gaps = [w * _gap(rate, own) for w, (own, rate) in zip(weights, self.asked, strict=True)]
+        return sum(gaps) / sum(weights)
+
+    def after(self, window: int, loss: float, rate: float) -> Rivalry:
+        """What follows from a row that was asked at the surrogate's weights.
+
+        Args:
+            window: the number of the window.
+            loss: as boxes had it; infinite where it was not finite, or they failed.
+            rate: that of the best rate, as it is foretold.
+        """
+        asked = (*self.asked, (loss, rate))[-KEPT:]
+        new = replace(self, asked=asked)
+        if not self.leads:
+            wait = 1 if loss < rate else 2 * self.wait
+            new = replace(new, wait=wait, next=window + 1 + wait)
+        if len(asked) < FEWEST:
+            return new
+        leads = new.score > 0 and not _heavy(asked)
+        return (
+            replace(new, leads=leads)
+            if leads == self.leads
+            else replace(new, leads=leads, wait=1, next=window + 2)
+        )
+
+
+def _heavy(asked: Sequence[tuple[float, float]]) -> bool:
+    """Whether the plain mean of the surrogate's losses is no lower: rare rows may be very bad."""
+    answered = [both for both in asked if math.isfinite(both[0])]
+    means = [fmean(column) for column in zip(*answered, strict=True)]
+    return len(answered) >= KEPT and not means[0] < means[1]
+
+
+def _gap(loss: float, other: float) -> float:
+    """The logarithm of two losses' ratio, bounded; one that is not finite is above any other."""
+    if not (math.isfinite(loss) and math.isfinite(other)):
+        return BOUND * (math.isfinite(other) - math.isfinite(loss))
+    return max(-BOUND, min(BOUND, log_of(loss) - log_of(other)))
