@@ -1,10 +1,10 @@
 from tasks.report.findings import Curve as Curve
 from tasks.report.findings import Findings as Findings
-from tasks.report.findings import frame as frame
-from tasks.report.findings import latex as latex
-from tasks.report.findings import markdown as markdown
-from tasks.report.findings import shown as shown
-from tasks.report.findings import untouched as untouched
+from tasks.report.run_tables import frame as frame
+from tasks.report.run_tables import latex as latex
+from tasks.report.run_tables import markdown as markdown
+from tasks.report.run_tables import shown as shown
+from tasks.report.method_scores import untouched as untouched
 from tasks.report.html_report import Details as Details
 from tasks.report.html_report import Figure as Figure
 from tasks.report.html_report import Heading as Heading

@@ -16,8 +16,9 @@ from tasks.applications.image_classification.sparse_set import ratios_name
 from tasks.folder.result import Result
 from tasks.methods import layer_ratios
 from tasks.report import pictures
-from tasks.report.findings import Findings, scores
+from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph
+from tasks.report.method_scores import scores
 from zo.estimators.ratios import LayerRatios
 
 SHOWN = 4  # confusions side by side

@@ -27,8 +27,8 @@ from tasks.applications.wake_flow.methods import METHODS
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.methods import shared
-from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
+from tasks.report.method_scores import scores, with_spread
 
 
 def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequence[Block]:
