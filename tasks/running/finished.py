@@ -142,7 +142,7 @@ class FinishedRun:
             MissingExtraError: xarray is not installed.
             ProblemError: There are no such arrays; or the problem names their axes wrongly.
         """
-        from tasks.report.export import export
+        from tasks.report.netcdf import export
 
         return export(Findings(self._run, self.result), self.problem)
 
