@@ -1,4 +1,4 @@
-"""The tables of a run: as it is shown, of further figures, of the black box's counts; as Markdown and LaTeX."""
+"""A run's tables: of what came out, of further figures, of counts and failures; as Markdown and LaTeX too."""
 
 from __future__ import annotations
 
