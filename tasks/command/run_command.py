@@ -110,7 +110,7 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
 
     The preset is found before tyro parses: it is the default from which `--SETTING` departs.
     """
-    from tasks.methods import shared
+    from tasks.methods import by_name
     from tasks.problem import problems
 
     problem, where = problems.find(target)
@@ -129,7 +129,7 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
         ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
         ("config", Annotated[type(shown), arg(name="")], shown),
     ]
-    lines = [f"  {name}: {method.about}" for name, method in shared.methods_of(problem).items()]
+    lines = [f"  {name}: {method.about}" for name, method in by_name.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}; --debug shows tracebacks of errors."
     about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
     namespace = {"task": problem.name(), "where": where, "kind": problem}
