@@ -129,7 +129,7 @@ class Progress(Silence):
         return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
 
     def _left(self) -> tuple[float, float] | None:
-        """Seconds to the end at the pace of the last steps, and how many beside the boxes; None if unknown."""
+        """Seconds to the end at the pace of the last steps, and those beside the boxes; None if unknown."""
         since, started, before = self._ends[0] if self._ends else (self._step, 0.0, 0.0)
         if not since < self._step < self._steps:
             return None

@@ -163,9 +163,9 @@ class FirstRows:
             f"Box {name!r} has changed since the run began, {self._boxes[name]!r}: expected its answers to "
             f"{counted(len(answered), 'row')} that it answered then, got others, by up to {largest:.3g} "
             f"where the largest answer was {before.scale:.3g}; asked three times now, it answered "
-            f"{each_time}. What is trained and judged from here on, and what was before, is of two boxes: look "
-            "for a model or data file that it opens, for the server that it asks, or for a random state that it "
-            "keeps."
+            f"{each_time}. What is trained and judged from here on, and what was before, is of two boxes: "
+            "look for a model or data file that it opens, for the server that it asks, or for a random state "
+            "that it keeps."
         )
 
 
