@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from blackbox.terminal import say
 from tasks.errors import ConfigurationError
@@ -19,6 +19,11 @@ from tasks.errors import ConfigurationError
 if TYPE_CHECKING:
     from tasks.folder.run import Run
 
+Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
+Trust = Annotated[
+    bool,
+    arg(help="Execute the code that the run and its settings name, although it came from elsewhere."),
+]
 Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
 Workers = Annotated[
     int, arg(help="Processes on this machine that share the queries out; on several, start it by torchrun.")
