@@ -20,7 +20,7 @@ from tasks.applications.wake_flow import WakeFlow
 from tasks.command.new import write
 from tasks.configuration import Count, Positive, ZerothOrder
 from tasks.errors import ConfigurationError
-from tasks.methods.shared import METHODS
+from tasks.methods.by_name import METHODS
 from tasks.problem.silence import Silence
 from tasks.running.resume import plan_in
 from tasks.running.start import carry_out, planned

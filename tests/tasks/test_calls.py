@@ -22,7 +22,7 @@ from tasks import Progress
 from tasks.configuration import ZerothOrder
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import TRIES, asked

@@ -21,7 +21,7 @@ from tasks.configuration import names
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
 from tasks.folder import calls, checkpoint
 from tasks.folder.result import Result
-from tasks.report import Findings, findings
+from tasks.report import Findings, run_tables
 
 FIELDS = "evaluations/seed-0__sparse-cge.pt"
 STATE = "checkpoints/seed-0__sparse-cge.pt"
@@ -69,8 +69,8 @@ def look(folder):
             if (folder / STATE).stat().st_size:
                 assert found.network("sparse-cge") is not None
         both = Findings(Run.open(folder), Result.read(folder))
-        assert both.gaps() is not None and findings.markdown(findings.for_papers(both.result))
-        assert findings.counts(both.result) is not None and findings.failures(both.result) is not None
+        assert both.gaps() is not None and run_tables.markdown(run_tables.for_papers(both.result))
+        assert run_tables.counts(both.result) is not None and run_tables.failures(both.result) is not None
         for name in ("loss", "validation", "seconds"):
             both.curves(name)
     except (BlackBoxError, OSError) as error:

@@ -23,7 +23,7 @@ STOPS: set[str] = set()  # "data"; the seeds of `broken`
 
 def broken(setup):
     """Trains as first-order does, where it ends."""
-    from tasks.methods.shared import METHODS
+    from tasks.methods.by_name import METHODS
 
     if setup.seed in FAULTS:
         raise FloatingPointError("a solver that blows up")

@@ -220,24 +220,6 @@ def test_one_that_ends_before_the_others_find_it_is_told(tmp_path):
     assert done.returncode == 1
 
 
-@pytest.mark.slow
-def test_the_folders_of_killed_processes_are_removed_at_the_next_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "import os, signal, sys\nfrom tasks.workers import launch\nwith launch.scratch() as folder:\n"
-    code += "    (folder / 'store').touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=False)
-    (left,) = tmp_path.iterdir()
-    (tmp_path / "blackbox-of-another-program").mkdir()
-    with launch.scratch() as living:
-        assert left.exists()  # it could be one that has no lock yet
-        for folder in (left, living):
-            os.utime(folder / ".blackbox-lock", (0, 0))
-        with launch.scratch():
-            assert not left.exists() and living.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["blackbox-of-another-program"]
-
-
 def test_fewer_than_one_worker_is_refused(toy, capsys):
     assert toy("run", "toy", "--workers", "0") == 2
     assert "--workers: expected 1 to " in capsys.readouterr().err

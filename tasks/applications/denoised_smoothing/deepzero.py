@@ -10,7 +10,7 @@ import zo
 from tasks.applications.denoised_smoothing import budget, smoothing_parameter
 from tasks.applications.denoised_smoothing.methods import TrainingStart, sent_images
 from tasks.folder.journal import Journal
-from tasks.methods import layer_ratios
+from tasks.methods import kept_ratios
 from tasks.problem.trained import Trained
 from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
@@ -87,6 +87,6 @@ def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
         )
         return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), asked
 
-    kept = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
-    start.asked["layer ratios"] = kept.queries
-    return zo.estimators.LayerwiseCoordinates(kept.layers)
+    layers, queries = kept_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
+    start.asked["layer ratios"] = queries
+    return zo.estimators.LayerwiseCoordinates(layers)

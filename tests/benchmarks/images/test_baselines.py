@@ -10,7 +10,7 @@ import torch
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks import Progress, Run
 from tasks.folder import checkpoint
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import plan_of
 from tasks.running.start import carry_out
 from tests.tasks.applications.image_classification.small import SETTINGS, Striped, made_setup, train

@@ -14,7 +14,7 @@ from tasks.applications.image_classification.config import ZerothOrder
 from tasks.applications.image_classification.data import ImageData, Images, Normalisation
 from tasks.configuration import flat, to_dict
 from tasks.methods import Setup
-from tasks.methods import shared as methods
+from tasks.methods import by_name as methods
 from tasks.training.setup import setup_of
 from tests.tasks.made_runs import begun_run
 
