@@ -18,6 +18,7 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
+from zo.tangents.excitation.state import FIRST
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 
@@ -25,7 +26,6 @@ from zo.tangents.record.pairs import CallPairs
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
-SMALL = 0.1  # of a number's size: the first dither of one that has no spread
 FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151
 
 Spread = Callable[[int, Tensor], float | None]  # of an input's numbers over weights, see `spread_of_weights`
@@ -230,7 +230,7 @@ def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
 
 def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
     """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
-    size = SMALL * rows.double().abs().mean(dim=0).cpu()
+    size = FIRST * rows.double().abs().mean(dim=0).cpu()
     unit = _scale(spec, torch.where(size > 0, size, by_weights))
     return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
 

@@ -167,7 +167,7 @@ class Excitation:
         for box, of_box, tangent in zip(self._boxes, self._known, tangents, strict=True):
             if not of_box.state.waits:
                 continue
-            known = tangent.in_use or of_box.state.known > KNOWN
+            known = tangent.in_use is not None or of_box.state.known > KNOWN
             if of_box.state.waited >= LONG and of_box.shown is not None:  # a row a step: the next size is far
                 known = known or of_box.shown.known_by_now()
             of_box.state = state = of_box.state.looked(self.held, known=known)

@@ -22,8 +22,8 @@ from zo.tangents.record.pairs import CallPairs, sizes
 
 # decision 136, the first two:
 NEAR = {1: 8, 2: 3, 3: 1}  # cells from a dithered one whose answers are regressed, by the grid's axes
-MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; the same of a cell on a grid
-MOST_PRODUCTS = 400  # of a dither and what goes beside it; decision 137, and the next
+MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; of a cell on a grid, and of products
+# decision 137, this and the next:
 MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid
 SMOOTHEST = 1e-8  # of the largest square, below which a combination of neighbours is rounding
 
@@ -61,7 +61,7 @@ class GainForm:
         if not 0 < form.alone <= (MOST_NEAR if space else MOST):
             return None
         columns = math.prod(space) * (form.alone + form.products)
-        if form.products > MOST_PRODUCTS or columns > MOST_COLUMNS:
+        if form.products > MOST_NEAR or columns > MOST_COLUMNS:
             return cls(numbers, factors[:0], form.names, space, wraps)
         return form
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.form import given
-from zo.tangents.excitation.gain import Gain
+from zo.tangents.excitation.gain import BEYOND, Gain
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -26,8 +26,7 @@ BEGUN = 0.2  # of how much the outputs change: what the response to a dither sho
 UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chance; decision 138
 WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
-KNOWN = 0.5  # of the predicted response: what must be there, for it to be known,
-CLEAR = 2.0  # and how many deviations of chance that must be; decision 149
+KNOWN = 0.5  # of the predicted response: what must be there, beyond chance, for it to be known
 # decision 147: so many rows, and of their square so little left, show a response before its next size is due
 SHOWN, FORETOLD = 6, 0.2
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
@@ -76,7 +75,11 @@ class DitheredRows(NamedTuple):
 
     @classmethod
     def of(
-        cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain, *, stands_in: bool
+        cls,
+        calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]],
+        gain: Gain | None,
+        *,
+        stands_in: bool,
     ) -> DitheredRows:
         """What calls of one box have shown: each with its pairs, and what was predicted of it."""
         columns: list[tuple[Tensor, ...]] = []
@@ -89,7 +92,7 @@ class DitheredRows(NamedTuple):
             if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
                 advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
             dither, inputs = prediction.dither[rows].double(), given(prediction.here)[rows].double()
-            squares = gain.squares(dither, inputs) or ()
+            squares = gain.squares(dither, inputs) if gain else ()
             by_gain = [y[:, :0], *((square @ short.square())[:, None] for square in squares)]
             response, missed = prediction.response[rows].double(), y - prediction.values[rows].double()
             dither = torch.cat(parts, dim=1)[rows].double()
@@ -106,7 +109,15 @@ class DitheredRows(NamedTuple):
         deviation = dither.square().mean(dim=0).sqrt()
         numbers = deviation.nonzero().flatten()
         dither = dither[:, numbers] / deviation[numbers]
-        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid, stands_in)
+        return cls(
+            dither,
+            miss * short,
+            response * short,
+            change,
+            by_gain,
+            gain is not None and bool(gain.form.space),
+            stands_in,
+        )
 
     def joined(self, other: DitheredRows) -> DitheredRows:
         """These rows and others; the others alone where other numbers are dithered."""
@@ -140,7 +151,7 @@ class DitheredRows(NamedTuple):
         if self.on_grid:  # there a row is many numbers
             chance = float(products.square().sum().sqrt())
         share = (float(products.sum()) - chance) / square if square > 0 else 0.0
-        clear = float(products.sum()) > CLEAR * chance
+        clear = float(products.sum()) > BEYOND * chance
         share = min(max(share, 0.0), 1.0) if clear and math.isfinite(share) else 0.0
         if not math.isfinite(without) or not without or not change:
             return NextSize(0.0, 1.0, 0.0, change)

@@ -21,11 +21,9 @@ from torch import Tensor
 
 from zo.tangents.excitation.size import KNOWN, NextSize
 
-# spreads, the first dither of what varies, since one that is too large is never forgotten; decision 121
-FIRST = 0.1
+FIRST = 0.1  # of a spread or a size: the first dither; one that is too large is never forgotten; decision 121
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
-WIDEST = 1.0  # unit: the largest dither; decision 153
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 
 
@@ -42,7 +40,7 @@ class DitherState:
         known: the share of the tangent's response to a dither that answers have shown, from 0 to 1.
         before: the last factor with a response out of chance, that response as a share of how much outputs
             change, and whether it was known, not found by regression; None before there was one.
-        most: the largest factor.
+        most: the largest factor: a unit (decision 153), or less.
         failed: how many rows of the batch have failed, and of how many, without those of refused dithers.
     """
 
@@ -52,7 +50,7 @@ class DitherState:
     factor: float = 1.0
     known: float = 0.0
     before: tuple[float, float, bool] | None = None
-    most: float = WIDEST
+    most: float = 1.0
     failed: tuple[float, float] = (0.0, 0.0)
 
     @property
