@@ -33,7 +33,6 @@ class Drawn(Dither):
     Attributes:
         sizes: as given.
         predicted: by call, what the tangent predicted.
-        stand_in: of each box, whether its gain stood in for the tangent's derivative.
         gains: of each box, with what the step has shown; None before `look`, and where there is none.
     """
 
@@ -46,7 +45,6 @@ class Drawn(Dither):
     ) -> None:
         self._key, self._tangents, self.sizes, self._known = key, tangents, sizes, known
         self.predicted: dict[int, Prediction] = {}
-        self.stand_in = [tangent.in_use is not None for tangent in tangents]
         self.gains: list[Gain | None] = [None] * len(tangents)
 
     def __bool__(self) -> bool:

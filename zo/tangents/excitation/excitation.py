@@ -334,7 +334,7 @@ class Excitation:
             if not own:
                 continue
             shown = [(calls[n], pairs[n], dither.predicted[n]) for n in own]
-            new = DitheredRows.of(shown, dither.gains[place], stands_in=dither.stand_in[place])
+            new = DitheredRows.of(shown, dither.gains[place])
             known.shown = new if known.shown is None else known.shown.joined(new)
             rows, numbers = known.shown.added.shape
             if rows >= (OF_FIELDS if known.shown.on_grid else min(ENOUGH * numbers, MOST)):

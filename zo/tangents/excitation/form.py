@@ -23,9 +23,7 @@ from zo.tangents.record.pairs import CallPairs, sizes
 # decision 136, the first two:
 NEAR = {1: 8, 2: 3, 3: 1}  # cells from a dithered one whose answers are regressed, by the grid's axes
 MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; of a cell on a grid, and of products
-# decision 137, this and the next:
-MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid
-SMOOTHEST = 1e-8  # of the largest square, below which a combination of neighbours is rounding
+MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid; decision 137
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,8 @@ class GainForm:
         middle = all_cells.mean(dim=1, keepdim=True)
         apart = all_cells - middle
         squares, directions = torch.linalg.eigh(apart @ apart.T / max(1, apart.shape[1]))
-        there = squares > SMOOTHEST * squares.max() if len(squares) else squares > 0
+        rounding = torch.finfo(torch.float32).eps ** 2 * squares.sum()
+        there = squares > rounding
         short = torch.where(there, squares, torch.inf).rsqrt()
         return middle[:, 0], short[:, None] * directions.T
 

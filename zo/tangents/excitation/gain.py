@@ -201,19 +201,15 @@ class Gain:
         """
         return self.form.answered(dither, self.form.beside(inputs, self.basis), self._kernel.to(dither))
 
-    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
-        """The square of the response as least squares have it, and what chance makes of it in the mean.
+    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The square of the response as it may be, with products that are far above chance.
 
         Returns:
-            `(rows, size_out)` each, as it may be, with products that are far above chance, and then as the
-            gain has it.
+            It, and what chance makes of it in the mean, `(rows, size_out)` each.
         """
-        other = self.form.beside(inputs, self.basis)
-        squares: list[Tensor] = []
-        for solution, chance in (self.sums.significant(self.form.alone), self._solved):
-            squares.append(self.form.answered(dither, other, solution.to(dither)).square())
-            squares.append(self.form.answered(dither.square(), other.square(), chance.to(dither)))
-        return tuple(squares)
+        other, (solution, chance) = self.form.beside(inputs, self.basis), self._significant
+        square = self.form.answered(dither, other, solution.to(dither)).square()
+        return square, self.form.answered(dither.square(), other.square(), chance.to(dither))
 
     @property
     def known(self) -> bool:
@@ -241,6 +237,10 @@ class Gain:
         """The solution, with products where these have predicted responses better, by more than chance."""
         with_products = self.contest.other - self.contest.one < -self.contest.chance
         return self.sums.solved(self.form.alone + self.form.products if with_products else self.form.alone)
+
+    @cached_property
+    def _significant(self) -> tuple[Tensor, Tensor]:
+        return self.sums.significant(self.form.alone)
 
     @cached_property
     def _kernel(self) -> Tensor:
