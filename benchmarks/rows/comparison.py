@@ -15,7 +15,7 @@ row a batch. Replays are those of the library's own rule, and no setting is chos
 are those of first order's rows. With --batches first order alone is run, with batches of 1, 4 and 16 rows.
 
 With --steps there are these lines: replays with the usual rate, with one that a rule suggests, with several
-at once (`zo.RatePopulation`), and at the least share with the best of several on validation data, by what was
+at once (`zo.Population`), and at the least share with the best of several on validation data, by what was
 learned and by the box's true derivative. Where batches cost no row `zo.tangents.Surrogate` is beside them, a
 model fitted in rounds to the rows of the network, through which the network is trained alone, with the best
 of several rates on validation data.

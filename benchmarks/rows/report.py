@@ -62,7 +62,7 @@ quarter and four times the batch, until none of these is better on validation da
 twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
 factor on the usual rate, for each seed. "Uncorrected": the box alone, where a network corrects one.
 "Suggested rate": by a rule, such that all steps, thirteen a window, go ten times as far as the usual ones,
-but within the usual rate and eight times that. "Several rates": `zo.RatePopulation`, 1, 4 and 16 times the
+but within the usual rate and eight times that. "Several rates": `zo.Population`, 1, 4 and 16 times the
 usual rate at once. "Tuned rate": that one, or half, a quarter, an eighth of it, and on until neither half
 nor twice the rate is better on validation data; by the true derivative from that one, half and an eighth of
 it on (without the eighth but for shallow water). "True derivative": the box itself answers replays, for

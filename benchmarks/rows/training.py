@@ -178,7 +178,7 @@ def _along(
 
 def _population(gradient: Any, optimizer: torch.optim.Optimizer, way: Way) -> Callable[[Any], Any]:
     """What several rates do with a batch."""
-    return zo.RatePopulation(gradient, optimizer, way.factors).step
+    return zo.Population(gradient, optimizer, factors=way.factors, surrogate=False).step
 
 
 def _one(

@@ -31,7 +31,7 @@ class Way:
             ("cut"), or that of a model that stands for the box ("surrogate").
         replays: whether recorded windows are replayed.
         suggested: whether the rate is the one that is suggested for so many steps, times `rate`.
-        factors: on the rate, of members of a `zo.RatePopulation`; none for one training.
+        factors: on the rate, of members of a `zo.Population`; none for one training.
     """
 
     share: float = 1.0

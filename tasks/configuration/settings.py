@@ -24,6 +24,7 @@ from tyro.conf import OmitArgPrefixes, arg, configure
 
 from blackbox.checks import nearest
 from tasks.errors import ConfigurationError
+from zo.tangents.population import FACTORS
 
 Count = Annotated[int, Field(ge=1, le=2**48)]
 """A whole number of at least 1."""
@@ -284,10 +285,9 @@ class Config:
     """Steps on recorded answers, in which no box runs, after each step of tangents; None for as many
     as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
     derivative's."""
-    rates: tuple[Positive, ...] = ()
-    """Multiples of the learning rate, such as 1 4 16, that methods with replays try at once for the rows of
-    one training: each has a network of its own, and the last windows say which one boxes are asked at; see
-    zo.RatePopulation. None given for the learning rate alone."""
+    rates: tuple[Positive, ...] = FACTORS
+    """Multiples of the learning rate, one for each network of population that has its own; see
+    zo.Population."""
     clip: AtLeastOne | None = None
     """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
     None for each method's own: 2 for tangents that learn from values, no bound for others."""
@@ -302,19 +302,5 @@ class Config:
     def __post_init__(self) -> None:
         """Check the settings; a subclass that checks more calls this first."""
         check(self)
-        if len(set(self.rates)) < len(self.rates):
-            raise refused("rates", "each multiple once", self.rates)
-        if self.rows is None:  # of which replays may follow
-            self.refuse_rates_alone()
-
-    def refuse_rates_alone(self) -> None:
-        """Refuse several rates without replays.
-
-        Raises:
-            ConfigurationError: There are such.
-        """
-        if self.rates and self.replays == 0:
-            raise ConfigurationError(
-                "rates: expected replays, by which each rate has its steps, got replays of 0. Give "
-                "--replays None, or leave --rates out."
-            )
+        if len(set(self.rates)) < max(1, len(self.rates)):
+            raise refused("rates", "multiples, each once", self.rates)

@@ -52,6 +52,16 @@ METHODS: dict[str, Method] = {
         learns_answers=True,
         replays=True,
     ),
+    "population": Method(
+        "Tangents with replays at several rates, and through a model, for the rows of one training.",
+        shared.population,
+        shared.cost_of_tangents,
+        needs_box=True,
+        check=shared.check_tangents,
+        says=shared.tangents_of_boxes,
+        learns_answers=True,
+        replays=True,
+    ),
     "surrogate": Method(
         "Through a model of the box alone, fitted in rounds to its answers.",
         surrogate,

@@ -44,8 +44,12 @@ def surrogate(setup: Setup) -> Trained:
         raise NotApplicableError(
             f"surrogate: expected boxes that a model of values can stand for, but {refusal}. Leave it out."
         )
-    with intercepted(_refuse):
-        further(setup, 0)
+    if not costs_nothing(setup):
+        raise NotApplicableError(
+            "surrogate: expected training batches that cost no row of a box, got data whose train asks one: "
+            "1,200 further batches would too. Ask it once, in data(), and split the rows (tasks.Data.split); "
+            "or leave surrogate out."
+        )
     adam = torch.optim.Adam(setup.network.parameters(), lr=setup.learning_rate)
     gradient = SurrogateSteps(
         setup.network,
@@ -71,10 +75,19 @@ def further(setup: Setup, number: int) -> Batch:
     return map_tensors(lambda _: next(parts), batches[0])
 
 
+def costs_nothing(setup: Setup) -> bool:
+    """Whether training's batches cost no row of a box; where they would, none is run."""
+    try:
+        with intercepted(_refuse):
+            further(setup, 0)
+    except _AskedError:
+        return False
+    return True
+
+
+class _AskedError(Exception):
+    """A batch asked a box."""
+
+
 def _refuse(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-    """Refuse batches that cost rows, before one is run."""
-    raise NotApplicableError(
-        f"surrogate: expected training batches that cost no row of a box, got data whose train asks {box!r}: "
-        "1,200 further batches would too. Ask it once, in data(), and split the rows (tasks.Data.split); or "
-        "leave surrogate out."
-    )
+    raise _AskedError

@@ -17,6 +17,7 @@ from blackbox.checks import nearest
 from tasks.configuration import Config
 from tasks.errors import NotApplicableError, ProblemError
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
+from tasks.methods.in_rounds import costs_nothing, further
 from tasks.methods.problem_reference import compare, with_derivative
 from tasks.problem.method import Cost
 from tasks.problem.problem import Problem
@@ -141,8 +142,28 @@ def student(setup: Setup) -> Trained:
 
 def tangents(setup: Setup) -> Trained:
     """Autograd around a model of the box, fitted to its values in the rows that training runs anyway."""
+    gradient, begin = _of_tangents(setup, setup.config.replays)
+    return setup.descend(gradient, begin=begin, replayed=setup.config.replays != 0)
+
+
+def population(setup: Setup) -> Trained:
+    """Networks at several rates and one through the model; boxes are asked at the best one's weights."""
+    gradient, begin = _of_tangents(setup, setup.config.replays or None)
+    adam = torch.optim.Adam(setup.network.parameters(), lr=setup.learning_rate)
+    fresh = partial(further, setup) if costs_nothing(setup) else None
+    several = zo.Population(gradient, adam, steps=setup.steps, fresh=fresh, factors=setup.config.rates)
+    return setup.descend(gradient, optimizer=adam, begin=begin, replayed=True, population=several)
+
+
+def _of_tangents(setup: Setup, replays: int | None) -> tuple[zo.TangentGradient, Callable[[], None] | None]:
+    """A gradient by the default's tangents, and what they learn before the first step.
+
+    Args:
+        setup: What the method was given.
+        replays: As of `zo.tangents.Limits`.
+    """
     config = setup.config
-    gradient = _tangent_gradient(setup, None, limits_of(config))
+    gradient = _tangent_gradient(setup, None, replace(limits_of(config), replays=replays))
     answers = _answers(setup)
 
     def learn() -> None:
@@ -150,7 +171,7 @@ def tangents(setup: Setup) -> Trained:
             if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
                 tangent.fit(*answers[name], steps=config.prefit)
 
-    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
+    return gradient, learn if answers else None
 
 
 def _with_replays(

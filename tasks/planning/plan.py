@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from blackbox.checks import nearest
-from tasks.configuration.settings import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder.terms import Terms, check_seeds
 from tasks.planning.trial import Sizes, Trial
@@ -147,8 +146,6 @@ def plan_of(
         config, left = _left_to_the_budget(problem, preset, by_hand)
         problem, chosen = type(problem)(config, folder=problem.folder), dict.fromkeys(left)
     config = problem.config
-    if isinstance(config, Config):
-        config.refuse_rates_alone()
     check_seeds(seeds)
     _refuse_missing_device(config.device)
     if config.rows is not None and problem.has_no_box():

@@ -112,6 +112,7 @@ class Setup:
         validate_every: int | None = None,
         begin: Callable[[], None] | None = None,
         replayed: bool = False,
+        population: zo.Population | None = None,
     ) -> Trained:
         """Take the steps that are left along a gradient: the loop of every method.
 
@@ -126,16 +127,12 @@ class Setup:
             validate_every: Optimiser steps between validations; the configuration's if None.
             begin: What is done once before the first step, such as a check; not in a run that goes on.
             replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
-                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`. With
-                the configuration's `rates`, at each of them, see `zo.RatePopulation`; not with an `update`.
+                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`.
+            population: What takes the steps in the place of gradient and optimiser, which are its own.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        population = None
-        if replayed and config.rates and update is None:
-            assert isinstance(gradient, zo.TangentGradient)
-            population = zo.RatePopulation(gradient, adam, config.rates)
         rate_of = self._rate if rate is None else rate
         validate = self.validate
 

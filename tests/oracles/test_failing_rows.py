@@ -382,7 +382,7 @@ def test_members_of_a_population_are_not_compared_on_a_window_that_lacks_an_outl
     gradient = zo.TangentGradient(
         network, lambda network, batch: squared(box(network(batch))), boxes=[box], limits=NEVER
     )
-    population = zo.RatePopulation(gradient, torch.optim.SGD(network.parameters(), lr=1e-12))
+    population = zo.Population(gradient, torch.optim.SGD(network.parameters(), lr=1e-12))
     draws = torch.Generator().manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

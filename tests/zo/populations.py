@@ -1,4 +1,4 @@
-"""A small `RatePopulation` around a box whose derivative is known, for tests."""
+"""A small `Population` around a box whose derivative is known, for tests."""
 
 import torch
 
@@ -40,7 +40,7 @@ def made(
         **gathered(**{"clip": None, "replays": 2, "check_every": None, **settings}),
     )
     optimizer = adam(gradient.parameters.tensors, lr=rate)
-    return zo.RatePopulation(gradient, optimizer, factors), gradient, optimizer
+    return zo.Population(gradient, optimizer, factors=factors, surrogate=False), gradient, optimizer
 
 
 def batch(number):

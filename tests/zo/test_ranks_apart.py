@@ -43,7 +43,7 @@ def step_of(kind: str, box, network: nn.Module, **settings):
         return zo.LossGradient(network, objective, zo.CGE(MU, central=True), **settings).backward
     gradient = zo.TangentGradient(network, objective, boxes=[box], **settings)
     if kind == "population":
-        return zo.RatePopulation(gradient, torch.optim.SGD(network.parameters(), 0.01)).step
+        return zo.Population(gradient, torch.optim.SGD(network.parameters(), 0.01)).step
     return gradient.backward
 
 

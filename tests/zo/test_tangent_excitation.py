@@ -517,7 +517,12 @@ def test_a_run_that_goes_on_logs_what_an_undisturbed_one_does():
         network, box, limits = policy(), plant_box(), zo.tangents.Limits(check_every=3, replays=1)
         gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=3, limits=limits)
         optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-        parts = network, optimizer, gradient, zo.RatePopulation(gradient, optimizer, (1.0, 4.0))
+        parts = (
+            network,
+            optimizer,
+            gradient,
+            zo.Population(gradient, optimizer, factors=(1.0, 4.0), surrogate=False),
+        )
         for part, state in zip(parts, states or (), strict=False):
             part.load_state_dict(copy.deepcopy(state))
         return parts

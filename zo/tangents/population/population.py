@@ -135,9 +135,14 @@ class Population:
         self.copies, self.updates, self._window, self._owed = 0, 0, 0, 0.0
 
     @property
+    def factor(self) -> float:
+        """Of the rate that leads the rates, on the optimiser's."""
+        return self._rate.factor
+
+    @property
     def leader(self) -> str:
         """Who leads, in words: "rate 4", of the optimiser's, or "surrogate"."""
-        return "surrogate" if self._leads else f"rate {self._rate.factor:g}"
+        return "surrogate" if self._leads else f"rate {self.factor:g}"
 
     def step(self, batch: Batch) -> Tensor:
         """Ask the boxes at one member's weights, judge all members by the answers, and let each take steps.
@@ -223,10 +228,16 @@ class Population:
         try:
             with torch.no_grad(), self._own.rest_kept():
                 return float(self._gradient.through(batch).mean())
-        except NoValuesError:
+        except NoValuesError as error:
+            self._see_no_values(error)
             return math.inf
         finally:
-            before.restore(generators=False)
+            before.restore()
+
+    def _see_no_values(self, error: NoValuesError) -> None:
+        """Have no surrogate where tangents will never have values; some have none yet."""
+        if not any(tangent.learns for tangent in self._gradient.tangents):
+            self.without = str(error)
 
     def _judge(self, asked: Member, loss: float, trial: bool) -> None:
         """See what each member makes of the last window, and who leads; all but in a trial take a step on it.
@@ -310,9 +321,8 @@ class Population:
             try:
                 gradient.through(batch).mean().backward()
             except NoValuesError as error:
-                if not any(tangent.learns for tangent in gradient.tangents):
-                    self.without = str(error)
-                break  # or nothing is known yet
+                self._see_no_values(error)
+                break
             self.updates += 1
             length = float(torch.nn.utils.get_total_norm([w.grad for w in tensors if w.grad is not None]))
             if 0.0 < length < math.inf:  # early ones may be a thousand times as long
@@ -326,7 +336,7 @@ class Population:
     def metrics(self) -> dict[str, float]:
         """For a log: the leading rate's factor, whether the surrogate leads, its updates, and copies."""
         return {
-            "rate_factor": self._rate.factor,
+            "rate_factor": self.factor,
             "rate_copies": float(self.copies),
             "surrogate_leads": float(self._leads),
             "surrogate_updates": float(self.updates),
@@ -364,15 +374,18 @@ class Population:
                 whose tensors have other names or shapes.
         """
         settings = {"factors": [m.factor for m in self._rates], "optimizer": type(self._optimizer).__name__}
-        factors = [part["factor"] for part in state["members"][:-1]]
+        parts = state["members"]
+        saved, surrogate = (parts, []) if state["without"] is not None else (parts[:-1], parts[-1:])
+        factors = [part["factor"] for part in saved]
         refuse_other_run("Population", settings, {**state, "factors": factors})
         self._own.refuse_other(state["shapes"])
         now = self._optimizer.state_dict()
         with self._then_back():
-            *rates, surrogate = [self._loaded(part, now) for part in state["members"]]
+            rates, surrogates = ([self._loaded(part, now) for part in some] for some in (saved, surrogate))
         rivalry = state["rivalry"]
         asked = tuple((own, rate) for own, rate in rivalry["asked"])
-        self._rates, self._surrogate, self._rate = rates, surrogate, rates[state["rate"]]
+        self._rates, self._rate = rates, rates[state["rate"]]
+        self._surrogate = surrogates[0] if surrogates else Member(OF_SURROGATE)
         self._rivalry, self._owed, self.without = (
             Rivalry(**{**rivalry, "asked": asked}),
             state["owed"],
@@ -417,7 +430,7 @@ class Population:
 
     @property
     def _members(self) -> list[Member]:
-        return [*self._rates, self._surrogate]
+        return [*self._rates, self._surrogate] if self.without is None else self._rates
 
     def _others(self) -> list[Member]:
         """The rates that do not lead the rates."""

@@ -1,4 +1,4 @@
-"""`RatePopulation`: several rates for the rows of one training, judged by each window."""
+"""`Population`: several rates for the rows of one training, judged by each window."""
 
 import io
 import math
@@ -11,7 +11,7 @@ import zo
 from blackbox.errors import BudgetError, RowFailedError
 from tests.zo.populations import TARGET, Square, advance, batch, loss_of, made, of_member, weights
 from zo.tangents import ModelTangent
-from zo.tangents.population import _Member, clearly_above
+from zo.tangents.population.members import Member, clearly_above
 
 
 def test_members_are_trainings_with_their_rates(monkeypatch):
@@ -59,7 +59,7 @@ def test_a_rate_that_diverges_goes_on_from_the_leader_and_does_not_lead():
 
 
 def member(*losses, factor=1.0):
-    return _Member(factor, losses=list(losses))
+    return Member(factor, losses=list(losses))
 
 
 def test_another_s_losses_are_clearly_lower_on_the_same_windows():
@@ -190,7 +190,9 @@ def test_each_member_has_buffers_of_its_own(in_place):
             tangent=ModelTangent(advance),
             limits=zo.tangents.Limits(check_every=None, replays=2, clip=None),
         )
-        population = zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=1e-4), factors)
+        population = zo.Population(
+            gradient, torch.optim.Adam(network.parameters(), lr=1e-4), factors=factors, surrogate=False
+        )
         for number in range(2):  # too few for another to lead
             population.step(batch(number))
         return network
@@ -249,7 +251,9 @@ def leaving_its_domain(error):
         limits=zo.tangents.Limits(replays=2),
         seed=0,
     )
-    return zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=3e-2), (1, 100)), network
+    return zo.Population(
+        gradient, torch.optim.Adam(network.parameters(), lr=3e-2), factors=(1, 100), surrogate=False
+    ), network
 
 
 def test_a_member_that_leaves_the_objective_s_domain_ends_no_training():
@@ -299,13 +303,13 @@ def test_an_optimiser_of_other_weights_is_refused():
     other = torch.nn.Linear(1, 1)
     weights = [*gradient.network.parameters(), *other.parameters()]
     with pytest.raises(zo.errors.ConfigurationError, match="weights of the gradient's network"):
-        zo.RatePopulation(gradient, torch.optim.Adam(weights))
+        zo.Population(gradient, torch.optim.Adam(weights))
 
 
 def test_an_optimiser_that_needs_a_closure_is_refused():
     _, gradient, _ = made()
     with pytest.raises(zo.errors.ConfigurationError, match="LBFGS, which needs a closure"):
-        zo.RatePopulation(gradient, torch.optim.LBFGS(gradient.network.parameters()))
+        zo.Population(gradient, torch.optim.LBFGS(gradient.network.parameters()))
 
 
 def test_an_optimiser_without_some_of_the_trained_weights_is_refused():
@@ -315,7 +319,7 @@ def test_an_optimiser_without_some_of_the_trained_weights_is_refused():
     with pytest.raises(
         zo.errors.ConfigurationError, match="all weights that the gradient trains, got one without"
     ):
-        zo.RatePopulation(gradient, torch.optim.Adam([first]))
+        zo.Population(gradient, torch.optim.Adam([first]))
 
 
 class Counting(torch.optim.SGD):
@@ -330,6 +334,6 @@ class Counting(torch.optim.SGD):
 def test_an_optimiser_that_counts_in_its_groups_is_refused_in_the_first_step():
     """All members would share its count."""
     _, gradient, _ = made()
-    population = zo.RatePopulation(gradient, Counting(gradient.network.parameters(), lr=1e-3))
+    population = zo.Population(gradient, Counting(gradient.network.parameters(), lr=1e-3))
     with pytest.raises(zo.errors.ConfigurationError, match="Counting, whose step changes 'k' of its groups"):
         population.step(batch(0))

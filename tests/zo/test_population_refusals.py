@@ -1,4 +1,4 @@
-"""`RatePopulation`: which factors, optimisers and saved states it refuses, in words."""
+"""`Population`: which factors, optimisers and saved states it refuses, in words."""
 
 import copy
 import re
@@ -30,7 +30,7 @@ from tests.zo.populations import batch, made, of_member, weights
 def test_what_is_no_sequence_of_factors_is_refused(factors, words):
     with (
         suppress_type_checks(),
-        pytest.raises(zo.errors.ConfigurationError, match=f"^RatePopulation, factors: {re.escape(words)}"),
+        pytest.raises(zo.errors.ConfigurationError, match=f"^Population, factors: {re.escape(words)}"),
     ):
         made(factors=factors)
 
@@ -77,7 +77,7 @@ class Around(torch.optim.Optimizer):
 def test_an_optimiser_around_another_is_refused(wrap):
     """All members would share the moments of the one inside."""
     words = "expected one that remembers in its own `state`, got Around, whose 'anything' holds another, Adam"
-    with pytest.raises(zo.errors.ConfigurationError, match=f"^RatePopulation, optimizer: {words}"):
+    with pytest.raises(zo.errors.ConfigurationError, match=f"^Population, optimizer: {words}"):
         made(adam=lambda parameters, lr: Around(parameters, lr, wrap))
 
 
@@ -88,7 +88,7 @@ def test_an_optimiser_with_a_scheduler_is_taken():
     optimizer.register_step_post_hook(lambda *_: None)
     optimizer.itself = [optimizer]
     before = copy.deepcopy(gradient.network.state_dict())
-    zo.RatePopulation(gradient, optimizer).step(batch(0))
+    zo.Population(gradient, optimizer).step(batch(0))
     assert any(not torch.equal(before[name], now) for name, now in gradient.network.state_dict().items())
 
 
@@ -166,7 +166,7 @@ def layered(width, norm=False):
 def test_a_state_of_something_else_is_refused_and_changes_nothing(of, into, words):
     state, (population, gradient, optimizer) = of()[0].state_dict(), into()
     before, groups = kept(population, gradient, optimizer), optimizer.param_groups
-    with pytest.raises(zo.errors.ConfigurationError, match=f"^RatePopulation: {re.escape(words)}"):
+    with pytest.raises(zo.errors.ConfigurationError, match=f"^Population: {re.escape(words)}"):
         population.load_state_dict(state)
     assert same(kept(population, gradient, optimizer), before)
     assert optimizer.param_groups is groups

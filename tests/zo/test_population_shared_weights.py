@@ -1,4 +1,4 @@
-"""`RatePopulation`: weights that the gradient does not train belong to all members."""
+"""`Population`: weights that the gradient does not train belong to all members."""
 
 import copy
 import io
