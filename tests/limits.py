@@ -56,6 +56,7 @@ WHERE = {
     "reach_samples": "zo.tangents.models.grid.reach.SAMPLES",
     "row_cells": "zo.tangents.models.maps.behind.LARGE",
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
+    "updates_of_a_population": "zo.tangents.population.population.UPDATES",  # of its surrogate
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model

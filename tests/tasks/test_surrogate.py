@@ -66,7 +66,7 @@ class Stops(Exception):
     [("surrogate", {}), ("population", {"replays": 2, "rates": (1, 4, 30)})],
 )
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(method, settings, tmp_path, limits):
-    limits(updates_of_a_surrogate=36)
+    limits(updates_of_a_surrogate=36, updates_of_a_population=120)
 
     class Falls(Drawn):
         name = Drawn.name

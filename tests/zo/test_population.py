@@ -46,7 +46,10 @@ def test_rows_are_those_of_one_training_and_the_best_rate_leads():
         population.step(batch(number))
     assert gradient.boxes[0].ledger.rows_run == 12 * 2
     assert population.factor == 30
-    assert population.metrics() == {"rate_factor": 30.0, "rate_copies": float(population.copies)}
+    assert population.metrics() == {
+        **{"rate_factor": 30.0, "rate_copies": float(population.copies)},
+        **{"surrogate_leads": 0.0, "surrogate_updates": 0.0},
+    }
 
 
 def test_a_rate_that_diverges_goes_on_from_the_leader_and_does_not_lead():

@@ -1,0 +1,190 @@
+"""`Population`: the member that is trained through the model, beside those at several rates."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from tests.zo.populations import TARGET, Square, advance, batch, loss_of, weights
+from zo.tangents import LinearMap, Tangent
+
+pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+STEPS = 16
+
+
+class Known(Tangent):
+    """Values and derivative of `Square`, off by some number everywhere."""
+
+    learns = False
+
+    def __init__(self, off=0.0):
+        self.off = off
+
+    def at(self, rows):
+        slope = 1 + rows.z / 2
+        return LinearMap(rows, lambda d: slope * d, lambda v: slope * v, advance(rows.z) + self.off)
+
+
+def made(tangent=None, box=None, steps=STEPS, fresh=None, **settings):
+    torch.manual_seed(0)
+    network, box = torch.nn.Linear(3, 4).double(), Square() if box is None else box
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
+        boxes=[box],
+        tangent=tangent,
+        limits=zo.tangents.Limits(check_every=None),
+        steps=steps,
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    return zo.Population(gradient, optimizer, steps=steps, fresh=fresh, **settings), gradient, optimizer
+
+
+def test_losses_through_tangents_are_those_of_their_values_and_derivatives():
+    _, gradient, _ = made(Known())
+    network, x = gradient.network, batch(0)
+    loss = gradient.through(x).mean()
+    expected = loss_of(network, x)
+    assert torch.allclose(loss, expected, rtol=1e-12)
+    parameters = list(network.parameters())
+    for got, right in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        assert torch.allclose(got, right, rtol=1e-12)
+    assert gradient.boxes[0].ledger.rows_run == 0
+
+
+@pytest.mark.parametrize("fresh", [None, lambda number: batch(1000 + number)])
+def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_training(fresh, limits):
+    limits(updates_of_a_population=400)
+    population, gradient, _ = made(Known(), fresh=fresh)
+    alone, *_ = made(Known(), surrogate=False)
+    for number in range(STEPS):
+        population.step(batch(number))
+        alone.step(batch(number))
+    assert gradient.boxes[0].ledger.rows_run == STEPS * 2
+    assert population.leader == "surrogate" and alone.leader.startswith("rate ")
+    assert 300 < population.updates <= 400
+    held_out = torch.cat([batch(500 + number) for number in range(50)])
+    led, not_led = (loss_of(p._gradient.network, held_out) for p in (population, alone))
+    assert led < not_led / 2
+
+
+def test_where_the_model_is_wrong_boxes_are_never_asked_at_the_surrogate(limits):
+    """And all is, to the bit, as without one."""
+    limits(updates_of_a_population=200)
+    population, gradient, _ = made(Known(off=3.0))
+    alone, other, _ = made(Known(off=3.0), surrogate=False)
+    for number in range(STEPS):
+        assert torch.equal(population.step(batch(number)), alone.step(batch(number)))
+    assert population.updates > 0 and population.leader.startswith("rate ")
+    assert torch.equal(weights(gradient.network), weights(other.network))
+
+
+def test_its_gradients_have_length_one(monkeypatch):
+    population, gradient, optimizer = made(Known())
+    lengths, step = [], optimizer.step
+
+    def seen():
+        if population.updates > before:
+            lengths.append(float(torch.cat([w.grad.flatten() for w in gradient.network.parameters()]).norm()))
+        return step()
+
+    monkeypatch.setattr(optimizer, "step", seen)
+    for number in range(6):
+        before = population.updates
+        population.step(batch(number))
+    assert len(lengths) >= 50 and max(abs(length - 1) for length in lengths) < 1e-12
+
+
+@pytest.mark.parametrize("cut", [2, 5, 9])
+def test_a_state_goes_on_to_the_same_bits(cut, limits):
+    limits(updates_of_a_population=200)
+
+    def run(parts, numbers):
+        for number in numbers:
+            parts[0].step(batch(number))
+        return parts
+
+    whole = run(made(Known()), range(STEPS))
+    begun = run(made(Known()), range(cut))
+    file = io.BytesIO()
+    names = ("population", "gradient", "optimizer", "network")
+    torch.save(dict(zip(names, [p.state_dict() for p in (*begun, begun[1].network)], strict=True)), file)
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    again = made(Known())
+    again[1].network.load_state_dict(state["network"])
+    for part, name in ((again[2], "optimizer"), (again[1], "gradient"), (again[0], "population")):
+        part.load_state_dict(state[name])
+    run(again, range(cut, STEPS))
+    assert torch.equal(weights(whole[1].network), weights(again[1].network))
+    assert whole[0].metrics() == again[0].metrics() and whole[0].leader == again[0].leader
+
+
+def test_a_box_that_no_model_stands_for_has_rates_alone():
+    class Labelled(BlackBoxFunction):
+        arrays = "torch"
+        inputs = (ArraySpec("x", (4,), "float64"),)
+        outputs = (*inputs, ArraySpec("label", (), "int64"))
+
+        def evaluate_rows(self, x):
+            return advance(x), (x.sum(dim=1) > 0).long()
+
+    box = Labelled()
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 4).double()
+    gradient = zo.TangentGradient(
+        network, lambda net, x: (box(net(x))[0] - TARGET).square().sum(dim=1), boxes=[box]
+    )
+    population = zo.Population(gradient, torch.optim.Adam(network.parameters(), lr=1e-3), steps=8)
+    assert "label" in population.without
+    for number in range(8):
+        population.step(batch(number))
+    assert population.updates == 0 and population.leader.startswith("rate ")
+
+
+def test_a_tangent_without_values_has_rates_alone():
+    population, *_ = made(zo.tangents.ModelTangent(advance))
+    for number in range(3):
+        population.step(batch(number))
+    assert population.without is not None and population.updates == 0
+
+
+def test_rows_that_fail_at_the_surrogate_take_the_lead_from_it():
+    class Fails(Square):
+        broken = False
+
+        def evaluate_rows(self, x):
+            return torch.full_like(x, torch.nan) if self.broken else super().evaluate_rows(x)
+
+    box = Fails(failures="keep")
+    population, *_ = made(Known(), box)
+    number = 0
+    while population.leader != "surrogate":
+        population.step(batch(number))
+        number += 1
+    box.broken = True
+    for _ in range(20):
+        if population.leader == "surrogate":
+            with pytest.raises(zo.FailedBatchError):
+                population.step(batch(number))
+    assert population.leader.startswith("rate ")
+
+
+def test_a_trial_leaves_no_trace_in_what_replays_and_lengths_go_by():
+    _, gradient, _ = made(Known())
+    gradient.backward(batch(0))
+    gradient.replays()
+    before = gradient.state_dict()
+    with gradient.aside():
+        gradient.backward(batch(1))
+    gradient.forget_last()
+    after = gradient.state_dict()
+    assert before["clipping"]["lengths"] == after["clipping"]["lengths"]
+    assert len(after["windows"]["windows"]) == len(before["windows"]["windows"]) == 1
+    gradient.forget_last()
+    assert len(gradient.state_dict()["windows"]["windows"]) == 1  # the only one stays
