@@ -120,7 +120,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     else:
         gradient = _gradient_of(problem, way, network, seed, steps)
         rate = _rate(way, steps, problem.steps * usual // batch)
-        take = _along(problem, way, network, gradient, rate, steps)
+        take = _along(problem, way, network, gradient, rate, steps, seed)
     before, began, warned = problem.box.ledger.rows_asked, process_time(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -158,12 +158,14 @@ def _rate(way: Way, steps: int, usually: int) -> float:
 
 
 def _along(
-    problem: BenchmarkProblem, way: Way, network: nn.Module, gradient: Any, rate: float, steps: int
+    problem: BenchmarkProblem, way: Way, network: nn.Module, gradient: Any, rate: float, steps: int, seed: int
 ) -> Callable[[int, Any], Any]:
     """What takes a step on a batch, and those that follow it, at a rate that falls along a cosine."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
     on_a_batch = (
-        _population(gradient, optimizer, way) if way.factors else _one(way, network, gradient, optimizer)
+        _population(problem, gradient, optimizer, way, seed, steps)
+        if way.factors
+        else _one(way, network, gradient, optimizer)
     )
 
     def take(step: int, batch: Any) -> None:
@@ -176,9 +178,20 @@ def _along(
     return take
 
 
-def _population(gradient: Any, optimizer: torch.optim.Optimizer, way: Way) -> Callable[[Any], Any]:
-    """What several rates do with a batch."""
-    return zo.Population(gradient, optimizer, factors=way.factors, surrogate=False).step
+def _population(
+    problem: BenchmarkProblem,
+    gradient: Any,
+    optimizer: torch.optim.Optimizer,
+    way: Way,
+    seed: int,
+    steps: int,
+) -> Callable[[Any], Any]:
+    """What several rates, and perhaps a surrogate, do with a batch."""
+    fresh = partial(_fresh, problem, seed)
+    population = zo.Population(
+        gradient, optimizer, steps=steps, fresh=fresh, factors=way.factors, surrogate=way.surrogate
+    )
+    return population.step
 
 
 def _one(
@@ -204,18 +217,20 @@ def _through_a_model(
     problem: BenchmarkProblem, way: Way, seed: int, network: nn.Module, steps: int
 ) -> Callable[[int, Any], Any]:
     """What has the box answer a batch, and now and then trains through a model of it alone."""
-
-    def fresh(number: int) -> Any:
-        if problem.fresh is None:  # rows of the data that exist
-            return drawn(problem, seed + FRESH_SEEDS, number + 1, FRESH_ROWS)
-        return problem.fresh(seed + FRESH_SEEDS, number, FRESH_ROWS)
-
     optimizer = torch.optim.Adam(network.parameters(), lr=problem.learning_rate * way.rate)
     objective, boxes = problem.objective(problem.box), [problem.box]
+    fresh = partial(_fresh, problem, seed)
     surrogate = zo.tangents.Surrogate(
         network, objective, optimizer, fresh, boxes=boxes, steps=steps, seed=seed
     )
     return lambda step, batch: surrogate.step(batch)
+
+
+def _fresh(problem: BenchmarkProblem, seed: int, number: int) -> Any:
+    """A batch that no box answers: of rows that cost nothing, or of the data that exist."""
+    if problem.fresh is None:
+        return drawn(problem, seed + FRESH_SEEDS, number + 1, FRESH_ROWS)
+    return problem.fresh(seed + FRESH_SEEDS, number, FRESH_ROWS)
 
 
 def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: int, steps: int) -> Any:

@@ -32,6 +32,7 @@ class Way:
         replays: whether recorded windows are replayed.
         suggested: whether the rate is the one that is suggested for so many steps, times `rate`.
         factors: on the rate, of members of a `zo.Population`; none for one training.
+        surrogate: whether that has a member that is trained through the model.
     """
 
     share: float = 1.0
@@ -41,6 +42,7 @@ class Way:
     replays: bool = False
     suggested: bool = False
     factors: tuple[float, ...] = ()
+    surrogate: bool = False
 
 
 def ways(shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
@@ -88,6 +90,7 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
         lines[f"replay, {share:g}"] = [replayed]
         lines[f"replay, suggested rate, {share:g}"] = [replace(replayed, suggested=True)]
         lines[f"replay, several rates, {share:g}"] = [replace(replayed, factors=FACTORS)]
+        lines[f"population, {share:g}"] = [replace(replayed, factors=FACTORS, surrogate=True)]
         if share == min(shares):
             tuned = [replace(replayed, rate=rate, suggested=True) for rate in AROUND]
             lines[f"replay, tuned rate, {share:g}"] = tuned
@@ -121,6 +124,7 @@ def by_steps_lines() -> list[str]:
         "replay",
         suggested,
         several,
+        "population",
         tuned,
         f"{tuned}, true derivative",
         "surrogate",

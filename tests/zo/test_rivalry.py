@@ -1,5 +1,6 @@
 """`Rivalry`: when boxes are asked at a surrogate's weights, and whether it leads."""
 
+import itertools
 import math
 
 from zo.tangents.population.rivalry import COMPARED, FEWEST, KEPT, Rivalry
@@ -64,7 +65,7 @@ def test_trials_that_fail_come_after_twice_as_many_windows():
         else:
             rivalry = rivalry.saw(1.0, 1.0)
             assert not rivalry.leads  # what was refuted is not believed by what models foretell
-    gaps = [after - before for before, after in zip(trials, trials[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(trials)]
     assert gaps == [3, 5, 9, 17, 33] and trials[0] == FEWEST + 1
 
 
