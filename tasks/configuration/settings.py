@@ -239,6 +239,9 @@ class Config:
     """Whether the learning rate falls to zero along a cosine, or stays."""
     rows: Count | None = None
     """The most rows that the run may run, validation and test included; None for no limit."""
+    minutes: Positive | None = None
+    """By when the run should end, from its first row on, what earlier processes took included; None for no
+    limit. Steps become fewer where rows take longer than the first ones did."""
     validate_every: Count = 25
     """Optimiser steps between validations."""
     checkpoint_every: Count = 25
@@ -293,7 +296,7 @@ class Config:
         check(self)
         if len(set(self.rates)) < len(self.rates):
             raise refused("rates", "each multiple once", self.rates)
-        if self.rows is None:  # of which replays may follow
+        if self.rows is None and self.minutes is None:  # of which replays may follow
             self.refuse_rates_alone()
 
     def refuse_rates_alone(self) -> None:

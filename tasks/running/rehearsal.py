@@ -24,8 +24,8 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import rows_run_by
 from blackbox.failures import Outcome
 from tasks.folder.run import Run
-from tasks.planning.cost import Rehearsal
 from tasks.planning.plan import Plan
+from tasks.planning.trial import Rehearsal
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
@@ -139,10 +139,11 @@ def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
 
     Args:
         bound: Its problem, of which the first batch was timed.
-        plan: A plan that is settled, with a trial that has the boxes' answers; without them nothing is known.
+        plan: With a trial that has the boxes' answers; without them nothing is known.
     """
-    costs = {} if plan.rows is None or not plan.trial.answers else plan.rows.costs
-    return {name: _of(plan, bound, name) for name, cost in costs.items() if cost is not None and cost.learns}
+    methods = plan.methods if plan.trial.answers else {}
+    costs = {name: way.cost(bound.problem, 1) for name, way in methods.items() if way.cost is not None}
+    return {name: _of(plan, bound, name) for name, cost in costs.items() if cost.learns}
 
 
 def _of(plan: Plan, bound: Bound, name: str) -> Rehearsal | None:

@@ -154,6 +154,11 @@ class RatePopulation:
         """Of the rate of the member that leads, on the optimiser's."""
         return self._leader.factor
 
+    @property
+    def leader(self) -> str:
+        """Who leads, in words: "rate 4"."""
+        return f"rate {self.factor:g}"
+
     def step(self, batch: Batch) -> Tensor:
         """Ask the boxes at the leader's weights, judge all members by the answers, and let each take steps.
 
