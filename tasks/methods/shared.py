@@ -1,4 +1,4 @@
-"""The ways to train a problem's network, by name, and what they cost."""
+"""The ways to train any problem's network, what they cost and what they refuse; `by_name` has their table."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
-from blackbox.registered import is_there
-from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
-from tasks.folder.run import stage_name
-from tasks.methods import cma_es
+from tasks.configuration import Config
+from tasks.errors import NotApplicableError, ProblemError
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
-from tasks.methods.learned import limits_of, tangent_gradient
-from tasks.methods.reference import compare, with_derivative
-from tasks.methods.surrogate import surrogate
-from tasks.problem.method import Cost, Method
+from tasks.methods.problem_reference import compare, with_derivative
+from tasks.problem.method import Cost
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained, TrainingOutcome
 from tasks.training.setup import Setup
@@ -88,14 +84,13 @@ def identity(setup: Setup) -> Trained:
 
 def row_rge(setup: Setup) -> Trained:
     """Autograd around the box, whose derivative each row estimates along random directions of its own."""
-    config = setup.config
-    rule = zo.box_gradient.RowRGE(config.input_mu, config.input_directions, central=config.central)
+    rule = _row_rule(setup.problem)
 
     def stand(box: BlackBoxFunction) -> Stand:
         # Another for each box: with equal draws the gradient through both is wrong.
         place = setup.boxes.index(box)
         seed = Key(setup.seed).generator(place).initial_seed() if place else setup.seed
-        return zo.differentiable(box, rule, seed=seed, max_dropped=config.max_dropped)
+        return zo.differentiable(box, rule, seed=seed)
 
     return setup.descend(_by_autograd(setup, stand))
 
@@ -125,9 +120,7 @@ def student(setup: Setup) -> Trained:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(setup.seed)
             network = student_network(box).to(setup.config.device)
-        tangent = zo.tangents.StudentTangent(
-            network, loss=setup.config.student_loss or losses.get(box, "squared")
-        )
+        tangent = zo.tangents.StudentTangent(network, loss=losses.get(box, "squared"))
         stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
         return stands[box]
 
@@ -149,7 +142,7 @@ def student(setup: Setup) -> Trained:
 def tangents(setup: Setup) -> Trained:
     """Autograd around a model of the box, fitted to its values in the rows that training runs anyway."""
     config = setup.config
-    gradient = tangent_gradient(setup, None)
+    gradient = _tangent_gradient(setup, None, limits_of(config))
     answers = _answers(setup)
 
     def learn() -> None:
@@ -157,11 +150,7 @@ def tangents(setup: Setup) -> Trained:
             if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
                 tangent.fit(*answers[name], steps=config.prefit)
 
-    return setup.descend(
-        gradient,
-        begin=learn if answers else None,
-        replayed=config.replays != 0,
-    )
+    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
 
 
 def _with_replays(
@@ -169,8 +158,31 @@ def _with_replays(
 ) -> Trained:
     """By tangents that are known, one for each box, which are neither learned nor checked."""
     unchecked = replace(limits_of(setup.config), check_every=None)
-    gradient = tangent_gradient(setup, tangents, limits=unchecked)
-    return setup.descend(gradient, begin=begin, replayed=True)
+    return setup.descend(_tangent_gradient(setup, tangents, unchecked), begin=begin, replayed=True)
+
+
+def _tangent_gradient(
+    setup: Setup, tangents: Sequence[zo.tangents.Tangent] | None, limits: zo.tangents.Limits
+) -> zo.TangentGradient:
+    """By one tangent for each box, the default ones if None; the run's own boxes share their rows."""
+    return zo.TangentGradient(
+        setup.network,
+        setup.objective,
+        boxes=setup.boxes,
+        tangent=tangents,
+        seed=setup.seed,
+        steps=setup.steps,
+        process_group=None,
+        limits=limits,
+    )
+
+
+def limits_of(config: Config) -> zo.tangents.Limits:
+    """A run's limits; where rows are counted the first step is checked, not the first five."""
+    limits = zo.tangents.Limits(replays=config.replays)
+    if config.clip is not None:
+        limits = replace(limits, clip=config.clip)
+    return limits if config.rows is None else replace(limits, early=1)
 
 
 def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
@@ -227,8 +239,7 @@ def loss_gradient(
         estimator,
         evaluator=evaluator,
         seed=setup.seed,
-        chunk=setup.config.chunk,
-        max_dropped=setup.config.max_dropped,
+        chunk=setup.config.zeroth_order.chunk,
         process_group=setup.process_group,
     )
 
@@ -272,9 +283,16 @@ def _by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> Au
 
 
 def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.Estimator[Any]:
-    config, size = problem.config, Parameters(network).size
-    some = zo.RandomCoordinates(min(config.coordinates, size))
-    return estimator(kind, config.mu, sparsity=some, directions=config.directions, central=config.central)
+    settings, size = problem.config.zeroth_order, Parameters(network).size
+    some = zo.RandomCoordinates(min(settings.coordinates, size))
+    return estimator(
+        kind, settings.mu, sparsity=some, directions=settings.directions, central=settings.central
+    )
+
+
+def _row_rule(problem: Problem) -> zo.box_gradient.RowRGE:
+    settings = problem.config.zeroth_order
+    return zo.box_gradient.RowRGE(settings.input_mu, settings.input_directions, central=settings.central)
 
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
@@ -284,34 +302,34 @@ def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
     return Cost(steps + queries, queries, most, first=gradient.most_checks(1))
 
 
-def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
+def cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
+    """Of `whole_loss`."""
     network = problem.network()
     planned = _planned(kind, problem, network)
-    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.chunk)
+    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.zeroth_order.chunk)
     return cost_of_queries(gradient, steps)
 
 
-def _cost_of_tangents(problem: Problem, steps: int) -> Cost:
+def cost_of_tangents(problem: Problem, steps: int) -> Cost:
+    """Of `tangents`, with what checks take."""
     limits = limits_of(problem.config)
     checks = limits.checks_within(steps, learns=True)
     most = steps + CONFIRMED * (checks + limits.early - 1)
     return Cost(steps + checks, checks, most, learns=True)
 
 
-def _cost_of_rows(problem: Problem, steps: int) -> Cost:
+def cost_of_rows(problem: Problem, steps: int) -> Cost:
+    """Of `row_rge`, with the queries of each row."""
     config = problem.config
-    queries = config.input_directions * (2 if config.central else 1)
+    settings = config.zeroth_order
+    queries = settings.input_directions * (2 if settings.central else 1)
     least = steps * (1 + queries)
     # At most, where no step has more than 10,000 calls of a box.
     rows = [
-        most_checks(box, queries, config.batch, 10_000 * steps, central=config.central)
+        most_checks(box, queries, config.batch, 10_000 * steps, central=settings.central)
         for box in problem.boxes.values()
     ]
     return Cost(least, 0, least + sum(rows) / config.batch, again=True)
-
-
-def _cost_of_reference(problem: Problem, steps: int) -> Cost:
-    return Cost(steps + 1)  # one to compare
 
 
 def cost_of_base(problem: Problem, steps: int) -> Cost:
@@ -319,36 +337,24 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
-def _cost_of_stand(problem: Problem, steps: int, *, learns: bool = False) -> Cost:
-    return Cost(steps, learns=learns, again=True)
-
-
-def _cost_of_surrogate(problem: Problem, steps: int) -> Cost:
-    return Cost(steps, learns=True)
-
-
-def _cost_of_cut(problem: Problem, steps: int) -> Cost:
-    return Cost(steps + bool(problem.config.replays), again=True)  # one to see a way beside the box
-
-
-def _check_outputs(problem: Problem) -> None:
+def check_outputs(problem: Problem) -> None:
+    """Refuse boxes that no function can stand for in a graph."""
     for box in problem.boxes.values():
         zo.differentiable(box, tangent=zo.tangents.IdentityTangent())
 
 
-def _check_rows(problem: Problem) -> None:
-    config = problem.config
+def check_rows(problem: Problem) -> None:
+    """Refuse boxes, or settings, by which `row_rge` cannot ask."""
     for box in problem.boxes.values():
-        zo.differentiable(
-            box, zo.box_gradient.RowRGE(config.input_mu, config.input_directions, central=config.central)
-        )
+        zo.differentiable(box, _row_rule(problem))
 
 
-def _check_tangents(problem: Problem) -> None:
+def check_tangents(problem: Problem) -> None:
+    """Refuse boxes that no tangent can stand for."""
     zo.TangentGradient(problem.network(), problem.objective, boxes=list(problem.boxes.values()))
 
 
-def _tangents_of_boxes(problem: Problem) -> list[str]:
+def tangents_of_boxes(problem: Problem) -> list[str]:
     """Which tangent stands for each box at first, and what the box is taken for."""
     said = []
     for name, box in problem.boxes.items():
@@ -356,128 +362,3 @@ def _tangents_of_boxes(problem: Problem) -> list[str]:
         kinds = " and ".join(type(model).__name__ for model in tangent.models.values())
         said.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
     return said
-
-
-_STUDENT = Method(
-    "Autograd around a network that learns the box's values.",
-    student,
-    partial(_cost_of_stand, learns=True),
-    needs_box=True,
-    check=_check_outputs,
-    learns_answers=True,
-)
-METHODS: dict[str, Method] = {
-    "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
-    "no-gradient": Method(
-        "Unrolled through the box, the gradient cut there.", no_gradient, _cost_of_cut, needs_box=True
-    ),
-    "identity": Method(
-        "As if the box's derivative were one.",
-        identity,
-        _cost_of_stand,
-        needs_box=True,
-        check=_check_outputs,
-    ),
-    "tangents": Method(
-        "Autograd around a model of the box, fitted to its values.",
-        tangents,
-        _cost_of_tangents,
-        needs_box=True,
-        check=_check_tangents,
-        says=_tangents_of_boxes,
-        learns_answers=True,
-        replays=True,
-    ),
-    "surrogate": Method(
-        "Through a model of the box alone, fitted in rounds to its answers.",
-        surrogate,
-        _cost_of_surrogate,
-        needs_box=True,
-        check=_check_outputs,
-    ),
-    **({"student": _STUDENT} if is_there("zo.tangents.models.student") else {}),
-    **{
-        kind: Method(
-            about,
-            partial(whole_loss, kind=kind),
-            partial(_cost_of_loss, kind=kind),
-        )
-        for kind, about in {
-            "sparse-cge": "Finite differences in some weights, drawn anew every step.",
-            "cge": "Finite differences in every weight.",
-            "rge": "Finite differences along random directions.",
-        }.items()
-    },
-    "row-rge": Method(
-        "Autograd around the box, differences at its inputs.",
-        row_rge,
-        _cost_of_rows,
-        needs_box=True,
-        check=_check_rows,
-    ),
-    "first-order": Method(
-        "Autograd through the problem's reference.",
-        first_order,
-        _cost_of_reference,
-        needs_reference=True,
-        needs_box=True,
-    ),
-    **cma_es.METHODS,
-}
-
-
-def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
-    """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
-    shared = {
-        name: method
-        for name, method in METHODS.items()
-        if not (method.needs_reference and not problem.has_reference())
-        and not (method.needs_box and problem.has_no_box())
-    }
-    return {
-        **problem.methods,
-        **{name: method for name, method in shared.items() if name not in problem.methods},
-    }
-
-
-def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[str, Method]:
-    """The methods of some names, in their order; no box is made for it.
-
-    Args:
-        problem: Whose methods they may be, beside those of all problems.
-        names: Those that its settings name, if None.
-
-    Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
-    """
-    wanted: Sequence[str] = problem.config.methods if names is None else names
-    known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
-    known |= {name: method for name in wanted if (method := problem.variant(name)) is not None}
-    for place, name in enumerate(wanted):
-        if name not in known:
-            raise ConfigurationError(
-                f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
-            )
-        if name in wanted[:place]:
-            raise ConfigurationError(
-                f"methods: expected every method once, got {name!r} twice. Leave one out."
-            )
-        stages = {stage_name(0, other): other for other in wanted[:place]}
-        if (other := stages.get(stage_name(0, name))) is not None:
-            raise ConfigurationError(
-                f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
-                f"{name!r}, whose checkpoints would be one file. Rename one."
-            )
-        if known[name].needs_box and problem.has_no_box():
-            raise ConfigurationError(
-                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
-                f"{name!r}, which puts something in its place. Leave it out."
-            )
-        if known[name].needs_reference and not problem.has_reference():
-            raise ConfigurationError(
-                f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
-                f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
-            )
-    if not wanted:
-        raise ConfigurationError("methods: expected at least one method, got none. Name some.")
-    return {name: known[name] for name in wanted}

@@ -14,10 +14,11 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.report import findings, html_report, pictures, plots, unfinished
+from tasks.report import html_report, pictures, plots, unfinished
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START, contradictions
+from tasks.report.method_scores import scores
 
 if TYPE_CHECKING:
     import pandas
@@ -147,7 +148,7 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     every = pandas.DataFrame(
         (name, score.method, "" if score.refused else score.metric, str(score), score.mean, score.box_rows)
         for name, side in sides.items()
-        for score in findings.scores(side.result)
+        for score in scores(side.result)
     ).set_axis(["run", "method", "metric", "shown", "mean", "rows"], axis=1)
     metrics = [metric for metric in every["metric"].unique() if metric]
     if len(metrics) > 1:

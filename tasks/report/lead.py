@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
 from tasks.problem.figures import LOW
-from tasks.report.findings import Findings, Score, scores, untouched
+from tasks.report.findings import Findings
+from tasks.report.method_scores import Score, scores, untouched
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"  # roles of methods
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse

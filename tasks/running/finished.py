@@ -24,7 +24,7 @@ from tasks.errors import (
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import Run, stage_name
-from tasks.methods import shared
+from tasks.methods import by_name
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
@@ -101,7 +101,7 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
-        wanted = shared.methods_named(problem)
+        wanted = by_name.methods_named(problem)
         for name, way in wanted.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
@@ -142,7 +142,7 @@ class FinishedRun:
             MissingExtraError: xarray is not installed.
             ProblemError: There are no such arrays; or the problem names their axes wrongly.
         """
-        from tasks.report.export import export
+        from tasks.report.netcdf import export
 
         return export(Findings(self._run, self.result), self.problem)
 

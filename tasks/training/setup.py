@@ -224,7 +224,6 @@ class Setup:
             model="network" if chosen is network else "judged",
             validate=judge if by_windows or validate is not None else None,
             validate_every=validate_every or config.validate_every,
-            checkpoint_every=config.checkpoint_every,
             progress=self.progress,
             boxes=self.boxes,
             begin=begin,

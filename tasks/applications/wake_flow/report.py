@@ -26,9 +26,9 @@ from tasks.applications.wake_flow.evaluation import (
 from tasks.applications.wake_flow.methods import METHODS
 from tasks.folder.result import Result
 from tasks.folder.run import Run
-from tasks.methods import shared
-from tasks.report.findings import scores, with_spread
+from tasks.methods import by_name
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
+from tasks.report.method_scores import scores, with_spread
 
 
 def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequence[Block]:
@@ -52,7 +52,7 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
 def sentences(result: Result, config: Config) -> list[str]:
     """What was compared, and how the methods that need no derivative stand to first order."""
-    known, means = {**shared.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
+    known, means = {**by_name.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:
         about = known[without_budget(method)].about.removesuffix(" The large network.")
