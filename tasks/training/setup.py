@@ -241,12 +241,9 @@ class Setup:
         )
 
     def _rate(self, course: Course, step: int) -> float:
-        highest = self.learning_rate
-        return (
-            highest
-            if self.config.schedule == "constant"
-            else highest * 0.5 * (1 + math.cos(course.angle(step)))
-        )
+        if self.config.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(course.angle(step)))
 
 
 class GradientBound:
