@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from blackbox.words import counted, duration
-from tasks.planning.plan import Plan
+from tasks.planning.plan import POPULATION, Plan
 from tasks.planning.trial import Rehearsal, Trial
 from tasks.problem.method import Cost
 from tasks.rows.binding import Bound
@@ -87,7 +87,7 @@ def _chosen(plan: Plan) -> str:
     again = {0: "", None: ", replays as far as they are trusted"}.get(
         config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
     )
-    if again and config.rates not in ((), (1.0,)):
+    if again and POPULATION in plan.methods and config.rates not in ((), (1.0,)):
         *others, last = (f"{rate:g}" for rate in config.rates)
         rates = f"{', '.join(others)} and {last}" if others else last
         again += f", at {rates} times the learning rate"

@@ -15,7 +15,7 @@ from functools import cached_property
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.planning import trial
-from tasks.planning.plan import Plan, PlannedRows
+from tasks.planning.plan import POPULATION, Plan, PlannedRows
 from tasks.planning.trial import TRIES, Asked, Rehearsal, Sizes
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
@@ -81,9 +81,8 @@ def settled(
         plan = _with_choice(plan, _Choice(plan, problem, sizes, asked.made, bound.elapsed))
         bound.settle(plan.chosen)
         plan, _ = _with_rows(plan, bound, sizes, asked.made)
-        if plan.work:  # by the rates that were chosen
-            networks = max(1, len(plan.config.rates))
-            plan = replace(plan, work={name: _at(work, networks) for name, work in plan.work.items()})
+        rates = len(plan.config.rates)
+        plan = replace(plan, work={name: _at(work, name, rates) for name, work in plan.work.items()})
     return plan
 
 
@@ -215,9 +214,10 @@ class _Choice:
         """Several, where what they add to a step takes no longer than its rows; else one; decision 188."""
         box = self.plan.trial.evaluation or 0.0
         added = [
-            _at(work, len(FACTORS)).further(work.replays) - _at(work, 1).further(work.replays)
-            for work in self.plan.work.values()
-            if work is not None and work.replays
+            replace(work, networks=len(FACTORS)).further(work.replays)
+            - replace(work, networks=1).further(work.replays)
+            for name, work in self.plan.work.items()
+            if name == POPULATION and work is not None and work.replays
         ]
         (several, *_) = group.of_all(bool(added) and max(added) <= box)
         return list(FACTORS) if several else [1.0]
@@ -241,8 +241,8 @@ class _Choice:
             if cost is not None:
                 seconds += cost.evaluations * (self.plan.trial.evaluation or 0.0)
                 if cost.learns:
-                    work = self.plan.work.get(name)
-                    seconds += steps * WORK if work is None else _at(work, len(self._rates)).seconds(steps)
+                    work = _at(self.plan.work.get(name), name, len(self._rates))
+                    seconds += steps * WORK if work is None else work.seconds(steps)
         tests = self.plan.trial.seconds(len(rows.costs) * rows.once["test"], self.sizes)
         return len(self.plan.seeds) * (seconds + tests)
 
@@ -301,9 +301,10 @@ class _Choice:
         return int((1 - KEPT) * self.plan.config.rows) - self._aside
 
 
-def _at(work: Rehearsal | None, networks: int) -> Rehearsal:
-    """What a method computes at so many rates."""
-    return Rehearsal(WORK, WORK) if work is None else replace(work, networks=networks)
+def _at(work: Rehearsal | None, name: str, rates: int) -> Rehearsal | None:
+    """What a method computes, at so many learning rates if it is the one that has several."""
+    several = work is not None and name == POPULATION
+    return replace(work, networks=max(1, rates)) if several else work
 
 
 def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:

@@ -15,9 +15,9 @@ from tasks.report.run_tables import labelled
 from zo.errors import TangentWarning
 
 _OF_WINDOWS = (
-    " It took no row: each is the mean loss of the training batches since the one before, at the weights that "
-    "were there before anything trained on them. The test is on the first rows of the test data, as many as "
-    "go with the budget."
+    " It took no row: each is the mean loss of the training batches since the one before, at the weights "
+    "before anything trained on them. The test is on the first rows of the test data, as many as go with the "
+    "budget."
 )
 
 
