@@ -303,8 +303,7 @@ class _Choice:
 
 def _at(work: Rehearsal | None, name: str, rates: int) -> Rehearsal | None:
     """What a method computes, at so many learning rates if it is the one that has several."""
-    several = work is not None and name == POPULATION
-    return replace(work, networks=max(1, rates)) if several else work
+    return work if work is None or name != POPULATION else replace(work, networks=max(1, rates))
 
 
 def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:
