@@ -276,6 +276,9 @@ class Config:
     """Whether the learning rate falls to zero along a cosine, or stays."""
     rows: Count | None = None
     """The most rows that the run may run, validation and test included; None for no limit."""
+    minutes: Positive | None = None
+    """By when the run should end, from its first row on, what earlier processes took included; None for no
+    limit. Steps become fewer where rows take longer than the first ones did."""
     validate_every: Count = 25
     """Optimiser steps between validations."""
     prefit: Natural = 400

@@ -87,8 +87,8 @@ class Run:
     """The script with a loop of its own that made the run; a run has this, a problem, or neither."""
     named: tuple[str, ...] = ()
     """The code that settings name, such as a network of the user's own."""
-    chosen: dict[str, int | None] = field(default_factory=dict)
-    """Settings that follow from the budget of rows, see `planning.plan`; None until the run has chosen."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """Settings that follow from the budget, see `planning.plan`; None until the run has chosen."""
     here: InProcess = field(default_factory=InProcess, repr=False, compare=False, metadata=NOT_WRITTEN)
     """What this process has of it beside the folder."""
 
@@ -261,7 +261,7 @@ class Run:
         """
         return self._with({"data": str(data.resolve())})
 
-    def choose(self, settings: Mapping[str, int | None]) -> None:
+    def choose(self, settings: Mapping[str, Any]) -> None:
         """Write values for the settings of `chosen` down, for `reread`; for who holds the lock."""
         if settings != self.chosen:
             self._write({"chosen": dict(settings), "config": {**self.config, **settings}})

@@ -35,7 +35,7 @@ class Terms:
         data: Folder of the task's data.
         problem: Where the problem's class is: `module:Class`, or `/folder/file.py:Class`.
         script: The script that makes the run, if it has a loop of its own.
-        chosen: Settings that follow from the budget of rows, see `planning.plan`; None until the run has
+        chosen: Settings that follow from the budget, see `planning.plan`; None until the run has
             chosen.
         code: Digests of the problem's class, by its name, for the versions of the run.
 
@@ -50,7 +50,7 @@ class Terms:
     data: Path = Path("data")
     problem: str = ""
     script: str = ""
-    chosen: Mapping[str, int | None] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

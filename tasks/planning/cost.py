@@ -3,68 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from blackbox.words import counted, duration
-from tasks.planning.plan import Plan
-from tasks.planning.trial import Trial
+from tasks.planning.plan import POPULATION, Plan
+from tasks.planning.trial import Rehearsal, Trial
 from tasks.problem.method import Cost
 from tasks.rows.binding import Bound
+from tasks.rows.budget import judges_by_windows
+from zo.batches import count_rows
 
-QUICK = 0.02  # seconds of a row, below which a run is quicker with more rows than with replays
-LONG, MANY = 60.0, 3.0  # seconds of those, and times as long as a run without them, from which on it is said
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """Seconds that a method with a learned model computes beside the boxes, as a few steps took them.
-
-    Attributes:
-        first: The first step, with what is learned before it and in it.
-        step: Each step after that, without replays.
-        replay: A replay.
-        replays: How many follow a step, where it is trust that decides as many as are usual.
-        networks: How many take all of these, each at a rate of its own.
-        most_replays: How many may follow a step.
-    """
-
-    first: float
-    step: float
-    replay: float = 0.0
-    replays: int = 0
-    networks: int = 1
-    most_replays: int = 0
-
-    def seconds(self, steps: int) -> float:
-        """Of a training of so many steps."""
-        return self.without(steps) + steps * self._further(self.replays)
-
-    def most(self, steps: int) -> float:
-        """Of one in which as many replays follow each step as may."""
-        return self.without(steps) + steps * self._further(max(self.replays, self.most_replays))
-
-    def without(self, steps: int) -> float:
-        """Of one without replays."""
-        return self.first + (steps - 1) * self.step
-
-    def _further(self, replays: int) -> float:
-        """Seconds behind a step; all networks but one take its window too."""
-        windows = self.networks - 1 if replays else 0
-        return (self.networks * replays + windows) * self.replay
-
-
-def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
-    """What a run will do and cost, in words.
+def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
+    """What a run will do and cost, in words: three lines where it follows from a budget, else a table.
 
     Args:
         plan: A plan that is settled.
         bound: Its problem in the run.
-        rehearsed: What methods with a learned model compute beside the boxes, see `running.rehearsal`;
-            None where that was not tried.
+        dry: Whether it is not made, and the table is wanted in any case.
     """
-    said = [_chosen(plan)] if plan.chosen else []
+    said, known = [], plan.rows is not None and None not in plan.rows.costs.values()
+    if plan.chosen:
+        said += [_chosen(plan), *([_rows_of(plan, bound), _time_of(plan)] if known else [])]
     said += plan.aside
+    if len(said) > 2 and plan.rows is not None and not dry:
+        size = plan.rows.sizes.batch
+        return said + _failed(plan.trial, size) + _again(plan.trial, size, plan.rows.costs)
+    rehearsed = plan.work if plan.work or dry else None
     for method in plan.methods.values():
         said += method.says(bound.problem) if method.says else []
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
@@ -113,21 +79,66 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
 
 
 def _chosen(plan: Plan) -> str:
-    """What follows from the budget of rows, in a sentence."""
+    """What follows from the budget, in a sentence."""
     config = plan.config
-    again = {0: "", None: ", and replays as far as they are trusted"}.get(
+    limits = [counted(config.rows, "row")] if config.rows is not None else []
+    if (minutes := config.minutes) is not None:
+        limits.append("a minute" if minutes == 1 else f"{minutes:g} minutes")
+    again = {0: "", None: ", replays as far as they are trusted"}.get(
         config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
     )
-    if again and config.rates:
+    if again and POPULATION in plan.methods and len(config.rates) > 1:
         *others, last = (f"{rate:g}" for rate in config.rates)
         rates = f"{', '.join(others)} and {last}" if others else last
         again += f", at {rates} times the learning rate"
     trusted = any(method.replays for method in plan.methods.values())
     replayed = again if trusted or config.replays else ""
+    free = judges_by_windows(plan.problem, plan.chosen)
+    validated = "each batch before anything trains on it" if free else "data of its own"
     return (
-        f"For {counted(config.rows, 'row')}: batches of {config.batch}, {counted(config.steps, 'step')}"
-        f"{replayed}; validation every {counted(config.validate_every, 'step')}."
+        f"For {' and '.join(limits)}: {', '.join(plan.methods)}; batches of {config.batch}, "
+        f"{counted(config.steps, 'step')}{replayed}; "
+        f"validation every {counted(config.validate_every, 'step')} by {validated}."
     )
+
+
+def _rows_of(plan: Plan, bound: Bound) -> str:
+    """The rows that follow from a budget, in a sentence."""
+    assert plan.rows is not None
+    rows, seeds, test = plan.rows, len(plan.seeds), bound.problem.data.test
+    parts = [f"{seeds * sum(rows.checked.values()):,} in training"]
+    if rows.once["validation"]:
+        parts.append(f"{counted(rows.once['validation'], 'row')} in each validation of a training")
+    if test is not None:
+        tests = seeds * len(rows.costs) * rows.once["test"]
+        parts.append(f"{tests:,} in tests, each on {counted(count_rows(test), 'row')} of the test data")
+    beside = (("for the data", rows.made), ("timed", plan.trial.spent.rows_run))
+    parts += [f"{count:,} {name}" for name, count in beside if count]
+    return f"Rows: {'; '.join(parts)}."
+
+
+def _time_of(plan: Plan) -> str:
+    """The time that a run takes as far as the first batch says it, in a sentence."""
+    assert plan.rows is not None
+    config, evaluation, rows = plan.config, plan.trial.evaluation, plan.rows
+    if evaluation is None:
+        return "Time: not known, as no row of this process was run to see how long it takes."
+    boxes = {name: cost.evaluations * evaluation for name, cost in rows.costs.items() if cost is not None}
+    beside = {name: work.seconds(config.steps) for name, work in plan.work.items() if work is not None}
+    test = evaluation * rows.once["test"] / rows.sizes.objective
+    total = len(plan.seeds) * (sum(boxes.values()) + sum(beside.values()) + len(rows.costs) * test)
+    each = _short(sum(beside.values()) / config.steps)
+    a_step = f", {each} of computing beside each step" if beside else ""
+    first = (sum(boxes.values()) + sum(beside.values())) * min(1.0, config.validate_every / config.steps)
+    return (
+        f"Time: {_about(total)}, {_short(evaluation / rows.sizes.objective)} a row{a_step}; "
+        f"the first figure in {_about(test)}, the first of a training in "
+        f"{_about(len(rows.costs) * test + first)}."
+    )
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def _line(name: str, cost: Cost | None, evaluation: int, second: float | None) -> str:
@@ -167,37 +178,28 @@ def _beside(
 
 
 def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
-    """Where the time comes from that learned models take, or where it is said; and what would be quicker.
+    """Where the time comes from that learned models take, or where it is said.
 
     Args:
         plan: A plan that is settled.
-        rehearsed: See `sentences`.
+        rehearsed: What methods compute beside the boxes; None where that was not tried.
     """
     assert plan.rows is not None
-    config, second = plan.config, plan.trial.second
     names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
     known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
     said = []
     if known:
-        longest = max(known.values(), key=lambda rehearsal: rehearsal.seconds(config.steps))
+        longest = max(known.values(), key=lambda rehearsal: rehearsal.seconds(plan.config.steps))
         said.append(
             f"  The time beside the box, of {', '.join(known)}, is an estimate for a processor of its own, "
             f"from a few steps on the first batch that ran no row{_each(longest)}."
         )
-        if second is not None and second < QUICK:
-            said += _quicker(longest, config.steps, second, plan.rows.sizes.objective)
     if unknown := [name for name in names if name not in known]:
         before = "; --dry-run estimates it before" if rehearsed is None else ""
         said.append(
             f"  How long {', '.join(unknown)} will compute beside the box is said in the lines of progress"
             f"{before}."
         )
-        replaying = any(plan.methods[name].replays for name in unknown) and config.replays != 0
-        if second is not None and second < QUICK and replaying and rehearsed is None:
-            said.append(
-                "  Replays may be most of that. They save rows, which pays where one takes longer than some "
-                f"{1e3 * QUICK:g} ms; --replays 0 leaves them out."
-            )
     return said
 
 
@@ -209,26 +211,6 @@ def _each(rehearsal: Rehearsal) -> str:
     rates = f", at {rehearsal.networks} rates" if rehearsal.networks > 1 else ""
     trusted = f"; what is trusted may be fewer, and {most:,} at most" if most > number else ""
     return f", each with {counted(number, 'replay')}{rates}{trusted}"
-
-
-def _quicker(rehearsal: Rehearsal, steps: int, second: float, rows: int) -> list[str]:
-    """That a box is too quick for replays, where these take far longer than all else.
-
-    Args:
-        rehearsal: Of the method that takes longest.
-        steps: Of the training.
-        second: That a row takes.
-        rows: Box rows of a step.
-    """
-    without = rehearsal.without(steps) + steps * rows * second
-    further = rehearsal.seconds(steps) - rehearsal.without(steps)
-    if further < LONG or further < MANY * without:
-        return []
-    return [
-        f"  {_about(further).capitalize()} of that is replays. They save rows, which pays where one takes "
-        f"longer than some {1e3 * QUICK:g} ms: with --replays 0 as many steps take {_about(without)}, so "
-        "that more --rows may be the quicker way."
-    ]
 
 
 def _failed(trial: Trial, size: int) -> list[str]:

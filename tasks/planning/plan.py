@@ -1,14 +1,12 @@
 """`Plan`: what a run will do, as a value. Methods, seeds and settings are in it before any box is made.
 
 What takes a look at boxes and data comes when a run is carried out (`tasks.planning.spending.settled`): rows,
-the steps that follow from a budget, and the time of the first batch, whose rows are run for it.
+the time of the first batch, whose rows are run for it, and the settings that follow from these.
 
-An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
-follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
-lower error; recorded answers are replayed as often as they are trusted, at several learning rates; and
-there are as many steps as the budget allows, validation and test included. What is set by hand stays. Of a
-problem with presets, whose settings go with each other, all stay, but that a preset's steps become fewer
-where the budget has no room for them (`tasks.planning.spending`).
+Given rows or minutes and no number of steps, a run spends them as well as it knows: it trains by `POPULATION`
+in batches of one row, replays what was answered, and takes as many steps as there is room for. What is set by
+hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's steps
+become fewer where the budget has no room for them.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ import torch
 from blackbox.checks import nearest
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder.terms import Terms, check_seeds
-from tasks.planning.trial import Sizes, Trial
+from tasks.planning.trial import Rehearsal, Sizes, Trial
 from tasks.problem import problems
 from tasks.problem.class_code import class_digest
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
-from zo.tangents.population import FACTORS
 
-SMALLER = 4  # times as small as usual is the batch
-LEFT = ("steps", "validate_every")  # settings that the run chooses, which knows what a row of data costs
+POPULATION = "population"  # the method that spends a budget; see decision 187
+FOR_ROWS: Mapping[str, Any] = {"methods": ("none", POPULATION), "batch": 1, "replays": None}
+LEFT = ("steps", "validate_every", "rates")  # settings that the run chooses, which knows what a row takes
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,13 @@ class Plan:
         methods: By name, in their order.
         preset: The preset that the settings started from; "own" for none.
         where: Where the problem's class is, as `problems.find` takes it; "" for a notebook's.
-        chosen: Settings that follow from the budget of rows; None until the plan is `settled`.
+        chosen: Settings that follow from the budget; None until the plan is `settled`.
         aside: What is to be said of how they were chosen, in words.
         rows: What it asks boxes for; None until it is settled, and where `instead` says why.
         instead: What is said of the cost where rows are not known.
         trial: What the first batch took, where it was tried.
+        work: What methods with a learned model compute beside the boxes, by name, where that was tried; None
+            for one of which a few steps do not say it.
     """
 
     problem: Problem
@@ -55,18 +55,24 @@ class Plan:
     methods: Mapping[str, Method]
     preset: str
     where: str
-    chosen: Mapping[str, int | None] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     rows: PlannedRows | None = None
     instead: tuple[str, ...] = ()
     trial: Trial = field(default_factory=Trial)
+    work: Mapping[str, Rehearsal | None] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
         """The settings."""
         return self.problem.config
 
-    def choosing(self, settings: Mapping[str, int | None], aside: Sequence[str] = ()) -> Plan:
+    @property
+    def is_open(self) -> bool:
+        """Whether settings that follow from its budget are still to be chosen."""
+        return None in self.chosen.values()
+
+    def choosing(self, settings: Mapping[str, Any], aside: Sequence[str] = ()) -> Plan:
         """The plan with settings that follow from its budget, once all of them are known.
 
         Args:
@@ -123,8 +129,7 @@ def plan_of(
     *,
     preset: str | None = None,
     where: str | None = None,
-    by_hand: Collection[str] | None = None,
-    chosen: Mapping[str, int | None] | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a run of a problem, if its settings go with it; the problem is asked for nothing yet.
 
@@ -134,17 +139,13 @@ def plan_of(
         seeds: With each of them, every method is trained once.
         preset: The one that the settings started from; if None, the one that they are.
         where: Where the problem's class is; if None, where it says that it is.
-        by_hand: Names of the settings that the user set to their usual values, for a new run: of those that
-            are not set some may follow from a budget of rows.
-        chosen: Settings of a run that goes on which follow from its budget; None for those it has not chosen.
+        chosen: Settings that follow from the budget, see `left_to_the_budget`; None for those that have not
+            been chosen.
 
     Raises:
         ConfigurationError: Settings do not go with each other, or seeds are none.
         ProblemError: There is no such device.
     """
-    if by_hand is not None:
-        config, left = _left_to_the_budget(problem, preset, by_hand)
-        problem, chosen = type(problem)(config, folder=problem.folder), dict.fromkeys(left)
     config = problem.config
     check_seeds(seeds)
     _refuse_missing_device(config.device)
@@ -159,16 +160,16 @@ def plan_of(
     return Plan(problem, tuple(map(int, seeds)), methods, preset, where, dict(chosen or {}))
 
 
-def _left_to_the_budget(
+def left_to_the_budget(
     problem: Problem, preset: str | None, by_hand: Collection[str]
-) -> tuple[Any, tuple[str, ...]]:
-    """The settings of a run that is given rows: those that can be chosen at once, and names of the others.
+) -> tuple[Problem, dict[str, None]]:
+    """A problem of a new run with those settings that a budget chooses at once, and names of the others.
 
     Args:
         problem: With its settings.
         preset: The one that these started from; None where that is not known.
-        by_hand: Names of those that the user set, beside those that are not the usual ones; without `rows` or
-            with `steps` nothing is chosen.
+        by_hand: Names of those that the user set, beside those that are not the usual ones; without `rows`
+            and `minutes`, or with `steps`, nothing is chosen.
     """
     settings, presets = problem.config, problem.presets
     named = None if preset is None else presets.get(preset)
@@ -179,16 +180,15 @@ def _left_to_the_budget(
         if all(getattr(start, setting.name) != getattr(settings, setting.name) for start in usual)
     }
     by_hand = {*by_hand, *departing}
-    if getattr(settings, "rows", None) is None or "steps" in by_hand:
-        return settings, ()
-    left = tuple(name for name in LEFT if name not in by_hand)
+    if (getattr(settings, "rows", None) is None and settings.minutes is None) or "steps" in by_hand:
+        return problem, {}
+    left = [name for name in LEFT if name not in by_hand]
+    if problem.has_no_box():
+        return problem, {"steps": None}
     if presets:
-        return settings, left
-    changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None}
-    if "replays" not in by_hand or settings.replays != 0:
-        changed["rates"] = FACTORS  # decision 143
-    changed = {name: value for name, value in changed.items() if name not in by_hand}
-    return replace(settings, **changed), left
+        return problem, dict.fromkeys(name for name in left if name != "rates")
+    settings = replace(settings, **{name: FOR_ROWS[name] for name in FOR_ROWS if name not in by_hand})
+    return type(problem)(settings, folder=problem.folder), dict.fromkeys(left)
 
 
 @dataclass(frozen=True)

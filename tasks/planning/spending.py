@@ -1,31 +1,50 @@
-"""The rows that a plan spends: what its methods take, the steps that a budget of them allows, what is left.
+"""The rows and the time that a plan spends: what its methods take, and the steps that a budget allows.
 
 Steps follow from a budget where neither the user nor a preset says how many there are; those of a preset are
-the most that are taken, for they are what its name stands for.
+the most that are taken, for they are what its name stands for. Nearly all rows are for training: its windows
+are judged before anything has trained on them, so no row is kept for validation, and the test is as large as
+goes with the training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.planning import trial
-from tasks.planning.plan import Plan, PlannedRows
-from tasks.planning.trial import TRIES, Asked, Sizes
-from tasks.problem.method import Method
+from tasks.planning.plan import POPULATION, Plan, PlannedRows
+from tasks.planning.trial import TRIES, Asked, Rehearsal, Sizes
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
+from tasks.rows.budget import judges_by_windows, rows_of_test, seconds_left, shorten_test
+from tasks.workers import group
+from zo.batches import count_rows
+from zo.tangents.population import FACTORS
 
-VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
-KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
-STEPS_A_ROW = 100  # at most, with replays; where more fit, rows do not grow with the steps
-MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
+# decision 187:
+KEPT = 0.02  # of the rows, for what a kill makes the run ask again, of quick boxes
+TIMED = 2  # evaluations of the objective that are timed, where their rows count
+LEAST = 5  # steps that make sense
+WINDOWS, VALIDATIONS = 12, 3  # validations of a training by its own windows; by rows of their own
+# decision 188:
+WORK = 0.1  # seconds that a step computes beside the boxes, where a few steps did not say it
+PACE = 1000  # steps a second, at most
+
+Work = Mapping[str, Rehearsal | None]
 
 
-def settled(plan: Plan, bound: Bound, asked: Asked, *, timed: bool, keep: bool = False) -> Plan:
+def settled(
+    plan: Plan,
+    bound: Bound,
+    asked: Asked,
+    *,
+    timed: bool,
+    keep: bool = False,
+    rehearse: Callable[[Plan, Bound], Work] | None = None,
+) -> Plan:
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
     Args:
@@ -34,24 +53,58 @@ def settled(plan: Plan, bound: Bound, asked: Asked, *, timed: bool, keep: bool =
         asked: What the problem says of its cost, see `trial.asked`.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
         keep: Whether the plan's trial is to have what the boxes answered then.
+        rehearse: Gives what methods compute beside the boxes, by a trial with the boxes' answers.
 
     Raises:
         ConfigurationError: The run takes more rows than its budget has, or steps are to follow from one
-            without room for a step of each method: none was run, but for the data.
+            without room for a training: none was run, but for the data.
+    """
+    problem, chooses, sizes = bound.problem, plan.is_open, asked.sizes
+    tries = TIMED if chooses and plan.config.rows is not None else TRIES
+    if sizes is None:
+        plan = replace(plan, instead=asked.instead)
+        if chooses:
+            plan = _as_set(plan)
+            bound.settle(plan.chosen)
+        return plan
+    if chooses:
+        _Choice(plan, problem, sizes, asked.made).refuse_too_few()
+    else:
+        plan, sizes = _with_rows(plan, bound, sizes, asked.made)
+    # the rows that are timed count too, and must not be those that the end of the run needs
+    room = chooses or _has_room(plan, tries * sizes.objective)
+    if timed and room and (plan.config.minutes is not None or not problem.has_no_box()):
+        plan = replace(plan, trial=trial.timed(problem, keep=keep or chooses, tries=tries))
+    if rehearse is not None:
+        plan = replace(plan, work=rehearse(plan, bound))
+    if chooses:
+        plan = _with_choice(plan, _Choice(plan, problem, sizes, asked.made, bound.elapsed))
+        bound.settle(plan.chosen)
+        plan, _ = _with_rows(plan, bound, sizes, asked.made)
+        rates = len(plan.config.rates)
+        plan = replace(plan, work={name: _at(work, name, rates) for name, work in plan.work.items()})
+    return plan
+
+
+def _with_rows(plan: Plan, bound: Bound, sizes: Sizes, made: int) -> tuple[Plan, Sizes]:
+    """A plan with its rows, and sizes with those of the test that the run takes.
+
+    Raises:
+        ConfigurationError: They are more than its budget has.
     """
     problem = bound.problem
-    if None in plan.chosen.values():
-        plan = _with_steps(plan, asked, problem)
-        bound.settle(plan.chosen)
-    plan = replace(plan, instead=asked.instead)
-    if asked.sizes is None:
-        return plan
-    plan = replace(plan, rows=_rows(problem, plan.methods, asked.sizes, asked.made))
+    if (rows := rows_of_test(problem, plan.chosen)) is not None:
+        sizes = _sized(sizes, problem, rows)
+        shorten_test(problem, rows)
+    plan = replace(plan, rows=_rows(problem, plan, sizes, made))
     if not _has_room(plan, 0):
         raise _beyond_the_budget(plan)
-    # the rows that are timed count too, and must not be those that the end of the run needs
-    tried = timed and not problem.has_no_box() and _has_room(plan, TRIES * asked.sizes.objective)
-    return replace(plan, trial=trial.timed(problem, keep=keep)) if tried else plan
+    return plan, sizes
+
+
+def _sized(sizes: Sizes, problem: Problem, rows: int) -> Sizes:
+    """Sizes with a test on so many rows of data."""
+    return replace(sizes, test=-(-rows * sizes.test // count_rows(problem.data.test)))
 
 
 def _has_room(plan: Plan, more: int) -> bool:
@@ -79,7 +132,17 @@ def _were_run(made: int) -> str:
     return f"{counted(made, 'row')} {'was' if made == 1 else 'were'} run, to make the data"
 
 
-def _with_steps(plan: Plan, asked: Asked, problem: Problem) -> Plan:
+def _as_set(plan: Plan) -> Plan:
+    """A plan whose steps stay as they are set, for its rows are not known beforehand."""
+    said = (
+        "  Steps stay as they are set, and --rows and --minutes are the limit alone: what methods, "
+        f"validation and test of {plan.problem.name()} take is not known beforehand.",
+    )
+    as_set = {name: getattr(plan.config, name) for name in plan.chosen}
+    return plan.choosing({} if plan.problem.presets else as_set, said)
+
+
+def _with_choice(plan: Plan, choice: _Choice) -> Plan:
     """A plan with as many steps as its budget allows, with room for all checks of queries.
 
     Steps stay as they are set where the rows of a problem are not known beforehand, or steps take none. A
@@ -88,66 +151,50 @@ def _with_steps(plan: Plan, asked: Asked, problem: Problem) -> Plan:
 
     Args:
         plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        asked: What the problem says of its cost.
-        problem: The plan's, in the run.
-
-    Raises:
-        ConfigurationError: There is no room for a step of each method, with its checks.
+        choice: What of it fits.
     """
-    config, preset = plan.config, bool(plan.problem.presets)
-    # of a preset, whose settings go with each other, nothing is chosen but fewer steps where it does not fit
-    as_set = {} if preset else {name: getattr(config, name) for name in plan.chosen}
-    if asked.sizes is None:
-        return plan.choosing(as_set)
-    choice = _Choice(plan, problem, asked.sizes, asked.made)
+    preset = bool(plan.problem.presets)
     if not choice.known:
-        said = (
-            "  Steps stay as they are set, and --rows is the limit alone: what methods, validation and test "
-            f"of {plan.problem.name()} take is not known beforehand.",
-        )
-        return plan.choosing(as_set, said if preset else ())
-    if not any(choice.as_set.steps.values()):
-        return plan.choosing(as_set)
+        return _as_set(plan)
     least = choice.in_all(choice.as_set.least)
-    if preset and least <= config.rows:
-        return plan.choosing(as_set)
-    steps = choice.most_steps(plan.methods)
-    if steps == choice.without_end:
-        return plan.choosing(as_set)
-    if steps == 0 and preset:  # which is refused for what it takes at least
-        return plan.choosing(as_set)
-    if steps == 0:
-        raise choice.no_room()
-    said = [choice.on_the_dearest(steps)]
-    if preset:
-        said.insert(0, f"  The preset's {counted(config.steps, 'step')} would take {least:,} rows at least.")
-    return plan.choosing(choice.settings(steps), tuple(filter(None, said)))
+    if preset and (plan.config.rows is None or least <= plan.config.rows) and choice.ends(plan.config.steps):
+        return plan.choosing({})
+    steps = group.of_all(choice.most_steps())[0]  # each has a clock of its own
+    if steps is None or (steps == 0 and preset):  # which is refused for what it takes at least
+        return plan.choosing({} if preset else choice.settings(plan.config.steps))
+    said = f"  The preset's {counted(plan.config.steps, 'step')} would take {least:,} rows at least."
+    return plan.choosing(choice.settings(max(1, steps)), (said,) if preset else ())
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """How many steps a budget of rows allows.
+    """How many steps a budget of rows and minutes allows, and at how many learning rates.
 
     Attributes:
         plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
         problem: The plan's, in the run, with what it has made.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
+        spent: Seconds that the run has taken by now.
     """
 
     plan: Plan
     problem: Problem
     sizes: Sizes
     made: int
+    spent: float = 0.0
 
-    def rows(self, methods: Mapping[str, Method], settings: Mapping[str, int]) -> PlannedRows:
-        """What a seed of these methods takes, with some settings in the place of those of the plan."""
-        return _rows(self.problem.with_settings(**settings), methods, self.sizes, self.made, supposing=True)
+    def rows(self, settings: Mapping[str, object]) -> PlannedRows:
+        """What a seed takes, with some settings in the place of those of the plan."""
+        problem = self.problem.with_settings(**settings)
+        tested = rows_of_test(problem, self.plan.chosen)
+        sizes = self.sizes if tested is None else _sized(self.sizes, problem, tested)
+        return _rows(problem, self.plan, sizes, self.made, supposing=True)
 
     @cached_property
     def as_set(self) -> PlannedRows:
         """What a seed takes with the settings of the plan."""
-        return self.rows(self.plan.methods, {})
+        return self.rows({})
 
     @property
     def known(self) -> bool:
@@ -155,106 +202,122 @@ class _Choice:
         rows = self.as_set
         return rows.validation is not None and rows.test is not None and None not in rows.costs.values()
 
-    def settings(self, steps: int) -> dict[str, int]:
+    def settings(self, steps: int) -> dict[str, object]:
         """Those that go with so many steps."""
-        settings = {"steps": steps, "validate_every": -(-steps // (self._validations - 1))}
+        by_windows = judges_by_windows(self.problem, self.plan.chosen)
+        every = -(-steps // (WINDOWS if by_windows else VALIDATIONS - 1))
+        settings = {"steps": steps, "validate_every": every, "rates": self._rates}
         return {name: settings[name] for name in self.plan.chosen}
 
-    def fits(self, methods: Mapping[str, Method], settings: Mapping[str, int]) -> bool:
-        """Whether all seeds of these methods end within the budget."""
-        return len(self.plan.seeds) * self.rows(methods, settings).with_checks <= self._budget
+    @cached_property
+    def _rates(self) -> list[float]:
+        """Several, where what they add to a step takes no longer than its rows; else one; decision 188."""
+        box = self.plan.trial.evaluation or 0.0
+        added = [
+            replace(work, networks=len(FACTORS)).further(work.replays)
+            - replace(work, networks=1).further(work.replays)
+            for name, work in self.plan.work.items()
+            if name == POPULATION and work is not None and work.replays
+        ]
+        (several, *_) = group.of_all(bool(added) and max(added) <= box)
+        return list(FACTORS) if several else [1.0]
 
-    def most_steps(self, methods: Mapping[str, Method]) -> int:
-        """As many as there is room for, and no more than a preset has; 0 for none."""
-        most = self.plan.config.steps if self.plan.problem.presets else self.without_end
+    def fits(self, steps: int) -> bool:
+        """Whether all seeds end within the budget of rows, and of minutes."""
+        rows = self.rows(self.settings(steps))
+        if self.plan.config.rows is not None and len(self.plan.seeds) * rows.with_checks > self._budget:
+            return False
+        return self.ends(steps)
+
+    def ends(self, steps: int) -> bool:
+        """Whether all seeds end in time, as far as the first batch says it."""
+        minutes = self.plan.config.minutes
+        return minutes is None or self._seconds(steps) <= seconds_left(minutes, self.spent)
+
+    def _seconds(self, steps: int) -> float:
+        seconds = 0.0
+        rows = self.rows(self.settings(steps))
+        for name, cost in rows.costs.items():
+            if cost is not None:
+                seconds += cost.evaluations * (self.plan.trial.evaluation or 0.0)
+                if cost.learns:
+                    work = _at(self.plan.work.get(name), name, len(self._rates))
+                    seconds += steps * WORK if work is None else work.seconds(steps)
+        tests = self.plan.trial.seconds(len(rows.costs) * rows.once["test"], self.sizes)
+        return len(self.plan.seeds) * (seconds + tests)
+
+    def most_steps(self) -> int | None:
+        """As many as there is room for, and no more than a preset has; 0 for none, None for no end."""
+        config = self.plan.config
+        if not any(self.as_set.steps.values()):
+            return None
+        most = int(PACE * 60 * config.minutes) if config.rows is None else self._budget + 1
+        if self.plan.problem.presets:
+            most = config.steps
+        elif config.rows is not None and self.fits(most):  # a step that asks for rows asks for one at least
+            return None
         low, high = 0, 1
-        while high <= most and self.fits(methods, self.settings(high)):
+        while high <= most and self.fits(high):
             low, high = high, 2 * high
         high = min(high, most + 1)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.fits(methods, self.settings(middle)) else (low, middle)
+            low, high = (middle, high) if self.fits(middle) else (low, middle)
         return low
-
-    @property
-    def without_end(self) -> int:
-        """So many steps fit where these take no more rows than fewer do."""
-        return STEPS_A_ROW * max(1, self._budget)
 
     def in_all(self, rows: int) -> int:
         """What a run takes whose seeds take so many rows each, with all that is beside them."""
         return len(self.plan.seeds) * rows + self._aside
 
-    def no_room(self) -> ConfigurationError:
-        """The error where a step of each method does not fit; it says a budget that would do."""
-        plan, rows = self.plan, self.rows(self.plan.methods, self.settings(1))
+    def refuse_too_few(self) -> None:
+        """Refuse rows that are too few for a training, with a number that would do.
+
+        Raises:
+            ConfigurationError: There are too few; none was run, but for the data.
+        """
+        plan, budget = self.plan, self.plan.config.rows
+        if budget is None or plan.problem.presets or not self.known or not any(self.as_set.steps.values()):
+            return
+        rows = self.rows(self.settings(LEAST))
+        if len(plan.seeds) * rows.with_checks <= self._budget:
+            return
         enough = -int(-self.in_all(rows.with_checks) // (1 - KEPT))
         takes = ", ".join(f"{name} {count:,}" for name, count in rows.checked.items() if count)
-        dearest, share = _dearest(rows)
-        leave = f", or leave out {dearest}" if len(plan.methods) > 1 and share > MOST_OF_ALL else ""
-        return ConfigurationError(
-            f"rows: expected a run within its budget of {counted(plan.config.rows, 'row')}, got one of at "
-            f"least {enough:,}: a step of each method, with its checks, takes {takes}; validation and test "
-            f"{rows.judging:,}{', in each seed' if len(plan.seeds) > 1 else ''}; the rest is kept for a "
-            f"kill. {_were_run(self.made)}. Give --rows {enough} or more{leave}."
-        )
-
-    def on_the_dearest(self, steps: int) -> str:
-        """What is to be said of a method that leaves the others less than half of the steps; "" for none."""
-        rows = self.rows(self.plan.methods, self.settings(steps))
-        dearest, share = _dearest(rows)
-        others = {name: method for name, method in self.plan.methods.items() if name != dearest}
-        if share <= MOST_OF_ALL or not any(rows.checked.get(name) for name in others):
-            return ""
-        without = self.most_steps(others)
-        if without < 2 * steps or without == self.without_end:
-            return ""
-        return (
-            f"  {dearest} takes {share:.0%} of the rows of training: without it the others would have "
-            f"{counted(without, 'step')}, not {steps:,}. Give it a run of its own, --methods {dearest}."
+        raise ConfigurationError(
+            f"rows: expected a run within its budget of {counted(budget, 'row')}, got one of at least "
+            f"{enough:,}: {counted(LEAST, 'step')} of each method, with their checks, take {takes}; "
+            f"validation and test {rows.judging:,}{', in each seed' if len(plan.seeds) > 1 else ''}; "
+            f"the rest is timed. {_were_run(self.made)}. Give --rows {enough} or more."
         )
 
     @property
     def _aside(self) -> int:
         """Rows of the budget that no seed gets: of making the data, and of timing a batch."""
-        return self.made + TRIES * self.sizes.objective
+        return self.made + (self.plan.trial.spent.rows_run or TIMED * self.sizes.objective)
 
     @property
     def _budget(self) -> int:
         """Rows for all seeds."""
         return int((1 - KEPT) * self.plan.config.rows) - self._aside
 
-    @cached_property
-    def _validations(self) -> int:
-        """Of a training."""
-        assert self.as_set.validation is not None
-        config = self.plan.config
-        validations = 1 + -(-config.steps // config.validate_every)
-        trained = sum(cost is None or cost.evaluations > 0 for cost in self.as_set.costs.values())
-        once = len(self.plan.seeds) * trained * self.as_set.validation / validations
-        return int(min(VALIDATIONS, max(2, SHARE * self._budget / once if once else VALIDATIONS)))
+
+def _at(work: Rehearsal | None, name: str, rates: int) -> Rehearsal | None:
+    """What a method computes, at so many learning rates if it is the one that has several."""
+    return work if work is None or name != POPULATION else replace(work, networks=max(1, rates))
 
 
-def _dearest(rows: PlannedRows) -> tuple[str, float]:
-    """The method that takes the most rows of training, and its share of them."""
-    name = max(rows.checked, key=lambda name: rows.checked[name])
-    return name, rows.checked[name] / sum(rows.checked.values())
-
-
-def _rows(
-    problem: Problem, methods: Mapping[str, Method], sizes: Sizes, made: int, *, supposing: bool = False
-) -> PlannedRows:
+def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:
     """What the settings of a problem ask for.
 
     Args:
         problem: With its settings.
-        methods: Those that will be trained, by name.
+        plan: Its methods, and what it has chosen.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         supposing: Whether a problem's own validation or test is supposed to take each row of its data once,
             as the objective does.
     """
-    config, kind = problem.config, type(problem)
+    config, kind, methods = problem.config, type(problem), plan.methods
     costs = {
         name: None if method.cost is None else method.cost(problem, config.steps)
         for name, method in methods.items()
@@ -264,7 +327,8 @@ def _rows(
     most = {name: round(sizes.objective * (cost.most or cost.evaluations)) for name, cost in known.items()}
     validates = kind.validate is Problem.validate or (supposing and sizes.validation)
     tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and sizes.test)
-    validations = 1 + -(-config.steps // config.validate_every)
+    free = judges_by_windows(problem, plan.chosen)
+    validations = 0 if free else 1 + -(-config.steps // config.validate_every)
     once = {"validation": validations * sizes.validation, "test": sizes.test}
     validation = once["validation"] if validates else None
     test = once["test"] if tests else None

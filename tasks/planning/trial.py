@@ -69,6 +69,44 @@ class Asked:
     instead: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """Seconds that a method with a learned model computes beside the boxes, as a few steps took them.
+
+    Attributes:
+        first: The first step, with what is learned before it and in it.
+        step: Each step after that, without replays.
+        replay: A replay.
+        replays: How many follow a step, where it is trust that decides as many as are usual.
+        networks: How many take all of these, each at a rate of its own.
+        most_replays: How many may follow a step.
+    """
+
+    first: float
+    step: float
+    replay: float = 0.0
+    replays: int = 0
+    networks: int = 1
+    most_replays: int = 0
+
+    def seconds(self, steps: int) -> float:
+        """Of a training of so many steps."""
+        return self.without(steps) + steps * self.further(self.replays)
+
+    def most(self, steps: int) -> float:
+        """Of one in which as many replays follow each step as may."""
+        return self.without(steps) + steps * self.further(max(self.replays, self.most_replays))
+
+    def without(self, steps: int) -> float:
+        """Of one without replays."""
+        return self.first + (steps - 1) * self.step
+
+    def further(self, replays: int) -> float:
+        """Seconds behind a step; all networks but one take its window too."""
+        windows = self.networks - 1 if replays else 0
+        return (self.networks * replays + windows) * self.replay
+
+
 def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
     """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective.
 
@@ -158,6 +196,7 @@ class Trial:
 
     Attributes:
         second: Seconds that a row takes; None where none was run.
+        evaluation: Seconds that an evaluation of the objective takes; None where none was run.
         back: Losses of the batch that were finite in the last one; None where that is not known.
         spent: What the boxes counted.
         unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
@@ -166,11 +205,16 @@ class Trial:
     """
 
     second: float | None = None
+    evaluation: float | None = None
     back: int | None = None
     spent: Ledger = field(default_factory=Ledger)
     unread: bool = False
     answers: tuple[Outcome, ...] = ()
     fault: Exception | None = None
+
+    def seconds(self, rows: float, sizes: Sizes) -> float:
+        """What so many box rows take, as those of an evaluation of the objective; 0 where none was run."""
+        return (self.evaluation or 0.0) * rows / sizes.objective
 
     def refuse_unread(self) -> None:
         """Stop where all of the first batch failed for what the next would fail for.
@@ -195,15 +239,16 @@ class Trial:
             )
 
 
-def timed(problem: Problem, *, keep: bool = False) -> Trial:
+def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
     """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
 
     Args:
         problem: Its boxes are asked.
         keep: Whether to keep what they answer.
+        tries: How many evaluations there are at most.
     """
     boxes = list(problem.boxes.values())
-    tally, best, begun = RowTally(boxes), math.inf, perf_counter()
+    tally, best, quickest, begun = RowTally(boxes), math.inf, math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
     losses, answers, unread, outer = None, list[Outcome](), False, runner()
@@ -221,11 +266,12 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
     with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run):
         torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
-        for _ in range(TRIES):
+        for _ in range(tries):
             answers.clear()
             before, started = tally.copy(), perf_counter()
             losses = evaluated(problem.objective, network, batch, count_rows(batch))
             passed = perf_counter() - started
+            quickest = min(quickest, passed)
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
             unread = group.any_of(_unread(boxes, losses, tally.since(first)))
             if unread or group.any_of(fault is not None):
@@ -236,7 +282,8 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
     spent = tally.since(first)
     unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
-    return Trial(None if best == math.inf or unanswered else best, back, spent, unread, tuple(answers), fault)
+    second, evaluation = (None if unanswered or some == math.inf else some for some in (best, quickest))
+    return Trial(second, evaluation, back, spent, unread, tuple(answers), fault)
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:

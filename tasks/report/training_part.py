@@ -14,6 +14,12 @@ from tasks.report.method_scores import scores
 from tasks.report.run_tables import labelled
 from zo.errors import TangentWarning
 
+_OF_WINDOWS = (
+    " It took no row: each is the mean loss of the training batches since the one before, at the weights "
+    "before anything trained on them. The test is on the first rows of the test data, as many as go with the "
+    "budget."
+)
+
 
 def blocks(facts: Findings) -> list[Block]:
     """Validation over rows and time, the loss of methods without it, and how tangents did."""
@@ -26,6 +32,8 @@ def blocks(facts: Findings) -> list[Block]:
         for method, curves in facts.curves("validation").items()
         if any((curve.values == curve.values).any() for curve in curves.values())
     }
+    firsts = [curve.steps[0] for curves in validated.values() for curve in curves.values()]
+    by_windows = "validate_every" in facts.run.chosen and 0 not in firsts
     if validated:
         start = _start(facts, validated)
         parts.append(
@@ -42,6 +50,7 @@ def blocks(facts: Findings) -> list[Block]:
                 caption="Validation during training, the lower the better, against the rows and the time of "
                 "optimiser steps."
                 + (" Dashed: the start, which all methods share." if start else "")
+                + (_OF_WINDOWS if by_windows else "")
                 + seeds,
             )
         )

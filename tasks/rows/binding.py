@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any
 
 from tasks.problem.problem import Problem, Surroundings
@@ -19,10 +20,17 @@ class Bound:
     Attributes:
         problem: An object of the user's class that belongs to the run; what was planned stays as it is.
         ledger: The rows that its boxes run, and those of others that make its data.
+        begun: When it was made, by `perf_counter`.
     """
 
     problem: Problem
     ledger: RunLedger
+    begun: float = field(default_factory=lambda: perf_counter())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the run has taken in this process."""
+        return perf_counter() - self.begun
 
     @classmethod
     def of(cls, problem: Problem, progress: Silence | None = None) -> Bound:

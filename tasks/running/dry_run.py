@@ -23,8 +23,9 @@ def sentences(plan: Plan) -> list[str]:
     bound = Bound.of(plan.problem)
     bound.check()
     bound.bound()
-    plan = settled(plan, bound, asked(bound, plan.methods, len(plan.seeds)), timed=True, keep=True)
-    return cost.sentences(plan, bound, rehearsed(plan, bound))
+    said = asked(bound, plan.methods, len(plan.seeds))
+    plan = settled(plan, bound, said, timed=True, keep=True, rehearse=rehearsed)
+    return cost.sentences(plan, bound, dry=True)
 
 
 def nothing_came_back(sentences: Sequence[str]) -> bool:

@@ -24,14 +24,15 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import rows_run_by
 from blackbox.failures import Outcome
 from tasks.folder.run import Run
-from tasks.planning.cost import Rehearsal
 from tasks.planning.plan import Plan
+from tasks.planning.trial import Rehearsal
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
 from tasks.training.setup import Setup, setup_of
 from zo.batches import Batch
 from zo.tangents.models.lessons import listening
+from zo.tangents.population import population as population_module
 from zo.tangents.replay import windows
 from zo.tangents.surrogate import UPDATES
 
@@ -89,11 +90,27 @@ class _Rehearsing(Setup):
         # of the quicker half: the first ones also look whether rows may be drawn
         of_replays = sorted(along(gradient.replay) for _ in steps) if replays else [0.0]
         replay = median(of_replays[: -(-len(of_replays) // 2)])
-        networks = max(1, len(self.config.rates)) if replayed else 1
+        population = settings.get("population")
+        networks = 1 if population is None else len(self.config.rates)
+        if population is not None and population.without is None:
+            first += population_module.UPDATES * _through_a_model(gradient, timer)
         rehearsal = Rehearsal(
             first, median(steps), replay, replays, networks=networks, most_replays=most_replays
         )
         raise _Over(rehearsal)
+
+
+def _through_a_model(gradient: zo.TangentGradient, timer: Callable[[], Callable[[], float]]) -> float:
+    """Seconds of a step through a model, of a population's surrogate; 0 where the model has no values."""
+    updates = list[float]()
+    for number in range(FEWEST):
+        updating = timer()
+        try:
+            gradient.through(gradient.recorded(population_module.ROWS, number)).mean().backward()
+        except zo.TangentError:
+            return 0.0
+        updates.append(updating())
+    return median(updates)
 
 
 def _of_rounds(
@@ -139,10 +156,11 @@ def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
 
     Args:
         bound: Its problem, of which the first batch was timed.
-        plan: A plan that is settled, with a trial that has the boxes' answers; without them nothing is known.
+        plan: With a trial that has the boxes' answers; without them nothing is known.
     """
-    costs = {} if plan.rows is None or not plan.trial.answers else plan.rows.costs
-    return {name: _of(plan, bound, name) for name, cost in costs.items() if cost is not None and cost.learns}
+    methods = plan.methods if plan.trial.answers else {}
+    costs = {name: way.cost(bound.problem, 1) for name, way in methods.items() if way.cost is not None}
+    return {name: _of(plan, bound, name) for name, cost in costs.items() if cost.learns}
 
 
 def _of(plan: Plan, bound: Bound, name: str) -> Rehearsal | None:

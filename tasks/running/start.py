@@ -19,7 +19,7 @@ from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
 from tasks.methods.by_name import methods_named
 from tasks.planning import cost
-from tasks.planning.plan import Plan, plan_of
+from tasks.planning.plan import Plan, left_to_the_budget, plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.problem import problems
@@ -29,6 +29,7 @@ from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
 from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
+from tasks.running.rehearsal import rehearsed
 from tasks.running.resume import how_to_go_on, plan_in, reopened
 from tasks.running.table import table_of
 from tasks.training.interruption import ending_interrupts, same_directory
@@ -96,9 +97,17 @@ def planned(
     preset: str | None = None,
     where: str | None = None,
 ) -> Plan:
-    """The plan of a new run, by the methods that the problem's settings name; see `plan_of`."""
-    methods = methods_named(problem)
-    return plan_of(problem, methods, seeds, preset=preset, where=where, by_hand=by_hand)
+    """The plan of a new run, by the methods that the problem's settings name, or its budget; see `plan_of`.
+
+    Args:
+        problem: With its settings.
+        seeds: With each of them, every method is trained once.
+        by_hand: Names of the settings that the user set to their usual values.
+        preset: The one that the settings started from; if None, the one that they are.
+        where: Where the problem's class is; if None, where it says that it is.
+    """
+    problem, chosen = left_to_the_budget(problem, preset, by_hand)
+    return plan_of(problem, methods_named(problem), seeds, preset=preset, where=where, chosen=chosen)
 
 
 def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:
@@ -172,7 +181,8 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
             first_rows = FirstRows(run.path, problem.boxes)
             with first_rows.watching():
                 said = asked(bound, plan.methods, len(plan.seeds))
-                plan = settled(plan, bound, said, timed=not run.begun)
+                rehearse = rehearsed if plan.is_open else None
+                plan = settled(plan, bound, said, timed=not run.begun, rehearse=rehearse)
                 run.choose(plan.chosen)
                 run = run.reread()
                 for sentence in cost.sentences(plan, bound):

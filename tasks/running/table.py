@@ -17,15 +17,18 @@ from tasks.folder.result import Row
 from tasks.folder.run import Run, stage_name
 from tasks.methods.by_name import methods_named
 from tasks.planning.plan import Plan
+from tasks.planning.spending import LEAST, VALIDATIONS
 from tasks.planning.trial import TRIES
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
+from tasks.rows.budget import seconds_left
 from tasks.rows.stacks import stack
 from tasks.rows.tally import RowTally, everywhere
 from tasks.training import judge
 from tasks.training.setup import setup_of
+from tasks.workers import group
 
 
 def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]:
@@ -43,6 +46,8 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
         for name, method in methods.items():
             with run.notes.at(stage_name(seed, name)):
                 setup = setup_of(problem, run, name, seed, progress, trained)
+                reserve, seconds = _limits(plan, seed, name, table, group.of_all(bound.elapsed)[0])
+                setup = replace(setup, reserve=reserve, seconds=seconds)
                 torch.manual_seed(
                     seed
                 )  # for what draws without a key, as dropout; checkpoints have its state
@@ -68,6 +73,42 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
             if name in trained or (last and trained):
                 problem.so_far(run, seed, trained, fields, last)
     return judge.with_one_metric(table)
+
+
+def _limits(
+    plan: Plan, seed: int, name: str, table: Sequence[Row], elapsed: float
+) -> tuple[int | None, float | None]:
+    """Rows for what comes behind a training, and its seconds; None each where no budget says it.
+
+    Args:
+        plan: A plan that is settled.
+        seed: Of the training.
+        name: Its method.
+        table: What was judged, of which the first line says what a test takes.
+        elapsed: Seconds that the run has taken in this process.
+    """
+    stages, rows, minutes = (
+        [(at, way) for at in plan.seeds for way in plan.methods],
+        plan.rows,
+        plan.config.minutes,
+    )
+    if (seed, name) not in stages:  # it is finished, and left out of the plan
+        return None, None
+    behind = stages[stages.index((seed, name)) + 1 :]
+    reserve, seconds, test = None, None, 0
+    if rows is not None:
+        of_first = table[0].extra.get("rows of test") if table else None
+        test = max(rows.once["test"], of_first if isinstance(of_first, int) else 0) * (1 + len(behind))
+        if plan.config.rows is not None and "steps" in plan.chosen:
+            validations = rows.once["validation"]  # of which one is left where a training ends
+            trainings = sum(rows.checked.get(way, 0) + validations for _, way in behind)
+            reserve = trainings + validations // VALIDATIONS + test
+    if minutes is not None:
+        trainings = 1 + sum(way != "none" for _, way in behind)
+        earlier = max(elapsed, sum(row.seconds for row in table))
+        tests = 0.0 if rows is None else plan.trial.seconds(test, rows.sizes)
+        seconds = (seconds_left(minutes, earlier) - tests) / trainings
+    return reserve, seconds
 
 
 def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row]) -> None:
@@ -101,6 +142,8 @@ def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row])
             validation = plan.rows.validation or 0
             least += plan.rows.steps[name] + validation
             most += plan.rows.checked[name] + validation
+    if "steps" in plan.chosen:  # which become fewer
+        least = -(-least * LEAST // max(LEAST, plan.config.steps))
     if least + tests * test <= left:
         return
     error = BudgetError(

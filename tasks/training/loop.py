@@ -25,6 +25,7 @@ from tasks.rows.kept_answers import LEAST, KeptAnswers
 from tasks.rows.run_ledger import calls_noted, recall
 from tasks.rows.stacks import evaluated, stack
 from tasks.rows.tally import RowTally, everywhere
+from tasks.training.course import Course
 from tasks.training.interruption import StopRequest
 from tasks.training.stage import Stage, Stateful
 from tasks.workers import group
@@ -41,11 +42,13 @@ def train(
     step: Callable[[int], Mapping[str, float]],
     state: Mapping[str, Stateful],
     model: str,
-    validate: Callable[[], float | Tensor] | None = None,
+    validate: Callable[[], float | Tensor | None] | None = None,
     validate_every: int = 10,
     progress: Silence | None = None,
     boxes: Sequence[BlackBoxFunction] = (),
     begin: Callable[[], None] | None = None,
+    course: Course | None = None,
+    within: float = 1.0,
 ) -> TrainingOutcome:
     """Train a stage of a run to its end, from wherever it was left.
 
@@ -65,7 +68,8 @@ def train(
         validate: loss on validation data, lower is better: the mean, or one for each row, `(rows,)`, NaN
             where it failed; weights are then compared on the rows that came back. Called before the first
             step, every `validate_every` steps and at the end. The weights of the lowest finite one are
-            loaded into the model at the end. None: the last weights are kept.
+            loaded into the model at the end. None: the last weights are kept. It gives None where there is
+            nothing to judge by yet.
         validate_every: optimiser steps between validations, each of which leaves a checkpoint. Where these
             take longer than some seconds there are more, as many as take a twentieth of the time at most.
         progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
@@ -73,6 +77,10 @@ def train(
             outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
             interrupted step has run are counted where it goes on.
         begin: what is done once, before the first validation; rows are counted with those of validation.
+        course: says how many of the steps are taken, where time may run out; all of them if None. If it
+            decides by a clock, it is among `state`.
+        within: times the lowest validation up to which the last weights are kept, as where each is on rows of
+            its own; 1 to keep those of the lowest.
 
     So a kill loses a few seconds, or what cannot be divided: a step, or a validation. Steps of a gradient of
     `state` that has a `journal` (`zo.LossGradient`) lose no finished query of more than a few seconds ago.
@@ -111,16 +119,18 @@ def train(
             if not carried.restored and begin is not None:
                 work.prepare(begin)
             if not carried.restored or carried.pending:
-                work.validate(validate)
+                work.validate(validate, within)
                 work.save_where_due()
-            for done in range(carried.outcome.step + 1, steps + 1):
+            course = Course(steps) if course is None else course
+            while (done := carried.outcome.step + 1) <= course.steps:
                 work.stop_where_asked()
                 work.take(step)
-                due = done == steps or done % validate_every == 0
+                cut = work.cuts(course)
+                due = done == course.steps or done % validate_every == 0
                 if due:
-                    work.validate(validate)
-                if done < steps:
-                    work.save_where_due(anyway=due)
+                    work.validate(validate, within)
+                if done < course.steps:
+                    work.save_where_due(anyway=cut or due)
                     work.forget_queries()
             work.finish()
     return carried.outcome
@@ -196,7 +206,7 @@ class _StageAtWork:
         with self._remembered(0), self._judging():
             begin()
 
-    def validate(self, validate: Callable[[], float | Tensor] | None) -> None:
+    def validate(self, validate: Callable[[], float | Tensor | None] | None, within: float) -> None:
         """Judge the weights at hand, and keep them if they are the best so far."""
         if validate is None:
             return
@@ -205,7 +215,10 @@ class _StageAtWork:
         if self._stage.due:  # what was done before is not lost if the validation is cut short
             self._save(pending=True)
         with self._remembered(2 * step), self._judging():
-            value = self._stage.validated(validate())
+            losses = validate()
+            if losses is None:
+                return
+            value = self._stage.validated(losses, within)
         self._listeners.tell("on_validation", self._name, step, value)
 
     def take(self, step: Callable[[int], Mapping[str, float]]) -> None:
@@ -243,6 +256,18 @@ class _StageAtWork:
         self._progress.update(outcome.step, {**logged, **shown})
         if perf_counter() - self._looked >= INTERVAL:
             self._say_changed_files()
+
+    def cuts(self, course: Course) -> bool:
+        """Whether the budget leaves fewer steps from here on."""
+        outcome, before = self._stage.outcome, course.steps
+        seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
+        if not course.is_cut(outcome.step, seconds):  # by one clock in all processes
+            return False
+        self._progress.say(
+            f"{self._name}: steps take more than was thought; the budget is enough for {course.steps:,} of "
+            f"{before:,}, and the learning rate ends with them."
+        )
+        return True
 
     def _say_changed_files(self) -> None:
         """Say which programs and files of the boxes have changed since the run began or was resumed."""

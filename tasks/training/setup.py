@@ -21,13 +21,17 @@ from tasks.folder.run import Run, stage_name
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
+from tasks.rows.budget import judges_by_windows, rows_left
 from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
+from tasks.training.course import Course
 from tasks.training.loop import Gradient, Stateful, train
+from tasks.training.windows import Windows
 from tasks.workers import group
 from zo.batches import Batch, count_rows
 from zo.tangents.step.clipping import Clipping
 
+AWAY = 2.0  # times the lowest validation by windows, each of other rows: the weights of such are not kept
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
@@ -50,6 +54,9 @@ class Setup:
         validate: By which weights are chosen; None to keep the last.
         progress: What the user sees.
         trained: What the methods before have trained with this seed.
+        reserve: Rows of the run's budget that are for what comes behind this training, whose steps become
+            fewer where there are no more; None where steps do not follow from a budget.
+        seconds: In which the training should end, see `Course`; None for no limit.
         answers: In `judge`: what boxes have answered there, kept until the evaluation is on the disk.
     """
 
@@ -65,6 +72,8 @@ class Setup:
     validate: Callable[[nn.Module], float | Tensor | None] | None
     progress: Silence
     trained: Mapping[str, Trained]
+    reserve: int | None = None
+    seconds: float | None = None
     answers: KeptAnswers | None = None
 
     @property
@@ -133,8 +142,11 @@ class Setup:
         config, network = self.config, self.network
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        rate_of = self._rate if rate is None else rate
-        validate = self.validate
+        left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
+        course = Course(self.steps, self.seconds, left)
+        windows = Windows()
+        rate_of = partial(self._rate, course) if rate is None else rate
+        validate, by_windows = self.validate, judges_by_windows(self.problem, self.run.chosen)
 
         def take(i: int) -> None:
             if update is None:
@@ -180,9 +192,12 @@ class Setup:
                 of_gradient["gradient_clipped"] = float(bound.clipped)
             if population is not None:
                 of_gradient |= population.metrics()
+            windows.saw(i, loss.item(), "" if population is None else population.leader)
             return {"loss": loss.item(), **shown, **of_gradient, **figures()}
 
-        def judge() -> float | Tensor:
+        def judge() -> float | Tensor | None:
+            if by_windows:
+                return windows.mean()
             value = None if validate is None else validate(chosen)
             return math.nan if value is None else value
 
@@ -193,6 +208,10 @@ class Setup:
             kept["bound"] = bound
         if population is not None:
             kept["population"] = population
+        if population is not None or by_windows:
+            kept["windows"] = windows
+        if config.minutes is not None or "steps" in self.run.chosen:
+            kept["course"] = course
         outcome = train(
             self.run,
             self.stage,
@@ -200,23 +219,28 @@ class Setup:
             step=step,
             state=kept,
             model="network" if chosen is network else "judged",
-            validate=None if validate is None else judge,
+            validate=judge if by_windows or validate is not None else None,
             validate_every=validate_every or config.validate_every,
             progress=self.progress,
             boxes=self.boxes,
             begin=begin,
+            course=course,
+            within=AWAY if by_windows else 1.0,
         )
         counts = gradient.metrics()
-        figures_of_gradient = {"replays": int(counts.get("replays", 0))} if replayed else {}
+        figures_of_gradient: dict[str, Any] = {"replays": int(counts.get("replays", 0))} if replayed else {}
+        if windows.leader:
+            led = f"{windows.leader}, from step {windows.since + 1} of {outcome.step}"
+            self.progress.say(f"{self.stage}: what led at the end was {led}.")
+            figures_of_gradient["leader"] = led
         return Trained(
             chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
         )
 
-    def _rate(self, step: int) -> float:
-        config, highest = self.config, self.learning_rate
-        if config.schedule == "constant":
-            return highest
-        return highest * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+    def _rate(self, course: Course, step: int) -> float:
+        if self.config.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(course.angle(step)))
 
 
 class GradientBound:

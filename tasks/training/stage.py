@@ -116,12 +116,13 @@ class Stage:
         """Count what black boxes did in a step."""
         self.outcome.ledger.add(counts)
 
-    def validated(self, losses: float | Tensor) -> float:
+    def validated(self, losses: float | Tensor, within: float = 1.0) -> float:
         """Log a validation and keep the weights if it is the best so far; returns the mean of finite losses.
 
         Args:
             losses: The mean, or those of the same rows each time, `(rows,)`: then the weights are compared on
                 the rows that came back, unless more than a tenth did not.
+            within: Times the lowest mean up to which they are kept too.
 
         Warns:
             ProblemWarning: So many rows failed that these weights cannot be chosen; once for the stage.
@@ -144,9 +145,13 @@ class Stage:
             )
         if outcome.step == 0:
             outcome.first_validation = value if math.isfinite(value) else None
-        if lower(rows, self._best_rows):
+        best, lowest = lower(rows, self._best_rows), self._best_rows
+        if best:
+            self._best_rows = with_best(lowest, rows)
+        elif within > 1 and lowest is not None and math.isfinite(value):
+            best = value - float(lowest.mean()) <= (within - 1) * abs(float(lowest.mean()))
+        if best:
             outcome.best_validation, outcome.best_step, outcome.best_failed = value, outcome.step, failed
-            self._best_rows = with_best(self._best_rows, rows)
             # a copy: state_dict() gives the weights themselves, which the next step changes
             self._best = copy.deepcopy(self._state[self._model].state_dict())
         return value

@@ -58,11 +58,10 @@ def test_losses_through_tangents_are_those_of_their_values_and_derivatives():
     assert gradient.boxes[0].ledger.rows_run == 0
 
 
-@pytest.mark.parametrize("fresh", [None, lambda number: batch(1000 + number)])
-def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_training(fresh, limits):
+def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_training(limits):
     limits(updates_of_a_population=400)
-    population, gradient, _ = made(Known(), fresh=fresh)
-    alone, *_ = made(Known(), surrogate=False)
+    population, gradient, _ = made(Known())
+    alone, other, _ = made(Known(), surrogate=False)
     for number in range(STEPS):
         population.step(batch(number))
         alone.step(batch(number))
@@ -70,8 +69,22 @@ def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_traini
     assert population.leader == "surrogate" and alone.leader.startswith("rate ")
     assert 300 < population.updates <= 400
     held_out = torch.cat([batch(500 + number) for number in range(50)])
-    led, not_led = (loss_of(p._gradient.network, held_out) for p in (population, alone))
-    assert led < not_led
+    assert loss_of(gradient.network, held_out) < loss_of(other.network, held_out) / 2
+
+
+def test_fresh_batches_are_taken_one_after_another_and_no_box_is_asked(limits):
+    limits(updates_of_a_population=200)
+    taken = []
+
+    def fresh(number):
+        taken.append(number)
+        return batch(1000 + number)
+
+    population, gradient, _ = made(Known(), fresh=fresh)
+    for number in range(STEPS):
+        population.step(batch(number))
+    assert taken == list(range(population.updates)) and len(taken) > 100
+    assert gradient.boxes[0].ledger.rows_run == STEPS * 2
 
 
 def test_where_the_model_is_wrong_boxes_are_never_asked_at_the_surrogate(limits):
