@@ -107,7 +107,7 @@ def _through_a_model(gradient: zo.TangentGradient, timer: Callable[[], Callable[
         updating = timer()
         try:
             gradient.through(gradient.recorded(population_module.ROWS, number)).mean().backward()
-        except zo.TangentError:
+        except zo.errors.TangentError:
             return 0.0
         updates.append(updating())
     return median(updates)
