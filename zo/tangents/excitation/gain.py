@@ -33,7 +33,6 @@ NUMBERS = 2**22  # of columns of a step that are regressed on
 # squares of deviations, above those of the largest of as many numbers by chance: a gain is known
 CLEAR = 10.0
 BEYOND = 2.0  # deviations: what is more is not chance; decisions 149, 150
-ANSWERS = 4  # for each number, before what is known predicts with products and without; decision 137
 
 
 class DitherResponse(NamedTuple):
@@ -169,7 +168,7 @@ class Gain:
         columns, answers = _equations(self.form, self.basis, shown)
         before, contest = _LeastSquares(*(part.to(columns.device) for part in self.sums)), self.contest
         whole = columns.shape[1]
-        if self.form.products and before.count >= ANSWERS * whole:
+        if self.form.products and before.count >= whole:
             predicted = [columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, whole)]
             contest = contest.behind(_errors(answers, predicted), answers.numel())
         sums = before.joined(_LeastSquares.of(columns, answers, before.unit))

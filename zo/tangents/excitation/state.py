@@ -21,7 +21,7 @@ from torch import Tensor
 from zo.tangents.excitation.size import NextSize
 
 FIRST = 0.1  # of a spread or a size: the first dither; one that is too large is never forgotten; decision 121
-GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+GROWN = 8.0  # the most times from one size to the next
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 
 
@@ -79,5 +79,5 @@ class DitherState:
 
     def followed(self, seen: NextSize) -> DitherState:
         """Take the next dither by what rows have shown."""
-        factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most)
+        factor = min(self.factor * min(seen.times, GROWN), self.most)
         return replace(self, factor=factor, known=seen.known)
