@@ -172,9 +172,7 @@ class Excitation:
             of_box.state = state = of_box.state.looked(self.held, known=known)
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
             told = math.ceil(TOLD * self.held)
-            if (
-                state.phase == "waiting" and state.waited == told < self.held - 1
-            ):  # the other word is not near
+            if state.waits and state.waited == told < self.held - 1:  # else the other word is near
                 notices.append(waits_long(number, names, box, self.held, told))
             if state.phase == "guessed":
                 notices.append(unknown(number, names, box, self.held))
