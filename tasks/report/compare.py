@@ -14,7 +14,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.report import html_report, pictures, plots, unfinished
+from tasks.report import html_report, incomplete, pictures, plots
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START, contradictions
@@ -71,7 +71,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         )
     opened = {name: Run.open(path) for name, path in zip(ascii_uppercase, paths, strict=False)}
     results = {name: Result.read(run.path, so_far=True) for name, run in opened.items()}
-    sides = {name: Findings(run, unfinished.comparable(results[name])) for name, run in opened.items()}
+    sides = {name: Findings(run, incomplete.comparable(results[name])) for name, run in opened.items()}
     runs = pandas.DataFrame(
         {
             "run": name,
@@ -84,7 +84,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     )
     # whose figures can be set against each other, and whose are on one scale
     alike = len({side.run.task for side in sides.values()}) == 1
-    missing = {name: unfinished.sentences(run, results[name]) for name, run in opened.items()}
+    missing = {name: incomplete.sentences(run, results[name]) for name, run in opened.items()}
     lines = [f"{name}: {sentence}" for name, said in missing.items() for sentence in said]
     lines += _sentences(sides, alike)
     figures, rows, caption = _figures(sides, alike)
