@@ -82,13 +82,14 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         }
         for name, side in sides.items()
     )
-    # whose figures can be set against each other, and whose are on one scale
-    alike = len({side.run.task for side in sides.values()}) == 1
+    alike = len({side.run.task for side in sides.values()}) == 1  # only such figures are on one scale
     missing = {name: incomplete.sentences(run, results[name]) for name, run in opened.items()}
     lines = [f"{name}: {sentence}" for name, said in missing.items() for sentence in said]
     lines += _sentences(sides, alike)
     figures, rows, caption = _figures(sides, alike)
-    settings = _settings(sides)
+    every = {name: {"preset": side.run.preset, **flat(side.run.config)} for name, side in sides.items()}
+    settings = pandas.DataFrame(every, dtype=object).fillna("-")
+    settings = settings[settings.nunique(axis=1) > 1].rename_axis("setting").reset_index()
     blocks: list[Block] = [Table(runs, prose=True), Table(figures, caption=caption)]
     if not rows.empty:
         blocks.append(Table(rows, caption="Rows that training took, mean over seeds."))
@@ -168,14 +169,6 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     shown = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
     return shown[0], shown[1], caption
-
-
-def _settings(sides: Sides) -> pandas.DataFrame:
-    import pandas
-
-    every = {name: {"preset": side.run.preset, **flat(side.run.config)} for name, side in sides.items()}
-    frame = pandas.DataFrame(every, dtype=object).fillna("-")
-    return frame[frame.nunique(axis=1) > 1].rename_axis("setting").reset_index()
 
 
 def _plot(sides: Sides, path: Path) -> list[Block]:

@@ -81,17 +81,15 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
     if first is not None and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
         alike = leading(others)
-        first_alike, verb = alike[0], "are" if alike[1:] else "is"
-        rows = counted(round(first_alike.box_rows), "row")
-        cost = f", with {rows} in training" if first_alike.box_rows and not alike[1:] else ""
-        times = (
-            f", {first_alike.box_rows / first.box_rows:.2g} times first order's"
-            if cost and first.box_rows
-            else ""
-        )
+        best_of_others, several = alike[0], len(alike) > 1
+        cost = times = ""
+        if best_of_others.box_rows and not several:
+            cost = f", with {counted(round(best_of_others.box_rows), 'row')} in training"
+            if first.box_rows:
+                times = f", {best_of_others.box_rows / first.box_rows:.2g} times first order's"
         lines.append(
-            f"First order, with the box's derivative, has {first}; without it {_all(alike)} {verb} the best, "
-            f"{first_alike}{cost}{times}."
+            f"First order, with the box's derivative, has {first}; without it {_all(alike)} "
+            f"{'are' if several else 'is'} the best, {best_of_others}{cost}{times}."
         )
     return lines
 
@@ -122,13 +120,9 @@ def _all(scores: Sequence[Score]) -> str:
 
 def _harm(finite: dict[str, Score]) -> list[str]:
     start = _untrained(finite)
-    if start is None:
-        return []
-    worse = [score for score in finite.values() if score.loss > start.loss]
-    if not worse:
-        return []
+    worse = [] if start is None else [score for score in finite.values() if score.loss > start.loss]
     listed = ", ".join(f"{score.method} ({score})" for score in worse)
-    return [f"Worse than {_named(start)} ({start}): {listed}."]
+    return [f"Worse than {_named(start)} ({start}): {listed}."] if start and listed else []
 
 
 def _named(start: Score) -> str:
