@@ -333,30 +333,28 @@ def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
 
 def cma_es(setup: Setup, *, diagonal: bool = False) -> Trained:
     """CMA-ES on the weights; validated and kept is the mean of its distribution."""
-    config = setup.config
+    settings = setup.config.zeroth_order
     search = CmaEs(
         setup.network,
         setup.objective,
-        config.sigma0,
-        config.popsize,
+        settings.sigma0,
         diagonal=diagonal,
         seed=setup.seed,
-        chunk=config.chunk,
+        chunk=settings.chunk,
     )
     return setup.descend(search, update=search.move)
 
 
 def _cost(problem: Problem, steps: int) -> Cost:
     weights = Parameters(problem.network()).size
-    popsize = problem.config.popsize or 4 + int(3 * math.log(weights))
+    popsize = 4 + int(3 * math.log(weights))
     checks = sum(is_due(step) for step in range(steps))
     least = steps * popsize + checks
     return Cost(least, least, least + checks + popsize)
 
 
 def _check(problem: Problem, *, diagonal: bool = False) -> None:
-    config = problem.config
-    CmaEs(problem.network(), problem.objective, config.sigma0, config.popsize, diagonal=diagonal)
+    CmaEs(problem.network(), problem.objective, problem.config.zeroth_order.sigma0, diagonal=diagonal)
 
 
 METHODS = {

@@ -84,14 +84,13 @@ def identity(setup: Setup) -> Trained:
 
 def row_rge(setup: Setup) -> Trained:
     """Autograd around the box, whose derivative each row estimates along random directions of its own."""
-    config = setup.config
-    rule = zo.box_gradient.RowRGE(config.input_mu, config.input_directions, central=config.central)
+    rule = _row_rule(setup.problem)
 
     def stand(box: BlackBoxFunction) -> Stand:
         # Another for each box: with equal draws the gradient through both is wrong.
         place = setup.boxes.index(box)
         seed = Key(setup.seed).generator(place).initial_seed() if place else setup.seed
-        return zo.differentiable(box, rule, seed=seed, max_dropped=config.max_dropped)
+        return zo.differentiable(box, rule, seed=seed)
 
     return setup.descend(_by_autograd(setup, stand))
 
@@ -121,9 +120,7 @@ def student(setup: Setup) -> Trained:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(setup.seed)
             network = student_network(box).to(setup.config.device)
-        tangent = zo.tangents.StudentTangent(
-            network, loss=setup.config.student_loss or losses.get(box, "squared")
-        )
+        tangent = zo.tangents.StudentTangent(network, loss=losses.get(box, "squared"))
         stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
         return stands[box]
 
@@ -242,8 +239,7 @@ def loss_gradient(
         estimator,
         evaluator=evaluator,
         seed=setup.seed,
-        chunk=setup.config.chunk,
-        max_dropped=setup.config.max_dropped,
+        chunk=setup.config.zeroth_order.chunk,
         process_group=setup.process_group,
     )
 
@@ -287,9 +283,16 @@ def _by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> Au
 
 
 def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.Estimator[Any]:
-    config, size = problem.config, Parameters(network).size
-    some = zo.RandomCoordinates(min(config.coordinates, size))
-    return estimator(kind, config.mu, sparsity=some, directions=config.directions, central=config.central)
+    settings, size = problem.config.zeroth_order, Parameters(network).size
+    some = zo.RandomCoordinates(min(settings.coordinates, size))
+    return estimator(
+        kind, settings.mu, sparsity=some, directions=settings.directions, central=settings.central
+    )
+
+
+def _row_rule(problem: Problem) -> zo.box_gradient.RowRGE:
+    settings = problem.config.zeroth_order
+    return zo.box_gradient.RowRGE(settings.input_mu, settings.input_directions, central=settings.central)
 
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
@@ -303,7 +306,7 @@ def cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
     """Of `whole_loss`."""
     network = problem.network()
     planned = _planned(kind, problem, network)
-    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.chunk)
+    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.zeroth_order.chunk)
     return cost_of_queries(gradient, steps)
 
 
@@ -318,11 +321,12 @@ def cost_of_tangents(problem: Problem, steps: int) -> Cost:
 def cost_of_rows(problem: Problem, steps: int) -> Cost:
     """Of `row_rge`, with the queries of each row."""
     config = problem.config
-    queries = config.input_directions * (2 if config.central else 1)
+    settings = config.zeroth_order
+    queries = settings.input_directions * (2 if settings.central else 1)
     least = steps * (1 + queries)
     # At most, where no step has more than 10,000 calls of a box.
     rows = [
-        most_checks(box, queries, config.batch, 10_000 * steps, central=config.central)
+        most_checks(box, queries, config.batch, 10_000 * steps, central=settings.central)
         for box in problem.boxes.values()
     ]
     return Cost(least, 0, least + sum(rows) / config.batch, again=True)
@@ -341,11 +345,8 @@ def check_outputs(problem: Problem) -> None:
 
 def check_rows(problem: Problem) -> None:
     """Refuse boxes, or settings, by which `row_rge` cannot ask."""
-    config = problem.config
     for box in problem.boxes.values():
-        zo.differentiable(
-            box, zo.box_gradient.RowRGE(config.input_mu, config.input_directions, central=config.central)
-        )
+        zo.differentiable(box, _row_rule(problem))
 
 
 def check_tangents(problem: Problem) -> None:

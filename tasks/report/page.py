@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tasks import tracebacks
-from tasks.configuration import Config, to_dict
+from tasks.configuration import Config, flat, to_dict
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder import calls, changed_boxes
 from tasks.folder.machine import changes
@@ -211,10 +211,11 @@ def _ledger(result: Result) -> list[Block]:
 def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
-    defaults = {**(common if common.keys() <= run.config.keys() else {}), **problem_settings}
+    defaults = flat({**(common if common.keys() <= run.config.keys() else {}), **problem_settings})
+    settings = flat(run.config)
     changed = [
         (name, in_words(value), in_words(defaults[name]))
-        for name, value in run.config.items()
+        for name, value in settings.items()
         if name in defaults and value != defaults[name]
     ]
     blocks: list[Block] = [Heading("The run")]
@@ -227,7 +228,7 @@ def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
                 prose=True,
             )
         )
-    rest = {name: value for name, value in run.config.items() if name not in [line[0] for line in changed]}
+    rest = {name: value for name, value in settings.items() if name not in [line[0] for line in changed]}
     seeds = {"seeds": run.seeds, "data": run.data}
     return [*blocks, Details("All other settings" if changed else "Settings", {**rest, **seeds})]
 

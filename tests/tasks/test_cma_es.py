@@ -205,7 +205,6 @@ class Pushed(tasks.Problem):
         methods: tuple[str, ...] = ("cma-es",)
         steps: Count = 25
         batch: Count = 4
-        popsize: int | None = 8
 
     def box(self):
         return Walled(failures="keep")

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 import tasks
 from tasks import Progress, Run, report
-from tasks.configuration import names
+from tasks.configuration import ZerothOrder, names
 from tasks.errors import ProblemError, RunFolderError
 from tasks.folder.result import Result
 from tasks.problem import problems
@@ -76,11 +76,12 @@ def test_the_report_of_a_run_says_what_came_out(tmp_path, pens):
 
 
 def test_settings_that_differ_from_the_defaults_come_first(tmp_path):
-    run = tasks.run(Steering(calls=1, mu=0.5), methods=["none"], runs=tmp_path, progress=Progress())
+    problem = Steering(calls=1, zeroth_order=ZerothOrder(mu=0.5))
+    run = tasks.run(problem, methods=["none"], runs=tmp_path, progress=Progress())
     first, rest = unescape(run.report.read_text()).split("All other settings")
     for name, here, default in (
         ("calls", "1", "2"),
-        ("mu", "0.5", "0.001"),
+        ("zeroth_order.mu", "0.5", "0.001"),
         ("methods", "none", "none, first-order, cge"),
     ):
         cells = {"setting": name, "here": here, "default": default}

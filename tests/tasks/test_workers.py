@@ -37,7 +37,7 @@ def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_pat
 @pytest.mark.slow
 def test_the_causes_of_failed_rows_are_those_of_all_processes(shared, tmp_path):
     target = f"{Path(__file__).parent / 'problems.py'}:Steering"
-    words = ("run", target, "--methods", "cge", "--limit", "0.4", "--chunk", "4", "--max-dropped", "1")
+    words = ("run", target, "--methods", "cge", "--limit", "0.4", "--chunk", "4")
     ledgers = []
     for name, more in (("alone", ()), ("both", ("--workers", "2"))):
         finished(shared(name, *words, *more))
@@ -58,7 +58,7 @@ def test_a_batch_that_failed_as_a_whole_costs_the_same_steps_with_two_processes(
     words = ("run", target, "--methods", method, "--limit", limit, "--batch", "1", "--steps", "12")
     told = []
     for name, more in (("alone", ()), ("both", ("--workers", "2"))):
-        finished(shared(name, *words, "--chunk", "1", "--max-dropped", "1", *more))
+        finished(shared(name, *words, "--chunk", "1", *more))
         lines = Run.open(only_run(tmp_path / name)).metrics()
         told.append([(line["loss"], line.get("lost_steps", 0)) for line in lines if "loss" in line])
     alone, both = told

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from blackbox import ArraySpec
-from zo.tangents.excitation.excitation import _Box
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.size import KNOWN, DitheredRows, NextSize
+from zo.tangents.excitation.state import DitherState
 from zo.tangents.models.maps.output_map import OutputMap
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent
@@ -78,39 +78,52 @@ def test_by_chance_hardly_any_response_stands_out(size):
     assert sum(known(*rows) for rows in zip(there, size * missed, strict=True)) > 1990
 
 
-@pytest.mark.parametrize("share", [0.04, 0.0009])
-def test_a_gain_that_stands_in_needs_no_larger_dither_than_keeps_it_known(share):
-    """What chance makes of its square goes to a hundredth; a model that predicts badly would ask for more."""
-    rows = shown(0.4)
-    response = 0.4 * rows.added
-    square = response.square().sum(dim=1)
-    known = rows._replace(response=response, by_gain=torch.stack([square, share * square] * 2, dim=1))
-    verdict = known._replace(stands_in=True).verdict()
+@pytest.mark.parametrize("response", [0.1, 0.4])
+def test_a_dither_whose_response_is_known_goes_to_a_fifth_and_grows_no_more(response):
+    rows = shown(response)
+    verdict = rows._replace(response=response * rows.added).verdict()
     assert verdict.known > 0.8
-    largest = math.sqrt(0.3**2 / (verdict.known * 0.4**2))  # of what outputs change by
-    assert known.verdict().times == pytest.approx(largest, rel=0.05)
-    assert verdict.times == pytest.approx(min(largest, math.sqrt(share / 0.01)), rel=0.05)
+    assert verdict.times == pytest.approx(min(1.0, 0.2 / response), rel=0.1)
+
+
+def followed(state, *verdicts, times=4.0):
+    """The state of a dither behind some (response, share that is known)."""
+    for response, known in verdicts:
+        state = state.followed(NextSize(known=known, times=times, response=response, change=1.0))
+    return state
 
 
 def test_a_dither_is_largest_where_a_larger_one_has_hardly_more_response():
     """As of an actuator at its limits; what is no response, or was found in another way, says nothing."""
-    at_its_limits, by_chance, learned = _Box(factor=0.01), _Box(factor=0.01), _Box(factor=0.01)
-    for response in (0.010, 0.011):
-        at_its_limits.take(NextSize(known=0.0, times=4.0, response=response, change=1.0))
+    small = DitherState(factor=0.01)
+    at_its_limits = followed(small, (0.010, 0.0), (0.011, 0.0))
     assert at_its_limits.most == at_its_limits.factor == 0.01
-    for response in (0.010, 0.0, 0.011):  # one that stood out, though a larger one then did not
-        by_chance.take(NextSize(known=0.0, times=4.0, response=response, change=1.0))
-    assert by_chance.most == math.inf and by_chance.factor == pytest.approx(0.01 * 4**3)
-    for known in (0.0, 0.9):
-        learned.take(NextSize(known=known, times=4.0, response=0.010, change=1.0))
-    assert learned.most == math.inf and learned.factor == pytest.approx(0.01 * 4**2)
+    # one that stood out, though a larger one then did not
+    by_chance = followed(small, (0.010, 0.0), (0.0, 0.0), (0.011, 0.0))
+    assert by_chance.most == 1.0 and by_chance.factor == pytest.approx(0.01 * 4**3)
+    learned = followed(small, (0.010, 0.0), (0.010, 0.9))
+    assert learned.most == 1.0 and learned.factor == pytest.approx(0.01 * 4**2)
 
 
 def test_a_dither_is_never_wider_than_the_spread_of_its_input():
-    state = _Box(factor=0.3)
+    state = DitherState(factor=0.3)
     for response in (0.0, 0.0, 0.01, 0.1):
-        state.take(NextSize(known=0.0, times=8.0, response=response, change=1.0))
+        state = followed(state, (response, 0.0), times=8.0)
         assert state.factor == 1.0
+
+
+def test_a_response_is_waited_for_until_it_is_known_or_in_vain():
+    free = DitherState()
+    assert not free.waits
+    waiting = free.judged({1: torch.ones(2)}, begins=True)
+    assert waiting.waits and waiting.factor == 0.1
+    for _ in range(2):
+        waiting = waiting.looked(3, known=False)
+        assert waiting.waits
+    assert [waiting.looked(3, known=known).phase for known in (True, False)] == ["known", "guessed"]
+    known = waiting.looked(3, known=True)
+    assert not known.waits and not known.judged({0: torch.ones(2)}, begins=True).waits
+    assert waiting.judged({}, begins=False).waits is False  # nothing is dithered
 
 
 def fitted(rank, rows=64, size=48, error=1e-2):
@@ -120,18 +133,16 @@ def fitted(rank, rows=64, size=48, error=1e-2):
     y = torch.randn(rows, rank, generator=generator, dtype=torch.float64) @ basis.T
     x = y + error * torch.randn(rows, size, generator=generator, dtype=torch.float64)
     behind = OutputMap()
-    behind.fit(x, y, torch.ones(size, dtype=torch.float64))
-    return behind, basis
+    alone = behind.fit(x, y, torch.ones(size, dtype=torch.float64))
+    return behind, basis, alone
 
 
 def test_a_constraint_of_the_box_is_kept():
-    behind, basis = fitted(rank=6)
+    behind, basis, alone = fitted(rank=6)
     change = torch.eye(48, dtype=torch.float64)
     outside = change - basis @ basis.T
-    assert float(behind.pushed(outside).norm()) < 0.1 * float(outside.norm())
+    assert not alone and float(behind.pushed(outside).norm()) < 0.1 * float(outside.norm())
 
 
 def test_where_outputs_leave_the_span_of_the_rows_no_map_is_put_behind():
-    behind, _ = fitted(rank=48, rows=40, error=0.075)
-    change = torch.randn(5, 48, dtype=torch.float64)
-    assert torch.equal(behind.pushed(change), change) and torch.equal(behind.pulled(change), change)
+    assert fitted(rank=48, rows=40, error=0.075)[2]

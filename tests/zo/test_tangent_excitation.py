@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -450,8 +451,8 @@ def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
     gradient.backward(batch(0))
     kept = gradient.excitation
     assert kept[0]
-    for state in gradient._judgement.excitation._state:  # as if it had gone by unseen
-        state.inputs.units = {}
+    for known in gradient._judgement.excitation._known:  # as if it had gone by unseen
+        known.state = replace(known.state, units={})
     asked = gradient._judgement.excitation.judge_again(lambda where, numbers: 1.0)
     assert asked == [f"a small dither shows the derivative by 'action' of {box!r}"]
     assert set(gradient.excitation[0]) == set(kept[0])
@@ -743,7 +744,7 @@ def test_of_a_large_state_few_numbers_are_kept():
     for step in range(3):
         gradient.backward(torch.randn(4, 4, generator=torch.Generator().manual_seed(step)))
     assert list(gradient.excitation[0]) == ["action"]
-    kept = gradient.state_dict()["excitation"][0]["rows"]
+    kept = gradient.state_dict()["excitation"]["boxes"][0]["asked"]["rows"]
     assert sum(rows.numel() for rows in kept) < 100 * 24
 
 

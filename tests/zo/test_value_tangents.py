@@ -567,7 +567,7 @@ def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(limits):
     class Map(OutputMap):
         def fit(self, x, y, scale, again=True):
             taken.append(len(x))
-            super().fit(x, y, scale, again)
+            return super().fit(x, y, scale, again)
 
     limits(map_class=Map)
     for most in (2**24, 64 * 80):

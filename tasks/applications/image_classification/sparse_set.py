@@ -122,7 +122,7 @@ def scores(setup: Setup, method: str, journal: Journal | None = None) -> zo.prun
         setup.objective,
         batch,
         dense=dense_names(network) or None,
-        mu=config.mu,
+        mu=config.zeroth_order.mu,
         q=config.pruning_directions,
         inputs=batch[0],
         sparsity=config.sparsity,

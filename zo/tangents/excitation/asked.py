@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
+from zo.tangents.excitation.state import FIRST
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 
@@ -25,7 +26,6 @@ from zo.tangents.record.pairs import CallPairs
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
-SMALL = 0.1  # of a number's size: the first dither of one that has no spread
 FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151
 
 Spread = Callable[[int, Tensor], float | None]  # of an input's numbers over weights, see `spread_of_weights`
@@ -41,8 +41,6 @@ class AskedInputs:
         near: by input that is a field, cells of the last rows, see `cells_of`, and the run of each.
         seen: rows ever.
         judged: rows ever when they were last judged.
-        units: by place among the inputs, for those that are dithered: the spread of each number, 0 for one
-            that is not; `(*shape)`.
         faint: whether an input varies far less over rows than weights move it; None before a step with two
             rows of the batch or more.
     """
@@ -52,7 +50,6 @@ class AskedInputs:
     near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
     seen: int = 0
     judged: int = 0
-    units: dict[int, Tensor] = field(default_factory=dict)
     faint: bool | None = None
 
     def keep(
@@ -96,8 +93,14 @@ class AskedInputs:
         return self.seen >= 2 * self.judged
 
     def judge(
-        self, specs: Sequence[ArraySpec], candidates: Sequence[int], spread: Spread, *, waits: bool
-    ) -> bool:
+        self,
+        specs: Sequence[ArraySpec],
+        candidates: Sequence[int],
+        spread: Spread,
+        before: Mapping[int, Tensor],
+        *,
+        waits: bool,
+    ) -> tuple[dict[int, Tensor], bool]:
         """Choose what is dithered, and in which units: inputs that values do not identify.
 
         What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
@@ -108,11 +111,13 @@ class AskedInputs:
             specs: of all inputs.
             candidates: inputs that may be dithered, by their places.
             spread: see `Spread`.
-            waits: whether the response to a first dither is waited for: then none is given up, since what a
-                few rows of two networks show is not judged twice.
+            before: the units of what is dithered so far, by place.
+            waits: whether the response to that is waited for: then none is given up, since what a few rows of
+                two networks show is not judged twice.
 
         Returns:
-            Whether one that the others explain is dithered from now on and was not.
+            The units of what is dithered from now on, see `DitherState`, and whether one that the others
+            explain is and was not.
         """
         self.judged = self.seen
         units: dict[int, Tensor] = {}
@@ -123,27 +128,26 @@ class AskedInputs:
             by_weights = spread(which, numbers) if bool(numbers.any()) else None
             if by_weights:
                 units[which] = _unit_of_constant(specs[which], self.rows[which], numbers, by_weights)
-        dithers = [which for which in candidates if waits and which in self.units]
-        units |= {which: self.units[which] for which in dithers}
+        dithers = [which for which in candidates if waits and which in before]
+        units |= {which: before[which] for which in dithers}
         begins = False
         while True:
             shares = {w: self._unexplained(w, dithers) for w in candidates if w not in dithers}
             least = min(shares, key=shares.__getitem__, default=None)
-            if least is None or shares[least] > (FREE if least in self.units else DETERMINED):
+            if least is None or shares[least] > (FREE if least in before else DETERMINED):
                 break
             dithers.append(least)
-            if least in self.units:
-                units[least] = self.units[least]
+            if least in before:
+                units[least] = before[least]
                 continue
             by_weights = spread(least, ~same[least])
             if by_weights != 0.0:  # no weight moves them
                 units[least] = units.get(least, 0.0) + _unit(specs[least], self.rows[least], by_weights)
                 begins = True
         for which, unit in units.items():  # the size of a dither goes by the first unit
-            before = self.units.get(which, torch.zeros_like(unit))
-            units[which] = torch.where(before > 0, before, unit)
-        self.units = dict(sorted(units.items()))
-        return begins
+            first = before.get(which, torch.zeros_like(unit))
+            units[which] = torch.where(first > 0, first, unit)
+        return dict(sorted(units.items())), begins
 
     def see_spread(self, candidates: Sequence[int], spread: Spread) -> None:
         """See, once, whether the numbers of an input that differ between rows do so hardly; see `faint`.
@@ -226,7 +230,7 @@ def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
 
 def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
     """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
-    size = SMALL * rows.double().abs().mean(dim=0).cpu()
+    size = FIRST * rows.double().abs().mean(dim=0).cpu()
     unit = _scale(spec, torch.where(size > 0, size, by_weights))
     return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
 

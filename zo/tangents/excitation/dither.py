@@ -13,7 +13,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
 from zo.tangents.excitation.form import given
-from zo.tangents.excitation.gain import DitherResponse, Excited
+from zo.tangents.excitation.gain import DitherResponse, Excited, Gain
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import Parts, RecordedCall
 from zo.tangents.record.pairs import CallPairs
@@ -33,8 +33,7 @@ class Drawn(Dither):
     Attributes:
         sizes: as given.
         predicted: by call, what the tangent predicted.
-        gains: of each box, with what the step has shown.
-        stand_in: of each box, whether it stood in for the tangent's derivative.
+        gains: of each box, with what the step has shown; None before `look`, and where there is none.
     """
 
     def __init__(
@@ -46,8 +45,7 @@ class Drawn(Dither):
     ) -> None:
         self._key, self._tangents, self.sizes, self._known = key, tangents, sizes, known
         self.predicted: dict[int, Prediction] = {}
-        self.gains = [tangent.gain for tangent in tangents]
-        self.stand_in = [tangent.in_use for tangent in tangents]
+        self.gains: list[Gain | None] = [None] * len(tangents)
 
     def __bool__(self) -> bool:
         """Whether anything is."""
@@ -92,6 +90,7 @@ class Drawn(Dither):
                 rows = next(iter(new.values())).rows
                 tangent.saw(rows, [prediction.shown(tangent) for prediction in new.values()])
             self.predicted |= new
+            self.gains[place] = tangent.gain
 
     def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> Prediction | None:
         """The answers as the box's tangent has them, without the dither, and the response to it."""
@@ -139,7 +138,7 @@ class Prediction(NamedTuple):
         """What the answers show of the dither, of rows that did not fail, and what the tangent alone says."""
         rows = self.rows.alive.nonzero().flatten()
         response = self.response
-        if tangent.in_use:
+        if tangent.in_use is not None:
             response = tangent.prior.at(self.here).to(self.rows.z, self.rows.others)
         return DitherResponse(given(self.here)[rows], self.dither[rows], self._missed()[rows], response[rows])
 

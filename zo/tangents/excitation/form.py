@@ -22,10 +22,8 @@ from zo.tangents.record.pairs import CallPairs, sizes
 
 # decision 136, the first two:
 NEAR = {1: 8, 2: 3, 3: 1}  # cells from a dithered one whose answers are regressed, by the grid's axes
-MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; the same of a cell on a grid
-MOST_PRODUCTS = 400  # of a dither and what goes beside it; decision 137, and the next
-MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid
-SMOOTHEST = 1e-8  # of the largest square, below which a combination of neighbours is rounding
+MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; of a cell on a grid, and of products
+MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid; decision 137
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class GainForm:
         if not 0 < form.alone <= (MOST_NEAR if space else MOST):
             return None
         columns = math.prod(space) * (form.alone + form.products)
-        if form.products > MOST_PRODUCTS or columns > MOST_COLUMNS:
+        if form.products > MOST_NEAR or columns > MOST_COLUMNS:
             return cls(numbers, factors[:0], form.names, space, wraps)
         return form
 
@@ -146,7 +144,8 @@ class GainForm:
         middle = all_cells.mean(dim=1, keepdim=True)
         apart = all_cells - middle
         squares, directions = torch.linalg.eigh(apart @ apart.T / max(1, apart.shape[1]))
-        there = squares > SMOOTHEST * squares.max() if len(squares) else squares > 0
+        rounding = torch.finfo(torch.float32).eps ** 2 * squares.sum()
+        there = squares > rounding
         short = torch.where(there, squares, torch.inf).rsqrt()
         return middle[:, 0], short[:, None] * directions.T
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -29,11 +30,9 @@ from zo.tangents.tangent import Linearised, Tangent
 FORGETTING = 0.99  # of what steps have shown, with each further one
 FADING = 0.9  # the same of how well responses were predicted
 NUMBERS = 2**22  # of columns of a step that are regressed on
-CLEAR = (
-    10.0  # squares of deviations, above those of the largest of as many numbers by chance: a gain is known
-)
-BY_CHANCE = 2.0  # deviations of chance: another prediction must be better by more; decision 150
-WORST = 1.0  # times the error of predicting no response: a larger error counts as this
+# squares of deviations, above those of the largest of as many numbers by chance: a gain is known
+CLEAR = 10.0
+BEYOND = 2.0  # deviations: what is more is not chance; decisions 149, 150
 ANSWERS, TOGETHER = 4, 3.0  # for each number of products, and squares of deviations of it; decision 137
 
 
@@ -123,7 +122,7 @@ class _LeastSquares(NamedTuple):
         return self.solved(alone)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Contest:
     """Two predictions of what a model misses beside each other, the last steps counting most.
 
@@ -139,10 +138,10 @@ class _Contest:
     apart: float = 0.0
     numbers: float = 0.0
 
-    def see(self, errors: tuple[float, float, float], numbers: int) -> None:
-        """Take in the errors of one step, and of how many numbers they are."""
+    def behind(self, errors: tuple[float, float, float], numbers: int) -> _Contest:
+        """With the errors of one more step, and of how many numbers they are."""
         shown = zip(astuple(self), (*errors, numbers), strict=True)
-        self.one, self.other, self.apart, self.numbers = (FADING * before + new for before, new in shown)
+        return _Contest(*(FADING * before + new for before, new in shown))
 
     @property
     def chance(self) -> float:
@@ -152,51 +151,43 @@ class _Contest:
         its root.
         """
         square = min(self.one, self.other) / self.numbers if self.numbers else 1.0
-        return BY_CHANCE * 2 * math.sqrt(square * self.apart)
+        return BEYOND * 2 * math.sqrt(square * self.apart)
 
 
+@dataclass(frozen=True, eq=False)
 class Gain:
     """The gain by least squares on what steps have shown, the last ones counting most; see the module.
 
     A step counts by how little its model has missed. What chance makes of a number is taken off.
 
     Attributes:
-        form: how it is written; None before a dither was shown, or where none can be.
+        form: how it is written.
+        basis: of what products are with, as the first step had it.
+        sums: those of least squares.
+        contest: of the gain without products and with them.
     """
 
-    def __init__(self) -> None:
-        self.form: GainForm | None = None
-        self._sums: _LeastSquares | None = None
-        self._basis = torch.empty(0), torch.empty(0)  # of what products are with, as the first step had it
-        self._kernel: Tensor | None = None  # `(channels, n)`
-        self._solution: Tensor | None = None  # before what chance makes of it is taken off,
-        self._chance: Tensor | None = None  # of the square of each number
-        self._seen: tuple[Tensor, Tensor] | None = None  # both, by which a response is thought no smaller
-        self._contest = _Contest()  # of the gain without products and with them
+    form: GainForm
+    basis: tuple[Tensor, Tensor]
+    sums: _LeastSquares
+    contest: _Contest = _Contest()
 
-    def see(self, form: GainForm | None, shown: Sequence[DitherResponse]) -> None:
-        """Take in what the calls of a step have shown."""
-        if form is None or self.form is None or form.key != self.form.key:
-            self.form, self._sums, self._contest = form, None, _Contest()
-            self._solve()
-        if form is None:
-            return
-        inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:3])
-        if self._sums is None:
-            self._basis = form.basis(inputs.double())
-        kernel = form.alone + form.products
-        some = slice(0, max(1, NUMBERS // max(1, kernel * missed.shape[1])))  # of rows
-        other = form.beside(inputs[some].double(), self._basis)
-        columns = form.columns(dither[some].double(), other).flatten(0, 1)
-        answers = form.cells(missed[some]).double().flatten(0, 1)
-        before = (
-            None if self._sums is None else _LeastSquares(*(part.to(columns.device) for part in self._sums))
-        )
-        if before is not None and form.products:
-            self._compare(columns, answers, before)
-        sums = _LeastSquares.of(columns, answers, None if before is None else before.unit)
-        self._sums = sums if before is None else before.joined(sums)
-        self._solve()
+    @classmethod
+    def of(cls, form: GainForm, shown: Sequence[DitherResponse]) -> Gain:
+        """What the calls of a first step have shown."""
+        basis = form.basis(torch.cat([part.given for part in shown]).double())
+        return cls(form, basis, _LeastSquares.of(*_equations(form, basis, shown), None))
+
+    def behind(self, shown: Sequence[DitherResponse]) -> Gain:
+        """The gain with what the calls of one more step have shown."""
+        columns, answers = _equations(self.form, self.basis, shown)
+        before, contest = _LeastSquares(*(part.to(columns.device) for part in self.sums)), self.contest
+        whole = columns.shape[1]
+        if self.form.products and before.count >= ANSWERS * whole:
+            predicted = [columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, whole)]
+            contest = contest.behind(_errors(answers, predicted), answers.numel())
+        sums = before.joined(_LeastSquares.of(columns, answers, before.unit))
+        return Gain(self.form, self.basis, sums, contest)
 
     def push(self, dither: Tensor, inputs: Tensor) -> Tensor:
         """The response to changes of the dithered inputs.
@@ -208,79 +199,63 @@ class Gain:
         Returns:
             `(rows, size_out)`.
         """
-        assert self.form is not None and self._kernel is not None
-        other = self.form.beside(inputs, self._basis)
-        return self.form.answered(dither, other, self._kernel.to(dither))
+        return self.form.answered(dither, self.form.beside(inputs, self.basis), self._kernel.to(dither))
 
-    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, ...] | None:
-        """The square of the response as least squares have it, and what chance makes of it in the mean.
+    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The square of the response as it may be, with products that are far above chance.
 
         Returns:
-            `(rows, size_out)` each, as it may be, with products that are far above chance, and then as the
-            gain has it; None before there is one.
+            It, and what chance makes of it in the mean, `(rows, size_out)` each.
         """
-        if self.form is None or self._seen is None or self._solution is None or self._chance is None:
-            return None
-        other = self.form.beside(inputs, self._basis)
-        squares: list[Tensor] = []
-        for solution, chance in (self._seen, (self._solution, self._chance)):
-            squares.append(self.form.answered(dither, other, solution.to(dither)).square())
-            squares.append(self.form.answered(dither.square(), other.square(), chance.to(dither)))
-        return tuple(squares)
-
-    @property
-    def on_grid(self) -> bool:
-        """Whether it is one kernel around all cells of a grid."""
-        return self.form is not None and bool(self.form.space)
+        other, (solution, chance) = self.form.beside(inputs, self.basis), self._significant
+        square = self.form.answered(dither, other, solution.to(dither)).square()
+        return square, self.form.answered(dither.square(), other.square(), chance.to(dither))
 
     @property
     def known(self) -> bool:
         """Whether a number of it is so large that chance alone hardly makes the largest of as many."""
-        if self._solution is None or self._chance is None:
-            return False
-        largest = float((self._solution.square() * reciprocal(self._chance)).max())
-        return largest > 2 * math.log(self._solution.numel()) + CLEAR
+        solution, chance = self._solved
+        return float((solution.square() * reciprocal(chance)).max()) > 2 * math.log(solution.numel()) + CLEAR
 
     def state_dict(self) -> dict[str, Any]:
         """The sums."""
         return {
-            "form": None if self.form is None else vars(self.form),
-            "sums": None if self._sums is None else self._sums._asdict(),
-            "basis": self._basis,
-            "errors": list(astuple(self._contest)),
+            "form": vars(self.form),
+            "basis": list(self.basis),
+            "sums": self.sums._asdict(),
+            "errors": list(astuple(self.contest)),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.form = self._sums = None
-        if state["form"] is not None:
-            self.form, self._basis = GainForm(**state["form"]), tuple(state["basis"])
-            self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
-            self._contest = _Contest(*state["errors"])
-        self._solve()
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Gain:
+        """The gain of which `state_dict` was taken."""
+        form, sums = GainForm(**state["form"]), _LeastSquares(**state["sums"])
+        return cls(form, tuple(state["basis"]), sums, _Contest(*state["errors"]))
 
-    def _compare(self, columns: Tensor, answers: Tensor, before: _LeastSquares) -> None:
-        """See how well what was known predicts new responses, without products and with them."""
-        assert self.form is not None
-        if before.count < ANSWERS * columns.shape[1]:
-            return
-        alone, whole = (
-            columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, columns.shape[1])
-        )
-        self._contest.see(_errors(answers, (alone, whole)), answers.numel())
+    @cached_property
+    def _solved(self) -> tuple[Tensor, Tensor]:
+        """The solution, with products where these have predicted responses better, by more than chance."""
+        with_products = self.contest.other - self.contest.one < -self.contest.chance
+        return self.sums.solved(self.form.alone + self.form.products if with_products else self.form.alone)
 
-    @property
-    def _with_products(self) -> bool:
-        """Whether these have predicted new responses better, by more than chance."""
-        return self._contest.other - self._contest.one < -self._contest.chance
+    @cached_property
+    def _significant(self) -> tuple[Tensor, Tensor]:
+        return self.sums.significant(self.form.alone)
 
-    def _solve(self) -> None:
-        self._kernel = self._solution = self._chance = self._seen = None
-        if self.form is not None and self._sums is not None:
-            alone, whole = self.form.alone, self.form.alone + self.form.products
-            self._solution, self._chance = self._sums.solved(whole if self._with_products else alone)
-            self._kernel = _without_chance(self._solution, self._chance)
-            self._seen = self._sums.significant(alone)
+    @cached_property
+    def _kernel(self) -> Tensor:
+        return _without_chance(*self._solved)
+
+
+def _equations(
+    form: GainForm, basis: tuple[Tensor, Tensor], shown: Sequence[DitherResponse]
+) -> tuple[Tensor, Tensor]:
+    """What answers are regressed on, and the answers, of as many rows as there is room for."""
+    inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:3])
+    kernel = form.alone + form.products
+    some = slice(0, max(1, NUMBERS // max(1, kernel * missed.shape[1])))  # of rows
+    columns = form.columns(dither[some].double(), form.beside(inputs[some].double(), basis))
+    return columns.flatten(0, 1), form.cells(missed[some]).double().flatten(0, 1)
 
 
 def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
@@ -289,12 +264,13 @@ def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
 
 
 def _errors(
-    missed: Tensor, predicted: tuple[Tensor, Tensor], scale: Tensor | None = None
+    missed: Tensor, predicted: Sequence[Tensor], scale: Tensor | None = None
 ) -> tuple[float, float, float]:
     """Squares of the errors of two predictions of what was missed, and of how far they are apart.
 
     They are in units of the square that was missed of a number, and where that is small of the mean square
-    of all numbers: nothing to predict in some would else weigh more than all that is.
+    of all numbers: nothing to predict in some would else weigh more than all that is. One that is larger than
+    the error of predicting no response counts as that.
 
     Args:
         missed: `(answers, numbers)`.
@@ -305,7 +281,7 @@ def _errors(
     squares = missed.double().square().mean(dim=0)
     of_scale = squares if scale is None else scale.double().square()
     short = reciprocal(squares + of_scale * (squares * reciprocal(of_scale)).mean())
-    most = WORST * float((squares * short).sum() * len(missed))
+    most = float((squares * short).sum() * len(missed))
     errors = (
         float((difference.double().square() * short).sum())
         for difference in (missed - one, missed - other, other - one)
@@ -322,36 +298,36 @@ class Excited(Tangent):
 
     Attributes:
         prior: as given.
-        gain: the gain.
+        gain: the gain; None before a dither was shown, or where none can be.
     """
 
     def __init__(self, prior: Tangent) -> None:
-        self.prior, self.gain = prior, Gain()
-        self.learns = prior.learns
+        self.prior, self.learns = prior, prior.learns
+        self.gain: Gain | None = None
         self._contest = _Contest()  # of the responses by the tangent and by the gain
 
     @property
-    def in_use(self) -> bool:
-        """Whether the gain stands in for the tangent's derivative by dithered inputs.
+    def in_use(self) -> Gain | None:
+        """The gain where it stands in for the tangent's derivative by dithered inputs.
 
         It does once it is known, unless the tangent predicts the responses better by more than chance.
         """
-        return self.gain.known and self._contest.other - self._contest.one < self._contest.chance
+        known = self.gain is not None and self.gain.known
+        return self.gain if known and self._contest.other - self._contest.one < self._contest.chance else None
 
     def at(self, rows: CallPairs) -> Linearised:
         """The tangent's, with the gain where that is in use."""
-        at = self.prior.at(rows)
-        return _WithGain(at, self.gain) if self.in_use else at
+        at, gain = self.prior.at(rows), self.in_use
+        return at if gain is None else _WithGain(at, gain)
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at`, for several calls."""
-        each = self.prior.at_each(calls)
-        in_use = self.in_use
-        return [_WithGain(at, self.gain) if in_use else at for at in each]
+        each, gain = self.prior.at_each(calls), self.in_use
+        return each if gain is None else [_WithGain(at, gain) for at in each]
 
     def forget(self) -> None:
         """No input is dithered any more."""
-        self.gain, self._contest = Gain(), _Contest()
+        self.gain, self._contest = None, _Contest()
 
     def saw(self, rows: CallPairs, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown of their dither.
@@ -364,22 +340,22 @@ class Excited(Tangent):
         shown = [part.finite() for part in shown]
         if not any(len(part.dither) for part in shown):
             return
-        form = GainForm.of(rows, torch.cat([part.dither for part in shown]))
-        if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
+        form, gain = GainForm.of(rows, torch.cat([part.dither for part in shown])), self.gain
+        if form is not None and gain is not None and form.key == gain.form.key:
             given, dither, missed, response = (torch.cat(parts) for parts in zip(*shown, strict=True))
-            errors = _errors(missed, (response, self.gain.push(dither, given)), rows.response_scale)
-            self._contest.see(errors, missed.numel())
+            errors = _errors(missed, (response, gain.push(dither, given)), rows.response_scale)
+            self.gain, self._contest = gain.behind(shown), self._contest.behind(errors, missed.numel())
         else:
-            self._contest = _Contest()
-        self.gain.see(form, shown)
+            self.gain, self._contest = form and Gain.of(form, shown), _Contest()
 
     def state_dict(self) -> dict[str, Any]:
         """Of the gain alone: the tangent has its own."""
-        return {"gain": self.gain.state_dict(), "errors": list(astuple(self._contest))}
+        gain = None if self.gain is None else self.gain.state_dict()
+        return {"gain": gain, "errors": list(astuple(self._contest))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.gain.load_state_dict(state["gain"])
+        self.gain = Gain.of_state(state["gain"]) if state["gain"] else None
         self._contest = _Contest(*state["errors"])
 
 
@@ -413,18 +389,12 @@ class _WithGain(Linearised):
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """The tangent's, where the dithered inputs stay, and the response to a change of these."""
-        numbers = self._numbers
-        stays = z.clone()
+        numbers, stays = self._gain.form.numbers, z.clone()
         stays[:, numbers] = self.rows.z[:, numbers]
         return self._at.to(stays, others) + self._gain.push(z - self.rows.z, self._given)
-
-    @property
-    def _numbers(self) -> Tensor:
-        assert self._gain.form is not None
-        return self._gain.form.numbers
 
     def _others(self, d: Tensor) -> Tensor:
         """Zero for the dithered inputs."""
         d = d.clone()
-        d[..., self._numbers] = 0.0
+        d[..., self._gain.form.numbers] = 0.0
         return d

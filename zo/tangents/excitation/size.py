@@ -1,7 +1,7 @@
 """How large a dither is: what rows that were dithered show, and the next size.
 
-Until the tangent knows the response, that should be a fifth of what the outputs change by; then twice the
-error of what is predicted, and never more than a third of what they change by.
+The response should be a fifth of what the outputs change by; once the tangent knows it, the dither grows no
+more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.form import given
-from zo.tangents.excitation.gain import Gain
+from zo.tangents.excitation.gain import BEYOND, Gain
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -24,15 +24,10 @@ from zo.tangents.tangent import sources
 # decision 121, this and the next:
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
 UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chance; decision 138
-WANTED = 2.0  # then in multiples of the error of what is predicted,
-LARGEST = 0.3  # and at most
-KNOWN = 0.5  # of the predicted response: what must be there, for it to be known,
-CLEAR = 2.0  # and how many deviations of chance that must be; decision 149
+KNOWN = 0.5  # of the predicted response: what must be there, beyond chance, for it to be known
 # decision 147: so many rows, and of their square so little left, show a response before its next size is due
 SHOWN, FORETOLD = 6, 0.2
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
-PRECISE = 0.01  # of the square of a gain that stands in: what chance may make of it; decision 137
-TENSORS = 5  # among what rows have shown
 OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 121
 
 
@@ -60,10 +55,9 @@ class DitheredRows(NamedTuple):
         missed: `(rows, size_out)`, the answers less those predicted without the dither.
         response: `(rows, size_out)`, the response to it that was predicted.
         change: `(rows,)`, the square of how much the outputs change.
-        by_gain: `(rows, 4)`, the square of the response as it may be, and what chance makes of it, and the
-            same of the gain; without columns where there is none.
+        by_gain: `(rows, 2)`, the square of the response as it may be, and what chance makes of it; without
+            columns where there is no gain.
         on_grid: whether that is a gain around each cell of a grid.
-        stands_in: whether the response that was predicted is that by the gain.
     """
 
     added: Tensor
@@ -72,11 +66,10 @@ class DitheredRows(NamedTuple):
     change: Tensor
     by_gain: Tensor
     on_grid: bool = False
-    stands_in: bool = False
 
     @classmethod
     def of(
-        cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain, *, stands_in: bool
+        cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain | None
     ) -> DitheredRows:
         """What calls of one box have shown: each with its pairs, and what was predicted of it."""
         columns: list[tuple[Tensor, ...]] = []
@@ -89,7 +82,7 @@ class DitheredRows(NamedTuple):
             if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
                 advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
             dither, inputs = prediction.dither[rows].double(), given(prediction.here)[rows].double()
-            squares = gain.squares(dither, inputs) or ()
+            squares = gain.squares(dither, inputs) if gain else ()
             by_gain = [y[:, :0], *((square @ short.square())[:, None] for square in squares)]
             response, missed = prediction.response[rows].double(), y - prediction.values[rows].double()
             dither = torch.cat(parts, dim=1)[rows].double()
@@ -106,14 +99,15 @@ class DitheredRows(NamedTuple):
         deviation = dither.square().mean(dim=0).sqrt()
         numbers = deviation.nonzero().flatten()
         dither = dither[:, numbers] / deviation[numbers]
-        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid, stands_in)
+        on_grid = gain is not None and bool(gain.form.space)
+        return cls(dither, miss * short, response * short, change, by_gain, on_grid)
 
     def joined(self, other: DitheredRows) -> DitheredRows:
         """These rows and others; the others alone where other numbers are dithered."""
-        both = list(zip(self[:TENSORS], other[:TENSORS], strict=True))
-        if any(one.shape[1:] != another.shape[1:] for one, another in both):  # pyright: ignore
+        (*before, _), (*new, on_grid) = self, other
+        if any(one.shape[1:] != another.shape[1:] for one, another in zip(before, new, strict=True)):
             return other
-        return DitheredRows(*map(torch.cat, both), *other[TENSORS:])  # pyright: ignore
+        return DitheredRows(*map(torch.cat, zip(before, new, strict=True)), on_grid)  # pyright: ignore
 
     def known_by_now(self) -> bool:
         """Whether most of the later half of the rows, before which more was learned, was foretold.
@@ -140,17 +134,13 @@ class DitheredRows(NamedTuple):
         if self.on_grid:  # there a row is many numbers
             chance = float(products.square().sum().sqrt())
         share = (float(products.sum()) - chance) / square if square > 0 else 0.0
-        clear = float(products.sum()) > CLEAR * chance
+        clear = float(products.sum()) > BEYOND * chance
         share = min(max(share, 0.0), 1.0) if clear and math.isfinite(share) else 0.0
         if not math.isfinite(without) or not without or not change:
             return NextSize(0.0, 1.0, 0.0, change)
         if share > KNOWN and error < without:
             response = share * square
-            target = min(WANTED**2 * error, LARGEST**2 * change)
-            if self.by_gain.shape[1] and self.stands_in:
-                _, _, by_gain, chance = self.by_gain.sum(dim=0).tolist()
-                target = min(target, response * chance / (PRECISE * by_gain)) if by_gain else target
-            return NextSize(share, math.sqrt(target / response), response, change)
+            return NextSize(share, min(1.0, BEGUN * math.sqrt(change / response)), response, change)
         response, chance = self._regressed()
         response = max(response - chance, 0.0)
         standing = response if response > 2 * chance else 0.0
@@ -163,7 +153,7 @@ class DitheredRows(NamedTuple):
     def _regressed(self) -> tuple[float, float]:
         """The response by regression of answers on the dither, and what chance makes of it in the mean."""
         if self.by_gain.shape[1]:
-            response, chance, *_ = self.by_gain.sum(dim=0).tolist()
+            response, chance = self.by_gain.sum(dim=0).tolist()
             return response, chance
         rows, without = len(self.added), float(self.missed.square().sum())
         slope = self.added.T @ self.missed / rows

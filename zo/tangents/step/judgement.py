@@ -143,17 +143,10 @@ class Judgement:
 
     def state_dict(self) -> dict[str, Any]:
         """Trust and excitation, and what the last step has shown."""
-        excitation = self.excitation
         return {
             "trust": self.watch.state_dict(),
-            "excitation": excitation.state_dict(),
-            "shown": {
-                "figures": dict(self.check.figures),
-                "response": excitation.response,
-                "in_loss": excitation.in_loss,
-                "out_of_loss": excitation.out_of_loss,
-                "waits": self.waits,
-            },
+            "excitation": self.excitation.state_dict(),
+            "shown": {"figures": dict(self.check.figures), "waits": self.waits},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,8 +155,6 @@ class Judgement:
         self.excitation.load_state_dict(state["excitation"])
         shown = state["shown"]
         self.check, self.waits = Check(shown["figures"]), shown["waits"]
-        self.excitation.response, self.excitation.in_loss = shown["response"], shown["in_loss"]
-        self.excitation.out_of_loss = shown["out_of_loss"]
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""

@@ -105,8 +105,8 @@ class GridTangent(NetworkTangent):
 
         To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
         """
-        small, fitted = cells_of(self._form) <= CELLS, self._map.fitted
-        return small or (isinstance(fitted, SpectralMap) and fitted.takes)
+        small, put = cells_of(self._form) <= CELLS, self._map.in_use
+        return small or (isinstance(put, SpectralMap) and put.takes)
 
     def missed(self, generator: torch.Generator) -> Tensor:
         """What N misses on patches: no cell asks for the whole row."""

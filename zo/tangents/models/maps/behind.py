@@ -34,24 +34,30 @@ class MapBehind:
 
     Attributes:
         fitted: the map; None for none yet.
+        alone: whether the model predicts held-out rows so well that nothing is put behind it.
         due: the count of lessons from which on it is fitted again.
     """
 
     def __init__(self) -> None:
         self.fitted: OutputMap | SpectralMap | None = None
-        self.due = 0
+        self.alone, self.due = False, 0
+
+    @property
+    def in_use(self) -> OutputMap | SpectralMap | None:
+        """The map where it is put behind the model."""
+        return None if self.alone else self.fitted
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
-        return outputs if self.fitted is None else self.fitted(outputs)
+        return outputs if (put := self.in_use) is None else put(outputs)
 
     def pushed(self, change: Tensor) -> Tensor:
         """What answers change by, `(rows, size)`, where the model's change."""
-        return change if self.fitted is None else self.fitted.pushed(change)
+        return change if (put := self.in_use) is None else put.pushed(change)
 
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
-        return cotangent if self.fitted is None else self.fitted.pulled(cotangent)
+        return cotangent if (put := self.in_use) is None else put.pulled(cotangent)
 
     def fit_if_due(
         self,
@@ -95,15 +101,17 @@ class MapBehind:
         else:
             fitted = SpectralMap(waves)
         new, self.fitted, self.due = fitted is not self.fitted, fitted, again
-        fitted.fit(answers, y, unit, new or lessons < CHOSEN_AGAIN)
+        alone = fitted.fit(answers, y, unit, new or lessons < CHOSEN_AGAIN)
+        self.alone = not new and self.alone if alone is None else alone
 
     def state_dict(self) -> dict[str, Any]:
-        """The map, and when it is due."""
-        return {"fitted": None if self.fitted is None else self.fitted.state_dict(), "due": self.due}
+        """The map, whether it is in use, and when it is due."""
+        fitted = None if self.fitted is None else self.fitted.state_dict()
+        return {"fitted": fitted, "alone": self.alone, "due": self.due}
 
     def load_state_dict(self, state: dict[str, Any], form: Form, device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        self.due, kept, self.fitted = state["due"], state["fitted"], None
+        self.due, self.alone, kept, self.fitted = state["due"], state["alone"], state["fitted"], None
         if kept is not None:
             self.fitted = SpectralMap(_waves(form, *kept["ends"])) if "matrix" in kept else OutputMap()
             self.fitted.load_state_dict(kept, device)

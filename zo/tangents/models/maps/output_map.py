@@ -34,10 +34,9 @@ class OutputMap:
         self._units = torch.empty(0), torch.empty(0), torch.empty(0)
         self._factors: tuple[Tensor, ...] = ()  # a matrix, or pairs of factors that are added
         self._ridge: float | None = RIDGES[0]
-        self._alone = False  # the model predicts held-out rows so well that no map is put behind it
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
+    def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> bool | None:
         """Fit to rows.
 
         Args:
@@ -45,7 +44,12 @@ class OutputMap:
             y: the box's, `(rows, size)`.
             scale: the unit of each number, `(size,)`, above zero.
             again: whether the ridge is chosen again, which costs another fit; else it stays as it was.
+
+        Returns:
+            Whether the model alone predicts held-out rows so well that no map is to be put behind it; None
+            where no rows were held out.
         """
+        alone: bool | None = None
         train, dtype = len(x) - len(x) // HELD_OUT, x.dtype
         wide = scale.double()
         a, b = x.double() / wide, y.double() / wide
@@ -53,31 +57,27 @@ class OutputMap:
         if again and train < len(x):
             errors: dict[float | None, float] = {}
             test = slice(train, len(x))
-            parts, self._alone = _Parts(a[:train], b[:train]), False
+            parts = _Parts(a[:train], b[:train])
             for ridge in (*RIDGES, None):
                 self._units, self._factors = (*parts.means, one), parts.factors(ridge)
                 errors[ridge] = float((self(a[test]) - b[test]).square().mean())
             self._ridge = min(errors, key=lambda ridge: errors[ridge])
-            alone = float((a[test] - b[test]).square().mean())
-            self._alone = alone < ALONE * errors[self._ridge]
+            alone = float((a[test] - b[test]).square().mean()) < ALONE * errors[self._ridge]
         parts = _Parts(a, b)
         first, second = (mean * wide for mean in parts.means)
         self._units = first.to(dtype), second.to(dtype), scale.to(dtype)
         factors = parts.factors(self._ridge)
         # contiguous, as they are read from a checkpoint: products of a transposed view round otherwise
         self._factors = tuple(factor.to(dtype).contiguous() for factor in factors)
+        return alone
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
-        if self._alone:
-            return x
         mean_in, mean_out, _ = self._units
         return mean_out + self.pushed(x - mean_in)
 
     def pushed(self, change: Tensor) -> Tensor:
         """What answers change by: `(rows, size)` to `(rows, size)`."""
-        if self._alone:
-            return change
         scale = self._units[2]
         x = change / scale
         if len(self._factors) == 1:
@@ -87,8 +87,6 @@ class OutputMap:
 
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
-        if self._alone:
-            return cotangent
         scale = self._units[2]
         v = cotangent * scale
         if len(self._factors) == 1:
@@ -98,13 +96,12 @@ class OutputMap:
 
     def state_dict(self) -> dict[str, Any]:
         """The units and factors."""
-        return {"units": self._units, "factors": self._factors, "ridge": self._ridge, "alone": self._alone}
+        return {"units": self._units, "factors": self._factors, "ridge": self._ridge}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
         mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
-        self._alone = state["alone"]
         self._factors = tuple(factor.to(device) for factor in state["factors"])
 
 

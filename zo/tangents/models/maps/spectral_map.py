@@ -48,15 +48,15 @@ class SpectralMap:
         self._units = torch.empty(0), torch.empty(0), torch.empty(0)
         self._matrix = torch.empty(0)  # `(*waves, channels, channels)`
         self._ridge: float | None = RIDGES[0]
-        self._alone = False  # the model predicts held-out rows so well that no map is put behind it
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
+    def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> bool | None:
         """Fit to rows, see `OutputMap.fit`."""
+        alone: bool | None = None
         train, unit = len(x) - len(x) // HELD_OUT, scale.to(x)
         if again and train < len(x):
             errors: dict[float | None, float] = {}
-            test, self._alone = slice(train, len(x)), False
+            test = slice(train, len(x))
             self._units = x[:train].mean(dim=0), y[:train].mean(dim=0), unit
             sums = self._sums(x[:train], y[:train])
             for ridge in (*RIDGES, None):
@@ -64,22 +64,19 @@ class SpectralMap:
                 errors[ridge] = float(((self(x[test]) - y[test]) / unit).square().mean())
             best = min(errors, key=lambda ridge: errors[ridge])
             self._ridge = best if errors[best] + EXACT < CLEARLY * errors[None] else None
-            alone = float(((x[test] - y[test]) / unit).square().mean())
-            self._alone = alone + EXACT < ALONE * errors[self._ridge]
+            missed = float(((x[test] - y[test]) / unit).square().mean())
+            alone = missed + EXACT < ALONE * errors[self._ridge]
         self._units = x.mean(dim=0), y.mean(dim=0), unit
         self._matrix = _solved(self.waves, self._sums(x, y), self._ridge).to(self._dtype(x)).contiguous()
+        return alone
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
-        if self._alone:
-            return x
         mean_in, mean_out, _ = self._units
         return mean_out + self.pushed(x - mean_in)
 
     def pushed(self, change: Tensor) -> Tensor:
         """What answers change by: `(rows, size)` to `(rows, size)`."""
-        if self._alone:
-            return change
         scale, lattice = self._units[2], self.waves.lattice
         waves = self.waves.of(lattice.joined(change / scale)).movedim(1, -1)
         answer = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
@@ -92,8 +89,6 @@ class SpectralMap:
     @property
     def takes(self) -> bool:
         """Whether it takes a mixture of channels from a tenth of the waves or more."""
-        if self._alone:
-            return False
         identity = torch.eye(self._matrix.shape[-1], dtype=self._matrix.dtype, device=self._matrix.device)
         difference = (self._matrix - identity).abs().square().sum(dim=(-2, -1))
         return float(difference.mean()) > TAKEN
@@ -104,7 +99,6 @@ class SpectralMap:
             "units": self._units,
             "matrix": self._matrix,
             "ridge": self._ridge,
-            "alone": self._alone,
             "ends": (self.waves.periodic, self.waves.odd),
         }
 
@@ -112,7 +106,7 @@ class SpectralMap:
         """Go on where `state_dict` was taken."""
         mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
-        self._matrix, self._alone = state["matrix"].to(device), state["alone"]
+        self._matrix = state["matrix"].to(device)
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         return x.dtype.to_complex() if any(self.waves.periodic) else x.dtype

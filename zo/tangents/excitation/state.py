@@ -1,0 +1,103 @@
+"""`DitherState`: what the dither of one box is at, and what leads from one state to the next.
+
+| state | its gradient | goes on to |
+| --- | --- | --- |
+| free: no input is dithered | is used | waiting, once values do not show an input (`judged`) |
+| waiting: no response was known yet | is not used | known, or guessed after so many steps (`looked`) |
+| known: answers have shown the response | is used | |
+| guessed: it was waited for in vain | is used | |
+
+In any of them the dither changes with what rows with it have shown (`followed`), and where many fail
+(`refused`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from zo.tangents.excitation.size import KNOWN, NextSize
+
+FIRST = 0.1  # of a spread or a size: the first dither; one that is too large is never forgotten; decision 121
+LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
+GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
+
+
+@dataclass(frozen=True, eq=False)
+class DitherState:
+    """What the dither of one box is at, see the module.
+
+    Attributes:
+        units: by place among the inputs, for those that are dithered: the spread of each number, 0 for one
+            that is not; `(*shape)`.
+        phase: "waiting" until a response was known, "known" or "guessed" from then on.
+        waited: steps with a dither while it was waiting.
+        factor: how many units a dither is.
+        known: the share of the tangent's response to a dither that answers have shown, from 0 to 1.
+        before: the last factor with a response out of chance, that response as a share of how much outputs
+            change, and whether it was known, not found by regression; None before there was one.
+        most: the largest factor: a unit (decision 153), or less.
+        failed: how many rows of the batch have failed, and of how many, without those of refused dithers.
+    """
+
+    units: Mapping[int, Tensor] = field(default_factory=dict)
+    phase: str = "waiting"
+    waited: int = 0
+    factor: float = 1.0
+    known: float = 0.0
+    before: tuple[float, float, bool] | None = None
+    most: float = 1.0
+    failed: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a response is waited for: until it is known, a derivative by it is a guess."""
+        return bool(self.units) and self.phase == "waiting"
+
+    def judged(self, units: Mapping[int, Tensor], *, begins: bool) -> DitherState:
+        """Dither what values do not show; the first of what varies begins small."""
+        first = begins and self.before is None
+        return replace(self, units=units, factor=FIRST if first else self.factor)
+
+    def looked(self, held: int, *, known: bool) -> DitherState:
+        """Wait one step longer, for `held` at most, unless the response is known by now."""
+        waited = self.waited + 1
+        phase = "known" if known else "waiting" if waited < held else "guessed"
+        return replace(self, phase=phase, waited=waited)
+
+    def loses_many(self, lost: int, rows: int) -> bool:
+        """Whether far more rows of a step failed beside this dither than before it."""
+        before, of = self.failed
+        return bool(self.units) and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
+
+    def survived(self, lost: int, rows: int) -> DitherState:
+        """Count rows that failed, of those that were asked."""
+        return replace(self, failed=(self.failed[0] + lost, self.failed[1] + rows))
+
+    def refused(self) -> DitherState:
+        """Take a smaller dither: at this one rows failed, as of a simulator that an action ends."""
+        return replace(self, most=self.factor / 2, factor=self.factor / GROWN)
+
+    def followed(self, seen: NextSize) -> DitherState:
+        """Take the next dither by what rows have shown.
+
+        Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
+        the largest. That is seen of responses that were found in the same way, by regression or by what is
+        known; and where a larger one has none that stands out of chance, that of a smaller one was chance.
+        """
+        share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
+        known, before, most = seen.known > KNOWN, self.before, self.most
+        factor, response, before_known = before or (0.0, 0.0, False)
+        if share and response and factor < self.factor and known == before_known:
+            if share / response < LINEAR * self.factor / factor:
+                most = factor
+        if share:
+            before = self.factor, share, known
+        elif factor < self.factor:
+            before = None
+        factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), most)
+        return replace(self, factor=factor, known=seen.known, before=before, most=most)
