@@ -285,7 +285,7 @@ def list_names() -> int:
 
 
 def info() -> int:
-    """Show versions, the machine and its devices."""
+    """Show versions and the machine."""
     from tasks.command.installation import report
 
     say(report())

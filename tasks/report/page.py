@@ -88,7 +88,7 @@ def _written(run: Run, problem: Problem | None) -> Path:
         ],
         footer=f"{' '.join(result.command)} · started {result.started}, {ended}",
     )
-    if failed is not None:
+    if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)
         part = "report: expected blocks" if kind.has_report() else "pictures: expected figures"
         raise ProblemError(
