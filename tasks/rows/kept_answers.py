@@ -38,7 +38,7 @@ LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up 
 
 
 @dataclass
-class _Answered:
+class _KeptCall:
     """What one call was answered: keys, rows of each, outputs of all; rows run beside; where it was."""
 
     keys: list[str]
@@ -77,7 +77,7 @@ class KeptAnswers:
         self._name, self._rank, self._code = checkpoint.file_name(name), 0, dict[str, str]()
         self._folder: Path | None = None
         self._known: dict[str, deque[tuple[tuple[Tensor, ...], int, int]]] = {}
-        self._waiting: list[_Answered] = []
+        self._waiting: list[_KeptCall] = []
         self._bytes, self._number, self.full = 0, 0, False
         self._asked: dict[int, tuple[BlackBoxFunction, Recalling]] = {}
         self._shared: dict[int, SharedRows] = {}
@@ -199,7 +199,7 @@ class KeptAnswers:
             self.full = True
             return
         plain = [output.detach().cpu() for output in outputs]
-        entry = _Answered(list(keys), list(lengths), plain, extra, self.place)
+        entry = _KeptCall(list(keys), list(lengths), plain, extra, self.place)
         self._waiting.append(entry)
         if self._pace.due:
             self.write()
@@ -273,13 +273,13 @@ class KeptAnswers:
         return [(path, (last, rank)) for path, (last, rank, _) in found]
 
 
-def _entries(path: Path, code: Mapping[str, str]) -> list[_Answered] | None:
+def _entries(path: Path, code: Mapping[str, str]) -> list[_KeptCall] | None:
     """What a file holds; None where it is damaged, of other code, or no file of answers."""
     try:
         content = checkpoint.load(path)
         if content["code"] != code:
             return None
-        entries = [_Answered(**each) for each in content["entries"]]
+        entries = [_KeptCall(**each) for each in content["entries"]]
         for entry in entries:
             for key, outputs, run in entry.parts():
                 plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
