@@ -27,16 +27,7 @@ def estimator(
     directions: int = 1,
     central: bool = False,
 ) -> zo.estimators.Estimator[Any]:
-    """The estimator of a name.
-
-    Args:
-        kind: "cge" and "sparse-cge", one weight after another; "rge" and "sparse-rge", along random
-            directions.
-        mu: The smoothing parameter.
-        sparsity: The sets of those that have some.
-        directions: How many, for methods that have some.
-        central: Whether differences take both signs.
-    """
+    """The estimator of a kind: "cge", "sparse-cge", or with `directions` "rge", "sparse-rge"."""
     if kind in ("cge", "sparse-cge"):
         return zo.CGE(mu, None if kind == "cge" else sparsity, central=central)
     return zo.RGE(mu, directions, central=central, sparsity=sparsity if kind == "sparse-rge" else None)

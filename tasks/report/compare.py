@@ -28,16 +28,10 @@ Sides = Mapping[str, Findings]  # runs by letter, for their folders' names are l
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several runs have in common and what they do not.
+    """What several runs have in common and what they do not: a column for each run, by its letter.
 
-    Attributes:
-        runs: A line for each run: its letter, folder, problem and seeds.
-        sentences: What a reader should know before the figures.
-        figures: A line for each method, a column for each run; for two runs of one problem their ratio too.
-        rows: The rows that training took, in the same columns.
-        settings: A line for each setting that differs, a column for each run.
-        page: The page with all of it and the plot.
-        caption: What the figures are.
+    `figures` have a line for each method, for two runs of one problem with their ratio; so have the `rows`
+    that training took. `settings` are those that differ.
     """
 
     runs: pandas.DataFrame
@@ -52,10 +46,6 @@ class Comparison:
 @pictures.own_settings()
 def compare(folders: Sequence[Path], page: Path) -> Comparison:
     """Set runs side by side and write a page of it, with its plot as PNG beside it.
-
-    Args:
-        folders: The folders of two runs or more; no code of theirs is executed.
-        page: The HTML file to write.
 
     Raises:
         ConfigurationError: Fewer than two different folders are given.

@@ -19,9 +19,7 @@ LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called 
 def sentences(result: Result, *, declared: bool = False) -> list[str]:
     """What came out: the best method, its cost, what did harm, whether the box's gradient is needed.
 
-    Args:
-        result: The table.
-        declared: Whether the problem's class says which way its first figure is better.
+    `declared` says whether the problem's class says which way its first figure is better.
     """
     every = scores(result)
     finite = {score.method: score for score in every if math.isfinite(score.mean)}
@@ -40,11 +38,7 @@ def sentences(result: Result, *, declared: bool = False) -> list[str]:
 
 
 def contradictions(facts: Findings) -> list[str]:
-    """A sentence for each method that the first figure calls worse than the start, and validation better.
-
-    Args:
-        facts: What came out of a run.
-    """
+    """A sentence for each method that the first figure calls worse than the start, and validation better."""
     every = {score.method: score for score in scores(facts.result) if math.isfinite(score.mean)}
     start, curves, lines = _untrained(every), facts.curves("validation"), []
     for score in every.values():

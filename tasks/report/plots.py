@@ -24,10 +24,7 @@ def training(
 ) -> Figure:
     """A figure over training, against rows and against time: a faint line for each seed, and their mean.
 
-    Args:
-        curves: Curves by method and seed.
-        y: What the vertical axes show.
-        levels: Values of methods without steps, as lines across.
+    `levels` are values of methods without steps, as lines across; `y` is what the vertical axes show.
     """
     levels = levels or {}
     style_of = looks([*levels, *curves])
@@ -129,10 +126,6 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
     """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
     Each curve has its run's name at its end, since there are seven kinds of line.
-
-    Args:
-        runs: Curves by run, method and seed.
-        y: What the vertical axis shows.
     """
     methods = dict.fromkeys(method for of_run in runs.values() for method in of_run)
     style_of = looks(methods)

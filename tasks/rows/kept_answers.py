@@ -60,10 +60,7 @@ class KeptAnswers:
     They are written every few seconds, so a piece of work that is soon done writes none.
 
     Args:
-        name: The name of the work, which its files have.
-        folder: The run's folder; None while there is none, see `attach`.
-        rank: Number of this process among those of the run, see `attach`.
-        code: The versions of the code that answers depend on, see `attach`.
+        name: The name of the work, which its files have; folder, rank and code are those of `attach`.
 
     Attributes:
         place: Where in the work the process is, a number that grows; `end` says up to where it is done.
