@@ -18,7 +18,7 @@ from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
 from tasks.folder.run import Run
 from tasks.listeners.progress import make_progress
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import plan_of
 from tasks.problem.problem import Problem
 from tasks.running.start import carry_out

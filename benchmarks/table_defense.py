@@ -24,7 +24,7 @@ from benchmarks.published import DEFENCE
 from blackbox.words import counted
 from tasks.applications.denoised_smoothing import DenoisedSmoothing, report
 from tasks.applications.denoised_smoothing.certification import accuracy_table, plot_certified_accuracy
-from tasks.applications.denoised_smoothing.config import PRESETS, Config
+from tasks.applications.denoised_smoothing.config import PRESETS, Config, ZerothOrder
 from tasks.folder import atomic
 from tasks.folder.result import Result
 from tasks.folder.run import Run
@@ -42,12 +42,12 @@ CI = Config(
     validations=2,
     mu_queries=140,
     ratio_directions=2,
-    coordinates=8,
     student_steps=40,
     student_first_steps=60,
     certify_images=5,
     n=100,
     n0=20,
+    zeroth_order=ZerothOrder(coordinates=8),
 )
 SIZES = {"ci": CI, **{name: PRESETS[name] for name in ("small", "few", "labels", "shapes", "paper")}}
 SEEDS = {"ci": 1, "labels": 1, "shapes": 1}  # of the others three

@@ -35,13 +35,11 @@ CI = replace(
     steps=10,
     large_non_steps=10,
     large_steps=10,
-    coordinates=24,
-    input_directions=24,
-    directions=24,
     horizon=40,
     test_starts=2,
     validation_starts=1,
     validate_every=10,
+    zeroth_order=replace(PRESETS["demo"].zeroth_order, coordinates=24, input_directions=24, directions=24),
 )
 """The smallest at which every part still runs: whether it works, not how well."""
 TABLES = {

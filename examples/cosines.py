@@ -25,7 +25,7 @@ import torch
 
 import tasks
 import zo
-from tasks.methods.reference import with_derivative
+from tasks.methods.problem_reference import with_derivative
 from tasks.problem.problems import find
 
 WRONG = 0.5  # a cosine below

@@ -40,14 +40,18 @@ def query_number(size: Size) -> list[Group]:
     """One for each number of directions."""
     numbers = {"ci": (5, 50), "small": (1, 10, 50, 250, 500), "paper": tuple(QUERY_NUMBER)}
     base = replace(simple(size), methods=("rge",), network="simple-6670")
-    return [Group(q, replace(base, directions=q), {"rge": QUERY_NUMBER[q]}) for q in numbers[size]]
+    settings = {q: replace(base.zeroth_order, directions=q) for q in numbers[size]}
+    return [Group(q, replace(base, zeroth_order=settings[q]), {"rge": QUERY_NUMBER[q]}) for q in settings]
 
 
 def smoothing_parameter(size: Size) -> list[Group]:
     """One for each mu."""
     base = replace(simple(size), methods=("cge",), network="simple-9640")
     values = (5e-2, 5e-3) if size == "ci" else tuple(mu for mu in SMOOTHING_PARAMETER if mu >= 5e-6)
-    return [Group(mu, replace(base, mu=mu), {"cge": SMOOTHING_PARAMETER[mu]}) for mu in values]
+    settings = {mu: replace(base.zeroth_order, mu=mu) for mu in values}
+    return [
+        Group(mu, replace(base, zeroth_order=settings[mu]), {"cge": SMOOTHING_PARAMETER[mu]}) for mu in values
+    ]
 
 
 def figure3(size: Size) -> list[Group]:

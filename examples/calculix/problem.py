@@ -9,7 +9,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
-from tasks.configuration import Count, Positive
+from tasks.configuration import Count, Positive, ZerothOrder
 
 NX, NY, LENGTH, HEIGHT = 16, 4, 100.0, 20.0  # cells; mm
 NODES = [(i, j) for i in range(NX + 1) for j in range(NY + 1)]
@@ -69,7 +69,7 @@ class Bracket(tasks.Problem):
         steps: Count = 60
         batch: Count = 8
         learning_rate: Positive = 3e-3
-        input_mu: Positive = 1e-2  # mm, of row-rge
+        zeroth_order: ZerothOrder = ZerothOrder(input_mu=1e-2)  # mm
         test: Count = 32
         """Loads in the test."""
 

@@ -13,7 +13,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
-from tasks.configuration import Count, NotNegative, Positive
+from tasks.configuration import Count, NotNegative, Positive, ZerothOrder
 from zo.estimators import Key
 
 MECHANISM, FUEL, AIR = "h2o2.yaml", "H2", "O2:1, N2:3.76"
@@ -87,9 +87,7 @@ class BurnerControl(tasks.Problem):
         steps: Count = 120
         batch: Count = 8
         learning_rate: Positive = 0.01
-        mu: Positive = 0.01
-        input_mu: Positive = 0.01  # in the scales of the inputs
-        directions: Count = 2  # of rge
+        zeroth_order: ZerothOrder = ZerothOrder(mu=0.01, input_mu=0.01, directions=2)
         validate_every: Count = 20
         calls: Count = 12
         """Calls of the reactor in a loss, of 0.1 ms each; the flow changes after half of them."""
@@ -104,7 +102,7 @@ class BurnerControl(tasks.Problem):
         "small": Config(),
         "large": Config(steps=300, test=128),
         "edge": Config(fuel=0.35),
-        "ci": Config(steps=2, batch=4, calls=3, directions=1, validate_every=1, test=4),
+        "ci": Config(steps=2, batch=4, calls=3, validate_every=1, test=4),
     }
 
     def box(self):

@@ -18,7 +18,7 @@ from wntr.epanet.toolkit import ENepanet
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
-from tasks.configuration import Count, NotNegative, Positive
+from tasks.configuration import Count, NotNegative, Positive, ZerothOrder
 from zo.estimators import Key
 
 PUMPS, TANKS, BYPASS = ("10", "335"), ("1", "2", "3"), "330"
@@ -118,9 +118,7 @@ class PumpSchedule(tasks.Problem):
         steps: Count = 100
         batch: Count = 4
         learning_rate: Positive = 0.02
-        mu: Positive = 0.01
-        input_mu: Positive = 0.01
-        directions: Count = 2  # of rge
+        zeroth_order: ZerothOrder = ZerothOrder(mu=0.01, input_mu=0.01, directions=2)
         validate_every: Count = 20
         speeds: Literal["network", "fixed"] = "network"
         """What is trained: a network, or two speeds that are the same in each hour of each day."""
@@ -136,7 +134,7 @@ class PumpSchedule(tasks.Problem):
     presets = {
         "small": Config(),
         "large": Config(steps=300, test=128),
-        "ci": Config(steps=2, batch=4, hours=3, directions=1, validate_every=1, test=4),
+        "ci": Config(steps=2, batch=4, hours=3, validate_every=1, test=4),
     }
 
     def box(self):

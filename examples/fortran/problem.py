@@ -16,7 +16,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Parallel
 from blackbox.errors import ConfigurationError
-from tasks.configuration import Count, Positive
+from tasks.configuration import Count, Positive, ZerothOrder
 
 SOURCE = Path(__file__).with_name("slab.f")
 CELLS, PULSES = 10, 8
@@ -71,7 +71,7 @@ class Heating(tasks.Problem):
         methods: tuple[str, ...] = ("none", "tangents", "rge", "first-order")
         steps: Count = 200
         learning_rate: Positive = 1e-2
-        directions: Count = 2  # of rge
+        zeroth_order: ZerothOrder = ZerothOrder(directions=2)
         pool: Literal["processes", "threads", "none"] = "processes"
         """What runs the rows; threads give wrong numbers, since they share the common block."""
 

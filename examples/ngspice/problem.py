@@ -13,7 +13,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
-from tasks.configuration import Count, Natural, Positive
+from tasks.configuration import Count, Natural, Positive, ZerothOrder
 from zo.estimators import Key
 
 GRID = torch.arange(1, 26) / 10  # of the sweep, in edge frequencies
@@ -52,7 +52,7 @@ class FilterDesign(tasks.Problem):
         steps: Count = 100
         batch: Count = 4
         learning_rate: Positive = 0.03
-        directions: Count = 2  # of rge
+        zeroth_order: ZerothOrder = ZerothOrder(directions=2)
         draws: Natural = 4
         """Filters built of imperfect parts for each design of a step; 0 trains on the nominal one alone."""
         tolerance: Positive = 0.05

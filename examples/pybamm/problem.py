@@ -16,7 +16,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
-from tasks.configuration import Count, Positive
+from tasks.configuration import Count, Positive, ZerothOrder
 from zo.estimators import Key
 
 CURRENT, OUTSIDE, COOLING = (
@@ -123,9 +123,7 @@ class FastCharging(tasks.Problem):
         steps: Count = 60
         batch: Count = 4
         learning_rate: Positive = 0.02
-        mu: Positive = 0.01
-        input_mu: Positive = 0.01
-        directions: Count = 2  # of rge
+        zeroth_order: ZerothOrder = ZerothOrder(mu=0.01, input_mu=0.01, directions=2)
         validate_every: Count = 20
         calls: Count = 15
         """Calls of the cell in a loss, of two minutes each."""
@@ -135,7 +133,7 @@ class FastCharging(tasks.Problem):
     presets = {
         "small": Config(),
         "large": Config(steps=120, test=64),
-        "ci": Config(steps=2, batch=4, calls=3, directions=1, validate_every=1, test=4),
+        "ci": Config(steps=2, batch=4, calls=3, validate_every=1, test=4),
     }
 
     def box(self):

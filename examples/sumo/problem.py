@@ -14,7 +14,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Parallel
 from blackbox.extras import import_extra
-from tasks.configuration import Count, Positive
+from tasks.configuration import Count, Positive, ZerothOrder
 from zo.estimators import Key
 
 GRID = "--grid --grid.number=1 --grid.attach-length=150 -j traffic_light --tls.default-type=static"
@@ -89,17 +89,19 @@ class TrafficLights(tasks.Problem):
         batch: Count = 8
         learning_rate: Positive = 0.03
         validate_every: Count = 10
-        mu: Positive = 0.1  # of differences in the weights
-        input_mu: Positive = 0.2  # of those in the logarithms of green times
-        central: bool = True  # with both signs, `rge` is an evolution strategy without ranks
-        coordinates: Count = 2
-        directions: Count = 2
-        input_directions: Count = 1
+        zeroth_order: ZerothOrder = ZerothOrder(
+            mu=0.1,
+            input_mu=0.2,  # of the logarithms of green times
+            central=True,  # with both signs, `rge` is an evolution strategy without ranks
+            coordinates=2,
+            directions=2,
+            input_directions=1,
+        )
         test: Count = 24
         """Demands in the test."""
 
     presets = {"small": Config(), "large": Config(steps=150, batch=16, test=100)}
-    presets["ci"] = Config(steps=2, batch=2, directions=1, test=2)
+    presets["ci"] = Config(steps=2, batch=2, test=2)
 
     def box(self):
         spawn = multiprocessing.get_context("spawn")

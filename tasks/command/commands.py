@@ -14,39 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from blackbox.terminal import say
-from tasks.command import run_command
-from tasks.command.run_command import Tensorboard, Timeout, Workers
+from tasks.command import box_commands, run_command
+from tasks.command.run_command import Folder, Tensorboard, Timeout, Trust, Workers
 from tasks.configuration import names
 from tasks.errors import ConfigurationError, TrustError
 
 if TYPE_CHECKING:
     from tasks.folder.run import Run
 
-TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
-Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
-Trust = Annotated[
-    bool,
-    arg(help="Execute the code that the run and its settings name, although it came from elsewhere."),
-]
-Target = Annotated[
-    Positional[str],
-    arg(
-        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box "
-        "may stand in the class's place.",
-        metavar="TARGET",
-    ),
-]
-Arguments = Annotated[
-    Positional[tuple[str, ...]],
-    arg(
-        help="What it is made with: numbers, true, false, null or text.",
-        metavar="NAME=VALUE ...",
-        help_behavior_hint="(default: nothing)",
-    ),
-]
 _TOP = (
     "Train PyTorch networks through code that cannot be differentiated.\n\n"
     "First steps: `blackbox new NAME` writes a problem of your own; `blackbox list` names what there is; "
@@ -67,9 +45,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 def call(arguments: Sequence[str]) -> int:
     """The exit status of a command; `SystemExit` for help and mistakes, as tyro does it.
 
-    Args:
-        arguments: The words after `blackbox`.
-
     Raises:
         ConfigurationError: A number is out of its range, or a problem's name or settings are wrong.
     """
@@ -84,13 +59,10 @@ def call(arguments: Sequence[str]) -> int:
         "settings."
     )
     if words and words[0] in _COMMANDS:
-        command = _bounded(_COMMANDS[words[0]])
-        return _tyro(command, f"blackbox {words[0]}", abouts[words[0]], words[1:])
+        return _tyro(_bounded(_COMMANDS[words[0]]), f"blackbox {words[0]}", abouts[words[0]], words[1:])
     union: Any = Union  # of what only has names: tyro says what there is
     nothing = dataclasses.make_dataclass("Nothing", [])
-    parts = [
-        Annotated[nothing, tyro.conf.subcommand(name, description=about)] for name, about in abouts.items()
-    ]
+    parts = (Annotated[nothing, subcommand(name, description=about)] for name, about in abouts.items())
     return _tyro(union[tuple(parts)], "blackbox", _TOP, words)
 
 
@@ -174,25 +146,10 @@ def resume(
     from tasks.report.page import NAME
     from tasks.workers import group
 
-    def refuse_untrusted(run: Run) -> None:
-        if run.problem:
-            from tasks.running.resume import problem_of
-
-            problem_of(run)
-        else:
-            run.refuse_untrusted()
-
-    def is_own(run: Run) -> bool:
-        try:
-            refuse_untrusted(run)
-        except TrustError:
-            return False
-        return True
-
     def opened() -> Run:
         run = Run.open(folder)
         if not trust:
-            refuse_untrusted(run)
+            _refuse_untrusted(run)
         if rows is not None:
             run = run.with_budget(rows)
         return run if data is None else run.with_data(data)
@@ -200,9 +157,9 @@ def resume(
     if not group.is_member():
         before = Run.open(folder)
         # without a page callbacks do not have the result yet, and they are code
-        if before.finished and ((folder / NAME).is_file() or not (trust or is_own(before))):
+        if before.finished and ((folder / NAME).is_file() or not (trust or _is_own(before))):
             if data is not None:
-                Run.open(folder).with_data(data)
+                before.with_data(data)
             say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
         run = opened()
@@ -229,6 +186,24 @@ def resume(
         without=without,
     )
     return 0
+
+
+def _refuse_untrusted(run: Run) -> None:
+    """Raise a `TrustError` where the code that the run names came from elsewhere."""
+    if run.problem:
+        from tasks.running.resume import problem_of
+
+        problem_of(run)
+    else:
+        run.refuse_untrusted()
+
+
+def _is_own(run: Run) -> bool:
+    try:
+        _refuse_untrusted(run)
+    except TrustError:
+        return False
+    return True
 
 
 def report(
@@ -288,172 +263,6 @@ def compare(
     return 0
 
 
-def check(
-    target: Target,
-    arguments: Arguments = (),
-    *,
-    samples: Annotated[
-        Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
-    ] = None,
-    out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None,
-    rows: Annotated[
-        int | None,
-        arg(
-            help="The most rows to run; some 6,000 measure every line of one input.",
-            help_behavior_hint="(default: 1000, and 400 for each differentiable input beyond one)",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, arg(help="The most seconds to take; what does not fit is said to be left out.")
-    ] = 60.0,
-    processes: Annotated[
-        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
-    ] = True,
-    seed: Annotated[int, arg(help="Of all draws.")] = 0,
-) -> int:
-    """Examine a black box: is it fit to be trained through, and with which mu?
-
-    The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
-    """
-    from blackbox import conformance
-    from blackbox.group import BoxGroup
-
-    if samples is not None and not samples.is_file():
-        raise ConfigurationError(
-            f"--samples: no such file {samples}. Save rows with numpy.save, or by the inputs' names with "
-            "numpy.savez."
-        )
-    where = None if out is None else str(out)
-    box = _box(target, arguments, groups=True)
-    if isinstance(box, BoxGroup):
-        return box.check(where, seed=seed)
-    if rows is None:  # two lines in each input
-        rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
-    return conformance.command(
-        box, samples, where, rows=rows, seconds=seconds, processes=processes, seed=seed
-    )
-
-
-def serve(
-    target: Target,
-    arguments: Arguments = (),
-    *,
-    host: Annotated[
-        str, arg(help="Address to listen at; the default is reached from this machine alone.")
-    ] = "127.0.0.1",
-    port: Annotated[int, arg(help="Port to listen at; 0 takes a free one, and prints it.")] = 4242,
-    token: Annotated[
-        str | None,
-        arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
-    ] = None,
-    name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
-    threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
-    derivative: Annotated[
-        Literal["own", "differences", "values"],
-        arg(
-            help="What gradients come from: the box's own derivative, where it has one; central differences, "
-            "two rows for each number of the inputs; or a tangent that is learned over the calls, from "
-            "the values of the solves alone."
-        ),
-    ] = "own",
-    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
-) -> int:
-    """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
-    from blackbox import adapters
-
-    box = _box(target, arguments)
-    if derivative == "own":
-        solver = None
-    else:
-        from tasks.command.tesseract import solver_of
-
-        solver = solver_of(box, derivative, mu)
-    adapters.um_bridge.serve(
-        box if name is None else {name: box},
-        derivative=solver,
-        host=host,
-        port=port,
-        token=token or os.environ.get(TOKEN) or None,
-        threads=threads,
-    )
-    return 0
-
-
-def host(
-    folder: Annotated[
-        Positional[Path],
-        arg(help="Where the files are written; with --serve, the folder of the run.", metavar="FOLDER"),
-    ],
-    program: Annotated[
-        Positional[tuple[str, ...]],
-        arg(
-            help="With --serve: the program and its arguments.",
-            metavar="PROGRAM ...",
-            help_behavior_hint="(default: none)",
-        ),
-    ] = (),
-    *,
-    serve: Annotated[
-        bool, arg(help="Run a program with the network that a run has trained, which answers its calls.")
-    ] = False,
-    export: Annotated[
-        Path | None,
-        arg(
-            help="Write the network that a run has trained: .pt, TorchScript for FTorch, or .onnx.",
-            help_behavior_hint="(default: nothing)",
-        ),
-    ] = None,
-    method: Annotated[str | None, arg(help="Whose network; None for the last of the run's methods.")] = None,
-    seed: Annotated[int | None, arg(help="Of which seed; None for the first.")] = None,
-    trust: Trust = False,
-) -> int:
-    """Write bb_host, by which a C, C++, Fortran or Python program calls a network; or serve such a program.
-
-    `blackbox host DIR` writes the files that are added to the program. `blackbox host --serve RUN --
-    ./ocean case.nml` runs it with a trained network, and `blackbox host RUN --export net.pt` writes that for
-    others.
-    """
-    from blackbox import adapters
-    from tasks.command import hosting
-
-    if serve:
-        return hosting.serve(folder, program, method, seed, trust)
-    if export is not None:
-        return hosting.export(folder, export, method, seed, trust)
-    if program:
-        raise ConfigurationError(
-            f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
-        )
-    say(adapters.hosted.write_client(folder))
-    return 0
-
-
-def tesseract(
-    target: Target,
-    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")],
-    arguments: Arguments = (),
-    *,
-    derivative: Annotated[
-        Literal["differences", "values"],
-        arg(
-            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
-            "over the calls from the values of the solves alone."
-        ),
-    ] = "differences",
-    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
-    vectorized: Annotated[
-        bool, arg(help="Whether arrays have an open first axis, for many rows a call.")
-    ] = False,
-) -> int:
-    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
-    from blackbox.registry_arguments import parse
-    from tasks.command import tesseract
-
-    box, options = _box(target, arguments), {"derivative": derivative, "vectorized": vectorized, "mu": mu}
-    say(tesseract.write(box, target, parse(arguments), folder, **options))
-    return 0
-
-
 def data(
     name: Annotated[Positional[Literal["cifar10", "cifar100"]], arg(help="The data set.")],
     *,
@@ -473,7 +282,7 @@ def list_names() -> int:
 
 
 def info() -> int:
-    """Show versions, the machine and its devices."""
+    """Show versions and the machine."""
     from tasks.command.installation import report
 
     say(report())
@@ -486,20 +295,11 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "resume": resume,
     "report": report,
     "compare": compare,
-    "check": check,
-    "serve": serve,
-    "host": host,
-    "tesseract": tesseract,
+    "check": box_commands.check,
+    "serve": box_commands.serve,
+    "host": box_commands.host,
+    "tesseract": box_commands.tesseract,
     "data": data,
     "list": list_names,
     "info": info,
 }
-
-
-def _box(target: str, arguments: Sequence[str], groups: bool = False) -> Any:
-    """The black box that a command names, or with `groups` what has several, such as a `Hosted`."""
-    from blackbox.registry import make, make_any
-    from blackbox.registry_arguments import parse
-
-    names.check_single(target)
-    return (make_any if groups else make)(target, parse(arguments), names.functions())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
 import keyword
 import re
@@ -101,23 +100,6 @@ def _kind(module: str) -> str:
     return "".join(word[:1].upper() + word[1:] for word in module.split("_"))
 
 
-def _names(template: str) -> set[str]:
-    """The names that a template in Python gives to something, within functions too, but for its own class."""
-    text = (TEMPLATES / template).read_text(encoding="utf-8")
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(Template(text).substitute(Class="its_class", module="its_module"))):
-        match node:
-            case ast.alias():
-                names.add(node.asname or node.name.partition(".")[0])
-            case ast.FunctionDef() | ast.ClassDef():
-                names.add(node.name)
-            case ast.Name(ctx=ast.Store()):
-                names.add(node.id)
-            case ast.arg():
-                names.add(node.arg)
-    return names - {"its_class"}
-
-
 def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
     """Refuse a name that could not be imported, or would stand before another of the same name."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module):
@@ -133,7 +115,8 @@ def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
                 f"language. Take another, such as my-{name}."
             )
     parts = [template for end, template in KINDS[kind].items() if end in (".py", "test")]
-    if hasattr(builtins, own) or own in set().union(*map(_names, parts)):
+    texts = [(TEMPLATES / template).read_text(encoding="utf-8") for template in parts]
+    if hasattr(builtins, own) or own in re.findall(r"\w+", " ".join(texts)):
         has = "Python" if hasattr(builtins, own) else "a file of this kind"
         raise ConfigurationError(
             f"{name!r}: expected a name that leaves the class one of its own, got {own!r}, which {has} has "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from blackbox.terminal import say
 from tasks.errors import ConfigurationError
@@ -19,6 +19,11 @@ from tasks.errors import ConfigurationError
 if TYPE_CHECKING:
     from tasks.folder.run import Run
 
+Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
+Trust = Annotated[
+    bool,
+    arg(help="Execute the code that the run and its settings name, although it came from elsewhere."),
+]
 Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
 Workers = Annotated[
     int, arg(help="Processes on this machine that share the queries out; on several, start it by torchrun.")
@@ -30,12 +35,7 @@ Timeout = Annotated[
 
 @dataclass
 class Invocation:
-    """A call of the console script: the words after `blackbox`, and the run that it is at work on.
-
-    Attributes:
-        words: After `blackbox`.
-        run: The run that `blackbox resume` would go on with; None before there is one.
-    """
+    """The words after `blackbox`, and the run that it is at work on; None before there is one."""
 
     words: Sequence[str] = ()
     run: Run | None = None
@@ -85,10 +85,6 @@ class RunCommand:
 def parse(target: str, words: Sequence[str]) -> RunCommand:
     """The run that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
 
-    Args:
-        target: The problem.
-        words: What comes behind it.
-
     Raises:
         ConfigurationError: The problem's name or settings are wrong.
     """
@@ -110,7 +106,7 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
 
     The preset is found before tyro parses: it is the default from which `--SETTING` departs.
     """
-    from tasks.methods import shared
+    from tasks.methods import by_name
     from tasks.problem import problems
 
     problem, where = problems.find(target)
@@ -129,7 +125,7 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
         ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
         ("config", Annotated[type(shown), arg(name="")], shown),
     ]
-    lines = [f"  {name}: {method.about}" for name, method in shared.methods_of(problem).items()]
+    lines = [f"  {name}: {method.about}" for name, method in by_name.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}; --debug shows tracebacks of errors."
     about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
     namespace = {"task": problem.name(), "where": where, "kind": problem}

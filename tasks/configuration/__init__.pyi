@@ -6,13 +6,13 @@ from tasks.configuration.settings import NOT_WRITTEN as NOT_WRITTEN
 from tasks.configuration.settings import AtLeastOne as AtLeastOne
 from tasks.configuration.settings import Config as Config
 from tasks.configuration.settings import Count as Count
-from tasks.configuration.settings import Directions as Directions
 from tasks.configuration.settings import Fraction as Fraction
-from tasks.configuration.settings import InputDirections as InputDirections
 from tasks.configuration.settings import Natural as Natural
 from tasks.configuration.settings import NotNegative as NotNegative
 from tasks.configuration.settings import Positive as Positive
+from tasks.configuration.settings import ZerothOrder as ZerothOrder
 from tasks.configuration.settings import check as check
+from tasks.configuration.settings import flat as flat
 from tasks.configuration.settings import from_dict as from_dict
 from tasks.configuration.settings import refused as refused
 from tasks.configuration.settings import to_dict as to_dict

@@ -20,17 +20,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg, configure
 
 from blackbox.checks import nearest
 from tasks.errors import ConfigurationError
 
 Count = Annotated[int, Field(ge=1, le=2**48)]
 """A whole number of at least 1."""
-Directions = Annotated[int, Field(ge=1, le=2**48), arg(aliases=("--q",))]
-"""How many random directions, `q` of `zo.RGE`, by which name the command line takes it too."""
-InputDirections = Annotated[int, Field(ge=1, le=2**48), arg(aliases=("--input-q",))]
-"""How many random directions at a box's inputs, `q` of `zo.box_gradient.RowRGE`."""
 Natural = Annotated[int, Field(ge=0, le=2**48)]
 """A whole number of at least 0."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -126,6 +122,15 @@ def to_dict(configuration: Any) -> dict[str, Any]:
     return values
 
 
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON values, those of a dataclass among them by names such as "zeroth_order.mu"."""
+    lines: dict[str, Any] = {}
+    for name, value in values.items():
+        parts = flat(value) if isinstance(value, Mapping) else {}
+        lines |= {f"{name}.{part}": inner for part, inner in parts.items()} or {name: value}
+    return lines
+
+
 def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None) -> C:
     """The dataclass `kind` from what `to_dict` gave; settings that are left out take their defaults.
 
@@ -217,6 +222,37 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+@configure(OmitArgPrefixes)
+@dataclass(frozen=True)
+class ZerothOrder:
+    """Settings of methods that train by differences of values, or by values alone.
+
+    Raises:
+        ConfigurationError: A setting is not what its annotation says.
+    """
+
+    mu: Positive = 1e-3
+    """Smoothing parameter of the weights: the finite-difference step of cge, sparse-cge and rge."""
+    input_mu: Positive = 1e-3
+    """Smoothing parameter of row-rge, in the units of the box's inputs."""
+    central: bool = False
+    """Whether differences take both signs, with twice the queries."""
+    coordinates: Count = 64
+    """Weights in a step's sparse set, of sparse-cge, drawn anew every step."""
+    directions: Annotated[Count, arg(aliases=("--q",))] = 64
+    """Random directions in a step of rge: q of zo.RGE."""
+    input_directions: Annotated[Count, arg(aliases=("--input-q",))] = 2
+    """Random directions at the box's inputs for each row, of row-rge; q of zo.box_gradient.RowRGE."""
+    sigma0: Positive = 0.1
+    """Of cma-es and sep-cma-es: the standard deviation of each weight in the first generation."""
+    chunk: Count | None = None
+    """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self)
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of a run. A problem's own are added in a subclass, which is a frozen dataclass too.
@@ -241,31 +277,9 @@ class Config:
     """The most rows that the run may run, validation and test included; None for no limit."""
     validate_every: Count = 25
     """Optimiser steps between validations."""
-    checkpoint_every: Count = 25
-    """Optimiser steps between checkpoints."""
-    mu: Positive = 1e-3
-    """Smoothing parameter of the weights: the finite-difference step of cge, sparse-cge and rge."""
-    input_mu: Positive = 1e-3
-    """Smoothing parameter of row-rge, in the units of the box's inputs."""
-    central: bool = False
-    """Whether differences take both signs, with twice the queries."""
-    coordinates: Count = 64
-    """Weights in a step's sparse set, of sparse-cge, drawn anew every step."""
-    directions: Directions = 64
-    """Random directions in a step of rge: q of zo.RGE."""
-    input_directions: InputDirections = 2
-    """Random directions at the box's inputs for each row, of row-rge; q of zo.box_gradient.RowRGE."""
-    popsize: Annotated[int, Field(ge=3, le=2**20)] | None = None
-    """Candidates in a generation of cma-es and sep-cma-es, which is a step; None for 4 + 3 ln(weights)."""
-    sigma0: Positive = 0.1
-    """Of cma-es and sep-cma-es: the standard deviation of each weight in the first generation."""
     prefit: Natural = 400
     """Steps in which tangents and student learn, before training, from answers that the problem has (its
     `answers`); 0 for none."""
-    student_loss: Literal["squared", "kl", "kl-logits", "labels"] | None = None
-    """What the network of student learns by, see zo.tangents.StudentTangent: kl for probabilities, labels for
-    one-hot labels, squared for other numbers. None chooses among them by the problem's `answers`, and is
-    squared where it has none."""
     replays: Natural | None = 0
     """Steps on recorded answers, in which no box runs, after each step of tangents; None for as many
     as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
@@ -277,16 +291,13 @@ class Config:
     clip: AtLeastOne | None = None
     """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
     None for each method's own: 2 for tangents that learn from values, no bound for others."""
-    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The fraction of a step's queries that may fail before it is an error, in cge, sparse-cge, rge and
-    row-rge; one alone may, unless this is 0."""
-    chunk: Count | None = None
-    """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Of torch on the CPU. Two may be twice as fast on idle cores, and are far slower where another process
     wants one of them. Results are equal to the bit for equal numbers of threads."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the network is."""
+    zeroth_order: ZerothOrder = ZerothOrder()
+    """Of methods that train by differences of values, or by values alone."""
 
     def __post_init__(self) -> None:
         """Check the settings; a subclass that checks more calls this first."""

@@ -12,7 +12,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tasks.configuration import to_dict
+from tasks.configuration import flat, to_dict
 from tasks.configuration.code import NamedBySetting, named
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading
@@ -94,6 +94,7 @@ def write_terms(folder: Path, content: Mapping[str, Any]) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ, in words: "steps 300 (now 400)"; "" for none."""
+    before, now = flat(before), flat(now)
     names = sorted({**before, **now})
     changed = [name for name in names if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from blackbox.extras import import_extra
+from tasks.configuration import flat
 from tasks.errors import ConfigurationError
 from tasks.folder.result import Result
 from tasks.folder.run import Run, stage_name
@@ -68,7 +69,7 @@ class MLflow(Callback):
         """The MLflow run of the stage, found again or made."""
         known = self._find(run, stage)
         if known is None:
-            settings = {name: value for name, value in run.config.items() if value is not None}
+            settings = {name: value for name, value in flat(run.config).items() if value is not None}
             settings |= {"steps": steps, "preset": run.preset}
             tags = {"blackbox.folder": str(run.path.resolve()), "blackbox.stage": stage}
             tags["blackbox.key"] = _key(run, stage)

@@ -6,8 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from html import escape
-from itertools import pairwise
-from statistics import median
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -24,7 +22,7 @@ from tasks.problem.silence import Silence
 INTERVAL = 10.0  # seconds between plain lines
 LONG = 2.0  # seconds of a first lesson from which on it is said
 REDRAWN = 0.5  # seconds between changes of a notebook's output
-LAST, SLOW = 5, 1.0  # steps whose median is a pace too, where they are slower, and take so many seconds
+LAST = 32  # steps whose mean is the pace: what comes now and then has its share, and the first ones none
 IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
@@ -43,9 +41,9 @@ class Progress(Silence):
         self._started = 0.0
         self._metrics: Mapping[str, float] = {}
         self._first_queries: float | None = None
-        # step, time and seconds in boxes from which, now and later, the pace is taken
-        self._from = self._next = (-1, 0.0, 0.0)
-        self._last = deque[float](maxlen=LAST + 1)  # when the last steps were over
+        self._ends = deque[tuple[int, float, float]](
+            maxlen=LAST + 1
+        )  # of the last steps, time and box seconds
         self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
@@ -54,8 +52,7 @@ class Progress(Silence):
         self._first = self._step = done
         self._started = self._clock()
         self._metrics, self._first_queries = {}, None if done else 0.0
-        self._from = self._next = (-1, 0.0, 0.0)
-        self._last.clear()
+        self._ends.clear()
         self._show_begin()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -69,9 +66,7 @@ class Progress(Silence):
             if self._first_queries is None:  # resumed: the rate is that of this process
                 self._first, self._started = step, self._clock()
                 self._first_queries = metrics.get("queries", 0.0)
-                self._from = self._next = step, self._started, metrics.get(IN_BOXES, math.nan)
-        self._mark(step)
-        self._last.append(self._clock())
+        self._ends.append((step, self._clock(), self._metrics.get(IN_BOXES, math.nan)))
         self._show_update()
 
     def end(self) -> None:
@@ -100,9 +95,7 @@ class Progress(Silence):
     def lesson(self, done: int, most: int) -> None:
         """Say that a model of a box learns for the first time, where that takes longer than two seconds.
 
-        Args:
-            done: steps of learning; 0 where it begins, `most` where it is over.
-            most: of them, at most.
+        `done` steps of learning are 0 where it begins, and `most` where it is over.
         """
         now = self._clock()
         if not done:
@@ -133,39 +126,14 @@ class Progress(Silence):
     def _line(self) -> str:
         return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
 
-    def _mark(self, step: int) -> None:
-        """Forget the first half of the steps: the first ones, in which methods learn, take far longer.
-
-        The very first is never counted: it stands after the first validation, and starts what is lazy.
-        """
-        done, here = step - self._first, (step, self._clock(), self._metrics.get(IN_BOXES, math.nan))
-        if self._from[0] < 0 and done > 0:
-            self._from = self._next = here
-        elif self._from[0] >= 0 and done >= 2 * (self._next[0] - self._first):
-            self._from, self._next = self._next, here
-
-    def _left(self) -> float | None:
-        """Seconds to the end, at the pace of the last steps; None where that is not known yet.
-
-        That is the mean of at least half of them, in which what comes now and then has its share; or the last
-        five, if steps become slower, as where ever more replays are trusted.
-        """
-        since, started, _ = self._from
-        if since < 0 or not since < self._step < self._steps:
+    def _left(self) -> tuple[float, float] | None:
+        """Seconds to the end at the pace of the last steps, and those beside the boxes; None if unknown."""
+        since, started, before = self._ends[0] if self._ends else (self._step, 0.0, 0.0)
+        if not since < self._step < self._steps:
             return None
-        pace = (self._clock() - started) / (self._step - since)
-        if len(self._last) > LAST:
-            last = median(now - before for before, now in pairwise(self._last))
-            pace = max(pace, last if last > SLOW else 0.0)
-        return pace * (self._steps - self._step)
-
-    def _beside(self, left: float) -> float | None:
-        """Of the seconds that are left those beside the boxes, as far as that is known."""
-        _, started, before = self._from
         passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - before
-        if math.isnan(boxes) or passed <= 0:
-            return None
-        return max(0.0, 1 - boxes / passed) * left
+        left = passed / (self._step - since) * (self._steps - self._step)
+        return left, max(0.0, 1 - boxes / passed) * left if passed > 0 and boxes == boxes else math.nan
 
     def _figures(self) -> str:
         """Loss, speed and times, as far as they are known."""
@@ -186,12 +154,12 @@ class Progress(Silence):
                 kind = name.removeprefix("failed_").replace("_", " ")
                 parts.append(f"{counted(int(count), 'row')} {kind}")
         parts.append(f"{duration(elapsed)} elapsed")
-        left = self._left()
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-            beside = self._beside(left)
-            if beside is not None and left >= INTERVAL:
-                parts[-1] += f" ({duration(beside)} of it beside the box)"
+        if (times := self._left()) is not None:
+            left, beside = times
+            said = (
+                f" ({duration(beside)} of it beside the box)" if left >= INTERVAL and beside == beside else ""
+            )
+            parts.append(f"{duration(left)} left{said}")
         return ", ".join(parts)
 
 

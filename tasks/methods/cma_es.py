@@ -23,7 +23,6 @@ from blackbox.errors import BudgetError
 from blackbox.extras import import_extra
 from blackbox.failures import noted
 from blackbox.notices import warn
-from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
@@ -48,88 +47,13 @@ HARMLESS = 0.02  # of what the candidates' losses differ by: so far off, a stack
 QUIET = {"verbose": -9, "verb_log": 0, "verb_disp": 0, "maxiter": np.inf}
 
 
-class Search:
-    """The distribution of weights that `cma` moves; it can be told again all that it was told.
-
-    Args:
-        start: The mean of the first generation, `(weights,)` float64.
-        sigma0: Standard deviation of each weight in the first generation.
-        popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
-        diagonal: Whether the covariance is a diagonal (sep-CMA-ES), which takes no more memory than the
-            weights.
-        seed: On which all draws depend; no generator of NumPy's or torch's shares them.
-
-    Attributes:
-        popsize: Candidates of a generation.
-        told: The values of the candidates of each generation that was asked for, all NaN where it was not
-            told any.
-
-    Raises:
-        MissingExtraError: The package `cma` is not installed.
-    """
-
-    def __init__(
-        self, start: np.ndarray, sigma0: float, popsize: int | None, diagonal: bool, seed: int
-    ) -> None:
-        cma = import_extra("cma-es", "cma", "cma")
-        draws = np.random.default_rng(seed)
-        options = {**QUIET, "randn": lambda *shape: draws.standard_normal(shape), "CMA_diagonal": diagonal}
-        if popsize is not None:
-            options["popsize"] = popsize
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own plots and options
-            self._made = cma.CMAEvolutionStrategy(start, sigma0, options)
-        self.popsize = int(self._made.popsize)
-        self.told: list[np.ndarray] = []
-        self._asked: list[np.ndarray] = []
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Of the distribution, `(weights,)` float64."""
-        return np.asarray(self._made.mean)
-
-    @property
-    def sigma(self) -> float:
-        """The step size: the root of the mean variance of a weight, but for the covariance's own size."""
-        return float(self._made.sigma)
-
-    def ask(self) -> np.ndarray:
-        """The candidates of a generation, `(popsize, weights)` float64."""
-        self._asked = self._made.ask()
-        self.told.append(np.full(self.popsize, np.nan))
-        return np.stack(self._asked)
-
-    def tell(self, values: np.ndarray) -> None:
-        """Move the distribution by the values of the candidates that were asked for last.
-
-        Args:
-            values: `(popsize,)`, finite, lower is better; nothing but their order matters.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of candidates that are all equal
-            self._made.tell(self._asked, list(values))
-        self.told[-1] = np.asarray(values, dtype=float)
-
-    def again(self, generations: np.ndarray) -> None:
-        """Ask and tell, without evaluating anything, what another search of these settings was told.
-
-        Args:
-            generations: Its `told`, `(generations, popsize)`.
-        """
-        for values in generations:
-            self.ask()
-            if np.isfinite(values).all():
-                self.tell(values)
-
-
 @dataclass
 class CmaCounts:
     """What a `CmaEs` has spent.
 
     Attributes:
         steps: Generations.
-        queries: Evaluations of the objective: the candidates, and those that compare evaluators.
-        checks: The evaluations that compare evaluators.
+        queries: Evaluations of the objective: the candidates, and the `checks` that compare evaluators.
         dropped: Candidates of which a row failed that did not fail in all; they are ranked last.
         lost: Rows of batches that failed in all candidates, and were left out.
     """
@@ -155,13 +79,13 @@ class CmaEs:
         objective: `objective(network, batch) -> Tensor (rows,)`.
         sigma0: Standard deviation of each weight in the first generation.
         popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
-        diagonal: Whether the covariance is a diagonal.
-        seed: On which all draws depend.
+        diagonal: Whether the covariance is a diagonal (sep-CMA-ES), which takes no more memory than the
+            weights.
+        seed: On which all draws depend; no generator of NumPy's or torch's shares them.
         chunk: How many candidates are evaluated together; None for what memory allows.
 
     Attributes:
         counts: What was done so far, see `CmaCounts`.
-        search: The distribution.
 
     Raises:
         ConfigurationError: There are more weights than a whole covariance is for.
@@ -186,14 +110,17 @@ class CmaEs:
                 f"covariance, got {self.parameters.size:,}. Take sep-cma-es, whose covariance is a diagonal, "
                 "or a smaller network."
             )
-        self._settings = {"sigma0": sigma0, "popsize": popsize, "diagonal": diagonal, "seed": seed}
-        self._begin(self.parameters.flat().double())
+        self._begin = partial(_strategy, sigma0, popsize, diagonal, seed)
+        self._start = self.parameters.flat().double()
+        self._search = self._begin(self._start.numpy())
+        self._told: list[np.ndarray] = []  # of each generation, (candidates,), NaN where it was not told any
         self.counts = CmaCounts()
         self._chunk, self._stacks, self._rows = chunk, True, 0
 
-    def _begin(self, start: Tensor) -> None:
-        self._start = start
-        self.search = Search(start.numpy(), **self._settings)
+    @property
+    def mean(self) -> Tensor:
+        """Of the distribution, `(weights,)` float64."""
+        return torch.from_numpy(np.array(self._search.mean))
 
     @torch.no_grad()
     def backward(self, batch: Batch) -> Tensor:
@@ -205,8 +132,8 @@ class CmaEs:
                 network and generators are as they were.
         """
         self.parameters.refuse_replaced(self.network)
-        step, before = self.counts.steps, Snapshot(self.network)
-        steps = torch.from_numpy(self.search.ask()) - self.parameters.flat().double()
+        step, before, asked = self.counts.steps, Snapshot(self.network), self._ask()
+        steps = torch.from_numpy(np.stack(asked)) - self.parameters.flat().double()
         candidates = Directions(steps.to(self.parameters.dtype))
         self._rows = count_rows(batch)
         try:
@@ -218,7 +145,7 @@ class CmaEs:
             before.restore()
             raise
         values, failed = ranked(losses_of_all[:, alive].double().cpu())
-        self.search.tell(values.numpy())
+        self._tell(asked, values.numpy())
         self.counts.steps += 1
         self.counts.dropped += int(failed.sum())
         self.counts.lost += int((~alive).sum())
@@ -227,22 +154,20 @@ class CmaEs:
     @torch.no_grad()
     def move(self, step: int = 0) -> None:
         """Give the network the mean of the distribution."""
-        mean = torch.from_numpy(self.search.mean)
-        for tensor, values in zip(self.parameters.tensors, self.parameters.split(mean), strict=True):
+        for tensor, values in zip(self.parameters.tensors, self.parameters.split(self.mean), strict=True):
             tensor.copy_(values)
 
     def metrics(self) -> dict[str, float]:
         """The counts, by name; `rows` are those of data, for objectives that call no box."""
         counts = {name: float(count) for name, count in asdict(self.counts).items()}
-        return {**counts, "sigma": self.search.sigma, "rows": counts["queries"] * self._rows}
+        return {**counts, "sigma": float(self._search.sigma), "rows": counts["queries"] * self._rows}
 
     def state_dict(self) -> dict[str, Any]:
         """What the search was told, from which it is made again; `cma` itself has a pickle, which is code."""
         return {
-            "settings": dict(self._settings),
             "start": self._start,
-            "told": torch.from_numpy(np.array(self.search.told).reshape(-1, self.search.popsize)),
-            "mean": torch.from_numpy(self.search.mean.copy()),
+            "told": torch.from_numpy(np.array(self._told).reshape(-1, self._search.popsize)),
+            "mean": self.mean,
             "counts": asdict(self.counts),
             "chunk": self._chunk,
             "stacks": self._stacks,
@@ -253,31 +178,45 @@ class CmaEs:
         """Go on where `state_dict` was taken; takes as long as the search itself took, without the boxes.
 
         Raises:
-            ConfigurationError: The state is of other settings, or of a `cma` that computes otherwise.
+            ConfigurationError: What it was told does not lead there: of other settings, or another `cma`.
         """
-        if state["settings"] != self._settings:
-            raise ConfigurationError(
-                f"cma-es: expected the state of a search with {self._settings}, got one with "
-                f"{state['settings']}. Make it with those, or start anew."
-            )
-        self._begin(state["start"])
-        self.search.again(state["told"].numpy())
-        mean = torch.from_numpy(self.search.mean)
-        if not torch.allclose(mean, state["mean"], rtol=0, atol=1e-6 * self._settings["sigma0"]):
+        self._start, self._told = state["start"], []
+        self._search = self._begin(self._start.numpy())
+        for values in state["told"].numpy():
+            asked = self._ask()
+            if np.isfinite(values).all():
+                self._tell(asked, values)
+        if not torch.allclose(self.mean, state["mean"], rtol=0, atol=1e-6 * self._search.sigma0):
             raise ConfigurationError(
                 "cma-es: expected what it was told to lead to the weights where the state was taken, got "
-                f"others, {float((mean - state['mean']).abs().max()):.1e} off. Go on with the version of cma "
-                "that the run was begun with, or start anew."
+                f"others, {float((self.mean - state['mean']).abs().max()):.1e} off. Go on with the settings "
+                "and the version of cma that the run was begun with, or start anew."
             )
         self.counts = CmaCounts(**state["counts"])
         self._chunk, self._stacks, self._rows = state["chunk"], state["stacks"], state["rows"]
+
+    def _ask(self) -> list[np.ndarray]:
+        """The candidates of a generation, `(weights,)` float64 each."""
+        asked = self._search.ask()
+        self._told.append(np.full(len(asked), np.nan))
+        return asked
+
+    def _tell(self, asked: list[np.ndarray], values: np.ndarray) -> None:
+        """Move the distribution by the values of candidates, of which nothing but the order matters."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of candidates that are all equal
+            self._search.tell(asked, list(values))
+        self._told[-1] = np.asarray(values, dtype=float)
 
     def _evaluated(self, candidates: Directions, batch: Batch, step: int) -> Tensor:
         """Losses `(candidates, rows)`; network and generators are as the first candidate left them."""
         of_step = Step(self.network, self.parameters, self.objective, batch, self._rows, number=step)
         first, start = candidates.part(0, 1), Snapshot(self.network)
-        with measured(self._chunk is None) as peak:
-            alone = _left(of_step, first)
+        with (
+            measured(self._chunk is None) as peak,
+            moved(self.parameters.tensors, self.parameters.split(first.steps[0])),
+        ):
+            alone = losses(self.objective, self.network, batch, self._rows)[None]
         after = Snapshot(self.network)
         start.restore()
         self.counts.queries += len(candidates)
@@ -285,60 +224,59 @@ class CmaEs:
             bytes_each = Stacked().bytes_per_query(of_step, first, peak.peak)
             self._chunk = queries_within(MEMORY, bytes_each, self.parameters.tensors[0].device)
         try:
-            others = self._others(of_step, candidates, alone, step, start)
+            others = self._together(of_step, candidates, alone, start, self._chunk)
+            if others is None:
+                others = loop_losses(of_step, candidates.part(1, len(candidates)), start)
         finally:
             start.restore()
         after.restore()
         return torch.cat([alone, others])
 
-    def _others(
-        self, of_step: Step, candidates: Directions, alone: Tensor, step: int, start: Snapshot
-    ) -> Tensor:
-        """Losses of all candidates but the first, by the way that serves."""
-        assert self._chunk is not None
-        rest = candidates.part(1, len(candidates))
-        if not self._stacks or self._chunk < 2:
-            return loop_losses(of_step, rest, start)
-        due = is_due(step)
-        taken = candidates if due else rest
-        self.counts.queries += due
-        self.counts.checks += due
-        chunks = [taken.part(at, at + self._chunk) for at in range(0, len(taken), self._chunk)]
+    def _together(
+        self, of_step: Step, candidates: Directions, alone: Tensor, start: Snapshot, chunk: int
+    ) -> Tensor | None:
+        """Losses of all candidates but the first, some at a time; None where that is not to be had."""
+        if not self._stacks or chunk < 2:
+            return None
+        due = is_due(of_step.number)
+        taken = candidates if due else candidates.part(1, len(candidates))
+        self._check(due)
+        parts = [taken.part(at, at + chunk) for at in range(0, len(taken), chunk)]
         try:
-            stacked = torch.cat([self._together(of_step, chunk, start) for chunk in chunks])
+            stacked = torch.cat(
+                [
+                    stacked_losses(of_step, part, start, self.parameters.tensors)
+                    if len(part) > 1
+                    else loop_losses(of_step, part, start)
+                    for part in parts
+                ]
+            )
         except BudgetError:
             raise
         except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
             fault = f"could not run ({type(error).__name__}: {error})"
         else:
-            if not due:
-                return stacked
-            fault = self._fault(of_step, stacked, alone, first=candidates.part(0, 1), start=start)
-            if fault is None:
-                return stacked[1:]
+            fault = self._fault(of_step, stacked, alone, candidates.part(0, 1), start) if due else ""
+            if not fault:
+                return stacked[due:]
         warn(
-            f"cma-es, step {step + 1}: candidates that are evaluated together {fault}: they are evaluated "
-            "one by one from here on, right but slower. Variants need rows first in every layer, random "
-            "draws by nn.Dropout and its like, and weights that are read inside of their layers alone.",
+            f"cma-es, step {of_step.number + 1}: candidates that are evaluated together {fault}: they are "
+            "evaluated one by one from here on, right but slower. Variants need rows first in every layer, "
+            "random draws by nn.Dropout and its like, and weights that are read inside of their layers "
+            "alone.",
             EvaluatorWarning,
         )
         self._stacks = False
-        self.counts.queries += len(rest)
-        self.counts.checks += len(rest)
-        return loop_losses(of_step, rest, start)
-
-    def _together(self, of_step: Step, chunk: Directions, start: Snapshot) -> Tensor:
-        if len(chunk) == 1:
-            return loop_losses(of_step, chunk, start)
-        return stacked_losses(of_step, chunk, start, self.parameters.tensors)
+        self._check(len(candidates) - 1)
+        return None
 
     def _fault(
         self, of_step: Step, stacked: Tensor, alone: Tensor, first: Directions, start: Snapshot
-    ) -> str | None:
-        """What is wrong with losses of a stack, of whose first candidate these alone are the truth."""
+    ) -> str:
+        """What is wrong with losses of a stack, of whose first candidate these alone are the truth; or ""."""
         finite = alone[0].isfinite()
         if not finite.any():
-            return None
+            return ""
         usual = stacked.cpu().nanmedian(dim=0).values.to(stacked)  # on a GPU it may have other bits each time
         apart = (stacked - usual)[:, finite].nan_to_num(0.0)
         allowed = HARMLESS * float(apart.square().mean().sqrt()) + 1e-5 * float(alone[0, finite].abs().max())
@@ -348,27 +286,27 @@ class CmaEs:
             return distance if math.isfinite(distance) else math.inf
 
         if off(stacked[0]) <= allowed:
-            return None
-        self.counts.queries += 1
-        self.counts.checks += 1
+            return ""
+        self._check(1)
         if off(loop_losses(of_step, first, start)[0]) > allowed:
-            return None  # by chance: the box, or the objective, is noisy
+            return ""  # by chance: the box, or the objective, is noisy
         return f"have losses that are {off(stacked[0]):.1e} off those of one alone"
 
-    def __repr__(self) -> str:
-        """The network, and the search."""
-        kind = "diagonal" if self._settings["diagonal"] else "full"
-        return (
-            f"CmaEs({type(self.network).__name__}, {counted(self.parameters.size, 'weight')}, "
-            f"sigma0={self._settings['sigma0']}, popsize={self.search.popsize}, {kind} covariance)"
-        )
+    def _check(self, queries: int) -> None:
+        self.counts.queries += queries
+        self.counts.checks += queries
 
 
-def _left(of_step: Step, first: Directions) -> Tensor:
-    """Losses `(1, rows)` of a candidate; buffers of the network and generators stay as it left them."""
-    parameters = of_step.parameters
-    with moved(parameters.tensors, parameters.split(first.steps[0])):
-        return losses(of_step.objective, of_step.network, of_step.batch, of_step.rows)[None]
+def _strategy(sigma0: float, popsize: int | None, diagonal: bool, seed: int, start: np.ndarray) -> Any:
+    """The search of `cma` from a mean of the first generation, `(weights,)` float64."""
+    cma = import_extra("cma-es", "cma", "cma")
+    draws = np.random.default_rng(seed)
+    options = {**QUIET, "randn": lambda *shape: draws.standard_normal(shape), "CMA_diagonal": diagonal}
+    if popsize is not None:
+        options["popsize"] = popsize
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own plots and options
+        return cma.CMAEvolutionStrategy(start, sigma0, options)
 
 
 def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
@@ -393,36 +331,30 @@ def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
     return means, failed
 
 
-def _made(setup: Setup, diagonal: bool) -> CmaEs:
-    config = setup.config
-    return CmaEs(
-        setup.network,
-        setup.objective,
-        config.sigma0,
-        config.popsize,
-        diagonal=diagonal,
-        seed=setup.seed,
-        chunk=config.chunk,
-    )
-
-
 def cma_es(setup: Setup, *, diagonal: bool = False) -> Trained:
     """CMA-ES on the weights; validated and kept is the mean of its distribution."""
-    search = _made(setup, diagonal)
+    settings = setup.config.zeroth_order
+    search = CmaEs(
+        setup.network,
+        setup.objective,
+        settings.sigma0,
+        diagonal=diagonal,
+        seed=setup.seed,
+        chunk=settings.chunk,
+    )
     return setup.descend(search, update=search.move)
 
 
 def _cost(problem: Problem, steps: int) -> Cost:
     weights = Parameters(problem.network()).size
-    popsize = problem.config.popsize or 4 + int(3 * math.log(weights))
+    popsize = 4 + int(3 * math.log(weights))
     checks = sum(is_due(step) for step in range(steps))
     least = steps * popsize + checks
     return Cost(least, least, least + checks + popsize)
 
 
 def _check(problem: Problem, *, diagonal: bool = False) -> None:
-    config = problem.config
-    CmaEs(problem.network(), problem.objective, config.sigma0, config.popsize, diagonal=diagonal)
+    CmaEs(problem.network(), problem.objective, problem.config.zeroth_order.sigma0, diagonal=diagonal)
 
 
 METHODS = {

@@ -131,7 +131,7 @@ def plan_of(
 
     Args:
         problem: With its settings.
-        methods: Those that its settings name, see `methods.shared.methods_named`.
+        methods: Those that its settings name, see `methods.by_name.methods_named`.
         seeds: With each of them, every method is trained once.
         preset: The one that the settings started from; if None, the one that they are.
         where: Where the problem's class is; if None, where it says that it is.

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 Known: TypeAlias = Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]
 
 ROWS = 256  # rows of the objective at a time, in validation and test
-# settings by the names that the library has for them
-IN_THE_LIBRARY = {"q": "directions", "input_q": "input_directions", "size": "coordinates"}
 
 
 def _nothing_counted(boxes: Callable[[], Sequence[BlackBoxFunction]]) -> AbstractContextManager[None]:
@@ -129,8 +127,9 @@ class Problem:
         known = [field.name for field in dataclasses.fields(config)]
         for name in settings:
             if name not in known:
-                meant = IN_THE_LIBRARY.get(name)
-                mend = f"Here it is {meant!r}." if meant in known else nearest(name, known)
+                mend = nearest(name, known)
+                if hasattr(getattr(config, "zeroth_order", None), name):
+                    mend = f"Write zeroth_order=replace(Config.zeroth_order, {name}=...)."
                 raise ConfigurationError(f"{type(self).__name__}: no setting is named {name!r}. {mend}")
         self.config: Any = dataclasses.replace(config, **settings)
         self.folder = Path(folder).absolute()  # a box may change the working directory

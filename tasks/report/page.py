@@ -9,28 +9,26 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tasks import tracebacks
-from tasks.configuration import Config, to_dict
+from tasks.configuration import Config, flat, to_dict
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.folder import atomic, calls, changed_boxes
+from tasks.folder import calls, changed_boxes
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
 from tasks.problem.figures import Picture
-from tasks.report import findings, html_report, lead, pictures, plots, unfinished
-from tasks.report.findings import Findings, Reported
+from tasks.report import html_report, incomplete, lead, pictures, run_tables, training_part
+from tasks.report.findings import Findings, warned_of
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
-from zo.errors import TangentWarning
+from tasks.report.method_scores import scores
 
 if TYPE_CHECKING:
-    import pandas
+    from tasks.problem.problem import Problem
 
 NAME = "report.html"
-WIDE = 95  # characters of a table that is no wider than the text
-WIDEST = 120  # of one that goes on into the margin of a page of 1,280 pixels
 
 
-def write(run: Run, problem: Reported | None = None) -> Path:
+def write(run: Run, problem: Problem | None = None) -> Path:
     """Write the report of a run, and its table as `table.md` and `table.tex`.
 
     Of a run that is not finished it is of the methods that are.
@@ -48,15 +46,13 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         return _written(run, problem)
 
 
-def _written(run: Run, problem: Reported | None) -> Path:
+def _written(run: Run, problem: Problem | None) -> Path:
     whole, path = Result.read(run.path, so_far=True), run.path / NAME
     if problem is None and not run.script and path.is_file() and whole.finished:
         return path
-    facts = Findings(run, unfinished.comparable(whole))
-    table = findings.for_papers(facts.result)
+    facts = Findings(run, incomplete.comparable(whole))
     notes = changed_boxes.read(run.path)
-    atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
-    atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
+    run_tables.write(run.path, run_tables.for_papers(facts.result), notes)
     blocks: list[Block] = []
     about, defaults, failed, declared = "", {}, None, False
     if problem is None and run.problem:
@@ -76,14 +72,14 @@ def _written(run: Run, problem: Reported | None) -> Path:
         title=result.task.replace("-", " ").capitalize(),
         lead=[
             *([about] if about else []),
-            *unfinished.sentences(run, whole),
+            *incomplete.sentences(run, whole),
             *lead.sentences(result, declared=declared),
             *lead.contradictions(facts),
         ],
         blocks=[
-            *map(Paragraph, changed_boxes.read(run.path)),
+            *map(Paragraph, notes),
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
-            *_training(facts),
+            *training_part.blocks(facts),
             *_warnings(result),
             *blocks,
             *_ledger(result),
@@ -94,7 +90,7 @@ def _written(run: Run, problem: Reported | None) -> Path:
     )
     if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)
-        part = "report: expected blocks" if problem.has_report() else "pictures: expected figures"
+        part = "report: expected blocks" if kind.has_report() else "pictures: expected figures"
         raise ProblemError(
             f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {str(failed).rstrip('.')}"
             f"{where and f' ({where})'}. The run is finished and the rest is in {path}; mend it, then: "
@@ -122,7 +118,7 @@ def _blocks(given: Any, folder: Path) -> list[Block]:
 
 
 def _tables(result: Result, queries: str) -> list[Block]:
-    every = findings.scores(result)
+    every = scores(result)
     finite = [score for score in every if math.isfinite(score.mean)]
     best = lead.leading(finite) if len(finite) > 1 else []
     start = lead.in_role(lead.START, every)
@@ -135,141 +131,17 @@ def _tables(result: Result, queries: str) -> list[Block]:
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
     blocks: list[Block] = [
         Table(
-            findings.shown(result),
+            run_tables.shown(result),
             caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
             f"(without a box, the rows of data that the objective was evaluated on){queries}; the time is "
             f"that of the steps.{note}",
             emphasised=[every.index(score) for score in best],
         )
     ]
-    more = findings.further(result)
-    if not more.empty:
-        if _characters(more) > WIDE:  # a line for each figure, if that is the narrower one
-            more = min(more, more.set_index("method").T.reset_index(names="figure"), key=_characters)
-        parts = _parts(more)
-        for number, part in enumerate(parts, start=1):
-            which = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
-            blocks.append(Table(part, caption=f"Further figures, {seeds}{which}."))
-    return blocks
-
-
-def _parts(frame: pandas.DataFrame) -> list[pandas.DataFrame]:
-    """A table, or several that are no wider than a page, each with the first column."""
-    others = len(frame.columns) - 1
-    for number in range(1, others + 1):
-        size = -(-others // number)
-        parts = [
-            frame.iloc[:, [0, *range(at, min(at + size, others + 1))]] for at in range(1, others + 1, size)
-        ]
-        if max(map(_characters, parts)) <= WIDEST:
-            return parts
-    return [frame.iloc[:, [0, place]] for place in range(1, others + 1)]
-
-
-def _characters(frame: pandas.DataFrame) -> int:
-    """How wide a table of text is: of each column its longest cell, or word of its head."""
-    return sum(2 + max(map(len, [*str(name).split(), *frame[name]])) for name in frame)
-
-
-def _training(facts: Findings) -> list[Block]:
-    """Validation over rows and time, the loss of methods without it, and how tangents did."""
-    several = len(facts.seeds) > 1
-    seeds = " Faint: each seed; bold: their mean." if several else ""
-    units = facts.result.table[0].units
-    blocks: list[Block] = []
-    validated = {
-        method: curves
-        for method, curves in facts.curves("validation").items()
-        if any((curve.values == curve.values).any() for curve in curves.values())
-    }
-    if validated:
-        start = _start(facts, validated)
-        blocks.append(
-            _drawn(
-                facts,
-                plots.training(
-                    validated,
-                    # without a unit of its own it is a loss, in what the objective is in
-                    y=findings.labelled("validation" if "validation" in units else "validation loss", units),
-                    levels=start,
-                ),
-                "curves",
-                alt="Validation against rows and against time, by method",
-                caption="Validation during training, the lower the better, against the rows and the time of "
-                "optimiser steps."
-                + (" Dashed: the start, which all methods share." if start else "")
-                + seeds,
-            )
-        )
-    missed = [method for method in facts.curves("validation") if method not in validated]
-    losses = {
-        method: {seed: curve.smooth() for seed, curve in curves.items()}
-        for method, curves in facts.curves("loss").items()
-        if method not in validated
-    }
-    if losses:
-        blocks.append(
-            _drawn(
-                facts,
-                plots.training(losses, y=findings.labelled("training loss", units)),
-                "loss",
-                alt="Training loss against rows and against time, by method",
-                caption="The loss on training batches, a running mean; "
-                + ("these methods have" if validated else "there is")
-                + " no validation"
-                + (f", or none of its rows came back: {', '.join(missed)}" if missed else "")
-                + f".{seeds}",
-            )
-        )
-    blocks = [*map(Paragraph, facts.gaps()), *blocks, *_tangents(facts)]
-    return [Heading("Training"), *blocks] if blocks else []
-
-
-def _tangents(facts: Findings) -> list[Block]:
-    """The trust of tangents, and how often recorded answers were replayed."""
-    blocks: list[Block] = []
-    trust = facts.curves("gradient_tangent_error")
-    if trust:
-        distrusted, checked = (
-            facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
-        )
-        lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
-        warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
-        why = "; the warnings say why" if warned else ""
-        blocks.append(
-            _drawn(
-                facts,
-                plots.trust(trust, checked, distrusted),
-                "trust",
-                alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
-                caption="How far the learned tangents can be believed. "
-                + ("Left: the" if checked else "The")
-                + " relative error with which they predict the box's outputs "
-                "before they learn from them; 0 is exact, at 1 (dashed) and above they say nothing."
-                + (
-                    " Right: in each check, how much the loss changed along their gradient, over what the "
-                    "gradient says; 1 (dashed) is right, at 0 and below it would not descend; what is "
-                    "beyond -1 or 3 is drawn there."
-                    if checked
-                    else " No check along their gradient gave a number, as where a box is noisy or constant "
-                    "in pieces."
-                )
-                + (f" Below: steps without trust in them{why}." if lost else ""),
-            )
-        )
-    replays = facts.curves("gradient_tangent_replays")
-    if replays:
-        blocks.append(
-            _drawn(
-                facts,
-                plots.replays(replays, facts.curves("gradient_tangent_windows")),
-                "replays",
-                alt="Replays after each step, and the steps whose answers they take, by method",
-                caption="Steps on recorded answers, in which no box runs. Left: how many may follow a step "
-                "of the boxes. Right: of how many last steps the answers are kept.",
-            )
-        )
-    return blocks
+    more = run_tables.further(result)
+    if len(more.columns) > max(html_report.DENSE, len(more)):  # then a line for each figure is narrower
+        more = more.set_index("method").T.reset_index(names="figure")
+    return blocks if more.empty else [*blocks, Table(more, caption=f"Further figures, {seeds}.")]
 
 
 def _warnings(result: Result) -> list[Block]:
@@ -277,7 +149,7 @@ def _warnings(result: Result) -> list[Block]:
     if not result.warnings:
         return []
     places: dict[str, dict[str, list[str]]] = {}
-    texts = findings.warned_of(result)
+    texts = warned_of(result)
     for warning in result.warnings:
         text = texts[warning.kind, without_numbers(warning.text)]
         seed = f"seed {warning.seed}" if warning.seed is not None and len(result.seeds) > 1 else ""
@@ -303,29 +175,6 @@ def _warnings(result: Result) -> list[Block]:
     ]
 
 
-def _start(facts: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:
-    """The validation of the untrained start, as methods tell it before their first step, if they agree."""
-    start = lead.in_role(lead.START, findings.scores(facts.result))
-    if start is None or start.method in validated:
-        return {}
-    means = []
-    for seed in facts.seeds:
-        firsts = {
-            float(curves[seed].values[0])
-            for curves in validated.values()
-            if seed in curves and curves[seed].steps[0] == 0
-        }
-        if len(firsts) != 1:
-            return {}
-        means += firsts
-    mean = sum(means) / len(means)
-    return {start.method: mean} if math.isfinite(mean) else {}
-
-
-def _drawn(facts: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:
-    return Figure(pictures.save(made, facts.run.path / f"{name}.png"), alt=alt, caption=caption)
-
-
 def _ledger(result: Result) -> list[Block]:
     if not any(row.ledger.get(name) for row in result.table for name in ("rows_asked", "rows_run", "causes")):
         return []  # the problem has no box, or its own loop counts elsewhere
@@ -333,7 +182,7 @@ def _ledger(result: Result) -> list[Block]:
     blocks: list[Block] = [
         Heading("The black box"),
         Table(
-            findings.counts(result),
+            run_tables.counts(result),
             caption=f"What the black boxes counted in optimiser steps{several}. Of validation (the one that "
             "chose the weights) and test only rows that failed are in it. Skipped rows were not run, since "
             "their input was not finite. Times of rows that ran side by side add up.",
@@ -350,7 +199,7 @@ def _ledger(result: Result) -> list[Block]:
         elif result.calls["rows"] < sum(int(row.ledger.get("rows_run") or 0) for row in result.table):
             text += " The table has more: rows whose answers were in a file, or that several methods share."
         blocks.append(Paragraph(text))
-    causes = findings.failures(result)
+    causes = run_tables.failures(result)
     if causes.empty:
         return [*blocks, Paragraph("No row failed in training.")]
     return [
@@ -362,10 +211,11 @@ def _ledger(result: Result) -> list[Block]:
 def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
-    defaults = {**(common if common.keys() <= run.config.keys() else {}), **problem_settings}
+    defaults = flat({**(common if common.keys() <= run.config.keys() else {}), **problem_settings})
+    settings = flat(run.config)
     changed = [
         (name, in_words(value), in_words(defaults[name]))
-        for name, value in run.config.items()
+        for name, value in settings.items()
         if name in defaults and value != defaults[name]
     ]
     blocks: list[Block] = [Heading("The run")]
@@ -378,7 +228,7 @@ def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
                 prose=True,
             )
         )
-    rest = {name: value for name, value in run.config.items() if name not in [line[0] for line in changed]}
+    rest = {name: value for name, value in settings.items() if name not in [line[0] for line in changed]}
     seeds = {"seeds": run.seeds, "data": run.data}
     return [*blocks, Details("All other settings" if changed else "Settings", {**rest, **seeds})]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,9 +27,6 @@ from matplotlib.ticker import (
 )
 
 from tasks.errors import ProblemError
-
-if TYPE_CHECKING:
-    pass
 
 REFERENCE = "#000000"
 # Colour and mark of the methods that all problems have; a problem declares those of its own, as its `looks`.
@@ -125,11 +122,7 @@ def own_settings() -> Iterator[None]:
 
 
 def figure(
-    width: float = 6.4,
-    height: float = 3.6,
-    rows: int = 1,
-    columns: int = 1,
-    **grid: Any,
+    width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches with `(rows, columns)` axes in the house style.
 
@@ -203,7 +196,6 @@ def panels(
     down = -(-len(fields) // across) * rows
     made, places = figure(size[0] * across, size[1] * down, down, across)
     coloured: list[Any] = []
-    fields_drawn: list[Any] = []
     curves: dict[int, list[Axes]] = {}
     for (line, column), place in np.ndenumerate(places):
         number, row = line // rows * across + column, line % rows
@@ -217,42 +209,42 @@ def panels(
         if values is not None and values.ndim == 2:
             image_axes(place)
             long = max(values.shape) > STRIP * min(values.shape)
-            drawn = place.imshow(
-                values, origin="lower", aspect=axes.get("aspect", "auto" if long else "equal")
-            )
-            fields_drawn.append(drawn)
+            aspect = axes.get("aspect", "auto" if long else "equal")
+            drawn = place.imshow(values, origin="lower", aspect=aspect)
         elif values is not None and values.ndim == 1:
             place.plot(values, color=colour(method))
         if place.lines and not (place.images or place.collections or "ylim" in axes):
             curves.setdefault(row, []).append(place)
         if hasattr(drawn, "set_clim"):
-            coloured.append(drawn)
+            coloured.append((drawn, values is not None))
     for side_by_side in curves.values():
         _share_heights(side_by_side)
-    contours = {tuple(drawing.levels) for drawing in coloured if isinstance(drawing, ContourSet)}
+    if coloured:
+        _share_colours(coloured)
+        made.colorbar(coloured[0][0], ax=places, label=colours)
+    return made
+
+
+def _share_colours(drawn: Sequence[tuple[Any, bool]]) -> None:
+    """One scale of colours for all artists, with whether each is a field; of both signs white at zero."""
+    contours = {tuple(drawing.levels) for drawing, _ in drawn if isinstance(drawing, ContourSet)}
     if len(contours) > 1:  # each would have colours of its own, and the bar those of the first
         raise ProblemError(
             f"panels: expected contours of the same levels in every panel, got {len(contours)} sets of them. "
             "Give axes.contour or axes.contourf the levels: levels=[...]."
         )
-    free = [
-        drawing for drawing in coloured if not isinstance(drawing, ContourSet)
-    ]  # whose levels are a scale
-    finite = [
-        numbers[np.isfinite(numbers)] for numbers in (np.ma.getdata(drawing.get_array()) for drawing in free)
-    ]
-    if any(len(numbers) for numbers in finite):
-        values = np.concatenate(finite)
-        low, high = values.min(), values.max()
-        if len(fields_drawn) == len(free) and min(high, -low) > OVERSHOOT * max(high, -low):
-            low, high = -max(high, -low), max(high, -low)
-            for drawing in free:
-                drawing.set_cmap("RdBu_r")
-        for drawing in free:
-            drawing.set_clim(low, high)
-    if coloured:
-        made.colorbar(coloured[0], ax=places, label=colours)
-    return made
+    free = [pair for pair in drawn if not isinstance(pair[0], ContourSet)]  # whose levels are a scale
+    arrays = [np.ma.getdata(drawing.get_array()).ravel() for drawing, _ in free]
+    values = np.concatenate([array[np.isfinite(array)] for array in arrays]) if free else np.zeros(0)
+    if not len(values):
+        return
+    low, high = values.min(), values.max()
+    if all(field for _, field in free) and min(high, -low) > OVERSHOOT * max(high, -low):
+        low, high = -max(high, -low), max(high, -low)
+        for drawing, _ in free:
+            drawing.set_cmap("RdBu_r")
+    for drawing, _ in free:
+        drawing.set_clim(low, high)
 
 
 def _share_heights(places: Sequence[Axes]) -> None:

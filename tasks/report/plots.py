@@ -1,4 +1,4 @@
-"""The figures that every run has: losses, trust and replays over training, and runs side by side."""
+"""The figures that every run has: losses and trust over training, and runs side by side."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    MaxNLocator,
-)
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+from tasks.report.pictures import INK, LEGEND, figure, looks
 
 if TYPE_CHECKING:
     from tasks.report.findings import Curve
-
-from tasks.report.pictures import INK, LEGEND, figure, looks
 
 AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
 
@@ -26,10 +24,7 @@ def training(
 ) -> Figure:
     """A figure over training, against rows and against time: a faint line for each seed, and their mean.
 
-    Args:
-        curves: Curves by method and seed.
-        y: What the vertical axes show.
-        levels: Values of methods without steps, as lines across.
+    `levels` are values of methods without steps, as lines across; `y` is what the vertical axes show.
     """
     levels = levels or {}
     style_of = looks([*levels, *curves])
@@ -84,26 +79,18 @@ def trust(
         for method, seeds in distrusted.items()
         if any((curve.values > 0).any() for curve in seeds.values())
     }
-    strip = 0.16 * len(lost) + 0.05  # of height in inches
+    strip = 0.16 * len(lost) + 0.05 if lost else 0.0  # of height in inches
     heights = {"height_ratios": [2.2, strip]} if lost else {}
-    made, axes = figure(
-        8.0,
-        2.8 + (strip if lost else 0.0),
-        rows=1 + bool(lost),
-        columns=2 if agreements else 1,
-        sharex=True,
-        **heights,
-    )
-    for method, seeds in errors.items():
-        for number, curve in enumerate(seeds.values()):
-            smooth = curve.smooth()
-            points = smooth.steps, smooth.values
-            name = {"label": method} if number == 0 else {}
-            _line(axes[0, 0], points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
+    across = 2 if agreements else 1
+    made, axes = figure(8.0, 2.8 + strip, 1 + bool(lost), across, sharex=True, **heights)
+    smooth = {method: [curve.smooth() for curve in seeds.values()] for method, seeds in errors.items()}
+    for method, curves in smooth.items():
+        for number, curve in enumerate(curves):
+            name = {} if number else {"label": method}
+            points, colour_of = (curve.steps, curve.values), style_of[method][0]
+            _line(axes[0, 0], points, False, color=colour_of, linewidth=1.4, alpha=0.8, **name)
     axes[0, 0].set(ylabel="relative error of predictions")
-    every = [curve.smooth().values for seeds in errors.values() for curve in seeds.values()]
-    highest = max(np.nanmax(values, initial=0.0) for values in every)
-    if highest > 10:
+    if max(np.nanmax(curve.values, initial=0.0) for curves in smooth.values() for curve in curves) > 10:
         axes[0, 0].set_yscale("log")
     else:
         axes[0, 0].set_ylim(bottom=0.0)
@@ -112,7 +99,6 @@ def trust(
         for curve in seeds.values():
             shown = np.clip(curve.values, *AGREEMENT)
             axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
-    if agreements:
         axes[0, 1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
@@ -123,7 +109,6 @@ def trust(
                 bars.set(color=style_of[method][0], alpha=1 / len(seeds) ** 0.5, linewidth=0)
         place.set(ylim=(len(lost), 0), yticks=[])
         place.grid(visible=False)
-    if lost:
         axes[1, 0].set_ylabel("no trust", rotation=0, ha="right", va="center")
     for place in axes[-1]:
         place.set(xlabel="optimiser steps")
@@ -137,38 +122,10 @@ def _spans(steps: np.ndarray) -> list[tuple[float, float]]:
     return [(float(part[0]) - 0.5, float(len(part))) for part in parts if len(part)]
 
 
-def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Mapping[int, Curve]]) -> Figure:
-    """How often recorded answers were replayed after each step, and of how many last steps they were.
-
-    Args:
-        counts: Replays that may follow a step, by method and seed.
-        windows: Steps whose answers are kept then.
-    """
-    style_of = looks(counts)
-    made, axes = figure(8.0, 2.4, columns=2, sharex=True)
-    for place, curves in zip(axes[0], (counts, windows), strict=True):
-        for method, seeds in curves.items():
-            for number, curve in enumerate(seeds.values()):
-                name = {"label": method} if number == 0 else {}
-                points = curve.steps, curve.values
-                _line(place, points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
-        place.set(xlabel="optimiser steps")
-        place.set_ylim(bottom=0.0)
-    axes[0, 0].set(ylabel="replays after a step")
-    axes[0, 1].set(ylabel="last steps kept")
-    _legend(made, axes[0, 0])
-    return made
-
-
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
     """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
-    Where there are more runs than kinds of line, the next ones have hollow marks, and then wide lines. Each
-    curve has its run's name at its end.
-
-    Args:
-        runs: Curves by run, method and seed.
-        y: What the vertical axis shows.
+    Each curve has its run's name at its end, since there are seven kinds of line.
     """
     methods = dict.fromkeys(method for of_run in runs.values() for method in of_run)
     style_of = looks(methods)
@@ -178,9 +135,8 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
     place = axes[0, 0]
     log = _cost_axis(place, every, across)
     for number, (run, of_run) in enumerate(runs.items()):
-        look = _look_of_run(number)
-        mark = "o" if "markerfacecolor" in look else ""
-        place.plot([], [], color=INK, marker=mark, label=run, **look)
+        look = {"linestyle": _DASHES[number % len(_DASHES)], "linewidth": 1.5, "markersize": 4.5}
+        place.plot([], [], color=INK, label=run, **look)
         for method, seeds in of_run.items():
             points = _mean([curve.smooth() for curve in seeds.values()], across)
             colour_of, mark = style_of[method]
@@ -198,13 +154,6 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
     wide = {**LEGEND, "handlelength": 4.5}  # in less two kinds of line look the same
     made.legend(*place.get_legend_handles_labels(), loc="outside right upper", **wide)
     return made
-
-
-def _look_of_run(number: int) -> dict[str, Any]:
-    """The line and the mark's face of a run, another one for each of 28."""
-    face = {} if number // len(_DASHES) % 2 == 0 else {"markerfacecolor": "white"}
-    width = 1.5 if number // (2 * len(_DASHES)) % 2 == 0 else 2.8
-    return {"linestyle": _DASHES[number % len(_DASHES)], "linewidth": width, "markersize": 4.5, **face}
 
 
 _DASHES: tuple[Any, ...] = (
@@ -240,12 +189,7 @@ def _legend(made: Figure, axes: Axes) -> None:
         made.legend(handles, names, loc="outside upper left", ncols=-(-len(names) // lines), **LEGEND)
 
 
-def _line(
-    axes: Axes,
-    points: tuple[ArrayLike, ArrayLike],
-    log: bool,
-    **look: Any,
-) -> np.ndarray:
+def _line(axes: Axes, points: tuple[ArrayLike, ArrayLike], log: bool, **look: Any) -> np.ndarray:
     """A line through the finite points; with a logarithmic axis from the first that has a place on it.
 
     Returns:

@@ -29,7 +29,6 @@ from tasks.workers import group
 
 FILE = "first_rows.pt"
 MOST, SECONDS, BYTES = 16, 1.0, 2**20  # of a box: rows, what they may take to run, and inputs and outputs
-LOOKED_AT = 10  # calls in which the same rows may be asked again, which shows the noise of a box
 ROUNDING, NOISES = 1e-4, 10.0  # of the largest answer, and of the noise: what is no change of the box
 SHARE = 0.005  # of a budget of rows: the most that is asked again
 
@@ -38,7 +37,6 @@ SHARE = 0.005  # of a budget of rows: the most that is asked again
 class _Kept:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    noise: float | None = None  # root of the mean square of what the same rows differ by
 
     @property
     def rows(self) -> int:
@@ -50,12 +48,7 @@ class _Kept:
 
 
 class FirstRows:
-    """The first rows of each box of a run, in its folder; small ones, and none of a box that cannot be set.
-
-    Args:
-        folder: The run's.
-        boxes: The run's boxes by name, as the problem calls them.
-    """
+    """The first rows of each box of a run, in its folder: small ones, none of a box that cannot be set."""
 
     def __init__(self, folder: Path, boxes: Mapping[str, BlackBoxFunction]) -> None:
         self._folder = folder.absolute()  # a box may change the working directory
@@ -63,9 +56,6 @@ class FirstRows:
         self._names = {id(box): name for name, box in self._boxes.items()}
         self._kept = _read(self._folder / FILE, self._boxes) if group.rank() == 0 else {}
         self._before = frozenset(self._kept)
-        self._seen = dict.fromkeys(self._boxes, 0)
-        self._places: dict[str, list[int]] = {}
-        self._now: dict[str, list[Outcome]] = {}  # what boxes of earlier processes' rows answer in this one
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -85,28 +75,10 @@ class FirstRows:
             _at_hand.reset(token)
 
     def saw(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
-        """Keep the first rows of a box; where they were asked again, how much its answers differ."""
+        """Keep the first rows of a box."""
         name = self._names.get(id(box))
-        if name is None or self._seen[name] >= LOOKED_AT or group.rank() > 0:
-            return
-        if name not in self._kept:
+        if name is not None and name not in self._kept and group.rank() == 0:
             self._keep(name, box, inputs, outcome)
-            return
-        self._seen[name] += 1
-        kept = self._kept[name]
-        places = self._places.get(name, list(range(kept.rows)))
-        if len(inputs[0]) <= places[-1] or any(place in outcome.failed for place in places):
-            return
-        asked = zip(kept.inputs, rows_of(inputs, places), strict=True)
-        if not all(torch.equal(before, now.cpu()) for before, now in asked):
-            return
-        if name in self._before:  # a batch is timed again where no step was done
-            self._now.setdefault(name, []).append(Outcome(rows_of(outcome.outputs, places)))
-        else:
-            noise = max(kept.noise or 0.0, _distance(kept.outputs, rows_of(outcome.outputs, places)))
-            if noise != kept.noise:
-                kept.noise = noise
-                self._write()
 
     def _keep(self, name: str, box: BlackBoxFunction, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         ledger = evaluated(box).ledger
@@ -122,26 +94,19 @@ class FirstRows:
                 tuple(array[places].detach().cpu().clone() for array in some)
                 for some in (inputs, outcome.outputs)
             )
-            self._kept[name], self._places[name] = _Kept(first, answers), places
-            self._write()
-
-    def _write(self) -> None:
-        content = {name: vars(kept) for name, kept in self._kept.items()}
-        try:
-            checkpoint.save(self._folder / FILE, content)
-        except OSError:
-            self._names = {}  # it is an aid; what must not be lost says so by itself
+            self._kept[name] = _Kept(first, answers)
+            try:
+                content = {name: vars(kept) for name, kept in self._kept.items()}
+                checkpoint.save(self._folder / FILE, content)
+            except OSError:
+                self._names = {}  # it is an aid; what must not be lost says so by itself
 
     def ask_again(self, budget: int | None, device: str) -> None:
         """Ask the rows that earlier processes of the run have kept, and say which box answers otherwise.
 
-        Where answers differ by more than rounding and the box's noise, as far as that is known, the rows are
-        asked once more: a box that differs as much from itself is noisy, and nothing is said. The rows count,
-        and are no more than a small part of a budget.
-
-        Args:
-            budget: Rows of the run; None for no limit.
-            device: Where the problem's tensors are.
+        Where answers differ by more than rounding, the rows are asked twice more: a box that differs as much
+        from itself is noisy, and nothing is said. The rows count, and are no more than a small part of a
+        budget.
 
         Warns:
             CheckpointWarning: A box has changed since the run began; it is in the folder for the report.
@@ -164,43 +129,34 @@ class FirstRows:
     def _compared(self, name: str, budget: int | None, device: str) -> str:
         """What is to be said of a box; "" for nothing."""
         kept, box = self._kept[name], behind_caches(evaluated(self._boxes[name]))
-        bounds = [part.rows for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
-        left = [part.rows_left for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
-        room = min(
-            (int(SHARE * most) for most in [*bounds, *([] if budget is None else [budget])]), default=MOST
-        )
-        timed = self._now.get(name, [])
-        rows = kept.rows if timed else min([kept.rows, room, *(rows // 2 for rows in left)])
+        bounds = [part for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
+        most = [part.rows for part in bounds] + ([] if budget is None else [budget])
+        rows = min([kept.rows, *(int(SHARE * rows) for rows in most), *(p.rows_left // 3 for p in bounds)])
         if rows < 1:
             return ""  # the last rows of the run's own work would be missing
-        first, said = (tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs))
-        before = _Kept(first, said)
-        inputs = tuple(array.to(device) for array in before.inputs)
+        before = _Kept(*(tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs)))
+        inputs, answers = tuple(array.to(device) for array in before.inputs), list[Outcome]()
         try:
-            now = timed[0] if timed else box.run_rows(inputs)
-            answered = [row for row in range(rows) if row not in now.failed]
-            wanted, got = rows_of(before.outputs, answered), rows_of(now.outputs, answered)
-            differs, noise = _distance(wanted, got), kept.noise or 0.0
-            if not answered or differs <= ROUNDING * before.scale + NOISES * noise:
-                return ""
-            again = timed[-1] if len(timed) > 1 else box.run_rows(inputs)
-            answered = [row for row in answered if row not in again.failed]
+            for _ in range(3):
+                answers.append(box.run_rows(inputs))
+                answered = [row for row in range(rows) if all(row not in now.failed for now in answers)]
+                wanted, *got = (rows_of(each.outputs, answered) for each in (before, *answers))
+                noise = max((_distance(got[0], again) for again in got[1:]), default=0.0)
+                if not answered or _distance(wanted, got[0]) <= ROUNDING * before.scale + NOISES * noise:
+                    return ""
         except Exception:  # a budget, or a box of other outputs: what comes next says so by itself
             return ""
-        wanted, got = rows_of(before.outputs, answered), rows_of(now.outputs, answered)
-        noise = max(noise, _distance(got, rows_of(again.outputs, answered)))
-        if not answered or _distance(wanted, got) <= ROUNDING * before.scale + NOISES * noise:
-            return ""
         largest = max(
-            float((a.double() - b.cpu().double()).abs().max()) for a, b in zip(wanted, got, strict=True)
+            float((a.double() - b.cpu().double()).abs().max()) for a, b in zip(wanted, got[0], strict=True)
         )
-        twice = "the same both times" if noise == 0 else f"with noise of {noise:.2g}"
+        each_time = "the same each time" if noise == 0 else f"with noise of {noise:.2g}"
         return (
             f"Box {name!r} has changed since the run began, {self._boxes[name]!r}: expected its answers to "
             f"{counted(len(answered), 'row')} that it answered then, got others, by up to {largest:.3g} "
-            f"where the largest answer was {before.scale:.3g}; asked twice now, it answered {twice}. What is "
-            "trained and judged from here on, and what was before, is of two boxes: look for a model or data "
-            "file that it opens, for the server that it asks, or for a random state that it keeps."
+            f"where the largest answer was {before.scale:.3g}; asked three times now, it answered "
+            f"{each_time}. What is trained and judged from here on, and what was before, is of two boxes: "
+            "look for a model or data file that it opens, for the server that it asks, or for a random state "
+            "that it keeps."
         )
 
 
@@ -229,20 +185,15 @@ def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]
     kept = {}
     for name, box in boxes.items():
         value: Any = content.get(name)
-        if not isinstance(value, dict) or value.keys() != {"inputs", "outputs", "noise"}:
+        if not isinstance(value, dict) or value.keys() != {"inputs", "outputs"}:
             continue
-        rows = [
-            *zip(box.inputs, value["inputs"], strict=False),
-            *zip(box.outputs, value["outputs"], strict=False),
-        ]
-        arrays = [*value["inputs"], *value["outputs"]]
-        fits = len(arrays) == len(rows) == len(box.inputs) + len(box.outputs) and all(
+        specs, arrays = [*box.inputs, *box.outputs], [*value["inputs"], *value["outputs"]]
+        fits = len(arrays) == len(specs) and all(
             isinstance(array, Tensor)
             and array.layout is torch.strided
             and tuple(array.shape) == (len(arrays[0]), *spec.shape)
-            for spec, array in rows
+            for spec, array in zip(specs, arrays, strict=True)
         )
-        number = isinstance(value["noise"], float) or value["noise"] is None
-        if fits and number and len(arrays[0]):
-            kept[name] = _Kept(tuple(value["inputs"]), tuple(value["outputs"]), value["noise"])
+        if fits and len(value["inputs"]) == len(box.inputs) and len(arrays[0]):
+            kept[name] = _Kept(tuple(value["inputs"]), tuple(value["outputs"]))
     return kept

@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.errors import RunFolderError
 from tasks.folder import changed_code
 from tasks.folder.run import Run
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import Plan, plan_of
 from tasks.problem import problems
 from tasks.problem.problem import Problem

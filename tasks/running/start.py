@@ -17,7 +17,7 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run, discard
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning import cost
 from tasks.planning.plan import Plan, plan_of
 from tasks.planning.spending import settled

@@ -15,7 +15,7 @@ from tasks.errors import NotApplicableError
 from tasks.folder import checkpoint
 from tasks.folder.result import Row
 from tasks.folder.run import Run, stage_name
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import Plan
 from tasks.planning.trial import TRIES
 from tasks.problem.problem import Problem

@@ -10,7 +10,7 @@ from torch import nn
 from tasks.errors import CheckpointError, ConfigurationError
 from tasks.folder import checkpoint
 from tasks.folder.run import Run, stage_name
-from tasks.methods import shared
+from tasks.methods import by_name
 from tasks.problem.problem import Problem
 from tasks.running.resume import problem_of
 
@@ -53,7 +53,7 @@ def so_far(folder: Path, method: str | None = None, seed: int | None = None, *, 
     """
     run = Run.open(folder)
     problem = problem_of(run, trusted=trust)
-    methods, seed = list(shared.methods_named(problem)), run.seeds[0] if seed is None else seed
+    methods, seed = list(by_name.methods_named(problem)), run.seeds[0] if seed is None else seed
     files = {
         name: checkpoint.of_stage(run.path, stage_name(seed, name))
         for name in (methods if method is None else [method])

@@ -43,7 +43,6 @@ def train(
     model: str,
     validate: Callable[[], float | Tensor] | None = None,
     validate_every: int = 10,
-    checkpoint_every: int = 10,
     progress: Silence | None = None,
     boxes: Sequence[BlackBoxFunction] = (),
     begin: Callable[[], None] | None = None,
@@ -67,9 +66,8 @@ def train(
             where it failed; weights are then compared on the rows that came back. Called before the first
             step, every `validate_every` steps and at the end. The weights of the lowest finite one are
             loaded into the model at the end. None: the last weights are kept.
-        validate_every: optimiser steps between validations.
-        checkpoint_every: optimiser steps between checkpoints; where these take longer than some seconds there
-            are more, as many as take a twentieth of the time at most.
+        validate_every: optimiser steps between validations, each of which leaves a checkpoint. Where these
+            take longer than some seconds there are more, as many as take a twentieth of the time at most.
         progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
         boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
             outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
@@ -91,10 +89,10 @@ def train(
     Warns:
         CheckpointWarning: the checkpoint was made with other versions.
     """
-    if steps < 1 or validate_every < 1 or checkpoint_every < 1:
+    if steps < 1 or validate_every < 1:
         raise ConfigurationError(
-            f"{stage}: expected steps, validate_every and checkpoint_every of at least 1, got "
-            f"{steps}, {validate_every} and {checkpoint_every}. Correct the configuration."
+            f"{stage}: expected steps and validate_every of at least 1, got {steps} and {validate_every}. "
+            "Correct the configuration."
         )
     if model not in state:
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
@@ -118,10 +116,11 @@ def train(
             for done in range(carried.outcome.step + 1, steps + 1):
                 work.stop_where_asked()
                 work.take(step)
-                if done == steps or done % validate_every == 0:
+                due = done == steps or done % validate_every == 0
+                if due:
                     work.validate(validate)
                 if done < steps:
-                    work.save_where_due(anyway=done % checkpoint_every == 0)
+                    work.save_where_due(anyway=due)
                     work.forget_queries()
             work.finish()
     return carried.outcome

@@ -205,7 +205,6 @@ class Setup:
             model="network" if chosen is network else "judged",
             validate=None if validate is None else judge,
             validate_every=validate_every or config.validate_every,
-            checkpoint_every=config.checkpoint_every,
             progress=self.progress,
             boxes=self.boxes,
             begin=begin,

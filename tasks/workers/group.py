@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blackbox.terminal import say
@@ -30,13 +31,7 @@ TIMEOUT = 1800.0  # seconds that the others wait for a process, which may have t
 _LONG = timedelta(days=7)  # for what the first process does while the others have nothing to do
 _SILENT = 5.0  # seconds of waiting of which nothing is said
 _ALONE = "If this is the only one, take both variables away: unset RANK WORLD_SIZE."
-_LEFT_OUT = (
-    "journal",
-    "answers",
-    "calls",
-    "tensorboard",
-    ".lock",
-)  # what only a run's first process reads
+_LEFT_OUT = "journal", "answers", "calls", "tensorboard", ".lock"  # what only a run's first process reads
 
 Value = TypeVar("Value")
 
@@ -98,8 +93,17 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
         arguments = {"init_method": f"file://{file}", "rank": rank(), "world_size": size}
     try:
         if not arguments:
-            with _said_after(_SILENT, _waiting()):
+            text = (
+                f"blackbox: process {rank()} waits for the others of {os.environ['WORLD_SIZE']} that the "
+                f"environment says there are (RANK, WORLD_SIZE). {_ALONE}"
+            )
+            said_later = threading.Timer(_SILENT, say, (text, sys.stderr))
+            said_later.daemon = True
+            said_later.start()
+            try:
                 rendezvous, number, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))  # pyright: ignore[reportPrivateImportUsage]
+            finally:
+                said_later.cancel()
             # torchrun's store outlives a restart, with the addresses of the processes before
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(attempt, rendezvous)  # pyright: ignore[reportPrivateImportUsage]
@@ -121,25 +125,6 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     finally:
         _group.reset(token)
         dist.destroy_process_group()
-
-
-def _waiting() -> str:
-    return (
-        f"blackbox: process {rank()} waits for the others of {os.environ['WORLD_SIZE']} that the environment "
-        f"says there are (RANK, WORLD_SIZE). {_ALONE}"
-    )
-
-
-@contextmanager
-def _said_after(seconds: float, text: str) -> Iterator[None]:
-    """A block that is silent if it does not take so long."""
-    timer = threading.Timer(seconds, say, (text, sys.stderr))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def process_group() -> dist.ProcessGroup | None:
@@ -239,12 +224,12 @@ def shared_folder(made: Callable[[], Path]) -> Iterator[Path]:
         dist.broadcast_object_list(message, src=0, group=group.waiting)
     if message[0] is None:
         raise WorkersError("Expected a run of the first process, got none: see what it says.")
-    with launch.scratch() as folder:
-        files, generator, first = message[0]
+    with TemporaryDirectory(prefix="blackbox-") as name:
+        folder, (files, generator, first) = Path(name), message[0]
         group.first_folder = Path(first) if (Path(first) / "config.json").exists() else None
         torch.set_rng_state(generator)  # each process begins with another
-        for name, content in files.items():
-            path = folder / name
+        for file, content in files.items():
+            path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         (folder / "checkpoints").mkdir(exist_ok=True)

@@ -5,14 +5,11 @@ Those of torchrun are its own; where it starts them again, they go on with the r
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from blackbox.terminal import say
@@ -30,8 +28,6 @@ GRACE = 30.0  # seconds that the others have to end, after the first has
 _SOON = 1.0  # seconds in which those end by themselves who have the same reason as the first
 _STORE = "BLACKBOX_STORE"  # where the processes find each other, in a folder of the first
 _STARTED = "BLACKBOX_STARTED"  # says that standard input tells when the first is gone
-_PREFIX, _LOCK = "blackbox-", ".blackbox-lock"
-_YOUNG = 60.0  # seconds in which a folder may be without its lock
 Process: TypeAlias = "subprocess.Popen[bytes]"
 _others: ContextVar[Sequence[Process]] = ContextVar("others", default=())  # which this process has started
 
@@ -42,22 +38,18 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
 
     They end with the block: by themselves, or asked as by SIGTERM where it raises, or killed after a while.
     Should this process be killed, they stop as by SIGTERM.
-
-    Args:
-        arguments: the words after the program's name.
-        workers: how many; with one nothing is done.
     """
     if workers == 1:
         yield
         return
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
     before = dict(os.environ)
-    with scratch() as folder:
+    with TemporaryDirectory(prefix="blackbox-") as folder:
         os.environ |= {
             "RANK": "0",
             "LOCAL_RANK": "0",
             "WORLD_SIZE": str(workers),
-            _STORE: str(folder / "store"),
+            _STORE: f"{folder}/store",
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
         }
         raised, others = True, list[Process]()
@@ -141,8 +133,7 @@ def store() -> Path | None:
 def watch(run: Callable[[], Path | None]) -> None:
     """In a process that another started: stop, as by SIGTERM, when that one says so or is gone.
 
-    Args:
-        run: the folder of the run, if it is known by then: a first process that is killed does not say it.
+    A first process that is killed does not say which folder its run has: so `run` gives it, if it is known.
     """
     if os.environ.pop(_STARTED, None) is None:
         return
@@ -161,28 +152,6 @@ def watch(run: Callable[[], Path | None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A temporary folder, removed in the end; those that killed processes left are removed at first.
-
-    A lock in it, which the system frees however a process ends, tells those of the living.
-    """
-    _remove_left_over(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, open(Path(name) / _LOCK, "w") as lock:
-        with suppress(OSError):  # no locks on this file system: nobody else gets one either
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(name)
-
-
-def _remove_left_over(parent: Path) -> None:
-    for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
-        with suppress(OSError):  # locked by a living process, another user's, or gone meanwhile
-            if time.time() - path.stat().st_mtime > _YOUNG and path.parent.stat().st_uid == os.getuid():
-                with open(path, "r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path.parent)
 
 
 def _name(number: int) -> str:

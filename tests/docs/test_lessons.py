@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import catalogue
-from tasks.methods.shared import METHODS
+from tasks.methods.by_name import METHODS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page for folder in ("tutorials", "howto") for page in (DOCS / folder).glob("*.md"))

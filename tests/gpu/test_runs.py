@@ -18,9 +18,9 @@ from tasks import Progress, Run
 from tasks.applications.image_classification import ImageClassification
 from tasks.applications.wake_flow import WakeFlow
 from tasks.command.new import write
-from tasks.configuration import Count, Positive
+from tasks.configuration import Count, Positive, ZerothOrder
 from tasks.errors import ConfigurationError
-from tasks.methods.shared import METHODS
+from tasks.methods.by_name import METHODS
 from tasks.problem.silence import Silence
 from tasks.running.resume import plan_in
 from tasks.running.start import carry_out, planned
@@ -76,9 +76,7 @@ class Steering(tasks.Problem):
         batch: Count = 6
         learning_rate: Positive = 0.02
         validate_every: Count = 2
-        checkpoint_every: Count = 2
-        coordinates: Count = 5
-        directions: Count = 4
+        zeroth_order: ZerothOrder = ZerothOrder(coordinates=5, directions=4)
         dropout: float = 0.2
         limit: float = 1e9
 

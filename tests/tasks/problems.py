@@ -39,7 +39,6 @@ class Steering(tasks.Problem):
         batch: Count = 5
         learning_rate: Positive = 0.05
         validate_every: Count = 2
-        checkpoint_every: Count = 2
         calls: Count = 2
         limit: float = 1e9
 

@@ -19,9 +19,10 @@ import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, Ledger, Parallel
 from blackbox.errors import BudgetError, ConfigurationError
 from tasks import Progress
+from tasks.configuration import ZerothOrder
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import TRIES, asked
@@ -145,7 +146,7 @@ def test_a_line_that_cannot_be_read_makes_it_a_bound(tmp_path):
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("half", [False, True])
 def test_a_disk_that_takes_no_note_of_rows_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch, half):
-    settings = {"methods": ["first-order"], "steps": 4, "checkpoint_every": 1, "progress": Progress()}
+    settings = {"methods": ["first-order"], "steps": 4, "validate_every": 1, "progress": Progress()}
     whole = tasks.run(Steering(), runs=tmp_path / "whole", **settings)
     write, noted = os.write, []
 
@@ -213,7 +214,7 @@ class Scaled(Made):
 def planned_and_run(tmp_path, methods):
     """The plan by its lines, and the run that it was made for."""
     said = Said()
-    problem = Made(methods=methods, coordinates=6, directions=4, steps=4)
+    problem = Made(methods=methods, zeroth_order=ZerothOrder(coordinates=6, directions=4), steps=4)
     run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
     line = re.compile(r"  ([a-z -]+?)(?:, of each method| 2 seeds)?: ([0-9,]+) rows")
     found = filter(None, map(line.match, said.lines))
@@ -266,7 +267,7 @@ def test_the_plan_is_what_the_run_runs(tmp_path):
 @pytest.mark.slow
 def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_path):
     said = Said()
-    problem = Made(methods=("cge", "rge", "row-rge"), directions=4, steps=4)
+    problem = Made(methods=("cge", "rge", "row-rge"), zeroth_order=ZerothOrder(directions=4), steps=4)
     run = tasks.run(problem, runs=tmp_path, seeds=2, progress=said)
 
     def bounds(start, end):
@@ -283,7 +284,7 @@ def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_p
 
 @pytest.mark.slow
 def test_a_budget_that_may_do_is_not_refused_and_one_that_cannot_is(tmp_path):
-    settings = {"methods": ("rge",), "directions": 4, "steps": 4, "runs": tmp_path}
+    settings = {"methods": ("rge",), "zeroth_order": ZerothOrder(directions=4), "steps": 4, "runs": tmp_path}
     whole = tasks.run(Made(), **settings)
     needed, said = whole.result.calls["rows"], Said()
     run = tasks.run(Made(), rows=needed, progress=said, **settings)  # fewer than all checks may take
@@ -306,7 +307,7 @@ def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
             self.box(torch.zeros(self.asked, 3))
             return super().evaluate(network)
 
-    settings = {"methods": ("first-order",), "steps": 4, "checkpoint_every": 1, "progress": Progress()}
+    settings = {"methods": ("first-order",), "steps": 4, "validate_every": 1, "progress": Progress()}
     whole = tasks.run(Lasting(), runs=tmp_path, **settings).result
     settings["rows"] = budget = whole.calls["rows"] + 20  # what a killed step runs again
     assert tasks.run(Lasting(), runs=tmp_path, **settings).result.table[0].value == whole.table[0].value
@@ -441,7 +442,7 @@ class Killed(Steering):
     @dataclass(frozen=True)
     class Config(Steering.Config):
         methods: tuple[str, ...] = ("cge",)
-        checkpoint_every: Count = 3
+        validate_every: Count = 3
 
     def box(self):
         return Noted(self.config.limit)

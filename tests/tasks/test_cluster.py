@@ -168,7 +168,7 @@ def test_torchrun_passes_sigterm_on_and_the_run_goes_on_alone(shared, truth, tmp
 
 @pytest.mark.slow
 def test_where_the_first_worker_is_killed_the_other_stops_and_the_run_goes_on(shared, truth, tmp_path):
-    process = shared("a", "run", "shared", "--workers", "2", "--pause", "0.5", "--checkpoint-every", "1")
+    process = shared("a", "run", "shared", "--workers", "2", "--pause", "0.5", "--validate-every", "1")
     wait_for(lambda: lines_of(tmp_path / "a") >= 2, process, 200)
     (other,) = descendants(process.pid)
     process.kill()

@@ -18,7 +18,7 @@ from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.image_classification import ImageClassification, load_classifier
 from tasks.configuration import code, names
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
-from tasks.methods import shared as methods
+from tasks.methods import by_name as methods
 from tasks.problem.problems import find
 from tests.tasks.made_runs import begun_run
 

@@ -74,16 +74,12 @@ def test_a_method_that_is_not_applicable_is_called_so_and_its_rows_count(tmp_pat
     assert {"method": "no-gradient", "A": "24", "B": "24"} in records(found.rows)
 
 
-def test_no_two_runs_have_one_kind_of_line(tmp_path):
+def test_each_curve_has_its_run_s_name_and_seven_have_a_kind_of_line_each(tmp_path):
     runs = {name: {"cge": {0: curve()}, "rge": {0: curve()}} for name in ascii_uppercase}
     axes = plots.compared(runs, y="loss").axes[0]
-    lines = [
-        line for line in axes.lines if line.get_color() == pictures.colour("cge") and len(line.get_xdata())
-    ]
-    looks = {
-        (str(line._unscaled_dash_pattern), line.get_markerfacecolor(), line.get_linewidth()) for line in lines
-    }
-    assert len(looks) == len(lines) == 26
+    lines = [line for line in axes.lines if line.get_color() == pictures.colour("cge")]
+    looks = {str(line._unscaled_dash_pattern) for line in lines if len(line.get_xdata())}
+    assert len(looks) == 7
     assert sorted(text.get_text() for text in axes.texts) == sorted(2 * ascii_uppercase)  # each curve's end
 
 

@@ -6,7 +6,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import CommandLine
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.cost import sentences
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled

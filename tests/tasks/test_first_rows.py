@@ -31,6 +31,7 @@ class Opens(BlackBoxFunction):
 
     inputs = (ArraySpec("x", (1,)),)
     outputs = (ArraySpec("y", (1,)),)
+    identity = "a factor in a file"
     noise = 0.0
 
     def __init__(self, path):
@@ -103,11 +104,11 @@ def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
     largest = float(kept["inputs"][0].abs().max())
     (sentence,) = changed_boxes.read(folder)
     assert f"by up to {0.5 * largest:.3g} where the largest answer was {2 * largest:.3g}" in sentence
-    assert "asked twice now, it answered the same both times" in sentence
+    assert "asked three times now, it answered the same each time" in sentence
     for name in ("report.html", "table.md"):
         assert "has changed since the run began" in (folder / name).read_text()
-    if not cache:  # both times are counted: 2 x 8 beside what cge takes
-        assert calls.read(folder)["rows"] - before >= 16
+    if not cache:  # each time is counted: 3 x 8 beside what cge takes
+        assert calls.read(folder)["rows"] - before >= 24
     cut_short(folder)
     file.write_text("2.0")
     with warnings.catch_warnings():
@@ -152,8 +153,6 @@ def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
         resume()  # a warning would be an error
         cut_short(folder)
     assert changed_boxes.read(folder) == []
-    noise = checkpoint.load(folder / first_rows.FILE)["box"]["noise"]
-    assert 0.05 < noise < 0.4 if noisy else noise == 0.0  # 0.1 sqrt(2), of 8 rows
 
 
 @pytest.mark.slow
@@ -162,17 +161,6 @@ def test_a_noisy_box_that_changed_is_said(tmp_path):
     file.write_text("90")
     with pytest.warns(CheckpointWarning, match="with noise of"):
         resume()
-
-
-@pytest.mark.slow
-def test_the_noise_is_found_by_asking_twice_where_it_is_not_known(tmp_path):
-    _, folder, resume = run(tmp_path, noisy=True)
-    path = folder / first_rows.FILE
-    kept = checkpoint.load(path)
-    kept["box"]["noise"] = None
-    checkpoint.save(path, kept)
-    resume()
-    assert changed_boxes.read(folder) == []
 
 
 @pytest.mark.slow
@@ -197,7 +185,7 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path
 def test_a_file_of_others_is_read_as_what_fits(tmp_path):
     _, folder, resume = run(tmp_path)
     path = folder / first_rows.FILE
-    for content in ({"box": 1}, {"box": {"inputs": [1], "outputs": [], "noise": 0.0}}, {"other": {}}):
+    for content in ({"box": 1}, {"box": {"inputs": [1], "outputs": []}}, {"other": {}}):
         checkpoint.save(path, content)
         resume()
         cut_short(folder)

@@ -21,7 +21,7 @@ from tasks.configuration import names
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
 from tasks.folder import calls, checkpoint
 from tasks.folder.result import Result
-from tasks.report import Findings, findings
+from tasks.report import Findings, run_tables
 
 FIELDS = "evaluations/seed-0__sparse-cge.pt"
 STATE = "checkpoints/seed-0__sparse-cge.pt"
@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.setitem(names.PROBLEMS, "toy", "toy:Toy")
         patch.chdir(tmp_path_factory.mktemp("finished"))
-        assert cli.main(["run", "toy", "--steps", "2", "--checkpoint-every", "1"]) == 0
+        assert cli.main(["run", "toy", "--steps", "2", "--validate-every", "1"]) == 0
         (run,) = Path("runs").absolute().iterdir()
         yield run
 
@@ -69,8 +69,8 @@ def look(folder):
             if (folder / STATE).stat().st_size:
                 assert found.network("sparse-cge") is not None
         both = Findings(Run.open(folder), Result.read(folder))
-        assert both.gaps() is not None and findings.markdown(findings.for_papers(both.result))
-        assert findings.counts(both.result) is not None and findings.failures(both.result) is not None
+        assert both.gaps() is not None and run_tables.markdown(run_tables.for_papers(both.result))
+        assert run_tables.counts(both.result) is not None and run_tables.failures(both.result) is not None
         for name in ("loss", "validation", "seconds"):
             both.curves(name)
     except (BlackBoxError, OSError) as error:
@@ -283,7 +283,7 @@ def test_notes_of_rows_that_are_gone_make_them_a_bound(folder, how):
 
 
 def test_metrics_that_are_gone_are_told_where_a_run_goes_on(toy, tmp_path):
-    assert toy("run", "toy", "--fault", "stop", "--fault-at", "3", "--checkpoint-every", "1") == 130
+    assert toy("run", "toy", "--fault", "stop", "--fault-at", "3", "--validate-every", "1") == 130
     (folder,) = (tmp_path / "runs").iterdir()
     (folder / "metrics.jsonl").unlink()
     with pytest.warns(CheckpointWarning, match=r"metrics\.jsonl has no line of steps 1 to "):

@@ -253,7 +253,7 @@ class Cubed(BlackBoxFunction):
         return x**3
 
 
-def descend(run, box, evaluator="stacked", steps=3, checkpoint_every=1):
+def descend(run, box, evaluator="stacked", steps=3, validate_every=1):
     """Train 30 weights through the box, nine queries at a time, everything journaled at once."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
@@ -275,7 +275,7 @@ def descend(run, box, evaluator="stacked", steps=3, checkpoint_every=1):
     state = {"network": network, "optimizer": optimizer, "gradient": gradient}
     train(
         run, STAGE, steps=steps, step=step, state=state, model="network",
-        checkpoint_every=checkpoint_every, progress=Progress(), boxes=[box],
+        validate_every=validate_every, progress=Progress(), boxes=[box],
     )  # fmt: skip
     assert gradient.journal is None
     return box
@@ -320,14 +320,14 @@ def test_steps_after_the_last_checkpoint_are_not_evaluated_again(new_run, limits
     """A kill after a step of 30 seconds lost all of it, where no checkpoint was due."""
     limits(journal_writes=0.0)
     truth, run, asked = new_run(), new_run(), []
-    whole = descend(truth, Cubed(), "loop", checkpoint_every=9).ledger.rows_run
+    whole = descend(truth, Cubed(), "loop", validate_every=9).ledger.rows_run
     steps = [line["rows"] for line in lines(truth)]
     with pytest.raises(Killed):
-        descend(run, Cubed(steps[1] + 6, die), "loop", checkpoint_every=9)  # behind the third step's base
+        descend(run, Cubed(steps[1] + 6, die), "loop", validate_every=9)  # behind the third step's base
     assert not (run.path / "checkpoints" / "seed-0__zo-sol.pt").exists()
     original = Cubed.evaluate_rows
     monkeypatch.setattr(Cubed, "evaluate_rows", lambda self, x: asked.append(len(x)) or original(self, x))
-    descend(run, Cubed(), "loop", checkpoint_every=9)
+    descend(run, Cubed(), "loop", validate_every=9)
     again = (
         1 + 1 + 2 * 4
     )  # of both steps the base; and behind them, as both are checked, the base and four slopes, also back
@@ -459,4 +459,4 @@ def test_a_request_to_stop_in_a_step_after_unsaved_ones_finishes_the_step(new_ru
     run = new_run()
     box = Cubed(320, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(Interrupted, match="Stopped at step 2 of 3"):
-        descend(run, box, "loop", checkpoint_every=9)
+        descend(run, box, "loop", validate_every=9)

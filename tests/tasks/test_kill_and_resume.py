@@ -64,10 +64,8 @@ def own(folder: Path) -> list[str]:
         "steering.py:Steering",
         "--steps",
         "60",
-        "--checkpoint-every",
-        "5",
         "--validate-every",
-        "10",
+        "5",
     ]
 
 

@@ -76,11 +76,11 @@ ERRORS = [  # (of the system, what the user is told to do)
 def test_a_disk_that_takes_no_checkpoint_leaves_the_one_before(truth, new_run, monkeypatch, number, mend):
     run = new_run()
     with monkeypatch.context() as patch, pytest.raises(StorageError) as caught:
-        train_line(run, STAGE, 0, Config(), Full(7, number, patch))  # checkpoints after 5, 10 and 12
+        train_line(run, STAGE, 0, Config(), Full(7, number, patch))  # checkpoints after 3, 6, 9 and 12
     said = str(caught.value)
     assert os.strerror(number) in said and mend in said
-    assert f"the checkpoint of {STAGE} after step 10" in said
-    assert "The last good state is that after step 5 of 12." in said
+    assert f"the checkpoint of {STAGE} after step 9" in said
+    assert "The last good state is that after step 6 of 12." in said
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == ["seed-0__zo-sol.pt"]
     train_line(run, STAGE, 0, Config(), Progress())
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
@@ -203,7 +203,7 @@ def test_checkpoints_come_after_seconds_whatever_the_step_and_take_a_twentieth_o
 
     monkeypatch.setattr(checkpoint, "save", slow)
     with pytest.raises(Crash):
-        walk(run, steps=20, on_step=later, progress=CrashesAt(10), checkpoint_every=100)
+        walk(run, steps=20, on_step=later, progress=CrashesAt(10), validate_every=100)
     assert saved == steps
     assert checkpoint.load(checkpoint.of_stage(run.path, STAGE))["outcome"]["step"] == 9
 

@@ -14,7 +14,7 @@ from blackbox import ArraySpec, BlackBoxFunction, Parallel
 from blackbox.errors import BudgetError
 from tasks import Progress
 from tasks.command import commands
-from tasks.configuration import Count
+from tasks.configuration import Count, ZerothOrder
 from tasks.folder import calls, checkpoint
 from tasks.rows.kept_answers import KeptAnswers
 from tasks.training.stage import Stage
@@ -61,7 +61,6 @@ class Finely(Beside):
     class Config(Beside.Config):
         methods: tuple[str, ...] = ("no-gradient",)
         steps: Count = 4
-        checkpoint_every: Count = 2
 
     fine = Fine
 
@@ -244,8 +243,8 @@ class Stepped(Beside):
     @dataclass(frozen=True)
     class Config(Beside.Config):
         steps: Count = 4
-        checkpoint_every: Count = 100
-        coordinates: Count = 3
+        validate_every: Count = 100
+        zeroth_order: ZerothOrder = ZerothOrder(coordinates=3)
 
     def box(self):
         return Row()

@@ -13,7 +13,10 @@ PROBLEM = '''
 import signal
 import torch
 import tasks
+from tasks.configuration import ZerothOrder
 from blackbox import ArraySpec, BlackBoxFunction
+
+TWO = ZerothOrder(directions=2)
 
 class Box(BlackBoxFunction):
     inputs = (ArraySpec("z", shape=(3,)),)
@@ -46,16 +49,16 @@ class Steering(tasks.Problem):
     def objective(self, network, wanted):
         return (self.box(network(wanted)) - wanted).square().mean(dim=1)
 '''
-RUN = 'run = tasks.run(Steering(), methods=["none", "rge"], steps=300, seeds=2, directions=2)\nrun'
+RUN = 'run = tasks.run(Steering(), methods=["none", "rge"], steps=300, seeds=2, zeroth_order=TWO)\nrun'
 STOPPED = """
 Steering.stop_at = (1, 40)
-tasks.run(Steering(), methods=["none", "rge"], steps=300, seeds=2, directions=2, runs="stopped")
+tasks.run(Steering(), methods=["none", "rge"], steps=300, seeds=2, zeroth_order=TWO, runs="stopped")
 """
 RESUMED = """
 from pathlib import Path
 Steering.stop_at = None
 (folder,) = Path("stopped").iterdir()
-again = tasks.run(Steering(), methods=["none", "rge"], steps=300, directions=2, resume=folder)
+again = tasks.run(Steering(), methods=["none", "rge"], steps=300, zeroth_order=TWO, resume=folder)
 (again.table["test loss"] == run.table["test loss"]).all()
 """
 CELLS = (

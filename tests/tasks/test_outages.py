@@ -109,7 +109,7 @@ class Licensed(tasks.Problem):
         methods: tuple[str, ...] = ("tangents",)
         steps: Count = 8
         batch: Count = 5
-        checkpoint_every: Count = 4
+        validate_every: Count = 4
         licence: str = ""
 
     def box(self):

@@ -64,7 +64,7 @@ def main():
                 state={"network": network, "optimizer": optimizer},
                 model="network",
                 validate=lambda: (network.weight - 2).abs().item(),
-                checkpoint_every=3,
+                validate_every=3,
                 boxes=[box],
             )
             rows.append(tasks.Row.of(outcome, {"slope's error": (network.weight - 2).abs().item()}))

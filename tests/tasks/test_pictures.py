@@ -14,7 +14,7 @@ from tasks.applications.image_classification import ImageClassification
 from tasks.applications.wake_flow import WakeFlow
 from tasks.configuration import names
 from tasks.errors import ProblemError
-from tasks.methods.shared import METHODS
+from tasks.methods.by_name import METHODS
 from tasks.problem import problems
 from tasks.report import Curve, pictures, plots
 

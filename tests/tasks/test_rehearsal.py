@@ -13,7 +13,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.words import duration
 from tasks.configuration import Count
 from tasks.methods import Cost, Method
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning import cost
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled

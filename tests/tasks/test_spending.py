@@ -12,7 +12,7 @@ from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import ConfigurationError
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning import cost
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled

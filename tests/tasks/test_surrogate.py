@@ -78,7 +78,7 @@ def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(method, settings, tmp_
                 raise Stops
             return super().training_batch(seed, step)
 
-    settings = {"methods": [method], "steps": 15, "checkpoint_every": 3, **settings}
+    settings = {"methods": [method], "steps": 15, "validate_every": 3, **settings}
     whole = go(Drawn(), tmp_path / "whole", **settings)
     with pytest.raises(Stops):
         go(Falls(), tmp_path / "cut", **settings)

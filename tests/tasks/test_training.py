@@ -51,7 +51,7 @@ def walk(run, *, steps=6, values=None, on_step=None, loss=None, **settings):
         return {"loss": 1.0 / (i + 1) if loss is None else loss(i), "queries": 3 * (i + 1)}
 
     validate = None if values is None else lambda: values[int(model.weight)]
-    settings = {"validate_every": 2, "checkpoint_every": 2, "progress": Progress(), **settings}
+    settings = {"validate_every": 2, "progress": Progress(), **settings}
     outcome = train(
         run, STAGE, steps=steps, step=step, state={"m": model}, model="m", validate=validate, **settings
     )
@@ -168,9 +168,9 @@ def test_a_signal_before_the_first_step_repeats_no_validation(run):
 def test_a_kill_in_a_long_validation_takes_no_step_again(new_run, limits, at):
     values = {0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0}
     truth, run, steps, begun, now = new_run(), new_run(), [], [], [0.0]
-    walk(truth, values=values, checkpoint_every=100)
+    walk(truth, values=values)
     limits(clock_of_writes=lambda: now[0])
-    settings = {"checkpoint_every": 100, "begin": lambda: begun.append(now.insert(0, now[0] + 2))}
+    settings = {"begin": lambda: begun.append(now.insert(0, now[0] + 2))}
 
     def took(i):
         now[0] += 10
@@ -470,8 +470,8 @@ def test_a_stage_that_goes_on_has_the_generator_of_its_gpu(new_run, monkeypatch)
 
     run = new_run()
     with pytest.raises(OSError, match="cut"):
-        walk(run, on_step=draw, checkpoint_every=2)
+        walk(run, on_step=draw, validate_every=2)
     saved, state[0] = torch.arange(16, dtype=torch.uint8) + 2, torch.zeros(16, dtype=torch.uint8)
     found = []
-    walk(run, on_step=lambda i: found.append(state[0]), checkpoint_every=2)
+    walk(run, on_step=lambda i: found.append(state[0]), validate_every=2)
     assert torch.equal(found[0], saved)

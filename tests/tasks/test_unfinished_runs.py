@@ -23,7 +23,7 @@ STOPS: set[str] = set()  # "data"; the seeds of `broken`
 
 def broken(setup):
     """Trains as first-order does, where it ends."""
-    from tasks.methods.shared import METHODS
+    from tasks.methods.by_name import METHODS
 
     if setup.seed in FAULTS:
         raise FloatingPointError("a solver that blows up")
@@ -186,7 +186,7 @@ def test_a_run_without_a_finished_method_is_refused_by_report(stop, tmp_path, ca
 def test_a_run_that_a_signal_stopped_says_the_steps_that_are_done(tmp_path, capfd):
     STOPS.add("0")
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, checkpoint_every=1)
+        go(tmp_path, validate_every=1)
     (path,) = tmp_path.iterdir()
     assert main(["report", str(path)]) == 0
     assert "What is missing: broken" in said(capfd)

@@ -98,8 +98,8 @@ def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, li
                 seen.extend((tmp_path / "cut").rglob("*.windows/*"))
                 raise RuntimeError("stopped")
 
-    settings = {"methods": ("tangents",), "validate_every": 50}
-    config = {"steps": 10, "replays": 2, "checkpoint_every": 3}
+    settings = {"methods": ("tangents",), "validate_every": 3}
+    config = {"steps": 10, "replays": 2}
     whole = go(Steering(**config), tmp_path / "whole", **settings)
     with pytest.raises(RuntimeError, match="stopped"):
         go(Steering(**config), tmp_path / "cut", callbacks=[Stops()], **settings)
@@ -126,8 +126,8 @@ def test_windows_of_a_process_that_was_killed_right_behind_the_last_checkpoint_a
             raise RuntimeError("killed")
         tidy(self)
 
-    settings = {"methods": ("tangents",), "validate_every": 50}
-    problem = Steering(steps=4, replays=1, checkpoint_every=3)
+    settings = {"methods": ("tangents",), "validate_every": 3}
+    problem = Steering(steps=4, replays=1)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(WindowFiles, "tidy", killed)
         go(problem, tmp_path / "cut", **settings)

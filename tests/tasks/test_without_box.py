@@ -11,7 +11,7 @@ import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import Progress
 from tasks.command.cli import main
-from tasks.configuration import Count
+from tasks.configuration import Count, ZerothOrder
 from tasks.errors import ConfigurationError
 from tests.tasks.problems import Steering, cost_of
 
@@ -23,7 +23,7 @@ class Line(tasks.Problem):
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "cge", "rge")
         steps: Count = 4
-        directions: Count = 3
+        zeroth_order: ZerothOrder = ZerothOrder(directions=3)
         slope: float = 2.0
 
     box = {}  # noqa: RUF012

@@ -37,7 +37,7 @@ def test_two_processes_write_one_run_with_the_bits_of_one(shared, truth, tmp_pat
 @pytest.mark.slow
 def test_the_causes_of_failed_rows_are_those_of_all_processes(shared, tmp_path):
     target = f"{Path(__file__).parent / 'problems.py'}:Steering"
-    words = ("run", target, "--methods", "cge", "--limit", "0.4", "--chunk", "4", "--max-dropped", "1")
+    words = ("run", target, "--methods", "cge", "--limit", "0.4", "--chunk", "4")
     ledgers = []
     for name, more in (("alone", ()), ("both", ("--workers", "2"))):
         finished(shared(name, *words, *more))
@@ -58,7 +58,7 @@ def test_a_batch_that_failed_as_a_whole_costs_the_same_steps_with_two_processes(
     words = ("run", target, "--methods", method, "--limit", limit, "--batch", "1", "--steps", "12")
     told = []
     for name, more in (("alone", ()), ("both", ("--workers", "2"))):
-        finished(shared(name, *words, "--chunk", "1", "--max-dropped", "1", *more))
+        finished(shared(name, *words, "--chunk", "1", *more))
         lines = Run.open(only_run(tmp_path / name)).metrics()
         told.append([(line["loss"], line.get("lost_steps", 0)) for line in lines if "loss" in line])
     alone, both = told
@@ -218,24 +218,6 @@ def test_one_that_ends_before_the_others_find_it_is_told(tmp_path):
     done = ended(tmp_path, program)
     assert "Process 0: expected to find 2 processes of this run, but process 1 ended with 5." in done.stderr
     assert done.returncode == 1
-
-
-@pytest.mark.slow
-def test_the_folders_of_killed_processes_are_removed_at_the_next_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "import os, signal, sys\nfrom tasks.workers import launch\nwith launch.scratch() as folder:\n"
-    code += "    (folder / 'store').touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=False)
-    (left,) = tmp_path.iterdir()
-    (tmp_path / "blackbox-of-another-program").mkdir()
-    with launch.scratch() as living:
-        assert left.exists()  # it could be one that has no lock yet
-        for folder in (left, living):
-            os.utime(folder / ".blackbox-lock", (0, 0))
-        with launch.scratch():
-            assert not left.exists() and living.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["blackbox-of-another-program"]
 
 
 def test_fewer_than_one_worker_is_refused(toy, capsys):

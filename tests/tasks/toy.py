@@ -11,7 +11,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import Progress, Run
-from tasks.configuration import Count, NotNegative, Positive
+from tasks.configuration import Count, NotNegative, Positive, ZerothOrder
 from tasks.methods import train
 from tasks.workers import group
 from zo.estimators import Key
@@ -38,10 +38,9 @@ class Toy(tasks.Problem):
         steps: Count = 12
         """Optimiser steps of each method."""
         batch: Count = 8
-        coordinates: Count = 4
+        zeroth_order: ZerothOrder = ZerothOrder(coordinates=4)
         learning_rate: Positive = 0.05
         validate_every: Count = 3
-        checkpoint_every: Count = 5
         width: Count = 4
         """Units of the hidden layer."""
         pause: NotNegative = 0.0
@@ -105,8 +104,8 @@ class Shared(tasks.Problem):
         steps: Count = 12
         batch: Count = 8
         learning_rate: Positive = 0.02
-        checkpoint_every: Count = 5
-        chunk: Count | None = 5
+        validate_every: Count = 5
+        zeroth_order: ZerothOrder = ZerothOrder(chunk=5)
         pause: NotNegative = 0.0
         """Seconds that each step waits, so that a test can interrupt it."""
         die_at: int | None = None
@@ -193,7 +192,6 @@ def train_line(run: Run, stage: str, seed: int, config: Config, progress: Progre
         model="network",
         validate=validate,
         validate_every=3,
-        checkpoint_every=5,
         progress=progress,
     )
     return network, outcome

@@ -43,12 +43,12 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
         variant: One that trains through the classifier.
         size: Numbers of what its differences are taken in, an image or a latent vector.
     """
-    kind = variant.kind
-    sides = 2 if config.central or kind == WIDE else 1
+    kind, settings = variant.kind, config.zeroth_order
+    sides = 2 if settings.central or kind == WIDE else 1
     if variant.family == "deepzero":
-        return config.deepzero_batch * (1 + sides * config.coordinates)
+        return config.deepzero_batch * (1 + sides * settings.coordinates)
     if variant.family in ("zo-ds", "zo-ae-ds"):
-        return config.zo_batch * (1 + sides * (size if kind == "cge" else config.input_directions))
+        return config.zo_batch * (1 + sides * (size if kind == "cge" else settings.input_directions))
     return config.batch if variant.family == "fo-ds" else 1  # student's are spread over its steps
 
 
@@ -119,10 +119,10 @@ def plan(problem: Defence, seeds: int) -> Sequence[str]:
 
 def _checks(problem: Defence, steps: int) -> int:
     """The most objectives that deepzero's steps take beside their plans."""
-    config = problem.config
+    config, settings = problem.config, problem.config.zeroth_order
     with torch.random.fork_rng(devices=()):
         network = problem.network()
-    rule = zo.CGE(1e-3, zo.RandomCoordinates(config.coordinates), central=config.central)
+    rule = zo.CGE(1e-3, zo.RandomCoordinates(settings.coordinates), central=settings.central)
     gradient = zo.LossGradient(network, lambda *_: torch.zeros(1), rule, evaluator=config.evaluator)
     return gradient.most_checks(steps)
 
@@ -137,6 +137,8 @@ def _ratio_queries(config: Config) -> int:
 
 def _measures_mu(config: Config, variant: Variant) -> bool:
     """Whether a method needs a smoothing parameter that is measured, and it is not given."""
+    if config.zeroth_order.input_mu is not None:
+        return False
     if variant.family == "deepzero":
-        return config.mu is None and config.input_mu is None
-    return variant.family in ("zo-ds", "zo-ae-ds") and config.input_mu is None and variant.kind != WIDE
+        return config.zeroth_order.mu is None
+    return variant.family in ("zo-ds", "zo-ae-ds") and variant.kind != WIDE

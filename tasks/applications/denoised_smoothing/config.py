@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
+from tyro.conf import OmitArgPrefixes, arg, configure
 
 from blackbox.checks import nearest
 from tasks import configuration
 from tasks.applications.denoised_smoothing.certification.bound import Settings
-from tasks.configuration import Count, InputDirections, NamesCode, NotNegative, Positive, names, refused
+from tasks.configuration import Count, NamesCode, NotNegative, Positive, names, refused
 
 WITHOUT_QUERIES = ("none", "mse")
 ZERO_ORDER = ("zo-ds", "zo-ae-ds", "deepzero", "student")  # held to a budget of queries
@@ -75,6 +76,21 @@ def ships(box: str, arguments: Sequence[str]) -> bool:
     if box in SHIPPED or box.endswith(".onnx"):
         return True
     return box != "um-bridge" and (box in names.FUNCTIONS or (box in names.functions() and not arguments))
+
+
+@configure(OmitArgPrefixes)
+@dataclass(frozen=True)
+class ZerothOrder(configuration.ZerothOrder):
+    """Settings of methods that train by differences of values."""
+
+    input_directions: Annotated[Count, arg(aliases=("--input-q",))] = 8
+    """Directions for each image, for all but cge."""
+    input_mu: Positive | None = None
+    """Smoothing parameter at the classifier's input, of a direction's length; None to measure it: the step
+    whose slopes agree best with those of a smaller one, between noise and curvature."""
+    mu: Positive | None = None
+    """Smoothing parameter of the weights, in deepzero; None for the step that moves an image as far as
+    input_mu."""
 
 
 @dataclass(frozen=True)
@@ -161,23 +177,13 @@ class Config(configuration.Config):
     """Rows of fo-ds through the classifier, validation included."""
     zo_batch: Count = 16
     """Images in an optimiser step of zo-ds and zo-ae-ds."""
-    input_directions: InputDirections = 8
-    """Directions for each image, for all but cge."""
     modes: Count = 4
     """Cosines of dct along each axis: modes x modes of each channel."""
-    input_mu: Positive | None = None
-    """Smoothing parameter at the classifier's input, of a direction's length; None to measure it: the step
-    whose slopes agree best with those of a smaller one, between noise and curvature."""
-    mu: Positive | None = None
-    """Smoothing parameter of the weights, in deepzero; None for the step that moves an image as far as
-    input_mu."""
     mu_queries: Count = 500
     """The most queries for measuring."""
     wide_mu: Positive = 1.0
     """Smoothing parameter of zo-ds:wide, and where none can be measured since the classifier is flat: the
     length of a direction over the whole image. Single numbers then move by sigma."""
-    coordinates: Count = 64
-    """Weights that deepzero perturbs in a step, drawn anew every step."""
     ratios: Literal["uniform", "zo-grasp", "zo-snip", "magnitude"] = "zo-grasp"
     """How they spread over the layers: uniform, zo-grasp, zo-snip or magnitude."""
     ratio_directions: Count = 8
@@ -217,8 +223,8 @@ class Config(configuration.Config):
     """Queries that choose the top class."""
     alpha: Open = 0.001
     """Probability that a certificate is wrong."""
-    checkpoint_every: Count = 200
-    """Optimiser steps between checkpoints."""
+    zeroth_order: ZerothOrder = ZerothOrder()
+    """Of methods that train by differences of values."""
     device: Literal["cpu"] = "cpu"
     """Where the network is."""
 
@@ -235,10 +241,10 @@ class Config(configuration.Config):
                     raise refused(
                         "methods", f"mse before {name}, which starts from its weights", self.methods
                     )
-            if name in ("cge", "sparse-cge", "rge") and self.mu is None:
-                raise refused("mu", f"a number for {name}", self.mu)
-            if name == "row-rge" and self.input_mu is None:
-                raise refused("input_mu", f"a number for {name}", self.input_mu)
+            if name in ("cge", "sparse-cge", "rge") and self.zeroth_order.mu is None:
+                raise refused("mu", f"a number for {name}", None)
+            if name == "row-rge" and self.zeroth_order.input_mu is None:
+                raise refused("input_mu", f"a number for {name}", None)
 
     @property
     def smoothing(self) -> Settings:
@@ -305,7 +311,7 @@ PAPER = Config(
     queries=1_000_000,
     fo_queries=1_000_000,
     zo_batch=8,
-    coordinates=192,
+    zeroth_order=ZerothOrder(coordinates=192),
     ratio_directions=192,
     train_images=5000,
     student_steps=20_000,

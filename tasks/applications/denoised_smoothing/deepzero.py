@@ -10,7 +10,7 @@ import zo
 from tasks.applications.denoised_smoothing import budget, smoothing_parameter
 from tasks.applications.denoised_smoothing.methods import TrainingStart, sent_images
 from tasks.folder.journal import Journal
-from tasks.methods import layer_ratios
+from tasks.methods import kept_ratios
 from tasks.problem.trained import Trained
 from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
@@ -25,26 +25,27 @@ def deepzero(setup: Setup) -> Trained:
     """
     start = TrainingStart.of(setup)
     problem, config, network = start.problem, start.problem.config, start.setup.network
-    mu = config.mu
+    settings = config.zeroth_order
+    mu = settings.mu
     if mu is None:
         front = partial(sent_images, network)
         measured = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
         start.asked["mu"] = measured.queries
-        length = measured.direction_central if config.central else measured.direction
+        length = measured.direction_central if settings.central else measured.direction
         mu = smoothing_parameter.of_weights(start.setup, network, length)
-    rule = zo.CGE(mu, _sparse_set(start, mu), central=config.central)
+    rule = zo.CGE(mu, _sparse_set(start, mu), central=settings.central)
     gradient = zo.LossGradient(
         network,
         problem.objective,
         rule,
         evaluator=config.evaluator,
         seed=setup.seed,
-        chunk=config.chunk,
+        chunk=settings.chunk,
         max_dropped=0.5,
         process_group=setup.process_group,
         first_alone=problem.classifier.first_alone,
     )
-    # not config.coordinates: each layer keeps one at least
+    # not settings.coordinates: each layer keeps one at least
     a_step = config.deepzero_batch * (1 + gradient.next_queries())
     checks = config.deepzero_batch * gradient.most_checks(start.steps(a_step))
     steps = start.steps(a_step, checks)
@@ -61,7 +62,7 @@ def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
     """The rule that the configuration names; layer ratios are computed once, and kept with the run."""
     problem, setup, config = start.problem, start.setup, start.problem.config
     size = sum(weight.numel() for weight in setup.network.parameters())
-    count = min(config.coordinates, size)
+    count = min(config.zeroth_order.coordinates, size)
     if config.ratios == "uniform" or count == size:
         return zo.RandomCoordinates(count)
 
@@ -86,6 +87,6 @@ def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
         )
         return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), asked
 
-    kept = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
-    start.asked["layer ratios"] = kept.queries
-    return zo.estimators.LayerwiseCoordinates(kept.layers)
+    layers, queries = kept_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
+    start.asked["layer ratios"] = queries
+    return zo.estimators.LayerwiseCoordinates(layers)

@@ -286,13 +286,13 @@ def estimator(
         latent: Whether that is a latent vector, which has no frequencies.
     """
     kind = variant.kind
-    central = kind == WIDE or config.central
+    central = kind == WIDE or config.zeroth_order.central
     step = mu.of(kind, central, size)
     if kind == "cge":
         return zo.CGE(step, central=central)
     return zo.box_gradient.RowRGE(
         step,
-        config.input_directions,
+        config.zeroth_order.input_directions,
         "gaussian" if kind == "rge" else "orthogonal",
         central,
         zo.box_gradient.DCTBasis(config.modes) if kind == "dct" and not latent else None,

@@ -30,7 +30,7 @@ from tasks.applications.denoised_smoothing.methods import fo_ds, mse, none, stud
 from tasks.configuration import refused
 from tasks.folder import stamp
 from tasks.folder.run import Run
-from tasks.methods import shared
+from tasks.methods import by_name
 from tasks.problem.data import evaluating
 from tasks.problem.method import Method
 from tasks.problem.trained import Trained
@@ -74,7 +74,7 @@ class DenoisedSmoothing(Defence):
         """A method with directions or a budget of its own; or one of all problems, by its seed's noise."""
         if is_own(name):
             return METHODS[read(name).family]
-        of_all = shared.METHODS.get(name)
+        of_all = by_name.METHODS.get(name)
         return of_all and replace(of_all, train=lambda setup: of_all.train(of_seed(setup)))
 
     def check(self) -> None:

@@ -16,12 +16,13 @@ from tasks.applications.denoised_smoothing.certification import accuracy
 from tasks.applications.denoised_smoothing.certification.certificate_file import read_certificates
 from tasks.applications.denoised_smoothing.config import Config, is_own, read
 from tasks.applications.denoised_smoothing.defence import certificates_name
-from tasks.folder import atomic, changed_boxes
+from tasks.folder import changed_boxes
 from tasks.folder.result import Result, Row
 from tasks.folder.run import Run
-from tasks.report import findings, pictures
-from tasks.report.findings import Findings, scores
+from tasks.report import pictures, run_tables
+from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
+from tasks.report.method_scores import scores
 
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -34,9 +35,7 @@ def blocks(config: Config, facts: Findings) -> Sequence[Block]:
     runs = certificates(run, result)
     chosen = best_of_families(result)
     table = accuracy.accuracy_table(runs, queries_of(result))
-    notes = changed_boxes.read(run.path)
-    atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
-    atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
+    run_tables.write(run.path, table, changed_boxes.read(run.path))
     shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
     return (
         Heading("Certified accuracy"),

@@ -84,8 +84,8 @@ def find(
     config = setup.config
     if variant.kind == WIDE:
         return Mu.same(config.wide_mu)
-    if config.input_mu is not None:
-        return Mu.same(config.input_mu)
+    if config.zeroth_order.input_mu is not None:
+        return Mu.same(config.zeroth_order.input_mu)
     path, of = setup.run.path / f"mu-seed-{setup.seed}-{space}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
         mu, queries = counted(RowTally(setup.boxes), lambda: _measured(setup, box, front))

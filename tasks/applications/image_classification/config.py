@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg, configure
 
 from tasks import configuration
 from tasks.configuration import Count, Fraction, NamesCode, NotNegative, Positive
@@ -15,6 +15,18 @@ from tasks.configuration import Count, Fraction, NamesCode, NotNegative, Positiv
 def ships(network: str, arguments: Sequence[str]) -> bool:
     """Whether the name is of a network that ships, and not of a function of the user's."""
     return not (":" in network or network.endswith(".py"))
+
+
+@configure(OmitArgPrefixes)
+@dataclass(frozen=True)
+class ZerothOrder(configuration.ZerothOrder):
+    """Settings of methods that train by differences of values."""
+
+    mu: Positive = 5e-3
+    """Smoothing parameter of all gradients from function values."""
+    directions: Annotated[Count | None, arg(aliases=("--q",))] = None
+    """Random directions in a step of rge and sparse-rge; None for as many as deepzero has
+    coordinates, so that the queries are equal."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +67,6 @@ class Config(configuration.Config):
     weight_decay: NotNegative = 5e-4
     """Of SGD, on all parameters."""
 
-    mu: Positive = 5e-3
-    """Smoothing parameter of all gradients from function values."""
     sparsity: Fraction = 0.95
     """Part of the scored weights, all but biases and norms, that a step leaves out."""
     ratios: Literal["zo-grasp", "grasp", "zo-snip", "snip", "synflow", "magnitude", "random", "uniform"] = (
@@ -72,17 +82,14 @@ class Config(configuration.Config):
     "never"."""
     redraw_steps: Count = 1
     """Optimiser steps between two draws, with redraw "steps"."""
-    directions: Annotated[Count | None, arg(aliases=("--q",))] = None
-    """Random directions in a step of rge and sparse-rge; None for as many as deepzero has
-    coordinates, so that the queries are equal."""
     evaluator: Literal["auto", "loop", "stacked", "difference"] = "auto"
     """How queries are evaluated: "loop", one after another; "stacked" or "difference", many at once; "auto",
     "difference", whose way follows from sizes, device and mu alone."""
 
     validate_every: Count = 37
     """Optimiser steps between validations."""
-    checkpoint_every: Count = 50
-    """Optimiser steps between checkpoints."""
+    zeroth_order: ZerothOrder = ZerothOrder()
+    """Of methods that train by differences of values."""
 
 
 DEMO = Config()
@@ -130,7 +137,6 @@ BEST = replace(
     sparsity=0.95,
     redraw="steps",
     redraw_steps=20,
-    checkpoint_every=20,
 )
 """What beat the published recipe at equal cost, batch times coordinates times steps, on `shapes` with exact
 gradients on the sets: smaller batches most of all."""

@@ -26,9 +26,10 @@ from tasks.applications.image_classification.sparse_set import (
     sparse_set,
     uniform_ratios,
 )
-from tasks.methods import shared
+from tasks.methods import whole_loss
 from tasks.methods.autograd import AutogradGradient
-from tasks.methods.shared import cost_of_base, loss_gradient
+from tasks.methods.through_boxes import cost_of_base
+from tasks.methods.whole_loss import loss_gradient
 from tasks.problem.method import Cost, Method
 from tasks.problem.trained import Trained
 from tasks.training.loop import Gradient
@@ -134,21 +135,20 @@ def estimator(
     method: str, config: Config, network: nn.Module, sparsity: zo.estimators.Sparsity
 ) -> zo.estimators.Estimator[Any]:
     """The estimator of a method, on the sparse set where it takes one."""
-    kind = "sparse-cge" if method == "deepzero" else method
+    kind, settings = "sparse-cge" if method == "deepzero" else method, config.zeroth_order
     q = 1 if kind in ("cge", "sparse-cge") else directions(config, network)
-    return shared.estimator(kind, config.mu, sparsity=sparsity, directions=q, central=config.central)
+    return whole_loss.estimator(kind, settings.mu, sparsity=sparsity, directions=q, central=settings.central)
 
 
 def directions(config: Config, network: nn.Module) -> int:
     """Random directions in a step: as configured, or as many as deepzero has coordinates."""
-    if config.directions is not None:
-        return config.directions
-    return coordinates(network, config)
+    asked = config.zeroth_order.directions
+    return coordinates(network, config) if asked is None else asked
 
 
 def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
     """The sets of sparse-cge."""
-    return zo.RandomCoordinates(min(config.coordinates, zo.estimators.Parameters(network).size))
+    return zo.RandomCoordinates(min(config.zeroth_order.coordinates, zo.estimators.Parameters(network).size))
 
 
 def zeroth_order(setup: Setup) -> Trained:
@@ -195,9 +195,9 @@ def _cost(problem: Any, steps: int, name: str) -> Cost:
         sparsity = rule(config, uniform_ratios(network, config.sparsity), steps)
     planned = estimator(name, config, network, sparsity)
     gradient = zo.LossGradient(
-        network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
+        network, problem.objective, planned, evaluator=config.evaluator, chunk=config.zeroth_order.chunk
     )
-    of_steps = shared.cost_of_queries(gradient, steps)
+    of_steps = whole_loss.cost_of_queries(gradient, steps)
     return _with_ratios(problem, of_steps) if name in ON_SETS else of_steps
 
 
@@ -205,7 +205,7 @@ def _with_ratios(problem: Any, of_steps: Cost) -> Cost:
     """And of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
-    plan = zo.RGE(config.mu, config.pruning_directions)
+    plan = zo.RGE(config.zeroth_order.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
     queries, checks = gradients * gradient.next_queries(), gradients * gradient.most_checks(1)
     share = problem.scoring_images / config.batch

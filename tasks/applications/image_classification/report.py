@@ -14,10 +14,11 @@ from tasks.applications.image_classification.config import Config
 from tasks.applications.image_classification.data.loading import CLASSES
 from tasks.applications.image_classification.sparse_set import ratios_name
 from tasks.folder.result import Result
-from tasks.methods import layer_ratios
+from tasks.methods import kept_ratios
 from tasks.report import pictures
-from tasks.report.findings import Findings, scores
+from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph
+from tasks.report.method_scores import scores
 from zo.estimators.ratios import LayerRatios
 
 SHOWN = 4  # confusions side by side
@@ -132,13 +133,12 @@ def _ratios(folder: Path, seed: int) -> Sequence[Block]:
     path = folder / f"{ratios_name(seed)}.json"
     if not path.exists():
         return ()
-    kept = layer_ratios.read(path)
-    layers = kept.layers
+    layers, queries = kept_ratios.read(path)
     dense = sum(layer.kept for layer in layers.layers if layer.kept == layer.size)
     return (
         Heading("Where the queries go"),
         Paragraph(
-            f"Layer ratios by {layers.method}, computed with {kept.queries:,} queries before training. "
+            f"Layer ratios by {layers.method}, computed with {queries:,} queries before training. "
             f"A step's set has {sum(layer.kept for layer in layers.layers):,} weights, {dense:,} of them in "
             "layers that are in it as a whole and not shown."
         ),

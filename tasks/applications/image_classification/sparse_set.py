@@ -12,7 +12,7 @@ from tasks.applications.image_classification.config import Config
 from tasks.configuration import refused
 from tasks.folder import checkpoint, stamp
 from tasks.folder.journal import Journal
-from tasks.methods import layer_ratios
+from tasks.methods import kept_ratios
 from tasks.training.setup import Setup
 from tasks.workers import group
 from zo.estimators.ratios import LayerRatios
@@ -70,9 +70,9 @@ def sparse_set(setup: Setup) -> tuple[zo.estimators.LayerwiseCoordinates, int]:
         least = SHARE * (1 - config.sparsity)
         return zo.pruning.layer_ratios(scored, config.sparsity, minimum=least), scored.queries
 
-    kept = layer_ratios.kept(setup, ratios_name(setup.seed), find)
+    layers, queries = kept_ratios.kept(setup, ratios_name(setup.seed), find)
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    return rule(config, kept.layers, problem.epoch_steps), kept.queries
+    return rule(config, layers, problem.epoch_steps), queries
 
 
 def ratios_name(seed: int) -> str:
@@ -122,7 +122,7 @@ def scores(setup: Setup, method: str, journal: Journal | None = None) -> zo.prun
         setup.objective,
         batch,
         dense=dense_names(network) or None,
-        mu=config.mu,
+        mu=config.zeroth_order.mu,
         q=config.pruning_directions,
         inputs=batch[0],
         sparsity=config.sparsity,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from simulators.wake_flow.geometry import LARGEST_REYNOLDS, LENGTHS, SMALLEST_WIDTH, SPEED, Channel
 from tasks import configuration
-from tasks.configuration import Count, Directions, InputDirections, Natural, Positive, refused
+from tasks.configuration import Count, Natural, Positive, ZerothOrder, refused
 
 LARGEST_COURANT = 4.0
 """Cells that the inflow may cross in a step. Advection looks back along straight lines, so that it does not
@@ -146,18 +146,13 @@ class Config(configuration.Config):
     estimator: Literal["cge", "sparse-cge", "rge"] = "sparse-cge"
     """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge", along random
     directions."""
-    mu: Positive = 1e-4
-    """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
-    rounding; of central ones 1e-3 is best."""
-    coordinates: Count = 16
-    """Coordinates in a step's sparse set, drawn anew every step."""
-    directions: Directions = 96
-    """Random directions in a step of those that take some."""
-    input_mu: Positive = 1e-2
-    """Smoothing parameter of chain and row-rge, in units of the inflow's speed: a direction has length one
-    over all cells, so that each moves by 32 times less on 16 x 32 cells, and 64 times less on 32 x 64."""
-    input_directions: InputDirections = 96
-    """Random directions at the solver's input in chain and row-rge, for each row of each solver step."""
+    zeroth_order: ZerothOrder = ZerothOrder(
+        mu=1e-4, coordinates=16, directions=96, input_mu=1e-2, input_directions=96
+    )
+    """Of ZO-SOL and chain, as of the methods that all problems have. A mu of 1e-2 is too large for forward
+    differences here, and 1e-5 is lost in rounding; for central ones 1e-3 is best. input_mu is in units of the
+    inflow's speed: a direction has length one over all cells, so that each moves by 32 times less on 16 x 32
+    cells, and 64 times less on 32 x 64."""
 
     horizon: Count = 200
     """Steps of the rollouts that validate and test."""
@@ -275,8 +270,9 @@ class Config(configuration.Config):
             )
         widths = (3, *self.channels, 2)  # 5 x 5 layers, 3 channels in, 2 out
         weights = sum(25 * a * b + b for a, b in pairwise(widths))
-        if self.coordinates > weights:
-            raise refused("coordinates", f"at most the {weights} weights of the network", self.coordinates)
+        coordinates = self.zeroth_order.coordinates
+        if coordinates > weights:
+            raise refused("coordinates", f"at most the {weights} weights of the network", coordinates)
 
 
 SMALL = Config(
@@ -288,9 +284,8 @@ SMALL = Config(
     extrapolated_reynolds=(80.0, 1900.0),  # below 66 the reference's explicit diffusion is unstable
     large_channels=(32, 64),
     large_non_steps=800,
-    coordinates=96,
-    input_directions=48,
     threads=2,
+    zeroth_order=replace(Config.zeroth_order, coordinates=96, input_directions=48),
 )
 """The published grids, the demo's flows, a thousand weights and the published 56,898. A seed takes 1,200
 seconds of one core, the reference 23 of them (added up from a few steps of each method): 10 to 14 minutes on
@@ -318,12 +313,11 @@ PAPER = Config(
     non_batch=3,
     pre_steps=30_000,
     steps=93_600,
-    coordinates=569,
     large_steps=93_600,
     large_learning_rate=1e-4,
     test_starts=3,
     validate_every=936,
-    checkpoint_every=234,
+    zeroth_order=replace(Config.zeroth_order, coordinates=569),
 )
 """The published sets, sizes and budgets, 100 epochs of 936 steps (and 400 of PRE), where
 docs/applications/wake_flow.md does not say otherwise. In that many steps ZO-SOL, which measures a hundredth

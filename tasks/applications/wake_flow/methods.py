@@ -24,7 +24,7 @@ from tasks.applications.wake_flow.config import (
 )
 from tasks.applications.wake_flow.data import Pairs, mirrored
 from tasks.applications.wake_flow.networks import Corrector, NoCorrector
-from tasks.methods import shared
+from tasks.methods import by_name
 from tasks.methods.autograd import AutogradGradient
 from tasks.problem.method import Cost, Method
 from tasks.problem.trained import Trained, TrainingOutcome
@@ -141,7 +141,7 @@ def _problem(setup: Setup) -> Any:
 def _shared(method: str, config: Config) -> Method:
     """What trains a method in the loop, of those that all problems have."""
     named = {"FO-SOL": "first-order", "chain": "row-rge", "identity": "identity", "TAN-SOL": "tangents"}
-    return shared.METHODS[named.get(family_of(method)[0], config.estimator)]
+    return by_name.METHODS[named.get(family_of(method)[0], config.estimator)]
 
 
 def variant(name: str) -> Method | None:

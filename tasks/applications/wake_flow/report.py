@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from tasks.applications.wake_flow import curves, pictures
+from tasks.applications.wake_flow import curves, flow_pictures
 from tasks.applications.wake_flow.config import Config, family_of, without_budget
 from tasks.applications.wake_flow.curves import BySeed, by_reynolds
 from tasks.applications.wake_flow.diagnostics import LIMIT, WAKE
@@ -26,9 +26,9 @@ from tasks.applications.wake_flow.evaluation import (
 from tasks.applications.wake_flow.methods import METHODS
 from tasks.folder.result import Result
 from tasks.folder.run import Run
-from tasks.methods import shared
-from tasks.report.findings import scores, with_spread
+from tasks.methods import by_name
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
+from tasks.report.method_scores import scores, with_spread
 
 
 def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequence[Block]:
@@ -52,7 +52,7 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
 def sentences(result: Result, config: Config) -> list[str]:
     """What was compared, and how the methods that need no derivative stand to first order."""
-    known, means = {**shared.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
+    known, means = {**by_name.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:
         about = known[without_budget(method)].about.removesuffix(" The large network.")
@@ -95,13 +95,13 @@ def _how_it_was_measured(config: Config, reference: Arrays) -> str:
 
 
 def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
-    chosen = pictures.shown(first)
+    chosen = flow_pictures.shown(first)
     shown = ", ".join(chosen)
     flow = f"Re {shown_reynolds(first):g}, never trained on"
     return (
         Heading("The wake"),
         Figure(
-            pictures.animated(first, config, run.path / "wakes.webp"),
+            flow_pictures.animated(first, config, run.path / "wakes.webp"),
             alt=f"Animation of the vorticity behind the cylinder: the reference beside {shown}",
             caption=(
                 f"Vorticity at {flow}, flow from left to right, all from one frame of the reference; "
@@ -110,7 +110,7 @@ def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
             wide=False,
         ),
         Figure(
-            pictures.wakes(first, config, run.path / "vorticity.png", chosen),
+            flow_pictures.wakes(first, config, run.path / "vorticity.png", chosen),
             alt=f"Vorticity behind the cylinder at several times, for the reference and {shown}",
             caption=(
                 "The same at times since the common start, D the diameter, U the inflow's speed. "
@@ -138,7 +138,7 @@ def _errors(run: Run, config: Config, by_seed: BySeed) -> Sequence[Block]:
         ),
         _reynolds(by_seed, config),
         Figure(
-            pictures.error_maps(by_seed, run.path / "error_maps.png"),
+            flow_pictures.error_maps(by_seed, run.path / "error_maps.png"),
             alt="Maps of the mean absolute error in the channel, one for each method",
             caption=(
                 "Where each method errs: the mean over held-out rollouts"

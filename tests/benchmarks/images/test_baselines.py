@@ -10,7 +10,7 @@ import torch
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks import Progress, Run
 from tasks.folder import checkpoint
-from tasks.methods.shared import methods_named
+from tasks.methods.by_name import methods_named
 from tasks.planning.plan import plan_of
 from tasks.running.start import carry_out
 from tests.tasks.applications.image_classification.small import SETTINGS, Striped, made_setup, train
@@ -48,7 +48,7 @@ def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undistur
     go_on(whole)
     truth = outcome(whole)
     rows = {row["method"]: row for row in truth[0]}
-    assert rows.pop("pattern-search")["queries"] == SETTINGS["steps"] * SETTINGS["directions"]
+    assert rows.pop("pattern-search")["queries"] == SETTINGS["steps"] * SETTINGS["zeroth_order"].directions
     assert all(row["queries"] == 0 for row in rows.values())
     assert all(row["rows"] == SETTINGS["steps"] * SETTINGS["batch"] for row in rows.values())
 

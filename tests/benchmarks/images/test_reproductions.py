@@ -71,7 +71,8 @@ def test_published_numbers_are_percentages_and_the_paper_size_has_the_published_
     assert len(accuracies) == 15 + 12 + 7 + 12
     assert all(10 <= value <= 100 for value in accuracies)
     for config in (residual("paper"), simple("paper")):
-        assert (config.dataset, passes(config), config.batch, config.mu) == ("cifar10", 50, 256, 5e-3)
+        assert (config.dataset, passes(config), config.batch) == ("cifar10", 50, 256)
+        assert config.zeroth_order.mu == 5e-3
         assert config.width is None and config.train_images is None
 
 

@@ -13,6 +13,7 @@ import tasks
 import tests.tasks.applications.denoised_smoothing.boxes as boxes
 from tasks import Progress, Run, Trained
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
+from tasks.applications.denoised_smoothing.config import ZerothOrder
 from tasks.applications.denoised_smoothing.problem import METHODS
 from tasks.methods import Setup
 from tasks.rows.run_ledger import RunLedger
@@ -34,11 +35,9 @@ TINY = {
     "fo_queries": 400,
     "mu_queries": 140,
     "zo_batch": 4,
-    "input_directions": 4,
     "modes": 3,
     "latent": 3,
     "latent_widths": (8,),
-    "coordinates": 6,
     "ratio_directions": 2,
     "deepzero_batch": 2,
     "student_steps": 20,
@@ -51,7 +50,7 @@ TINY = {
     "certify_images": 4,
     "n": 100,
     "n0": 20,
-    "checkpoint_every": 3,
+    "zeroth_order": ZerothOrder(input_directions=4, coordinates=6),
 }
 
 
@@ -107,11 +106,11 @@ def train(
 
 def words(folder: Path, *more: str, **settings: object) -> list[str]:
     """The command line of a run with these settings."""
-    from tasks.configuration import to_dict
+    from tasks.configuration import flat, to_dict
 
     line = ["run", "denoised-smoothing", "--preset", "demo", "--runs", str(folder / "runs")]
-    for name, value in to_dict(config(folder, **settings)).items():
-        flag = f"--{name.replace('_', '-')}"
+    for name, value in flat(to_dict(config(folder, **settings))).items():
+        flag = f"--{name.rpartition('.')[2].replace('_', '-')}"
         if isinstance(value, bool):
             line += [flag] if value else []
         elif value is None:

@@ -16,7 +16,7 @@ import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from tasks.applications.denoised_smoothing import smoothing_parameter
-from tasks.applications.denoised_smoothing.config import read
+from tasks.applications.denoised_smoothing.config import ZerothOrder, read
 from tasks.applications.denoised_smoothing.methods import (
     TrainingStart,
     _gradient,
@@ -75,7 +75,7 @@ class Said(Silence):
 def test_all_directions_at_the_input_give_the_gradient_of_autograd(kind, central):
     front, box, batch = chain()
     size = small.SIDE**2
-    config = small.Config(central=central, input_directions=size)
+    config = small.Config(zeroth_order=ZerothOrder(central=central, input_directions=size))
     rule = estimator(config, read(f"zo-ds:{kind}"), Mu.same(1e-6), size, False)
     solver = zo.differentiable(box, rule, seed=0)
     known_losses(solver(sent_images(front, batch[0])), batch[2], LOGITS).mean().backward()

@@ -17,6 +17,7 @@ import tasks
 from tasks import Progress, Run
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.denoised_smoothing.certification import CertificateFile, algorithm, read_certificates
+from tasks.applications.denoised_smoothing.config import ZerothOrder
 from tasks.command import cli
 from tasks.folder import checkpoint
 from tasks.rows import tally
@@ -151,7 +152,8 @@ def test_a_method_that_is_not_applicable_keeps_neither_report_nor_denoiser_from_
 
 
 def test_methods_of_all_problems_are_chosen_by_the_noise_of_their_seed(tmp_path):
-    made = small.problem(tmp_path, methods=("sparse-cge",), steps=1, mu=0.01, certify_images=1, sigma=1.0)
+    settings = {"steps": 1, "zeroth_order": ZerothOrder(mu=0.01), "certify_images": 1, "sigma": 1.0}
+    made = small.problem(tmp_path, methods=("sparse-cge",), **settings)
     run = tasks.run(made, seeds=2, runs=tmp_path / "runs")
     for row in run.result.table:
         torch.manual_seed(row.seed)

@@ -10,10 +10,11 @@ import torch
 import tasks
 from tasks import Progress, Trained
 from tasks.applications.image_classification import ImageClassification
+from tasks.applications.image_classification.config import ZerothOrder
 from tasks.applications.image_classification.data import ImageData, Images, Normalisation
-from tasks.configuration import to_dict
+from tasks.configuration import flat, to_dict
 from tasks.methods import Setup
-from tasks.methods import shared as methods
+from tasks.methods import by_name as methods
 from tasks.training.setup import setup_of
 from tests.tasks.made_runs import begun_run
 
@@ -32,12 +33,10 @@ SETTINGS = {
     "learning_rate": 0.05,
     "noisy_learning_rate": 0.01,
     "sparsity": 0.8,
-    "coordinates": 9,
     "pruning_directions": 4,
     "pruning_images": 16,
-    "directions": 5,
     "validate_every": 2,
-    "checkpoint_every": 2,
+    "zeroth_order": ZerothOrder(coordinates=9, directions=5),
     "evaluator": "stacked",
 }
 
@@ -50,9 +49,11 @@ def words(*more: str, **changes) -> list[str]:
     """The command line of a run with these settings."""
     line = ["run", "image-classification", "--preset", "demo"]
     changed = {**SETTINGS, **changes}
-    for name, value in to_dict(Config(**changed)).items():
-        if name not in changed:
+    for path, value in flat(to_dict(Config(**changed))).items():
+        setting, _, inner = path.partition(".")
+        if setting not in changed or value is None:
             continue
+        name = inner or setting
         if isinstance(value, bool):
             line += [f"--{name.replace('_', '-')}"] if value else []
             continue

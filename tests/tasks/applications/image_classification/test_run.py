@@ -79,8 +79,8 @@ def test_every_method_has_a_line_with_what_it_cost(finished):
     for method, each in (
         ("deepzero", sparse_set.coordinates(network, small())),
         ("cge", size),
-        ("sparse-cge", SETTINGS["coordinates"]),
-        ("rge", SETTINGS["directions"]),
+        ("sparse-cge", SETTINGS["zeroth_order"].coordinates),
+        ("rge", SETTINGS["zeroth_order"].directions),
     ):
         spent = pruning if method == "deepzero" else 0
         assert rows[method]["queries"] - spent >= steps * each  # and the check of the evaluator
@@ -181,7 +181,7 @@ def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undistur
 
 
 def test_a_loss_that_is_no_number_stops_with_the_reason_and_keeps_the_last_checkpoint(tmp_path):
-    run = new_run(tmp_path, methods=("fo",), learning_rate=1e30, warm_up=0.0, checkpoint_every=1)
+    run = new_run(tmp_path, methods=("fo",), learning_rate=1e30, warm_up=0.0, validate_every=1)
     with pytest.raises(FailedQueriesError, match="finite loss"):
         go_on(run)
     kept = state_of(run.path, "fo")

@@ -10,6 +10,7 @@ import torch
 
 import zo
 from tasks.applications.image_classification import networks, sparse_set
+from tasks.applications.image_classification.config import ZerothOrder
 from tasks.applications.image_classification.methods import METHODS
 from tests.tasks.applications.image_classification.small import made_setup, train
 
@@ -137,7 +138,7 @@ def test_scores_are_asked_for_with_the_settings_of_the_run(tmp_path, monkeypatch
         raise InterruptedError
 
     monkeypatch.setattr(zo.pruning, "scores", watched)
-    its = made_setup(tmp_path, mu=2e-3, pruning_directions=7)
+    its = made_setup(tmp_path, zeroth_order=ZerothOrder(mu=2e-3), pruning_directions=7)
     with pytest.raises(InterruptedError):
         sparse_set.sparse_set(its)
     assert (asked["method"], asked["mu"], asked["q"]) == ("zo-grasp", 2e-3, 7)
@@ -146,7 +147,8 @@ def test_scores_are_asked_for_with_the_settings_of_the_run(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_what_a_network_keeps_fixed_is_in_no_set(tmp_path):
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
-    own = {"network": f"{tmp_path / 'own.py'}:make", "width": None, "directions": None, "sparsity": 0.5}
+    own = {"network": f"{tmp_path / 'own.py'}:make", "width": None, "sparsity": 0.5}
+    own["zeroth_order"] = ZerothOrder(coordinates=9)
     for method in ("deepzero", "fo-sparse-gradient", "fo-sparse-weight", "rge"):
         its = made_setup(tmp_path / method, method, steps=4, **own)
         trained = train(its)

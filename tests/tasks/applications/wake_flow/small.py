@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks.applications.wake_flow import WakeFlow
-from tasks.configuration import to_dict
+from tasks.configuration import flat, to_dict
 
 Config = WakeFlow.Config
 
@@ -31,27 +33,26 @@ SMALL = Config(
     large_non_steps=6,
     non_batch=5,
     prefit=8,
-    coordinates=5,
     horizon=8,
     test_starts=2,
     validation_starts=1,
     validate_every=3,
-    checkpoint_every=2,
+    zeroth_order=replace(Config.zeroth_order, coordinates=5),
 )
 
 
 def words(*more: str) -> list[str]:
     """The command line of a run with these settings."""
     line = ["run", "wake-flow", "--preset", "demo"]
-    for name, value in to_dict(SMALL).items():
-        option = f"--{name.replace('_', '-')}"
+    for name, value in flat(to_dict(SMALL)).items():
+        option = f"--{name.rpartition('.')[2].replace('_', '-')}"
         if isinstance(value, bool):
             line += [option] if value else []
         elif value is not None:
-            line += [option, *flat(value)]
+            line += [option, *words_of(value)]
     return [*line, *more]
 
 
-def flat(value: object) -> list[str]:
+def words_of(value: object) -> list[str]:
     """A setting as words: lists, and lists in them, end to end."""
-    return [word for each in value for word in flat(each)] if isinstance(value, list) else [str(value)]
+    return [word for each in value for word in words_of(each)] if isinstance(value, list) else [str(value)]

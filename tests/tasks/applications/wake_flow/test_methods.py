@@ -20,7 +20,7 @@ from tasks.applications.wake_flow.networks import layers
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
-from tasks.methods.shared import estimator
+from tasks.methods.whole_loss import estimator
 from tests.tasks.applications.wake_flow.small import SMALL
 from tests.tasks.made_runs import begun_run
 
@@ -31,10 +31,9 @@ OTHERS = replace(
     SMALL,
     methods=("NON", "PRE", "PRE-SR", "ZO-SOL", "chain", "identity", "TAN-SOL small"),
     pre_steps=6,
-    input_directions=3,
     estimator="rge",
-    directions=9,
     unroll=3,
+    zeroth_order=replace(SMALL.zeroth_order, input_directions=3, directions=9),
 )
 UNROLLED = 6 * 3  # solver steps in the six losses
 
@@ -230,7 +229,8 @@ def test_every_method_has_its_names_and_the_demo_leads_with_what_matters():
 def test_methods_of_all_problems_train_the_small_network_from_the_first_weights(folder, finished, tmp_path):
     (tmp_path / "data").symlink_to(folder / "data")
     names = ("none", "no-gradient", "tangents", "sparse-cge", "rge", "row-rge", "first-order")
-    config = replace(OTHERS, methods=names, steps=5, directions=2)
+    few = replace(OTHERS.zeroth_order, directions=2)
+    config = replace(OTHERS, methods=names, steps=5, zeroth_order=few)
     run = start_run(tmp_path, config)
     rows = {row["method"]: row for row in json.loads((run.path / "result.json").read_text())["table"]}
     assert tuple(rows) == names

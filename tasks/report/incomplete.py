@@ -7,7 +7,7 @@ from shlex import quote
 
 from tasks.folder.result import Result
 from tasks.folder.run import Run, stage_name
-from tasks.report import findings
+from tasks.report.method_scores import Score
 
 
 def comparable(result: Result) -> Result:
@@ -39,7 +39,7 @@ def sentences(run: Run, result: Result) -> list[str]:
     elif missing:
         lines.append(f"Left out when the run was resumed (--without): {missing}.")
     kept = comparable(result).table
-    aside = [score for row in result.table if row not in kept for score in [findings.Score([row])]]
+    aside = [score for row in result.table if row not in kept for score in [Score([row])]]
     if aside and several:
         listed = ", ".join(f"{score.method} (seed {score.rows[0].seed}) {score}" for score in aside)
         lines.append(f"In no table, since other seeds or methods lack them: {listed}.")

@@ -25,7 +25,7 @@ FURTHER = 10**9  # number of the first batch that no box is asked for: no run ha
 ROWS = 8  # of such a batch at least; decision 175
 
 
-class Rounds(zo.tangents.Surrogate):
+class SurrogateSteps(zo.tangents.Surrogate):
     """A surrogate with the name that the loop of all methods has for a step."""
 
     def backward(self, batch: Batch) -> Tensor:
@@ -47,7 +47,7 @@ def surrogate(setup: Setup) -> Trained:
     with intercepted(_refuse):
         further(setup, 0)
     adam = torch.optim.Adam(setup.network.parameters(), lr=setup.learning_rate)
-    gradient = Rounds(
+    gradient = SurrogateSteps(
         setup.network,
         setup.objective,
         adam,

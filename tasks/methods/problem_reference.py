@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.notices import warn
 from tasks.errors import ProblemError, ProblemWarning
@@ -62,19 +61,13 @@ def compare(
     they differ by more than rounding, the box is asked a second time, for its noise. Rows that fail in
     either are left out.
 
-    Args:
-        network: The one that will be trained.
-        objective: Calls the boxes.
-        batch: A batch of training data.
-        references: By box.
-
     Raises:
         ProblemError: A value is off by more than a hundredth of how much the box's output varies.
 
     Warns:
         ProblemWarning: It is off by less than that, but by more than rounding and the box's noise.
     """
-    worst: list[Deviation] = []
+    worst: list[tuple[float, str]] = []
     stands = {id(box): stand for box, stand in references.items()}
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -83,82 +76,58 @@ def compare(
         if id(box) in stands:
             with intercepted(None):  # a reference may call the box
                 theirs = _tuple(stands[id(box)](*arrays))
-            again: list[tuple[Tensor, ...]] = []
-            for place, spec in enumerate(box.outputs):
-                difference = Deviation.of(spec.name, len(spec.shape), _tuple(ours)[place], theirs[place])
-                if difference.size > difference.rounding:
-                    again = again or [_tuple(box.call(*arrays))]
-                    noise = Deviation.of(spec.name, len(spec.shape), _tuple(ours)[place], again[0][place])
-                    if difference.size > NOISY * noise.size:
-                        worst.append(difference)
+            again: tuple[Any, ...] = ()
+            for place, (spec, one) in enumerate(zip(box.outputs, _tuple(ours), strict=True)):
+                size, rounding, sentence = deviation(spec, one, theirs[place])
+                if size > rounding:
+                    again = again or _tuple(box.call(*arrays))
+                    if size > NOISY * deviation(spec, one, again[place])[0]:
+                        worst.append((size, sentence))
         return ours
 
     # neither draws nor running means of training are to depend on it
     with torch.random.fork_rng(devices=()), evaluating(network), intercepted(answer):
         objective(network, batch)
     if worst:
-        largest = max(worst, key=lambda one: one.size)
-        if largest.size > DIFFERENT:
+        size, sentence = max(worst)
+        if size > DIFFERENT:
             raise ProblemError(
-                f"{largest.sentence()} First order would train on something else. Compute in reference what "
+                f"{sentence} First order would train on something else. Compute in reference what "
                 "the box computes, or leave out first-order."
             )
-        warn(
-            f"{largest.sentence()} First order trains on the reference, and is judged by the box.",
-            ProblemWarning,
-        )
+        warn(f"{sentence} First order trains on the reference, and is judged by the box.", ProblemWarning)
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """Where two answers to the same rows are furthest apart.
+def deviation(spec: ArraySpec, box: Tensor, reference: Tensor) -> tuple[float, float, str]:
+    """Where two answers `(*leading axes, *spec.shape)` to the same rows are furthest apart.
 
-    Attributes:
-        output: Its name.
-        row: The row of the call at which the two differ most.
-        box: The value of the box.
-        reference: The reference's value there.
-        size: How far they are apart, in units of how much the output varies from row to row (of its largest
-            value where it does not).
-        rounding: What rounding may make of that, in the same units.
+    Returns:
+        How far, in units of how much the output varies from row to row (of its largest value where it does
+        not); what rounding may make of that, in the same units; and both in a sentence. Zeros where no row is
+        finite in both.
     """
-
-    output: str
-    row: int = 0
-    box: float = 0.0
-    reference: float = 0.0
-    size: float = 0.0
-    rounding: float = 0.0
-
-    @classmethod
-    def of(cls, output: str, axes: int, box: Tensor, reference: Tensor) -> Deviation:
-        """Compare two tensors `(*leading axes, *the output's own)`; none where no row is finite in both."""
-        if box.shape != reference.shape:
-            raise ProblemError(
-                f"reference: expected output {output!r} of the box's shape {tuple(box.shape)}, got "
-                f"{tuple(reference.shape)}."
-            )
-        rows = box.shape[: box.ndim - axes].numel()
-        ours, theirs = (tensor.detach().double().cpu().reshape(rows, -1) for tensor in (box, reference))
-        alive = (ours.isfinite() & theirs.isfinite()).all(dim=1)
-        if not alive.any():
-            return cls(output)
-        apart = torch.where(alive[:, None], (theirs - ours).abs(), 0.0)
-        row, number = divmod(int(apart.argmax()), apart.shape[1])
-        largest = float(ours[alive].abs().max())
-        varies = float((ours[alive] - ours[alive].mean(dim=0)).abs().max()) or largest or 1.0
-        kinds = [torch.finfo(array.dtype).eps for array in (box, reference) if array.is_floating_point()]
-        rounding = ROUNDING * max(kinds, default=0.0) * largest / varies
-        values = float(ours[row, number]), float(theirs[row, number])
-        return cls(output, row, *values, float(apart[row, number]) / varies, rounding)
-
-    def sentence(self) -> str:
-        """Both values, and how far they are apart."""
-        return (
-            f"reference: expected the box's values, got {self.reference:.6g} for {self.output!r} in row "
-            f"{self.row}, where the box gives {self.box:.6g}: they differ by {self.size:.2g} times what that "
-            "output varies between rows."
+    if box.shape != reference.shape:
+        raise ProblemError(
+            f"reference: expected output {spec.name!r} of the box's shape {tuple(box.shape)}, got "
+            f"{tuple(reference.shape)}."
         )
+    rows = box.shape[: box.ndim - len(spec.shape)].numel()
+    ours, theirs = (tensor.detach().double().cpu().reshape(rows, -1) for tensor in (box, reference))
+    alive = (ours.isfinite() & theirs.isfinite()).all(dim=1)
+    if not alive.any():
+        return 0.0, 0.0, ""
+    apart = torch.where(alive[:, None], (theirs - ours).abs(), 0.0)
+    row, number = divmod(int(apart.argmax()), apart.shape[1])
+    largest = float(ours[alive].abs().max())
+    varies = float((ours[alive] - ours[alive].mean(dim=0)).abs().max()) or largest or 1.0
+    kinds = [torch.finfo(array.dtype).eps for array in (box, reference) if array.is_floating_point()]
+    size, rounding = float(apart[row, number]) / varies, ROUNDING * max(kinds, default=0.0) * largest / varies
+    one, other = float(ours[row, number]), float(theirs[row, number])
+    sentence = (
+        f"reference: expected the box's values, got {other:.6g} for {spec.name!r} in row {row}, where the "
+        f"box gives {one:.6g}: they differ by {size:.2g} times what that output varies between rows."
+    )
+    return size, rounding, sentence
 
 
 def _tuple(outputs: Any) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,12 @@ from tasks.training.setup import Setup
 from zo.estimators.ratios import LayerRatios
 
 
-@dataclass(frozen=True)
-class Ratios:
-    """Layer ratios, and what it cost to find them.
+def kept(
+    setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, int]]
+) -> tuple[LayerRatios, int]:
+    """The ratios of a file in the run's folder, and the queries that they took; computed if it is not there.
 
-    Attributes:
-        layers: The ratios.
-        queries: As the problem counts them.
-    """
-
-    layers: LayerRatios
-    queries: int
-
-
-def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, int]]) -> Ratios:
-    """The ratios of a file in the run's folder; computed and written if it is not there.
-
-    Args:
-        setup: What the method that needs them is given.
-        name: The file's name, without its ending.
-        find: Is given a journal, so that a kill costs no finished query; the ratios, and the queries asked.
+    `name` is the file's, without its ending; `find` is given a journal: a kill costs no finished query.
     """
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
@@ -47,15 +32,15 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
     return read(path)
 
 
-def read(path: Path) -> Ratios:
-    """The ratios of a file.
+def read(path: Path) -> tuple[LayerRatios, int]:
+    """The ratios of a file, and the queries that they took.
 
     Raises:
         RunFolderError: It has none that can be read.
     """
     saved = _content(path)
     try:
-        return Ratios(LayerRatios.from_dict(saved["ratios"]), int(saved["queries"]))
+        return LayerRatios.from_dict(saved["ratios"]), int(saved["queries"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         cause = " ".join(str(error).split())
         raise RunFolderError(f"{path}: expected layer ratios and queries, got {cause}. {_MEND}") from None

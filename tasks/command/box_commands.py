@@ -1,0 +1,211 @@
+"""The commands for black boxes and hosts: check, serve, host, tesseract; tyro reads their arguments as well.
+
+Nothing heavy is imported before a command is at work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from blackbox.terminal import say
+from tasks.command.run_command import Trust
+from tasks.configuration import names
+from tasks.errors import ConfigurationError
+
+TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
+Target = Annotated[
+    Positional[str],
+    arg(
+        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box "
+        "may stand in the class's place.",
+        metavar="TARGET",
+    ),
+]
+Arguments = Annotated[
+    Positional[tuple[str, ...]],
+    arg(
+        help="What it is made with: numbers, true, false, null or text.",
+        metavar="NAME=VALUE ...",
+        help_behavior_hint="(default: nothing)",
+    ),
+]
+
+
+def check(
+    target: Target,
+    arguments: Arguments = (),
+    *,
+    samples: Annotated[
+        Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
+    ] = None,
+    out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None,
+    rows: Annotated[
+        int | None,
+        arg(
+            help="The most rows to run; some 6,000 measure every line of one input.",
+            help_behavior_hint="(default: 1000, and 400 for each differentiable input beyond one)",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, arg(help="The most seconds to take; what does not fit is said to be left out.")
+    ] = 60.0,
+    processes: Annotated[
+        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
+    ] = True,
+    seed: Annotated[int, arg(help="Of all draws.")] = 0,
+) -> int:
+    """Examine a black box: is it fit to be trained through, and with which mu?
+
+    The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
+    """
+    from blackbox import conformance
+    from blackbox.group import BoxGroup
+
+    if samples is not None and not samples.is_file():
+        raise ConfigurationError(
+            f"--samples: no such file {samples}. Save rows with numpy.save, or by the inputs' names with "
+            "numpy.savez."
+        )
+    where = None if out is None else str(out)
+    box = _box(target, arguments, groups=True)
+    if isinstance(box, BoxGroup):
+        return box.check(where, seed=seed)
+    if rows is None:  # two lines in each input
+        rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
+    return conformance.command(
+        box, samples, where, rows=rows, seconds=seconds, processes=processes, seed=seed
+    )
+
+
+def serve(
+    target: Target,
+    arguments: Arguments = (),
+    *,
+    host: Annotated[
+        str, arg(help="Address to listen at; the default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, arg(help="Port to listen at; 0 takes a free one, and prints it.")] = 4242,
+    token: Annotated[
+        str | None,
+        arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
+    ] = None,
+    name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
+    threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
+    derivative: Annotated[
+        Literal["own", "differences", "values"],
+        arg(
+            help="What gradients come from: the box's own derivative, where it has one; central differences, "
+            "two rows for each number of the inputs; or a tangent that is learned over the calls, from "
+            "the values of the solves alone."
+        ),
+    ] = "own",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+) -> int:
+    """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
+    from blackbox import adapters
+
+    box = _box(target, arguments)
+    if derivative == "own":
+        solver = None
+    else:
+        from tasks.command.write_tesseract import solver_of
+
+        solver = solver_of(box, derivative, mu)
+    adapters.um_bridge.serve(
+        box if name is None else {name: box},
+        derivative=solver,
+        host=host,
+        port=port,
+        token=token or os.environ.get(TOKEN) or None,
+        threads=threads,
+    )
+    return 0
+
+
+def host(
+    folder: Annotated[
+        Positional[Path],
+        arg(help="Where the files are written; with --serve, the folder of the run.", metavar="FOLDER"),
+    ],
+    program: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            help="With --serve: the program and its arguments.",
+            metavar="PROGRAM ...",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = (),
+    *,
+    serve: Annotated[
+        bool, arg(help="Run a program with the network that a run has trained, which answers its calls.")
+    ] = False,
+    export: Annotated[
+        Path | None,
+        arg(
+            help="Write the network that a run has trained: .pt, TorchScript for FTorch, or .onnx.",
+            help_behavior_hint="(default: nothing)",
+        ),
+    ] = None,
+    method: Annotated[str | None, arg(help="Whose network; None for the last of the run's methods.")] = None,
+    seed: Annotated[int | None, arg(help="Of which seed; None for the first.")] = None,
+    trust: Trust = False,
+) -> int:
+    """Write bb_host, by which a C, C++, Fortran or Python program calls a network; or serve such a program.
+
+    `blackbox host DIR` writes the files that are added to the program. `blackbox host --serve RUN --
+    ./ocean case.nml` runs it with a trained network, and `blackbox host RUN --export net.pt` writes that for
+    others.
+    """
+    from blackbox import adapters
+    from tasks.command import hosting
+
+    if serve:
+        return hosting.serve(folder, program, method, seed, trust)
+    if export is not None:
+        return hosting.export(folder, export, method, seed, trust)
+    if program:
+        raise ConfigurationError(
+            f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
+        )
+    say(adapters.hosted.write_client(folder))
+    return 0
+
+
+def tesseract(
+    target: Target,
+    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")],
+    arguments: Arguments = (),
+    *,
+    derivative: Annotated[
+        Literal["differences", "values"],
+        arg(
+            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
+            "over the calls from the values of the solves alone."
+        ),
+    ] = "differences",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+    vectorized: Annotated[
+        bool, arg(help="Whether arrays have an open first axis, for many rows a call.")
+    ] = False,
+) -> int:
+    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
+    from blackbox.registry_arguments import parse
+    from tasks.command import write_tesseract
+
+    box, options = _box(target, arguments), {"derivative": derivative, "vectorized": vectorized, "mu": mu}
+    say(write_tesseract.write(box, target, parse(arguments), folder, **options))
+    return 0
+
+
+def _box(target: str, arguments: Sequence[str], groups: bool = False) -> Any:
+    """The black box that a command names, or with `groups` what has several, such as a `Hosted`."""
+    from blackbox.registry import make, make_any
+    from blackbox.registry_arguments import parse
+
+    names.check_single(target)
+    return (make_any if groups else make)(target, parse(arguments), names.functions())

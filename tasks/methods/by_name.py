@@ -1,0 +1,145 @@
+"""The methods of all problems by name, and those of one: its own and what it can take of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from blackbox.checks import nearest
+from blackbox.registered import is_there
+from tasks.errors import ConfigurationError
+from tasks.folder.run import stage_name
+from tasks.methods import cma_es, through_boxes, whole_loss
+from tasks.methods.by_student import student
+from tasks.methods.in_rounds import surrogate
+from tasks.problem.method import Cost, Method
+from tasks.problem.problem import Problem
+from tasks.problem.trained import Trained, TrainingOutcome
+from tasks.training.setup import Setup
+
+
+def _none(setup: Setup) -> Trained:
+    return Trained(setup.network, TrainingOutcome(setup.stage))
+
+
+_STUDENT = Method(
+    "Autograd around a network that learns the box's values.",
+    student,
+    lambda problem, steps: Cost(steps, learns=True, again=True),
+    needs_box=True,
+    check=through_boxes.check_outputs,
+    learns_answers=True,
+)
+_OF_WHOLE_LOSS = {
+    "sparse-cge": "Finite differences in some weights, drawn anew every step.",
+    "cge": "Finite differences in every weight.",
+    "rge": "Finite differences along random directions.",
+}
+METHODS: dict[str, Method] = {
+    "none": Method("The start: nothing is trained.", _none, lambda problem, steps: Cost()),
+    "no-gradient": Method(
+        "Unrolled through the box, the gradient cut there.",
+        through_boxes.no_gradient,
+        lambda problem, steps: Cost(steps + bool(problem.config.replays), again=True),  # one to see a way
+        needs_box=True,
+    ),
+    "identity": Method(
+        "As if the box's derivative were one.",
+        through_boxes.identity,
+        lambda problem, steps: Cost(steps, again=True),
+        needs_box=True,
+        check=through_boxes.check_outputs,
+    ),
+    "tangents": Method(
+        "Autograd around a model of the box, fitted to its values.",
+        through_boxes.tangents,
+        through_boxes.cost_of_tangents,
+        needs_box=True,
+        check=through_boxes.check_tangents,
+        says=through_boxes.tangents_of_boxes,
+        learns_answers=True,
+        replays=True,
+    ),
+    "surrogate": Method(
+        "Through a model of the box alone, fitted in rounds to its answers.",
+        surrogate,
+        lambda problem, steps: Cost(steps, learns=True),
+        needs_box=True,
+        check=through_boxes.check_outputs,
+    ),
+    **({"student": _STUDENT} if is_there("zo.tangents.models.student") else {}),
+    **{
+        kind: Method(about, partial(whole_loss.train, kind=kind), partial(whole_loss.cost_of_loss, kind=kind))
+        for kind, about in _OF_WHOLE_LOSS.items()
+    },
+    "row-rge": Method(
+        "Autograd around the box, differences at its inputs.",
+        through_boxes.row_rge,
+        through_boxes.cost_of_rows,
+        needs_box=True,
+        check=through_boxes.check_rows,
+    ),
+    "first-order": Method(
+        "Autograd through the problem's reference.",
+        through_boxes.first_order,
+        lambda problem, steps: Cost(steps + 1),  # one to compare
+        needs_reference=True,
+        needs_box=True,
+    ),
+    **cma_es.METHODS,
+}
+
+
+def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
+    """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
+    others = {
+        name: method
+        for name, method in METHODS.items()
+        if name not in problem.methods
+        and not (method.needs_reference and not problem.has_reference())
+        and not (method.needs_box and problem.has_no_box())
+    }
+    return {**problem.methods, **others}
+
+
+def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[str, Method]:
+    """The methods of some names, in their order; no box is made for it.
+
+    Args:
+        problem: Whose methods they may be, beside those of all problems.
+        names: Those that its settings name, if None.
+
+    Raises:
+        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
+    """
+    wanted: Sequence[str] = problem.config.methods if names is None else names
+    known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
+    known |= {name: method for name in wanted if (method := problem.variant(name)) is not None}
+    for place, name in enumerate(wanted):
+        if name not in known:
+            raise ConfigurationError(
+                f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
+            )
+        if name in wanted[:place]:
+            raise ConfigurationError(
+                f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        stages = {stage_name(0, other): other for other in wanted[:place]}
+        if (other := stages.get(stage_name(0, name))) is not None:
+            raise ConfigurationError(
+                f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
+                f"{name!r}, whose checkpoints would be one file. Rename one."
+            )
+        if known[name].needs_box and problem.has_no_box():
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
+            )
+        if known[name].needs_reference and not problem.has_reference():
+            raise ConfigurationError(
+                f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
+                f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
+            )
+    if not wanted:
+        raise ConfigurationError("methods: expected at least one method, got none. Name some.")
+    return {name: known[name] for name in wanted}

@@ -1,0 +1,107 @@
+"""`blackbox report FOLDER --export`: the arrays of a run's evaluation as NetCDF files, for other programs.
+
+One file for each seed and method, `seed-0/METHOD.nc`, written by xarray in NetCDF's classic format, which
+`xarray.open_dataset(path)` and ParaView open. What axes are called, the problem says: `Problem.dimensions`
+and `Problem.coordinates`. ParaView takes axes named "time", "z", "y" and "x", in this order, for what they
+are called.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blackbox.extras import import_extra
+from tasks.errors import ProblemError
+from tasks.report.findings import Findings
+
+if TYPE_CHECKING:
+    from tasks.problem.problem import Problem
+
+FOLDER = "export"
+CONVENTIONAL = {"x": "X", "y": "Y", "z": "Z", "time": "T"}  # as the conventions of climate and forecast say
+
+
+def export(findings: Findings, problem: Problem | None) -> Path:
+    """Write the arrays that `evaluate` gave.
+
+    Args:
+        findings: A finished run.
+        problem: Names the axes; if None they are numbered.
+
+    Returns:
+        The folder of the files.
+
+    Raises:
+        MissingExtraError: xarray is not installed.
+        ProblemError: There are no such arrays; or the problem names their axes wrongly.
+    """
+    xarray = import_extra("--export", "xarray", "fields")
+    folder = findings.run.path / FOLDER
+    settings = {"problem": findings.run.task, "settings": json.dumps(findings.run.config)}
+    rows = [row for row in findings.result.table if findings.fields[row.seed].get(row.method)]
+    for row in rows:
+        about = {"method": row.method, "seed": row.seed, "figure": row.metric, "unit": row.unit, **settings}
+        about |= {} if row.value is None else {"value": row.value}
+        try:
+            made = xarray.Dataset(**_named(findings.fields[row.seed][row.method], problem), attrs=about)
+        except ValueError as error:
+            raise ProblemError(
+                f"{type(problem).__name__}.dimensions and coordinates: expected a name for each axis of what "
+                f"evaluate returns, and one length for each name, got: {error}."
+            ) from None
+        for name in row.units.keys() & made.data_vars:
+            made[name].attrs["units"] = row.units[name]
+        for axis in CONVENTIONAL.keys() & made.sizes:
+            if axis not in made.coords:
+                made = made.assign_coords({axis: np.arange(float(made.sizes[axis]))})
+            made[axis].attrs["axis"] = CONVENTIONAL[axis]
+        path = folder / f"seed-{row.seed}" / f"{_file_names([row.method])[row.method]}.nc"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.to_netcdf(path, engine="scipy")
+    if not rows:
+        raise ProblemError(
+            f"{findings.run.path}: expected arrays beside the figures that evaluate returned, got none. "
+            "Return some: {'test error': error, 'velocity': velocity}."
+        )
+    return folder
+
+
+def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict[str, Any]]:
+    """Each array, and the coordinates that it has, with its axes; "NAME 0", "NAME 1" where none are named."""
+    known, values = ({}, {}) if problem is None else (problem.dimensions, problem.coordinates())
+    axes_of = {
+        name: tuple(known.get(name, [f"{name} {axis}" for axis in range(np.ndim(array))]))
+        for name, array in arrays.items()
+    }
+    used = {axis for axes in axes_of.values() for axis in axes}
+    files, files_of_axes = _file_names(arrays), _file_names({**dict.fromkeys(used), **values})
+    return {
+        "data_vars": {
+            files[name]: ([files_of_axes[axis] for axis in axes], np.asarray(arrays[name]))
+            for name, axes in axes_of.items()
+        },
+        "coords": {
+            files_of_axes[axis]: (files_of_axes[axis], np.asarray(along))
+            for axis, along in values.items()
+            if axis in used
+        },
+    }
+
+
+def _file_names(names: Iterable[str]) -> dict[str, str]:
+    """By name what a file, or a variable or axis in it, is called; refused where two would be one."""
+    files = {name: re.sub(r"[^\w.@+-]+", "-", name) for name in names}
+    for (one, file), (other, same) in combinations(files.items(), 2):
+        if file == same:
+            raise ProblemError(
+                f"export: expected names that differ in letters or digits, got {one!r} and {other!r}, which "
+                f"would both be {file!r}. Give one of them another name."
+            )
+    return files
