@@ -13,8 +13,9 @@ from blackbox.failures import exits_as_errors
 from tasks import report
 from tasks.errors import ConfigurationError
 from tasks.folder import changed_code
+from tasks.folder.place import discard
 from tasks.folder.result import Result
-from tasks.folder.run import Run, discard
+from tasks.folder.run import Run
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
 from tasks.methods.shared import methods_named

@@ -247,7 +247,7 @@ class _StageAtWork:
     def _say_changed_files(self) -> None:
         """Say which programs and files of the boxes have changed since the run began or was resumed."""
         self._looked = perf_counter()
-        names = self._run.changed_files() if group.rank() == 0 else []
+        names = self._run.here.watched.changed() if group.rank() == 0 else []
         if names:
             warn(
                 f"{self._name}, after step {self._stage.outcome.step}: expected the programs and files of "
