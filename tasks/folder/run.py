@@ -170,16 +170,6 @@ class Run:
         code = [] if self.code is None else [self.code]
         return trust.versions([*code, *map(trust.named, self.named)])
 
-    @property
-    def callbacks(self) -> list[Any]:
-        """What else happens while stages of the run train; see `tasks.Callback`."""
-        return self.here.callbacks
-
-    @property
-    def notes(self) -> WarningNotes:
-        """What the run has warned of, and at which stage and step it is."""
-        return self.here.notes
-
     def absolute(self) -> Run:
         """The run by its absolute path, wherever the working directory is moved."""
         return replace(self, path=self.path.absolute())
@@ -345,7 +335,7 @@ class Run:
     @contextmanager
     def noting(self) -> Iterator[None]:
         """A block whose warnings are noted in the folder, as they come; of a finished run they are not."""
-        with nullcontext() if self.finished else self.notes.noting(self.path):
+        with nullcontext() if self.finished else self.here.notes.noting(self.path):
             yield
 
     @contextmanager
@@ -372,7 +362,7 @@ class Run:
     def truncate_metrics(self, stage: str, step: int, *, judged: bool = True) -> None:
         """Drop the lines of `stage` past `step`, and its warnings, see `metrics_file.truncate`."""
         metrics_file.truncate(self.path, stage, step, judged=judged)
-        self.notes.forget(self.path, stage, step)
+        self.here.notes.forget(self.path, stage, step)
 
 
 def _code(problem: str, script: str, command: Sequence[str]) -> trust.Code | None:

@@ -80,7 +80,7 @@ def run(
         begun = Run.create(Path(runs), plan.terms)
     else:
         begun, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
-    begun.callbacks.extend(callbacks)
+    begun.here.callbacks.extend(callbacks)
     try:
         return finish(begun, plan, progress)
     except Exception:
@@ -112,7 +112,7 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     """
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
-        run.callbacks.extend(plan.problem.callbacks)
+        run.here.callbacks.extend(plan.problem.callbacks)
         goes_on = not run.finished
         if goes_on:
             with make_progress() if progress is None else progress as shown:

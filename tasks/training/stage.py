@@ -265,7 +265,7 @@ class Stage:
             torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
         self.pending = content.get("pending", False)
-        self._run.notes.step = self.outcome.step
+        self._run.here.notes.step = self.outcome.step
         self._pace.begin()
         self._note_lost(content["finished"])
         if not content["finished"]:

@@ -30,13 +30,7 @@ TIMEOUT = 1800.0  # seconds that the others wait for a process, which may have t
 _LONG = timedelta(days=7)  # for what the first process does while the others have nothing to do
 _SILENT = 5.0  # seconds of waiting of which nothing is said
 _ALONE = "If this is the only one, take both variables away: unset RANK WORLD_SIZE."
-_LEFT_OUT = (
-    "journal",
-    "answers",
-    "calls",
-    "tensorboard",
-    ".lock",
-)  # what only a run's first process reads
+_LEFT_OUT = "journal", "answers", "calls", "tensorboard", ".lock"  # what only a run's first process reads
 
 Value = TypeVar("Value")
 
