@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import RunFolderError
-from tasks.folder import atomic
+from tasks.folder import atomic, reading
 
 NAME = "metrics.jsonl"
 
@@ -28,7 +27,11 @@ def read(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
         RunFolderError: a line other than a torn last one cannot be read.
     """
     lines, _torn = _lines(folder / NAME)
-    return [values for _, values in lines if stage in (None, values["stage"])]
+    return [
+        {name: math.nan if value is None else value for name, value in values.items()}
+        for _, values in lines
+        if stage in (None, values["stage"])
+    ]
 
 
 def truncate(folder: Path, stage: str, step: int, *, judged: bool = True) -> None:
@@ -59,22 +62,4 @@ def sync(folder: Path) -> None:
 
 
 def _lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:
-    """The lines with their values, and a last one without its end, torn by a kill."""
-    if not path.exists():
-        return [], b""
-    *lines, torn = path.read_bytes().split(b"\n")
-    return [(line, _parsed(path, number, line)) for number, line in enumerate(lines, start=1)], torn
-
-
-def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-        whole = isinstance(values, dict) and isinstance(values["stage"], str)
-        if not (whole and isinstance(values["step"], int) and 0 <= values["step"] < 2**48):
-            raise ValueError("no stage and step")
-    except (ValueError, KeyError, RecursionError) as error:
-        raise RunFolderError(
-            f"{path}, line {number}: expected a JSON object with stage and step, got "
-            f"{line[:80]!r} ({error}). Delete that line."
-        ) from None
-    return {name: math.nan if value is None else value for name, value in values.items()}
+    return reading.json_lines(path, ("stage",), "stage and step", steps=True)
