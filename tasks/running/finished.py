@@ -15,12 +15,7 @@ from torch import nn
 from blackbox.terminal import plain, print_table, say
 from blackbox.words import counted
 from tasks import report
-from tasks.errors import (
-    ConfigurationError,
-    NotApplicableError,
-    ProblemError,
-    TrustError,
-)
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, TrustError
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import Run, stage_name
