@@ -30,7 +30,7 @@ WHERE = {
     "journal_writes": "tasks.folder.journal.EVERY",
     "later_writes": "tasks.folder.pace.OFTEN",
     "remembered_in_steps": "tasks.training.loop.LEAST",  # of a call whose answers are kept
-    "rows_together": "tasks.rows.kept_answers.LONG",  # that rows may take which are run together
+    "rows_together": "tasks.rows.recalling.LONG",  # that rows may take which are run together
     "run_carried_out": "tasks.running.start.carry_out",  # begun or taken up again
     "shapes_kept": "tasks.applications.images.shapes_file.WORTH",  # images
     "total_of_processes": "tasks.workers.group.total",

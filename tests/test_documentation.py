@@ -91,7 +91,7 @@ def test_files_and_functions_that_are_named_for_developers_are_there(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     packages = "blackbox|zo|tasks|simulators|benchmarks|docs(?!/_build)|tests|examples|packaging"
     named = re.findall(rf"`((?:{packages})/[\w./]*)(?:: ([\w.]+))?`", text)
-    assert len(named) > 50
+    assert len(named) > 40
     for path, inside in named:
         assert (ROOT / path).exists(), f"{name}: {path}"
         code = (ROOT / path).read_text(encoding="utf-8") if inside else ""

@@ -164,7 +164,7 @@ def _words(error: Exception, at_work: bool) -> str | None:
 
 def _discarded(invocation: Invocation) -> bool:
     """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
-    from tasks.folder.run import discard
+    from tasks.folder.place import discard
     from tasks.workers import launch
 
     run = invocation.run

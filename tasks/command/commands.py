@@ -45,9 +45,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 def call(arguments: Sequence[str]) -> int:
     """The exit status of a command; `SystemExit` for help and mistakes, as tyro does it.
 
-    Args:
-        arguments: The words after `blackbox`.
-
     Raises:
         ConfigurationError: A number is out of its range, or a problem's name or settings are wrong.
     """
@@ -285,7 +282,7 @@ def list_names() -> int:
 
 
 def info() -> int:
-    """Show versions, the machine and its devices."""
+    """Show versions and the machine."""
     from tasks.command.installation import report
 
     say(report())

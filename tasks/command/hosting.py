@@ -135,26 +135,19 @@ def _trained(
     from tasks.running.finished import load
     from tasks.running.unfinished import so_far
 
-    if not Run.open(folder).finished:
+    if Run.open(folder).finished:
+        finished = load(folder, trust=trust)
+        problem, first = finished.problem, finished.result.table[0].seed if seed is None else seed
+        name = finished.result.table[-1].method if method is None else method
+        network, whose = finished.network(name, first), f"{name}, seed {first}"
+    else:
         known = so_far(folder, method, seed, trust=trust)
-        words = f"{known.method}, seed {known.seed}, by step {known.step} of {known.steps}"
-        return _host_of(folder, known.problem, known.network, words)
-    finished = load(folder, trust=trust)
-    name = finished.result.table[-1].method if method is None else method
-    first = finished.result.table[0].seed if seed is None else seed
-    network = finished.network(name, first)
-    problem = finished.problem
-    assert problem is not None  # or there would be no network
-    return _host_of(folder, problem, network, f"{name}, seed {first}")
-
-
-def _host_of(
-    folder: Path, problem: Problem, network: nn.Module, whose: str
-) -> tuple[Hosted, Mapping[str, Callable[..., Any]], str]:
-    if not isinstance(problem.box, Hosted):
+        problem, network = known.problem, known.network
+        whose = f"{known.method}, seed {known.seed}, by step {known.step} of {known.steps}"
+    if problem is None or not isinstance(problem.box, Hosted):
         raise ConfigurationError(
-            f"{folder}: expected a run of a problem whose box is a Hosted, got {problem.box!r}. Only such a "
-            "program calls its network."
+            f"{folder}: expected a run of a problem whose box is a Hosted, got {problem and problem.box!r}. "
+            "Only such a program calls its network."
         )
     return problem.box, networks_of(problem, network.eval()), whose
 

@@ -35,12 +35,7 @@ Timeout = Annotated[
 
 @dataclass
 class Invocation:
-    """A call of the console script: the words after `blackbox`, and the run that it is at work on.
-
-    Attributes:
-        words: After `blackbox`.
-        run: The run that `blackbox resume` would go on with; None before there is one.
-    """
+    """The words after `blackbox`, and the run that it is at work on; None before there is one."""
 
     words: Sequence[str] = ()
     run: Run | None = None
@@ -89,10 +84,6 @@ class RunCommand:
 
 def parse(target: str, words: Sequence[str]) -> RunCommand:
     """The run that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
-
-    Args:
-        target: The problem.
-        words: What comes behind it.
 
     Raises:
         ConfigurationError: The problem's name or settings are wrong.

@@ -37,12 +37,10 @@ def note_files(run: Run, boxes: Iterable[BlackBoxFunction]) -> None:
 
 def _warn(run: Run, what: str, changed: str) -> None:
     if changed:
-        mixed = (
-            "" if run.finished else " What is trained from here on is trained by it: the result is of both."
-        )
+        mixed = " What is trained from here on is trained by it: the result is of both."
         with run.noting():
             warn(
                 f"{run.path}: {what} changed since the run began: {changed} (digits of its SHA-256). It is "
-                f"taken as it is now.{mixed}",
+                f"taken as it is now.{'' if run.finished else mixed}",
                 CheckpointWarning,
             )

@@ -70,6 +70,41 @@ def json_object(path: Path, mend: str) -> dict[str, Any]:
     return content
 
 
+def json_lines(
+    path: Path, texts: Sequence[str], wanted: str, *, steps: bool
+) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:
+    """The lines of a file that grows, with their values, and a last one without its end, torn by a kill.
+
+    Args:
+        path: Where the file is; without one there are no lines.
+        texts: Entries that are texts.
+        wanted: What an object has, in words.
+        steps: Whether each line has a step, which may else be None.
+
+    Raises:
+        RunFolderError: A line is no JSON object with these entries and a step.
+    """
+    if not path.exists():
+        return [], b""
+    *lines, torn = path.read_bytes().split(b"\n")
+    read = list[tuple[bytes, dict[str, Any]]]()
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            step = values["step"]
+            if not all(isinstance(values[name], str) for name in texts):
+                raise ValueError("another kind of entry")
+            if not (step is None and not steps) and not (type(step) is int and 0 <= step < 2**48):
+                raise ValueError("no step")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunFolderError(
+                f"{path}, line {number}: expected a JSON object with {wanted}, got {line[:80]!r} ({error}). "
+                "Delete that line."
+            ) from None
+        read.append((line, values))
+    return read, torn
+
+
 def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
     """The optimiser steps of a stage, up to a number, of which its metrics have no line: "steps 1 to 20".
 

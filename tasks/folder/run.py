@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,9 +16,9 @@ from typing import Any, TypeVar
 from blackbox.notices import Notices
 from tasks.configuration import NOT_WRITTEN, from_dict, trust
 from tasks.configuration.code import named
-from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
-from tasks.folder import atomic, calls, reading, warning_notes
-from tasks.folder.machine import changes, digest_of_files, machine, stamp_of, versions
+from tasks.errors import ConfigurationError, ProblemError, RunFolderError, TrustError
+from tasks.folder import atomic, calls, metrics_file, place, reading, warning_notes
+from tasks.folder.machine import changes, digest_of_files, machine, versions
 from tasks.folder.result import NOT_APPLICABLE, SO_FAR, Result, Row
 from tasks.folder.terms import (
     BEGUN,
@@ -35,9 +31,9 @@ from tasks.folder.terms import (
     write_terms,
 )
 from tasks.folder.warning_notes import WarningNotes
+from tasks.folder.watched_files import WatchedFiles
 
 FORMAT = 4  # of config.json; raise it when older folders can no longer be read. 0.2.0 wrote 3
-CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 C = TypeVar("C")
 
@@ -50,14 +46,13 @@ class InProcess:
         callbacks: What else happens while stages of the run train; see `tasks.Callback`.
         callbacks_said: Of which exceptions of callbacks the user has been warned.
         notes: What the run has warned of, and at which stage and step it is.
-        watched: Programs and other files that the boxes name, which count among its versions: their times and
-            sizes, and contents, when they were last looked at; None once they changed. See `Run.note_files`.
+        watched: Programs and other files that the boxes name, see `Run.note_files`.
     """
 
     callbacks: list[Any] = field(default_factory=list)
     callbacks_said: Notices = field(default_factory=Notices)
     notes: WarningNotes = field(default_factory=WarningNotes)
-    watched: dict[Path, tuple[Any, ...] | None] = field(default_factory=dict)
+    watched: WatchedFiles = field(default_factory=WatchedFiles)
 
 
 @dataclass(frozen=True)
@@ -116,9 +111,7 @@ class Run:
             "versions": versions() | trust.versions(codes) | dict({} if code_of_run else terms.code),
             "started": now.isoformat(timespec="seconds"),
         }
-        root.mkdir(parents=True, exist_ok=True)
-        path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
-        (path / CHECKPOINTS).mkdir()
+        path = place.new(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         write_terms(path, content)
         return cls.open(path)
 
@@ -137,7 +130,8 @@ class Run:
         except (FileNotFoundError, NotADirectoryError):
             came = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
             mend = "Give one that `blackbox run` made."
-            if (path / CHECKPOINTS).is_dir() and not any((path / CHECKPOINTS).iterdir()):  # made first
+            checkpoints = path / place.CHECKPOINTS
+            if checkpoints.is_dir() and not any(checkpoints.iterdir()):  # made first
                 mend = "Nothing was done in it, if `blackbox run` was killed there: delete it, and run again."
             raise RunFolderError(f"{path}: expected a run folder, got {came}. {mend}") from None
         written = content.get("format")
@@ -175,16 +169,6 @@ class Run:
         """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
         code = [] if self.code is None else [self.code]
         return trust.versions([*code, *map(trust.named, self.named)])
-
-    @property
-    def callbacks(self) -> list[Any]:
-        """What else happens while stages of the run train; see `tasks.Callback`."""
-        return self.here.callbacks
-
-    @property
-    def notes(self) -> WarningNotes:
-        """What the run has warned of, and at which stage and step it is."""
-        return self.here.notes
 
     def absolute(self) -> Run:
         """The run by its absolute path, wherever the working directory is moved."""
@@ -272,30 +256,11 @@ class Run:
         Returns:
             What has changed since they were first written down, in words; "" for nothing.
         """
-        watched = self.here.watched
-        watched.clear()
-        watched.update((path, (stamp_of(path), digest_of_files([path]))) for path in files)
+        self.here.watched.begin(files)
         before, now = self._written()["versions"], digest_of_files(files)
         if new := {name: value for name, value in now.items() if name not in before}:
             self._write({"versions": {**before, **new}})
         return changes({**before, **new}, now)
-
-    def changed_files(self) -> list[str]:
-        """The names of files that boxes name which have changed since `note_files`, each of them once.
-
-        A look at times and sizes; contents are read only of those where these changed.
-        """
-        changed, watched = [], self.here.watched
-        for path, seen in list(watched.items()):
-            now = stamp_of(path)
-            if seen is None or now in (seen[0], None):  # gone: it may be about to be replaced
-                continue
-            if digest_of_files([path]) == seen[1]:
-                watched[path] = now, seen[1]
-            else:
-                watched[path] = None
-                changed.append(path.name)
-        return changed
 
     def _with(self, changed: Mapping[str, object]) -> Run:
         with self.lock():
@@ -316,7 +281,7 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether some step of it is done."""
-        return self._metrics.is_file()
+        return (self.path / metrics_file.NAME).is_file()
 
     @property
     def finished(self) -> bool:
@@ -370,13 +335,13 @@ class Run:
     @contextmanager
     def noting(self) -> Iterator[None]:
         """A block whose warnings are noted in the folder, as they come; of a finished run they are not."""
-        with nullcontext() if self.finished else self.notes.noting(self.path):
+        with nullcontext() if self.finished else self.here.notes.noting(self.path):
             yield
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; `RunLockedError` names the other process that has it."""
-        with _exclusive(self.path):
+        with place.held(self.path):
             atomic.sweep(self.path)
             if not os.path.lexists(self.path / BEGUN):  # of an older version, or killed before it was written
                 atomic.write_json(self.path / BEGUN, lasting(self._written()))
@@ -384,8 +349,7 @@ class Run:
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
         """Add one line to `metrics.jsonl`; it survives if the process is killed right after."""
-        line = json.dumps(atomic.strict({"stage": stage, "step": step, **values}), allow_nan=False)
-        atomic.append_line(self._metrics, line.encode())
+        metrics_file.log(self.path, stage, step, values)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of one stage or of all, NaN for what was not finite.
@@ -393,57 +357,12 @@ class Run:
         Raises:
             RunFolderError: a line other than a torn last one cannot be read.
         """
-        lines, _torn = self._lines()
-        return [values for _, values in lines if stage in (None, values["stage"])]
+        return metrics_file.read(self.path, stage)
 
     def truncate_metrics(self, stage: str, step: int, *, judged: bool = True) -> None:
-        """Drop the lines of `stage` past `step`, and its warnings, so that going on from there repeats none.
-
-        Args:
-            stage: The stage whose lines are dropped.
-            step: The last one that is done.
-            judged: Whether its validation is, too.
-        """
-
-        def past(values: Mapping[str, Any]) -> bool:
-            again = not judged and values["step"] == step and "validation" in values
-            return values["stage"] == stage and (values["step"] > step or again)
-
-        lines, torn = self._lines()
-        kept = [line for line, values in lines if not past(values)]
-        if torn or len(kept) < len(lines):  # each stays as it was to the byte
-            atomic.write_bytes(self._metrics, b"".join(line + b"\n" for line in kept))
-        self.notes.forget(self.path, stage, step)
-
-    def sync_metrics(self) -> None:
-        """Bring the metrics to the disk, before a checkpoint that relies on them."""
-        if self._metrics.exists():
-            with open(self._metrics, "rb+") as stream:
-                os.fsync(stream.fileno())
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    def _lines(self) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:
-        """The lines of the metrics with their values, and a last one without its end, torn by a kill."""
-        if not self._metrics.exists():
-            return [], b""
-        *lines, torn = self._metrics.read_bytes().split(b"\n")
-        return [(line, self._parsed(number, line)) for number, line in enumerate(lines, start=1)], torn
-
-    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            values = json.loads(line)
-            whole = isinstance(values, dict) and isinstance(values["stage"], str)
-            if not (whole and isinstance(values["step"], int) and 0 <= values["step"] < 2**48):
-                raise ValueError("no stage and step")
-        except (ValueError, KeyError, RecursionError) as error:
-            raise RunFolderError(
-                f"{self._metrics}, line {number}: expected a JSON object with stage and step, got "
-                f"{line[:80]!r} ({error}). Delete that line."
-            ) from None
-        return {name: math.nan if value is None else value for name, value in values.items()}
+        """Drop the lines of `stage` past `step`, and its warnings, see `metrics_file.truncate`."""
+        metrics_file.truncate(self.path, stage, step, judged=judged)
+        self.here.notes.forget(self.path, stage, step)
 
 
 def _code(problem: str, script: str, command: Sequence[str]) -> trust.Code | None:
@@ -455,64 +374,3 @@ def _code(problem: str, script: str, command: Sequence[str]) -> trust.Code | Non
 def stage_name(seed: int, method: str) -> str:
     """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
-
-
-def discard(folder: Path) -> bool:
-    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files but warnings.
-
-    Args:
-        folder: made by `Run.create` in this very process, with no one else at work on it.
-
-    Returns:
-        Whether it is gone; not where the system refuses, which must not hide why the run was.
-    """
-    try:
-        if {path.name for path in folder.iterdir()} - {
-            CONFIG,
-            BEGUN,
-            CHECKPOINTS,
-            LOCK,
-            warning_notes.NAME,
-        } or any((folder / CHECKPOINTS).iterdir()):
-            return False
-        shutil.rmtree(folder)
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder; the lock file stays behind, empty of meaning once its process is gone.
-
-    Raises:
-        RunLockedError: another process holds it; the message gives its id.
-    """
-    # "a+": opening must not wipe the other process's id
-    with open(folder / LOCK, "a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise RunLockedError(
-                f"{folder}: expected a run that no process is working on, but process {holder} is. "
-                "Wait for it, or stop it, and try again."
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
-
-
-def _new_folder(root: Path, name: str) -> Path:
-    """Make `root/name`, or `root/name-2` and so on where two runs start in the same second."""
-    number = 1
-    while True:
-        path = root / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return path

@@ -15,8 +15,7 @@ from threading import RLock
 from typing import Any, TextIO
 
 from blackbox.words import counted
-from tasks.errors import RunFolderError
-from tasks.folder import atomic
+from tasks.folder import atomic, reading
 from tasks.folder.result import Row, RunWarning
 
 NAME = "warnings.jsonl"
@@ -147,12 +146,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: Another line cannot be read.
     """
-    path = folder / NAME
-    try:
-        *lines, _torn = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+    texts, wanted = ("stage", "kind", "text"), "stage, step, kind and text"
+    lines, _torn = reading.json_lines(folder / NAME, texts, wanted, steps=False)
+    return [values for _, values in lines]
 
 
 def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
@@ -174,22 +170,6 @@ def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
         order = places.get(stage, len(stages)), math.inf if step is None else step
         warned.append((order, RunWarning(line["text"], line["kind"], method, seed, step)))
     return [warning for _, warning in sorted(warned, key=itemgetter(0))]
-
-
-def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-        step = values["step"]
-        if not all(isinstance(values[name], str) for name in ("stage", "kind", "text")):
-            raise ValueError("no stage, kind and text")
-        if step is not None and not (type(step) is int and 0 <= step < 2**48):
-            raise ValueError("no step")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(
-            f"{path}, line {number}: expected a JSON object with stage, step, kind and text, got "
-            f"{line[:80]!r} ({error}). Delete that line."
-        ) from None
-    return values
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -66,7 +66,7 @@ class Listeners:
     """
 
     def __init__(self, run: Run) -> None:
-        self._callbacks: Sequence[Callback] = run.callbacks
+        self._callbacks: Sequence[Callback] = run.here.callbacks
         self._notices = run.here.callbacks_said
         self._deaf: set[int] = set()  # whose `on_start` raised: of the stage they know nothing
 

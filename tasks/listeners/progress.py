@@ -95,9 +95,7 @@ class Progress(Silence):
     def lesson(self, done: int, most: int) -> None:
         """Say that a model of a box learns for the first time, where that takes longer than two seconds.
 
-        Args:
-            done: steps of learning; 0 where it begins, `most` where it is over.
-            most: of them, at most.
+        `done` steps of learning are 0 where it begins, and `most` where it is over.
         """
         now = self._clock()
         if not done:

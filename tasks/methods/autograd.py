@@ -125,7 +125,8 @@ class AutogradGradient:
             reached = next((grad for grad in grads if grad.any()), grads[0])
             self._notices.say(zero_notice(step, reached, _ZERO))
             if self.flat and not reached.any():
-                self._count_zero()
+                self._zeros += 1
+                self._refuse_flat()
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
@@ -136,9 +137,8 @@ class AutogradGradient:
         """Whether the gradients of all steps so far were exactly zero in every weight."""
         return self._zeros == self.counts.steps
 
-    def _count_zero(self) -> None:
-        """Count a step without any slope; the last one that may be stops the method."""
-        self._zeros += 1
+    def _refuse_flat(self) -> None:
+        """Stop the method at the last step that may be without any slope."""
         if self._zeros == self._most_zeros:
             raise NotApplicableError(
                 f"Step {self._zeros}: expected a gradient that is not zero in one of the first "
@@ -154,10 +154,16 @@ class AutogradGradient:
         held = [(weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in weights]
         try:
             loss.backward()
-            numbers = [_numbers(weight.grad) for weight in weights if weight.grad is not None]
-            if numbers:
-                device = numbers[0].device  # of flags, for which the host waits once
-                _refuse_not_finite([each.isfinite().all().to(device) for each in numbers], self.counts.steps)
+            grads = [weight.grad for weight in weights if weight.grad is not None]
+            numbers = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+            # of flags on one device, for which the host waits once
+            flags = [each.isfinite().all().to(numbers[0].device) for each in numbers]
+            if flags and not torch.stack(flags).all():
+                raise NonFiniteGradientError(
+                    f"Step {self.counts.steps + 1}: expected a finite gradient, got NaN or infinity from a "
+                    "finite loss. See roots, logarithms and divisions by zero in network and objective, and "
+                    "the derivative of what stands in the box's place. Go on with the next batch."
+                )
         except BaseException:
             for weight, (grad, copy) in zip(weights, held, strict=True):
                 if grad is not None and copy is not None and not grad.is_sparse:
@@ -165,10 +171,6 @@ class AutogradGradient:
                 else:
                     weight.grad = copy
             raise
-
-    def next_queries(self) -> int:
-        """Perturbed objectives of a step: none."""
-        return 0
 
     def metrics(self) -> dict[str, float]:
         """The counts, by name."""
@@ -219,16 +221,3 @@ def values_alone(box: BlackBoxFunction) -> Stand:
         return box.call(*(array.detach() for array in arrays))
 
     return call
-
-
-def _numbers(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def _refuse_not_finite(flags: list[Tensor], step: int) -> None:
-    if not torch.stack(flags).all():
-        raise NonFiniteGradientError(
-            f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss. See "
-            "roots, logarithms and divisions by zero in network and objective, and the derivative of what "
-            "stands in the box's place. Go on with the next batch."
-        )

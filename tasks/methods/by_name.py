@@ -9,17 +9,25 @@ from blackbox.checks import nearest
 from blackbox.registered import is_there
 from tasks.errors import ConfigurationError
 from tasks.folder.run import stage_name
-from tasks.methods import cma_es, shared
+from tasks.methods import cma_es, through_boxes, whole_loss
+from tasks.methods.by_student import student
 from tasks.methods.in_rounds import surrogate
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
+from tasks.problem.trained import Trained, TrainingOutcome
+from tasks.training.setup import Setup
+
+
+def _none(setup: Setup) -> Trained:
+    return Trained(setup.network, TrainingOutcome(setup.stage))
+
 
 _STUDENT = Method(
     "Autograd around a network that learns the box's values.",
-    shared.student,
+    student,
     lambda problem, steps: Cost(steps, learns=True, again=True),
     needs_box=True,
-    check=shared.check_outputs,
+    check=through_boxes.check_outputs,
     learns_answers=True,
 )
 _OF_WHOLE_LOSS = {
@@ -28,27 +36,27 @@ _OF_WHOLE_LOSS = {
     "rge": "Finite differences along random directions.",
 }
 METHODS: dict[str, Method] = {
-    "none": Method("The start: nothing is trained.", shared.none, lambda problem, steps: Cost()),
+    "none": Method("The start: nothing is trained.", _none, lambda problem, steps: Cost()),
     "no-gradient": Method(
         "Unrolled through the box, the gradient cut there.",
-        shared.no_gradient,
+        through_boxes.no_gradient,
         lambda problem, steps: Cost(steps + bool(problem.config.replays), again=True),  # one to see a way
         needs_box=True,
     ),
     "identity": Method(
         "As if the box's derivative were one.",
-        shared.identity,
+        through_boxes.identity,
         lambda problem, steps: Cost(steps, again=True),
         needs_box=True,
-        check=shared.check_outputs,
+        check=through_boxes.check_outputs,
     ),
     "tangents": Method(
         "Autograd around a model of the box, fitted to its values.",
-        shared.tangents,
-        shared.cost_of_tangents,
+        through_boxes.tangents,
+        through_boxes.cost_of_tangents,
         needs_box=True,
-        check=shared.check_tangents,
-        says=shared.tangents_of_boxes,
+        check=through_boxes.check_tangents,
+        says=through_boxes.tangents_of_boxes,
         learns_answers=True,
         replays=True,
     ),
@@ -67,23 +75,23 @@ METHODS: dict[str, Method] = {
         surrogate,
         lambda problem, steps: Cost(steps, learns=True),
         needs_box=True,
-        check=shared.check_outputs,
+        check=through_boxes.check_outputs,
     ),
     **({"student": _STUDENT} if is_there("zo.tangents.models.student") else {}),
     **{
-        kind: Method(about, partial(shared.whole_loss, kind=kind), partial(shared.cost_of_loss, kind=kind))
+        kind: Method(about, partial(whole_loss.train, kind=kind), partial(whole_loss.cost_of_loss, kind=kind))
         for kind, about in _OF_WHOLE_LOSS.items()
     },
     "row-rge": Method(
         "Autograd around the box, differences at its inputs.",
-        shared.row_rge,
-        shared.cost_of_rows,
+        through_boxes.row_rge,
+        through_boxes.cost_of_rows,
         needs_box=True,
-        check=shared.check_rows,
+        check=through_boxes.check_rows,
     ),
     "first-order": Method(
         "Autograd through the problem's reference.",
-        shared.first_order,
+        through_boxes.first_order,
         lambda problem, steps: Cost(steps + 1),  # one to compare
         needs_reference=True,
         needs_box=True,

@@ -19,10 +19,7 @@ def kept(
 ) -> tuple[LayerRatios, int]:
     """The ratios of a file in the run's folder, and the queries that they took; computed if it is not there.
 
-    Args:
-        setup: What the method that needs them is given.
-        name: The file's name, without its ending.
-        find: Is given a journal, so that a kill costs no finished query; the ratios, and the queries asked.
+    `name` is the file's, without its ending; `find` is given a journal: a kill costs no finished query.
     """
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):

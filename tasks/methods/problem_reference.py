@@ -61,12 +61,6 @@ def compare(
     they differ by more than rounding, the box is asked a second time, for its noise. Rows that fail in
     either are left out.
 
-    Args:
-        network: The one that will be trained.
-        objective: Calls the boxes.
-        batch: A batch of training data.
-        references: By box.
-
     Raises:
         ProblemError: A value is off by more than a hundredth of how much the box's output varies.
 

@@ -14,7 +14,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.report import html_report, pictures, plots, unfinished
+from tasks.report import html_report, incomplete, pictures, plots
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START, contradictions
@@ -28,16 +28,10 @@ Sides = Mapping[str, Findings]  # runs by letter, for their folders' names are l
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several runs have in common and what they do not.
+    """What several runs have in common and what they do not: a column for each run, by its letter.
 
-    Attributes:
-        runs: A line for each run: its letter, folder, problem and seeds.
-        sentences: What a reader should know before the figures.
-        figures: A line for each method, a column for each run; for two runs of one problem their ratio too.
-        rows: The rows that training took, in the same columns.
-        settings: A line for each setting that differs, a column for each run.
-        page: The page with all of it and the plot.
-        caption: What the figures are.
+    `figures` have a line for each method, for two runs of one problem with their ratio; so have the `rows`
+    that training took. `settings` are those that differ.
     """
 
     runs: pandas.DataFrame
@@ -53,10 +47,6 @@ class Comparison:
 def compare(folders: Sequence[Path], page: Path) -> Comparison:
     """Set runs side by side and write a page of it, with its plot as PNG beside it.
 
-    Args:
-        folders: The folders of two runs or more; no code of theirs is executed.
-        page: The HTML file to write.
-
     Raises:
         ConfigurationError: Fewer than two different folders are given.
         RunFolderError: One of them is no run, or no method of it is finished.
@@ -71,7 +61,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         )
     opened = {name: Run.open(path) for name, path in zip(ascii_uppercase, paths, strict=False)}
     results = {name: Result.read(run.path, so_far=True) for name, run in opened.items()}
-    sides = {name: Findings(run, unfinished.comparable(results[name])) for name, run in opened.items()}
+    sides = {name: Findings(run, incomplete.comparable(results[name])) for name, run in opened.items()}
     runs = pandas.DataFrame(
         {
             "run": name,
@@ -82,13 +72,14 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         }
         for name, side in sides.items()
     )
-    # whose figures can be set against each other, and whose are on one scale
-    alike = len({side.run.task for side in sides.values()}) == 1
-    missing = {name: unfinished.sentences(run, results[name]) for name, run in opened.items()}
+    alike = len({side.run.task for side in sides.values()}) == 1  # only such figures are on one scale
+    missing = {name: incomplete.sentences(run, results[name]) for name, run in opened.items()}
     lines = [f"{name}: {sentence}" for name, said in missing.items() for sentence in said]
     lines += _sentences(sides, alike)
     figures, rows, caption = _figures(sides, alike)
-    settings = _settings(sides)
+    every = {name: {"preset": side.run.preset, **flat(side.run.config)} for name, side in sides.items()}
+    settings = pandas.DataFrame(every, dtype=object).fillna("-")
+    settings = settings[settings.nunique(axis=1) > 1].rename_axis("setting").reset_index()
     blocks: list[Block] = [Table(runs, prose=True), Table(figures, caption=caption)]
     if not rows.empty:
         blocks.append(Table(rows, caption="Rows that training took, mean over seeds."))
@@ -168,14 +159,6 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     shown = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
     return shown[0], shown[1], caption
-
-
-def _settings(sides: Sides) -> pandas.DataFrame:
-    import pandas
-
-    every = {name: {"preset": side.run.preset, **flat(side.run.config)} for name, side in sides.items()}
-    frame = pandas.DataFrame(every, dtype=object).fillna("-")
-    return frame[frame.nunique(axis=1) > 1].rename_axis("setting").reset_index()
 
 
 def _plot(sides: Sides, path: Path) -> list[Block]:

@@ -19,9 +19,7 @@ LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called 
 def sentences(result: Result, *, declared: bool = False) -> list[str]:
     """What came out: the best method, its cost, what did harm, whether the box's gradient is needed.
 
-    Args:
-        result: The table.
-        declared: Whether the problem's class says which way its first figure is better.
+    `declared` says whether the problem's class says which way its first figure is better.
     """
     every = scores(result)
     finite = {score.method: score for score in every if math.isfinite(score.mean)}
@@ -40,11 +38,7 @@ def sentences(result: Result, *, declared: bool = False) -> list[str]:
 
 
 def contradictions(facts: Findings) -> list[str]:
-    """A sentence for each method that the first figure calls worse than the start, and validation better.
-
-    Args:
-        facts: What came out of a run.
-    """
+    """A sentence for each method that the first figure calls worse than the start, and validation better."""
     every = {score.method: score for score in scores(facts.result) if math.isfinite(score.mean)}
     start, curves, lines = _untrained(every), facts.curves("validation"), []
     for score in every.values():
@@ -81,17 +75,15 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
     if first is not None and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
         alike = leading(others)
-        first_alike, verb = alike[0], "are" if alike[1:] else "is"
-        rows = counted(round(first_alike.box_rows), "row")
-        cost = f", with {rows} in training" if first_alike.box_rows and not alike[1:] else ""
-        times = (
-            f", {first_alike.box_rows / first.box_rows:.2g} times first order's"
-            if cost and first.box_rows
-            else ""
-        )
+        best_of_others, several = alike[0], len(alike) > 1
+        cost = times = ""
+        if best_of_others.box_rows and not several:
+            cost = f", with {counted(round(best_of_others.box_rows), 'row')} in training"
+            if first.box_rows:
+                times = f", {best_of_others.box_rows / first.box_rows:.2g} times first order's"
         lines.append(
-            f"First order, with the box's derivative, has {first}; without it {_all(alike)} {verb} the best, "
-            f"{first_alike}{cost}{times}."
+            f"First order, with the box's derivative, has {first}; without it {_all(alike)} "
+            f"{'are' if several else 'is'} the best, {best_of_others}{cost}{times}."
         )
     return lines
 
@@ -122,13 +114,9 @@ def _all(scores: Sequence[Score]) -> str:
 
 def _harm(finite: dict[str, Score]) -> list[str]:
     start = _untrained(finite)
-    if start is None:
-        return []
-    worse = [score for score in finite.values() if score.loss > start.loss]
-    if not worse:
-        return []
+    worse = [] if start is None else [score for score in finite.values() if score.loss > start.loss]
     listed = ", ".join(f"{score.method} ({score})" for score in worse)
-    return [f"Worse than {_named(start)} ({start}): {listed}."]
+    return [f"Worse than {_named(start)} ({start}): {listed}."] if start and listed else []
 
 
 def _named(start: Score) -> str:

@@ -17,7 +17,7 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
 from tasks.problem.figures import Picture
-from tasks.report import html_report, lead, pictures, run_tables, training_part, unfinished
+from tasks.report import html_report, incomplete, lead, pictures, run_tables, training_part
 from tasks.report.findings import Findings, warned_of
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
 from tasks.report.method_scores import scores
@@ -50,7 +50,7 @@ def _written(run: Run, problem: Problem | None) -> Path:
     whole, path = Result.read(run.path, so_far=True), run.path / NAME
     if problem is None and not run.script and path.is_file() and whole.finished:
         return path
-    facts = Findings(run, unfinished.comparable(whole))
+    facts = Findings(run, incomplete.comparable(whole))
     notes = changed_boxes.read(run.path)
     run_tables.write(run.path, run_tables.for_papers(facts.result), notes)
     blocks: list[Block] = []
@@ -72,7 +72,7 @@ def _written(run: Run, problem: Problem | None) -> Path:
         title=result.task.replace("-", " ").capitalize(),
         lead=[
             *([about] if about else []),
-            *unfinished.sentences(run, whole),
+            *incomplete.sentences(run, whole),
             *lead.sentences(result, declared=declared),
             *lead.contradictions(facts),
         ],
@@ -88,7 +88,7 @@ def _written(run: Run, problem: Problem | None) -> Path:
         ],
         footer=f"{' '.join(result.command)} · started {result.started}, {ended}",
     )
-    if failed is not None:
+    if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)
         part = "report: expected blocks" if kind.has_report() else "pictures: expected figures"
         raise ProblemError(

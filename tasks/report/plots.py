@@ -1,4 +1,4 @@
-"""The figures that every run has: losses, trust and replays over training, and runs side by side."""
+"""The figures that every run has: losses and trust over training, and runs side by side."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ def training(
 ) -> Figure:
     """A figure over training, against rows and against time: a faint line for each seed, and their mean.
 
-    Args:
-        curves: Curves by method and seed.
-        y: What the vertical axes show.
-        levels: Values of methods without steps, as lines across.
+    `levels` are values of methods without steps, as lines across; `y` is what the vertical axes show.
     """
     levels = levels or {}
     style_of = looks([*levels, *curves])
@@ -87,7 +84,11 @@ def trust(
     across = 2 if agreements else 1
     made, axes = figure(8.0, 2.8 + strip, 1 + bool(lost), across, sharex=True, **heights)
     smooth = {method: [curve.smooth() for curve in seeds.values()] for method, seeds in errors.items()}
-    _over_steps(axes[0, 0], smooth, style_of)
+    for method, curves in smooth.items():
+        for number, curve in enumerate(curves):
+            name = {} if number else {"label": method}
+            points, colour_of = (curve.steps, curve.values), style_of[method][0]
+            _line(axes[0, 0], points, False, color=colour_of, linewidth=1.4, alpha=0.8, **name)
     axes[0, 0].set(ylabel="relative error of predictions")
     if max(np.nanmax(curve.values, initial=0.0) for curves in smooth.values() for curve in curves) > 10:
         axes[0, 0].set_yscale("log")
@@ -115,45 +116,16 @@ def trust(
     return made
 
 
-def _over_steps(
-    place: Axes, curves: Mapping[str, Sequence[Curve]], style_of: Mapping[str, tuple[str, str]]
-) -> None:
-    """A line for each seed, the first of a method with its name."""
-    for method, seeds in curves.items():
-        for number, curve in enumerate(seeds):
-            name = {} if number else {"label": method}
-            points = curve.steps, curve.values
-            _line(place, points, False, color=style_of[method][0], linewidth=1.4, alpha=0.8, **name)
-
-
 def _spans(steps: np.ndarray) -> list[tuple[float, float]]:
     """Where neighbouring steps begin, and how many they are: `(start, length)` of each stretch."""
     parts = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
     return [(float(part[0]) - 0.5, float(len(part))) for part in parts if len(part)]
 
 
-def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Mapping[int, Curve]]) -> Figure:
-    """How many replays may follow each step, and of how many last steps answers are kept then."""
-    style_of = looks(counts)
-    made, axes = figure(8.0, 2.4, columns=2, sharex=True)
-    for place, curves in zip(axes[0], (counts, windows), strict=True):
-        _over_steps(place, {method: list(seeds.values()) for method, seeds in curves.items()}, style_of)
-        place.set(xlabel="optimiser steps")
-        place.set_ylim(bottom=0.0)
-    axes[0, 0].set(ylabel="replays after a step")
-    axes[0, 1].set(ylabel="last steps kept")
-    _legend(made, axes[0, 0])
-    return made
-
-
 def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -> Figure:
     """Smoothed means over seeds against rows: methods by colour and mark, runs by the kind of line.
 
     Each curve has its run's name at its end, since there are seven kinds of line.
-
-    Args:
-        runs: Curves by run, method and seed.
-        y: What the vertical axis shows.
     """
     methods = dict.fromkeys(method for of_run in runs.values() for method in of_run)
     style_of = looks(methods)

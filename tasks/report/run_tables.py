@@ -118,7 +118,7 @@ def counts(result: Result) -> pandas.DataFrame:
         }
         for score in scores(result)
     )
-    return table[[name for name in table if name in ("rows run", "failed") or table[name].any()]]
+    return table.loc[:, [name in ("rows run", "failed") or bool(table[name].any()) for name in table]]
 
 
 def failures(result: Result) -> pandas.DataFrame:

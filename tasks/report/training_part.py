@@ -1,4 +1,4 @@
-"""How training went, in a run's report: validation and loss, the trust of tangents, and replays."""
+"""How training went, in a run's report: validation and loss, and the trust of tangents."""
 
 from __future__ import annotations
 
@@ -74,55 +74,36 @@ def blocks(facts: Findings) -> list[Block]:
                 + f".{seeds}",
             )
         )
-    parts = [*map(Paragraph, facts.gaps()), *parts, *_tangents(facts)]
+    parts = [*map(Paragraph, facts.gaps()), *parts, *_trust(facts)]
     return [Heading("Training"), *parts] if parts else []
 
 
-def _tangents(facts: Findings) -> list[Block]:
-    """The trust of tangents, and how often recorded answers were replayed."""
-    blocks: list[Block] = []
-    trust = facts.curves("gradient_tangent_error")
-    if trust:
-        distrusted, checked = (
-            facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
-        )
-        lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
-        warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
-        why = "; the warnings say why" if warned else ""
-        blocks.append(
-            _drawn(
-                facts,
-                plots.trust(trust, checked, distrusted),
-                "trust",
-                alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
-                caption="How far the learned tangents can be believed. "
-                + ("Left: the" if checked else "The")
-                + " relative error with which they predict the box's outputs "
-                "before they learn from them; 0 is exact, at 1 (dashed) and above they say nothing."
-                + (
-                    " Right: in each check, how much the loss changed along their gradient, over what the "
-                    "gradient says; 1 (dashed) is right, at 0 and below it would not descend; what is "
-                    "beyond -1 or 3 is drawn there."
-                    if checked
-                    else " No check along their gradient gave a number, as where a box is noisy or constant "
-                    "in pieces."
-                )
-                + (f" Below: steps without trust in them{why}." if lost else ""),
-            )
-        )
-    replays = facts.curves("gradient_tangent_replays")
-    if replays:
-        blocks.append(
-            _drawn(
-                facts,
-                plots.replays(replays, facts.curves("gradient_tangent_windows")),
-                "replays",
-                alt="Replays after each step, and the steps whose answers they take, by method",
-                caption="Steps on recorded answers, in which no box runs. Left: how many may follow a step "
-                "of the boxes. Right: of how many last steps the answers are kept.",
-            )
-        )
-    return blocks
+def _trust(facts: Findings) -> list[Block]:
+    """How far learned tangents could be believed, of methods that have some."""
+    errors = facts.curves("gradient_tangent_error")
+    if not errors:
+        return []
+    distrusted, checked = (facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement"))
+    lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
+    warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
+    why = "; the warnings say why" if warned else ""
+    checks = (
+        " Right: in each check, how much the loss changed along their gradient, over what the gradient says; "
+        "1 (dashed) is right, at 0 and below it would not descend; what is beyond -1 or 3 is drawn there."
+        if checked
+        else " No check along their gradient gave a number, as where a box is noisy or constant in pieces."
+    )
+    picture = _drawn(
+        facts,
+        plots.trust(errors, checked, distrusted),
+        "trust",
+        alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
+        caption=f"How far the learned tangents can be believed. {'Left: the' if checked else 'The'} relative "
+        "error with which they predict the box's outputs before they learn from them; 0 is exact, at 1 "
+        f"(dashed) and above they say nothing.{checks}"
+        f"{f' Below: steps without trust in them{why}.' if lost else ''}",
+    )
+    return [picture]
 
 
 def _start(facts: Findings, validated: Mapping[str, Mapping[int, Curve]]) -> dict[str, float]:

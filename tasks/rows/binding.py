@@ -34,12 +34,7 @@ class Bound:
 
     @classmethod
     def of(cls, problem: Problem, progress: Silence | None = None) -> Bound:
-        """A problem, bound: nothing of it is made yet.
-
-        Args:
-            problem: As it was planned.
-            progress: What the user sees; nothing if None.
-        """
+        """A problem as it was planned, bound: nothing of it is made yet."""
         ledger = RunLedger(getattr(problem.config, "rows", None))
         shown = Silence() if progress is None else progress
         return cls(problem.with_surroundings(Surroundings(shown, ledger.making)), ledger)

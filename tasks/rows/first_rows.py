@@ -48,12 +48,7 @@ class _Kept:
 
 
 class FirstRows:
-    """The first rows of each box of a run, in its folder; small ones, and none of a box that cannot be set.
-
-    Args:
-        folder: The run's.
-        boxes: The run's boxes by name, as the problem calls them.
-    """
+    """The first rows of each box of a run, in its folder: small ones, none of a box that cannot be set."""
 
     def __init__(self, folder: Path, boxes: Mapping[str, BlackBoxFunction]) -> None:
         self._folder = folder.absolute()  # a box may change the working directory
@@ -112,10 +107,6 @@ class FirstRows:
         Where answers differ by more than rounding, the rows are asked twice more: a box that differs as much
         from itself is noisy, and nothing is said. The rows count, and are no more than a small part of a
         budget.
-
-        Args:
-            budget: Rows of the run; None for no limit.
-            device: Where the problem's tensors are.
 
         Warns:
             CheckpointWarning: A box has changed since the run began; it is in the folder for the report.

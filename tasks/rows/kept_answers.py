@@ -12,41 +12,35 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from blackbox import BlackBoxFunction, Budgeted, Ledger
+from blackbox import BlackBoxFunction, Ledger
 from blackbox.calls import intercepted, rows_run_by
 from blackbox.failures import Outcome
 from blackbox.notices import warn
-from blackbox.running import ends_early, rows_of, unanswered, write_rows
-from blackbox.wrappers.identity import identity, name_of
-from blackbox.wrappers.parallel import blocks_reported
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.folder import atomic, checkpoint
 from tasks.folder.pace import Pace
 from tasks.folder.run import Run
 from tasks.rows import first_rows
-from tasks.rows.stacks import divisible, stack
+from tasks.rows.recalling import Before, Recalling
 from tasks.workers import group
 from zo.execution import SharedRows
 
 FOLDER = "answers"
 MOST = 2**28  # bytes of a piece of work that are kept: what comes after that is asked again
-LONG = 0.5  # seconds that rows may take which are run together, where they can be run apart
 LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up would slow fast boxes down
-
-Before: TypeAlias = Callable[[BlackBoxFunction, int], None]
 
 
 @dataclass
-class _Entry:
+class _KeptCall:
+    """What one call was answered: keys, rows of each, outputs of all; rows run beside; where it was."""
+
     keys: list[str]
     lengths: list[int]
     outputs: list[Tensor]
@@ -66,10 +60,7 @@ class KeptAnswers:
     They are written every few seconds, so a piece of work that is soon done writes none.
 
     Args:
-        name: The name of the work, which its files have.
-        folder: The run's folder; None while there is none, see `attach`.
-        rank: Number of this process among those of the run, see `attach`.
-        code: The versions of the code that answers depend on, see `attach`.
+        name: The name of the work, which its files have; folder, rank and code are those of `attach`.
 
     Attributes:
         place: Where in the work the process is, a number that grows; `end` says up to where it is done.
@@ -83,10 +74,9 @@ class KeptAnswers:
         self._name, self._rank, self._code = checkpoint.file_name(name), 0, dict[str, str]()
         self._folder: Path | None = None
         self._known: dict[str, deque[tuple[tuple[Tensor, ...], int, int]]] = {}
-        self._waiting: list[_Entry] = []
+        self._waiting: list[_KeptCall] = []
         self._bytes, self._number, self.full = 0, 0, False
-        self._names: dict[int, tuple[BlackBoxFunction, bytes]] = {}
-        self._asked: dict[int, tuple[BlackBoxFunction, _Recalling]] = {}
+        self._asked: dict[int, tuple[BlackBoxFunction, Recalling]] = {}
         self._shared: dict[int, SharedRows] = {}
         self._pace, self.place = Pace(), 0
         self.recalled = Ledger()
@@ -165,7 +155,7 @@ class KeptAnswers:
                     outcome = box.run_rows(inputs)
             else:
                 if id(box) not in self._asked:
-                    self._asked[id(box)] = box, _Recalling(box, self)
+                    self._asked[id(box)] = box, Recalling(box, self)
                 with rows_run_by(None):
                     outcome, recalled = self._asked[id(box)][1].answer(inputs, before, aside, least)
             if (watching := first_rows.at_hand()) is not None and not recalled:
@@ -174,13 +164,6 @@ class KeptAnswers:
 
         with intercepted(ask), rows_run_by(run):
             yield
-
-    def name_of(self, box: BlackBoxFunction) -> bytes:
-        """What is known of a box, by which its answers are distinguished from those of others."""
-        if id(box) not in self._names:
-            known = identity(box, lambda value: name_of(type(value)))
-            self._names[id(box)] = box, blake2b(known.encode(), digest_size=16).digest()
-        return self._names[id(box)][1]
 
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
         """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
@@ -213,7 +196,7 @@ class KeptAnswers:
             self.full = True
             return
         plain = [output.detach().cpu() for output in outputs]
-        entry = _Entry(list(keys), list(lengths), plain, extra, self.place)
+        entry = _KeptCall(list(keys), list(lengths), plain, extra, self.place)
         self._waiting.append(entry)
         if self._pace.due:
             self.write()
@@ -287,13 +270,13 @@ class KeptAnswers:
         return [(path, (last, rank)) for path, (last, rank, _) in found]
 
 
-def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
+def _entries(path: Path, code: Mapping[str, str]) -> list[_KeptCall] | None:
     """What a file holds; None where it is damaged, of other code, or no file of answers."""
     try:
         content = checkpoint.load(path)
         if content["code"] != code:
             return None
-        entries = [_Entry(**each) for each in content["entries"]]
+        entries = [_KeptCall(**each) for each in content["entries"]]
         for entry in entries:
             for key, outputs, run in entry.parts():
                 plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
@@ -304,110 +287,6 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         return None
     return entries
-
-
-class _Recalling:
-    """Runs the rows of a box whose answers are not kept, in parts that a kill may come between."""
-
-    def __init__(self, box: BlackBoxFunction, answers: KeptAnswers) -> None:
-        self._box, self._answers = box, answers
-        self._each, self._tells = divisible(box)
-        self._short = False  # the last call was
-        self._started, self._least = 0.0, 0.0  # of the call at hand
-
-    def answer(
-        self,
-        inputs: tuple[Tensor, ...],
-        before: Before | None,
-        aside: Callable[[BlackBoxFunction], bool] | None,
-        least: float,
-    ) -> tuple[Outcome, bool]:
-        """Answer from what is kept, and run the rest: as many rows together as take about a second.
-
-        Returns:
-            The outcome, and whether any of it was kept: it says nothing of the box as it is now.
-        """
-        rows, answers, box = len(inputs[0]), self._answers, self._box
-        self._started, self._least = perf_counter(), least
-        if self._short and not answers.any_known:
-            outcome = box.run_rows(inputs)
-            self._short = perf_counter() - self._started < least
-            return outcome, False
-        block = min(self._each or rows, rows)
-        parts = [list(range(at, min(at + block, rows))) for at in range(0, rows, block)]
-        outcome, missing = unanswered(box, inputs), parts
-        if answers.any_known:
-            missing = []
-            for part in parts:
-                kept = answers.known(self._key(rows_of(inputs, part)))
-                if kept is None or not _fit(kept[0], outcome, part):
-                    missing.append(part)
-                else:
-                    write_rows(outcome, part, Outcome(kept[0]))
-                    if aside is None or not aside(box):
-                        answers.recalled.count(rows_run=kept[1])
-        recalled = len(missing) < len(parts)
-        # a call that a budget does not allow is to be refused before any of its rows is run
-        bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
-        together = len(missing) if bounded or self._tells else 1
-        while missing and not ends_early(box, outcome):
-            some, missing, started = missing[:together], missing[together:], perf_counter()
-            here = [row for part in some for row in part]
-            answered = self._run(rows_of(inputs, here), some, before)
-            if len(here) == rows:
-                outcome = answered
-                break
-            write_rows(outcome, here, answered)
-            together = 2 * together if perf_counter() - started < LONG else 1
-        self._short = perf_counter() - self._started < least
-        return outcome, recalled
-
-    def _run(
-        self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
-    ) -> Outcome:
-        """Run rows, and keep the answers to parts none of whose rows has failed."""
-        if before is not None:
-            before(self._box, self._box.rows_to_run(inputs))
-        if self._tells:
-            with blocks_reported(self._keep):
-                return self._box.run_rows(inputs)
-        ledger, at = self._box.ledger, 0
-        run_before = ledger.rows_run
-        outcome, whole = self._box.run_rows(inputs), list[list[int]]()
-        for part in parts:
-            here = list(range(at, at + len(part)))
-            at += len(part)
-            if not outcome.failed.keys() & set(here):
-                whole.append(here)
-        run = ledger.rows_run - run_before
-        if whole and self._wanted:
-            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
-            extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
-            keys = [self._key(rows_of(inputs, here)) for here in whole]
-            self._answers.keep(keys, [len(here) for here in whole], kept, extra)
-        return outcome
-
-    def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
-        """Keep the answers to rows that a worker has sent back."""
-        if self._wanted and not outcome.failed:
-            self._answers.keep([self._key(inputs)], [len(inputs[0])], outcome.outputs, 0)
-
-    @property
-    def _wanted(self) -> bool:
-        return not self._answers.full and perf_counter() - self._started >= self._least
-
-    def _key(self, inputs: tuple[Tensor, ...]) -> str:
-        digest = blake2b(self._answers.name_of(self._box), digest_size=20)
-        for tensor in inputs:
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-
-def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
-    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
-    wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
-    return [tuple(output.shape) for output in outputs] == wanted
 
 
 def _size(outputs: Iterable[Tensor]) -> int:

@@ -15,12 +15,7 @@ from torch import nn
 from blackbox.terminal import plain, print_table, say
 from blackbox.words import counted
 from tasks import report
-from tasks.errors import (
-    ConfigurationError,
-    NotApplicableError,
-    ProblemError,
-    TrustError,
-)
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError, TrustError
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import Run, stage_name
@@ -28,7 +23,7 @@ from tasks.methods import by_name
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
-from tasks.report import unfinished
+from tasks.report import incomplete
 from tasks.report.findings import Findings, warned_of
 from tasks.rows.binding import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
@@ -148,8 +143,8 @@ class FinishedRun:
 
     def show(self) -> None:
         """Print the table, what has to be known to read it, and where report and run are."""
-        print_table(report.shown(unfinished.comparable(self.result)))
-        for sentence in [*unfinished.sentences(self._run, self.result), *report.untouched(self.result)]:
+        print_table(report.shown(incomplete.comparable(self.result)))
+        for sentence in [*incomplete.sentences(self._run, self.result), *report.untouched(self.result)]:
             say(sentence)
         if warned := warned_of(self.result):
             say(f"{counted(len(warned), 'warning')}, with methods, seeds and steps in the report.")
@@ -157,7 +152,7 @@ class FinishedRun:
 
     def _repr_html_(self) -> str:
         """In a notebook: the table, and where report and run are."""
-        table = report.shown(unfinished.comparable(self.result)).to_html(index=False, border=0)
+        table = report.shown(incomplete.comparable(self.result)).to_html(index=False, border=0)
         page = self.path / report.NAME
         line = f"Report: {escape(str(page))}<br>" if page.is_file() else ""
         return f"{table}<p>{line}Run folder: {escape(str(self.path))}</p>"
@@ -165,7 +160,7 @@ class FinishedRun:
     def __repr__(self) -> str:
         """The folder and the table."""
         return plain(
-            f"{self.path}\n{report.shown(unfinished.comparable(self.result)).to_string(index=False)}"
+            f"{self.path}\n{report.shown(incomplete.comparable(self.result)).to_string(index=False)}"
         )
 
 

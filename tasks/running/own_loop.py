@@ -22,7 +22,8 @@ from blackbox.terminal import say
 from tasks import report
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.folder import changed_code
-from tasks.folder.run import Run, discard
+from tasks.folder.place import discard
+from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.problem import problems
 from tasks.running.finished import load

@@ -39,9 +39,7 @@ from zo.tangents.surrogate import UPDATES
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take
 SECONDS = 5.0  # after which no more steps are taken than those
-TRUSTED = round(
-    math.sqrt(windows.USUAL * windows.MOST)
-)  # replays, where it is trust that decides how many there are
+TRUSTED = round(math.sqrt(windows.USUAL * windows.MOST))  # replays, where trust decides how many there are
 PATIENCE = 60.0  # seconds after which a first lesson is given up
 
 
@@ -80,7 +78,9 @@ class _Rehearsing(Setup):
         first, first_passed = before_first(), perf_counter() - begun
         replayed = bool(settings.get("replayed"))
         # windows are kept from here on; where the gradient waits, as in closed loop, metrics have the number
-        replays = _allowed(gradient.replays(), gradient, "tangent_replays") if replayed else 0
+        replays = 0
+        if replayed:
+            replays = gradient.replays() or int(gradient.metrics().get("tangent_replays", 0))
         most_replays = replays
         if replays and self.config.replays is None:
             replays, most_replays = TRUSTED, windows.MOST
@@ -144,11 +144,6 @@ def _passed(*, waits: bool = False) -> Callable[[], float]:
         return passed if waits else min(passed, process_time() - worked)
 
     return seconds
-
-
-def _allowed(now: int, gradient: Any, name: str) -> int:
-    """How many further steps may follow a step of a gradient, also while it waits and there are none."""
-    return now or int(gradient.metrics().get(name, 0))
 
 
 def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:

@@ -13,8 +13,9 @@ from blackbox.failures import exits_as_errors
 from tasks import report
 from tasks.errors import ConfigurationError
 from tasks.folder import changed_code
+from tasks.folder.place import discard
 from tasks.folder.result import Result
-from tasks.folder.run import Run, discard
+from tasks.folder.run import Run
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
 from tasks.methods.by_name import methods_named
@@ -80,7 +81,7 @@ def run(
         begun = Run.create(Path(runs), plan.terms)
     else:
         begun, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
-    begun.callbacks.extend(callbacks)
+    begun.here.callbacks.extend(callbacks)
     try:
         return finish(begun, plan, progress)
     except Exception:
@@ -120,7 +121,7 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     """
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
-        run.callbacks.extend(plan.problem.callbacks)
+        run.here.callbacks.extend(plan.problem.callbacks)
         goes_on = not run.finished
         if goes_on:
             with make_progress() if progress is None else progress as shown:

@@ -44,13 +44,11 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
         done = {name for name in every if checkpoint.evaluation(run.path, stage_name(seed, name)).exists()}
         methods = {name: method for name, method in every.items() if name in plan.methods or name in done}
         for name, method in methods.items():
-            with run.notes.at(stage_name(seed, name)):
+            with run.here.notes.at(stage_name(seed, name)):
                 setup = setup_of(problem, run, name, seed, progress, trained)
                 reserve, seconds = _limits(plan, seed, name, table, group.of_all(bound.elapsed)[0])
                 setup = replace(setup, reserve=reserve, seconds=seconds)
-                torch.manual_seed(
-                    seed
-                )  # for what draws without a key, as dropout; checkpoints have its state
+                torch.manual_seed(seed)  # for what draws without a key, as dropout; checkpoints keep it
                 tally = RowTally(setup.boxes)
                 before = tally.copy()
                 try:

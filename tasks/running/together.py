@@ -56,7 +56,7 @@ def work_on(
         run, plan = first
         at_work(run)
         if tensorboard or (run.path / FOLDER).is_dir():
-            run.callbacks.append(TensorBoard())
+            run.here.callbacks.append(TensorBoard())
         finish(run, plan).show()
 
 

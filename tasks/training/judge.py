@@ -58,10 +58,8 @@ def judged(setup: Setup, trained: Trained, rows: RunLedger) -> tuple[Row, Mappin
 
 def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
-    path, of = (
-        checkpoint.evaluation(setup.run.path, setup.stage),
-        stamp.evaluation(setup.run, trained.network),
-    )
+    path = checkpoint.evaluation(setup.run.path, setup.stage)
+    of = stamp.evaluation(setup.run, trained.network)
     if path.exists():
         kept = checkpoint.load_evaluation(setup.run.path, setup.stage)
         if not group.any_of(not stamp.fits(setup.run, kept, of)):
@@ -98,11 +96,8 @@ def _with_verdict(problem: Problem, network: nn.Module, said: Any) -> Any:
         network: The one that is judged.
         said: Figures and arrays by name.
     """
-    figures = (
-        [str(name) for name, value in said.items() if not _has_axes(value)]
-        if isinstance(said, Mapping)
-        else []
-    )
+    named = said.items() if isinstance(said, Mapping) else ()
+    figures = [str(name) for name, value in named if not _has_axes(value)]
     first = figures[0] if figures else TEST_LOSS
     says = problem.says_which_is_better() or LOW.search(first.lower())
     if says or problem.data.test is None or type(problem).objective is Problem.objective:

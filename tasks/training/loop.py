@@ -110,7 +110,7 @@ def train(
             f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
             "checkpoints/ back, or start a new run: nothing is trained in a finished one."
         )
-    with run.noting(), run.notes.at(stage, 0):
+    with run.noting(), run.here.notes.at(stage, 0):
         work = _StageAtWork(run, carried, boxes)
         if carried.restore():
             recall(group.journal_folder(run.path), boxes, stage)
@@ -224,7 +224,7 @@ class _StageAtWork:
     def take(self, step: Callable[[int], Mapping[str, float]]) -> None:
         """Take an optimiser step, log it, show it, and tell the callbacks."""
         stage, outcome = self._stage, self._stage.outcome
-        self._run.notes.step = outcome.step + 1
+        self._run.here.notes.step = outcome.step + 1
         self._journal.begin(outcome.step)
         started = perf_counter()
         try:
@@ -272,7 +272,7 @@ class _StageAtWork:
     def _say_changed_files(self) -> None:
         """Say which programs and files of the boxes have changed since the run began or was resumed."""
         self._looked = perf_counter()
-        names = self._run.changed_files() if group.rank() == 0 else []
+        names = self._run.here.watched.changed() if group.rank() == 0 else []
         if names:
             warn(
                 f"{self._name}, after step {self._stage.outcome.step}: expected the programs and files of "

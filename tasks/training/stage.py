@@ -15,7 +15,7 @@ from blackbox import Ledger
 from blackbox.notices import Notices, warn
 from blackbox.outside import exactly
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
-from tasks.folder import atomic, calls, checkpoint, reading
+from tasks.folder import atomic, calls, checkpoint, metrics_file, reading
 from tasks.folder.atomic import writing
 from tasks.folder.machine import changes, versions
 from tasks.folder.pace import Pace
@@ -189,7 +189,7 @@ class Stage:
             "versions": self._versions,
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
-            self._run.sync_metrics()
+            metrics_file.sync(self._run.path)
             self._path.parent.mkdir(exist_ok=True)
             state = self._windows.put(content["state"], finished=finished)
             checkpoint.save(self._path, {**content, "state": state})
@@ -270,7 +270,7 @@ class Stage:
             torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
         self.pending = content.get("pending", False)
-        self._run.notes.step = self.outcome.step
+        self._run.here.notes.step = self.outcome.step
         self._pace.begin()
         self._note_lost(content["finished"])
         if not content["finished"]:

@@ -93,8 +93,17 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
         arguments = {"init_method": f"file://{file}", "rank": rank(), "world_size": size}
     try:
         if not arguments:
-            with _said_after(_SILENT, _waiting()):
+            text = (
+                f"blackbox: process {rank()} waits for the others of {os.environ['WORLD_SIZE']} that the "
+                f"environment says there are (RANK, WORLD_SIZE). {_ALONE}"
+            )
+            said_later = threading.Timer(_SILENT, say, (text, sys.stderr))
+            said_later.daemon = True
+            said_later.start()
+            try:
                 rendezvous, number, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))  # pyright: ignore[reportPrivateImportUsage]
+            finally:
+                said_later.cancel()
             # torchrun's store outlives a restart, with the addresses of the processes before
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(attempt, rendezvous)  # pyright: ignore[reportPrivateImportUsage]
@@ -116,25 +125,6 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     finally:
         _group.reset(token)
         dist.destroy_process_group()
-
-
-def _waiting() -> str:
-    return (
-        f"blackbox: process {rank()} waits for the others of {os.environ['WORLD_SIZE']} that the environment "
-        f"says there are (RANK, WORLD_SIZE). {_ALONE}"
-    )
-
-
-@contextmanager
-def _said_after(seconds: float, text: str) -> Iterator[None]:
-    """A block that is silent if it does not take so long."""
-    timer = threading.Timer(seconds, say, (text, sys.stderr))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def process_group() -> dist.ProcessGroup | None:

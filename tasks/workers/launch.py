@@ -38,10 +38,6 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
 
     They end with the block: by themselves, or asked as by SIGTERM where it raises, or killed after a while.
     Should this process be killed, they stop as by SIGTERM.
-
-    Args:
-        arguments: the words after the program's name.
-        workers: how many; with one nothing is done.
     """
     if workers == 1:
         yield
@@ -137,8 +133,7 @@ def store() -> Path | None:
 def watch(run: Callable[[], Path | None]) -> None:
     """In a process that another started: stop, as by SIGTERM, when that one says so or is gone.
 
-    Args:
-        run: the folder of the run, if it is known by then: a first process that is killed does not say it.
+    A first process that is killed does not say which folder its run has: so `run` gives it, if it is known.
     """
     if os.environ.pop(_STARTED, None) is None:
         return

@@ -495,7 +495,7 @@ def test_list_and_info_say_what_there_is(toy, capsys):
     assert re.search(r"^  toy +.*toy:Toy$", listed, re.MULTILINE)  # another package's: where it is
     assert toy("info") == 0
     info = capsys.readouterr().out
-    assert re.search(r"^  torch +\d", info, re.MULTILINE) and re.search(r"^  cpu +yes$", info, re.MULTILINE)
+    assert re.search(r"^  torch +\d", info, re.MULTILINE) and re.search(r"^  gpu +\S", info, re.MULTILINE)
 
 
 def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):

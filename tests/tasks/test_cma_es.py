@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,7 +229,7 @@ def go(problem, folder, **settings):
 def test_rows_are_counted_as_those_of_all_methods_and_a_budget_is_kept(tmp_path):
     run = go(Pushed(), tmp_path, steps=12)
     row = run.result.table[0]
-    assert row.queries == 12 * 8 + 3  # steps 0, 1 and 10 are checked
+    assert row.queries == 12 * (4 + int(3 * math.log(8))) + 3  # eight weights; steps 0, 1 and 10 are checked
     assert row.rows == row.queries * 4 and row.ledger["rows_run"] == row.rows
     with pytest.raises(ConfigurationError, match=r"budget of 300 rows.*No row was run"):
         go(Pushed(), tmp_path, rows=300, steps=12)

@@ -301,10 +301,10 @@ def expected_curves(run, stage):
 
 def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, new_run):
     run = new_run()
-    run.callbacks.append(tasks.TensorBoard())
+    run.here.callbacks.append(tasks.TensorBoard())
     with pytest.raises(Crash):
         train_line(run, STAGE, 0, Config(), CrashesAt(9))
-    run.callbacks[:] = [tasks.TensorBoard()]  # the first one's files were never closed
+    run.here.callbacks[:] = [tasks.TensorBoard()]  # the first one's files were never closed
     train_line(run, STAGE, 0, Config(), Progress())
     truth = expected_curves(run, STAGE)
     assert {len(truth["loss"]), len(truth["queries"])} == {12}

@@ -29,7 +29,7 @@ from tasks.errors import (
 from tasks.folder import calls
 from tasks.folder.terms import Terms
 from tasks.methods.by_name import METHODS
-from tasks.methods.shared import student_loss
+from tasks.methods.by_student import student_loss
 from tasks.report import findings, html_report
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo.errors import FailedQueriesError, ObjectiveError, ZeroGradientWarning

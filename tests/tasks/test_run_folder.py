@@ -18,8 +18,8 @@ from tasks import Row, Run
 from tasks.command.cli import main
 from tasks.errors import RunFolderError, RunLockedError
 from tasks.folder import atomic
+from tasks.folder.place import discard
 from tasks.folder.result import Result
-from tasks.folder.run import discard
 from tasks.rows.run_ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.toy import Line

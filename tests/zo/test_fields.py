@@ -86,29 +86,10 @@ def test_a_dither_whose_response_is_known_goes_to_a_fifth_and_grows_no_more(resp
     assert verdict.times == pytest.approx(min(1.0, 0.2 / response), rel=0.1)
 
 
-def followed(state, *verdicts, times=4.0):
-    """The state of a dither behind some (response, share that is known)."""
-    for response, known in verdicts:
-        state = state.followed(NextSize(known=known, times=times, response=response, change=1.0))
-    return state
-
-
-def test_a_dither_is_largest_where_a_larger_one_has_hardly_more_response():
-    """As of an actuator at its limits; what is no response, or was found in another way, says nothing."""
-    small = DitherState(factor=0.01)
-    at_its_limits = followed(small, (0.010, 0.0), (0.011, 0.0))
-    assert at_its_limits.most == at_its_limits.factor == 0.01
-    # one that stood out, though a larger one then did not
-    by_chance = followed(small, (0.010, 0.0), (0.0, 0.0), (0.011, 0.0))
-    assert by_chance.most == 1.0 and by_chance.factor == pytest.approx(0.01 * 4**3)
-    learned = followed(small, (0.010, 0.0), (0.010, 0.9))
-    assert learned.most == 1.0 and learned.factor == pytest.approx(0.01 * 4**2)
-
-
 def test_a_dither_is_never_wider_than_the_spread_of_its_input():
     state = DitherState(factor=0.3)
     for response in (0.0, 0.0, 0.01, 0.1):
-        state = followed(state, (response, 0.0), times=8.0)
+        state = state.followed(NextSize(known=0.0, times=8.0, response=response, change=1.0))
         assert state.factor == 1.0
 
 

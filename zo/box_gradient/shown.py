@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.tangents.excitation.identified import constant, sketch, unexplained
+from zo.tangents.excitation.identified import DETERMINED, constant, sketch, unexplained
 
 LOOKS = (64, 256)  # rows after which it is looked at
-DETERMINED = 0.05  # of an input's variance that the others leave unexplained
 
 
 class Shown:

@@ -393,7 +393,7 @@ class TangentGradient:
             for batch in batches:
                 evaluation = self._evaluations.answers(batch, self.counts.steps)
                 self.counts.rows += evaluation.rows
-                evaluation.see_survivors(self.counts.steps)
+                evaluation.refuse_none_left(self.counts.steps)
                 places |= self._stand_ins.see(evaluation)
             self._stand_ins.learn_before(places, steps)
 

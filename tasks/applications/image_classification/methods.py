@@ -26,9 +26,10 @@ from tasks.applications.image_classification.sparse_set import (
     sparse_set,
     uniform_ratios,
 )
-from tasks.methods import shared
+from tasks.methods import whole_loss
 from tasks.methods.autograd import AutogradGradient
-from tasks.methods.shared import cost_of_base, loss_gradient
+from tasks.methods.through_boxes import cost_of_base
+from tasks.methods.whole_loss import loss_gradient
 from tasks.problem.method import Cost, Method
 from tasks.problem.trained import Trained
 from tasks.training.loop import Gradient
@@ -136,7 +137,7 @@ def estimator(
     """The estimator of a method, on the sparse set where it takes one."""
     kind, settings = "sparse-cge" if method == "deepzero" else method, config.zeroth_order
     q = 1 if kind in ("cge", "sparse-cge") else directions(config, network)
-    return shared.estimator(kind, settings.mu, sparsity=sparsity, directions=q, central=settings.central)
+    return whole_loss.estimator(kind, settings.mu, sparsity=sparsity, directions=q, central=settings.central)
 
 
 def directions(config: Config, network: nn.Module) -> int:
@@ -196,7 +197,7 @@ def _cost(problem: Any, steps: int, name: str) -> Cost:
     gradient = zo.LossGradient(
         network, problem.objective, planned, evaluator=config.evaluator, chunk=config.zeroth_order.chunk
     )
-    of_steps = shared.cost_of_queries(gradient, steps)
+    of_steps = whole_loss.cost_of_queries(gradient, steps)
     return _with_ratios(problem, of_steps) if name in ON_SETS else of_steps
 
 

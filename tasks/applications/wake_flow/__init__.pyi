@@ -1,11 +1,11 @@
 from tasks.applications.wake_flow.diagnostics import Gauges as Gauges
 from tasks.applications.wake_flow.diagnostics import kinetic_energy as kinetic_energy
 from tasks.applications.wake_flow.diagnostics import stability as stability
+from tasks.applications.wake_flow.flow_pictures import turned as turned
+from tasks.applications.wake_flow.flow_pictures import vorticity as vorticity
 from tasks.applications.wake_flow.networks import Corrector as Corrector
 from tasks.applications.wake_flow.networks import NoCorrector as NoCorrector
 from tasks.applications.wake_flow.networks import Scales as Scales
-from tasks.applications.wake_flow.pictures import turned as turned
-from tasks.applications.wake_flow.pictures import vorticity as vorticity
 from tasks.applications.wake_flow.problem import WakeFlow as WakeFlow
 from tasks.applications.wake_flow.rollout import rollout_errors as rollout_errors
 from tasks.applications.wake_flow.rollout import window_loss as window_loss

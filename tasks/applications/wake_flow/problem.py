@@ -161,12 +161,12 @@ class WakeFlow(Problem):
         config, latest = self.config, list(trained)[-1]
         in_loop = [name for name in trained if family_of(name)[0] in IN_LOOP]
         if seed == run.seeds[0] and in_loop == [latest]:
-            from tasks.applications.wake_flow import pictures
+            from tasks.applications.wake_flow import flow_pictures
             from tasks.report.pictures import own_settings, palette
 
             path = run.path / "first.png"
             with own_settings(), palette(self.looks):  # as in the report
-                pictures.wakes(evaluation.tracks(fields), config, path, list(trained))
+                flow_pictures.wakes(evaluation.tracks(fields), config, path, list(trained))
             self.progress.say(f"First picture, of {', '.join(trained)}: {path}")
         if config.trajectories and last:
             networks = {name: of_method.network for name, of_method in trained.items()}

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from tasks.applications.wake_flow import curves, pictures
+from tasks.applications.wake_flow import curves, flow_pictures
 from tasks.applications.wake_flow.config import Config, family_of, without_budget
 from tasks.applications.wake_flow.curves import BySeed, by_reynolds
 from tasks.applications.wake_flow.diagnostics import LIMIT, WAKE
@@ -95,13 +95,13 @@ def _how_it_was_measured(config: Config, reference: Arrays) -> str:
 
 
 def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
-    chosen = pictures.shown(first)
+    chosen = flow_pictures.shown(first)
     shown = ", ".join(chosen)
     flow = f"Re {shown_reynolds(first):g}, never trained on"
     return (
         Heading("The wake"),
         Figure(
-            pictures.animated(first, config, run.path / "wakes.webp"),
+            flow_pictures.animated(first, config, run.path / "wakes.webp"),
             alt=f"Animation of the vorticity behind the cylinder: the reference beside {shown}",
             caption=(
                 f"Vorticity at {flow}, flow from left to right, all from one frame of the reference; "
@@ -110,7 +110,7 @@ def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
             wide=False,
         ),
         Figure(
-            pictures.wakes(first, config, run.path / "vorticity.png", chosen),
+            flow_pictures.wakes(first, config, run.path / "vorticity.png", chosen),
             alt=f"Vorticity behind the cylinder at several times, for the reference and {shown}",
             caption=(
                 "The same at times since the common start, D the diameter, U the inflow's speed. "
@@ -138,7 +138,7 @@ def _errors(run: Run, config: Config, by_seed: BySeed) -> Sequence[Block]:
         ),
         _reynolds(by_seed, config),
         Figure(
-            pictures.error_maps(by_seed, run.path / "error_maps.png"),
+            flow_pictures.error_maps(by_seed, run.path / "error_maps.png"),
             alt="Maps of the mean absolute error in the channel, one for each method",
             caption=(
                 "Where each method errs: the mean over held-out rollouts"

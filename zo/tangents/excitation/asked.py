@@ -11,6 +11,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents.excitation.identified import (
     CELLS,
+    DETERMINED,
     cells_of,
     constant,
     grid_of,
@@ -22,8 +23,7 @@ from zo.tangents.excitation.state import FIRST
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 
-# decision 121:
-DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
+FREE = 0.2  # of the variance of a dithered input, unexplained: above it is dithered no more; decision 121
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151

@@ -34,7 +34,6 @@ from zo.tangents.record.recording import Dither
 
 NARROW = 0.25  # of the range that bounds leave: the same; decision 164
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
-LONG = 10  # steps, after which fewer rows may show a response than choose the next dither; decision 147
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
 TOLD = 0.6  # of those that may, after which it is said; decision 139
 # of an input that hardly varies: steps at most whose gradient waits for one that is foretold, and the error
@@ -168,14 +167,12 @@ class Excitation:
             if not of_box.state.waits:
                 continue
             known = tangent.in_use is not None or of_box.state.known > KNOWN
-            if of_box.state.waited >= LONG and of_box.shown is not None:  # a row a step: the next size is far
+            if of_box.shown is not None:  # of a row a step the next size is far away
                 known = known or of_box.shown.known_by_now()
             of_box.state = state = of_box.state.looked(self.held, known=known)
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
             told = math.ceil(TOLD * self.held)
-            if (
-                state.phase == "waiting" and state.waited == told < self.held - 1
-            ):  # the other word is not near
+            if state.waits and state.waited == told < self.held - 1:  # else the other word is near
                 notices.append(waits_long(number, names, box, self.held, told))
             if state.phase == "guessed":
                 notices.append(unknown(number, names, box, self.held))

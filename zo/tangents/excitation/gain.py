@@ -33,7 +33,6 @@ NUMBERS = 2**22  # of columns of a step that are regressed on
 # squares of deviations, above those of the largest of as many numbers by chance: a gain is known
 CLEAR = 10.0
 BEYOND = 2.0  # deviations: what is more is not chance; decisions 149, 150
-ANSWERS, TOGETHER = 4, 3.0  # for each number of products, and squares of deviations of it; decision 137
 
 
 class DitherResponse(NamedTuple):
@@ -107,20 +106,6 @@ class _LeastSquares(NamedTuple):
         chance = (self.missed * reciprocal(self.count))[:, None] * inverse.diagonal()
         return F.pad(products @ inverse, none), F.pad(chance, none)
 
-    def significant(self, alone: int) -> tuple[Tensor, Tensor]:
-        """`solved`, with products where their numbers are far above chance, all together.
-
-        Args:
-            alone: how many columns come first that are no products.
-        """
-        n = len(self.moments)
-        if n > alone and self.count >= ANSWERS * n:
-            solution, chance = self.solved(n)
-            above = (solution.square() * reciprocal(chance))[:, alone:]
-            if float(above.sum()) > TOGETHER * above.numel() + CLEAR:
-                return solution, chance
-        return self.solved(alone)
-
 
 @dataclass(frozen=True)
 class _Contest:
@@ -183,7 +168,7 @@ class Gain:
         columns, answers = _equations(self.form, self.basis, shown)
         before, contest = _LeastSquares(*(part.to(columns.device) for part in self.sums)), self.contest
         whole = columns.shape[1]
-        if self.form.products and before.count >= ANSWERS * whole:
+        if self.form.products and before.count >= whole:
             predicted = [columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, whole)]
             contest = contest.behind(_errors(answers, predicted), answers.numel())
         sums = before.joined(_LeastSquares.of(columns, answers, before.unit))
@@ -202,12 +187,12 @@ class Gain:
         return self.form.answered(dither, self.form.beside(inputs, self.basis), self._kernel.to(dither))
 
     def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The square of the response as it may be, with products that are far above chance.
+        """The square of the response as least squares have it, and what chance makes of it in the mean.
 
         Returns:
-            It, and what chance makes of it in the mean, `(rows, size_out)` each.
+            `(rows, size_out)` each.
         """
-        other, (solution, chance) = self.form.beside(inputs, self.basis), self._significant
+        other, (solution, chance) = self.form.beside(inputs, self.basis), self._solved
         square = self.form.answered(dither, other, solution.to(dither)).square()
         return square, self.form.answered(dither.square(), other.square(), chance.to(dither))
 
@@ -237,10 +222,6 @@ class Gain:
         """The solution, with products where these have predicted responses better, by more than chance."""
         with_products = self.contest.other - self.contest.one < -self.contest.chance
         return self.sums.solved(self.form.alone + self.form.products if with_products else self.form.alone)
-
-    @cached_property
-    def _significant(self) -> tuple[Tensor, Tensor]:
-        return self.sums.significant(self.form.alone)
 
     @cached_property
     def _kernel(self) -> Tensor:

@@ -17,12 +17,13 @@ from blackbox import ArraySpec
 from blackbox.layout import Grid
 from zo.tangents.models.gaussian_process import leave_out, one_length
 
+DETERMINED = 0.05  # of an input's variance unexplained: values do not show it below that; decision 121
 # decision 87:
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
 ROUNDING = 1e-6  # of a number: what it may vary by and still be the same in all rows
 SKETCH = 64  # numbers that a large input is brought down to, for others to be explained by
 AROUND = {1: 4, 2: 2, 3: 1}  # cells on each side of one that may explain it, by the grid's axes; decision 136
-CELLS, FEWEST = 16, 8  # of a field that are looked at in each row, and numbers of an input that is none
+CELLS = 16  # of a field that are looked at in each row
 
 
 def constant(x: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def cells_of(
             ]
             row = torch.arange(rows, device=x.device).repeat_interleave(CELLS)[:, None]
             columns.append(field[(row, *at)].flatten(1))
-        elif x.shape[1:].numel() <= FEWEST:
+        elif x.shape[1:].numel() <= FEW:
             columns.append(x.reshape(rows, x.shape[1:].numel()).repeat_interleave(CELLS, dim=0))
         else:
             columns.append(None)

@@ -55,8 +55,8 @@ class DitheredRows(NamedTuple):
         missed: `(rows, size_out)`, the answers less those predicted without the dither.
         response: `(rows, size_out)`, the response to it that was predicted.
         change: `(rows,)`, the square of how much the outputs change.
-        by_gain: `(rows, 2)`, the square of the response as it may be, and what chance makes of it; without
-            columns where there is no gain.
+        by_gain: `(rows, 2)`, the square of the response by the gain, and what chance makes of it; no columns
+            where there is none.
         on_grid: whether that is a gain around each cell of a grid.
     """
 

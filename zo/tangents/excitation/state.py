@@ -13,17 +13,15 @@ In any of them the dither changes with what rows with it have shown (`followed`)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from zo.tangents.excitation.size import KNOWN, NextSize
+from zo.tangents.excitation.size import NextSize
 
 FIRST = 0.1  # of a spread or a size: the first dither; one that is too large is never forgotten; decision 121
-LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
-GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+GROWN = 8.0  # the most times from one size to the next
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 
 
@@ -38,8 +36,6 @@ class DitherState:
         waited: steps with a dither while it was waiting.
         factor: how many units a dither is.
         known: the share of the tangent's response to a dither that answers have shown, from 0 to 1.
-        before: the last factor with a response out of chance, that response as a share of how much outputs
-            change, and whether it was known, not found by regression; None before there was one.
         most: the largest factor: a unit (decision 153), or less.
         failed: how many rows of the batch have failed, and of how many, without those of refused dithers.
     """
@@ -49,7 +45,6 @@ class DitherState:
     waited: int = 0
     factor: float = 1.0
     known: float = 0.0
-    before: tuple[float, float, bool] | None = None
     most: float = 1.0
     failed: tuple[float, float] = (0.0, 0.0)
 
@@ -60,7 +55,7 @@ class DitherState:
 
     def judged(self, units: Mapping[int, Tensor], *, begins: bool) -> DitherState:
         """Dither what values do not show; the first of what varies begins small."""
-        first = begins and self.before is None
+        first = begins and not self.units
         return replace(self, units=units, factor=FIRST if first else self.factor)
 
     def looked(self, held: int, *, known: bool) -> DitherState:
@@ -83,21 +78,6 @@ class DitherState:
         return replace(self, most=self.factor / 2, factor=self.factor / GROWN)
 
     def followed(self, seen: NextSize) -> DitherState:
-        """Take the next dither by what rows have shown.
-
-        Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
-        the largest. That is seen of responses that were found in the same way, by regression or by what is
-        known; and where a larger one has none that stands out of chance, that of a smaller one was chance.
-        """
-        share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
-        known, before, most = seen.known > KNOWN, self.before, self.most
-        factor, response, before_known = before or (0.0, 0.0, False)
-        if share and response and factor < self.factor and known == before_known:
-            if share / response < LINEAR * self.factor / factor:
-                most = factor
-        if share:
-            before = self.factor, share, known
-        elif factor < self.factor:
-            before = None
-        factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), most)
-        return replace(self, factor=factor, known=seen.known, before=before, most=most)
+        """Take the next dither by what rows have shown."""
+        factor = min(self.factor * min(seen.times, GROWN), self.most)
+        return replace(self, factor=factor, known=seen.known)

@@ -90,7 +90,7 @@ class ForetoldTangent(Tangent):
         if self.equation is not None:
             place = len(self._now)
             if place < len(self._before) and self._before[place].z.shape == rows.z.shape:
-                self._missed.append(self._of_move(self._before[place], rows))
+                self._missed.append(self._of_move(self.equation, self._before[place], rows))
             self._now.append(rows)
             self.equation.see(rows)
         self.usual.see(rows)
@@ -137,13 +137,12 @@ class ForetoldTangent(Tangent):
         """It is made for one."""
         self.usual.check_box(box)
 
-    def _of_move(self, before: CallPairs, rows: CallPairs) -> list[Tensor]:
+    def _of_move(self, equation: Tangent, before: CallPairs, rows: CallPairs) -> list[Tensor]:
         """Squares of what both miss of the answers at new inputs, and of the answers' change."""
-        assert self.equation is not None
         alive = (before.alive & rows.alive).nonzero(as_tuple=True)
         change, unit = (rows.y - before.y)[alive], reciprocal(rows.response_scale)
         squares = []
-        for tangent in (self.usual, self.equation):
+        for tangent in (self.usual, equation):
             foretold = tangent.at(before).to(rows.z, rows.others)[alive]
             squares.append(((foretold - change) * unit).double().square().sum())
         return [*squares, (change * unit).double().square().sum()]
@@ -151,15 +150,15 @@ class ForetoldTangent(Tangent):
     @torch.no_grad()
     def _hold_out(self, rows: CallPairs) -> None:
         """Of the first rows half is for two models, which are asked how calls change the others."""
-        if len(rows.z) < FEWEST:
+        equation = self._new_equation()
+        if equation is None or len(rows.z) < FEWEST:
             return
         places = torch.arange(len(rows.z), device=rows.z.device)
         shown, held_out = (_some(rows, places[first::2]) for first in (0, 1))
         alive, unit = held_out.alive.nonzero(as_tuple=True), reciprocal(held_out.response_scale)
         change = (held_out.y - Form(rows.inputs, rows.outputs, ()).followed(held_out.z))[alive]
         squares = []
-        for tangent in (self._new_usual(), self._new_equation()):
-            assert tangent is not None
+        for tangent in (self._new_usual(), equation):
             tangent.see(shown)
             try:
                 tangent.learn()
@@ -205,10 +204,10 @@ class ForetoldTangent(Tangent):
         """Go on where `state_dict` was taken; of the rows that were seen last nothing is kept."""
         self._drop()
         self.usual.load_state_dict(state["usual"])
-        if state["equation"] is not None:
-            self.equation = self._new_equation()
-            assert self.equation is not None
-            self.equation.load_state_dict(state["equation"])
+        equation = self._new_equation()
+        if equation is not None and state["equation"] is not None:
+            equation.load_state_dict(state["equation"])
+            self.equation = equation
         self.errors, self._squares = tuple(state["errors"]), list(state["squares"])
         self._chosen, self._known, self._begun = state["chosen"]
 

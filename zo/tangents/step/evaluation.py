@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -132,11 +133,11 @@ class Evaluations:
                 raise
             refused, spent = str(error), self._rows_asked() - asked
         before.restore()
-        evaluation = self._base(step, Dither(), before)
-        evaluation.refused, evaluation.rows = refused, evaluation.rows + spent
-        return evaluation
+        return self._base(step, Dither(), before, refused, spent)
 
-    def _base(self, step: Step, dither: Dither, before: Snapshot) -> Evaluation:
+    def _base(
+        self, step: Step, dither: Dither, before: Snapshot, refused: str = "", spent: int = 0
+    ) -> Evaluation:
         """The objective with the boxes: with a graph, but in the first step and with several processes."""
         with noted() as causes:
             if self.ranks.size > 1 or step.number == 0:
@@ -144,7 +145,7 @@ class Evaluations:
             else:
                 live = Live(step, self.boxes, dither)
                 recorded = live.seen
-        return Evaluation(self, step, recorded, causes, before, dither, live)
+        return Evaluation(self, step, recorded, causes, before, dither, live, refused, spent)
 
     def _rows_asked(self) -> int:
         """What the boxes have been asked for so far; boxes around one another have one ledger."""
@@ -197,17 +198,16 @@ class Evaluation:
         before: the network before it.
         dither: what boxes were asked beside what the objective asks.
         live: the graph, where there is one.
+        refused: why a dither was left out, which had left no row; empty where none was.
+        spent: rows that the boxes were asked for with that dither.
 
     Attributes:
-        step, dither, causes: as given.
+        step, dither, causes, refused: as given.
         boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
-        refused: why a dither was left out, which had left no row; empty where none was.
         losses: the losses, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
-        survived: once it is settled, the rows that did not fail, `(rows,)` bool.
-        calls: the calls then, with another row in the place of each that failed.
-        batch: the batch in the same way.
+        survived: the rows that did not fail, `(rows,)` bool.
         cut: outputs without derivative that the loss goes by, in words; of a first step.
         outlying: rows that nothing is learned from; to be set.
         check: what a query along the gradient has shown; to be set.
@@ -222,15 +222,14 @@ class Evaluation:
         before: Snapshot,
         dither: Dither,
         live: Live | None = None,
+        refused: str = "",
+        spent: int = 0,
     ) -> None:
-        self.step, self.causes = step, causes
+        self.step, self.causes, self.refused = step, causes, refused
         self.dither, self.boxes, self._turns = dither, evaluations.boxes, evaluations.turns
         self._before, self._live = before, live
-        self.rows, self.losses, self.recorded = recorded.rows, recorded.losses, recorded.calls
-        self.refused = ""
-        self.survived: Tensor = torch.empty(0, dtype=torch.bool)
-        self.calls: list[RecordedCall] = []
-        self.batch: Any = None
+        self.survived = recorded.losses.isfinite()
+        self.rows, self.losses, self.recorded = recorded.rows + spent, recorded.losses, recorded.calls
         self.cut: list[str] = []
         self.outlying: Outlying | None = None
         self.check = Check()
@@ -239,7 +238,7 @@ class Evaluation:
     def spoilt(self) -> bool:
         """Whether all rows failed where something was added to what a box was asked."""
         added = bool(self.dither) and any(call.added for call in self.recorded)
-        return added and not bool(self.losses.isfinite().any())
+        return added and not bool(self.survived.any())
 
     @property
     def lost(self) -> int:
@@ -252,8 +251,22 @@ class Evaluation:
             return window
         return replace(window, survived=window.survived & ~self.outlying.rows.to(window.survived.device))
 
-    def see_survivors(self, steps: int) -> None:
-        """See which rows failed.
+    @cached_property
+    def _settled(self) -> tuple[list[RecordedCall], Any]:
+        return without_failed(self.survived, self.recorded, self.step.batch)
+
+    @property
+    def calls(self) -> list[RecordedCall]:
+        """The calls, with another row in the place of each that failed."""
+        return self._settled[0]
+
+    @property
+    def batch(self) -> Any:
+        """The batch in the same way, as it was when the boxes had answered."""
+        return self._settled[1]
+
+    def refuse_none_left(self, steps: int) -> None:
+        """Refuse a step all of whose rows failed.
 
         Args:
             steps: how many steps there were.
@@ -261,7 +274,7 @@ class Evaluation:
         Raises:
             FailedQueriesError: all rows failed.
         """
-        self.survived = survivors(self.losses, steps, self.causes)
+        survivors(self.losses, steps, self.causes)
 
     def pairs(self) -> list[CallPairs]:
         """What each call shows a tangent, without rows that failed; the first step looks at the objective.
@@ -270,15 +283,15 @@ class Evaluation:
             FailedQueriesError: all rows failed.
         """
         number, boxes = self.step.number, self.boxes
-        self.see_survivors(number)
+        self.refuse_none_left(number)
         if self._live is not None and not self.survived.all():
             self._before.restore()
             self._live = None
-        self.calls, self.batch = without_failed(self.survived, self.recorded, self.step.batch)
+        calls = self.calls  # from now on nobody writes to them, nor to the batch
         if number == 0:
             self.cut = outputs_without_gradient(self.step, boxes, self.recorded, self.survived)
-        self.dither.look(self.calls, boxes)
-        return [call.pairs(boxes[call.box], self.survived) for call in self.calls]
+        self.dither.look(calls, boxes)
+        return [call.pairs(boxes[call.box], self.survived) for call in calls]
 
     def gradient(self, at_calls: Sequence[Linearised], errors: Sequence[float | None]) -> StepGradient:
         """The way back by autograd, with the tangents in the boxes' place; no box runs. Once.

@@ -20,7 +20,7 @@ from tasks.applications.wake_flow.networks import layers
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
-from tasks.methods.shared import estimator
+from tasks.methods.whole_loss import estimator
 from tests.tasks.applications.wake_flow.small import SMALL
 from tests.tasks.made_runs import begun_run
 

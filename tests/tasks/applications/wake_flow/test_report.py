@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tasks import Row, report
-from tasks.applications.wake_flow import WakeFlow, curves, pictures, vorticity
+from tasks.applications.wake_flow import WakeFlow, curves, flow_pictures, vorticity
 from tasks.applications.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
@@ -195,7 +195,7 @@ def test_seeds_without_an_applicable_method_are_left_out(tmp_path, without):
 @pytest.mark.slow
 def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
     found = tracks(evaluation(["SRC", "NON"], 0))
-    path = pictures.animated(found, CONFIG, tmp_path / "w.webp")
+    path = flow_pictures.animated(found, CONFIG, tmp_path / "w.webp")
     assert path.stat().st_size < 1_500_000  # it becomes a part of the page
     with Image.open(path) as image:
         assert image.n_frames == TIMES
@@ -223,13 +223,13 @@ def test_a_method_without_derivative_is_told_beside_first_order_at_each_of_its_b
 
 
 def test_a_picture_shows_the_larger_network_of_each_family_with_its_budget():
-    assert pictures.shown(
+    assert flow_pictures.shown(
         ["ZO-SOL", "NON", "NON large", "PRE", "FO-SOL large@9", "FO-SOL", "FO-SOL large@1000"]
     ) == [
         *("NON large", "ZO-SOL", "FO-SOL large@9", "FO-SOL large@1000"),
     ]
-    assert pictures.label("FO-SOL large@1000") == "FO-SOL large, 1,000 rows"
-    assert pictures.label("reference") == "reference"
+    assert flow_pictures.label("FO-SOL large@1000") == "FO-SOL large, 1,000 rows"
+    assert flow_pictures.label("reference") == "reference"
 
 
 def test_the_first_picture_has_the_colours_of_the_report(tmp_path):
@@ -239,7 +239,7 @@ def test_the_first_picture_has_the_colours_of_the_report(tmp_path):
     fields = evaluation(trained, 0)
     WakeFlow(CONFIG).so_far(run, 0, trained, fields, last=False)
     with report.pictures.palette(WakeFlow.looks):
-        again = pictures.wakes(tracks(fields), CONFIG, tmp_path / "again.png", list(trained))
+        again = flow_pictures.wakes(tracks(fields), CONFIG, tmp_path / "again.png", list(trained))
     assert (run.path / "first.png").read_bytes() == again.read_bytes()
 
 

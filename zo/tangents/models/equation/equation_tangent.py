@@ -16,7 +16,7 @@ from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls
 from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.equation.equation import Equation, EquationTerms, fitted, forms
 from zo.tangents.models.form import Form
-from zo.tangents.models.maps.lattice import Lattice, space_of
+from zo.tangents.models.maps.lattice import Lattice, refuse_no_grid, space_of
 from zo.tangents.models.structure import MOST_CELLS, Specs, structure_of
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs
@@ -259,8 +259,7 @@ def _finite(numbers: Tensor) -> Tensor:
 
 def _sizes(form: Form) -> tuple[tuple[int, ...], int, int]:
     """Cells along each axis, channels of the state, and of all other inputs."""
-    space = space_of(form.outputs, form.inputs)
-    assert space is not None
+    space = refuse_no_grid("EquationTangent", form.outputs, form.inputs)
     following = set(sources(form.inputs, form.outputs))
     kept = tuple(spec.shape for place, spec in enumerate(form.inputs) if place not in following)
     outputs = Lattice(tuple(spec.shape for spec in form.outputs), space)

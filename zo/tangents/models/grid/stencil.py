@@ -122,7 +122,6 @@ class StencilTangent(ValueTangent):
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
-        assert self._features is not None
         _, lattice_out = lattices("StencilTangent", self._form)
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
@@ -140,14 +139,12 @@ class StencilTangent(ValueTangent):
             return
         z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
         self._fresh = []
-        if self._features is None:
-            self._begin(z, others, y)
+        features = self._begin(z, others, y) if self._features is None else self._features
         near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
         if 2 * int(near.sum()) < len(z):
-            self._begin(z, others, y)
+            features = self._begin(z, others, y)
             near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
         z, others, y = z[near], others[near], y[near]
-        assert self._features is not None
         _, lattice_out = lattices("StencilTangent", self._form)
         cells = math.prod(lattice_out.space)
         later = self._sums is not None
@@ -156,7 +153,7 @@ class StencilTangent(ValueTangent):
         every = -(-len(z) * cells // SAMPLES[later])  # of all cells of these rows, one in so many
         error = standard(y - self.carried(z), self._moments[3])
         target = lattice_out.joined(error).movedim(1, -1)
-        size = self._features.count
+        size = features.count
         if self._sums is None:
             zeros = z.new_zeros(size, size + target.shape[-1], dtype=torch.float64)
             self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
@@ -191,7 +188,7 @@ class StencilTangent(ValueTangent):
         self._features = self._chosen(self._form)
         self._sums, self._coefficients = None if state["sums"] is None else tuple(state["sums"]), None
 
-    def _begin(self, z: Tensor, others: Tensor, y: Tensor) -> None:
+    def _begin(self, z: Tensor, others: Tensor, y: Tensor) -> _Features:
         """Units, reach and features by these rows; the sums are of these features alone."""
         form = self._form
         self._sums, self._coefficients, self._map.due = None, None, self._lessons
@@ -203,7 +200,8 @@ class StencilTangent(ValueTangent):
         ends = ends_of("StencilTangent", self.periodic, len(inputs.space))
         reach, periodic = measure(inputs.joined(x), lattice_out.joined(change), self.reach, ends)
         self._plan = {"reach": reach, "periodic": periodic}
-        self._features = self._chosen(form)
+        self._features = features = self._chosen(form)
+        return features
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The channel of each number: the cells of a channel share a unit."""

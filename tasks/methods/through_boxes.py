@@ -1,15 +1,13 @@
-"""The ways to train any problem's network, what they cost and what they refuse; `by_name` has their table."""
+"""The methods of all problems that go through the boxes, or past them; what they cost and refuse."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
@@ -21,22 +19,16 @@ from tasks.methods.in_rounds import costs_nothing, further
 from tasks.methods.problem_reference import compare, with_derivative
 from tasks.problem.method import Cost
 from tasks.problem.problem import Problem
-from tasks.problem.trained import Trained, TrainingOutcome
+from tasks.problem.trained import Trained
 from tasks.training.setup import Setup
 from zo.batches import map_tensors
 from zo.box_gradient.differentiable_box import most_checks
-from zo.estimators import Key, Parameters
+from zo.estimators import Key
 from zo.evaluators.state import Snapshot
 from zo.tangents.tangent import sources
 
 CONFIRMED = 4  # queries that a check takes at most, as a rule, where it finds fault
-ROUNDED = 1e-2  # by which probabilities that are rounded may miss a sum of one
 ZEROS = 3  # first steps of no-gradient with gradients of exactly zero, after which no other is waited for
-
-
-def none(setup: Setup) -> Trained:
-    """The start: nothing is trained."""
-    return Trained(setup.network, TrainingOutcome(setup.stage))
 
 
 def no_gradient(setup: Setup) -> Trained:
@@ -77,7 +69,7 @@ def identity(setup: Setup) -> Trained:
             "no-gradient: leave identity out."
         )
     return setup.descend(
-        _by_autograd(
+        by_autograd(
             setup, lambda box: zo.differentiable(box, tangent=zo.tangents.IdentityTangent(), seed=setup.seed)
         )
     )
@@ -93,7 +85,7 @@ def row_rge(setup: Setup) -> Trained:
         seed = Key(setup.seed).generator(place).initial_seed() if place else setup.seed
         return zo.differentiable(box, rule, seed=seed)
 
-    return setup.descend(_by_autograd(setup, stand))
+    return setup.descend(by_autograd(setup, stand))
 
 
 def first_order(setup: Setup) -> Trained:
@@ -111,33 +103,6 @@ def first_order(setup: Setup) -> Trained:
         return _with_replays(setup, [zo.tangents.ModelTangent(references[box]) for box in setup.boxes], begin)
     stands = {box: with_derivative(box, stand) for box, stand in references.items()}
     return setup.descend(AutogradGradient(setup.network, setup.objective, stands), begin=begin)
-
-
-def student(setup: Setup) -> Trained:
-    """Autograd around a network that learns the box's values, from training's rows and earlier answers."""
-    stands: dict[BlackBoxFunction, zo.box_gradient.DifferentiableBox] = {}
-
-    def stand(box: BlackBoxFunction) -> Stand:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(setup.seed)
-            network = student_network(box).to(setup.config.device)
-        tangent = zo.tangents.StudentTangent(network, loss=losses.get(box, "squared"))
-        stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
-        return stands[box]
-
-    answers = _answers(setup)
-    losses = {setup.problem.boxes[name]: student_loss(outputs) for name, (_, outputs) in answers.items()}
-    gradient = _by_autograd(setup, stand)
-
-    def learn() -> None:
-        for name, (inputs, outputs) in answers.items():
-            box = setup.problem.boxes[name]
-            seen = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
-            tangent = stands[box].tangent  # the copy that learns
-            assert isinstance(tangent, zo.tangents.StudentTangent)
-            tangent.fit(seen, outputs, steps=setup.config.prefit)
-
-    return setup.descend(gradient, begin=learn if answers else None)
 
 
 def tangents(setup: Setup) -> Trained:
@@ -164,7 +129,7 @@ def _of_tangents(setup: Setup, replays: int | None) -> tuple[zo.TangentGradient,
     """
     config = setup.config
     gradient = _tangent_gradient(setup, None, replace(limits_of(config), replays=replays))
-    answers = _answers(setup)
+    answers = answers_of(setup)
 
     def learn() -> None:
         for name, tangent in zip(setup.problem.boxes, gradient.tangents, strict=True):
@@ -206,7 +171,7 @@ def limits_of(config: Config) -> zo.tangents.Limits:
     return limits if config.rows is None else replace(limits, early=1)
 
 
-def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
+def answers_of(setup: Setup) -> dict[str, tuple[Any, Any]]:
     """What boxes have answered before, inputs and outputs by the box's name, on the run's device."""
     boxes, config = setup.problem.boxes, setup.config
     answers = setup.problem.known_answers() if config.prefit else {}
@@ -222,113 +187,14 @@ def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def whole_loss(setup: Setup, kind: str) -> Trained:
-    """Finite differences of the whole loss, by a kind of `estimator` with the settings that all have."""
-    return setup.descend(loss_gradient(setup, _planned(kind, setup.problem, setup.network)))
-
-
-def estimator(
-    kind: str,
-    mu: float,
-    *,
-    sparsity: zo.estimators.Sparsity | None = None,
-    directions: int = 1,
-    central: bool = False,
-) -> zo.estimators.Estimator[Any]:
-    """The estimator of a name.
-
-    Args:
-        kind: "cge" and "sparse-cge", one weight after another; "rge" and "sparse-rge", along random
-            directions.
-        mu: The smoothing parameter.
-        sparsity: The sets of those that have some.
-        directions: How many, for methods that have some.
-        central: Whether differences take both signs.
-    """
-    if kind in ("cge", "sparse-cge"):
-        return zo.CGE(mu, None if kind == "cge" else sparsity, central=central)
-    return zo.RGE(mu, directions, central=central, sparsity=sparsity if kind == "sparse-rge" else None)
-
-
-def loss_gradient(
-    setup: Setup, estimator: zo.estimators.Estimator[Any], evaluator: str = "auto"
-) -> zo.LossGradient:
-    """A `zo.LossGradient` with the run's settings."""
-    return zo.LossGradient(
-        setup.network,
-        setup.objective,
-        estimator,
-        evaluator=evaluator,
-        seed=setup.seed,
-        chunk=setup.config.zeroth_order.chunk,
-        process_group=setup.process_group,
-    )
-
-
-def student_loss(outputs: Tensor | Sequence[Tensor]) -> str:
-    """What a student learns them by: "kl" if they are probabilities, "labels" if one-hot, else "squared".
-
-    Args:
-        outputs: A box's answers, `(rows, *shape)` each; rows that are not finite are left out.
-    """
-    arrays = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    if len(arrays) != 1 or arrays[0].ndim < 2 or arrays[0].shape[-1] < 2:
-        return "squared"
-    answers = arrays[0].flatten(0, -2)
-    answers = answers[answers.isfinite().all(dim=1)]
-    off = (answers.sum(dim=1) - 1).abs()
-    if not len(answers) or bool((answers < 0).any()) or bool((off > ROUNDED).any()):
-        return "squared"
-    return "labels" if bool(((answers == 0) | (answers == 1)).all()) else "kl"
-
-
-def student_network(box: BlackBoxFunction, width: int = 128) -> nn.Module:
-    """From a box's differentiable inputs to its outputs, for boxes of a few hundred numbers."""
-    size_in = sum(math.prod(spec.shape) for spec in box.inputs if spec.differentiable)
-    size_out = sum(math.prod(spec.shape) for spec in box.outputs)
-    layers = (
-        nn.Linear(size_in, width),
-        nn.GELU(),
-        nn.Linear(width, width),
-        nn.GELU(),
-        nn.Linear(width, size_out),
-    )
-    shapes = [tuple(spec.shape) for spec in box.outputs]
-    if len(shapes) > 1 or sum(spec.differentiable for spec in box.inputs) > 1:
-        return nn.Sequential(*layers)
-    return nn.Sequential(nn.Flatten(), *layers, nn.Unflatten(1, shapes[0] or (1,)))
-
-
-def _by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> AutogradGradient:
+def by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> AutogradGradient:
+    """A gradient by what a function makes for each box to stand in its place."""
     return AutogradGradient(setup.network, setup.objective, {box: stand(box) for box in setup.boxes})
-
-
-def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.Estimator[Any]:
-    settings, size = problem.config.zeroth_order, Parameters(network).size
-    some = zo.RandomCoordinates(min(settings.coordinates, size))
-    return estimator(
-        kind, settings.mu, sparsity=some, directions=settings.directions, central=settings.central
-    )
 
 
 def _row_rule(problem: Problem) -> zo.box_gradient.RowRGE:
     settings = problem.config.zeroth_order
     return zo.box_gradient.RowRGE(settings.input_mu, settings.input_directions, central=settings.central)
-
-
-def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
-    """Of a gradient of the whole loss, and with all queries by which it may have to be checked."""
-    queries = steps * gradient.next_queries()
-    most = steps + queries + gradient.most_checks(steps)
-    return Cost(steps + queries, queries, most, first=gradient.most_checks(1))
-
-
-def cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
-    """Of `whole_loss`."""
-    network = problem.network()
-    planned = _planned(kind, problem, network)
-    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.zeroth_order.chunk)
-    return cost_of_queries(gradient, steps)
 
 
 def cost_of_tangents(problem: Problem, steps: int) -> Cost:

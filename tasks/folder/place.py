@@ -1,0 +1,74 @@
+"""The folder of a run as a place: made, held by one process at a time, deleted where nothing was done."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import RunLockedError
+from tasks.folder import warning_notes
+from tasks.folder.terms import BEGUN, CONFIG
+
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+UNTOUCHED = {CONFIG, BEGUN, CHECKPOINTS, LOCK, warning_notes.NAME}  # of a run in which nothing was done
+
+
+def new(root: Path, name: str) -> Path:
+    """Make `root/name`, or `root/name-2` and so on where two runs start in the same second."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            (path / CHECKPOINTS).mkdir()
+            return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder; the lock file stays behind, empty of meaning once its process is gone.
+
+    Raises:
+        RunLockedError: another process holds it; the message gives its id.
+    """
+    # "a+": opening must not wipe the other process's id
+    with open(folder / LOCK, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise RunLockedError(
+                f"{folder}: expected a run that no process is working on, but process {holder} is. "
+                "Wait for it, or stop it, and try again."
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def discard(folder: Path) -> bool:
+    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files but warnings.
+
+    Args:
+        folder: made by `Run.create` in this very process, with no one else at work on it.
+
+    Returns:
+        Whether it is gone; not where the system refuses, which must not hide why the run was.
+    """
+    try:
+        if {path.name for path in folder.iterdir()} - UNTOUCHED or any((folder / CHECKPOINTS).iterdir()):
+            return False
+        shutil.rmtree(folder)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""`WatchedFiles`: programs and other files that boxes name, which should not change while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.folder.machine import digest_of_files, stamp_of
+
+
+class WatchedFiles:
+    """Files, with what they were when they were last looked at; they count among a run's versions."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[Any, ...] | None] = {}  # times and sizes, contents; None once changed
+
+    def __iter__(self) -> Iterator[Path]:
+        """Their paths."""
+        return iter(self._seen)
+
+    def begin(self, files: Sequence[Path]) -> None:
+        """Watch these, and no others."""
+        self._seen = {path: (stamp_of(path), digest_of_files([path])) for path in files}
+
+    def changed(self) -> list[str]:
+        """The names of those that have changed since, each of them once.
+
+        A look at times and sizes; contents are read only of those where these changed.
+        """
+        changed = []
+        for path, seen in list(self._seen.items()):
+            now = stamp_of(path)
+            if seen is None or now in (seen[0], None):  # gone: it may be about to be replaced
+                continue
+            if digest_of_files([path]) == seen[1]:
+                self._seen[path] = now, seen[1]
+            else:
+                self._seen[path] = None
+                changed.append(path.name)
+        return changed

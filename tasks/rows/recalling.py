@@ -1,0 +1,135 @@
+"""Rows of one box, answered from what is kept where they were asked before, and else run, in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction, Budgeted
+from blackbox.failures import Outcome
+from blackbox.running import ends_early, rows_of, unanswered, write_rows
+from blackbox.wrappers.identity import identity, name_of
+from blackbox.wrappers.parallel import blocks_reported
+from tasks.rows.stacks import divisible, stack
+
+if TYPE_CHECKING:
+    from tasks.rows.kept_answers import KeptAnswers
+
+LONG = 0.5  # seconds that rows may take which are run together, where they can be run apart
+Before: TypeAlias = Callable[[BlackBoxFunction, int], None]
+
+
+class Recalling:
+    """Runs the rows of a box whose answers are not kept, in parts that a kill may come between."""
+
+    def __init__(self, box: BlackBoxFunction, answers: KeptAnswers) -> None:
+        self._box, self._answers = box, answers
+        self._each, self._tells = divisible(box)
+        self._short = False  # the last call was
+        self._started, self._least = 0.0, 0.0  # of the call at hand
+
+    def answer(
+        self,
+        inputs: tuple[Tensor, ...],
+        before: Before | None,
+        aside: Callable[[BlackBoxFunction], bool] | None,
+        least: float,
+    ) -> tuple[Outcome, bool]:
+        """Answer from what is kept, and run the rest: as many rows together as take about a second.
+
+        Returns:
+            The outcome, and whether any of it was kept: it says nothing of the box as it is now.
+        """
+        rows, answers, box = len(inputs[0]), self._answers, self._box
+        self._started, self._least = perf_counter(), least
+        if self._short and not answers.any_known:
+            outcome = box.run_rows(inputs)
+            self._short = perf_counter() - self._started < least
+            return outcome, False
+        block = min(self._each or rows, rows)
+        parts = [list(range(at, min(at + block, rows))) for at in range(0, rows, block)]
+        outcome, missing = unanswered(box, inputs), parts
+        if answers.any_known:
+            missing = []
+            for part in parts:
+                kept = answers.known(self._key(rows_of(inputs, part)))
+                if kept is None or not _fit(kept[0], outcome, part):
+                    missing.append(part)
+                else:
+                    write_rows(outcome, part, Outcome(kept[0]))
+                    if aside is None or not aside(box):
+                        answers.recalled.count(rows_run=kept[1])
+        recalled = len(missing) < len(parts)
+        # a call that a budget does not allow is to be refused before any of its rows is run
+        bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
+        together = len(missing) if bounded or self._tells else 1
+        while missing and not ends_early(box, outcome):
+            some, missing, started = missing[:together], missing[together:], perf_counter()
+            here = [row for part in some for row in part]
+            answered = self._run(rows_of(inputs, here), some, before)
+            if len(here) == rows:
+                outcome = answered
+                break
+            write_rows(outcome, here, answered)
+            together = 2 * together if perf_counter() - started < LONG else 1
+        self._short = perf_counter() - self._started < least
+        return outcome, recalled
+
+    def _run(
+        self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
+    ) -> Outcome:
+        """Run rows, and keep the answers to parts none of whose rows has failed."""
+        if before is not None:
+            before(self._box, self._box.rows_to_run(inputs))
+        if self._tells:
+            with blocks_reported(self._keep):
+                return self._box.run_rows(inputs)
+        ledger, at = self._box.ledger, 0
+        run_before = ledger.rows_run
+        outcome, whole = self._box.run_rows(inputs), list[list[int]]()
+        for part in parts:
+            here = list(range(at, at + len(part)))
+            at += len(part)
+            if not outcome.failed.keys() & set(here):
+                whole.append(here)
+        run = ledger.rows_run - run_before
+        if whole and self._wanted:
+            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
+            extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
+            keys = [self._key(rows_of(inputs, here)) for here in whole]
+            self._answers.keep(keys, [len(here) for here in whole], kept, extra)
+        return outcome
+
+    @cached_property
+    def _name(self) -> bytes:
+        """What is known of the box, by which its answers are distinguished from those of others."""
+        known = identity(self._box, lambda value: name_of(type(value)))
+        return blake2b(known.encode(), digest_size=16).digest()
+
+    def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
+        """Keep the answers to rows that a worker has sent back."""
+        if self._wanted and not outcome.failed:
+            self._answers.keep([self._key(inputs)], [len(inputs[0])], outcome.outputs, 0)
+
+    @property
+    def _wanted(self) -> bool:
+        return not self._answers.full and perf_counter() - self._started >= self._least
+
+    def _key(self, inputs: tuple[Tensor, ...]) -> str:
+        digest = blake2b(self._name, digest_size=20)
+        for tensor in inputs:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
+    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
+    wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
+    return [tuple(output.shape) for output in outputs] == wanted
