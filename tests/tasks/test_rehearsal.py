@@ -15,7 +15,7 @@ from tasks.configuration import Count
 from tasks.methods import Cost, Method
 from tasks.methods.by_name import methods_named
 from tasks.planning import cost
-from tasks.planning.plan import plan_of
+from tasks.planning.plan import POPULATION, plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
@@ -109,9 +109,9 @@ def test_in_closed_loop_what_follows_the_steps_that_wait_is_known_too(steps):
     """It had no replays, nearly all of the time: 1 min 53 s for half an hour."""
     rates = (1.0, 4.0, 16.0)
     settings = {"replays": None, "rates": rates, "batch": 4, "steps": steps}
-    plan, bound = planned(Loop(methods=("tangents",), **settings))
+    plan, bound = planned(Loop(methods=(POPULATION,), **settings))
     rehearsed = rehearsal.rehearsed(plan, bound)
-    found = rehearsed["tangents"]
+    found = rehearsed[POPULATION]
     assert (found.replays, found.most_replays, found.networks) == (13, 19, 3)
     assert found.replay > 0
     further = found.seconds(steps) - found.without(steps)
