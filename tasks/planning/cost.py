@@ -178,21 +178,15 @@ def _beside(
 
 
 def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
-    """Where the time comes from that learned models take, or where it is said.
-
-    Args:
-        plan: A plan that is settled.
-        rehearsed: What methods compute beside the boxes; None where that was not tried.
-    """
+    """Where the time comes from that learned models take, or where it is said."""
     assert plan.rows is not None
     names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
-    known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
+    known = [name for name in names if (rehearsed or {}).get(name) is not None]
     said = []
     if known:
-        longest = max(known.values(), key=lambda rehearsal: rehearsal.seconds(plan.config.steps))
         said.append(
             f"  The time beside the box, of {', '.join(known)}, is an estimate for a processor of its own, "
-            f"from a few steps on the first batch that ran no row{_each(longest)}."
+            "from a few steps on the first batch that ran no row."
         )
     if unknown := [name for name in names if name not in known]:
         before = "; --dry-run estimates it before" if rehearsed is None else ""
@@ -201,16 +195,6 @@ def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> l
             f"{before}."
         )
     return said
-
-
-def _each(rehearsal: Rehearsal) -> str:
-    """What follows each step, in words."""
-    number, most = rehearsal.replays, rehearsal.most_replays
-    if not number:
-        return ""
-    rates = f", at {rehearsal.networks} rates" if rehearsal.networks > 1 else ""
-    trusted = f"; what is trusted may be fewer, and {most:,} at most" if most > number else ""
-    return f", each with {counted(number, 'replay')}{rates}{trusted}"
 
 
 def _failed(trial: Trial, size: int) -> list[str]:

@@ -15,7 +15,7 @@ from tasks.configuration import Count
 from tasks.methods import Cost, Method
 from tasks.methods.by_name import methods_named
 from tasks.planning import cost
-from tasks.planning.plan import plan_of
+from tasks.planning.plan import POPULATION, plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
@@ -109,9 +109,9 @@ def test_in_closed_loop_what_follows_the_steps_that_wait_is_known_too(steps):
     """It had no replays, nearly all of the time: 1 min 53 s for half an hour."""
     rates = (1.0, 4.0, 16.0)
     settings = {"replays": None, "rates": rates, "batch": 4, "steps": steps}
-    plan, bound = planned(Loop(methods=("population",), **settings))
+    plan, bound = planned(Loop(methods=(POPULATION,), **settings))
     rehearsed = rehearsal.rehearsed(plan, bound)
-    found = rehearsed["population"]
+    found = rehearsed[POPULATION]
     assert (found.replays, found.most_replays, found.networks) == (13, 19, 3)
     assert found.replay > 0
     further = found.seconds(steps) - found.without(steps)
@@ -119,8 +119,6 @@ def test_in_closed_loop_what_follows_the_steps_that_wait_is_known_too(steps):
     assert found.most(steps) > found.seconds(steps)
     said = told(plan, bound, rehearsed)
     assert any(line.endswith(f" beside it, up to {duration(found.most(steps))}") for line in said)
-    each = "with 13 replays, at 3 rates; what is trusted may be fewer, and 19 at"
-    assert any(each in line for line in said)
 
 
 class Timed:
@@ -161,7 +159,6 @@ def test_the_time_is_that_of_the_first_step_and_of_all_others(monkeypatch, repla
     sentences = told(plan, bound, rehearsed)
     took = {2: "1 min 24 s", 200: "1 h 07 min"}[replays]
     assert any(line.endswith(f"in the box, and about {took} beside it") for line in sentences)
-    assert any(f"that ran no row, each with {replays} replays." in line for line in sentences)
 
 
 @pytest.mark.parametrize("fault", ["it raises", "it learns without end"])

@@ -194,7 +194,7 @@ def test_a_run_that_a_signal_stopped_says_the_steps_that_are_done(tmp_path, capf
 
 def test_a_run_that_its_budget_stopped_has_a_report(tmp_path, capfd):
     with pytest.raises(BudgetError):
-        go(tmp_path, rows=80, methods=["none", "broken"])  # what `broken` costs is not known before
+        go(tmp_path, rows=120, steps=6, methods=["none", "broken"])  # what `broken` costs is not known
     (path,) = tmp_path.iterdir()
     assert main(["report", str(path)]) == 0
     done = max(line["step"] for line in Run.open(path).metrics("seed-0/broken"))
