@@ -28,7 +28,12 @@ from tasks.problem.problem import Problem
 
 POPULATION = "population"  # the method that spends a budget; see decision 187
 FOR_ROWS: Mapping[str, Any] = {"methods": ("none", POPULATION), "batch": 1, "replays": None}
-LEFT = ("steps", "validate_every", "rates")  # settings that the run chooses, which knows what a row takes
+LEFT = (
+    "batch",
+    "steps",
+    "validate_every",
+    "rates",
+)  # settings that the run chooses, which knows what a row takes
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ def left_to_the_budget(
     if problem.has_no_box():
         return problem, {"steps": None}
     if presets:
-        return problem, dict.fromkeys(name for name in left if name != "rates")
+        return problem, dict.fromkeys(name for name in left if name not in ("batch", "rates"))
     settings = replace(settings, **{name: FOR_ROWS[name] for name in FOR_ROWS if name not in by_hand})
     return type(problem)(settings, folder=problem.folder), dict.fromkeys(left)
 

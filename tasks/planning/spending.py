@@ -8,9 +8,12 @@ goes with the training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+
+import torch
 
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
@@ -29,6 +32,8 @@ KEPT = 0.02  # of the rows, for what a kill makes the run ask again, of quick bo
 TIMED = 2  # evaluations of the objective that are timed, where their rows count
 LEAST = 5  # steps that make sense
 WINDOWS, VALIDATIONS = 12, 3  # validations of a training by its own windows; by rows of their own
+# decision 189:
+ROWS_OF_STEP, FEW_STEPS = 8, 32  # rows that a step asks boxes for, where there are so many steps
 # decision 188:
 WORK = 0.1  # seconds that a step computes beside the boxes, where a few steps did not say it
 PACE = 1000  # steps a second, at most
@@ -68,6 +73,8 @@ def settled(
             bound.settle(plan.chosen)
         return plan
     if chooses:
+        if "batch" in plan.chosen:
+            sizes = _with_a_batch(bound, sizes, asked.made)
         _Choice(plan, problem, sizes, asked.made).refuse_too_few()
     else:
         plan, sizes = _with_rows(plan, bound, sizes, asked.made)
@@ -84,6 +91,31 @@ def settled(
         rates = len(plan.config.rates)
         plan = replace(plan, work={name: _at(work, name, rates) for name, work in plan.work.items()})
     return plan
+
+
+def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
+    """Sizes with batches of several rows where one asks boxes for few: of so few a gradient shows little.
+
+    Data are made again with them, unless that would cost rows.
+
+    Args:
+        bound: The problem in the run, with batches of one row; it takes the batch over.
+        sizes: How many rows are asked for at once.
+        made: Rows that were run to make the data.
+    """
+    problem, rows = bound.problem, bound.problem.config.rows
+    most = math.inf if rows is None else rows // (FEW_STEPS * sizes.objective)
+    batch = int(min(ROWS_OF_STEP // sizes.objective, most)) if not made and sizes.objective else 1
+    if batch <= 1:
+        return sizes
+    bound.settle({"batch": batch})
+    vars(problem).pop("data", None)
+    with torch.random.fork_rng(devices=()):
+        given = count_rows(problem.training_batch(0, 0))
+    if given != batch:  # data that are split in their own way
+        bound.settle({"batch": 1})
+        return sizes
+    return replace(sizes, objective=batch * sizes.objective, batch=batch)
 
 
 def _with_rows(plan: Plan, bound: Bound, sizes: Sizes, made: int) -> tuple[Plan, Sizes]:
@@ -207,6 +239,7 @@ class _Choice:
         by_windows = judges_by_windows(self.problem, self.plan.chosen)
         every = -(-steps // (WINDOWS if by_windows else VALIDATIONS - 1))
         settings = {"steps": steps, "validate_every": every, "rates": self._rates}
+        settings["batch"] = self.problem.config.batch
         return {name: settings[name] for name in self.plan.chosen}
 
     @cached_property
