@@ -181,7 +181,7 @@ class Population:
 
     def _step(self, batch: Batch) -> Tensor:
         at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self._windows)
-        trial = at_surrogate and not self._leads
+        trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
         loss, added = self._ask(asked, batch, trial)
         replays = self._gradient.replays()

@@ -21,26 +21,31 @@ COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and ho
 class Rivalry:
     """Whether a surrogate leads, and when boxes are asked at its weights.
 
-    It leads as soon as models foretell the losses of new windows, to a factor of two in the geometric mean
-    of the last five: where what they have wrong is above the loss itself, nothing is to be learned from
-    them. From then on it is judged by rows that boxes answer at its weights, beside the loss that the best
-    rate is foretold on the same rows by what was answered: at others' rows alone a surrogate is foretold
-    what it believes itself.
+    Boxes are asked at its weights as soon as models foretell the losses of new windows, to a factor of two in
+    the geometric mean of the last five: where what they have wrong is above the loss itself, nothing is to be
+    learned from them. Those rows judge it, beside the loss that the best rate is foretold on them by what was
+    answered: at others' rows alone a surrogate is foretold what it believes itself. From three rows on it
+    leads, unless they speak against it.
 
     Attributes:
-        leads: whether it does.
+        holds: whether all boxes' rows are asked at its weights, since nothing speaks against it.
         foretold: of the last windows at a rate's weights, the logarithm of the loss that models foretold over
             what boxes gave; bounded.
         asked: losses of the last rows at its weights, as boxes had them and as the best rate was foretold.
-        wait: windows between two trials of one that led and was worse; twice as many after each that fails.
+        wait: windows between two trials of one that was found worse; twice as many after each that fails.
         next: the window of the next trial.
     """
 
-    leads: bool = False
+    holds: bool = False
     foretold: tuple[float, ...] = ()
     asked: tuple[tuple[float, float], ...] = ()
     wait: int = 1
     next: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether it does: rows at its own weights have judged it."""
+        return self.holds and len(self.asked) >= FEWEST
 
     @property
     def believed(self) -> bool:
@@ -54,7 +59,7 @@ class Rivalry:
             window: the number of the window.
             windows: how many there will be; None where that is not known.
         """
-        if self.leads or (len(self.asked) >= FEWEST and self.believed and window >= self.next):
+        if self.holds or (len(self.asked) >= FEWEST and self.believed and window >= self.next):
             return True
         last = windows is not None and window >= windows - max(FEWEST, round(LAST_LOOK * windows))
         return last and len(self.asked) >= FEWEST and self.score > HOPELESS  # rates fall: it is at its best
@@ -67,7 +72,7 @@ class Rivalry:
             foretold: by models that had not learned from it.
         """
         seen = replace(self, foretold=(*self.foretold, _gap(foretold, loss))[-COMPARED:])
-        return replace(seen, leads=seen.believed and len(self.asked) < FEWEST)
+        return replace(seen, holds=seen.believed and len(self.asked) < FEWEST)
 
     @property
     def score(self) -> float:
@@ -86,17 +91,13 @@ class Rivalry:
         """
         asked = (*self.asked, (loss, rate))[-KEPT:]
         new = replace(self, asked=asked)
-        if not self.leads:
+        if not self.holds:
             wait = 1 if loss < rate else 2 * self.wait
             new = replace(new, wait=wait, next=window + 1 + wait)
         if len(asked) < FEWEST:
             return new
-        leads = new.score > 0 and not _heavy(asked)
-        return (
-            replace(new, leads=leads)
-            if leads == self.leads
-            else replace(new, leads=leads, wait=1, next=window + 2)
-        )
+        holds = new.score > 0 and not _heavy(asked)
+        return new if holds == self.holds else replace(new, holds=holds, wait=1, next=window + 2)
 
 
 def _heavy(asked: Sequence[tuple[float, float]]) -> bool:
