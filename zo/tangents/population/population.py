@@ -300,9 +300,13 @@ class Population:
         """Let the surrogate take its steps, so many at a time that it ends them converged."""
         if self.without is not None or self._window < FEWEST:
             return
-        known = self._windows is not None
-        self._owed += UPDATES / max(1, self._windows - FEWEST) if known else EACH
-        if self._owed < BURST and not (known and self._window >= self._windows - 1):
+        windows, last = self._windows, False
+        if windows is None:
+            self._owed += EACH
+        else:
+            self._owed += UPDATES / max(1, windows - FEWEST)
+            last = self._window >= windows - 1
+        if self._owed < BURST and not last:
             return
         count, self._owed = int(self._owed), self._owed % 1
         self._aside(self._surrogate, partial(self._follow_models, count))
