@@ -37,6 +37,7 @@ LOOKS = {
     "no-gradient": ("#e69f00", "s"),
     "identity": ("#6152c7", "*"),
     "tangents": ("#009e73", "P"),
+    "population": ("#849ef7", "X"),
     "student": ("#75b86d", "p"),
     "surrogate": ("#a24b8a", "8"),
     "sparse-cge": ("#d55e00", "v"),

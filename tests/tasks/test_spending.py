@@ -117,6 +117,7 @@ def test_a_budget_trains_by_one_method_unless_others_are_named(tmp_path):
         "steps",
         "validate_every",
         "rates",
+        "batch",
     }
     problem, left = left_to_the_budget(Steering(rows=100, methods=("cge",), batch=4), None, {"rates"})
     assert (problem.config.methods, problem.config.batch) == (("cge",), 4) and "rates" not in left
@@ -219,7 +220,7 @@ def test_a_schedule_has_no_jump_where_steps_become_fewer():
 def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
     config = Run.open(run.path).config
-    assert config["batch"] == 1 and config["replays"] is None  # a quarter of five
+    assert config["batch"] == 4 and config["replays"] is None  # of two calls, so that a step asks for 8 rows
     each, steps = 2, config["steps"]  # rows of the box for a row of data
     timing, tested = 2 * each, min(8, max(3, steps // 20))
     told = (steps + 1) * each + 2 * tested * each + timing

@@ -102,7 +102,7 @@ def in_loop(setup: Setup) -> Trained:
 def _spent(config: Config, method: str) -> Config:
     """The settings of a method: one without a model of the box replays nothing, a budget is of rows."""
     if family_of(method)[0] not in REPLAYED:
-        config = replace(config, replays=0, rates=())
+        config = replace(config, replays=0)
     if budget_of(method) is not None:
         config = replace(config, rows=budget_of(method))
     return config
