@@ -312,9 +312,10 @@ class Population:
         """Let the surrogate take its steps, so many at a time that it ends them converged."""
         if self.without is not None or self._window < FEWEST:
             return
-        known = self._windows is not None and self._window < self._windows
-        self._owed += UPDATES / max(1, self._windows - FEWEST) if known else EACH
-        if self._owed < BURST and not (known and self._window == self._windows - 1):
+        windows = self._windows
+        unknown = windows is None or self._window >= windows
+        self._owed += EACH if unknown else UPDATES / max(1, windows - FEWEST)
+        if self._owed < BURST and self._window + 1 != windows:
             return
         count, self._owed = int(self._owed), self._owed % 1
         self._aside(self._surrogate, partial(self._follow_models, count))
@@ -486,11 +487,9 @@ class Population:
 
     def _say_lost(self, member: Member, raised: Exception) -> None:
         error = _cause(raised)
-        name = (
-            "through a model"
-            if member is self._surrogate
-            else f"at {member.factor:g} times the learning rate"
-        )
+        name = f"at {member.factor:g} times the learning rate"
+        if member is self._surrogate:
+            name = "through a model"
         words = f"Population: {name} the objective raised "
         words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
         self._notices.say(Notice("raised", words, TangentWarning))
