@@ -108,12 +108,16 @@ def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
     batch = int(min(ROWS_OF_STEP // sizes.objective, most)) if not made and sizes.objective else 1
     if batch <= 1:
         return sizes
+    data = vars(problem).pop("data", None)
     bound.settle({"batch": batch})
-    vars(problem).pop("data", None)
-    with torch.random.fork_rng(devices=()):
-        given = count_rows(problem.training_batch(0, 0))
-    if given != batch:  # data that are split in their own way
+    try:
+        with torch.random.fork_rng(devices=()):
+            fits = count_rows(problem.training_batch(0, 0)) == batch
+    except Exception:  # whatever so many rows do to data that have fewer
+        fits = False
+    if not fits:  # or they are split in their own way
         bound.settle({"batch": 1})
+        vars(problem)["data"] = data
         return sizes
     return replace(sizes, objective=batch * sizes.objective, batch=batch)
 

@@ -232,6 +232,34 @@ def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     assert row.rows >= 0.85 * rows
 
 
+class Scarce(Steering):
+    """Its data have fewer rows to train on than a step would ask for, or batches of a size of their own."""
+
+    def data(self):
+        rows = torch.linspace(-1, 1, 3 * (6 + 8 + 2), dtype=torch.float64).reshape(-1, 3)
+        return tasks.Data.split(rows, batch=self.config.batch, validation=6, test=8)
+
+
+class Odd(Steering):
+    """Its batches have three rows, and their numbers are of the size that was asked for."""
+
+    def data(self):
+        rows = torch.full((40, 3), 0.1 * self.config.batch, dtype=torch.float64)
+        return tasks.Data(lambda seed, step: rows[:3], rows[:6], rows[:8])
+
+
+@pytest.mark.parametrize("problem", [Scarce, Odd])
+def test_batches_stay_of_one_row_where_data_give_no_others(problem):
+    """And data are those of one row."""
+    made, left = left_to_the_budget(problem(rows=2000), None, {"rows"})
+    plan, bound = plan_of(made, methods_named(made), (0,), chosen=left), Bound.of(made)
+    bound.bound()
+    settled(plan, bound, asked(bound, plan.methods, 1), timed=False)
+    given = bound.problem.data.train(0, 0)
+    assert bound.problem.config.batch == 1
+    assert problem is Scarce or torch.equal(given, torch.full((3, 3), 0.1, dtype=torch.float64))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "rows"), [pytest.param("cge", 4000, marks=pytest.mark.slow), ("rge", 3000)]

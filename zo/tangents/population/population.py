@@ -42,8 +42,8 @@ from zo.tangents.population.rivalry import Rivalry
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 # decision 194:
 OF_SURROGATE = 2.0  # the surrogate's factor
-UPDATES, BURST = 1000, 50  # of the surrogate in a training, and at least in one go, which ends converged
-EACH = 10.0  # of them behind a window, where the number of windows is not known
+UPDATES, BURST = 2000, 50  # of the surrogate in a training, and at least in one go, which ends converged
+EACH = 20.0  # of them behind a window, where the number of windows is not known
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 ROWS = 8  # of recorded ones in an update, where no fresh ones are given
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
@@ -73,7 +73,7 @@ class Population:
     does: it is what the population goes back to. Then each takes its own step on the window, and its own
     replays.
 
-    **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
+    **The surrogate** takes its steps, 2,000 in a training, on fresh batches that the tangents answer with
     their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit what
     the tangents have wrong, so rows of the boxes judge it, that are asked at its own weights, see `Rivalry`:
     a trial now and then, after twice as many windows where the last one failed; and all rows while it leads.
@@ -183,7 +183,15 @@ class Population:
         at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self._windows)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
-        loss, added = self._ask(asked, batch, trial)
+        try:
+            loss, added = self._ask(asked, batch, trial)
+        except Exception as raised:
+            if asked is self._leader or not self._goes_on(raised) or isinstance(raised, FailedQueriesError):
+                raise
+            self._say_lost(asked, raised)
+            self._rivalry = self._rivalry.after(self._window, math.inf, 0.0)
+            asked, at_surrogate, trial = self._rate, False, False
+            loss, added = self._ask(asked, batch, trial)
         replays = self._gradient.replays()
         if not added:
             return loss
@@ -231,6 +239,10 @@ class Population:
         except NoValuesError as error:
             self._see_no_values(error)
             return math.inf
+        except Exception as raised:
+            if not self._goes_on(raised):
+                raise
+            return math.inf  # by values that a box never gives it may leave its domain
         finally:
             before.restore()
 
@@ -301,11 +313,11 @@ class Population:
         if self.without is not None or self._window < FEWEST:
             return
         windows, last = self._windows, False
-        if windows is None:
+        if windows is None or self._window >= windows:
             self._owed += EACH
         else:
             self._owed += UPDATES / max(1, windows - FEWEST)
-            last = self._window >= windows - 1
+            last = self._window == windows - 1
         if self._owed < BURST and not last:
             return
         count, self._owed = int(self._owed), self._owed % 1
@@ -321,9 +333,12 @@ class Population:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
             optimizer.zero_grad()
             place = self.updates
-            batch = gradient.recorded(ROWS, place) if self._fresh is None else self._fresh(place)
+            batch = self._recorded(place) if self._fresh is None else self._fresh(place)
+            if batch is None:
+                break
             try:
-                gradient.through(batch).mean().backward()
+                with torch.enable_grad():  # of the member's own weights alone: others may have a `.grad` too
+                    gradient.through(batch).mean().backward(inputs=list(tensors))
             except NoValuesError as error:
                 self._see_no_values(error)
                 break
@@ -336,6 +351,17 @@ class Population:
                 optimizer.step()
         optimizer.zero_grad()
         return 0.0
+
+    def _recorded(self, place: int) -> Batch | None:
+        """Rows of the recorded windows; None, with a warning, where none can be drawn."""
+        try:
+            return self._gradient.recorded(ROWS, place)
+        except (TangentError, ObjectiveError) as error:
+            words = (
+                f"Population: the surrogate rests, since no rows of recorded batches can be drawn: {error} "
+            )
+            self._notices.say(Notice("rests", f"{words}Or give it batches (fresh).", TangentWarning))
+            return None
 
     def metrics(self) -> dict[str, float]:
         """For a log: the leading rate's factor, whether the surrogate leads, its updates, and copies."""
@@ -451,19 +477,25 @@ class Population:
             with self._own.rest_kept(), self._as(member), self._gradient.aside():
                 return work()
         except Exception as raised:
-            error = raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
-            if isinstance(error, OF_THE_TRAINING):
+            if not self._goes_on(raised):
                 raise
             member.state, member.moments = before
-            name = (
-                "through a model"
-                if member is self._surrogate
-                else f"at {member.factor:g} times the learning rate"
-            )
-            words = f"Population: {name} the objective raised "
-            words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
-            self._notices.say(Notice("raised", words, TangentWarning))
+            self._say_lost(member, raised)
             return math.inf
+
+    @staticmethod
+    def _goes_on(raised: Exception) -> bool:
+        """Whether the training does, where that was raised at weights of a member that does not lead."""
+        return not isinstance(_cause(raised), OF_THE_TRAINING)
+
+    def _say_lost(self, member: Member, raised: Exception) -> None:
+        error = _cause(raised)
+        name = f"at {member.factor:g} times the learning rate"
+        if member is self._surrogate:
+            name = "through a model"
+        words = f"Population: {name} the objective raised "
+        words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
+        self._notices.say(Notice("raised", words, TangentWarning))
 
     def _take_window(self, *, move: bool) -> float:
         """The loss on the last window; behind it a step along its gradient, or none."""
@@ -501,6 +533,11 @@ class Population:
         if member.state is not None:
             member.state.restore(generators=False)
         self._optimizer.state = member.moments
+
+
+def _cause(raised: Exception) -> BaseException:
+    """What an objective raised, of an error that says so."""
+    return raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
 
 
 def _checked(factors: Any) -> list[float]:

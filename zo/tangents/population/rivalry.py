@@ -61,7 +61,7 @@ class Rivalry:
         """
         if self.holds or (len(self.asked) >= FEWEST and self.believed and window >= self.next):
             return True
-        last = windows is not None and window >= windows - max(FEWEST, round(LAST_LOOK * windows))
+        last = windows is not None and 0 < windows - window <= max(FEWEST, round(LAST_LOOK * windows))
         return last and len(self.asked) >= FEWEST and self.score > HOPELESS  # rates fall: it is at its best
 
     def saw(self, loss: float, foretold: float) -> Rivalry:
@@ -86,8 +86,8 @@ class Rivalry:
 
         Args:
             window: the number of the window.
-            loss: as boxes had it; infinite where it was not finite, or they failed.
-            rate: that of the best rate, as it is foretold.
+            loss: as boxes had it; not finite where they failed.
+            rate: that of the best rate, as it is foretold; it may be not finite too.
         """
         asked = (*self.asked, (loss, rate))[-KEPT:]
         new = replace(self, asked=asked)
@@ -102,7 +102,7 @@ class Rivalry:
 
 def _heavy(asked: Sequence[tuple[float, float]]) -> bool:
     """Whether the plain mean of the surrogate's losses is no lower: rare rows may be very bad."""
-    answered = [both for both in asked if math.isfinite(both[0])]
+    answered = [both for both in asked if all(map(math.isfinite, both))]
     means = [fmean(column) for column in zip(*answered, strict=True)]
     return len(answered) >= KEPT and not means[0] < means[1]
 
