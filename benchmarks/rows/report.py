@@ -56,25 +56,25 @@ replays are of before an equation took part in the default's contest of models (
 """
 
 
-HEAD_OF_STEPS = """Error on data that no training has seen, over that of first order tuned at all of its rows:
-from batches of 1 and 4 rows and twice or four times the usual rate on to half and twice the rate and a
+HEAD_OF_STEPS = """Error on data that no training has seen, over that of first order tuned at all of its
+rows: from batches of 1 and 4 rows and twice or four times the usual rate on to half and twice the rate and a
 quarter and four times the batch, until none of these is better on validation data; gradients are shortened at
 twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
 factor on the usual rate, for each seed. "Uncorrected": the box alone, where a network corrects one.
 "Suggested rate": by a rule, such that all steps, thirteen a window, go ten times as far as the usual ones,
-but within the usual rate and eight times that. "Several rates": `zo.Population(surrogate=False)`, 1, 4
-and 16 times the usual rate at once. "Tuned rate": that one, or half, a quarter, an eighth of it, and on until
-neither half nor twice the rate is better on validation data; by the true derivative from that one, half and an eighth of
-it on (without the eighth but for shallow water). "True derivative": the box itself answers replays, for
-nothing: what these windows allow with as many steps, at a fifth with one seed. "Surrogate": a model alone
-(`zo.tangents.Surrogate`), fitted in six rounds to the network's rows, 1,200 steps on batches of eight rows
-that the box is not asked for, the best of three rates or more on validation data. "Population": several
-rates and a network that is trained through the tangents' values share the rows of one training (decision
-194). Medians over the seeds that have a line, which may be fewer than "seeds". "First order, tuned" at fewer
-rows is as at all of them; "tangents" have one row a batch, the usual rate and no replays. On periodic grids a
-tuned rate and the suggested one are of before an equation took part in the default's contest (decision 145); of boxes of few
-numbers these are of before a kernel had a length for each input (decision 148), and of controllers of before
-decision 150. Made by `python -m benchmarks rows --size small --steps`.
+but within the usual rate and eight times that. "Several rates": `zo.Population(surrogate=False)`, 1, 4 and 16
+times the usual rate at once. "Tuned rate": that one, or half, a quarter, an eighth of it, and on until
+neither half nor twice the rate is better on validation data; by the true derivative from that one, half and
+an eighth of it on (without the eighth but for shallow water). "True derivative": the box itself answers
+replays, for nothing: what these windows allow with as many steps, at a fifth with one seed. "Surrogate": a
+model alone (`zo.tangents.Surrogate`), fitted in six rounds to the network's rows, 1,200 steps on batches of
+eight rows that the box is not asked for, the best of three rates or more on validation data. "Population":
+several rates and a network that is trained through the tangents' values share the rows of one training
+(decision 194). Medians over the seeds that have a line, which may be fewer than "seeds". "First order, tuned"
+at fewer rows is as at all of them; "tangents" have one row a batch, the usual rate and no replays. On
+periodic grids a tuned rate and the suggested one are of before an equation took part in the default's contest
+(decision 145); of boxes of few numbers these are of before a kernel had a length for each input (decision
+148), and of controllers of before decision 150. Made by `python -m benchmarks rows --size small --steps`.
 
 """
 

@@ -5,8 +5,8 @@ the time of the first batch, whose rows are run for it, and the settings that fo
 
 Given rows or minutes and no number of steps, a run spends them as well as it knows: it trains by `POPULATION`
 in batches by which a step asks for some eight rows, and takes as many steps as there is room for. What is set
-by hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's steps
-become fewer where the budget has no room for them.
+by hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's
+steps become fewer where the budget has no room for them.
 """
 
 from __future__ import annotations
