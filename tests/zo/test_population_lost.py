@@ -125,7 +125,7 @@ def test_more_steps_than_were_announced_are_as_many_as_nobody_knew_of(limits):
     for number in range(15):
         population.step(batch(number))
         updates.append(population.updates)
-    assert updates[4] == 100 and updates[6] == 100 and updates[14] == 280  # twenty a window, three at a time
+    assert updates[4] == 100 and updates[8] == 100 and updates[14] == 200  # ten for each window
 
 
 @pytest.mark.parametrize("rate", [math.nan, math.inf])

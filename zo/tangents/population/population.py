@@ -42,8 +42,8 @@ from zo.tangents.population.rivalry import Rivalry
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 # decision 194:
 OF_SURROGATE = 2.0  # the surrogate's factor
-UPDATES, BURST = 2000, 50  # of the surrogate in a training, and at least in one go, which ends converged
-EACH = 20.0  # of them behind a window, where the number of windows is not known
+UPDATES, BURST = 1000, 50  # of the surrogate in a training, and at least in one go, which ends converged
+EACH = 10.0  # of them behind a window, where the number of windows is not known
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 ROWS = 8  # of recorded ones in an update, where no fresh ones are given
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
@@ -73,7 +73,7 @@ class Population:
     does: it is what the population goes back to. Then each takes its own step on the window, and its own
     replays.
 
-    **The surrogate** takes its steps, 2,000 in a training, on fresh batches that the tangents answer with
+    **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
     their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit what
     the tangents have wrong, so rows of the boxes judge it, that are asked at its own weights, see `Rivalry`:
     a trial now and then, after twice as many windows where the last one failed; and all rows while it leads.
