@@ -14,6 +14,7 @@ from benchmarks.rows.report import (
     SEVERAL,
     over,
     over_tuned,
+    regrets,
     share_needed,
     steps_table,
     table,
@@ -154,3 +155,16 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
     assert steps_table(both, {}).endswith(
         "several rates: 1.30 in the median of 2, 1.10 to 1.50; 0 within 1.05, 1 within 1.3.\n"
     )
+
+
+def test_a_regret_is_over_the_best_other_way_of_the_same_training():
+    def run(**errors):
+        return {f"{line.replace('_', ' ')}, 0.05": {"error": error} for line, error in errors.items()}
+
+    measured = {
+        "one": {"runs": {"3": run(population=2.0, replay=4.0, surrogate=1.0), "4": run(replay=1.0)}},
+        "two": {
+            "runs": {"3": run(population=3.0, replay=6.0) | {"replay, several rates, 0.05": {"error": 4.0}}}
+        },
+    }
+    assert regrets(measured, 0.05) == [0.75, 2.0] and regrets(measured, 0.2) == []
