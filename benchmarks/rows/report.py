@@ -228,8 +228,9 @@ def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:
         if known:
             text.append(
                 "\nThe population over the best of one rate, several rates and the tuned surrogate, at "
-                f"{share:g} of the rows: {median(known):.2f} in the median of {counted(len(known), 'training')}, "
-                f"{known[int(0.9 * len(known))]:.2f} in nine of ten, {known[-1]:.2f} at worst."
+                f"{share:g} of the rows: {median(known):.2f} in the median of "
+                f"{counted(len(known), 'training')}, {known[int(0.9 * len(known))]:.2f} in nine of ten, "
+                f"{known[-1]:.2f} at worst."
             )
     return HEAD_OF_STEPS + "\n".join(text) + "\n"
 
