@@ -60,6 +60,14 @@ def waves(site):
     install(site, "waves", "1.0", "waves = waves:CANDIDATE", group="zo.tangents")
 
 
+def test_a_model_that_ships_learns_beside_it_also_where_that_waits_in_reserve(waves):
+    """Of 40 inputs: the perceptron, which else begins only where trust is lost."""
+    specs = ArraySpec("x", (40,)), ArraySpec("wave", (40,))
+    box = FromTorch(lambda x: torch.sin(3 * x), specs[:1], specs[1:])
+    assert list(AutoTangent(box).models) == ["waves", "mlp"]
+    assert list(AutoTangent(box, without=["waves"]).models) == ["mlp"]
+
+
 def trained(box, steps: int) -> zo.TangentGradient:
     torch.manual_seed(0)
     network = nn.Linear(2, 2)

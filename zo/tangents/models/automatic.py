@@ -12,7 +12,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
-from zo.tangents.models.candidates import BETTER, candidates
+from zo.tangents.models.candidates import BETTER, SHIPPED, candidates
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
@@ -74,7 +74,9 @@ class AutoTangent(Tangent):
             )
         self._candidates = fits
         self._make: Callable[[str], ValueTangent] = lambda name: fits[name].make(box, seed)
-        first = [name for name, candidate in fits.items() if not candidate.reserve] or list(fits)[:1]
+        first = [name for name, candidate in fits.items() if not candidate.reserve]
+        if not any(name in SHIPPED for name in first):  # one that ships learns beside those of other packages
+            first += [name for name in fits if name not in first][:1]
         self._others = [name for name in fits if name not in first]
         self._steps = 0
         self._contest = CONTEST, True  # its last step, and whether it is the first one
