@@ -73,7 +73,7 @@ def settled(
             bound.settle(plan.chosen)
         return plan
     if chooses:
-        if "batch" in plan.chosen:
+        if "batch" in plan.chosen and POPULATION in plan.methods:
             sizes = _with_a_batch(bound, sizes, asked.made)
         _Choice(plan, problem, sizes, asked.made).refuse_too_few()
     else:
