@@ -204,14 +204,14 @@ class Surrogate:
         """Take a round's steps of the optimiser."""
         groups = self._optimizer.param_groups
         rates = [group["lr"] for group in groups]
-        weights = [weight for group in groups for weight in group["params"]]
+        weights = [weight for group in groups for weight in group["params"] if weight.requires_grad]
         try:
             for _ in range(UPDATES // self.rounds):
                 share = 0.5 * (1 + math.cos(math.pi * self.updates / UPDATES)) if self._falls else 1.0
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * share
                 self._optimizer.zero_grad()
-                self.through(self.fresh(self.updates)).mean().backward()
+                self.through(self.fresh(self.updates)).mean().backward(inputs=weights)
                 if bool(nn.utils.clip_grad_norm_(weights, LONGEST).isfinite()):
                     self._optimizer.step()
                 self.updates += 1
