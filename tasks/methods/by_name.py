@@ -35,6 +35,15 @@ _OF_WHOLE_LOSS = {
     "cge": "Finite differences in every weight.",
     "rge": "Finite differences along random directions.",
 }
+_BY_TANGENTS = partial(
+    Method,
+    cost=through_boxes.cost_of_tangents,
+    needs_box=True,
+    check=through_boxes.check_tangents,
+    says=through_boxes.tangents_of_boxes,
+    learns_answers=True,
+    replays=True,
+)
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", _none, lambda problem, steps: Cost()),
     "no-gradient": Method(
@@ -50,25 +59,13 @@ METHODS: dict[str, Method] = {
         needs_box=True,
         check=through_boxes.check_outputs,
     ),
-    "tangents": Method(
+    "tangents": _BY_TANGENTS(
         "Autograd around a model of the box, fitted to its values.",
         through_boxes.tangents,
-        through_boxes.cost_of_tangents,
-        needs_box=True,
-        check=through_boxes.check_tangents,
-        says=through_boxes.tangents_of_boxes,
-        learns_answers=True,
-        replays=True,
     ),
-    "population": Method(
+    "population": _BY_TANGENTS(
         "Tangents with replays at several rates, and through a model, for the rows of one training.",
         through_boxes.population,
-        through_boxes.cost_of_tangents,
-        needs_box=True,
-        check=through_boxes.check_tangents,
-        says=through_boxes.tangents_of_boxes,
-        learns_answers=True,
-        replays=True,
     ),
     "surrogate": Method(
         "Through a model of the box alone, fitted in rounds to its answers.",
