@@ -42,7 +42,7 @@ def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[st
 
 
 def _elsewhere(package: str, parts: Sequence[str], name: str) -> str:
-    """Where a class is that a package lacks and one of its parts has, to be put behind an error.
+    """The place of a class that a package lacks and one of its parts has, to be put behind an error.
 
     Other names are not looked for: Python asks for a module by its name before it imports it.
     """

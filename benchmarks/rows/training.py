@@ -186,7 +186,7 @@ def _population(
     seed: int,
     steps: int,
 ) -> Callable[[Any], Any]:
-    """What several rates, and perhaps a surrogate, do with a batch."""
+    """The step on a batch of members at several rates, and perhaps of a surrogate."""
     fresh = partial(_fresh, problem, seed)
     population = zo.Population(
         gradient, optimizer, steps=steps, fresh=fresh, factors=way.factors, surrogate=way.surrogate

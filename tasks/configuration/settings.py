@@ -300,7 +300,7 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the network is."""
     zeroth_order: ZerothOrder = ZerothOrder()
-    """Of methods that train by differences of values, or by values alone."""
+    """Settings of methods that train by differences of values, or by values alone."""
 
     def __post_init__(self) -> None:
         """Check the settings; a subclass that checks more calls this first."""

@@ -224,7 +224,7 @@ class Config(configuration.Config):
     alpha: Open = 0.001
     """Probability that a certificate is wrong."""
     zeroth_order: ZerothOrder = ZerothOrder()
-    """Of methods that train by differences of values."""
+    """Settings of methods that train by differences of values."""
     device: Literal["cpu"] = "cpu"
     """Where the network is."""
 

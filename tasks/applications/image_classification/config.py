@@ -89,7 +89,7 @@ class Config(configuration.Config):
     validate_every: Count = 37
     """Optimiser steps between validations."""
     zeroth_order: ZerothOrder = ZerothOrder()
-    """Of methods that train by differences of values."""
+    """Settings of methods that train by differences of values."""
 
 
 DEMO = Config()
