@@ -151,8 +151,8 @@ class Config(configuration.Config):
     )
     """Settings of ZO-SOL and chain, as of the methods that all problems have. A mu of 1e-2 is too large for
     forward differences here, and 1e-5 is lost in rounding; for central ones 1e-3 is best. input_mu is in
-    units of the inflow's speed: a direction has length one over all cells, so that each moves by 32 times less on 16 x 32
-    cells, and 64 times less on 32 x 64."""
+    units of the inflow's speed: a direction has length one over all cells, so that each moves by 32 times
+    less on 16 x 32 cells, and 64 times less on 32 x 64."""
 
     horizon: Count = 200
     """Steps of the rollouts that validate and test."""
