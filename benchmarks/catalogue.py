@@ -133,6 +133,14 @@ def _rows() -> dict[str, str]:
     return words_of
 
 
+def _budget() -> dict[str, str]:
+    """A file for each problem."""
+    files = sorted((protocol.RESULTS / "budget").glob("*.json"))
+    return {
+        path.relative_to(protocol.RESULTS).as_posix(): f"{SMALL} --problems {path.stem}" for path in files
+    }
+
+
 def _meshes() -> dict[str, str]:
     """A file for each box."""
     files = sorted((protocol.RESULTS / "meshes").glob("*.json"))
@@ -260,6 +268,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "3 hours",
             seeds=2,
             results=_rows(),
+        ),
+        Benchmark(
+            "budget",
+            "docs/howto/spend_rows.md: what `blackbox run --rows N` makes of N",
+            "budget.comparison:main",
+            "2 hours",
+            results=_budget(),
         ),
         Benchmark(
             "meshes",

@@ -4,9 +4,9 @@ What takes a look at boxes and data comes when a run is carried out (`tasks.plan
 the time of the first batch, whose rows are run for it, and the settings that follow from these.
 
 Given rows or minutes and no number of steps, a run spends them as well as it knows: it trains by `POPULATION`
-in batches by which a step asks for some eight rows, and takes as many steps as there is room for. What is set
-by hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's
-steps become fewer where the budget has no room for them.
+in batches of one row, or of eight where a loss calls a box once, and takes as many steps as there is room
+for. What is set by hand stays. Of a problem with presets, whose settings go with each other, all stay, but
+that a preset's steps become fewer where the budget has no room for them.
 """
 
 from __future__ import annotations

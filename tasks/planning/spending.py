@@ -8,7 +8,6 @@ goes with the training.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,14 +28,16 @@ from zo.tangents.population import FACTORS
 
 # decision 187:
 KEPT = 0.02  # of the rows, for what a kill makes the run ask again, of quick boxes
-TIMED = 2  # evaluations of the objective that are timed, where their rows count
+TIMED = 2  # evaluations of the objective that are timed, where rows and minutes count; one for rows alone
 LEAST = 5  # steps that make sense
 WINDOWS, VALIDATIONS = 12, 3  # validations of a training by its own windows; by rows of their own
-# decision 189:
-ROWS_OF_STEP, FEW_STEPS = 8, 32  # rows that a step asks boxes for, where there are so many steps
+# decisions 189, 190:
+BATCH, FEW_STEPS = 8, 32  # rows in a step of a loss that calls a box once, where there are so many steps
 # decision 188:
 WORK = 0.1  # seconds that a step computes beside the boxes, where a few steps did not say it
 PACE = 1000  # steps a second, at most
+# decision 190:
+PATIENCE = 300.0  # seconds that rows alone, without minutes, may take for several rates
 
 Work = Mapping[str, Rehearsal | None]
 
@@ -65,7 +66,7 @@ def settled(
             without room for a training: none was run, but for the data.
     """
     problem, chooses, sizes = bound.problem, plan.is_open, asked.sizes
-    tries = TIMED if chooses and plan.config.rows is not None else TRIES
+    tries = _tries(plan)
     if sizes is None:
         plan = replace(plan, instead=asked.instead)
         if chooses:
@@ -93,8 +94,15 @@ def settled(
     return plan
 
 
+def _tries(plan: Plan) -> int:
+    """How many evaluations of the objective are timed: the first one warms up, where rows are not scarce."""
+    if not plan.is_open or plan.config.rows is None:
+        return TRIES
+    return 1 if plan.config.minutes is None else TIMED
+
+
 def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
-    """Sizes with batches of several rows where one asks boxes for few: of so few a gradient shows little.
+    """Sizes with batches of several rows where a row calls a box once: of one call a gradient shows little.
 
     Data are made again with them, unless that would cost rows.
 
@@ -104,8 +112,9 @@ def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
         made: Rows that were run to make the data.
     """
     problem, rows = bound.problem, bound.problem.config.rows
-    most = math.inf if rows is None else rows // (FEW_STEPS * sizes.objective)
-    batch = int(min(ROWS_OF_STEP // sizes.objective, most)) if not made and sizes.objective else 1
+    batch = 1
+    if sizes.objective == 1 and not made:
+        batch = BATCH if rows is None else min(BATCH, rows // FEW_STEPS)
     if batch <= 1:
         return sizes
     data = vars(problem).pop("data", None)
@@ -248,8 +257,13 @@ class _Choice:
 
     @cached_property
     def _rates(self) -> list[float]:
-        """Several, where what they add to a step takes no longer than its rows; else one; decision 188."""
+        """Several, where what they add to a step takes no longer than its rows, or is short; else one.
+
+        Decisions 188 and 190.
+        """
         box = self.plan.trial.evaluation or 0.0
+        if self.plan.config.minutes is None:
+            box = max(box, PATIENCE * self.sizes.objective / max(1, self._budget))
         added = [
             replace(work, networks=len(FACTORS)).further(work.replays)
             - replace(work, networks=1).further(work.replays)
@@ -330,7 +344,7 @@ class _Choice:
     @property
     def _aside(self) -> int:
         """Rows of the budget that no seed gets: of making the data, and of timing a batch."""
-        return self.made + (self.plan.trial.spent.rows_run or TIMED * self.sizes.objective)
+        return self.made + (self.plan.trial.spent.rows_run or _tries(self.plan) * self.sizes.objective)
 
     @property
     def _budget(self) -> int:
