@@ -1,4 +1,4 @@
-"""Frozen derivatives: one fixed function, exact of the model's own values, no row; served by UM-Bridge too."""
+"""Frozen derivatives: one fixed function, exact of the model's values, no row; served by UM-Bridge too."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def solver_of(box: BlackBoxFunction, count: int = 80) -> zo.FrozenBox:
     return zo.frozen(box, zo.tangents.KernelTangent(), (x, box(x)))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # forward mode
 def test_autograd_agrees_with_differences_of_the_models_values_and_takes_no_row():
     solver = solver_of(Banana())
     before = solver.ledger.rows_run
