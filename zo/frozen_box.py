@@ -1,4 +1,4 @@
-"""`frozen`: a box with a derivative that is learned once from recorded rows and is one fixed function then."""
+"""`frozen`: a box with a derivative that is learned once from recorded rows and is one fixed function."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VALIDATED = 5  # one row in so many chooses between tangents
 STEP, AGREES = (
     1e-4,
     1e-2,
-)  # of the difference, in units of spread, by which a Hessian is checked; and how well
+)  # of a difference that checks a Hessian, in units of spread; how well
 
 Rows = int | str | os.PathLike[str] | Sequence[Any] | RecordedRows
 Products = Sequence[Tensor | None]
@@ -55,8 +55,8 @@ class FrozenInfo:
         tangent: the model, in words.
         rows: how many it learned from.
         held_out: how many rows were held out.
-        errors: for each output with a derivative, by name, the root mean square error of the model's values on
-            these rows, over the spread of the answers: 0 is perfect, 1 no better than their mean.
+        errors: for each output with a derivative, by name, the root mean square error of the model's values
+            on these rows, over the spread of the answers: 0 is perfect, 1 no better than their mean.
         hessian: whether the model has a second derivative.
     """
 
@@ -70,8 +70,8 @@ class FrozenInfo:
         """All of it in a sentence."""
         errors = ", ".join(f"{name} {error:.2g}" for name, error in self.errors.items())
         return (
-            f"{self.tangent} learned from {self.rows:,} rows; relative error of its values on {self.held_out:,} "
-            f"held-out rows: {errors}"
+            f"{self.tangent} learned from {self.rows:,} rows; relative error of its values on "
+            f"{self.held_out:,} held-out rows: {errors}"
         )
 
 
@@ -103,8 +103,8 @@ def frozen(
 
     Args:
         box: the box, whose values pass unchanged.
-        tangent: the model, or several, of which the one is taken that foretells a fifth of the rows best. None
-            for a kernel, a perceptron and what other packages offer, or on grids and meshes `AutoTangent`.
+        tangent: the model, or several, of which the one is taken that foretells a fifth of the rows best.
+            None for a kernel, a perceptron and what other packages offer, or on grids and meshes `AutoTangent`.
             Each is copied.
         rows: what to learn from: inputs and answers as `(inputs, outputs)`; an HDF5 file, see
             `zo.recorded_rows`; or a number of rows, to be bought around `around`. None to learn later, by
@@ -161,9 +161,7 @@ class FrozenBox(Wrapper):
         self.held_out, self.seed = held_out, check_count("frozen", "seed", seed, least=0)
         self.info: FrozenInfo | None = None
         self._model: _Model | None = None
-        self._turn: AbstractContextManager[object] = (
-            nullcontext()
-        )  # of who calls the box while rows are bought
+        self._turn: AbstractContextManager[object] = nullcontext()  # while rows are bought
 
     # Learning
 
@@ -295,9 +293,7 @@ class FrozenBox(Wrapper):
             return values(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
         model = self._known()
         pairs = zip(self.inputs, arrays, strict=True)
-        outputs = _Values.apply(
-            model, values, *(a if spec.differentiable else a.detach() for spec, a in pairs)
-        )
+        outputs = _Values.apply(model, values, *(a if s.differentiable else a.detach() for s, a in pairs))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _predict(self, *arrays: Any) -> Any:
@@ -394,8 +390,8 @@ class FrozenBox(Wrapper):
         assert self.info is not None
         if not self.info.hessian:
             raise NotDifferentiableError(
-                f"{self!r}: expected a model with a second derivative, got {self.info.tangent}, which has none. "
-                "Take KernelTangent."
+                f"{self!r}: expected a model with a second derivative, got {self.info.tangent}, which "
+                "has none. Take KernelTangent."
             )
 
     @property
@@ -469,7 +465,7 @@ class FrozenBox(Wrapper):
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the frozen derivative to a file, which `load` reads; the file is the old one or the new one."""
+        """Write the frozen derivative to a file, which `load` reads; it is the old one or the new one."""
         temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
         torch.save(self.state_dict(), temporary)
         os.replace(temporary, path)
@@ -488,8 +484,8 @@ class FrozenBox(Wrapper):
             raise
         except Exception as error:
             raise ConfigurationError(
-                f"{os.fspath(path)}: expected a frozen derivative, got something else ({type(error).__name__}). "
-                "FrozenBox.save writes one."
+                f"{os.fspath(path)}: expected a frozen derivative, got something else "
+                f"({type(error).__name__}). FrozenBox.save writes one."
             ) from None
         return self.load_state_dict(state)
 
@@ -516,9 +512,7 @@ class _Model:
         """The model of a copy of a tangent, fitted to rows."""
         model = cls(box, copy.deepcopy(tangent), place)
         inputs = [t.double() if t.is_floating_point() else t for t in rows.inputs]
-        answers = [
-            t.double() for spec, t in zip(box.outputs, rows.outputs, strict=True) if spec.differentiable
-        ]
+        answers = [t.double() for s, t in zip(box.outputs, rows.outputs, strict=True) if s.differentiable]
         learner: Any = model.tangent
         if isinstance(tangent, AutoTangent):
             learner.fit(inputs, answers, STEPS)
@@ -587,7 +581,8 @@ class _Model:
         bent = self._bent(pairs, v, d)
         if bent is None:
             raise NotDifferentiableError(
-                f"frozen: expected a model with a second derivative, got {self.tangent!r}. Take KernelTangent."
+                f"frozen: expected a model with a second derivative, got {self.tangent!r}. "
+                "Take KernelTangent."
             )
         return self._apart(self.inputs, bent)
 
@@ -658,7 +653,7 @@ class _Model:
 
 
 class _Values(_Refusing):
-    """`apply(model, values, *inputs)` gives a tuple of what the function of values says, with the derivative."""
+    """`apply(model, values, *inputs)` gives what the function of values says, with the derivative."""
 
     @staticmethod
     def forward(model: _Model, values: Callable[..., Any], *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -818,8 +813,8 @@ def _check_box(box: BlackBoxFunction) -> None:
             raise ConfigurationError(f"frozen, box {box!r}: {none_differentiable(kind, specs)}")
     if copies := [spec.name for spec in box.outputs if spec.copy_of is not None]:
         raise ConfigurationError(
-            f"frozen, box {box!r}: expected outputs without copy_of=, got it of {', '.join(copies)}. Leave it "
-            "out: the model learns them as any other."
+            f"frozen, box {box!r}: expected outputs without copy_of=, got it of {', '.join(copies)}. "
+            "Leave it out: the model learns them as any other."
         )
 
 

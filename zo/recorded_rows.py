@@ -1,4 +1,4 @@
-"""Rows of a box that are recorded: in an HDF5 file, or bought around inputs; a frozen derivative learns from them.
+"""Rows of a box that are recorded in an HDF5 file, or bought around inputs, for a derivative to learn from.
 
 A file has two groups, `inputs` and `outputs`, with a dataset `(rows, *shape)` for each array under its name.
 """
@@ -71,8 +71,8 @@ def recorded(box: BlackBoxFunction, inputs: Arrays, outputs: Arrays) -> Recorded
     shapes = [(rows.count, *spec.shape) for spec in box.outputs]
     if len(rows.leading) != 1 or [tuple(answer.shape) for answer in answers] != shapes:
         raise ConfigurationError(
-            f"{box!r}, recorded rows: expected outputs of shapes {shapes} for inputs with one leading axis, got "
-            f"{[tuple(answer.shape) for answer in answers]} for leading axes {rows.leading}. Give all of the "
+            f"{box!r}, recorded rows: expected outputs of shapes {shapes} for inputs with one leading axis, "
+            f"got {[tuple(answer.shape) for answer in answers]} for leading axes {rows.leading}. Give all of the "
             "box's arrays in its order, rows first."
         )
     return RecordedRows(rows.inputs, tuple(answer.detach().to(rows.device) for answer in answers))
@@ -152,8 +152,8 @@ def inputs_around(
 ) -> tuple[Tensor, ...]:
     """Inputs to buy rows at, near those that are given.
 
-    Of as many inputs as are wanted, or more, these are themselves the answer, evenly taken. Of fewer, they come
-    first; the rest is drawn from the Gaussian of their mean and covariance, kept within the bounds of the
+    Of as many inputs as are wanted, or more, these are themselves the answer, evenly taken. Of fewer, they
+    come first; the rest is drawn from the Gaussian of their mean and covariance, kept within the bounds of the
     specs. What has no derivative is that of one of them, drawn.
 
     Args:
@@ -179,8 +179,8 @@ def inputs_around(
         return tuple(tensor[places] for tensor in tensors)
     if given.count < 2:
         raise ConfigurationError(
-            f"{box!r}, around: expected at least 2 inputs, whose spread says how far to go, got {given.count}. "
-            "Give draws from a prior, or as many as there are rows."
+            f"{box!r}, around: expected at least 2 inputs, whose spread says how far to go, got "
+            f"{given.count}. Give draws from a prior, or as many as there are rows."
         )
     fresh = count - given.count
     weights = torch.from_numpy(generator.standard_normal((fresh, given.count))).to(tensors[0].device)
@@ -204,8 +204,8 @@ def _drawn(spec: ArraySpec, tensor: Tensor, weights: Tensor, chosen: Tensor) -> 
 def _usual(box: BlackBoxFunction, spec: ArraySpec, generator: np.random.Generator, count: int) -> Tensor:
     if not spec.floating or (spec.scale is None and spec.bounds is None):
         raise ConfigurationError(
-            f"{box!r}, around: expected inputs, or specs with scale= or bounds=, got neither for {spec.name!r}. "
-            "Give inputs such as those that the derivative will be asked at, as draws from a prior."
+            f"{box!r}, around: expected inputs, or specs with scale= or bounds=, got neither for "
+            f"{spec.name!r}. Give inputs such as those that the derivative will be asked at, as draws from a prior."
         )
     return torch.from_numpy(spec.usual_numbers(generator, count)).to(spec.torch_dtype or torch.float64)
 
