@@ -98,8 +98,7 @@ def frozen(
     ones will: take draws that are far apart.
 
     Autograd goes through it in reverse and in forward mode, and through its gradient once more. It is a black
-    box too, whose `reference` and `predicted` serve a UM-Bridge server (`serve(solver)`), OpenMDAO
-    (`component(solver)`) and JAX (`zo.jax.differentiable(solver)`).
+    box too, which a UM-Bridge server takes as it is: `serve(solver)`.
 
     Args:
         box: the box, whose values pass unchanged.

@@ -72,7 +72,7 @@ def recorded(box: BlackBoxFunction, inputs: Arrays, outputs: Arrays) -> Recorded
     if len(rows.leading) != 1 or [tuple(answer.shape) for answer in answers] != shapes:
         raise ConfigurationError(
             f"{box!r}, recorded rows: expected outputs of shapes {shapes} for inputs with one leading axis, "
-            f"got {[tuple(answer.shape) for answer in answers]} for leading axes {rows.leading}. Give all of the "
+            f"got {[tuple(answer.shape) for answer in answers]} for leading axes {rows.leading}. Give all of the "  # noqa: E501
             "box's arrays in its order, rows first."
         )
     return RecordedRows(rows.inputs, tuple(answer.detach().to(rows.device) for answer in answers))
@@ -205,7 +205,7 @@ def _usual(box: BlackBoxFunction, spec: ArraySpec, generator: np.random.Generato
     if not spec.floating or (spec.scale is None and spec.bounds is None):
         raise ConfigurationError(
             f"{box!r}, around: expected inputs, or specs with scale= or bounds=, got neither for "
-            f"{spec.name!r}. Give inputs such as those that the derivative will be asked at, as draws from a prior."
+            f"{spec.name!r}. Give inputs such as those that the derivative will be asked at, as draws from a prior."  # noqa: E501
         )
     return torch.from_numpy(spec.usual_numbers(generator, count)).to(spec.torch_dtype or torch.float64)
 

@@ -116,7 +116,7 @@ def serve(
     frozen: Annotated[
         Path | None,
         arg(
-            help="File of the frozen derivative: read where it is there, else written; nothing is learned twice."
+            help="File of the frozen derivative: read where it is there, else written; nothing is learned twice."  # noqa: E501
         ),
     ] = None,
 ) -> int:
