@@ -17,6 +17,9 @@ from zo.estimators import RGE as RGE
 from zo.estimators import RandomCoordinates as RandomCoordinates
 from zo.field import Field as Field
 from zo.field import fit_field as fit_field
+from zo.frozen_box import FrozenBox as FrozenBox
+from zo.frozen_box import FrozenInfo as FrozenInfo
+from zo.frozen_box import frozen as frozen
 from zo.keep_best import KeepBest as KeepBest
 from zo.loss_gradient import LossGradient as LossGradient
 from zo.objective import OutputLoss as OutputLoss

@@ -97,19 +97,36 @@ def serve(
     name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
     threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
     derivative: Annotated[
-        Literal["own", "differences", "values"],
+        Literal["own", "differences"],
         arg(
-            help="What gradients come from: the box's own derivative, where it has one; central differences, "
-            "two rows for each number of the inputs; or a tangent that is learned over the calls, from "
-            "the values of the solves alone."
+            help="What gradients come from: the box's own derivative, where it has one; or central "
+            "differences, two rows for each number of the inputs. --learn and --from make a frozen one."
         ),
     ] = "own",
     mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+    learn: Annotated[
+        int | None, arg(help="Rows to buy around --around; a derivative is learned from them, and frozen.")
+    ] = None,
+    recorded: Annotated[
+        Path | None, arg(name="from", help="HDF5 file of recorded rows that a frozen derivative learns from.")
+    ] = None,
+    around: Annotated[
+        Path | None, arg(help="Inputs near which rows are bought, such as prior draws: .npy or .npz.")
+    ] = None,
+    frozen: Annotated[
+        Path | None,
+        arg(
+            help="File of the frozen derivative: read where it is there, else written; nothing is learned twice."  # noqa: E501
+        ),
+    ] = None,
 ) -> int:
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
 
     box = _box(target, arguments)
+    if learn is not None or recorded is not None or frozen is not None:
+        named = name or type(box).__name__
+        box, name = _frozen(box, learn, recorded, around, frozen), named
     if derivative == "own":
         solver = None
     else:
@@ -125,6 +142,41 @@ def serve(
         threads=threads,
     )
     return 0
+
+
+def _frozen(
+    box: Any, learn: int | None, recorded: Path | None, around: Path | None, kept: Path | None
+) -> Any:
+    """The box with a frozen derivative; it learns in a thread, and gradients are refused until it has."""
+    from threading import Thread
+
+    import zo
+    from blackbox.conformance.samples import read_samples
+
+    solver = zo.frozen(box)
+    if kept is not None and kept.is_file():
+        solver.load(kept)
+        say(f"frozen: {solver.info}")
+        return solver
+    if (learn is None) == (recorded is None):
+        raise ConfigurationError(
+            "serve, --learn: expected either --learn ROWS --around FILE, or --from FILE, got "
+            f"{'neither' if learn is None else 'both'}. Give one of the two."
+        )
+    inputs = None if around is None else list(read_samples(box, around))
+    box.failures = "keep"  # rows that fail are left out of what is learned
+
+    def work() -> None:
+        try:
+            solver.learn(recorded if recorded is not None else learn or 0, around=inputs)
+            if kept is not None:
+                solver.save(kept)
+            say(f"frozen: {solver.info}")
+        except Exception as error:
+            say(f"not frozen, gradients stay refused: {error}")
+
+    Thread(target=work, daemon=True).start()
+    return solver
 
 
 def host(

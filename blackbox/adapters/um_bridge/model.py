@@ -58,6 +58,8 @@ class ServedModel:
                 f"{type(derivative).__name__}. Such as zo.differentiable(box, zo.CGE(mu=1e-3, central=True))."
             )
         self._alone: AbstractContextManager[object] = nullcontext() if derivative is None else Lock()
+        # a box with products of its own, which cost no row, and which says how wrong they are
+        self.frozen: Any = box if derivative is None and hasattr(box, "hessian_action") else None
         if derivative is None and getattr(box, "has_derivative", False):
             derivative = getattr(box, "reference", None)
         self.derivative = derivative
@@ -68,8 +70,9 @@ class ServedModel:
         """`/ModelInfo`, `/InputSizes`, `/OutputSizes`: no row is run."""
         if path == "/ModelInfo":
             # Estimates pass for exact at a client: whoever serves has to ask for them.
-            others = dict.fromkeys(("ApplyJacobian", "ApplyHessian"), False)
-            return {"support": {"Evaluate": True, "Gradient": self.derivative is not None, **others}}
+            others = {"ApplyJacobian": self.frozen is not None, "ApplyHessian": self.frozen is not None}
+            known = {} if self.frozen is None else {"derivative": self.frozen.derivative_info}
+            return {"support": {"Evaluate": True, "Gradient": self.derivative is not None, **others}, **known}
         if path == "/InputSizes":
             return {"inputSizes": [_size(spec) for spec in self.box.inputs]}
         return {"outputSizes": [_size(spec) for spec in self.box.outputs]}
@@ -100,6 +103,8 @@ class ServedModel:
             RefusedError: the request is not one, there is no such derivative, or the row failed. Of a failed
                 row `zo` makes zeros, which would pass for a gradient.
         """
+        if self.frozen is not None:
+            return self.product("/Gradient", request)
         if self.derivative is None:
             raise RefusedError(400, "UnsupportedFeature", "Gradient is not supported by this model.")
         out = _place(request, "outWrt", self.box.outputs)
@@ -136,6 +141,47 @@ class ServedModel:
             raise RefusedError(500, "EvaluationFailed", "expected a finite gradient, got another.")
         return {"output": _vector(gradient[0].numpy())}
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """How wrong a frozen derivative is, by output, for the answers that have one."""
+        known = {} if self.frozen is None else self.frozen.derivative_info
+        errors = ", ".join(f"{name}={error:.3g}" for name, error in known.get("errors", {}).items())
+        return {"derivative-error": errors, "derivative-rows": str(known["rows"])} if errors else {}
+
+    def product(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        """`/Gradient`, `/ApplyJacobian` or `/ApplyHessian` of a frozen derivative; no row is run.
+
+        Raises:
+            RefusedError: the request is not one, nothing is frozen yet, or the model has no such derivative.
+        """
+        if self.frozen is None:
+            raise RefusedError(400, "UnsupportedFeature", f"{path[1:]} is not supported by this model.")
+        inputs, outputs = self.box.inputs, self.box.outputs
+        hessian = path == "/ApplyHessian"
+        out = _place(request, "outWrt", outputs)
+        into = _place(request, "inWrt1" if hessian else "inWrt", inputs)
+        along = _place(request, "inWrt2", inputs) if hessian else into
+        row = self._row(request)
+        cotangents: list[Tensor | None] = [None] * len(outputs)
+        changes: list[Tensor | None] = [None] * len(inputs)
+        if path != "/ApplyJacobian":
+            cotangents[out] = _direction(request, "sens", outputs[out])
+        if path != "/Gradient":
+            changes[along] = _direction(request, "vec", inputs[along])
+        try:
+            if path == "/Gradient":
+                answer, place = self.frozen.vjp(row, cotangents), into
+            elif path == "/ApplyJacobian":
+                answer, place = self.frozen.jvp(row, changes), out
+            else:
+                answer, place = self.frozen.hessian_action(row, cotangents, changes), into
+        except BlackBoxError as error:
+            raise RefusedError(500, type(error).__name__, str(error)) from None
+        product = answer[place] if isinstance(answer, tuple) else answer
+        if not torch.isfinite(product).all():
+            raise RefusedError(500, "EvaluationFailed", "expected a finite product, got another.")
+        return {"output": _vector(product[0].numpy())}
+
     def _row(self, request: dict[str, Any]) -> tuple[Tensor, ...]:
         """The inputs of a request, one row of each."""
         specs, vectors = self.box.inputs, request.get("input")
@@ -157,6 +203,17 @@ def _place(request: dict[str, Any], key: str, specs: Sequence[ArraySpec]) -> int
         sentence = f"{key}: expected an array with a derivative, {specs[place].name!r} has none."
         raise RefusedError(400, "UnsupportedFeature", sentence)
     return place
+
+
+def _direction(request: dict[str, Any], key: str, spec: ArraySpec) -> Tensor:
+    """A request's cotangent or change, one row of the spec's shape."""
+    try:
+        values = vector(request.get(key), _size(spec)).astype(np.float64).reshape(1, *spec.shape)
+        if not np.isfinite(values).all():
+            raise ValueError("expected finite numbers, got others")
+    except ValueError as error:
+        raise RefusedError(400, "InvalidInput", f"{key}: {error}.") from None
+    return torch.from_numpy(values)
 
 
 def _input(spec: ArraySpec, values: object) -> np.ndarray:

@@ -29,7 +29,7 @@ from blackbox.adapters.um_bridge.messages import VERSION, from_text, to_text
 from blackbox.adapters.um_bridge.model import RefusedError, ServedModel
 
 DESCRIBE = ("/ModelInfo", "/InputSizes", "/OutputSizes")
-UNSERVED = ("/ApplyJacobian", "/ApplyHessian")
+PRODUCTS = ("/ApplyJacobian", "/ApplyHessian")
 MAX_HEADER_BYTES = 2**16
 INCOMPLETE = (h11.IDLE, h11.SEND_BODY)  # nothing of a request is here, or only a part
 KEPT_SECONDS = 75  # an idle connection; shorter than most training steps would mean a new one for each
@@ -50,7 +50,7 @@ class Application:
                 Route("/Gradient", self._evaluate, methods=["POST"]),
                 Route("/Info", self._info, methods=["GET"]),
                 *(Route(path, self._describe, methods=["POST"]) for path in DESCRIBE),
-                *(Route(path, self._unserved, methods=["POST"]) for path in UNSERVED),
+                *(Route(path, self._evaluate, methods=["POST"]) for path in PRODUCTS),
             ],
             exception_handlers={
                 RefusedError: _refused,
@@ -76,23 +76,21 @@ class Application:
     async def _evaluate(self, request: Request) -> Response:
         self._admit(request)
         text = await self._text(request)
-        gradient = request.scope["path"] == "/Gradient"
+        path = request.scope["path"]
 
-        def work() -> bytes:
+        def work() -> tuple[bytes, dict[str, str]]:
             model, message = self._read(text)
-            return to_text(model.gradient(message) if gradient else model.evaluate(message))
+            if path == "/Evaluate":
+                return to_text(model.evaluate(message)), {}
+            answer = model.gradient(message) if path == "/Gradient" else model.product(path, message)
+            return to_text(answer), model.headers
 
         queued = self._free.locked()
         async with self._free:
             if queued and await request.is_disconnected():  # nobody waits for its answer any more
                 raise ClientDisconnect
-            answer = await asyncio.wrap_future(self._threads.submit(work))
-            return Response(answer, media_type="application/json")
-
-    async def _unserved(self, request: Request) -> Response:
-        self._admit(request)
-        path = request.scope["path"]
-        raise RefusedError(400, "UnsupportedFeature", f"{path[1:]} is not supported by this model.")
+            answer, headers = await asyncio.wrap_future(self._threads.submit(work))
+            return Response(answer, headers=headers, media_type="application/json")
 
     def _admit(self, request: Request) -> None:
         if self._token is not None:

@@ -1,0 +1,131 @@
+"""Frozen derivatives: one fixed function, exact of the model's values, no row; served by UM-Bridge too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+import umbridge
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.adapters.um_bridge import serving
+from blackbox.errors import NotDifferentiableError
+
+RNG = np.random.default_rng(0)
+
+
+class Banana(BlackBoxFunction):
+    """Two numbers to three."""
+
+    inputs = (ArraySpec("x", (2,), dtype="float64"),)
+    outputs = (ArraySpec("y", (3,), dtype="float64"),)
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.stack([x[:, 0], x[:, 1] + x[:, 0] ** 2, np.sin(2 * x[:, 0]) * x[:, 1]], 1)
+
+
+class Linear(Banana):
+    """The same shapes, linear."""
+
+    weights = np.array([[1.0, 2.0], [-0.5, 0.3], [0.0, 4.0]])
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return x @ self.weights.T
+
+
+def solver_of(box: BlackBoxFunction, count: int = 80) -> zo.FrozenBox:
+    x = np.random.default_rng(1).normal(size=(count, 2))
+    return zo.frozen(box, zo.tangents.KernelTangent(), (x, box(x)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # forward mode
+def test_autograd_agrees_with_differences_of_the_models_values_and_takes_no_row():
+    solver = solver_of(Banana())
+    before = solver.ledger.rows_run
+    x = torch.tensor(RNG.normal(size=(3, 2)), requires_grad=True)
+    assert torch.autograd.gradcheck(solver.predicted, x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(solver.predicted, x)
+    assert solver.ledger.rows_run == before
+
+
+def test_a_linear_box_is_known_exactly():
+    solver = solver_of(Linear())
+    x, v = RNG.normal(size=(5, 2)), RNG.normal(size=(5, 3))
+    np.testing.assert_allclose(solver.vjp(x, v), v @ Linear.weights, atol=1e-5)
+    assert solver.info is not None and solver.info.errors["y"] < 1e-5
+
+
+def test_a_leapfrog_goes_back_to_where_it_began_and_a_point_has_one_force():
+    solver = solver_of(Banana())
+
+    def force(x: np.ndarray) -> np.ndarray:
+        t = torch.tensor(x[None], requires_grad=True)
+        (solver(t).square().sum() + t.square().sum() / 8).backward()
+        assert t.grad is not None
+        return t.grad[0].numpy()
+
+    def leapfrog(x: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(8):
+            p = p - 0.05 * force(x)
+            x = x + 0.1 * p
+            p = p - 0.05 * force(x)
+        return x, p
+
+    x, p = np.array([0.5, -0.3]), np.array([0.4, 0.7])
+    there, momentum = leapfrog(x, p)
+    back, _ = leapfrog(there, -momentum)
+    assert np.linalg.norm(there - x) > 0.1 and np.linalg.norm(back - x) < 1e-9
+    assert (force(x) == force(x)).all()
+
+
+def test_nothing_is_differentiated_before_it_is_frozen():
+    solver = zo.frozen(Banana())
+    assert solver(np.zeros((1, 2))).shape == (1, 3)
+    with pytest.raises(NotDifferentiableError, match="expected a derivative that is frozen, got none yet"):
+        solver(torch.zeros(1, 2, dtype=torch.float64, requires_grad=True))
+
+
+def test_a_saved_derivative_answers_with_the_same_bits(tmp_path):
+    solver = solver_of(Banana())
+    solver.save(tmp_path / "frozen.pt")
+    again = zo.frozen(Banana(), zo.tangents.KernelTangent()).load(tmp_path / "frozen.pt")
+    x, v = RNG.normal(size=(4, 2)), RNG.normal(size=(4, 3))
+    assert (solver.vjp(x, v) == again.vjp(x, v)).all() and again.info == solver.info
+
+
+def test_recorded_rows_come_back_from_a_file_and_rows_are_bought(tmp_path):
+    bought = zo.frozen(Banana(), zo.tangents.KernelTangent())
+    bought.learn(30, around=RNG.normal(size=(10, 2)), path=tmp_path / "rows.h5")
+    assert bought.ledger.rows_run == 30
+    read = zo.frozen(Banana(), zo.tangents.KernelTangent(), tmp_path / "rows.h5")
+    x, v = RNG.normal(size=(4, 2)), RNG.normal(size=(4, 3))
+    assert read.ledger.rows_run == 0 and (read.vjp(x, v) == bought.vjp(x, v)).all()
+
+
+def test_umbridge_s_client_gets_values_unchanged_and_products_without_a_row():
+    solver = zo.frozen(Banana(), zo.tangents.KernelTangent())
+    x, sens, vec = [0.3, -0.7], [1.0, 0.5, -2.0], [0.2, 0.9]
+    with serving({"banana": solver}) as url:
+        model = umbridge.HTTPModel(url, "banana")
+        with pytest.raises(Exception, match="expected a derivative that is frozen, got none yet"):
+            model.gradient(0, 0, [x], sens)
+        inputs = np.random.default_rng(1).normal(size=(80, 2))
+        solver.learn((inputs, solver.box(inputs)))
+        assert model([x]) == [Banana()(np.array([x]))[0].tolist()]
+        before = solver.ledger.rows_run
+        one = [np.array([values]) for values in (x, sens, vec)]
+        assert model.gradient(0, 0, [x], sens) == solver.vjp(one[0], one[1])[0].tolist()
+        assert model.apply_jacobian(0, 0, [x], vec) == solver.jvp(one[0], one[2])[0].tolist()
+        assert model.apply_hessian(0, 0, 0, [x], sens, vec) == solver.hessian_action(*one)[0].tolist()
+        assert solver.ledger.rows_run == before
+        asked = {"name": "banana", "input": [x], "sens": sens, "outWrt": 0, "inWrt": 0}
+        answers = [requests.post(f"{url}/Gradient", json=asked) for _ in range(2)]
+        assert answers[0].content == answers[1].content
+        assert solver.info is not None
+        assert answers[0].headers["derivative-error"] == f"y={solver.info.errors['y']:.3g}"
+        known = requests.post(f"{url}/ModelInfo", json={"name": "banana"}).json()["derivative"]
+        assert known["rows"] == solver.info.rows and known["frozen"]

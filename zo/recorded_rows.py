@@ -1,0 +1,228 @@
+"""Rows of a box that are recorded in an HDF5 file, or bought around inputs, for a derivative to learn from.
+
+A file has two groups, `inputs` and `outputs`, with a dataset `(rows, *shape)` for each array under its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.arrays import to_rows
+from blackbox.hdf5 import own_part
+from zo.errors import ConfigurationError
+
+BLOCK = 64  # rows that are bought, and on disk, at a time
+Arrays: TypeAlias = Any
+"""An array, or a sequence of arrays: those of NumPy or torch, rows first."""
+
+
+@dataclass(frozen=True)
+class RecordedRows:
+    """What a box was asked, and what it answered.
+
+    Attributes:
+        inputs: one tensor `(rows, *shape)` for each input of the box, in its order.
+        outputs: the same of the outputs; NaN where a row failed.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.inputs[0])
+
+    def of(self, places: Tensor) -> RecordedRows:
+        """Some of them, by their places or by a mask."""
+        inputs, outputs = (tuple(t[places] for t in both) for both in (self.inputs, self.outputs))
+        return RecordedRows(inputs, outputs)
+
+    def finite(self) -> RecordedRows:
+        """Those with finite numbers alone."""
+        good = torch.ones(len(self), dtype=torch.bool)
+        for tensor in (*self.inputs, *self.outputs):
+            good &= tensor.reshape(len(self), -1).isfinite().all(1).cpu()
+        return self.of(good.to(self.inputs[0].device))
+
+
+def recorded(box: BlackBoxFunction, inputs: Arrays, outputs: Arrays) -> RecordedRows:
+    """Rows that are there as arrays, checked against the box.
+
+    Args:
+        box: the box whose rows they are.
+        inputs: an array `(rows, *shape)` for each of its inputs; one array where it has one.
+        outputs: the same of its outputs.
+
+    Raises:
+        InputError, ConfigurationError: they do not fit the box, or each other.
+    """
+    rows = to_rows(repr(box), box.inputs, _several(inputs))
+    answers = tuple(torch.as_tensor(array) for array in _several(outputs))
+    shapes = [(rows.count, *spec.shape) for spec in box.outputs]
+    if len(rows.leading) != 1 or [tuple(answer.shape) for answer in answers] != shapes:
+        raise ConfigurationError(
+            f"{box!r}, recorded rows: expected outputs of shapes {shapes} for inputs with one leading axis, "
+            f"got {[tuple(answer.shape) for answer in answers]} for leading axes {rows.leading}. Give all of the "  # noqa: E501
+            "box's arrays in its order, rows first."
+        )
+    return RecordedRows(rows.inputs, tuple(answer.detach().to(rows.device) for answer in answers))
+
+
+def read_rows(box: BlackBoxFunction, path: str | Path) -> RecordedRows:
+    """The rows of an HDF5 file, as `write_rows` writes it.
+
+    Raises:
+        ConfigurationError: there is no such file, or an array of the box is not in it.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = [
+                [_dataset(path, file, kind, spec) for spec in specs]
+                for kind, specs in (("inputs", box.inputs), ("outputs", box.outputs))
+            ]
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: expected an HDF5 file with the groups inputs and outputs, got none ({error}). "
+            "zo.recorded_rows.write_rows writes one."
+        ) from None
+    return recorded(box, *arrays)
+
+
+def write_rows(box: BlackBoxFunction, path: str | Path, rows: RecordedRows) -> None:
+    """Write rows to an HDF5 file, which `read_rows` reads; behind those that are in it already."""
+    with h5py.File(path, "a") as file:
+        for kind, specs, tensors in (
+            ("inputs", box.inputs, rows.inputs),
+            ("outputs", box.outputs, rows.outputs),
+        ):
+            group = file.require_group(kind)
+            for spec, tensor in zip(specs, tensors, strict=True):
+                array = tensor.detach().cpu().numpy()
+                if spec.name not in group:
+                    group.create_dataset(spec.name, data=array, maxshape=(None, *spec.shape), chunks=True)
+                    continue
+                dataset = group[spec.name]
+                dataset.resize(len(dataset) + len(array), 0)
+                dataset[len(dataset) - len(array) :] = array
+
+
+def buy_rows(
+    box: BlackBoxFunction,
+    inputs: Sequence[Tensor],
+    *,
+    path: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RecordedRows:
+    """Ask a box for rows, 64 at a time; those of a block are on disk before the next one is asked for.
+
+    Args:
+        box: the box, whose policy says what becomes of rows that fail.
+        inputs: one tensor `(rows, *shape)` for each input.
+        path: an HDF5 file that the rows are written to; None for none.
+        progress: is told how many rows there are, and of how many.
+
+    Raises:
+        What the box raises; what was bought before is in the file.
+    """
+    total, answers = len(inputs[0]), []
+    for first in range(0, total, BLOCK):
+        some = tuple(tensor[first : first + BLOCK] for tensor in inputs)
+        answer = box(*some)
+        answers.append(answer if isinstance(answer, tuple) else (answer,))
+        if path is not None:
+            write_rows(box, path, RecordedRows(some, answers[-1]))
+        if progress is not None:
+            progress(min(first + BLOCK, total), total)
+    outputs = tuple(torch.cat(column) for column in zip(*answers, strict=True))
+    return RecordedRows(tuple(inputs), outputs)
+
+
+def inputs_around(
+    box: BlackBoxFunction, around: Arrays | None, count: int, seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Inputs to buy rows at, near those that are given.
+
+    Of as many inputs as are wanted, or more, these are themselves the answer, evenly taken. Of fewer, they
+    come first; the rest is drawn from the Gaussian of their mean and covariance, kept within the bounds of the
+    specs. What has no derivative is that of one of them, drawn.
+
+    Args:
+        box: the box.
+        around: an array `(rows, *shape)` for each input, such as draws from a prior. None for usual numbers
+            of the specs: uniform within `bounds`, or standard normal times `scale`.
+        count: how many rows are wanted.
+        seed: of all draws.
+
+    Returns:
+        One tensor `(count, *shape)` for each input.
+
+    Raises:
+        ConfigurationError: the inputs say nothing of how far to go.
+    """
+    generator = np.random.default_rng(seed)
+    if around is None:
+        return tuple(_usual(box, spec, generator, count) for spec in box.inputs)
+    given = to_rows(repr(box), box.inputs, _several(around))
+    tensors = given.inputs
+    if given.count >= count:
+        places = torch.linspace(0, given.count - 1, count).round().long()
+        return tuple(tensor[places] for tensor in tensors)
+    if given.count < 2:
+        raise ConfigurationError(
+            f"{box!r}, around: expected at least 2 inputs, whose spread says how far to go, got "
+            f"{given.count}. Give draws from a prior, or as many as there are rows."
+        )
+    fresh = count - given.count
+    weights = torch.from_numpy(generator.standard_normal((fresh, given.count))).to(tensors[0].device)
+    chosen = torch.from_numpy(generator.integers(0, given.count, fresh)).to(tensors[0].device)
+    return tuple(
+        torch.cat([tensor, _drawn(spec, tensor, weights, chosen)])
+        for spec, tensor in zip(box.inputs, tensors, strict=True)
+    )
+
+
+def _drawn(spec: ArraySpec, tensor: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+    """Rows of the Gaussian with the mean and covariance of given rows; copies of what has no derivative."""
+    if not spec.differentiable:
+        return tensor[chosen]
+    flat = tensor.reshape(len(tensor), -1).double()
+    mean = flat.mean(0)
+    drawn = mean + weights @ (flat - mean) / (len(flat) - 1) ** 0.5
+    return drawn.clamp(*spec.ends).reshape(-1, *spec.shape).to(tensor.dtype)
+
+
+def _usual(box: BlackBoxFunction, spec: ArraySpec, generator: np.random.Generator, count: int) -> Tensor:
+    if not spec.floating or (spec.scale is None and spec.bounds is None):
+        raise ConfigurationError(
+            f"{box!r}, around: expected inputs, or specs with scale= or bounds=, got neither for "
+            f"{spec.name!r}. Give inputs such as those that the derivative will be asked at, as draws from a prior."  # noqa: E501
+        )
+    return torch.from_numpy(spec.usual_numbers(generator, count)).to(spec.torch_dtype or torch.float64)
+
+
+def _several(arrays: Arrays) -> tuple[Any, ...]:
+    return tuple(arrays) if isinstance(arrays, list | tuple) else (arrays,)
+
+
+def _dataset(path: str | Path, file: Any, kind: str, spec: ArraySpec) -> np.ndarray:
+    """One array of a file, in the spec's dtype; floats of an open dtype as they are."""
+    group = own_part(file, kind)
+    dataset = own_part(group, spec.name) if isinstance(group, h5py.Group) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf":
+        raise ConfigurationError(
+            f"{os.fspath(path)}: expected the numbers of the array {kind}/{spec.name}, got none. Name the "
+            "groups inputs and outputs, and in them the arrays as the box's specs do."
+        )
+    array = np.asarray(dataset[()])
+    wanted = spec.dtype or (array.dtype.name if array.dtype.name in ("float32", "float64") else "float64")
+    return array.astype(wanted)
