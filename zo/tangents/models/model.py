@@ -18,7 +18,7 @@ RowFunction = Callable[[Tensor], Tensor]
 """From `(rows, size_in)` to `(rows, size_out)`, each row by itself."""
 
 
-ONCE = "once_differentiable"  # torch's word for a function whose derivative is another program's
+ENDS = "Error"  # torch's node behind a function that is differentiable once
 
 
 class ModelTangent(Tangent):
@@ -119,14 +119,8 @@ class _ModelAt(Linearised):
             return self._outputs(self.rows, self.rows.z) if self._known is None else self._known()
 
     def push(self, d: Tensor) -> Tensor:
-        """The model's J d; by central differences of a model that is differentiable once."""
-        model = partial(self._outputs, self.rows)
-        try:
-            return pushed_forward(model, self.rows.z, d)
-        except RuntimeError as error:
-            if ONCE not in str(error):
-                raise
-            return _differenced(model, self.rows.z, d)
+        """The model's J d."""
+        return pushed_forward(partial(self._outputs, self.rows), self.rows.z, d)
 
     def pull(self, v: Tensor) -> Tensor:
         """The model's J^T v."""
@@ -135,6 +129,19 @@ class _ModelAt(Linearised):
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by."""
         return self._outputs(replace(self.rows, others=others), z) - self.values
+
+
+def _differentiable_once(gradient: Tensor) -> bool:
+    """Whether another program's derivative is in the graph of a gradient: torch ends it there."""
+    nodes, seen = [gradient.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            if type(node).__name__ == ENDS:
+                return True
+            seen.add(node)
+            nodes += [further for further, _ in node.next_functions]
+    return False
 
 
 @torch.no_grad()
@@ -167,10 +174,11 @@ def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
     """J d: a forward, a backward, and a pass through the latter.
 
     J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would do with less, but
-    not all of torch has it: `grid_sample`, which solvers advect with, has not.
+    not all of torch has it: `grid_sample`, which solvers advect with, has not. Where a function is
+    differentiable once, as a server's is, central differences are taken: two evaluations.
 
     Args:
-        function: differentiable twice, as all is that torch itself is made of.
+        function: differentiable twice, as all is that torch itself is made of, or once.
         z: where the derivative is taken, `(rows, size_in)`.
         d: changes of the input, `(rows, size_in)`.
 
@@ -184,4 +192,6 @@ def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
         back = torch.autograd.grad(y, z, v, create_graph=True, materialize_grads=True)[0]
         if not back.requires_grad:  # the function does not depend on z
             return torch.zeros_like(y)
+        if _differentiable_once(back):  # torch would say zero, without an error
+            return _differenced(function, z, d)
         return torch.autograd.grad(back, v, d, materialize_grads=True)[0].to(d)
