@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
-from zo.tangents.models.candidates import BETTER, SHIPPED, candidates
+from zo.tangents.models.candidates import BETTER, SHIPPED, Candidate, candidates
+from zo.tangents.models.prior import Below, Prior
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
@@ -23,6 +25,8 @@ CONTEST = 25  # steps in which candidates learn side by side; decision 32
 FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better; decision 32
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
+PRIOR = "prior"  # the name of the first kind above a prior
+AWAY = 5  # steps in succession without the prior after which that is said; decision 196
 OF_LIGHT = 16  # a light candidate has this part of the bytes
 
 
@@ -45,6 +49,10 @@ class AutoTangent(Tangent):
     `MeshTangent` where there are cells and coordinates and `GraphTangent` where there are edges alone; or
     neither. The repr says which of these the box was taken for, and why.
 
+    With a prior there is one candidate more, and the first: the first kind, above the prior. It is used from
+    the first step on, unless another predicts new rows better, and stays out where that is so at the end: a
+    prior of a wrong sign or scale is left, which is said.
+
     Where trust is lost it learns longer, if it learns in steps. If trust is lost again, a candidate in
     reserve, which is a perceptron where the box is not on a grid, or one that lost, learns beside it for 25
     steps, beginning with the rows that are there, and takes over if it predicts new rows better.
@@ -53,15 +61,24 @@ class AutoTangent(Tangent):
         box: the box, whose specs decide.
         seed: the seed of all that is drawn.
         without: names of candidates that are not tried, such as "equation".
+        prior: a differentiable model of the box, see `ValueTangent`.
 
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
         kind: the one in use.
         taken_for: what the box was taken for, and why, in words.
+        prior: as `zo.tangents.models.prior.Prior`, which counts its rows; None without.
         unfit: why each of the other candidates is not tried, by its name.
     """
 
-    def __init__(self, box: BlackBoxFunction, seed: int = 0, *, without: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        box: BlackBoxFunction,
+        seed: int = 0,
+        *,
+        without: Collection[str] = (),
+        prior: Below | Prior | None = None,
+    ) -> None:
         self._specs = Specs.of(box)
         self.taken_for = self._specs.structure.why
         tried = [(candidate, candidate.fits(self._specs)) for candidate in candidates(without)]
@@ -77,6 +94,11 @@ class AutoTangent(Tangent):
         first = [name for name, candidate in fits.items() if not candidate.reserve]
         if not any(name in SHIPPED for name in first):  # one that ships learns beside those of other packages
             first += [name for name in fits if name not in first][:1]
+        self.prior = Prior.of("AutoTangent", prior, self._specs.inputs)
+        if self.prior is not None:
+            fits[PRIOR] = _above(self.prior, fits[first[0]])
+            first = [PRIOR, *first]
+        self._away, self._told = 0, False  # steps without the prior in succession, and whether that was said
         self._others = [name for name in fits if name not in first]
         self._steps = 0
         self._contest = CONTEST, True  # its last step, and whether it is the first one
@@ -105,7 +127,8 @@ class AutoTangent(Tangent):
     def see(self, rows: CallPairs) -> None:
         """Let the models keep the rows, and see how well each predicts them."""
         for kind, model in self.models.items():
-            prediction = model.at(rows).values if len(self.models) > 1 else None
+            judged = len(self.models) > 1 and model.knows  # a prior has values before anything is known
+            prediction = model.at(rows).values if judged else None
             if prediction is not None and bool(rows.alive.any()):
                 missed = ((prediction - rows.y) * reciprocal(rows.response_scale))[rows.alive]
                 error = float(missed.double().square().mean())
@@ -121,6 +144,7 @@ class AutoTangent(Tangent):
         self._steps += 1
         if len(self.models) > 1:
             self.kind = self._better()
+            self._tell_of_prior()
             self._errors = {kind: FADING * self._errors[kind] for kind in self.models}
             if self._steps >= self._contest[0]:
                 self._settle()
@@ -206,6 +230,7 @@ class AutoTangent(Tangent):
             "errors": dict(self._errors),
             "contest": list(self._contest),
             "models": {kind: model.state_dict() for kind, model in self.models.items()},
+            **({} if self.prior is None else {"away": (self._away, self._told)}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,6 +239,7 @@ class AutoTangent(Tangent):
         self._errors = dict(state["errors"])
         ends, is_first = state["contest"]
         self._contest = ends, is_first
+        self._away, self._told = state.get("away", (0, False))
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
@@ -262,10 +288,27 @@ class AutoTangent(Tangent):
                 best = kind
         return best
 
+    def _tell_of_prior(self, last: bool = False) -> None:
+        """Say once that the prior is left, after some steps without it, or at the contest's end."""
+        lost = PRIOR in self.models and self.kind != PRIOR
+        self._away = self._away + 1 if lost else 0
+        if lost and not self._told and (last or self._away >= AWAY):
+            self._told = True
+            errors = self._errors[PRIOR], self._errors[self.kind]
+            ratio = math.sqrt(errors[0] / errors[1]) if errors[1] else math.inf
+            warn(
+                "AutoTangent: expected a prior that helps to predict what the box answers, but "
+                f"{self.models[PRIOR]!r} missed new rows by {ratio:.2g} times as much as {self.model!r}, "
+                "which is used instead. Look for a wrong sign, unit or order of arrays in the prior, or "
+                "leave it out.",
+                TangentWarning,
+            )
+
     def _settle(self) -> None:
         """End a contest; who lost the first one may have another, beside one that is not trusted."""
         if len(self.models) == 1:
             return
+        self._tell_of_prior(last=True)
         if self._contest[1]:
             lost = [kind for kind in self.models if kind != self.kind and not self._candidates[kind].light]
             self._others = lost + self._others
@@ -276,6 +319,13 @@ class AutoTangent(Tangent):
         """All kinds, in the order in which they are tried, and what the box was taken for."""
         kinds = ", ".join(repr(self._make(kind)) for kind in self._candidates)
         return f"AutoTangent({kinds}; {self.taken_for})"
+
+
+def _above(prior: Prior, candidate: Candidate) -> Candidate:
+    """The candidate, above a prior."""
+    return replace(
+        candidate, name=PRIOR, make=lambda box, seed: candidate.make(box, seed).over(prior), better=BETTER
+    )
 
 
 def _as_call(specs: Specs, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:

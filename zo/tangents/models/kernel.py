@@ -20,6 +20,7 @@ from zo.tangents.models.gaussian_process import (
     likely_lengths,
     one_length,
 )
+from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import spread_places
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
@@ -58,15 +59,16 @@ class KernelTangent(ValueTangent):
     Args:
         centres: rows to which it is fitted, evenly taken from the window.
         window: rows kept, the oldest going.
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Raises:
         ConfigurationError: a value out of its range.
     """
 
-    def __init__(self, centres: int = 1000, *, window: int = 4000) -> None:
+    def __init__(self, centres: int = 1000, *, window: int = 4000, prior: Below | None = None) -> None:
         check_count("KernelTangent", "centres", centres)
         self.centres = centres
-        super().__init__(window, output_map=False)
+        super().__init__(window, output_map=False, prior=prior)
 
     def _forget(self, window: int) -> None:
         """Know nothing."""
@@ -162,7 +164,7 @@ class KernelTangent(ValueTangent):
 
     def __repr__(self) -> str:
         """The number of centres."""
-        return f"KernelTangent(centres={self.centres})"
+        return f"KernelTangent(centres={self.centres}{said(self.prior)})"
 
 
 class _KernelAt(ModelAt):

@@ -14,6 +14,7 @@ from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.form import Form
 from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
+from zo.tangents.models.prior import Below, said
 from zo.tangents.record.pairs import sizes
 
 
@@ -31,6 +32,7 @@ class MLPTangent(NetworkTangent):
         learning: how it learns; None for `LEARNING`, see `Learning`.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
         seed: all draws depend on (seed, step of learning) alone.
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -45,10 +47,11 @@ class MLPTangent(NetworkTangent):
         learning: Learning | None = None,
         output_map: bool = False,
         seed: int = 0,
+        prior: Below | None = None,
     ) -> None:
         check_count("MLPTangent", "width", width)
         self.width = width
-        super().__init__(learning=learning, output_map=output_map, seed=seed)
+        super().__init__(learning=learning, output_map=output_map, seed=seed, prior=prior)
 
     def build(self, form: Form, plan: dict[str, Any]) -> Passes:
         """Two hidden layers and a linear path."""
@@ -57,7 +60,7 @@ class MLPTangent(NetworkTangent):
 
     def __repr__(self) -> str:
         """The width."""
-        return f"MLPTangent(width={self.width})"
+        return f"MLPTangent(width={self.width}{said(self.prior)})"
 
 
 class _Perceptron(Passes):

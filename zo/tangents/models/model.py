@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ RowFunction = Callable[[Tensor], Tensor]
 """From `(rows, size_in)` to `(rows, size_out)`, each row by itself."""
 
 
+ENDS = "Error"  # torch's node behind a function that is differentiable once
+
+
 class ModelTangent(Tangent):
     """J(z) is that of a model of the box: the user's own coarser or simplified solver, written in torch.
 
@@ -26,7 +29,9 @@ class ModelTangent(Tangent):
 
         tangent = zo.tangents.ModelTangent(coarse)
 
-    It learns nothing. Its values are never used, so it may be off by a constant. Rows must not interact.
+    It learns nothing. Nothing is foretold by its values (`expect`), so it may be off by a constant. They are
+    used where no box runs, as by a population's surrogate; a replay begins at what the box answered. Rows
+    must not interact.
 
     Cost: for a VJP a forward and a backward pass of the model on the rows of a call; for J d, which checks
     ask for, those and another backward pass. Memory: the model's graph.
@@ -36,6 +41,7 @@ class ModelTangent(Tangent):
             to its differentiable outputs in their order. By the differentiable inputs it is differentiable
             twice, as what is made of torch's own functions is. It runs on the device and in the dtype of
             what the box was given.
+        name: the model's name in messages; None for the function's own.
 
     Raises:
         ConfigurationError: the model cannot be called; when it is first used, it gives other shapes than
@@ -44,17 +50,26 @@ class ModelTangent(Tangent):
 
     learns = False
 
-    def __init__(self, model: Callable[..., Any]) -> None:
+    def __init__(self, model: Callable[..., Any], name: str | None = None) -> None:
         if not callable(model):
             raise ConfigurationError(
                 f"ModelTangent, model: expected a function of tensors, got {model!r}. Give one that takes "
                 "the box's inputs."
             )
-        self.model = model
+        self.model, self._name = model, name
 
-    def at(self, rows: CallPairs) -> Linearised:
-        """The model at these rows."""
-        return _ModelAt(rows, self)
+    def at(self, rows: CallPairs, values: Callable[[], Tensor] | None = None) -> Linearised:
+        """The model at these rows.
+
+        Args:
+            rows: the rows of a call.
+            values: gives the model's outputs there, where these are known; None to run it.
+        """
+        return _ModelAt(rows, self, values)
+
+    def expect(self, rows: CallPairs) -> Tensor | None:
+        """None: trust is not lost over a model that is off by a constant."""
+        return None
 
     def outputs(self, rows: CallPairs, z: Tensor) -> Tensor:
         """The model's differentiable outputs, `(rows, size_in)` to `(rows, size_out)`.
@@ -87,15 +102,21 @@ class ModelTangent(Tangent):
 
     def __repr__(self) -> str:
         """The model's name; its address would change from run to run."""
-        return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
+        return f"ModelTangent({self._name or getattr(self.model, '__qualname__', type(self.model).__name__)})"
 
 
 class _ModelAt(Linearised):
-    """A model of the user's at the rows of a call; its values are never used."""
+    """A model of the user's at the rows of a call."""
 
-    def __init__(self, rows: CallPairs, tangent: ModelTangent) -> None:
+    def __init__(self, rows: CallPairs, tangent: ModelTangent, values: Callable[[], Tensor] | None) -> None:
         super().__init__(rows)
-        self._outputs = tangent.outputs
+        self._outputs, self._known = tangent.outputs, values
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The model's outputs, asked once."""
+        with torch.no_grad():
+            return self._outputs(self.rows, self.rows.z) if self._known is None else self._known()
 
     def push(self, d: Tensor) -> Tensor:
         """The model's J d."""
@@ -107,8 +128,30 @@ class _ModelAt(Linearised):
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by."""
-        before = self._outputs(self.rows, self.rows.z).detach()
-        return self._outputs(replace(self.rows, others=others), z) - before
+        return self._outputs(replace(self.rows, others=others), z) - self.values
+
+
+def _differentiable_once(gradient: Tensor) -> bool:
+    """Whether another program's derivative is in the graph of a gradient: torch ends it there."""
+    nodes, seen = [gradient.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            if type(node).__name__ == ENDS:
+                return True
+            seen.add(node)
+            nodes += [further for further, _ in node.next_functions]
+    return False
+
+
+@torch.no_grad()
+def _differenced(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
+    """J d by central differences, `(rows, size_out)`."""
+    length = d.norm(dim=-1, keepdim=True)
+    step = torch.finfo(z.dtype).eps ** (1 / 3) * z.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    move = torch.where(length > 0, step / length, 0.0)
+    ahead, behind = function(z + move * d), function(z - move * d)
+    return torch.where(length > 0, (ahead - behind) / (2 * move), 0.0)
 
 
 def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
@@ -131,10 +174,11 @@ def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
     """J d: a forward, a backward, and a pass through the latter.
 
     J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would do with less, but
-    not all of torch has it: `grid_sample`, which solvers advect with, has not.
+    not all of torch has it: `grid_sample`, which solvers advect with, has not. Where a function is
+    differentiable once, as a server's is, central differences are taken: two evaluations.
 
     Args:
-        function: differentiable twice, as all is that torch itself is made of.
+        function: differentiable twice, as all is that torch itself is made of, or once.
         z: where the derivative is taken, `(rows, size_in)`.
         d: changes of the input, `(rows, size_in)`.
 
@@ -148,4 +192,6 @@ def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
         back = torch.autograd.grad(y, z, v, create_graph=True, materialize_grads=True)[0]
         if not back.requires_grad:  # the function does not depend on z
             return torch.zeros_like(y)
+        if _differentiable_once(back):  # torch would say zero, without an error
+            return _differenced(function, z, d)
         return torch.autograd.grad(back, v, d, materialize_grads=True)[0].to(d)

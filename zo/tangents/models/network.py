@@ -20,6 +20,7 @@ from zo.tangents.models.at_rows import ModelAt, Together, at_calls, blocks, othe
 from zo.tangents.models.form import Form, rows_of
 from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Passes, Tape, input_cotangents
+from zo.tangents.models.prior import Below
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, all_rows
@@ -74,10 +75,12 @@ class NetworkTangent(ValueTangent):
 
     LEARNING: ClassVar[Learning]
 
-    def __init__(self, *, learning: Learning | None, output_map: bool, seed: int) -> None:
+    def __init__(
+        self, *, learning: Learning | None, output_map: bool, seed: int, prior: Below | None = None
+    ) -> None:
         self.learning = self.LEARNING if learning is None else learning
         self._key = Key(seed)
-        super().__init__(self.learning.window, output_map)
+        super().__init__(self.learning.window, output_map, prior)
 
     def _forget(self, window: int) -> None:
         """Know nothing."""
@@ -202,7 +205,7 @@ class NetworkTangent(ValueTangent):
 
     def at(self, rows: CallPairs) -> Linearised:
         """The network at these rows, behind a forward pass of theirs."""
-        if not self.knows or len(blocks(rows.z)) > 1:
+        if not self.knows or self.prior is not None or len(blocks(rows.z)) > 1:
             return super().at(rows)
         return self._behind_one_pass([rows], lambda forward: [forward])[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from zo.errors import ConfigurationError
 from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
 from zo.tangents.models.form import Form
 from zo.tangents.models.maps.behind import MapBehind
+from zo.tangents.models.prior import Below, Prior
 from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs, without_copies
@@ -39,14 +40,27 @@ class ValueTangent(Tangent):
     Args:
         window: rows kept, the oldest going.
         output_map: whether there is a W.
+        prior: a differentiable model of the box, under it: it learns y - prior(x), and all that it says is of
+            the sum. A function of torch tensors that takes all inputs of the box, a module, a box that
+            answers with a derivative, or a tangent that knows values.
+
+    Attributes:
+        prior: as `zo.tangents.models.prior.Prior`, which counts its rows; None without.
     """
 
+    prior: Prior | None = None
     _most_bytes: int | None = None  # of the window; None for the usual
 
-    def __init__(self, window: int, output_map: bool) -> None:
+    def __init__(self, window: int, output_map: bool, prior: Below | None = None) -> None:
         check_count(type(self).__name__, "window", window)
         self.output_map = output_map
+        self.over(prior)
         self._forget(window)
+
+    def over(self, prior: Below | Prior | None) -> Self:
+        """Have a prior under it from now on, before it has seen anything; the tangent itself."""
+        self.prior = Prior.of(type(self).__name__, prior)
+        return self
 
     def _forget(self, window: int) -> None:
         """Know nothing."""
@@ -110,6 +124,8 @@ class ValueTangent(Tangent):
         if not self._form:
             return None
         z, others, y = self._window.spread(self._window.rows)
+        if self.prior is not None:
+            y = y + self.prior.flat(self._form, z, others)
         return self._form, (z, others, y)
 
     def kept(self) -> dict[str, Any]:
@@ -121,6 +137,7 @@ class ValueTangent(Tangent):
             "moments": [moments.state_dict() for moments in self._moments],
             "map": self._map.state_dict(),
             "lessons": self._lessons,
+            **({} if self.prior is None else {"prior": self.prior.state_dict()}),
         }
 
     def load_kept(self, state: dict[str, Any]) -> None:
@@ -133,6 +150,8 @@ class ValueTangent(Tangent):
         self._window.load_state_dict(state["window"], device)
         self._map.load_state_dict(state["map"], self._form, device)
         self._lessons = state["lessons"]
+        if self.prior is not None and "prior" in state:
+            self.prior.load_state_dict(state["prior"])
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
@@ -162,9 +181,8 @@ class ValueTangent(Tangent):
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The model at each call; it is asked once for the values of all."""
-        if not self.knows:
-            return [Unknown(rows) for rows in calls]
-        return self.known_at(calls)
+        own = self.known_at(calls) if self.knows else [Unknown(rows) for rows in calls]
+        return own if self.prior is None else self.prior.over(calls, own)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """What it says at calls, once it has learned."""
@@ -172,7 +190,8 @@ class ValueTangent(Tangent):
         return [ModelAt(rows, self.values, together, number) for number, rows in enumerate(calls)]
 
     def see(self, rows: CallPairs) -> None:
-        """Keep what was asked, and the answers."""
+        """Keep what was asked, and the answers, less the prior's."""
+        rows = rows if self.prior is None else self.prior.rest(rows)
         alive = rows.alive.nonzero(as_tuple=True)  # a mask would be waited for at each use
         context = tuple(tuple(other.shape[1:]) for other in rows.others if other is not None)
         self._take(
@@ -245,7 +264,10 @@ class ValueTangent(Tangent):
             output_specs,
             tuple(spec.shape for spec in input_specs if spec.context),
         )
-        self._take(form, z, torch.cat([z[:, :0], *context], dim=1), y)
+        others = torch.cat([z[:, :0], *context], dim=1)
+        if self.prior is not None:
+            self.prior.know(input_specs)
+        self._take(form, z, others, self._left(form, z, others, y))
         if not self._form:
             raise ConfigurationError(
                 f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."
@@ -255,8 +277,12 @@ class ValueTangent(Tangent):
 
     def start(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Learn from rows that another model has seen, see `rows`."""
-        self._take(form, z, others, y)
+        self._take(form, z, others, self._left(form, z, others, y))
         self.learn()
+
+    def _left(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> Tensor:
+        """What is to be learned of answers, `(rows, size_out)`."""
+        return y if self.prior is None else y - self.prior.flat(form, z, others)
 
     def _take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take the rows that are finite; refuse another box's."""

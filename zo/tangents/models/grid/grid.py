@@ -19,6 +19,7 @@ from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.network import Learning, NetworkTangent
+from zo.tangents.models.prior import Below, said
 from zo.tangents.models.structure import Specs
 from zo.tangents.tangent import sources
 
@@ -58,6 +59,7 @@ class GridTangent(NetworkTangent):
             step of learning sees fewer rows, or patches, and there are three to eight times as many steps.
         output_map: whether there is a W.
         seed: all draws depend on (seed, step of learning) alone.
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
         measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
@@ -77,6 +79,7 @@ class GridTangent(NetworkTangent):
         learning: Learning | None = None,
         output_map: bool = True,
         seed: int = 0,
+        prior: Below | None = None,
     ) -> None:
         check_count("GridTangent", "channels", channels)
         if channels % 4:
@@ -89,7 +92,7 @@ class GridTangent(NetworkTangent):
         self.channels = channels
         self.periodic = checked_ends("GridTangent", periodic)
         self.reach = reach
-        super().__init__(learning=learning, output_map=output_map, seed=seed)
+        super().__init__(learning=learning, output_map=output_map, seed=seed, prior=prior)
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The channel of each number: the cells of a channel share a unit."""
@@ -199,7 +202,10 @@ class GridTangent(NetworkTangent):
 
     def __repr__(self) -> str:
         """The settings; a resumed run is held to them, so what was measured is not among them."""
-        return f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach})"
+        return (
+            f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach}"
+            f"{said(self.prior)})"
+        )
 
 
 def cells_of(form: Form) -> int:

@@ -20,6 +20,7 @@ from zo.tangents.models.form import Form
 from zo.tangents.models.grid.grid import lattices
 from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, padded
+from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.structure import MOST_CELLS, Specs
 from zo.tangents.models.values import ValueTangent
@@ -69,6 +70,7 @@ class StencilTangent(ValueTangent):
             states neighbours hardly differ, and what values do not determine a small ridge leaves wild: 1e-6
             predicts them better than 1e-3 and gives gradients up to a thousand times too long.
         output_map: whether there is a W (see `OutputMap`).
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
         measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
@@ -86,6 +88,7 @@ class StencilTangent(ValueTangent):
         reach: int | None = None,
         ridge: float = 1e-3,
         output_map: bool = True,
+        prior: Below | None = None,
     ) -> None:
         check_count("StencilTangent", "degree", degree)
         if degree > 3:
@@ -99,7 +102,7 @@ class StencilTangent(ValueTangent):
         self.degree, self.ridge = degree, ridge
         self.periodic = checked_ends("StencilTangent", periodic)
         self.reach = reach
-        super().__init__(WINDOW, output_map)
+        super().__init__(WINDOW, output_map, prior)
 
     def _forget(self, window: int) -> None:
         """Know nothing."""
@@ -256,7 +259,10 @@ class StencilTangent(ValueTangent):
 
     def __repr__(self) -> str:
         """The settings; a resumed run is held to them, so what was measured is not among them."""
-        return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
+        return (
+            f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach}"
+            f"{said(self.prior)})"
+        )
 
 
 def _fewest(channels: int, degree: int, reach: int, shape: tuple[tuple[int, int], ...], axes: int) -> int:

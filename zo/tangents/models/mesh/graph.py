@@ -22,6 +22,7 @@ from zo.tangents.models.mesh.mesh_operators import incidence
 from zo.tangents.models.mesh.on_mesh import ImplicitTangent
 from zo.tangents.models.mesh.rows_on_mesh import Rows
 from zo.tangents.models.mesh.step_fit import StepFit
+from zo.tangents.models.prior import Below, said
 
 # Forms from poor to rich: steps, powers of the fields as sources, and a flow's cube beside its difference.
 FORMS = ((1, False, False), (2, True, False), (2, True, True))
@@ -58,6 +59,7 @@ class GraphTangent(ImplicitTangent):
         ridge: on how far conductances are apart from each other, and capacities, in logarithms; with an error
             of the outputs in units of the box's usual change.
         window: rows kept, the oldest going.
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
         measured: the form that the last fit chose, and its error on rows held out in units of the box's usual
@@ -72,8 +74,10 @@ class GraphTangent(ImplicitTangent):
     numbers = 240_000
     most_tried = len(FORMS) + 1  # all rows
 
-    def __init__(self, mesh: Mesh | None = None, *, ridge: float = 1e-3, window: int = 500) -> None:
-        super().__init__(mesh, ridge, window)
+    def __init__(
+        self, mesh: Mesh | None = None, *, ridge: float = 1e-3, window: int = 500, prior: Below | None = None
+    ) -> None:
+        super().__init__(mesh, ridge, window, prior)
 
     def check_mesh(self, mesh: Mesh) -> None:
         """Refuse one without an edge."""
@@ -144,7 +148,7 @@ class GraphTangent(ImplicitTangent):
 
     def __repr__(self) -> str:
         """The settings; a resumed run is held to them, so what was measured is not among them."""
-        return f"GraphTangent({self.mesh!r}, ridge={self.ridge})"
+        return f"GraphTangent({self.mesh!r}, ridge={self.ridge}{said(self.prior)})"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
 from zo.tangents.models.mesh.mesh_operators import Elements
 from zo.tangents.models.mesh.on_mesh import ImplicitTangent
 from zo.tangents.models.mesh.rows_on_mesh import Rows
+from zo.tangents.models.prior import Below, said
 
 # Forms from poor to rich: steps, and which products of fields; and then degrees of the coefficients'
 # polynomials, and steps, for those matrices that had a part in the best of these.
@@ -66,6 +67,7 @@ class MeshTangent(ImplicitTangent):
         ridge: on the coefficients, each in units of its effect on the outputs. Rows held out do not show what
             a smaller one leaves undetermined.
         window: rows kept, the oldest going.
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
         measured: the form that the last fit chose, the number of its coefficients, and its error on rows held
@@ -78,8 +80,10 @@ class MeshTangent(ImplicitTangent):
 
     most_tried = len(PLAIN) + len(VARIED) + 3  # convection along, finer steps, all rows
 
-    def __init__(self, mesh: Mesh | None = None, *, ridge: float = 1e-4, window: int = 500) -> None:
-        super().__init__(mesh, ridge, window)
+    def __init__(
+        self, mesh: Mesh | None = None, *, ridge: float = 1e-4, window: int = 500, prior: Below | None = None
+    ) -> None:
+        super().__init__(mesh, ridge, window, prior)
 
     def check_mesh(self, mesh: Mesh) -> None:
         """Refuse one without cells or coordinates."""
@@ -202,7 +206,7 @@ class MeshTangent(ImplicitTangent):
 
     def __repr__(self) -> str:
         """The settings; a resumed run is held to them, so what was measured is not among them."""
-        return f"MeshTangent({self.mesh!r}, ridge={self.ridge})"
+        return f"MeshTangent({self.mesh!r}, ridge={self.ridge}{said(self.prior)})"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from zo.tangents.models.form import Form
 from zo.tangents.models.lessons import report
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.mesh.rows_on_mesh import LOOSE, Rows, RowsOnMesh, Units
+from zo.tangents.models.prior import Below
 from zo.tangents.models.rows import ROUNDING, Moments
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
@@ -42,6 +43,7 @@ class ImplicitTangent(ValueTangent):
         mesh: the mesh; None: the one that the outputs' specs have as their layout.
         ridge: on the numbers of the step, each in units of its effect on the outputs.
         window: rows kept, the oldest going.
+        prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
         most_rows: of a fit.
@@ -54,7 +56,7 @@ class ImplicitTangent(ValueTangent):
     most_tried = 1
     _tried = 0  # in this lesson
 
-    def __init__(self, mesh: Mesh | None, ridge: float, window: int) -> None:
+    def __init__(self, mesh: Mesh | None, ridge: float, window: int, prior: Below | None = None) -> None:
         who = type(self).__name__
         if mesh is not None and not isinstance(mesh, Mesh):
             raise ConfigurationError(
@@ -65,7 +67,7 @@ class ImplicitTangent(ValueTangent):
         self.mesh, self.ridge = mesh, ridge
         if mesh is not None:
             self.check_mesh(mesh)
-        super().__init__(window, output_map=False)
+        super().__init__(window, output_map=False, prior=prior)
 
     def _forget(self, window: int) -> None:
         super()._forget(window)
