@@ -65,8 +65,10 @@ class KernelTangent(ValueTangent):
         ConfigurationError: a value out of its range.
     """
 
+    process: type[Any] = Process  # of which each fit consists
+
     def __init__(self, centres: int = 1000, *, window: int = 4000, prior: Below | None = None) -> None:
-        check_count("KernelTangent", "centres", centres)
+        check_count(type(self).__name__, "centres", centres)
         self.centres = centres
         super().__init__(window, output_map=False, prior=prior)
 
@@ -76,7 +78,7 @@ class KernelTangent(ValueTangent):
         self._last_choice = self._last_fit = 0  # rows ever seen, at the last choice of lengths and at the fit
         self._units: tuple[Tensor, ...] = ()  # of that fit: mean and scale of x, mean and scale of changes
         self._centres = torch.empty(0)  # of that fit, `(centres, size)` in these units
-        self._fit: list[Process] = []  # one for the outputs that share lengths, and one for each other
+        self._fit: list[Any] = []  # one for the outputs that share lengths, and one for each other
 
     @property
     def knows(self) -> bool:
@@ -103,12 +105,24 @@ class KernelTangent(ValueTangent):
             )
         )
         x, target = self._inputs(z, others), (y - self.carried(z) - self._units[2]) / self._units[3]
-        chosen = [(process.outputs, process.lengths, process.noise) for process in self._fit]
-        if count >= GROWN * self._last_choice and (better := _chosen(x, target)):
-            chosen, self._last_choice = better, count
-        self._fit = [Process.fitted(x, target, *choice) for choice in chosen]
+        again = count >= GROWN * self._last_choice
+        self._fit, chose = self.fitted(x, target, again)
+        if chose:
+            self._last_choice = count
         self._centres = x
         self._last_fit = count
+
+    def fitted(self, x: Tensor, target: Tensor, again: bool) -> tuple[list[Any], bool]:
+        """The processes given rows, and whether their lengths were chosen.
+
+        Args:
+            x: inputs in units of spread one, `(rows, size)`.
+            target: changes in such units, `(rows, size_out)`.
+            again: whether lengths and noises are chosen again; else they stay as they are.
+        """
+        chosen = [(process.outputs, process.lengths, process.noise) for process in self._fit]
+        better = _chosen(x, target) if again else []
+        return [Process.fitted(x, target, *choice) for choice in better or chosen], bool(better)
 
     def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
         """Inputs in units of mean zero and spread one."""
@@ -160,11 +174,11 @@ class KernelTangent(ValueTangent):
         self._units = tuple(tensor.to(device, copy=True) for tensor in state["units"])
         self._last_choice, self._last_fit = state["chosen"]
         self._centres = state["centres"].to(device, copy=True)
-        self._fit = [Process.of(process, device) for process in state["processes"]]
+        self._fit = [self.process.of(process, device) for process in state["processes"]]
 
     def __repr__(self) -> str:
         """The number of centres."""
-        return f"KernelTangent(centres={self.centres}{said(self.prior)})"
+        return f"{type(self).__name__}(centres={self.centres}{said(self.prior)})"
 
 
 class _KernelAt(ModelAt):

@@ -99,7 +99,7 @@ class ValueTangent(Tangent):
             moments.add(values)
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
-        """W o N, as `within`."""
+        """W o N, as `within`: what was learned, without a prior below it, which `at(rows).values` has."""
         return self._map(self.within(z, others))
 
     @abstractmethod

@@ -1,0 +1,172 @@
+"""`SelectedTangent`: of several models that one which foretells rows best that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count
+from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.additive import AdditiveTangent
+from zo.tangents.models.kernel import GROWN, KernelTangent
+from zo.tangents.models.linear import LinearTangent
+from zo.tangents.models.mlp import MLPTangent
+from zo.tangents.models.prior import Below, said
+from zo.tangents.models.values import ValueTangent
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.tangent import Linearised
+
+FOLD = 5  # one row in so many is left out, and foretold
+STEPS = 400  # of learning of a model that learns in steps
+MODELS: dict[str, Callable[[], ValueTangent]] = {
+    "linear": LinearTangent,
+    "kernel": KernelTangent,
+    "additive": AdditiveTangent,
+    "mlp": lambda: MLPTangent(seed=0),
+}
+
+
+class SelectedTangent(ValueTangent):
+    """J(z) is that of the model that foretells a fifth of the rows best when it learns from the others.
+
+    For a fit that is made once or a few times, such as a frozen derivative or a posterior's force. The models
+    are a line, a Gaussian process (`KernelTangent`), an additive one with pairs (`AdditiveTangent`) and a
+    perceptron (`MLPTangent`). Errors are mean squares over all outputs in units of their spread. The best
+    one then learns from all rows. It is chosen again where half as many rows more are there, and in between
+    it alone learns again. One that fails is left out.
+
+    Memory and time: those of its models, twice of the best one.
+
+    Args:
+        models: by name, what makes each; left out, the four.
+        window: rows kept, the oldest going.
+        prior: a differentiable model under it, see `ValueTangent`.
+
+    Attributes:
+        kind: the name of the model in use; "" before there are rows.
+        errors: of each model, the root of that mean square; infinite for one that failed.
+
+    Raises:
+        ConfigurationError: a value out of its range, or no models.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Callable[[], ValueTangent]] | None = None,
+        *,
+        window: int = 5000,
+        prior: Below | None = None,
+    ) -> None:
+        check_count("SelectedTangent", "window", window)
+        self.makers = dict(MODELS if models is None else models)
+        if not self.makers:
+            raise ConfigurationError(
+                "SelectedTangent, models: expected at least one, got none. Name some, or leave it out."
+            )
+        super().__init__(window, output_map=False, prior=prior)
+
+    def _forget(self, window: int) -> None:
+        """Know nothing."""
+        super()._forget(window)
+        self.kind, self.errors = "", dict[str, float]()
+        self._model: ValueTangent | None = None
+        self._last_choice = self._last_fit = 0  # rows ever seen then
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has learned anything."""
+        return self._model is not None
+
+    @property
+    def model(self) -> ValueTangent:
+        """The model in use.
+
+        Raises:
+            TangentError: there are no rows yet.
+        """
+        if self._model is None:
+            raise TangentError("SelectedTangent.model: expected rows first, got none. Call fit() or learn().")
+        return self._model
+
+    def learn_from_window(self, steps: int | None) -> None:
+        """Choose, where there is half as much more; else let the one in use learn from all rows again."""
+        self._lessons += 1
+        count = self._window.seen
+        if self._model is not None and count == self._last_fit:
+            return
+        columns = self._window.spread(self._window.rows)
+        if not self.kind or count >= GROWN * self._last_choice:
+            self._choose(columns, STEPS if steps is None else steps)
+            self._last_choice = count
+        self._model = self._learned(self.kind, columns, STEPS if steps is None else steps)
+        self._last_fit = count
+
+    def _choose(self, columns: tuple[Tensor, ...], steps: int) -> None:
+        """The one of the smallest error on a fifth of the rows; the first of all if there are too few."""
+        out = torch.arange(len(columns[0]), device=columns[0].device) % FOLD == FOLD - 1
+        self.errors = {}
+        if int(out.sum()) < 2 or len(self.makers) == 1:
+            self.kind = next(iter(self.makers))
+            return
+        z, others, y = (column[out] for column in columns)
+        unit = columns[2].double().std(0, correction=0)
+        unit = torch.where(unit > 0, unit, 1.0)
+        for kind in self.makers:
+            try:
+                with torch.no_grad():
+                    foretold = self._learned(kind, tuple(column[~out] for column in columns), steps)
+                    missed = (foretold.values(z, others).double() - y.double()) / unit
+                error = float(missed.square().mean().sqrt())
+            except TangentError:
+                error = math.inf
+            self.errors[kind] = error if math.isfinite(error) else math.inf
+        self.kind = min(self.errors, key=lambda kind: self.errors[kind])
+
+    def _learned(self, kind: str, columns: Sequence[Tensor], steps: int) -> ValueTangent:
+        """A new model of a kind that has learned from rows."""
+        model = self.makers[kind]()
+        model._take(self._form, *columns)
+        with torch.enable_grad():
+            model.learn(steps)
+        return model
+
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
+        """The model in use: `(rows, size_in)` to `(rows, size_out)`."""
+        return self.model.values(z, others)
+
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The model in use at each call."""
+        return self.model.known_at(calls)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The choice, the model in use, and the rows."""
+        if not self._form:
+            return {"form": None}
+        return self.kept() | {
+            "kind": self.kind,
+            "errors": dict(self.errors),
+            "counts": (self._last_choice, self._last_fit),
+            "model": self._model.state_dict() if self._model else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        if state["form"] is None:
+            self._forget(self._window.rows)
+            return
+        self.load_kept(state)
+        self.kind, self.errors = state["kind"], dict(state["errors"])
+        self._last_choice, self._last_fit = state["counts"]
+        self._model = None
+        if state["model"] is not None:
+            self._model = self.makers[self.kind]()
+            self._model.load_state_dict(state["model"])
+
+    def __repr__(self) -> str:
+        """The model in use, or the names of all."""
+        models = repr(self._model) if self._model else ", ".join(self.makers)
+        return f"SelectedTangent({models}{said(self.prior)})"
