@@ -9,10 +9,11 @@ import zo
 from tests.zo.row_boxes import weights
 from zo.tangents.models.additive import PAIRED, features
 
+QUICK = {"kernel": zo.tangents.KernelTangent, "additive": zo.tangents.AdditiveTangent}
 MODELS = {
     "additive": zo.tangents.AdditiveTangent,
     "linear": zo.tangents.LinearTangent,
-    "selected": zo.tangents.SelectedTangent,
+    "selected": lambda: zo.tangents.SelectedTangent(QUICK),
 }
 
 
@@ -53,7 +54,7 @@ def test_vjps_and_products_are_the_derivative_of_the_models_own_values(kind):
 @pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_state_is_taken_up_to_the_bit(kind):
-    tangent, x = fitted(kind)
+    tangent, _ = fitted(kind)
     other = MODELS[kind]()
     other.load_state_dict(tangent.state_dict())
     unseen, more = weights(7, 10, seed=1), weights(40, 10, seed=2)
@@ -108,7 +109,7 @@ def test_features_make_the_centred_kernel_and_are_orthogonal():
     phi = features(x[:, None])[:, 0]
     gram = (phi * (density / density.sum())[:, None]).T @ phi
     assert torch.allclose(gram, torch.diag(gram.diagonal()), atol=1e-8)
-    assert ((density / density.sum()) @ phi).abs().max() < 1e-9
+    assert ((density / density.sum()) @ phi).abs().max() < 1e-6
     near = x[1250:2751:250]
     bell = torch.exp(-(near[:, None] - near).square() / 18) * 10
     means = torch.exp(-near.square() / 20)
@@ -130,8 +131,8 @@ def test_a_line_is_recovered_and_selected():
 
 def test_waves_of_turned_inputs_are_not_for_pairs():
     turn = torch.linalg.qr(weights(6, 6, seed=5))[0]
-    x = weights(300, 6)
-    selected = zo.tangents.SelectedTangent()
+    x = weights(200, 6)
+    selected = zo.tangents.SelectedTangent(QUICK)
     selected.fit(x, torch.sin(1.5 * x @ turn))
     assert selected.kind != "additive"
     assert selected.errors[selected.kind] < selected.errors["additive"]
