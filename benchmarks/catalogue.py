@@ -293,6 +293,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             results=_mosaic(),
         ),
         Benchmark(
+            "inputs",
+            "docs/decisions/learning.md: models of tens to hundreds of inputs, and the one that is selected",
+            "posterior.contest:main",
+            "15 minutes",
+            seeds=2,
+            results={"posterior/inputs.json": SMALL},
+        ),
+        Benchmark(
             "size",
             "docs/concepts/learned_tangents.md: seconds and memory of tangents against cells",
             "size:main",
