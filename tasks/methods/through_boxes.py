@@ -151,6 +151,10 @@ def _tangent_gradient(
     setup: Setup, tangents: Sequence[zo.tangents.Tangent] | None, limits: zo.tangents.Limits
 ) -> zo.TangentGradient:
     """By one tangent for each box, the default ones if None; the run's own boxes share their rows."""
+    priors = [setup.problem.prior(name) for name in setup.problem.boxes]
+    if tangents is None and any(prior is not None for prior in priors):
+        each = zip(setup.boxes, priors, strict=True)
+        tangents = [zo.tangents.AutoTangent(box, setup.seed, prior=prior) for box, prior in each]
     return zo.TangentGradient(
         setup.network,
         setup.objective,
@@ -245,7 +249,8 @@ def tangents_of_boxes(problem: Problem) -> list[str]:
     """Which tangent stands for each box at first, and what the box is taken for."""
     said = []
     for name, box in problem.boxes.items():
-        tangent = zo.tangents.AutoTangent(box)
-        kinds = " and ".join(type(model).__name__ for model in tangent.models.values())
+        tangent = zo.tangents.AutoTangent(box, prior=problem.prior(name))
+        models = tangent.models.values()
+        kinds = " and ".join(type(m).__name__ + (" above a prior" if m.prior else "") for m in models)
         said.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
     return said

@@ -244,6 +244,20 @@ class Problem:
         """
         return {}
 
+    def prior(self, box: str) -> Any:
+        """A differentiable model of a box, on whose rest tangents learn: a twin that costs less.
+
+        Optional: None. A wrong one is left, and that is said, see `zo.tangents.AutoTangent`.
+
+        Args:
+            box: The box's name, "box" where there is one.
+
+        Returns:
+            A function of torch tensors that takes all inputs of the box and gives its differentiable
+            outputs, a module, a box that answers with a derivative, or a tangent that knows values.
+        """
+        return None
+
     def known_answers(self) -> Known:
         """What `answers` gives, called once, in a block of `making_data`."""
         if "_known" not in vars(self):

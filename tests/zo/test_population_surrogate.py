@@ -161,10 +161,17 @@ def test_a_box_that_no_model_stands_for_has_rates_alone():
 
 
 def test_a_tangent_without_values_has_rates_alone():
-    population, *_ = made(zo.tangents.ModelTangent(advance))
+    population, *_ = made(zo.tangents.IdentityTangent())
     for number in range(3):
         population.step(batch(number))
     assert population.without is not None and population.updates == 0
+
+
+def test_a_model_of_the_users_has_values_for_a_surrogate():
+    population, *_ = made(zo.tangents.ModelTangent(advance))
+    for number in range(12):
+        population.step(batch(number))
+    assert population.without is None and population.leader == "surrogate"
 
 
 def test_rows_that_fail_at_the_surrogate_take_the_lead_from_it():
