@@ -215,7 +215,7 @@ def main(words: Sequence[str]) -> None:
                     results["results"][key] = found = measure(BOXES[name](), rows, seed)
                     print(key, found["kind"], found["cosines"], flush=True)
                     protocol.write("inputs", words, {"results": results["results"]}, FILE)
-    atomic.write_text(FILE.with_suffix(".md"), table(results["results"]))
+    atomic.write_bytes(FILE.with_suffix(".md"), table(results["results"]).encode())
 
 
 def table(results: dict[str, Any]) -> str:

@@ -139,7 +139,7 @@ def _measurement(inner: np.ndarray, cells: int) -> csr_matrix:
                 for i in (int(x), int(x) + 1):
                     if inner[j, i] >= 0:
                         matrix[b * POINTS + a, inner[j, i]] = (1 - abs(y - j)) * (1 - abs(x - i))
-    return matrix.tocsr()
+    return csr_matrix(matrix)
 
 
 @lru_cache
