@@ -105,7 +105,7 @@ def write_rows(box: BlackBoxFunction, path: str | Path, rows: RecordedRows) -> N
             ("inputs", box.inputs, rows.inputs),
             ("outputs", box.outputs, rows.outputs),
         ):
-            group = file.require_group(kind)
+            group: Any = file.require_group(kind)
             for spec, tensor in zip(specs, tensors, strict=True):
                 array = tensor.detach().cpu().numpy()
                 if spec.name not in group:
