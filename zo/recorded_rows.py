@@ -98,7 +98,7 @@ def read_rows(box: BlackBoxFunction, path: str | Path) -> RecordedRows:
     return recorded(box, *arrays)
 
 
-def write_rows(box: BlackBoxFunction, path: str | Path, rows: RecordedRows) -> None:
+def write_rows(box: BlackBoxFunction, path: str | os.PathLike[str], rows: RecordedRows) -> None:
     """Write rows to an HDF5 file, which `read_rows` reads; behind those that are in it already."""
     with h5py.File(path, "a") as file:
         for kind, specs, tensors in (
@@ -120,7 +120,7 @@ def buy_rows(
     box: BlackBoxFunction,
     inputs: Sequence[Tensor],
     *,
-    path: str | Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecordedRows:
     """Ask a box for rows, 64 at a time; those of a block are on disk before the next one is asked for.
