@@ -98,14 +98,14 @@ def read_rows(box: BlackBoxFunction, path: str | Path) -> RecordedRows:
     return recorded(box, *arrays)
 
 
-def write_rows(box: BlackBoxFunction, path: str | Path, rows: RecordedRows) -> None:
+def write_rows(box: BlackBoxFunction, path: str | os.PathLike[str], rows: RecordedRows) -> None:
     """Write rows to an HDF5 file, which `read_rows` reads; behind those that are in it already."""
     with h5py.File(path, "a") as file:
         for kind, specs, tensors in (
             ("inputs", box.inputs, rows.inputs),
             ("outputs", box.outputs, rows.outputs),
         ):
-            group = file.require_group(kind)
+            group: Any = file.require_group(kind)
             for spec, tensor in zip(specs, tensors, strict=True):
                 array = tensor.detach().cpu().numpy()
                 if spec.name not in group:
@@ -120,7 +120,7 @@ def buy_rows(
     box: BlackBoxFunction,
     inputs: Sequence[Tensor],
     *,
-    path: str | Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecordedRows:
     """Ask a box for rows, 64 at a time; those of a block are on disk before the next one is asked for.
@@ -153,8 +153,8 @@ def inputs_around(
     """Inputs to buy rows at, near those that are given.
 
     Of as many inputs as are wanted, or more, these are themselves the answer, evenly taken. Of fewer, they
-    come first; the rest is drawn from the Gaussian of their mean and covariance, kept within the bounds of the
-    specs. What has no derivative is that of one of them, drawn.
+    come first; the rest is drawn from the Gaussian of their mean and covariance, kept within the bounds of
+    the specs. What has no derivative is that of one of them, drawn.
 
     Args:
         box: the box.
