@@ -54,8 +54,8 @@ def sample(
     takes one row of the box, however long it is. Steps, their number and the mass come from the model alone.
 
     Draws are exact in the limit of long chains: a wrong model costs acceptance and nothing else, for one
-    fixed force is reversible (Rasmussen, 2003). All that came before the model was frozen is left out, and the
-    first tenth of what came after it. A proposal whose row fails is rejected.
+    fixed force is reversible (Rasmussen, 2003). All that came before the model was frozen is left out, and
+    the first tenth of what came after it. A proposal whose row fails is rejected.
 
     Args:
         potential: minus the logarithm of the density of unknowns `(rows, size)` given the box's answers, but
@@ -158,9 +158,9 @@ def _begun(target: Target, q: Tensor, settings: tuple[Any, ...]) -> dict[str, An
     row = q[potential.argmin()][None]
     if not torch.equal(target.answers(row), target.answers(row)):
         raise ConfigurationError(
-            f"sample, box: expected the same answer to the same row, got two different ones of "
-            f"{target.box!r}. The accept step would then draw from another density. Fix its seed, or make the average of its "
-            "runs the answer."
+            "sample, box: expected the same answer to the same row, got two different ones of "
+            f"{target.box!r}. The accept step would then draw from another density. Fix its "
+            "seed, or make the average of its runs the answer."
         )
     root = q[potential.isfinite()].std(0).clamp(min=1e-6).diag()
     return {
@@ -229,8 +229,8 @@ def _chains(
                 told = True
                 warn(
                     f"sample: expected proposals to be accepted, got {rate:.1%} of {count * len(q)}. The "
-                    "model is far from the box. Give more rows to learn, a prior such as a coarse twin, or another "
-                    "tangent; the draws so far are right and few.",
+                    "model is far from the box. Give more rows to learn, a prior such as a coarse "
+                    "twin, or another tangent; the draws so far are right and few.",
                     TangentWarning,
                 )
         if count % SAVED == 0:
