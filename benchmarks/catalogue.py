@@ -344,5 +344,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             seeds=3,
             results={"lorenz96.json": SMALL},
         ),
+        Benchmark(
+            "posterior",
+            "docs/howto/posterior.md: effective samples of an exact posterior through a box",
+            "posterior.sampling:main",
+            "40 minutes",
+            seeds=2,
+        ),
     )
 }

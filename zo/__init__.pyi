@@ -24,5 +24,6 @@ from zo.keep_best import KeepBest as KeepBest
 from zo.loss_gradient import LossGradient as LossGradient
 from zo.objective import OutputLoss as OutputLoss
 from zo.parameters import Exclude as Exclude
+from zo.posterior.sampling import sample as sample
 from zo.tangents import Population as Population
 from zo.tangents import TangentGradient as TangentGradient

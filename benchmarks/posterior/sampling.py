@@ -1,0 +1,111 @@
+"""`python -m benchmarks posterior`: effective samples of the Poisson problem for each thousand rows.
+
+    python -m benchmarks posterior --seeds 1 2 --rows 10000     with the 16 x 16 twin below the model
+    python -m benchmarks posterior --no-twin                    the model from values alone
+
+Rows are all that the box ran, those of learning included. Effective samples are ArviZ's (`ess`, bulk), the
+least and the median of 64 unknowns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import zo
+from benchmarks.posterior.poisson import POINTS, UNKNOWNS, Membrane, potential
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.extras import import_extra
+
+TWIN = 16  # cells along a side
+START, ABOUT = 50, 0.3  # rows, and their standard deviation about zero
+FAR = 15.0  # where logarithms are cut off, 7.5 spreads of the prior out, for solves to stay accurate
+FILE = Path(__file__).parents[1] / "results" / "posterior.json"
+
+
+class Poisson(BlackBoxFunction):
+    """The published box, of 32 x 32 cells."""
+
+    inputs = (ArraySpec("x", (UNKNOWNS,), dtype="float64"),)
+    outputs = (ArraySpec("z", (POINTS**2,), dtype="float64"),)
+
+    def __init__(self) -> None:
+        super().__init__(failures="keep")
+        self._membrane = Membrane()
+
+    def evaluate_rows(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Displacements."""
+        return self._membrane(x.clip(-FAR, FAR))
+
+
+def measured(seed: int, rows: int, twin: bool, progress: Any = None) -> dict[str, Any]:
+    """One sampling: its effective samples, means, spreads and costs."""
+    arviz = import_extra("benchmarks posterior", "arviz", "sample")
+    coarse = Membrane(TWIN)
+
+    def below(x: Tensor) -> Tensor:
+        return coarse.torch(x.clamp(-FAR, FAR))
+
+    begun = monotonic()
+    start = ABOUT * torch.randn(START, UNKNOWNS, generator=torch.Generator().manual_seed(seed)).double()
+    data = zo.sample(
+        potential, Poisson(), start, rows=rows, seed=seed, prior=below if twin else None, progress=progress
+    )
+    effective = arviz.ess(data)["x"].values
+    draws = data.posterior["x"].values.reshape(-1, UNKNOWNS)
+    per = 1000 / data.attrs["rows"]
+    return {
+        "seed": seed,
+        "twin": twin,
+        **{
+            name: float(value) for name, value in data.attrs.items() if np.isscalar(value) and name[0] in "rs"
+        },
+        "acceptance": float(data.sample_stats["accepted"].mean()),
+        "r_hat_worst": float(arviz.rhat(data)["x"].max()),
+        "diverging": int(data.sample_stats["diverging"].sum()),
+        "ess_min": float(effective.min()),
+        "ess_median": float(np.median(effective)),
+        "ess_min_per_1000": float(effective.min() * per),
+        "ess_median_per_1000": float(np.median(effective) * per),
+        "mean": draws.mean(0).round(4).tolist(),
+        "sd": draws.std(0).round(4).tolist(),
+        "mcse": (draws.std(0) / np.sqrt(effective)).round(4).tolist(),
+        "seconds": round(monotonic() - begun),
+    }
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure, and write `benchmarks/results/posterior.json`, or only print with --size ci."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks posterior")
+    parser.add_argument("--size", choices=("ci", "small"), default="small")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--no-twin", action="store_true")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    found = []
+    for seed in options.seeds[:1] if options.size == "ci" else options.seeds:
+        rows = 600 if options.size == "ci" else options.rows
+
+        def tell(rows_so_far: int, effective: float) -> None:
+            print(f"rows {rows_so_far}: {effective:.0f} effective samples, least of all unknowns", flush=True)
+
+        found.append(measured(seed, rows, not options.no_twin, tell))
+        print(json.dumps({k: v for k, v in found[-1].items() if not isinstance(v, list)}), flush=True)
+        if options.size == "small":
+            FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -1,0 +1,195 @@
+"""Posteriors through boxes: closed forms, reversibility, transforms, resume, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.errors import ConfigurationError, RowFailedError
+from zo.errors import TangentWarning
+from zo.posterior.hmc import leapfrog
+from zo.posterior.target import Model, Target
+from zo.posterior.unknowns import Unknowns
+from zo.tangents import KernelTangent
+
+F64 = torch.float64
+MATRIX = torch.tensor([[1.0, 0.5], [-0.3, 1.2], [0.7, 0.7]], dtype=F64)
+DATA, NOISE = torch.tensor([1.0, -0.5, 0.3], dtype=F64), 0.5
+arviz = pytest.mark.needs("arviz")
+
+
+class Linear(BlackBoxFunction):
+    """y = A x + curve x0^2; fails where x0 passes `limit`."""
+
+    inputs = (ArraySpec("x", (2,), dtype="float64"),)
+    outputs = (ArraySpec("y", (3,), dtype="float64"),)
+
+    def __init__(self, curve=0.0, limit=math.inf, failures="keep"):
+        super().__init__(failures=failures)
+        self.curve, self.limit = curve, limit
+
+    def evaluate_rows(self, x):
+        y = x @ MATRIX.numpy().T + self.curve * x[:, :1] ** 2
+        y[x[:, 0] > self.limit] = np.nan
+        return y
+
+
+class Noisy(Linear):
+    """Another answer each time."""
+
+    def evaluate_rows(self, x):
+        self.draws = getattr(self, "draws", 0) + 1
+        return super().evaluate_rows(x) + self.draws
+
+
+def potential(x, y):
+    return ((y - DATA) / NOISE).square().sum(1) / 2 + x.square().sum(1) / 2
+
+
+def start(rows=20):
+    return torch.randn(rows, 2, dtype=F64, generator=torch.Generator().manual_seed(7)) / 2
+
+
+def without_bounds():
+    infinite = torch.full((2,), math.inf, dtype=F64)
+    return Unknowns(-infinite, infinite)
+
+
+@arviz
+def test_a_linear_gaussian_posterior_has_its_closed_form():
+    """Means and variances are within five of ArviZ's own Monte Carlo errors."""
+    import arviz as az
+
+    data = zo.sample(potential, Linear(), start(), rows=1700)
+    precision = MATRIX.T @ MATRIX / NOISE**2 + torch.eye(2, dtype=F64)
+    covariance = torch.linalg.inv(precision)
+    mean = covariance @ MATRIX.T @ DATA / NOISE**2
+    x = data.posterior["x"].values
+    assert x.shape[0] == 8 and x.shape[2] == 2
+    error = az.mcse(data)["x"].values
+    assert (np.abs(x.mean((0, 1)) - mean.numpy()) < 5 * error).all() and (error < 0.05).all()
+    spread = az.mcse(data, method="sd")["x"].values
+    assert (np.abs(x.std((0, 1)) - covariance.diag().sqrt().numpy()) < 5 * spread).all()
+    assert data.attrs["rows"] == data.attrs["rows_run_by_ledger"] <= 1700
+
+
+@arviz
+def test_a_wrong_model_and_a_bound_leave_the_posterior_as_it_is():
+    """A positive unknown under a prior twice too steep: the mean is that of a quadrature."""
+    import arviz as az
+
+    def steep(x):
+        return 2 * x @ MATRIX.T
+
+    data = zo.sample(
+        potential,
+        Linear(curve=0.5),
+        start().abs() + 0.05,
+        rows=1700,
+        bounds=([0, -math.inf], math.inf),
+        prior=steep,
+    )
+    grid = torch.cartesian_prod(
+        torch.linspace(0, 4, 801, dtype=F64)[1:], torch.linspace(-4, 4, 401, dtype=F64)
+    )
+    y = grid @ MATRIX.T + 0.5 * grid[:, :1] ** 2
+    weight = torch.softmax(-potential(grid, y), 0)
+    x = data.posterior["x"].values
+    assert (x[..., 0] > 0).all()
+    assert (np.abs(x.mean((0, 1)) - (weight @ grid).numpy()) < 5 * az.mcse(data)["x"].values + 0.005).all()
+
+
+def test_a_trajectory_by_the_frozen_model_goes_back():
+    """Momenta turned round, it ends where it began, to rounding."""
+    target = Target(potential, Linear(curve=1.0), without_bounds())
+    q = start()
+    model = Model(target, KernelTangent(), None, q, target.answers(q))
+    p, root = torch.ones_like(q[:4]), torch.tensor([[0.5, 0.0], [0.2, 0.7]], dtype=F64)
+    end, momentum, *_ = leapfrog(model, q[:4], p, 9, 0.2, root)
+    back, turned, *_ = leapfrog(model, end, -momentum, 9, 0.2, root)
+    assert (end - q[:4]).norm() > 0.5
+    assert torch.allclose(back, q[:4], atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
+
+
+def test_transforms_have_the_jacobians_of_autograd():
+    """Lower, upper, both and none; and there and back."""
+    inf = math.inf
+    unknowns = Unknowns(*torch.tensor([[0.5, -inf, -1.0, -inf], [inf, 2.0, 3.0, inf]], dtype=F64))
+    q = torch.randn(5, 4, dtype=F64, generator=torch.Generator().manual_seed(1))
+    x, slope = unknowns.bounded(q)
+    for row, expected in zip(q, slope, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda q: unknowns.bounded(q[None])[0][0], row)
+        assert torch.linalg.slogdet(jacobian).logabsdet == pytest.approx(float(expected))
+    assert torch.allclose(unknowns.free(x), q)
+    with pytest.raises(ConfigurationError, match="within their bounds"):
+        unknowns.free(torch.zeros(1, 4, dtype=F64))
+
+
+@arviz
+@pytest.mark.parametrize("stopped", [40, 500])
+def test_a_sampling_that_was_stopped_goes_on_to_the_bit(tmp_path, stopped):
+    """In a round of learning, and among the chains; nothing that is saved is asked again."""
+
+    def stop(rows, _):
+        if rows >= stopped:
+            raise KeyboardInterrupt
+
+    settings = {"rows": 700, "chains": 4, "learn": 60}
+    whole = zo.sample(potential, Linear(curve=1.0), start(), **settings)
+    kept = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        zo.sample(potential, Linear(curve=1.0), start(), **settings, checkpoint=kept, progress=stop)
+    box = Linear(curve=1.0)
+    again = zo.sample(potential, box, start(), **settings, checkpoint=kept)
+    assert np.array_equal(whole.posterior["x"].values, again.posterior["x"].values)
+    assert box.ledger.rows_run <= 700 - stopped + 25
+    with pytest.raises(ConfigurationError, match="checkpoint"):
+        zo.sample(potential, Linear(), start(), **settings, seed=1, checkpoint=kept)
+
+
+@arviz
+def test_failed_rows_are_rejections_that_are_counted():
+    """No draw is where the box fails; a box that does not keep failed rows raises."""
+    box = Linear(limit=0.5)
+    data = zo.sample(potential, box, start(), rows=600)
+    assert (data.posterior["x"].values[..., 0] <= 0.5).all()
+    assert data.attrs["rows_failed"] == box.ledger.rows_failed > 10
+    with pytest.raises(RowFailedError):
+        zo.sample(potential, Linear(limit=0.5, failures="raise"), start(), rows=600)
+
+
+@arviz
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"potential": lambda x, y: x[:, 0] / 0}, "finite numbers at the start"),
+        ({"potential": lambda x, y: y}, "one number for each row"),
+        ({"box": Noisy()}, "same answer to the same row"),
+        ({"start": torch.zeros(2)}, "rows of 2 numbers"),
+        ({"rows": 100}, "rows: expected at least"),
+        ({"chains": 0}, "chains"),
+        ({"bounds": (1.0, 0.0)}, "below the upper"),
+        ({"prior": lambda x: x}, "shape of the box's answers"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changed, message):
+    """Each in a sentence."""
+    given = {"potential": potential, "box": Linear(), "start": start(), "rows": 600} | changed
+    with pytest.raises(ConfigurationError, match=message):
+        zo.sample(given.pop("potential"), given.pop("box"), given.pop("start"), **given)
+
+
+@arviz
+def test_a_model_that_is_hardly_accepted_is_told():
+    """A hidden stripe that the model does not see."""
+
+    def stripes(x, y):
+        return potential(x, y) + 40 * (200 * y[:, 0]).sin().square().detach()
+
+    with pytest.warns(TangentWarning, match="coarse twin"):
+        zo.sample(stripes, Linear(), start(), rows=700, chains=4)

@@ -1,0 +1,100 @@
+"""The potential by the box, and by a model in its place with its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from zo.errors import ConfigurationError
+from zo.posterior.unknowns import Unknowns
+from zo.tangents.models.values import ValueTangent
+
+Potential: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Minus the logarithm of a density: `(rows, size)` and the box's answers to `(rows,)`."""
+
+
+class Target:
+    """The density to sample, of unknowns q without bounds.
+
+    Args:
+        potential: of unknowns within their bounds and the box's answers to them.
+        box: with one input `(size,)` and one output.
+        unknowns: how q becomes these unknowns.
+    """
+
+    def __init__(self, potential: Potential, box: BlackBoxFunction, unknowns: Unknowns) -> None:
+        self._potential, self.box, self.unknowns = potential, box, unknowns
+
+    def answers(self, q: Tensor) -> Tensor:
+        """The box's, one row each: `(rows, size)` to `(rows, *shape)` in float64, NaN where it failed."""
+        return self.box(self.unknowns.bounded(q)[0]).double()
+
+    def potential(self, q: Tensor, answers: Tensor) -> Tensor:
+        """Minus the logarithm of the density of q, `(rows,)`; infinite where it is not a number.
+
+        Raises:
+            ConfigurationError: the potential has another shape.
+        """
+        x, slope = self.unknowns.bounded(q)
+        potential = self._potential(x, answers)
+        if not isinstance(potential, Tensor) or potential.shape != (len(q),):
+            got = tuple(potential.shape) if isinstance(potential, Tensor) else type(potential).__name__
+            raise ConfigurationError(
+                f"sample, potential: expected one number for each row, a tensor of shape ({len(q)},), got "
+                f"{got}. Sum over the unknowns and the answers of a row alone."
+            )
+        whole = potential - slope
+        return torch.where(whole.isfinite(), whole, torch.inf)
+
+
+class Model:
+    """A model of the box, which gives the potential and its gradient for no row.
+
+    Args:
+        target: what it stands for.
+        tangent: a copy of it learns the answers, less those of the prior.
+        prior: a differentiable function of the unknowns, `(rows, size)` to the box's answers; None for zero.
+        q: rows to learn, `(rows, size)`.
+        answers: those of the box, finite.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        tangent: ValueTangent,
+        prior: Callable[[Tensor], Tensor] | None,
+        q: Tensor,
+        answers: Tensor,
+    ) -> None:
+        self._target, self._prior, self._shape = target, prior, answers.shape[1:]
+        self._rest = deepcopy(tangent)
+        self._rest.fit(q, (answers - self._below(q)).flatten(1).detach())
+
+    def _below(self, q: Tensor) -> Tensor:
+        if self._prior is None:
+            return q.new_zeros(len(q), *self._shape)
+        below = self._prior(self._target.unknowns.bounded(q)[0])
+        if below.shape != (len(q), *self._shape):
+            raise ConfigurationError(
+                f"sample, prior: expected the shape of the box's answers, {(len(q), *self._shape)}, got "
+                f"{tuple(below.shape)}. Give a function of the unknowns that stands for the same box."
+            )
+        return below.double()
+
+    def answers(self, q: Tensor) -> Tensor:
+        """The box's, as the model has them, with a graph."""
+        rest = self._rest.values(q, q.new_zeros(len(q), 0))
+        return self._below(q) + rest.reshape(len(q), *self._shape)
+
+    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q."""
+        with torch.enable_grad():
+            q = q.detach().requires_grad_(True)
+            potential = self._target.potential(q, self.answers(q))
+            (gradient,) = torch.autograd.grad(potential.sum(), q)
+        return potential.detach(), gradient
