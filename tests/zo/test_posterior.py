@@ -116,6 +116,23 @@ def test_a_trajectory_by_the_frozen_model_goes_back():
     assert torch.allclose(back, q[:4], atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
 
 
+def test_a_prior_that_raises_far_out_ends_that_trajectory_alone():
+    """The other rows' forces are as without it."""
+
+    def prior(x):
+        if (x[:, 0] > 3).any():
+            raise np.linalg.LinAlgError("not positive definite")
+        return x @ MATRIX.T
+
+    target, q = Target(potential, Linear(), without_bounds()), start()
+    model = Model(target, KernelTangent(), prior, q, target.answers(q))
+    far = torch.tensor([[4.0, 0.0]], dtype=F64)
+    potentials, gradients = model(torch.cat([q[:2], far]))
+    expected, slopes = model(q[:2])
+    assert potentials[2] == math.inf and gradients[2].eq(0).all()
+    assert torch.allclose(potentials[:2], expected) and torch.allclose(gradients[:2], slopes)
+
+
 def test_transforms_have_the_jacobians_of_autograd():
     """Lower, upper, both and none; and there and back."""
     inf = math.inf

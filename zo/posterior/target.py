@@ -92,7 +92,19 @@ class Model:
         return self._below(q) + rest.reshape(len(q), *self._shape)
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q."""
+        """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q.
+
+        Where the prior raises, as a factorisation far out may, the potential is infinite: the trajectory ends.
+        """
+        try:
+            return self._force(q)
+        except (ArithmeticError, ValueError, RuntimeError):  # LinAlgError is one of these
+            if len(q) > 1:
+                potentials, gradients = zip(*map(self, q.split(1)), strict=True)
+                return torch.cat(potentials), torch.cat(gradients)
+            return q.new_full((1,), torch.inf), torch.zeros_like(q)
+
+    def _force(self, q: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             q = q.detach().requires_grad_(True)
             potential = self._target.potential(q, self.answers(q))
