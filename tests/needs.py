@@ -120,7 +120,6 @@ NEEDS = {
     "pybamm": Need("pip install pybamm", packages=("pybamm",)),
     "wntr": Need("pip install wntr six", packages=("wntr", "six")),
     "sphinx": Need("pip install sphinx, or make docs", packages=("docutils", "sphinx")),
-    "arviz": Need(f"{PEERS} 'blackbox-coupling[sample]'", packages=("arviz",)),
     "cma": Need(f"{PEERS} 'blackbox-coupling[cma]'", packages=("cma",)),
     "executorlib": Need(f"{PEERS} executorlib", packages=("executorlib",)),
     "fields": Need(f"{PEERS} 'blackbox-coupling[fields]'", packages=("xarray",)),

@@ -103,8 +103,8 @@ def frozen(
     Args:
         box: the box, whose values pass unchanged.
         tangent: the model, or several, of which the one is taken that foretells a fifth of the rows best.
-            None for a kernel, a perceptron and what other packages offer, or on grids and meshes
-            `AutoTangent`. Each is copied.
+            None for a kernel, a perceptron and others that are registered; on grids and meshes `AutoTangent`.
+            Each is copied.
         rows: what to learn from: inputs and answers as `(inputs, outputs)`; an HDF5 file, see
             `zo.recorded_rows`; or a number of rows, to be bought around `around`. None to learn later, by
             `learn` or `load_state_dict`: until then a derivative is refused.

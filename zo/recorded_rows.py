@@ -153,8 +153,8 @@ def inputs_around(
     """Inputs to buy rows at, near those that are given.
 
     Of as many inputs as are wanted, or more, these are themselves the answer, evenly taken. Of fewer, they
-    come first; the rest is drawn from the Gaussian of their mean and covariance, kept within the bounds of
-    the specs. What has no derivative is that of one of them, drawn.
+    come first; the rest is drawn from the Gaussian of their mean and covariance, within the specs' bounds.
+    What has no derivative is that of one of them, drawn.
 
     Args:
         box: the box.

@@ -66,9 +66,7 @@ def measured(seed: int, rows: int, twin: bool, progress: Any = None) -> dict[str
     return {
         "seed": seed,
         "twin": twin,
-        **{
-            name: float(value) for name, value in data.attrs.items() if np.isscalar(value) and name[0] in "rs"
-        },
+        **{name: float(value) for name, value in data.attrs.items() if isinstance(value, (int, float))},
         "acceptance": float(data.sample_stats["accepted"].mean()),
         "r_hat_worst": float(arviz.rhat(data)["x"].max()),
         "diverging": int(data.sample_stats["diverging"].sum()),

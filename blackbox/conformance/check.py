@@ -178,6 +178,7 @@ def check_black_box(
     try:
         with keeping(box), _shown(probe) as probe.progress:
             _find(probe, findings)
+            findings.extend(learned_derivative(box))
     except KeyboardInterrupt as stop:
         done = {finding.check for finding in findings}
         findings += [
@@ -283,6 +284,23 @@ def _raised(name: str, cause: BaseException | None) -> Finding:
         return Finding(name, Verdict.FAULT, f"{SHAPES.capitalize()} are broken: {cause}")
     sentence = f"A call raised {type(cause).__name__}: {cause}. Mend the box, or give other samples."
     return Finding(name, Verdict.FAULT, sentence)
+
+
+def learned_derivative(box: BlackBoxFunction) -> tuple[Finding, ...]:
+    """What a box with a frozen derivative says of it; nothing of other boxes."""
+    known = getattr(box, "derivative_info", None)
+    if known is None:
+        return ()
+    if not known["frozen"]:
+        sentence = "Its derivative has not been learned yet, and is refused until then. Call learn(rows)."
+        return (Finding("learned derivative", Verdict.WARNING, sentence),)
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in known["errors"].items())
+    sentence = (
+        f"{known['tangent']} learned from {known['rows']:,} rows and is fixed; errors of its values on "
+        f"{known['held_out']:,} held-out rows, in spreads of the answers: {errors}."
+    )
+    worst = max(known["errors"].values())
+    return (Finding("learned derivative", Verdict.OK, sentence, worst, "spreads off"),)
 
 
 def command(

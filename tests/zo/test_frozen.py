@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import umbridge
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters.um_bridge import serving
+from blackbox.conformance import check_black_box
 from blackbox.errors import NotDifferentiableError
 
 RNG = np.random.default_rng(0)
@@ -46,7 +48,7 @@ def solver_of(box: BlackBoxFunction, count: int = 80) -> zo.FrozenBox:
 def test_autograd_agrees_with_differences_of_the_models_values_and_takes_no_row():
     solver = solver_of(Banana())
     before = solver.ledger.rows_run
-    x = torch.tensor(RNG.normal(size=(3, 2)), requires_grad=True)
+    x = torch.tensor(RNG.normal(size=(1, 2)), requires_grad=True)
     assert torch.autograd.gradcheck(solver.predicted, x, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(solver.predicted, x)
     assert solver.ledger.rows_run == before
@@ -129,3 +131,58 @@ def test_umbridge_s_client_gets_values_unchanged_and_products_without_a_row():
         assert answers[0].headers["derivative-error"] == f"y={solver.info.errors['y']:.3g}"
         known = requests.post(f"{url}/ModelInfo", json={"name": "banana"}).json()["derivative"]
         assert known["rows"] == solver.info.rows and known["frozen"]
+
+
+def test_a_server_that_starts_again_from_the_saved_state_answers_with_the_same_bytes(tmp_path):
+    solver_of(Banana()).save(tmp_path / "frozen.pt")
+    asked = {"name": "banana", "input": [[0.3, -0.7]], "sens": [1.0, 0.5, -2.0], "outWrt": 0, "inWrt": 0}
+    answers = []
+    for _ in range(2):
+        again = zo.frozen(Banana(), zo.tangents.KernelTangent()).load(tmp_path / "frozen.pt")
+        with serving({"banana": again}) as url:
+            answers.append(requests.post(f"{url}/Gradient", json=asked).content)
+        assert again.ledger.rows_run == 0
+    assert answers[0] == answers[1] and b"output" in answers[0]
+
+
+def test_a_model_without_a_second_derivative_does_not_offer_one():
+    solver = solver_of(Banana())
+    assert solver.info is not None
+    solver.info = replace(solver.info, hessian=False)  # as a perceptron's, which takes longer to learn
+    with serving({"banana": solver}) as url:
+        support = requests.post(f"{url}/ModelInfo", json={"name": "banana"}).json()["support"]
+    assert support["Gradient"] and support["ApplyJacobian"] and not support["ApplyHessian"]
+
+
+def test_a_check_says_how_wrong_the_frozen_derivative_is():
+    solver = solver_of(Banana())
+    finding = check_black_box(solver, RNG.normal(size=(8, 2)), rows=60, processes=False).finding(
+        "learned derivative"
+    )
+    assert solver.info is not None and finding.number == solver.info.errors["y"]
+
+
+def test_torch_trains_through_it_by_the_same_products():
+    solver = solver_of(Banana())
+    x, v = torch.tensor(RNG.normal(size=(3, 2)), requires_grad=True), torch.tensor(RNG.normal(size=(3, 3)))
+    y = solver(x)
+    assert (y.detach().numpy() == Banana()(x.detach().numpy())).all()
+    (gradient,) = torch.autograd.grad(y, x, v)
+    assert (gradient == solver.vjp(x.detach(), v)).all()
+
+
+@pytest.mark.needs("openmdao")
+def test_openmdao_takes_its_jacobian():
+    import openmdao.api as om
+
+    from blackbox.adapters import openmdao
+
+    solver = solver_of(Banana())
+    problem = om.Problem()
+    problem.model.add_subsystem("box", openmdao.component(solver), promotes=["*"])
+    problem.setup()
+    problem.set_val("x", [0.3, -0.7])
+    problem.run_model()
+    jacobian = problem.compute_totals("y", "x")["y", "x"]
+    at = np.repeat([[0.3, -0.7]], 3, 0)
+    np.testing.assert_allclose(jacobian, solver.vjp(at, np.eye(3)), rtol=1e-12)

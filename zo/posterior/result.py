@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,13 +13,23 @@ from blackbox.extras import import_extra
 BURN = 10  # one in so many of a chain's draws, the first, is left out
 
 
+def arviz() -> ModuleType:
+    """ArviZ, without its news of later versions.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return import_extra("zo.sample", "arviz", "sample")
+
+
 def inference_data(state: dict[str, Any], unknowns: Any, attributes: dict[str, Any]) -> Any:
     """Draws within their bounds and what was noted of each, `(chains, draws, ...)`."""
-    arviz = import_extra("zo.sample", "arviz", "sample")
     first = len(state["draws"]) // BURN
     draws = torch.stack(state["draws"][first:], 1)
     chains, count, size = draws.shape
     x = unknowns.bounded(draws.reshape(-1, size))[0].reshape(chains, count, size)
     notes = {name: torch.stack(kept[first:], 1).numpy() for name, kept in state["notes"].items()}
     notes["lp"] = -notes["potential"]
-    return arviz.from_dict(posterior={"x": x.numpy()}, sample_stats=notes, attrs=attributes)
+    return arviz().from_dict(posterior={"x": x.numpy()}, sample_stats=notes, attrs=attributes)

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
-from blackbox.extras import import_extra
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
 from zo.posterior.hmc import Move, accepted, propose
 from zo.posterior.learning import ROUND, buy, fitted, freeze
-from zo.posterior.result import inference_data
+from zo.posterior.result import arviz, inference_data
 from zo.posterior.target import Model, Potential, Target
 from zo.posterior.unknowns import Unknowns
 from zo.tangents.models.kernel import KernelTangent
@@ -84,7 +83,7 @@ def sample(
         MissingExtraError: ArviZ is not installed.
         RowFailedError: a row failed, and the box does not keep failed rows.
     """
-    import_extra("zo.sample", "arviz", "sample")
+    arviz()  # missed before a row is bought
     check_count("sample", "rows", rows)
     check_count("sample", "chains", chains)
     if len(box.inputs) != 1 or len(box.outputs) != 1 or len(box.inputs[0].shape) != 1:
@@ -241,8 +240,7 @@ def _chains(
 
 def _least_effective(draws: list[Tensor]) -> float:
     """Effective samples so far, the least of all unknowns, by ArviZ."""
-    arviz = import_extra("zo.sample", "arviz", "sample")
-    return float(arviz.ess({"q": torch.stack(draws, 1).numpy()})["q"].min())
+    return float(arviz().ess({"q": torch.stack(draws, 1).numpy()})["q"].min())
 
 
 def _save(path: Path | None, state: dict[str, Any], generator: torch.Generator) -> None:

@@ -94,7 +94,8 @@ class Model:
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q.
 
-        Where the prior raises, as a factorisation far out may, the potential is infinite: the trajectory ends.
+        Where the prior raises, as a factorisation far out may, the potential is infinite, and the
+        trajectory ends.
         """
         try:
             return self._force(q)

@@ -70,8 +70,10 @@ class ServedModel:
         """`/ModelInfo`, `/InputSizes`, `/OutputSizes`: no row is run."""
         if path == "/ModelInfo":
             # Estimates pass for exact at a client: whoever serves has to ask for them.
-            others = {"ApplyJacobian": self.frozen is not None, "ApplyHessian": self.frozen is not None}
             known = {} if self.frozen is None else {"derivative": self.frozen.derivative_info}
+            # which model it will be, and so whether it bends, is not known before it is frozen
+            hessian = bool(known) and known["derivative"].get("hessian", True)
+            others = {"ApplyJacobian": bool(known), "ApplyHessian": hessian}
             return {"support": {"Evaluate": True, "Gradient": self.derivative is not None, **others}, **known}
         if path == "/InputSizes":
             return {"inputSizes": [_size(spec) for spec in self.box.inputs]}

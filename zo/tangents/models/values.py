@@ -181,7 +181,9 @@ class ValueTangent(Tangent):
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The model at each call; it is asked once for the values of all."""
-        own = self.known_at(calls) if self.knows else [Unknown(rows) for rows in calls]
+        own: list[Linearised] = [Unknown(rows) for rows in calls]
+        if self.knows:
+            own = self.known_at(calls)
         return own if self.prior is None else self.prior.over(calls, own)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
