@@ -9,8 +9,8 @@ and their variances, Sobol's indices but for a factor, are known in closed form.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -111,6 +111,34 @@ class Weights:
         alone, together = self.parts(a, b)
         return 1 + alone + self.ratio * together
 
+    def contracted(self, phi: Tensor, by_row: Tensor) -> Callable[[Tensor], Tensor]:
+        """`covariance(a, phi) @ by_row` as a function of a, with all sums over the rows of phi made but one.
+
+        A product of features of a pair has no sum over rows left; the square of all pairs alike has.
+        """
+        size = phi.shape[1]
+        scale = self.ratio / (size * max(size - 1, 1))
+        f, g = torch.triu_indices(DEGREE, DEGREE, device=phi.device)
+        twice = torch.where(f == g, 1.0, 2.0).to(phi) * (self.shared * scale)
+        flat, constant = phi.flatten(1), by_row.sum(0)
+        alone = (phi * (self.single / size)[:, None]).flatten(1).T @ by_row
+        same = (phi[..., f] * phi[..., g] * twice).flatten(1).T @ by_row
+        at_once = max(1, AT_ONCE // (len(PAIRED) * len(phi)))
+        of_pairs = [
+            (pairs, self._products(phi, pairs, 2 * scale * strong).T @ by_row)
+            for pairs, strong in zip(self.pairs.split(at_once), self.strong.split(at_once), strict=True)
+        ]
+
+        def mean(a: Tensor) -> Tensor:
+            row = a.flatten(1)
+            all_pairs = (row @ flat.T).square() @ by_row * (self.shared * scale)
+            total = constant + row @ alone + all_pairs - (a[..., f] * a[..., g]).flatten(1) @ same
+            for pairs, coefficients in of_pairs:
+                total = total + self._products(a, pairs) @ coefficients
+            return total
+
+        return mean
+
     def matrix(self) -> Tensor:
         """A, `(size, size)`, with a diagonal of zero."""
         size = len(self.single)
@@ -138,6 +166,7 @@ class AdditiveProcess:
     noise: float
     by_row: Tensor
     error: float
+    _kept: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def fitted(
@@ -163,9 +192,10 @@ class AdditiveProcess:
         )
 
     def mean(self, x: Tensor, centres: Tensor) -> Tensor:
-        """The outputs: `(rows, size)` to `(rows, outputs)`."""
-        phi = features(centres)
-        return torch.cat([self.weights.covariance(features(s), phi) @ self.by_row for s in x.split(1024)])
+        """The outputs: `(rows, size)` to `(rows, outputs)`; what is of the centres alone is kept."""
+        if not self._kept or self._kept[0] is not centres:
+            self._kept[:] = centres, self.weights.contracted(features(centres), self.by_row)
+        return torch.cat([self._kept[1](features(some)) for some in x.split(1024)])
 
     def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
         """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
