@@ -11,7 +11,7 @@ from tasks.problem.problem import Problem
 from tasks.rows.stacks import stack
 from zo.batches import count_rows, map_tensors
 
-TESTED, FEW = 30, 2  # rows of training for one of the test, of which there are so many at least
+TESTED, FEW = 30, 1  # rows of training for one of the test, of which there are so many at least
 # of the minutes are for checkpoints; seconds for the end, but no more than so much of all
 LOST, END, AT_MOST = 0.05, 10.0, 0.15
 

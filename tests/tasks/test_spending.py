@@ -402,8 +402,8 @@ def test_the_command_line_says_what_it_chose(tmp_path, capsys, monkeypatch):
 
 
 def test_a_budget_without_room_for_a_step_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"budget of 18 rows, .* Give --rows 19 or more"):
-        go(Steering(), tmp_path, rows=18, methods=("first-order",))
+    with pytest.raises(ConfigurationError, match=r"budget of 16 rows, .* Give --rows 17 or more"):
+        go(Steering(), tmp_path, rows=16, methods=("first-order",))
     assert not list(tmp_path.iterdir())
 
 
