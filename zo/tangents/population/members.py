@@ -37,8 +37,8 @@ class Member:
     losses: list[float] = field(default_factory=list)
 
     def saw(self, loss: float) -> None:
-        """Take in the loss on a new window."""
-        self.losses = [*self.losses, loss if math.isfinite(loss) else math.inf][-COMPARED:]
+        """Take in the loss on a new window; infinite where it is not finite."""
+        self.losses = [*self.losses, loss][-COMPARED:]
 
     @property
     def loss(self) -> float:

@@ -28,7 +28,7 @@ from zo.errors import (
 )
 from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.playback.by_models import NoValuesError, unanswerable
+from zo.tangents.playback.by_models import NoValuesError, unanswerable, unasked
 from zo.tangents.population.members import AWAY, FEWEST, Member, clearly_above
 from zo.tangents.population.optimizers import (
     copied,
@@ -91,7 +91,7 @@ class Population:
         optimizer: of weights of that network; one that remembers by weight, as those of torch do, around no
             other one, and whose `step` takes no closure.
         steps: how many there will be; None where that is not known.
-        fresh: gives batch k, from 0, for the surrogate. No box is asked. None for rows of the recorded
+        fresh: gives batch k, from 0, for the surrogate. It may ask no box. None for rows of the recorded
             windows.
         factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
             the one nearest to 1 leads at first.
@@ -99,6 +99,7 @@ class Population:
             gives, or its tangent knows of changes alone.
 
     Attributes:
+        steps: as given. Set it where a training ends earlier: the surrogate has a last look then.
         without: why there is no surrogate, in words; None where there is one.
         copies: how often a member went on from another's weights.
         updates: how many steps the surrogate has taken.
@@ -124,7 +125,8 @@ class Population:
             check_count("Population", "steps", steps)
         refuse_optimizer(optimizer, gradient)
         self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient)
-        self._windows, self._fresh = steps, fresh
+        self.steps, self._fresh = steps, fresh
+        self._pace = EACH if steps is None else UPDATES / max(1, steps - FEWEST)
         self._rates = [Member(factor) for factor in checked]
         self._rate = min(self._rates, key=lambda member: abs(math.log(member.factor)))
         self.without: str | None = None if surrogate else "none was asked for"
@@ -163,7 +165,7 @@ class Population:
 
         Raises:
             TangentError, ObjectiveError, ParameterError, FailedQueriesError: see `TangentGradient.backward`
-                and `replay`; where boxes fail no member has moved.
+                and `replay`; where boxes fail no member has moved. `fresh` asks a box.
 
         Warns:
             TangentWarning: a member's objective raised; once.
@@ -180,7 +182,7 @@ class Population:
             self._become(self._leader)
 
     def _step(self, batch: Batch) -> Tensor:
-        at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self._windows)
+        at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self.steps)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
         try:
@@ -247,8 +249,8 @@ class Population:
             before.restore()
 
     def _see_no_values(self, error: NoValuesError) -> None:
-        """Have no surrogate where tangents will never have values; some have none yet."""
-        if not any(tangent.learns for tangent in self._gradient.tangents):
+        """Have no surrogate where a tangent will never have values; one that learns has none yet."""
+        if not self._gradient.tangents[error.place].learns:
             self.without = str(error)
 
     def _judge(self, asked: Member, loss: float, trial: bool) -> None:
@@ -312,13 +314,9 @@ class Population:
         """Let the surrogate take its steps, so many at a time that it ends them converged."""
         if self.without is not None or self._window < FEWEST:
             return
-        windows, last = self._windows, False
-        if windows is None or self._window >= windows:
-            self._owed += EACH
-        else:
-            self._owed += UPDATES / max(1, windows - FEWEST)
-            last = self._window == windows - 1
-        if self._owed < BURST and not last:
+        left = math.inf if self.steps is None else self.steps - self._window
+        self._owed += self._pace if left > 0 else EACH
+        if self._owed < BURST and left != 1:
             return
         count, self._owed = int(self._owed), self._owed % 1
         self._aside(self._surrogate, partial(self._follow_models, count))
@@ -333,7 +331,7 @@ class Population:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
             optimizer.zero_grad()
             place = self.updates
-            batch = self._recorded(place) if self._fresh is None else self._fresh(place)
+            batch = self._recorded(place) if self._fresh is None else self._given(self._fresh, place)
             if batch is None:
                 break
             try:
@@ -351,6 +349,12 @@ class Population:
                 optimizer.step()
         optimizer.zero_grad()
         return 0.0
+
+    @staticmethod
+    def _given(fresh: Callable[[int], Batch], place: int) -> Batch:
+        """A fresh batch, for which no box may be asked."""
+        with unasked("Population, fresh"):
+            return fresh(place)
 
     def _recorded(self, place: int) -> Batch | None:
         """Rows of the recorded windows; None, with a warning, where none can be drawn."""
@@ -412,16 +416,11 @@ class Population:
         now = self._optimizer.state_dict()
         with self._then_back():
             rates, surrogates = ([self._loaded(part, now) for part in some] for some in (saved, surrogate))
-        rivalry = state["rivalry"]
-        asked = tuple((own, rate) for own, rate in rivalry["asked"])
-        self._rates, self._rate = rates, rates[state["rate"]]
+        rate, owed, counts = rates[state["rate"]], state["owed"], state["counts"]
+        self._rivalry = Rivalry(**state["rivalry"])
+        self._rates, self._rate, self._owed, self.without = rates, rate, owed, state["without"]
         self._surrogate = surrogates[0] if surrogates else Member(OF_SURROGATE)
-        self._rivalry, self._owed, self.without = (
-            Rivalry(**{**rivalry, "asked": asked}),
-            state["owed"],
-            state["without"],
-        )
-        self._window, self.copies, self.updates = state["counts"]
+        self._window, self.copies, self.updates = counts
 
     def _loaded(self, part: dict[str, Any], now: dict[str, Any]) -> Member:
         """A member as it was saved.
@@ -498,12 +497,12 @@ class Population:
         self._notices.say(Notice("raised", words, TangentWarning))
 
     def _take_window(self, *, move: bool) -> float:
-        """The loss on the last window; behind it a step along its gradient, or none."""
+        """The loss on the last window, infinite where it is not finite; behind it a step, or none."""
         self._optimizer.zero_grad()
         loss = float(self._gradient.replay(last=True))
         if move:
             self._optimizer.step()
-        return loss
+        return loss if math.isfinite(loss) else math.inf
 
     def _train(self, replays: int) -> float:
         """What follows a step on the window: replays."""
@@ -523,8 +522,8 @@ class Population:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * member.factor
             yield
+        finally:  # an interrupt too leaves weights and moments of the same step
             member.state = self._own.snapshot()
-        finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
 
