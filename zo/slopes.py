@@ -172,6 +172,7 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
     """
     weights = differs == "objective"  # of a box no loss is known
     subtract = ", or subtract the offset; a zo.OutputLoss is evaluated in float64" if weights else ""
+    unused = " Weights that change nothing, as of a merged adapter, leave rounding alone." if weights else ""
     at_twice = f", at twice of mu by {doubt.twice:.0%}" if doubt.twice == doubt.twice else ""
     off = f"the gradient is off by about {doubt.error:.0%} of its size"
     observed = (
@@ -209,7 +210,7 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
             f"They are off at random, as rounding makes them: {off}. Look for few digits on the way: printed "
             "numbers, steps as of trees, a narrower dtype, a large offset (101325 + f in float32). Take a mu "
             f"longer than the steps or a wider dtype{subtract}. Where the {differs} oscillates within mu, a "
-            "smaller one shows it."
+            f"smaller one shows it.{unused}"
         )
     kind = NoiseWarning if doubt.cause in ("noise", "rounding") else SlopeWarning
     warn(f"{observed}{what}{mend and ' '}{mend}", kind)

@@ -7,19 +7,16 @@ has wrong, the network learns to exploit. The algorithm is `zo.tangents.Surrogat
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import zo
-from blackbox import BlackBoxFunction
-from blackbox.calls import intercepted
 from tasks.errors import NotApplicableError
 from tasks.problem.trained import Trained
 from tasks.training.setup import Setup
 from zo.batches import Batch, joined, map_tensors, tensors
-from zo.tangents.playback.by_models import unanswerable
+from zo.tangents.playback.by_models import AskedError, unanswerable, unasked
 
 FURTHER = 10**9  # number of the first batch that no box is asked for: no run has so many steps
 ROWS = 8  # of such a batch at least; decision 175
@@ -78,16 +75,8 @@ def further(setup: Setup, number: int) -> Batch:
 def costs_nothing(setup: Setup) -> bool:
     """Whether training's batches cost no row of a box; where they would, none is run."""
     try:
-        with intercepted(_refuse):
+        with unasked(setup.name):
             further(setup, 0)
-    except _AskedError:
+    except AskedError:
         return False
     return True
-
-
-class _AskedError(Exception):
-    """A batch asked a box."""
-
-
-def _refuse(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-    raise _AskedError

@@ -251,8 +251,8 @@ class _Choice:
         """Those that go with so many steps."""
         by_windows = judges_by_windows(self.problem, self.plan.chosen)
         every = -(-steps // (WINDOWS if by_windows else VALIDATIONS - 1))
-        settings = {"steps": steps, "validate_every": every, "rates": self._rates}
-        settings["batch"] = self.problem.config.batch
+        batch = self.problem.config.batch
+        settings = {"steps": steps, "validate_every": every, "rates": self._rates, "batch": batch}
         return {name: settings[name] for name in self.plan.chosen}
 
     @cached_property
@@ -264,21 +264,23 @@ class _Choice:
         box = self.plan.trial.evaluation or 0.0
         if self.plan.config.minutes is None:
             box = max(box, PATIENCE * self.sizes.objective / max(1, self._budget))
-        added = [
-            replace(work, networks=len(FACTORS)).further(work.replays)
-            - replace(work, networks=1).further(work.replays)
-            for name, work in self.plan.work.items()
-            if name == POPULATION and work is not None and work.replays
-        ]
-        (several, *_) = group.of_all(bool(added) and max(added) <= box)
+        work, several = self.plan.work.get(POPULATION), False
+        if work is not None and work.replays:
+            one, all_of_them = (
+                replace(work, networks=networks).further(work.replays) for networks in (1, len(FACTORS))
+            )
+            several = all_of_them - one <= box
+        (several, *_) = group.of_all(several)
         return list(FACTORS) if several else [1.0]
 
     def fits(self, steps: int) -> bool:
         """Whether all seeds end within the budget of rows, and of minutes."""
         rows = self.rows(self.settings(steps))
-        if self.plan.config.rows is not None and len(self.plan.seeds) * rows.with_checks > self._budget:
-            return False
-        return self.ends(steps)
+        return (self.plan.config.rows is None or self._has_room(rows)) and self.ends(steps)
+
+    def _has_room(self, rows: PlannedRows) -> bool:
+        """Whether the budget has what all seeds take, with their checks."""
+        return len(self.plan.seeds) * rows.with_checks <= self._budget
 
     def ends(self, steps: int) -> bool:
         """Whether all seeds end in time, as far as the first batch says it."""
@@ -330,7 +332,7 @@ class _Choice:
         if budget is None or plan.problem.presets or not self.known or not any(self.as_set.steps.values()):
             return
         rows = self.rows(self.settings(LEAST))
-        if len(plan.seeds) * rows.with_checks <= self._budget:
+        if self._has_room(rows):
             return
         enough = -int(-self.in_all(rows.with_checks) // (1 - KEPT))
         takes = ", ".join(f"{name} {count:,}" for name, count in rows.checked.items() if count)

@@ -79,8 +79,9 @@ class Problem:
 
     `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
     configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
-    the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Those of
-    a parent are methods, `super().box()`. What a subclass may leave out says so.
+    the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Where a
+    budget chooses the rows of a batch, `data` is called once more with them. Those of a parent are methods,
+    `super().box()`. What a subclass may leave out says so.
 
     It declares, and holds nothing of a run: each run makes an object of the class with its settings for
     itself, and calls what it may have to say to one: `begin` with the folder, `judge` with what a method was

@@ -178,6 +178,7 @@ class Setup:
                 weights["lr"] = rate_of(i)
             batch = self.batch(i)
             if population is not None:
+                population.steps = course.steps
                 loss = population.step(batch)
             else:
                 loss = along(i, batch)

@@ -567,3 +567,33 @@ def test_a_resumed_run_asks_what_an_undisturbed_one_asks():
 
     first, second = run(False), run(True)
     assert torch.equal(first[0], second[0]) and first[1] == second[1]
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_merged_adapters_leave_no_gradient_in_silence(evaluator):
+    """Their product was added to the weight of the layer: nothing reads them, and kernels round."""
+
+    class Adapted(torch.nn.Linear):
+        def __init__(self, size_in, size_out):
+            super().__init__(size_in, size_out)
+            self.a = torch.nn.Parameter(torch.randn(2, size_in) / 10)
+            self.b = torch.nn.Parameter(torch.randn(size_out, 2) / 10)
+            with torch.no_grad():
+                self.weight += self.b @ self.a
+
+    torch.manual_seed(0)
+    network, x = (
+        torch.nn.Sequential(Adapted(300, 500), torch.nn.Tanh(), Adapted(500, 100)),
+        torch.randn(7, 300),
+    )
+    gradient = zo.LossGradient(
+        network,
+        lambda net, x: net(x).square().mean(1),
+        zo.RGE(1e-3, q=16),
+        parameters=["*.a", "*.b"],
+        seed=0,
+        evaluator=evaluator,
+    )
+    warned = zo.errors.ZeroGradientWarning, zo.errors.NoiseWarning
+    with pytest.warns(warned, match="exactly zero|a merged adapter"):
+        gradient.backward(x)

@@ -66,7 +66,7 @@ def test_a_trained_network_answers_the_program(toy, tmp_path, monkeypatch, capfd
     np.savetxt(tmp_path / "start.txt", profiles()[7])
     assert toy("host", "--serve", str(run), "--", "./my_rod_program", "start.txt", "20") == 0
     *numbers, words = capfd.readouterr().out.splitlines()
-    last = host.run([7], flux=network.requires_grad_(False)).outputs["last"][0]
+    last = host.run([7], calls=20, flux=network.requires_grad_(False)).flux.temperature[0, -1]
     assert np.allclose([float(number) for number in numbers], last, atol=1e-6)
     assert words == "20 calls answered by the network of tangents, seed 0."
     for ending in ("pt", "onnx"):

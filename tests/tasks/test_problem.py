@@ -741,6 +741,7 @@ class FickleSteering(Beside):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*validation after step:tasks.errors.ProblemWarning")
 @pytest.mark.filterwarnings("ignore:.*expected rows to survive a dither:zo.errors.TangentWarning")
+@pytest.mark.filterwarnings("ignore:.*to stand out within 3 steps:zo.errors.TangentWarning")  # half fail
 @pytest.mark.parametrize("method", ["lenient", "tangents", "no-gradient"])
 def test_a_batch_that_failed_as_a_whole_costs_its_step_and_no_more(tmp_path, method):
     """By hand: the same steps, of which those whose one row fails are left out."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tasks
+import zo
 from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
@@ -177,6 +178,24 @@ def test_a_run_ends_in_its_minutes(tmp_path, monkeypatch, dearer):
     steps, planned = run.result.table[1].extra["steps"], Run.open(run.path).chosen["steps"]
     assert steps < planned if dearer else steps == planned
     assert run.network("no-gradient") is not None  # whose checkpoint says how far it was
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch):
+    clock, rows, ends = Clock(monkeypatch), itertools.count(), []
+    monkeypatch.setattr(
+        Mixed, "evaluate", clock.slowed(Mixed.evaluate, lambda: 1.0 if next(rows) > 12 else 0.25)
+    )
+
+    class Knows(zo.Population):
+        def step(self, batch):
+            ends.append(self.steps)
+            return super().step(batch)
+
+    monkeypatch.setattr(zo, "Population", Knows)
+    run = go(Beside(calls=1, batch=1, rates=[1.0]), tmp_path, minutes=0.5, methods=("population",))
+    planned = Run.open(run.path).chosen["steps"]
+    assert ends[0] == planned > ends[-1] == run.result.table[0].extra["steps"]
 
 
 @pytest.mark.slow

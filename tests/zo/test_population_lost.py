@@ -128,6 +128,40 @@ def test_more_steps_than_were_announced_are_as_many_as_nobody_knew_of(limits):
     assert updates[4] == 100 and updates[8] == 100 and updates[14] == 200  # ten for each window
 
 
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+def test_where_a_rate_is_lost_on_a_trial_its_window_is_kept_and_it_counts(limits, monkeypatch):
+    limits(updates_of_a_population=400)
+    population, gradient, _ = made(Known())
+    ask, replay, trials = population._ask, gradient.replay, []
+
+    def ask_at(member, rows, trial):
+        trials.append(trial)
+        return ask(member, rows, trial)
+
+    def lost(rows=None, *, last=False):
+        loss = replay(rows, last=last)
+        return loss * math.nan if last and trials[-1] else loss
+
+    monkeypatch.setattr(population, "_ask", ask_at)
+    monkeypatch.setattr(gradient, "replay", lost)
+    for number in range(STEPS):
+        population.step(batch(number))
+    assert any(trials) and len(gradient.state_dict()["windows"]["windows"]) == STEPS
+    assert population.state_dict()["rivalry"]["wait"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+def test_a_training_that_becomes_shorter_has_its_last_updates_at_its_end(limits):
+    limits(updates_of_a_population=100)
+    population, *_ = made(Known(), steps=40)  # 100 / 37 updates in a window, and 50 at a time
+    for number in range(16):
+        if number == 8:
+            population.steps = 16
+        assert population.updates == 0
+        population.step(batch(number))
+    assert population.updates == int(13 * 100 / 37)
+
+
 @pytest.mark.parametrize("rate", [math.nan, math.inf])
 def test_a_rate_that_is_lost_on_one_row_does_not_speak_for_itself(rate):
     judged = rivalry.Rivalry(holds=True)

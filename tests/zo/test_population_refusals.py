@@ -173,7 +173,7 @@ def test_a_state_of_something_else_is_refused_and_changes_nothing(of, into, word
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("broken", ["network", "moments", "leader", "copies"])
+@pytest.mark.parametrize("broken", ["network", "moments", "rate", "counts", "owed"])
 def test_a_state_that_is_broken_midway_changes_nothing(broken):
     """The members before it had their weights and moments in network and optimiser."""
     state, (population, gradient, optimizer) = stepped(rate=1e-2)[0].state_dict(), stepped()

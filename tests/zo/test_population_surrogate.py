@@ -87,6 +87,16 @@ def test_fresh_batches_are_taken_one_after_another_and_no_box_is_asked(limits):
     assert gradient.boxes[0].ledger.rows_run == STEPS * 2
 
 
+def test_a_fresh_batch_that_asks_a_box_is_refused_before_a_row_is_run(limits):
+    limits(updates_of_a_population=200)
+    box = Square()
+    population, *_ = made(Known(), box, fresh=lambda number: box(torch.zeros(2, 4).double())[:, :3])
+    with pytest.raises(zo.errors.TangentError, match="Population, fresh: expected batches for which no box"):
+        for number in range(STEPS):
+            population.step(batch(number))
+    assert population.updates == 0 and box.ledger.rows_run == 2 * (number + 1)
+
+
 def test_where_the_model_is_wrong_boxes_are_never_asked_at_the_surrogate(limits):
     """And all is, to the bit, as without one."""
     limits(updates_of_a_population=200)
@@ -165,6 +175,25 @@ def test_a_tangent_without_values_has_rates_alone():
     for number in range(3):
         population.step(batch(number))
     assert population.without is not None and population.updates == 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_tangent_without_values_beside_one_that_learns_is_enough(first):
+    boxes = Square(), Square()
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 4).double()
+    tangents = [zo.tangents.IdentityTangent(), zo.tangents.AutoTangent(boxes[first])]
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, x: (boxes[1](boxes[0](net(x))) - TARGET).square().sum(dim=1),
+        boxes=boxes,
+        tangent=tangents if first else tangents[::-1],
+    )
+    population = zo.Population(gradient, torch.optim.Adam(network.parameters(), lr=1e-3), steps=8)
+    for number in range(4):
+        population.step(batch(number))
+    assert "that knows its values, got one without" in population.without
+    assert len(population.state_dict()["members"]) == 3
 
 
 def test_a_model_of_the_users_has_values_for_a_surrogate():

@@ -7,6 +7,22 @@ import zo
 from tests.zo.populations import TARGET, Square, batch
 
 
+def test_a_fresh_batch_that_asks_a_box_is_refused_before_a_row_is_run(limits):
+    limits(updates_of_a_surrogate=12)
+    network, box = torch.nn.Linear(3, 4).double(), Square()
+    surrogate = zo.tangents.Surrogate(
+        network,
+        lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
+        torch.optim.Adam(network.parameters()),
+        lambda number: box(batch(number)[:, [0, 1, 2, 2]])[:, :3],
+        boxes=[box],
+        steps=6,
+    )
+    with pytest.raises(zo.errors.TangentError, match="Surrogate, fresh: expected batches for which no box"):
+        surrogate.step(batch(0))
+    assert surrogate.updates == 0 and box.ledger.rows_run == 2
+
+
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 def test_weights_of_another_optimiser_get_no_gradient(limits):
     limits(updates_of_a_surrogate=12)

@@ -20,7 +20,7 @@ from zo.errors import ConfigurationError, TangentWarning
 from zo.failures import survivors
 from zo.objective import Objective, losses, mean_loss
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.playback.by_models import losses_by_models, place_of, unanswerable
+from zo.tangents.playback.by_models import losses_by_models, place_of, unanswerable, unasked
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, joined_calls, refuse_arrays
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised
@@ -52,7 +52,7 @@ class Surrogate:
         network: the network, which is trained in place.
         objective: `objective(network, batch) -> Tensor (rows,)`, which calls the boxes with torch tensors.
         optimizer: of the network's weights. Its rates are those of the start.
-        fresh: gives batch k, from 0, on which the network is trained through the models. No box is asked.
+        fresh: gives batch k, from 0, on which the network is trained through the models. It may ask no box.
         boxes: the boxes that the objective calls.
         steps: how many batches boxes will answer.
         seed: the seed of all that models draw.
@@ -111,7 +111,7 @@ class Surrogate:
             are left out.
 
         Raises:
-            TangentError: the objective calls a box that is not in `boxes`.
+            TangentError: the objective calls a box that is not in `boxes`, or `fresh` asks one.
             FailedBatchError, FailedQueriesError: all rows of the batch failed.
         """
         with noted() as causes:
@@ -211,7 +211,9 @@ class Surrogate:
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * share
                 self._optimizer.zero_grad()
-                self.through(self.fresh(self.updates)).mean().backward(inputs=weights)
+                with unasked("Surrogate, fresh"):
+                    batch = self.fresh(self.updates)
+                self.through(batch).mean().backward(inputs=weights)
                 if bool(nn.utils.clip_grad_norm_(weights, LONGEST).isfinite()):
                     self._optimizer.step()
                 self.updates += 1

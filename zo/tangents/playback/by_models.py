@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,19 @@ from zo.tangents.tangent import Linearised
 
 
 class NoValuesError(TangentError):
-    """A model knows no values of its box: of changes alone, or of nothing yet."""
+    """A model knows no values of its box: of changes alone, or of nothing yet.
+
+    Attributes:
+        place: of the box, among those that have models.
+    """
+
+    def __init__(self, message: str, place: int) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+class AskedError(TangentError):
+    """A batch that was to cost no row asked a box; it was not run."""
 
 
 def losses_by_models(
@@ -59,7 +72,8 @@ def losses_by_models(
             here = at(RecordedCall(place, tuple(inputs), tuple(nothing)))
             values = here.values
         if values is None:
-            raise NoValuesError(f"{who}: expected a model of {box!r} that knows its values, got one without.")
+            words = f"{who}: expected a model of {box!r} that knows its values, got one without."
+            raise NoValuesError(words, place)
         said.append(here)
         leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
         pieces = iter(values.split(sizes(here.rows.outputs), dim=1))
@@ -90,6 +104,27 @@ def place_of(who: str, box: BlackBoxFunction, boxes: Sequence[BlackBoxFunction])
         f"{who}: expected an objective that calls no box but those in boxes, got a call of {box!r}, which "
         "has no model. Name it in boxes as well."
     )
+
+
+@contextmanager
+def unasked(who: str) -> Iterator[None]:
+    """A block in which batches are made that cost no row.
+
+    Args:
+        who: wants them, for messages.
+
+    Raises:
+        AskedError: a box is asked. None of its rows is run.
+    """
+
+    def refuse(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        raise AskedError(
+            f"{who}: expected batches for which no box is asked, got a call of {box!r}, whose rows nobody "
+            "would count. Ask it once, before training, and draw batches from its answers."
+        )
+
+    with intercepted(refuse):
+        yield
 
 
 def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from blackbox.checks import check_positive
+from zo.errors import ConfigurationError
 from zo.evaluators.state import Snapshot
 
 # decision 143:
@@ -37,8 +40,8 @@ class Member:
     losses: list[float] = field(default_factory=list)
 
     def saw(self, loss: float) -> None:
-        """Take in the loss on a new window."""
-        self.losses = [*self.losses, loss if math.isfinite(loss) else math.inf][-COMPARED:]
+        """Take in the loss on a new window; infinite where it is not finite."""
+        self.losses = [*self.losses, loss][-COMPARED:]
 
     @property
     def loss(self) -> float:
@@ -81,3 +84,23 @@ def clearly_above(losses: Sequence[float], others: Sequence[float], times: float
 def log_of(loss: float) -> float:
     """The logarithm of a loss, which need not be above zero."""
     return math.log(max(loss, TINY))
+
+
+def checked_factors(factors: Any) -> list[float]:
+    """The factors of a population's rates, as floats.
+
+    Raises:
+        ConfigurationError: they are no sequence, one is not above 0 or there twice, or there is none.
+    """
+    values = factors.tolist() if isinstance(factors, np.ndarray | Tensor) else factors
+    listed = isinstance(values, Sequence)
+    if listed:
+        values = [value.item() if isinstance(value, np.generic) else value for value in values]
+        for value in values:
+            check_positive("Population", "factors", value)
+    if not listed or not values or len(set(values)) < len(values):
+        raise ConfigurationError(
+            f"Population, factors: expected a sequence of numbers above 0, each once, got {factors!r}. "
+            "Write (1, 4, 16), or other multiples of the optimiser's learning rate."
+        )
+    return [float(value) for value in values]

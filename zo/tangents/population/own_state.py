@@ -1,9 +1,10 @@
-"""What of a network each member of a `Population` has for itself, and what belongs to all of them."""
+"""What of network and optimiser each member of a `Population` has for itself, and what belongs to all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,24 +12,28 @@ from torch import Tensor
 from zo.errors import ConfigurationError
 from zo.evaluators.state import Inside, Snapshot
 from zo.tangents.gradient import TangentGradient
+from zo.tangents.population.members import Member
+from zo.tangents.population.optimizers import copied
 
 
 class OwnState:
-    """A member's own are the weights that the gradient trains, buffers, and attributes.
+    """A member's own are the weights that the gradient trains, buffers, attributes, and the moments of these.
 
     The other weights belong to all. Who changes them, as a second optimiser or the update of a target network
     does, changes them for each member.
 
     Args:
         gradient: of the network.
+        optimizer: of its weights; what it remembers of its steps is the moments.
     """
 
-    def __init__(self, gradient: TangentGradient) -> None:
+    def __init__(self, gradient: TangentGradient, optimizer: torch.optim.Optimizer) -> None:
         self._network, parameters = gradient.network, gradient.parameters
+        self._optimizer = optimizer
         self._trained = dict(zip(parameters.names, parameters.tensors, strict=True))
 
     def snapshot(self) -> Snapshot:
-        """A member's own, as it is now."""
+        """A member's own of the network, as it is now."""
         return Snapshot(self._network, self._trained)
 
     @contextmanager
@@ -46,7 +51,7 @@ class OwnState:
             before.restore(generators=False)
 
     def tensors(self) -> dict[str, Tensor]:
-        """A member's own, by name, but for attributes."""
+        """A member's own of the network, by name, but for attributes."""
         return {**self._trained, **dict(self._network.named_buffers())}
 
     @torch.no_grad()
@@ -84,3 +89,56 @@ class OwnState:
                     f"Population: expected a state whose members have {wanted}, got {came}. Make the "
                     "network, and what the gradient trains of it, as when the state was saved, or start anew."
                 )
+
+    def become(self, member: Member) -> None:
+        """Give network and optimiser what a member has."""
+        if member.state is not None:
+            member.state.restore(generators=False)
+        self._optimizer.state = member.moments
+
+    @contextmanager
+    def at(self, member: Member) -> Iterator[None]:
+        """A block in which network and optimiser are a member's; they stay so behind it."""
+        self.become(member)
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        try:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * member.factor
+            yield
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+            member.state = self.snapshot()  # of the step that its moments are of, behind an interrupt too
+
+    @contextmanager
+    def then_back(self) -> Iterator[None]:
+        """A block in which network and optimiser may become any member's; they are as they were behind it."""
+        optimizer, before = self._optimizer, self.snapshot()
+        moments, groups = optimizer.state, optimizer.param_groups
+        try:
+            yield
+        finally:
+            before.restore(generators=False)
+            optimizer.state, optimizer.param_groups = moments, groups
+
+    def saved(self, member: Member) -> dict[str, Any]:
+        """A member's tensors and moments, for a state; network and optimiser are its own behind this."""
+        self.become(member)
+        moments = self._optimizer.state_dict()["state"]
+        return {"network": copied(self.tensors()), "moments": copied(moments)}
+
+    def loaded(self, part: dict[str, Any], now: dict[str, Any]) -> Member:
+        """A member as it was saved.
+
+        Args:
+            part: of the state.
+            now: the optimiser's state; that and the network are the member's own behind this.
+        """
+        member = Member(part["factor"], losses=list(part["losses"]))
+        if "network" in part:
+            self._optimizer.load_state_dict({**now, "state": copied(part["moments"])})
+            member.moments = self._optimizer.state
+            self.put(part["network"])
+            member.state = self.snapshot()
+        return member

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count, check_positive
+from blackbox.checks import check_count
 from blackbox.errors import BudgetError
 from blackbox.notices import Notice, Notices
 from zo.batches import Batch
 from zo.errors import (
-    ConfigurationError,
     FailedQueriesError,
     ObjectiveError,
     ParameterError,
@@ -28,8 +27,8 @@ from zo.errors import (
 )
 from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.playback.by_models import NoValuesError, unanswerable
-from zo.tangents.population.members import AWAY, FEWEST, Member, clearly_above
+from zo.tangents.playback.by_models import NoValuesError, unanswerable, unasked
+from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above
 from zo.tangents.population.optimizers import (
     copied,
     refuse_optimizer,
@@ -91,7 +90,7 @@ class Population:
         optimizer: of weights of that network; one that remembers by weight, as those of torch do, around no
             other one, and whose `step` takes no closure.
         steps: how many there will be; None where that is not known.
-        fresh: gives batch k, from 0, for the surrogate. No box is asked. None for rows of the recorded
+        fresh: gives batch k, from 0, for the surrogate. It may ask no box. None for rows of the recorded
             windows.
         factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
             the one nearest to 1 leads at first.
@@ -99,6 +98,7 @@ class Population:
             gives, or its tangent knows of changes alone.
 
     Attributes:
+        steps: as given. Set it where a training ends earlier: the surrogate has a last look then.
         without: why there is no surrogate, in words; None where there is one.
         copies: how often a member went on from another's weights.
         updates: how many steps the surrogate has taken.
@@ -119,14 +119,14 @@ class Population:
         factors: Sequence[float] | np.ndarray | Tensor = FACTORS,
         surrogate: bool = True,
     ) -> None:
-        checked = _checked(factors)
+        rates = [Member(factor) for factor in checked_factors(factors)]
         if steps is not None:
             check_count("Population", "steps", steps)
         refuse_optimizer(optimizer, gradient)
-        self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient)
-        self._windows, self._fresh = steps, fresh
-        self._rates = [Member(factor) for factor in checked]
-        self._rate = min(self._rates, key=lambda member: abs(math.log(member.factor)))
+        self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient, optimizer)
+        self.steps, self._fresh = steps, fresh
+        self._pace = EACH if steps is None else UPDATES / max(1, steps - FEWEST)
+        self._rates, self._rate = rates, min(rates, key=lambda member: abs(math.log(member.factor)))
         self.without: str | None = None if surrogate else "none was asked for"
         self.without = self.without or _unfit(gradient)
         self._surrogate = Member(OF_SURROGATE)
@@ -163,7 +163,8 @@ class Population:
 
         Raises:
             TangentError, ObjectiveError, ParameterError, FailedQueriesError: see `TangentGradient.backward`
-                and `replay`; where boxes fail no member has moved.
+                and `replay`; where boxes fail no member has moved. `TangentError` too where `fresh` asks a
+                box.
 
         Warns:
             TangentWarning: a member's objective raised; once.
@@ -177,26 +178,29 @@ class Population:
             return self._step(batch)
         finally:
             self._window += 1
-            self._become(self._leader)
+            self._own.become(self._leader)
 
     def _step(self, batch: Batch) -> Tensor:
-        at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self._windows)
+        at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self.steps)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
         try:
             loss, added = self._ask(asked, batch, trial)
         except Exception as raised:
-            if asked is self._leader or not self._goes_on(raised) or isinstance(raised, FailedQueriesError):
+            failed = isinstance(raised, FailedQueriesError)
+            aside = asked is not self._leader and self._goes_on(raised)
+            if asked is self._surrogate and (failed or aside):
+                self._rivalry = self._rivalry.after(self._window, math.inf, 0.0)
+            if failed or not aside:
                 raise
             self._say_lost(asked, raised)
-            self._rivalry = self._rivalry.after(self._window, math.inf, 0.0)
             asked, at_surrogate, trial = self._rate, False, False
             loss, added = self._ask(asked, batch, trial)
         replays = self._gradient.replays()
         if not added:
             return loss
         if not at_surrogate:
-            with self._as(asked):
+            with self._own.at(asked):
                 before = without_weights(self._optimizer)
                 self._optimizer.step()
                 refuse_state_in_groups(self._optimizer, before)
@@ -212,16 +216,11 @@ class Population:
     def _ask(self, member: Member, batch: Batch, trial: bool) -> tuple[Tensor, bool]:
         """The loss that boxes give at a member's weights, and whether there is a gradient."""
         gradient = self._gradient
-        self._become(member)
+        self._own.become(member)
         foretold = math.nan if member is self._surrogate else self._foretold(batch)
         self._optimizer.zero_grad()
-        try:
-            with gradient.aside() if trial else nullcontext():
-                loss = gradient.backward(batch)
-        except FailedQueriesError:
-            if member is self._surrogate:
-                self._rivalry = self._rivalry.after(self._window, math.inf, 0.0)
-            raise
+        with gradient.aside() if trial else nullcontext():
+            loss = gradient.backward(batch)
         member.state = self._own.snapshot()  # with what the pass did to buffers
         if member is not self._surrogate:
             self._rivalry = self._rivalry.saw(float(loss), foretold)
@@ -247,8 +246,8 @@ class Population:
             before.restore()
 
     def _see_no_values(self, error: NoValuesError) -> None:
-        """Have no surrogate where tangents will never have values; some have none yet."""
-        if not any(tangent.learns for tangent in self._gradient.tangents):
+        """Have no surrogate where a tangent will never have values; one that learns has none yet."""
+        if not self._gradient.tangents[error.place].learns:
             self.without = str(error)
 
     def _judge(self, asked: Member, loss: float, trial: bool) -> None:
@@ -305,20 +304,16 @@ class Population:
         for rate in self._others():
             if math.isinf(self._aside(rate, partial(self._train, replays))):
                 rate.losses = [*rate.losses[:-1], math.inf]
-        with self._as(self._rate):
+        with self._own.at(self._rate):
             self._train(replays)
 
     def _imagine(self) -> None:
         """Let the surrogate take its steps, so many at a time that it ends them converged."""
         if self.without is not None or self._window < FEWEST:
             return
-        windows, last = self._windows, False
-        if windows is None or self._window >= windows:
-            self._owed += EACH
-        else:
-            self._owed += UPDATES / max(1, windows - FEWEST)
-            last = self._window == windows - 1
-        if self._owed < BURST and not last:
+        left = math.inf if self.steps is None else self.steps - self._window
+        self._owed += self._pace if left > 0 else EACH
+        if self._owed < BURST and left != 1:
             return
         count, self._owed = int(self._owed), self._owed % 1
         self._aside(self._surrogate, partial(self._follow_models, count))
@@ -333,7 +328,7 @@ class Population:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
             optimizer.zero_grad()
             place = self.updates
-            batch = self._recorded(place) if self._fresh is None else self._fresh(place)
+            batch = self._recorded(place) if self._fresh is None else self._given(self._fresh, place)
             if batch is None:
                 break
             try:
@@ -351,6 +346,12 @@ class Population:
                 optimizer.step()
         optimizer.zero_grad()
         return 0.0
+
+    @staticmethod
+    def _given(fresh: Callable[[int], Batch], place: int) -> Batch:
+        """A fresh batch, for which no box may be asked."""
+        with unasked("Population, fresh"):
+            return fresh(place)
 
     def _recorded(self, place: int) -> Batch | None:
         """Rows of the recorded windows; None, with a warning, where none can be drawn."""
@@ -375,13 +376,11 @@ class Population:
     def state_dict(self) -> dict[str, Any]:
         """All members, for a checkpoint; network, gradient and optimiser have states of their own."""
         saved = []
-        with self._then_back():
+        with self._own.then_back():
             for member in self._members:
                 part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
                 if member.state is not None and member is not self._leader:
-                    self._become(member)
-                    part["network"] = copied(self._own.tensors())
-                    part["moments"] = copied(self._optimizer.state_dict()["state"])
+                    part |= self._own.saved(member)
                 saved.append(part)
         return {
             "members": saved,
@@ -410,44 +409,15 @@ class Population:
         refuse_other_run("Population", settings, {**state, "factors": factors})
         self._own.refuse_other(state["shapes"])
         now = self._optimizer.state_dict()
-        with self._then_back():
-            rates, surrogates = ([self._loaded(part, now) for part in some] for some in (saved, surrogate))
-        rivalry = state["rivalry"]
-        asked = tuple((own, rate) for own, rate in rivalry["asked"])
-        self._rates, self._rate = rates, rates[state["rate"]]
+        with self._own.then_back():
+            rates, surrogates = (
+                [self._own.loaded(part, now) for part in some] for some in (saved, surrogate)
+            )
+        rate, owed, counts = rates[state["rate"]], state["owed"], state["counts"]
+        self._rivalry = Rivalry(**state["rivalry"])
+        self._rates, self._rate, self._owed, self.without = rates, rate, owed, state["without"]
         self._surrogate = surrogates[0] if surrogates else Member(OF_SURROGATE)
-        self._rivalry, self._owed, self.without = (
-            Rivalry(**{**rivalry, "asked": asked}),
-            state["owed"],
-            state["without"],
-        )
-        self._window, self.copies, self.updates = state["counts"]
-
-    def _loaded(self, part: dict[str, Any], now: dict[str, Any]) -> Member:
-        """A member as it was saved.
-
-        Args:
-            part: of the state.
-            now: the optimiser's state; that and the network are the member's own behind this.
-        """
-        member = Member(part["factor"], losses=list(part["losses"]))
-        if "network" in part:
-            self._optimizer.load_state_dict({**now, "state": copied(part["moments"])})
-            member.moments = self._optimizer.state
-            self._own.put(part["network"])
-            member.state = self._own.snapshot()
-        return member
-
-    @contextmanager
-    def _then_back(self) -> Iterator[None]:
-        """A block in which network and optimiser may become any member's; they are as they were behind it."""
-        optimizer, before = self._optimizer, self._own.snapshot()
-        moments, groups = optimizer.state, optimizer.param_groups
-        try:
-            yield
-        finally:
-            before.restore(generators=False)
-            optimizer.state, optimizer.param_groups = moments, groups
+        self._window, self.copies, self.updates = counts
 
     @property
     def _leader(self) -> Member:
@@ -474,7 +444,7 @@ class Population:
         """
         before = member.state, copied(member.moments)
         try:
-            with self._own.rest_kept(), self._as(member), self._gradient.aside():
+            with self._own.rest_kept(), self._own.at(member), self._gradient.aside():
                 return work()
         except Exception as raised:
             if not self._goes_on(raised):
@@ -498,12 +468,12 @@ class Population:
         self._notices.say(Notice("raised", words, TangentWarning))
 
     def _take_window(self, *, move: bool) -> float:
-        """The loss on the last window; behind it a step along its gradient, or none."""
+        """The loss on the last window, infinite where it is not finite; behind it a step, or none."""
         self._optimizer.zero_grad()
         loss = float(self._gradient.replay(last=True))
         if move:
             self._optimizer.step()
-        return loss
+        return loss if math.isfinite(loss) else math.inf
 
     def _train(self, replays: int) -> float:
         """What follows a step on the window: replays."""
@@ -513,51 +483,10 @@ class Population:
             self._optimizer.step()
         return 0.0
 
-    @contextmanager
-    def _as(self, member: Member) -> Iterator[None]:
-        """A block in which network and optimiser are a member's; they stay so behind it."""
-        self._become(member)
-        groups = self._optimizer.param_groups
-        rates = [group["lr"] for group in groups]
-        try:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate * member.factor
-            yield
-            member.state = self._own.snapshot()
-        finally:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
-
-    def _become(self, member: Member) -> None:
-        """Give network and optimiser what a member has."""
-        if member.state is not None:
-            member.state.restore(generators=False)
-        self._optimizer.state = member.moments
-
 
 def _cause(raised: Exception) -> BaseException:
     """What an objective raised, of an error that says so."""
     return raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
-
-
-def _checked(factors: Any) -> list[float]:
-    """The factors as floats.
-
-    Raises:
-        ConfigurationError: they are no sequence, one is not above 0 or there twice, or there is none.
-    """
-    values = factors.tolist() if isinstance(factors, np.ndarray | Tensor) else factors
-    listed = isinstance(values, Sequence)
-    if listed:
-        values = [value.item() if isinstance(value, np.generic) else value for value in values]
-        for value in values:
-            check_positive("Population", "factors", value)
-    if not listed or not values or len(set(values)) < len(values):
-        raise ConfigurationError(
-            f"Population, factors: expected a sequence of numbers above 0, each once, got {factors!r}. "
-            "Write (1, 4, 16), or other multiples of the optimiser's learning rate."
-        )
-    return [float(value) for value in values]
 
 
 def _unfit(gradient: TangentGradient) -> str | None:
