@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,12 +152,7 @@ class FrozenBox(Wrapper):
     # Learning
 
     def learn(
-        self,
-        rows: Rows,
-        *,
-        around: Any = None,
-        path: str | os.PathLike[str] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, rows: Rows, *, around: Any = None, path: str | os.PathLike[str] | None = None
     ) -> FrozenBox:
         """Learn anew from these rows alone; from then on the derivative is another fixed function.
 
@@ -167,7 +162,6 @@ class FrozenBox(Wrapper):
             rows: as `frozen` takes them.
             around: as `frozen` takes it.
             path: an HDF5 file that bought rows are written to, block by block; None for none.
-            progress: is told how many rows are bought, and of how many.
 
         Returns:
             This box.
@@ -181,7 +175,7 @@ class FrozenBox(Wrapper):
             inputs = inputs_around(self.box, around, rows, self.seed)
             self._turn = Lock()
             try:
-                known = buy_rows(self, inputs, path=path, progress=progress)
+                known = buy_rows(self, inputs, path=path)
             finally:
                 self._turn = nullcontext()
         elif around is not None:
@@ -267,16 +261,12 @@ class FrozenBox(Wrapper):
     def predicted(self, *arrays: Any) -> Any:
         """The model's own outputs, which cost no row, with the same derivative; zeros for what it has not."""
         rows, values = self._modelled(arrays)
-        dtypes = [spec.torch_dtype or rows.dtype for spec in self.outputs]
-        blank = torch.zeros(rows.count, device=rows.device)
-        return rows.give_back(
-            tuple(
-                blank.reshape(-1, *[1] * len(spec.shape)).expand(-1, *spec.shape).to(dtype)
-                if value is None
-                else value.to(dtype)
-                for spec, value, dtype in zip(self.outputs, values, dtypes, strict=True)
-            )
+        outputs = (
+            torch.zeros(rows.count, *spec.shape, device=rows.device) if value is None else value
+            for spec, value in zip(self.outputs, values, strict=True)
         )
+        dtypes = (spec.torch_dtype or rows.dtype for spec in self.outputs)
+        return rows.give_back(tuple(map(Tensor.to, outputs, dtypes)))
 
     def _modelled(self, arrays: Sequence[Any]) -> tuple[RowArrays, list[Tensor | None]]:
         """The model's outputs as rows, with a graph of inputs that have one."""
@@ -353,8 +343,8 @@ class FrozenBox(Wrapper):
         rows, model = self._rows(inputs), self._known()
         if not model.hessian:
             raise NotDifferentiableError(
-                f"{self!r}: expected a model with a second derivative, got {model.words}, which has none. Take "
-                "KernelTangent."
+                f"{self!r}: expected a model with a second derivative, got {model.words}, which has none. "
+                "Take KernelTangent."
             )
         arriving = self._checked("cotangents", self.outputs, cotangents, rows)
         moved = self._checked("changes", self.inputs, changes, rows)

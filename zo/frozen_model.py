@@ -68,8 +68,9 @@ class FrozenModel:
     @property
     def words(self) -> str:
         """The tangent, in words; of one that chooses, what it chose."""
-        chooses = isinstance(self.tangent, AutoTangent | SelectedTangent)
-        return repr(self.tangent.model if chooses else self.tangent)
+        if isinstance(self.tangent, AutoTangent | SelectedTangent):
+            return repr(self.tangent.model)
+        return repr(self.tangent)
 
     def values(self, inputs: Sequence[Tensor]) -> list[Tensor | None]:
         """The model's outputs, `(rows, *shape)`, with the graph of inputs; None for those without derivative.
@@ -125,7 +126,7 @@ class FrozenModel:
         return errors
 
     def _following(self, z: Tensor, pairs: CallPairs) -> Tensor:
-        """The model's outputs, `(rows, size_out)`, with a graph of z that never says a wrong second derivative."""
+        """The model's outputs, `(rows, size_out)`, with a graph of z, once or as often as it is right."""
         at = self.tangent.at(pairs)
         if at.values is None:
             raise TangentError(
