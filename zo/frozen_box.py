@@ -89,8 +89,8 @@ def frozen(
 
     Args:
         box: the box, whose values pass unchanged.
-        tangent: the model, of which a copy learns. None for a `SelectedTangent`, which chooses by a fifth of
-            the rows between a line, a kernel, an additive one, a perceptron and others that are registered;
+        tangent: the model, of which a copy learns. None for a `SelectedTangent`, which chooses by rows left
+            out between a line, a kernel, an additive one, a perceptron and others that are registered;
             on grids and meshes for an `AutoTangent`.
         rows: what to learn from: inputs and answers as `(inputs, outputs)`; an HDF5 file, see
             `zo.recorded_rows`; or a number of rows, to be bought around `around`. None to learn later, by

@@ -20,8 +20,9 @@ from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised
 
-FOLD = 5  # one row in so many is left out, and foretold
-FEW = 500  # rows up to which each is left out once, in one of five turns; decision 211
+# decision 211:
+FEW, TURNS = 300, 10  # rows up to which each is left out once, a tenth at a time
+FOLD = 5  # of more one row in so many is left out
 STEPS = 400  # of learning of a model that learns in steps
 MODELS: dict[str, Callable[[], ValueTangent]] = {
     "linear": LinearTangent,
@@ -36,13 +37,13 @@ class SelectedTangent(ValueTangent):
 
     For a fit that is made once or a few times, such as a frozen derivative or a posterior's force. The models
     are a line, a Gaussian process (`KernelTangent`), an additive one with pairs (`AdditiveTangent`) and a
-    perceptron (`MLPTangent`). A fifth of the rows is left out; up to 500 rows each fifth in turn. A row's
+    perceptron (`MLPTangent`). A fifth of the rows is left out; up to 300 rows each tenth in turn. A row's
     error is the root mean square over its outputs in units of their spread, and a model's the median over
     rows: one row far out would decide about a mean. The best one then learns from all rows. It is chosen
     again where half as many rows more are there, and in between it alone learns again. One that fails is left
     out.
 
-    Memory and time: those of its models, twice of the best one; five times the time up to 500 rows.
+    Memory and time: those of its models, twice of the best one; eleven times the time of all up to 300 rows.
 
     Args:
         models: by name, what makes each; left out, the four.
@@ -111,16 +112,14 @@ class SelectedTangent(ValueTangent):
     def _choose(self, columns: tuple[Tensor, ...], steps: int) -> None:
         """The one of the smallest median error on rows left out; the first of all if there are too few."""
         count, self.errors = len(columns[0]), {}
-        if count < 2 * FOLD or len(self.makers) == 1:
+        if count < TURNS or len(self.makers) == 1:
             self.kind = next(iter(self.makers))
             return
-        turns = torch.arange(count, device=columns[0].device) % FOLD
-        out = [turns == turn for turn in range(FOLD)]
+        turns = range(TURNS) if count <= FEW else range(1)
+        fold = torch.arange(count, device=columns[0].device) % (TURNS if count <= FEW else FOLD)
         for kind in self.makers:
             try:
-                missed = [
-                    self._missed(kind, columns, some, steps) for some in (out if count <= FEW else out[-1:])
-                ]
+                missed = [self._missed(kind, columns, fold == turn, steps) for turn in turns]
                 error = float(torch.cat(missed).median())
             except TangentError:
                 error = math.inf
