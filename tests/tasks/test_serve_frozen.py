@@ -112,6 +112,7 @@ def served(monkeypatch):
     return served
 
 
+@pytest.mark.slow
 def test_a_file_of_rows_costs_none(toy, tmp_path, boxes, served):
     x = np.random.default_rng(1).normal(size=(60, 2))
     write_rows(tmp_path / "rows.h5", x, x @ [[1, 0], [0, 2]])
