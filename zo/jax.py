@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
-from blackbox.arrays import as_tensor, in_order, to_rows
+from blackbox.arrays import as_tensor, finite_rows, in_order, to_rows
 from blackbox.errors import DtypeError
 from blackbox.extras import import_extra
 from blackbox.notices import warn
@@ -25,10 +25,12 @@ from blackbox.spec import DTYPES
 from zo.box_gradient.autograd_function import refuse
 from zo.box_gradient.differentiable import differentiable as for_torch
 from zo.box_gradient.differentiable_box import DifferentiableBox
+from zo.box_gradient.row_queries import as_rows
 from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
+from zo.frozen_box import FrozenBox
 from zo.tangents.tangent import Tangent
 
 __all__ = ["JaxBox", "differentiable"]
@@ -76,6 +78,9 @@ def differentiable(
     returns before a step is done: read counts and state after `jax.block_until_ready` of its results. What
     nobody uses XLA leaves out, and `jax.checkpoint` evaluates twice.
 
+    A frozen box (`zo.frozen`) takes no estimator and no tangent: `solve = zo.jax.differentiable(frozen)`. Its
+    derivative costs no row, and nothing is drawn or counted.
+
     Numbers of calls: draws depend on the seed and the number of the call, which goes through the graph, so
     that each backward pass has the number of its own forward one. By default calls are numbered as they run.
     Calls that depend on each other, as in a rollout or a `scan`, run in that order. Of calls in one compiled
@@ -90,7 +95,7 @@ def differentiable(
 
     Args:
         box: a box with at least one differentiable input and output.
-        estimator: `RGE`, `RowRGE` or `CGE`; None with a tangent.
+        estimator: `RGE`, `RowRGE` or `CGE`; None with a tangent, and of a frozen box.
         tangent: is copied, and the copy learns from values; None with an estimator.
         seed: of all draws; None is a seed of its own. Give each box of a run another one: of equal seeds
             nobody warns here.
@@ -102,8 +107,49 @@ def differentiable(
         ConfigurationError: a value is out of range.
         MissingExtraError: JAX is not installed.
     """
+    if isinstance(box, FrozenBox) and estimator is None and tangent is None:
+        return JaxBox(FrozenSolver(box))
     settings = {"max_rows": max_rows, "max_dropped": max_dropped, "check": check}
     return JaxBox(for_torch(box, estimator, tangent=tangent, seed=seed, **settings))
+
+
+class FrozenSolver:
+    """A frozen box as a `JaxBox` asks it for values and gradients; see `DifferentiableBox`."""
+
+    def __init__(self, box: FrozenBox) -> None:
+        self.box = box
+
+    def evaluate(
+        self, inputs: tuple[Tensor, ...], *, recorded: bool, number: int | None = None
+    ) -> tuple[tuple[Tensor, ...], int]:
+        """The box's outputs, and a number that says nothing."""
+        answer = self.box.call(*inputs)
+        return tuple(out.clone() for out in (answer if isinstance(answer, tuple) else (answer,))), number or 0
+
+    def pull_back(
+        self,
+        call: int,
+        needed: tuple[bool, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        cotangents: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor, ...]:
+        """The frozen J^T v of the needed inputs; zero in rows that failed."""
+        results = as_rows(self.box.outputs, outputs)
+        dead = ~finite_rows(tuple(results))
+        arriving = [
+            None
+            if c is None
+            else c.reshape(result.shape).index_fill(0, dead.nonzero().flatten(), 0).reshape(c.shape)
+            for c, result in zip(cotangents, results, strict=True)
+        ]
+        products = self.box.vjp(inputs, arriving)
+        products = products if isinstance(products, tuple) else (products,)
+        return tuple(p.to(x) for p, x, needs in zip(products, inputs, needed, strict=True) if needs)
+
+    def extra_repr(self) -> str:
+        """The box."""
+        return repr(self.box)
 
 
 class JaxBox:
@@ -120,7 +166,7 @@ class JaxBox:
             `state_dict()` and `load_state_dict()`.
     """
 
-    def __init__(self, solver: DifferentiableBox) -> None:
+    def __init__(self, solver: DifferentiableBox | FrozenSolver) -> None:
         self.solver = solver
         self._jax: Any = import_extra("zo.jax.differentiable", "jax", "jax")
         _warn_of_one_core(self._jax)

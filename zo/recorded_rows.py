@@ -6,7 +6,7 @@ A file has two groups, `inputs` and `outputs`, with a dataset `(rows, *shape)` f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -121,7 +121,6 @@ def buy_rows(
     inputs: Sequence[Tensor],
     *,
     path: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> RecordedRows:
     """Ask a box for rows, 64 at a time; those of a block are on disk before the next one is asked for.
 
@@ -129,20 +128,17 @@ def buy_rows(
         box: the box, whose policy says what becomes of rows that fail.
         inputs: one tensor `(rows, *shape)` for each input.
         path: an HDF5 file that the rows are written to; None for none.
-        progress: is told how many rows there are, and of how many.
 
     Raises:
         What the box raises; what was bought before is in the file.
     """
-    total, answers = len(inputs[0]), []
-    for first in range(0, total, BLOCK):
+    answers = []
+    for first in range(0, len(inputs[0]), BLOCK):
         some = tuple(tensor[first : first + BLOCK] for tensor in inputs)
         answer = box(*some)
         answers.append(answer if isinstance(answer, tuple) else (answer,))
         if path is not None:
             write_rows(box, path, RecordedRows(some, answers[-1]))
-        if progress is not None:
-            progress(min(first + BLOCK, total), total)
     outputs = tuple(torch.cat(column) for column in zip(*answers, strict=True))
     return RecordedRows(tuple(inputs), outputs)
 

@@ -6,8 +6,11 @@ Nothing heavy is imported before a command is at work.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
@@ -116,67 +119,96 @@ def serve(
     frozen: Annotated[
         Path | None,
         arg(
-            help="File of the frozen derivative: read where it is there, else written; nothing is learned twice."  # noqa: E501
+            help="File of the frozen derivative: read where it is there, so nothing is learned again; else "
+            "written."
         ),
     ] = None,
 ) -> int:
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
 
-    box = _box(target, arguments)
+    box, beside = _box(target, arguments), nullcontext()
     if learn is not None or recorded is not None or frozen is not None:
-        named = name or type(box).__name__
-        box, name = _frozen(box, learn, recorded, around, frozen), named
+        name = name or type(box).__name__
+        box, beside = _frozen(box, learn, recorded, around, frozen)
     if derivative == "own":
         solver = None
     else:
         from tasks.command.write_tesseract import solver_of
 
         solver = solver_of(box, derivative, mu)
-    adapters.um_bridge.serve(
-        box if name is None else {name: box},
-        derivative=solver,
-        host=host,
-        port=port,
-        token=token or os.environ.get(TOKEN) or None,
-        threads=threads,
-    )
+    with beside:
+        adapters.um_bridge.serve(
+            box if name is None else {name: box},
+            derivative=solver,
+            host=host,
+            port=port,
+            token=token or os.environ.get(TOKEN) or None,
+            threads=threads,
+        )
     return 0
 
 
 def _frozen(
     box: Any, learn: int | None, recorded: Path | None, around: Path | None, kept: Path | None
-) -> Any:
-    """The box with a frozen derivative; it learns in a thread, and gradients are refused until it has."""
-    from threading import Thread
-
+) -> tuple[Any, AbstractContextManager[None]]:
+    """The box with a frozen derivative, and a block beside which it is learned if it is not there yet."""
     import zo
     from blackbox.conformance.samples import read_samples
+    from zo.recorded_rows import inputs_around, read_rows
 
     solver = zo.frozen(box)
     if kept is not None and kept.is_file():
         solver.load(kept)
         say(f"frozen: {solver.info}")
-        return solver
+        return solver, nullcontext()
     if (learn is None) == (recorded is None):
         raise ConfigurationError(
             "serve, --learn: expected either --learn ROWS --around FILE, or --from FILE, got "
             f"{'neither' if learn is None else 'both'}. Give one of the two."
         )
+    if around is not None and (learn is None or not around.is_file()):
+        raise ConfigurationError(
+            f"serve, --around: expected a file of inputs, beside --learn, got {around}. Save prior draws "
+            "with numpy.save, or by the inputs' names with numpy.savez."
+        )
+    # what is wrong with a file is said before anything is served
     inputs = None if around is None else list(read_samples(box, around))
+    if learn is None:
+        rows, inputs = read_rows(box, recorded or ""), None
+    else:
+        rows, inputs = learn, inputs_around(box, inputs, learn)
     box.failures = "keep"  # rows that fail are left out of what is learned
 
     def work() -> None:
-        try:
-            solver.learn(recorded if recorded is not None else learn or 0, around=inputs)
-            if kept is not None:
-                solver.save(kept)
-            say(f"frozen: {solver.info}")
-        except Exception as error:
-            say(f"not frozen, gradients stay refused: {error}")
+        solver.learn(rows, around=inputs)
+        if kept is not None:
+            solver.save(kept)
+        say(f"frozen: {solver.info}")
 
-    Thread(target=work, daemon=True).start()
-    return solver
+    return solver, _beside(work)
+
+
+@contextmanager
+def _beside(work: Callable[[], None]) -> Iterator[None]:
+    """A block of the main thread, beside which another one works; what that raises ends the block."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+            os.kill(os.getpid(), signal.SIGINT)  # which ends the server
+
+    Thread(target=run, daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not failed:
+            raise
+    if failed:
+        raise failed[0]
 
 
 def host(

@@ -46,9 +46,9 @@ def test_vjps_and_products_are_the_derivative_of_the_models_own_values(kind):
     pulled = here.pull(v)
     assert pulled.abs().max() > 0.01 and torch.allclose(pulled, expected, rtol=1e-9, atol=1e-12)
     assert torch.allclose((here.push(d) * v).sum(1), (d * pulled).sum(1), rtol=1e-8, atol=1e-10)
-    near = 1e-6 * d
+    near = 1e-4 * d
     change = tangent.values(x + near, x[:, :0]) - tangent.values(x - near, x[:, :0])
-    assert torch.allclose((change / 2e-6 * v).sum(1), (d * pulled).sum(1), rtol=1e-5, atol=1e-6)
+    assert torch.allclose((change / 2e-4 * v).sum(1), (d * pulled).sum(1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.quick_cases(3)

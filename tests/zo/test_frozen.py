@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 import umbridge
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction, Parallel
+from blackbox.adapters import UmBridge
 from blackbox.adapters.um_bridge import serving
 from blackbox.conformance import check_black_box
-from blackbox.errors import NotDifferentiableError
+from blackbox.errors import ConfigurationError, NotDifferentiableError
 
 RNG = np.random.default_rng(0)
 
@@ -186,3 +188,81 @@ def test_openmdao_takes_its_jacobian():
     jacobian = problem.compute_totals("y", "x")["y", "x"]
     at = np.repeat([[0.3, -0.7]], 3, 0)
     np.testing.assert_allclose(jacobian, solver.vjp(at, np.eye(3)), rtol=1e-12)
+
+
+def tenths(x: Any) -> Any:
+    """A tenth of the linear box, for torch."""
+    return x @ torch.tensor(Linear.weights.T / 10)
+
+
+def test_a_prior_belongs_to_the_saved_derivative(tmp_path):
+    x = np.random.default_rng(1).normal(size=(40, 2))
+    above = zo.tangents.KernelTangent(prior=tenths)
+    solver = zo.frozen(Linear(), above, (x, Linear()(x)))
+    v = RNG.normal(size=(5, 3))
+    np.testing.assert_allclose(solver.vjp(x[:5], v), v @ Linear.weights, atol=1e-4)
+    at = torch.tensor(x[:1], requires_grad=True)
+    assert torch.autograd.gradcheck(solver.predicted, at) and torch.autograd.gradgradcheck(
+        solver.predicted, at
+    )
+    solver.save(tmp_path / "frozen.pt")
+    again = zo.frozen(Linear(), zo.tangents.KernelTangent(prior=tenths)).load(tmp_path / "frozen.pt")
+    assert (again.vjp(x[:5], v) == solver.vjp(x[:5], v)).all()
+    with pytest.raises(ConfigurationError, match=r"got one with KernelTangent\(.*prior=ModelTangent\(tenths"):
+        zo.frozen(Linear(), zo.tangents.KernelTangent()).load(tmp_path / "frozen.pt")
+
+
+def test_a_perceptron_has_first_derivatives_in_both_modes_and_refuses_a_second():
+    x = np.random.default_rng(1).normal(size=(40, 2))
+    solver = zo.frozen(Banana(), zo.tangents.MLPTangent(width=16), (x, Banana()(x)))
+    assert solver.info is not None and not solver.info.hessian
+    at, v, d = torch.tensor(x[:3], requires_grad=True), RNG.normal(size=(3, 3)), RNG.normal(size=(3, 2))
+    pushed, pulled = solver.jvp(x[:3], d), solver.vjp(x[:3], v)
+    ahead, behind = (solver.predicted(x[:3] + step * d) for step in (1e-3, -1e-3))
+    np.testing.assert_allclose(pushed, (ahead - behind) / 2e-3, atol=1e-2)
+    np.testing.assert_allclose((pushed * v).sum(1), (pulled * d).sum(1), atol=1e-5)
+    with pytest.raises(NotDifferentiableError, match="expected a model with a second derivative"):
+        solver.hessian_action(x[:3], v, d)
+    (gradient,) = torch.autograd.grad(solver(at).square().sum(), at, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_failed_row_has_a_gradient_of_zero_whatever_arrives():
+    class Half(Banana):
+        def evaluate_rows(self, x: Any) -> Any:
+            return np.where(x[:, :1] > 5, np.nan, super().evaluate_rows(x))
+
+    solver = solver_of(Half(failures="keep"))
+    x = torch.tensor([[0.1, 0.2], [9.0, 0.2]], dtype=torch.float64, requires_grad=True)
+    y = solver(x)
+    y.square().sum().backward()
+    assert y[1].isnan().all() and x.grad is not None
+    assert x.grad[0].abs().min() > 0 and (x.grad[1] == 0).all()
+
+
+def test_a_server_and_several_threads_may_be_behind_it():
+    x = np.random.default_rng(1).normal(size=(40, 2))
+    with serving({"banana": Banana()}) as url, ThreadPoolExecutor(2) as threads:
+        for box in (UmBridge(url, "banana"), Parallel(Banana(), threads, block=16)):
+            solver = zo.frozen(box, zo.tangents.KernelTangent())
+            solver.learn(40, around=x)
+            assert solver.ledger.rows_run == 40
+            np.testing.assert_allclose(solver(x[:3]), Banana()(x[:3]), rtol=1e-15)
+            here = zo.frozen(Banana(), zo.tangents.KernelTangent(), (x, Banana()(x)))
+            assert (solver.vjp(x[:3], np.ones((3, 3))) == here.vjp(x[:3], np.ones((3, 3)))).all()
+            assert solver.ledger.rows_run == 43
+
+
+@pytest.mark.needs("jax")
+def test_jax_takes_values_of_the_box_and_the_frozen_gradient():
+    import jax
+
+    solver = solver_of(Linear())
+    solve = zo.jax.differentiable(solver)
+    x, before = np.float32(RNG.normal(size=(4, 2))), solver.ledger.rows_run
+    loss = jax.jit(lambda x: (solve(x) ** 2).sum())
+    np.testing.assert_allclose(solve(x), x @ Linear.weights.T, rtol=1e-5)
+    gradient = jax.grad(loss)(x)
+    np.testing.assert_allclose(gradient, 2 * x @ Linear.weights.T @ Linear.weights, rtol=1e-3, atol=1e-4)
+    assert solver.ledger.rows_run == before + 8  # of values alone, there and in the loss

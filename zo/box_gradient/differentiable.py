@@ -101,27 +101,42 @@ def differentiable(
         ConfigurationError: a value is out of range, or the box cannot be set to perturbed inputs
             (`BlackBoxFunction.settable`).
     """
-    _check_box(box)
+    check_differentiable("differentiable", box)
     _check_tangent(tangent, estimator)
-    copies = [spec.name for spec in box.outputs if spec.copy_of is not None]
-    if tangent is not None and copies:
-        raise ConfigurationError(
-            f"differentiable, box {box!r}: expected outputs without copy_of= where a tangent learns, got it "
-            f"of {', '.join(copies)}. Leave it out here; zo.TangentGradient goes by it."
-        )
+    if tangent is not None:
+        check_copies("differentiable", box)
     _check_settable(box, estimator)
     return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped, check)
 
 
-def _check_box(box: object) -> None:
+def check_differentiable(owner: str, box: object) -> None:
+    """Refuse what is no black box, or has no input or no output with a derivative.
+
+    Raises:
+        ConfigurationError: it is.
+    """
     if not isinstance(box, BlackBoxFunction):
         raise ConfigurationError(
-            f"differentiable, box: expected a BlackBoxFunction, got {type(box).__name__}. "
+            f"{owner}, box: expected a BlackBoxFunction, got {type(box).__name__}. "
             "Make it a subclass of BlackBoxFunction first."
         )
     for kind, specs in (("input", box.inputs), ("output", box.outputs)):
         if not any(spec.differentiable for spec in specs):
-            raise ConfigurationError(f"differentiable, box {box!r}: {none_differentiable(kind, specs)}")
+            raise ConfigurationError(f"{owner}, box {box!r}: {none_differentiable(kind, specs)}")
+
+
+def check_copies(owner: str, box: BlackBoxFunction) -> None:
+    """Refuse a box with outputs that are copies of inputs, which a tangent would not learn.
+
+    Raises:
+        ConfigurationError: it has some.
+    """
+    copies = [spec.name for spec in box.outputs if spec.copy_of is not None]
+    if copies:
+        raise ConfigurationError(
+            f"{owner}, box {box!r}: expected outputs without copy_of= where a tangent learns, got it "
+            f"of {', '.join(copies)}. Leave it out here; zo.TangentGradient goes by it."
+        )
 
 
 def _check_settable(box: BlackBoxFunction, estimator: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.batches import map_tensors, tensors
@@ -125,6 +126,10 @@ class Linearised(ABC):
             z: `(rows, size_in)`, the differentiable inputs of the same rows now.
             others: the other inputs now, as `CallPairs.others` has them.
         """
+        return self.by_products(z)
+
+    def by_products(self, z: Tensor) -> Tensor:
+        """J (z - rows.z), `(rows, size_out)`: differentiable once, in both modes, by `pull` and `push`."""
         return _Linear.apply(z, self)
 
 
@@ -187,9 +192,13 @@ class _Linear(Function):
         return at.push(z - at.rows.z)
 
     @staticmethod
-    @torch.no_grad()
+    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
         return ctx.at.pull(cotangent), None
+
+    @staticmethod
+    def jvp(ctx: Any, d: Tensor, at: None) -> Tensor:
+        return ctx.at.push(d)
 
 
 class IdentityTangent(Tangent):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.record.pairs import CallPairs, all_rows
@@ -128,6 +129,7 @@ class _AgainInBlocks(Function):
         return in_blocks(model, z, others)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         z, others = ctx.saved_tensors
         parts = [
