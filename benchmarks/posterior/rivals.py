@@ -1,8 +1,8 @@
 """Samplers beside `zo.sample` on the Poisson problem, tuned alike: each finds its step on rows that count.
 
 Random walk Metropolis and preconditioned Crank-Nicolson (Cotter et al., 2013) take a step that is accepted at
-23.4 %, the second random walk with the covariance of what it has seen. Hamiltonian Monte Carlo takes the exact
-adjoint, a mass of its own pilot and jittered lengths; an adjoint solve counts as a row. `emcee` is the
+23.4 %, the second random walk with the covariance of what it has seen. Hamiltonian Monte Carlo takes the
+exact adjoint, a mass of its own pilot and jittered lengths; an adjoint solve counts as a row. `emcee` is the
 affine-invariant ensemble (Goodman and Weare, 2010), its stretch halved until a fifth is accepted. ALDI is the
 gradient-free interacting ensemble (Garbuno-Inigo, Nüsken and Reich, 2020): it is biased where the box is not
 linear, so that its means are what compares.
@@ -10,13 +10,13 @@ linear, so that its means are what compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.posterior.poisson import NOISE, PRIOR, UNKNOWNS, Membrane, measurements
+from benchmarks.posterior.poisson import NOISE, PRIOR, UNKNOWNS, Membrane, Solution, measurements
 
 Array = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ class Posterior:
     def value(self, x: Array) -> float:
         """The potential at x, `(size,)`; one row."""
         missed = self.misfit(x)
-        return np.inf if missed is None else (missed @ missed + x @ x / self.prior**2) / 2
+        return np.inf if missed is None else float(missed @ missed + x @ x / self.prior**2) / 2
 
     def slope(self, x: Array) -> tuple[float, Array]:
         """The potential and its gradient; two rows, a solve and its adjoint."""
@@ -79,10 +79,10 @@ class Posterior:
         if solution is None:
             return np.inf, np.zeros_like(x)
         missed = (solution.measured - self._data) / NOISE
-        value = (missed @ missed + x @ x / self.prior**2) / 2
+        value = float(missed @ missed + x @ x / self.prior**2) / 2
         return value, self._membrane.pulled(x, solution, missed / NOISE) + x / self.prior**2
 
-    def _solution(self, x: Array):  # type: ignore[no-untyped-def]
+    def _solution(self, x: Array) -> Solution | None:
         if not np.abs(x).max() < FAR:
             return None
         try:
@@ -128,16 +128,20 @@ def random_walk(
             accepted += np.exp(gain)
             if tuning == 0:
                 count = posterior.rows - begun
-                log_step += min(0.1, 10 * count**-0.6) * (np.exp(gain) - WALKED)
+                log_step += min(0.1, 4 * count**-0.6) * (np.exp(gain) - WALKED)
             if np.log(rng.uniform()) < gain:
                 x[k], value[k] = new, v
         states.append(x.copy())
         if kind == "covariance" and tuning == 0 and len(states) % 1000 == 0:
             fresh = root_of(np.concatenate(states[len(states) // 2 :]))
-            log_step += np.log(np.trace(root @ root.T) / np.trace(fresh @ fresh.T)) / 2 * (len(states) == 1000)
+            log_step += (
+                np.log(np.trace(root @ root.T) / np.trace(fresh @ fresh.T)) / 2 * (len(states) == 1000)
+            )
             root = fresh
     drawn = np.stack(states, 1)
-    return Draws(drawn, posterior.rows - begun, tuning, accepted / (drawn[..., 0].size), float(np.exp(log_step)))
+    return Draws(
+        drawn, posterior.rows - begun, tuning, accepted / (drawn[..., 0].size), float(np.exp(log_step))
+    )
 
 
 def hamiltonian(
@@ -182,7 +186,9 @@ def hamiltonian(
                 log_step = min(log_step + 2 / (10 + adapted**0.75) * (np.exp(gain) - LEAPT), 0.0)
         states.append(x.copy())
     drawn = np.stack(states, 1)
-    return Draws(drawn, posterior.rows - begun, piloted, accepted / drawn[..., 0].size, float(np.exp(log_step)))
+    return Draws(
+        drawn, posterior.rows - begun, piloted, accepted / drawn[..., 0].size, float(np.exp(log_step))
+    )
 
 
 def leap(
@@ -194,7 +200,7 @@ def leap(
     steps: int,
     rng: np.random.Generator,
 ) -> tuple[Array, tuple[float, Array], float]:
-    """A trajectory with new momenta: its end, the potential and gradient there, and the logarithm of acceptance."""
+    """A trajectory with new momenta: its end, potential and gradient there, and acceptance's logarithm."""
     (begin, gradient), p = at, rng.normal(size=len(x))
     kinetic, value = p @ p / 2, begin
     for _ in range(steps):
@@ -204,7 +210,7 @@ def leap(
         if not np.isfinite(value):
             return x, (value, gradient), -np.inf
         p = p - size / 2 * root.T @ gradient
-    return x, (value, gradient), min(0.0, begin + kinetic - value - p @ p / 2)
+    return x, (value, gradient), min(0.0, float(begin + kinetic - value - p @ p / 2))
 
 
 def ensemble(posterior: Posterior, rows: int, seed: int, start: Array) -> Draws:
@@ -217,13 +223,12 @@ def ensemble(posterior: Posterior, rows: int, seed: int, start: Array) -> Draws:
         start: of each walker, `(walkers, size)`, at least twice as many as unknowns.
 
     Raises:
-        ImportError: emcee is not installed.
+        ModuleNotFoundError: emcee is not installed.
     """
-    import emcee
-
+    emcee = import_module("emcee")
     begun, stretch, at = posterior.rows, 2.0, start
 
-    def sampler() -> emcee.EnsembleSampler:
+    def sampler() -> Any:
         move = emcee.moves.StretchMove(a=stretch)
         made = emcee.EnsembleSampler(*start.shape, lambda x: -posterior.value(x), moves=move)
         made.random_state = np.random.RandomState(seed).get_state()
@@ -256,12 +261,11 @@ def aldi(posterior: Posterior, rows: int, rng: np.random.Generator, start: Array
     states: list[Array] = []
     while posterior.rows - begun + members <= rows:
         found = [posterior.misfit(row) for row in u]
-        lost = np.array([missed is None for missed in found])
-        if lost.any():  # those where nothing is solved begin again at others
-            places = rng.choice(np.flatnonzero(~lost), lost.sum())
-            u[lost] = u[places]
-            found = [found[place] for place in places_of(lost, places)]
-        missed = np.stack([m for m in found if m is not None])
+        solved = np.array([missed is not None for missed in found])
+        u[~solved] = u[rng.choice(np.flatnonzero(solved), members - solved.sum())]  # they go on as others do
+        missed = np.zeros((members, len(next(m for m in found if m is not None))))
+        missed[solved] = [m for m in found if m is not None]
+        missed[~solved] = missed[solved].mean(0)
         centred = u - u.mean(0)
         weights = missed @ (missed - missed.mean(0)).T / members
         drift = weights @ centred + u / posterior.prior**2 @ (centred.T @ centred) / members
@@ -275,15 +279,9 @@ def aldi(posterior: Posterior, rows: int, rng: np.random.Generator, start: Array
     return Draws(np.stack(kept, 1), posterior.rows - begun, tuning, 1.0, time)
 
 
-def places_of(lost: NDArray[np.bool_], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place each member's answer is at, those that were lost having others'."""
-    order = np.arange(len(lost))
-    order[lost] = places
-    return order
-
-
 def root_of(states: Array) -> Array:
     """The Cholesky root of the covariance of states, `(size, size)`, shrunk towards the diagonal."""
     covariance = np.cov(states.T)
     diagonal = np.diag(np.diag(covariance))
-    return np.linalg.cholesky((1 - SHRINK) * covariance + SHRINK * diagonal + 1e-10 * np.eye(len(covariance)))
+    shrunk = (1 - SHRINK) * covariance + SHRINK * diagonal + 1e-10 * np.eye(len(covariance))
+    return np.linalg.cholesky(shrunk).astype(np.float64)
