@@ -145,13 +145,13 @@ def uniformity(found: Sequence[Sequence[float]]) -> list[float]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Measure what is missing; four repetitions of each, written nowhere, with --size ci."""
+    """Measure what is missing; one repetition of each, written nowhere, with --size ci."""
     asked = protocol.options("calibration", __doc__).parse_args(words)
     torch.set_num_threads(1)
     known = json.loads(FILE.read_text(encoding="utf-8"))["results"] if FILE.exists() else {}
     kept = asked.size == "small"
     results: dict[str, Any] = known if kept else {}
-    for count in range(20, REPETITIONS + 1, 20) if kept else (4,):
+    for count in range(20, REPETITIONS + 1, 20) if kept else (1,):
         for name, problem in PROBLEMS.items():
             found = results.setdefault(name, {"ranks": []})
             found["ranks"] += [ranks(problem, seed) for seed in range(len(found["ranks"]), count)]
