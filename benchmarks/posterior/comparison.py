@@ -29,6 +29,7 @@ from benchmarks.posterior.rivals import CHAINS, Draws, Posterior
 from tasks.folder import atomic
 
 FILE = protocol.RESULTS / "posterior" / "samplers.json"
+MIXED = 1.1  # R-hat above which effective samples are only an upper bound
 GRADIENT = 65  # rows of one by differences: where it is wanted, and a step along each unknown
 WALKERS, MEMBERS = 128, 256  # of emcee, the least that it takes; of ALDI
 
@@ -113,7 +114,8 @@ def table(results: dict[str, Any], known: dict[str, Any]) -> str:
             cells += ["-"] * 5
         else:
             for which in ("ess_min", "ess_median"):
-                cells.append(f"{mean(lambda e, which=which: 1000 * e[which] / e['rows']):.3g}")
+                unmixed = "below " if max(e["r_hat_worst"] for e in found) > MIXED else ""
+                cells.append(f"{unmixed}{mean(lambda e, which=which: 1000 * e[which] / e['rows']):.3g}")
             cells.append(f"{max(e['r_hat_worst'] for e in found):.2f}")
             missed = [reference.against(np.array(e["mean"]), np.array(e["mcse"]), known) for e in found]
             cells += [f"{max(m.beyond for m in missed)} of 64", f"{max(abs(m.z).max() for m in missed):.1f}"]
@@ -124,7 +126,8 @@ def table(results: dict[str, Any], known: dict[str, Any]) -> str:
         "",
         "An adjoint solve counts as a row; were it free, HMC by the adjoint would have twice as many. HMC by "
         "differences is computed from its rows, 65 in place of two for each gradient, and was not run. "
-        "Where R-hat is above 1.1, chains have not mixed, and the effective samples are an upper bound. "
+        "Where R-hat is above 1.1, chains have not mixed: effective samples are an upper bound, for emcee little "
+        "more than its number of walkers, and z says little. "
         "ALDI is biased: only its means compare. Reference: "
         f"{known['ess_min']:,.0f} effective samples of the worst unknown in {known['rows']:,} rows.",
     ]
