@@ -126,8 +126,8 @@ def table(results: dict[str, Any], known: dict[str, Any]) -> str:
         "",
         "An adjoint solve counts as a row; were it free, HMC by the adjoint would have twice as many. HMC by "
         "differences is computed from its rows, 65 in place of two for each gradient, and was not run. "
-        "Where R-hat is above 1.1, chains have not mixed: effective samples are an upper bound, for emcee little "
-        "more than its number of walkers, and z says little. "
+        "Where R-hat is above 1.1, chains have not mixed: effective samples are an upper bound, for emcee "
+        "little more than its number of walkers, and z says little. "
         "ALDI is biased: only its means compare. Reference: "
         f"{known['ess_min']:,.0f} effective samples of the worst unknown in {known['rows']:,} rows.",
     ]
