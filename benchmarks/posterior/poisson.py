@@ -6,8 +6,8 @@ u = 0 at its edge: a is constant on each of 8 x 8 blocks, u of bilinear elements
 model as `models/dealii-laplace`.
 
 The prior here is normal in the logarithms, about zero. The authors' code (deal.II's code gallery,
-MCMC-Laplace) takes the same expression as a density of the coefficients themselves, which in the logarithms is
-a normal about 4: box and data are published, this posterior is not, and their means do not compare with ours.
+MCMC-Laplace) takes the same expression as a density of the coefficients themselves, which in logarithms is a
+normal about 4: box and data are published, this posterior is not, and their means do not compare with ours.
 """
 
 from __future__ import annotations
