@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import gamma
 
-from benchmarks.posterior import calibration, reference, rivals
+from benchmarks.posterior import calibration, comparison, reference, rivals
 from benchmarks.posterior.poisson import Membrane, measurements, potential
 from tests.zo.row_boxes import weights
 
@@ -113,6 +113,22 @@ def test_z_values_find_a_mean_that_is_off():
     missed = reference.against(np.array([0.02, 1.3]), np.array([0.04, 0.04]), known)
     assert missed.z == pytest.approx([0.4, 6.0]) and missed.beyond == 1
     assert missed.spreads == pytest.approx([0.01, 0.3])
+
+
+def test_the_table_counts_all_rows_and_says_what_has_not_mixed():
+    """A gradient by differences is 65 rows in place of two, and the worst seed's means are told."""
+    known = {"mean": [0.0] * 64, "sd": [1.0] * 64, "mcse": [0.0] * 64, "ess_min": 9.0, "rows": 1000}
+    good = {"rows": 2000, "rows_learned": 600, "acceptance": 0.8, "ess_min": 10.0, "ess_median": 20.0}
+    good |= {"r_hat_worst": 1.01, "mean": [0.01] * 64, "mcse": [0.01] * 64}
+    bad = good | {"r_hat_worst": 1.5, "mean": [0.3, *[0.0] * 63]}
+    results = {"hmc, seed 1": good, "hmc, seed 2": good, "walk, seed 1": bad}
+    results["differences, seed 1"] = comparison.by_differences(good)
+    lines = comparison.table(results, known).splitlines()[2:5]
+    assert lines[0].startswith(
+        "| HMC, exact adjoint | 2 | 2,000 | 600 | 0.80 | 5 | 10 | 1.01 | 0 of 64 | 1.0 |"
+    )
+    assert lines[1].startswith("| HMC, differences | 1 | 65,000 | 19,500 | 0.80 | 0.154 | 0.308 |")
+    assert "| below 5 | below 10 | 1.50 | 1 of 64 | 30.0 | 0.30 | 0.00 |" in lines[2]
 
 
 def exact(problem, data, seed, width=1.0):
