@@ -117,7 +117,7 @@ def test_z_values_find_a_mean_that_is_off():
 
 def test_the_table_counts_all_rows_and_says_what_has_not_mixed():
     """A gradient by differences is 65 rows in place of two, and the worst seed's means are told."""
-    known = {"mean": [0.0] * 64, "sd": [1.0] * 64, "mcse": [0.0] * 64, "ess_min": 9.0, "rows": 1000}
+    known = {"mean": [0.0] * 64, "sd": [1.0] * 64, "mcse": [1e-4] * 64, "ess_min": 9.0, "rows": 1000}
     good = {"rows": 2000, "rows_learned": 600, "acceptance": 0.8, "ess_min": 10.0, "ess_median": 20.0}
     good |= {"r_hat_worst": 1.01, "mean": [0.01] * 64, "mcse": [0.01] * 64}
     bad = good | {"r_hat_worst": 1.5, "mean": [0.3, *[0.0] * 63]}
