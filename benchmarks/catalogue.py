@@ -346,10 +346,25 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "posterior",
-            "docs/howto/posterior.md: effective samples of an exact posterior through a box",
-            "posterior.sampling:main",
-            "40 minutes",
+            "docs/howto/posterior.md: effective samples of an exact posterior in a thousand rows, by sampler",
+            "posterior.comparison:main",
+            "an hour",
             seeds=2,
+            results={"posterior/samplers.json": SMALL},
+        ),
+        Benchmark(
+            "posterior_reference",
+            "posterior: means and spreads by a long exact chain",
+            "posterior.reference:main",
+            "15 minutes",
+            results={"posterior/reference.json": SMALL},
+        ),
+        Benchmark(
+            "calibration",
+            "docs/howto/posterior.md: ranks of what data were made of, among draws of zo.sample",
+            "posterior.calibration:main",
+            "15 minutes",
+            results={"posterior/calibration.json": SMALL},
         ),
     )
 }

@@ -121,6 +121,7 @@ NEEDS = {
     "wntr": Need("pip install wntr six", packages=("wntr", "six")),
     "sphinx": Need("pip install sphinx, or make docs", packages=("docutils", "sphinx")),
     "cma": Need(f"{PEERS} 'blackbox-coupling[cma]'", packages=("cma",)),
+    "emcee": Need("pip install emcee", packages=("emcee",)),
     "executorlib": Need(f"{PEERS} executorlib", packages=("executorlib",)),
     "fields": Need(f"{PEERS} 'blackbox-coupling[fields]'", packages=("xarray",)),
     "fmpy": Need(f"{PEERS} 'blackbox-coupling[fmu]'", packages=("fmpy",)),

@@ -4,6 +4,10 @@ D. Aristoff and W. Bangerth, "A benchmark for the Bayesian inversion of coeffici
 equations", SIAM Review 65 (2023), arXiv 2102.07263. A membrane, -div(a grad u) = 10 on the unit square with
 u = 0 at its edge: a is constant on each of 8 x 8 blocks, u of bilinear elements. UM-Bridge serves the same
 model as `models/dealii-laplace`.
+
+The prior here is normal in the logarithms, about zero. The authors' code (deal.II's code gallery,
+MCMC-Laplace) takes the same expression as a density of the coefficients themselves, which in logarithms is a
+normal about 4: box and data are published, this posterior is not, and their means do not compare with ours.
 """
 
 from __future__ import annotations

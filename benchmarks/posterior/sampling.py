@@ -1,18 +1,7 @@
-"""`python -m benchmarks posterior`: effective samples of the Poisson problem for each thousand rows.
-
-    python -m benchmarks posterior --seeds 1 2 --rows 10000     with the 16 x 16 twin below the model
-    python -m benchmarks posterior --no-twin                    the model from values alone
-
-Rows are all that the box ran, those of learning included. Effective samples are ArviZ's (`ess`, bulk), the
-least and the median of 64 unknowns.
-"""
+"""`zo.sample` on the Poisson problem: the box, its twin, and what a sampling gave."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -29,7 +18,6 @@ from blackbox.extras import import_extra
 TWIN = 16  # cells along a side
 START, ABOUT = 50, 0.3  # rows, and their standard deviation about zero
 FAR = 15.0  # where logarithms are cut off, 7.5 spreads of the prior out, for solves to stay accurate
-FILE = Path(__file__).parents[1] / "results" / "posterior.json"
 
 
 class Poisson(BlackBoxFunction):
@@ -79,31 +67,3 @@ def measured(seed: int, rows: int, twin: bool, progress: Any = None) -> dict[str
         "mcse": (draws.std(0) / np.sqrt(effective)).round(4).tolist(),
         "seconds": round(monotonic() - begun),
     }
-
-
-def main(words: Sequence[str]) -> None:
-    """Measure, and write `benchmarks/results/posterior.json`, or only print with --size ci."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks posterior")
-    parser.add_argument("--size", choices=("ci", "small"), default="small")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--no-twin", action="store_true")
-    options = parser.parse_args(words)
-    torch.set_num_threads(1)
-    found = []
-    for seed in options.seeds[:1] if options.size == "ci" else options.seeds:
-        rows = 600 if options.size == "ci" else options.rows
-
-        def tell(rows_so_far: int, effective: float) -> None:
-            print(f"rows {rows_so_far}: {effective:.0f} effective samples, least of all unknowns", flush=True)
-
-        found.append(measured(seed, rows, not options.no_twin, tell))
-        print(json.dumps({k: v for k, v in found[-1].items() if not isinstance(v, list)}), flush=True)
-        if options.size == "small":
-            FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
