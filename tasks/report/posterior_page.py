@@ -16,11 +16,7 @@ from tasks.report import html_report, pictures
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table
 
 NAME = "report.html"
-SHOWN, PAIRED, LISTED = (
-    4,
-    3,
-    20,
-)  # unknowns with a trace, in pairs, in the table: those of fewest effective samples
+SHOWN, PAIRED, LISTED = 4, 3, 20  # unknowns in traces, in pairs, in the table
 ENOUGH, MIXED = 400, 1.01  # effective samples and R-hat, as Vehtari et al. (2021) ask for
 ACCEPTED = 0.3  # below, the model is told to be far from the box
 COLUMNS = {
@@ -74,8 +70,8 @@ def write(
         blocks=[
             Table(
                 table,
-                caption="What the draws say, those unknowns first that have the fewest effective samples; 3 % "
-                f"and 97 % are the ends of the narrowest interval that has 94 % of the draws.{rest}",
+                caption="What the draws say, those unknowns first that have the fewest effective samples; "
+                f"3 % and 97 % are the ends of the narrowest interval that has 94 % of the draws.{rest}",
             ),
             *made,
             Heading("The black box"),
@@ -118,8 +114,8 @@ def sentences(data: Any, asked: int) -> list[str]:
         said.append(f"Stopped by the user after {rows['all']:,} of {asked:,} rows.")
     said.append(
         f"{draws.sizes['draw']:,} draws of each of {draws.sizes['chain']} chains, after the first tenth, "
-        f"have {effective:,.0f} effective samples of {summary.index[0]}, the least of {len(summary)} unknowns: "
-        f"{1000 * effective / rows['all']:,.0f} for 1,000 rows. R-hat is {mixed:.3f} at most."
+        f"have {effective:,.0f} effective samples of {summary.index[0]}, the least of {len(summary)} "
+        f"unknowns: {1000 * effective / rows['all']:,.0f} for 1,000 rows. R-hat is {mixed:.3f} at most."
     )
     said.append(
         f"A proposal was accepted with a probability of {rate:.2f}; "
@@ -175,15 +171,15 @@ def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, Any, str]]:
             kind="scatter",
             marginals=True,
             figsize=(7.0, 7.0),
-            scatter_kwargs={"alpha": 0.25, "markersize": 3},
+            scatter_kwargs={"alpha": 0.25, "s": 8, "edgecolors": "none"},
         )
         yield "pairs", axes, "Draws of pairs of unknowns, and the density of each."
     yield (
         "model",
         _model(data),
         (
-            "The potential of proposals, less the least, by the model and by the box: on the line the model is "
-            "right. Draws are exact either way; a proposal far above the line is not accepted."
+            "The potential of proposals, less the least, by the model and by the box: on the line the model "
+            "is right. Draws are exact either way; a proposal far above the line is not accepted."
         ),
     )
 

@@ -173,13 +173,13 @@ class _Shown:
         self._stage = ""
 
     def __call__(self, rows: int, effective: float) -> None:
-        learning = rows < self._learn + 2  # the first row is asked twice more
-        stage = "learn" if learning else "sample"
+        learning = rows <= self._learn + 2  # the first row is asked twice more
+        stage, most = ("learn", self._learn) if learning else ("sample", self._rows)
         if stage != self._stage:
             self.end()
             self._stage = stage
-            self._progress.begin(stage, self._learn if learning else self._rows, done=rows, unit="row")
-        self._progress.update(rows, {"effective": effective} if effective else None)
+            self._progress.begin(stage, most, done=min(rows, most), unit="row")
+        self._progress.update(min(rows, most), {"effective": effective} if effective else None)
         if self._stop.requested:
             raise KeyboardInterrupt
 
@@ -202,8 +202,8 @@ def _box(posterior: Posterior) -> BlackBoxFunction:
 def _refuse_names(posterior: Posterior, size: int) -> None:
     if len(posterior.unknowns) not in (0, size):
         raise ProblemError(
-            f"{type(posterior).__name__}.unknowns: expected {size} names, got {len(posterior.unknowns)}. Give "
-            "one for each."
+            f"{type(posterior).__name__}.unknowns: expected {size} names, got {len(posterior.unknowns)}. "
+            "Give one for each."
         )
 
 

@@ -135,20 +135,24 @@ def sample(
         if state is None:
             state = _begun(target, free, prior, {**settings, "learn": learn})
             kept.save(state, generator)
+            spent = False
         else:
-            kept.refuse_other(state, target, free, prior, ask=not state["frozen"] or _rows(state, 1) <= rows)
+            spent = state["frozen"] and _rows(state, 1) > rows
+            kept.refuse_other(state, target, free, prior, ask=not spent)
         learn = state["settings"]["learn"]
         while not state["frozen"] and len(state["q"]) < learn:
             buy(target, fit, state, generator, min(ROUND, learn - len(state["q"])))
             kept.save(state, generator)
             if progress is not None:
                 progress(_rows(state), 0.0)
-        model = fitted(target, fit, state) if state["frozen"] else freeze(target, fit, state, generator)
-        if not state["frozen"]:
-            _place(target, state, chains, generator)
+        stopped = False
+        if not spent:
+            model = fitted(target, fit, state) if state["frozen"] else freeze(target, fit, state, generator)
+            if not state["frozen"]:
+                _place(target, state, chains, generator)
+                kept.save(state, generator)
+            stopped = _chains(target, model, state, rows, generator, kept, progress)
             kept.save(state, generator)
-        stopped = _chains(target, model, state, rows, generator, kept, progress)
-        kept.save(state, generator)
     counts = {
         "rows": _rows(state),
         "rows_learned": len(state["q"]),
