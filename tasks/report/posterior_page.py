@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blackbox.words import counted
 from tasks.report import html_report, pictures
-from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table
+from tasks.report.html_report import Details, Figure, Heading, Paragraph, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MadeFigure
 
 NAME = "report.html"
 SHOWN, PAIRED, LISTED = 4, 3, 20  # unknowns in traces, in pairs, in the table
@@ -57,7 +59,7 @@ def write(
     summary = summarised(data)
     with _quiet():
         made = [
-            _figure(folder / f"{name}.png", picture, caption)
+            Figure(pictures.save(picture, folder / f"{name}.png"), alt=caption, caption=caption)
             for name, picture, caption in _pictures(data, summary)
         ]
     table = summary.head(LISTED)[list(COLUMNS)].rename(columns=COLUMNS).reset_index(names="unknown")
@@ -145,86 +147,69 @@ def _rows(data: Any) -> dict[str, int]:
     }
 
 
-def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, Any, str]]:
-    """Names, figures and captions."""
+def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, MadeFigure, str]]:
+    """Names, figures and captions; ArviZ draws into axes of ours."""
     import arviz
 
     few = list(summary.index[:SHOWN])
     names = {"var_names": ["x"], "labeller": arviz.labels.NoVarLabeller()}
     chosen = {**names, "coords": {"unknown": few}}
-    worst = "fewest effective samples" if len(summary) > SHOWN else "unknowns"
-    size = (8.0, 1.5 * len(few) + 0.4)
-    axes = arviz.plot_trace(data, **chosen, compact=False, combined=False, figsize=size)
-    yield "traces", axes, f"Densities and traces of the {worst}, a colour for each chain."
-    down = math.ceil(len(few) / 2)
-    axes = arviz.plot_rank(data, **chosen, figsize=(8.0, 2.6 * down), grid=(down, 2))
-    yield (
-        "ranks",
-        axes,
-        "Ranks of each chain's draws among those of all: bars of one height where chains mix.",
-    )
+    whose = f"the {len(few)} unknowns of fewest effective samples" if len(summary) > SHOWN else "the unknowns"
+    made, axes = pictures.figure(8.0, 1.6 * len(few), len(few), 2)
+    arviz.plot_trace(data, **chosen, compact=False, combined=False, axes=axes)
+    yield "traces", _styled(made), f"Densities and traces of {whose}, a colour for each chain."
+    across = min(2, len(few))
+    made, axes = pictures.figure(4.0 * across, 2.8 * -(-len(few) // across), -(-len(few) // across), across)
+    arviz.plot_rank(data, **chosen, ax=axes)
+    for empty in axes.flat[len(few) :]:
+        empty.set_visible(False)
+    caption = "Ranks of each chain's draws among those of all: bars of one height where chains mix."
+    yield "ranks", _styled(made), caption
     if len(summary) > 1:
-        pairs = {**names, "coords": {"unknown": list(summary.index[:PAIRED])}}
-        axes = arviz.plot_pair(
-            data,
-            **pairs,
-            kind="scatter",
-            marginals=True,
-            figsize=(7.0, 7.0),
-            scatter_kwargs={"alpha": 0.25, "s": 8, "edgecolors": "none"},
-        )
-        yield "pairs", axes, "Draws of pairs of unknowns, and the density of each."
-    yield (
-        "model",
-        _model(data),
-        (
-            "The potential of proposals, less the least, by the model and by the box: on the line the model "
-            "is right. Draws are exact either way; a proposal far above the line is not accepted."
-        ),
-    )
+        worst = list(summary.index[:PAIRED])
+        made, axes = pictures.figure(2.4 * len(worst), 2.4 * len(worst), len(worst), len(worst))
+        look = {"alpha": 0.25, "s": 8, "edgecolors": "none"}
+        chosen = {**names, "coords": {"unknown": worst}}
+        arviz.plot_pair(data, **chosen, kind="scatter", marginals=True, ax=axes, scatter_kwargs=look)
+        for row, column in zip(*np.triu_indices(len(worst), 1), strict=True):
+            axes[row, column].set_visible(False)
+        yield "pairs", _styled(made), "Draws of pairs of these unknowns, and the density of each."
+    yield "model", *_model(data)
 
 
-def _model(data: Any) -> np.ndarray:
-    """The potential of proposals by the box over that by the model."""
+def _styled(made: MadeFigure) -> MadeFigure:
+    """The figure in the house's style, which ArviZ has changed."""
+    for panel in made.axes:
+        pictures.style(panel)
+    return made
+
+
+def _model(data: Any) -> tuple[MadeFigure, str]:
+    """The potential of proposals by the box over that by the model, and the caption."""
     stats = data.sample_stats
-    model = stats["proposed_potential_by_model"].values.ravel()
-    box = stats["proposed_potential"].values.ravel()
-    yes = stats["accepted"].values.ravel().astype(bool)
+    names = ("proposed_potential_by_model", "proposed_potential", "accepted")
+    model, box, yes = (stats[name].values.ravel() for name in names)
     finite = np.isfinite(model) & np.isfinite(box)
-    _, axes = pictures.figure(6.4, 4.0)
+    made, axes = pictures.figure(6.4, 4.0)
     panel = axes[0, 0]
-    if finite.any():
-        low = box[finite].min()
-        top = float(np.quantile(box[finite] - low, 0.99)) * 1.1 or 1.0
-        for kept, colour, name in ((~yes, "#d55e00", "rejected"), (yes, "#0072b2", "accepted")):
-            shown = finite & kept
-            panel.plot(
-                *(model[shown] - low, box[shown] - low),
-                ".",
-                color=colour,
-                alpha=0.4,
-                markersize=4,
-                label=name,
-            )
-        panel.plot([-top, 2 * top], [-top, 2 * top], color=pictures.INK, linewidth=0.8)
-        panel.set(xlim=(-0.05 * top, top), ylim=(-0.05 * top, top))
-        difference = (box - model)[finite]
-        panel.set_title(
-            f"box - model: {np.median(difference):.2g}, half of them within "
-            f"{np.subtract(*np.quantile(difference, [0.75, 0.25])) / 2:.2g} of that"
-        )
-        pictures.legend_above(panel, 2)
     panel.set(xlabel="potential by the model", ylabel="potential by the box")
-    return axes
-
-
-def _figure(path: Path, axes: Any, caption: str) -> Block:
-    made = np.ravel(axes)[0].figure
-    pictures.save(made, path)
-    import matplotlib.pyplot
-
-    matplotlib.pyplot.close(made)
-    return Figure(path, alt=caption, caption=caption)
+    if not finite.any():
+        return made, "No proposal has a finite potential by the model and by the box."
+    model, box, yes = model[finite], box[finite], yes[finite].astype(bool)
+    low = box.min()
+    top = 1.1 * float(np.quantile(box - low, 0.99)) or 1.0
+    for kept, colour, name in ((~yes, "#d55e00", "rejected"), (yes, "#0072b2", "accepted")):
+        look = {"color": colour, "alpha": 0.4, "markersize": 4, "linestyle": "none"}
+        panel.plot(model[kept] - low, box[kept] - low, marker=".", label=name, **look)
+    panel.plot([-top, 2 * top], [-top, 2 * top], color=pictures.INK, linewidth=0.8)
+    panel.set(xlim=(-0.05 * top, top), ylim=(-0.05 * top, top))
+    pictures.legend_above(panel, 2)
+    middle, half = np.median(box - model), np.subtract(*np.quantile(box - model, [0.75, 0.25])) / 2
+    return made, (
+        "The potential of proposals, less the least, by the model and by the box: on the line the model "
+        f"is right. Box less model is {middle:+.2g}, give or take {half:.2g} for half of them; from 1 on few "
+        "are accepted. Draws are exact either way."
+    )
 
 
 @contextmanager
