@@ -106,11 +106,12 @@ def new(
     ],
     *,
     kind: Annotated[
-        Literal["correct", "design", "program", "hosted", "classifier"],
+        Literal["correct", "design", "program", "hosted", "classifier", "posterior"],
         arg(
             help="correct: a network corrects a solver in a loop. design: it proposes what a box scores. "
             "program: it sets a program that reads and writes files. hosted: a program in C, C++ or Fortran "
-            "calls it. classifier: it stands before a classifier that only answers."
+            "calls it. classifier: it stands before a classifier that only answers. posterior: unknowns of a "
+            "box that was measured, to be drawn by `blackbox sample`."
         ),
     ] = "correct",
     folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),
