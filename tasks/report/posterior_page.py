@@ -125,8 +125,8 @@ def sentences(data: Any, asked: int) -> list[str]:
     )
     if not (effective >= ENOUGH and mixed <= MIXED):
         said.append(
-            f"That is too little to rely on: at least {ENOUGH} effective samples and an R-hat of at most "
-            f"{MIXED} are asked for. Go on with more --rows: the chains are prolonged."
+            f"Vehtari et al. (2021) ask for {ENOUGH} effective samples and an R-hat of {MIXED} at most: go on "
+            "with more --rows, and the chains are prolonged."
         )
     if rate < ACCEPTED:
         said.append(

@@ -30,7 +30,7 @@ from zo.estimators import Key
 from zo.posterior.sampling import LEAST_START, learned_from
 
 NAME, DRAWS, CHECKPOINT = "sampling.json", "posterior.nc", "sampling.pt"
-START = 50  # rows that are drawn at first, at most, and no more than half of those that are learned
+START = 50  # rows that are drawn at first, at most, and no more than a quarter of those that are learned
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _refuse_names(posterior: Posterior, size: int) -> None:
 def _learned(sampling: Sampling, size: int) -> tuple[int, int]:
     """Rows that are learned, and those of them that are drawn at first."""
     learn = sampling.learn or learned_from(sampling.rows, size, LEAST_START)
-    return learn, max(LEAST_START, min(START, learn // 2))
+    return learn, max(LEAST_START, min(START, learn // 4))
 
 
 def _read(folder: Path) -> dict[str, Any]:
