@@ -81,7 +81,14 @@ def write(
                 ("rows", "number"), list(_rows(data).items()), caption="What was run, of all that was asked."
             ),
             *(
-                [Table(("cause", "rows"), list(causes.items()), prose=True, caption="Why rows failed.")]
+                [
+                    Table(
+                        ("cause", "rows"),
+                        list(causes.items()),
+                        prose=True,
+                        caption="Why rows failed, since it last went on.",
+                    )
+                ]
                 if causes
                 else []
             ),
@@ -125,8 +132,8 @@ def sentences(data: Any, asked: int) -> list[str]:
     )
     if not (effective >= ENOUGH and mixed <= MIXED):
         said.append(
-            f"Vehtari et al. (2021) ask for {ENOUGH} effective samples and an R-hat of {MIXED} at most: go on "
-            "with more --rows, and the chains are prolonged."
+            f"Vehtari et al. (2021) ask for {ENOUGH} effective samples and an R-hat of {MIXED} at most: go "
+            "on with more --rows, and the chains are prolonged."
         )
     if rate < ACCEPTED:
         said.append(

@@ -142,7 +142,7 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
         title=sampling.posterior.name().replace("-", " ").capitalize(),
         about=sampling.posterior.about(),
         asked=sampling.rows,
-        causes=box.ledger.failures(),
+        causes=box.ledger.causes,
         machine={**machine(), **begun["versions"]},
         footer=" ".join(("blackbox", *sampling.command)),
     )
