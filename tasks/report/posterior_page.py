@@ -62,6 +62,8 @@ def write(
             Figure(pictures.save(picture, folder / f"{name}.png"), alt=caption, caption=caption)
             for name, picture, caption in _pictures(data, summary)
         ]
+    why = "Why rows failed, since it last went on."
+    failed = [Table(("cause", "rows"), list(causes.items()), prose=True, caption=why)] if causes else []
     table = summary.head(LISTED)[list(COLUMNS)].rename(columns=COLUMNS).reset_index(names="unknown")
     left = len(summary) - len(table)
     rest = f" {counted(left, 'further unknown')} of more effective samples left out." if left else ""
@@ -80,18 +82,7 @@ def write(
             Table(
                 ("rows", "number"), list(_rows(data).items()), caption="What was run, of all that was asked."
             ),
-            *(
-                [
-                    Table(
-                        ("cause", "rows"),
-                        list(causes.items()),
-                        prose=True,
-                        caption="Why rows failed, since it last went on.",
-                    )
-                ]
-                if causes
-                else []
-            ),
+            *failed,
             Paragraph(
                 "The draws are in posterior.nc: arviz.from_netcdf reads them, with the potential of each "
                 "proposal by the model and by the box."

@@ -30,7 +30,7 @@ from zo.estimators import Key
 from zo.posterior.sampling import LEAST_START, learned_from
 
 NAME, DRAWS, CHECKPOINT = "sampling.json", "posterior.nc", "sampling.pt"
-START = 50  # rows that are drawn at first, at most, and no more than a quarter of those that are learned
+START = 50  # rows that are drawn at first, at most, and no more than a quarter of those learned; decision 206
 
 
 @dataclass(frozen=True)
