@@ -36,6 +36,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "workers": (1, max(16, 4 * (os.cpu_count() or 1))),
     "timeout": (0.001, 30 * 86_400),
     "rows": (1, 2**48),
+    "chains": (1, 10_000),
+    "learn": (1, 2**48),
     "seed": (0, 2**63 - 1),
     "port": (0, 65_535),
     "threads": (1, 1024),
@@ -104,11 +106,12 @@ def new(
     ],
     *,
     kind: Annotated[
-        Literal["correct", "design", "program", "hosted", "classifier"],
+        Literal["correct", "design", "program", "hosted", "classifier", "posterior"],
         arg(
             help="correct: a network corrects a solver in a loop. design: it proposes what a box scores. "
             "program: it sets a program that reads and writes files. hosted: a program in C, C++ or Fortran "
-            "calls it. classifier: it stands before a classifier that only answers."
+            "calls it. classifier: it stands before a classifier that only answers. posterior: unknowns of a "
+            "box that was measured, to be drawn by `blackbox sample`."
         ),
     ] = "correct",
     folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),
@@ -238,6 +241,36 @@ def report(
     return 0
 
 
+def sample(
+    problem: Annotated[Positional[str], arg(help="What to draw from.", metavar="PROBLEM")],
+    *,
+    rows: Annotated[int, arg(help="Rows of the box in all; more than before prolong the chains.")],
+    chains: Annotated[int, arg(help="Chains side by side, in one call of the box.")] = 8,
+    seed: Annotated[int, arg(help="Of all that is drawn.")] = 0,
+    learn: Annotated[
+        int | None,
+        arg(help="Rows to learn from; 50 and five for each unknown, at most a fifth, if left out."),
+    ] = None,
+    out: Annotated[
+        Path | None, arg(help="Folder; where a sampling was begun it goes on. A new one in runs if left out.")
+    ] = None,
+) -> int:
+    """Draw an exact posterior through a box that gives values alone, and write draws and a report.
+
+    PROBLEM is module:Class or file.py:Class, a tasks.Posterior; a file is executed.
+    """
+    from tasks.listeners.progress import make_progress
+    from tasks.problem import problems
+    from tasks.problem.posterior import Posterior
+    from tasks.running import sampling
+
+    kind, where = problems.found(problem, Posterior)
+    words = tuple(run_command.at_work().words)
+    asked = sampling.Sampling(kind(), where, rows, chains, seed, learn, words)
+    sampling.carry_out(asked, out, make_progress())
+    return 0
+
+
 def compare(
     folders: Annotated[
         Positional[tuple[Path, ...]],
@@ -291,6 +324,7 @@ def info() -> int:
 
 _COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
+    "sample": sample,
     "new": new,
     "resume": resume,
     "report": report,

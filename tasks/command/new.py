@@ -1,4 +1,4 @@
-"""`blackbox new`: a small problem that works, of one of five kinds, and its test, to be made one's own."""
+"""`blackbox new`: a small problem that works, of one of six kinds, and its test, to be made one's own."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ KINDS = {
         "test": "test_hosted.txt",
     },
     "classifier": {".py": "classifier.txt", "test": "test_classifier.txt"},
+    "posterior": {".py": "posterior.txt", "test": "test_posterior.txt"},
 }
 # the box of kinds whose file writes rows for `blackbox check`
 CHECKED = {"program": "tube", "classifier": "Service"}
@@ -44,7 +45,8 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
             proposes a design and the box scores it; "program", a program that reads and writes files, with
             `name_program.py` in its place; "hosted", a program that calls the network, `name_program.c`, and
-            what compiles it; "classifier", a network in front of a classifier that only answers.
+            what compiles it; "classifier", a network in front of a classifier that only answers; "posterior",
+            unknowns of a box that was measured, to be drawn.
 
     Returns:
         What was written, and what to type next.
@@ -75,9 +77,15 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
     problem, *_, test = written = [quote(str(path)) for path in files]
     samples = quote(f"{folder / words}_samples.npz")
     built = {f"make -C {quote(str(folder))} -f {words}.mk": "compile the program"} if kind == "hosted" else {}
-    steps = built | {
+    at_work = {
         f"blackbox run {problem}": "train it by several methods, and write a report",
         f"blackbox run {problem} --help": "its methods and settings",
+    }
+    if kind == "posterior":
+        at_work = {f"blackbox sample {problem} --rows 1000": "draw from it, and write a report"}
+    steps = {
+        **built,
+        **at_work,
         f"python -m pytest {test}": "after every change of yours",
     }
     if kind == "hosted":

@@ -56,7 +56,7 @@ class Progress(Silence):
         self._show_begin()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`step` steps are done; of the metrics are shown `loss`, `queries`, `rows` and failed rows.
+        """`step` steps are done; shown are `loss`, `effective`, `queries`, `rows` and failed rows.
 
         With `box_seconds`, those spent in boxes so far, also how much of the time left is beside them.
         """
@@ -141,6 +141,8 @@ class Progress(Silence):
         parts = []
         if "loss" in self._metrics:
             parts.append(f"loss {self._metrics['loss']:.4g}")
+        if "effective" in self._metrics:
+            parts.append(counted(int(self._metrics["effective"]), "effective sample"))
         if self._metrics.get("queries") and elapsed > 0:
             asked = self._metrics["queries"] - (self._first_queries or 0.0)
             if asked >= max(elapsed, self._step - self._first):

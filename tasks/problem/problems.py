@@ -9,33 +9,45 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blackbox import registry
 from blackbox.checks import nearest
 from tasks.configuration import names, trust
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import anew
+from tasks.problem.posterior import Posterior
 from tasks.problem.problem import Problem
+
+Kind = TypeVar("Kind", Problem, Posterior)
 
 _loading = ContextVar("loading", default=False)
 
 
 def find(target: str) -> tuple[type[Problem], str]:
+    """The problem that a target means, and where it is; see `found`."""
+    return found(target, Problem)
+
+
+def found(target: str, base: type[Kind]) -> tuple[type[Kind], str]:
     """The problem that a name, `module:Class` or `file.py:Class` means; `file.py` alone means its only one.
 
     Code of the file or module is executed.
+
+    Args:
+        target: The text.
+        base: What is looked for: subclasses of `tasks.Problem` or `tasks.Posterior`.
 
     Returns:
         The class, and where it is as a run's `config.json` has it: files by their absolute path.
 
     Raises:
         ConfigurationError: There is no such name, file or class.
-        ProblemError: It is no subclass of `tasks.Problem`.
+        ProblemError: It is no subclass of `base`.
     """
     names.check_single(target, "blackbox.tasks")
     code = trust.problem(target)
-    kind = load(code)
+    kind = _class_of(code, base)
     if code.target.attribute:
         return kind, str(code)
     name = next(name for name, value in vars(sys.modules[kind.__module__]).items() if value is kind)
@@ -43,7 +55,11 @@ def find(target: str) -> tuple[type[Problem], str]:
 
 
 def load(code: trust.Shipped | trust.Named) -> type[Problem]:
-    """The class of a problem; code of its file or module is executed, see `find`."""
+    """The class of a problem; code of its file or module is executed, see `found`."""
+    return _class_of(code, Problem)
+
+
+def _class_of(code: trust.Shipped | trust.Named, base: type[Kind]) -> type[Kind]:
     target, known = code.target, names.problems()
     if isinstance(target.place, str) and not target.attribute:
         raise ConfigurationError(
@@ -52,15 +68,17 @@ def load(code: trust.Shipped | trust.Named) -> type[Problem]:
         )
     with executing():
         if target.attribute:
-            kind = registry.find(target, known, Problem)
+            kind = registry.find(target, known, base)
         else:
-            kind = registry.only_class(target, Problem, "tasks.Problem")
-    if not (inspect.isclass(kind) and issubclass(kind, Problem)):
+            kind = registry.only_class(target, base, f"tasks.{base.__name__}")
+    if not (inspect.isclass(kind) and issubclass(kind, base)):
+        other = "" if base is Problem else " --kind posterior"
         raise ProblemError(
-            f"{target}: expected a subclass of tasks.Problem, got {getattr(kind, '__name__', kind)!r}. "
-            "`blackbox new NAME` writes an example."
+            f"{target}: expected a subclass of tasks.{base.__name__}, got "
+            f"{getattr(kind, '__name__', kind)!r}. `blackbox new NAME{other}` writes an example."
         )
-    anew.refuse_construction(kind, Problem)
+    if base is Problem:
+        anew.refuse_construction(kind, Problem)
     return kind
 
 

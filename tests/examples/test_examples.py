@@ -36,9 +36,11 @@ PROGRAMS = {  # an example, and what it needs
     "pybamm": ("pybamm",),
 }
 
+POSTERIORS = {"ngspice_posterior": ("ngspice",)}  # which `blackbox sample` draws
+
 
 def needs(name):
-    return pytest.mark.needs(*PROGRAMS[name])
+    return pytest.mark.needs(*(PROGRAMS | POSTERIORS)[name])
 
 
 def problem_of(name, monkeypatch):
@@ -76,12 +78,15 @@ def run(name, folder, *settings, **variables):
 def test_each_example_is_in_the_list_and_has_what_an_example_has():
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     folders = {path.parent.name for path in EXAMPLES.glob("*/problem.py")}
-    assert folders == set(PROGRAMS)
+    assert folders == set(PROGRAMS | POSTERIORS)
     for name in folders:
         page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
-        assert NEEDS[PROGRAMS[name][0]].install in page
-        assert f"blackbox run examples/{name}/problem.py" in page
+        assert NEEDS[(PROGRAMS | POSTERIORS)[name][0]].install in page
+        assert f"blackbox {'run' if name in PROGRAMS else 'sample'} examples/{name}/problem.py" in page
         assert f"]({name}/README.md)" in listed and "@" not in page + listed
+        if name in POSTERIORS:
+            assert f"({name}/picture.png)" in listed and (EXAMPLES / name / "picture.png").is_file()
+            continue
         measured = list((EXAMPLES / name).glob("*.json"))
         assert (
             bool(measured)
@@ -102,6 +107,36 @@ def test_an_example_runs_to_its_report(tmp_path, name):
         assert (line["rows"] == 0) == (method in without)
         if name != "lammps":
             assert line["ledger"]["rows_failed"] == 0, line["ledger"]["first_failure"]
+
+
+@needs("ngspice_posterior")
+def test_the_measured_filter_is_what_two_resonators_do(monkeypatch):
+    """By nodal analysis in complex numbers, and the noise is of the size that the potential expects."""
+    module = problem_of("ngspice_posterior", monkeypatch)
+    answer = module.filter_by_ngspice()(module.BUILT[None])[0]
+    w = 2j * np.pi * answer[:, 0].numpy()
+    l1, c1, l2, c2, cc = module.BUILT.numpy() * [1e-6, 1e-9, 1e-6, 1e-9, 1e-9]
+    one = 1 / 1000 + 1 / (w * l1 + 0.6) + w * (c1 + cc)
+    two = 1 / 300 + 1 / (w * l2 + 0.6) + w * (c2 + cc)
+    gain = (1 / 1000) * w * cc / (one * two - (w * cc) ** 2)
+    np.testing.assert_allclose(answer[:, 1], 20 * np.log10(abs(gain)), atol=1e-4)
+    off = (module.Parts().measured - answer[:, 1]) / module.NOISE
+    assert 0.7 < off.std() < 1.3
+
+
+@pytest.mark.slow
+@needs("ngspice_posterior")
+def test_the_posterior_of_the_filter_s_parts_holds_what_it_is_built_of(tmp_path, monkeypatch):
+    """Each part within four standard deviations, and the product that sets the resonance within 1 %."""
+    import arviz
+
+    place = EXAMPLES / "ngspice_posterior" / "problem.py"
+    words = ("--rows", "700", "--learn", "400", "--chains", "4", "--out", tmp_path / "drawn")
+    command("sample", place, *words, folder=tmp_path)
+    draws = arviz.from_netcdf(tmp_path / "drawn" / "posterior.nc").posterior["x"].values.reshape(-1, 5)
+    built = problem_of("ngspice_posterior", monkeypatch).BUILT.numpy()
+    assert (np.abs(draws.mean(0) - built) < 4 * draws.std(0)).all()
+    assert abs((draws[:, 0] * draws[:, 1]).mean() / (built[0] * built[1]) - 1) < 0.01
 
 
 @needs("ngspice")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+from pathlib import Path
 
 import arviz as az
 import numpy as np
@@ -17,6 +20,7 @@ from zo.posterior.hmc import leapfrog
 from zo.posterior.target import Model, Target
 from zo.posterior.unknowns import Unknowns
 from zo.tangents import KernelTangent
+from zo.tangents.models.values import ValueTangent
 
 F64 = torch.float64
 MATRIX = torch.tensor([[1.0, 0.5], [-0.3, 1.2], [0.7, 0.7]], dtype=F64)
@@ -143,25 +147,129 @@ def test_transforms_have_the_jacobians_of_autograd():
         unknowns.free(torch.zeros(1, 4, dtype=F64))
 
 
-@pytest.mark.parametrize("stopped", [40, pytest.param(500, marks=pytest.mark.slow)])
-def test_a_sampling_that_was_stopped_goes_on_to_the_bit(tmp_path, stopped):
-    """In a round of learning, and among the chains; nothing that is saved is asked again."""
+class Quadratic(ValueTangent):
+    """Least squares of squares: exact for `Linear`, and quick."""
 
-    def stop(rows, _):
-        if rows >= stopped:
+    knows = True
+
+    def __init__(self, ridge=1e-9):
+        super().__init__(1, False)
+        self.ridge = ridge
+
+    def __repr__(self):
+        return f"Quadratic(ridge={self.ridge})"
+
+    def within(self, z, others):
+        return self.values(z, others)
+
+    def learn_from_window(self):
+        raise NotImplementedError
+
+    @staticmethod
+    def terms(x):
+        return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), x[:, :1] * x[:, 1:]], 1)
+
+    def fit(self, x, y):
+        terms = self.terms(x)
+        self.weights = torch.linalg.solve(terms.T @ terms + self.ridge * torch.eye(6, dtype=F64), terms.T @ y)
+
+    def values(self, x, fixed):
+        return self.terms(x) @ self.weights
+
+
+SHORT = {"rows": 300, "chains": 4, "learn": 60, "tangent": Quadratic()}
+
+
+class Interrupted(Linear):
+    """Ctrl-C comes in the call that would pass `rows`."""
+
+    def __init__(self, rows):
+        super().__init__(curve=1.0)
+        self.rows = rows
+
+    def evaluate_rows(self, x):
+        self.rows -= len(x)
+        if self.rows < 0:
             raise KeyboardInterrupt
+        return super().evaluate_rows(x)
 
-    settings = {"rows": 700, "chains": 4, "learn": 60}
-    whole = zo.sample(potential, Linear(curve=1.0), start(), **settings)
+
+@pytest.fixture(scope="module")
+def whole():
+    """A sampling that nothing stops, and its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "state.pt"
+        yield zo.sample(potential, Linear(curve=1.0), start(), **SHORT, checkpoint=kept), kept
+
+
+@pytest.mark.parametrize("stopped", [40, 90, 200])
+def test_a_sampling_that_was_stopped_goes_on_to_the_bit(tmp_path, whole, stopped):
+    """In a round of learning, soon after, and among the chains; of what was asked one row is asked again."""
     kept = tmp_path / "state.pt"
-    with pytest.raises(KeyboardInterrupt):
-        zo.sample(potential, Linear(curve=1.0), start(), **settings, checkpoint=kept, progress=stop)
+    first = Interrupted(stopped)
+    if stopped < 140:
+        with pytest.raises(KeyboardInterrupt):
+            zo.sample(potential, first, start(), **SHORT, checkpoint=kept)
+    else:
+        part = zo.sample(potential, first, start(), **SHORT, checkpoint=kept)
+        count = part.posterior.sizes["draw"]
+        assert part.attrs["stopped"] == 1 and stopped - 4 <= part.attrs["rows"] <= stopped
+        assert 18 <= count < whole[0].posterior.sizes["draw"]
     box = Linear(curve=1.0)
-    again = zo.sample(potential, box, start(), **settings, checkpoint=kept)
-    assert np.array_equal(whole.posterior["x"].values, again.posterior["x"].values)
-    assert box.ledger.rows_run <= 700 - stopped + 25
-    with pytest.raises(ConfigurationError, match="checkpoint"):
-        zo.sample(potential, Linear(), start(), **settings, seed=1, checkpoint=kept)
+    again = zo.sample(potential, box, start(), **SHORT, checkpoint=kept)
+    assert np.array_equal(whole[0].posterior["x"].values, again.posterior["x"].values)
+    assert np.array_equal(whole[0].sample_stats["lp"].values, again.sample_stats["lp"].values)
+    assert again.attrs["rows"] == whole[0].attrs["rows"]
+    assert box.ledger.rows_run <= 300 - (22 if stopped == 40 else stopped - 4) + 1
+
+
+def test_a_finished_sampling_asks_for_nothing_and_more_rows_prolong_it(tmp_path, whole):
+    """The longer one begins with the draws of the shorter."""
+    kept, box = shutil.copy(whole[1], tmp_path), Linear(curve=1.0)
+    again = zo.sample(potential, box, start(), **SHORT, checkpoint=kept)
+    assert box.ledger.rows_run == 0
+    assert np.array_equal(again.posterior["x"].values, whole[0].posterior["x"].values)
+    longer = zo.sample(potential, box, start(), **{**SHORT, "rows": 400}, checkpoint=kept)
+    assert box.ledger.rows_run == 1 + longer.attrs["rows"] - again.attrs["rows"] == 101
+    x, before = longer.posterior["x"].values, again.posterior["x"].values
+    assert np.array_equal(x[:, : before.shape[1] - 3], before[:, 3:])  # a tenth more is left out
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"box": Linear(curve=1.1)}, "the box that"),
+        ({"start": start() + 0.01}, "the start that"),
+        ({"start": start()[:10]}, "the start that"),
+        ({"potential": lambda x, y: potential(x, y) + 1}, "the potential that"),
+        ({"prior": lambda x: x @ MATRIX.T}, "the prior that"),
+        ({"seed": 1}, "seed=1"),
+        ({"bounds": (-9.0, 9.0)}, "the start that|lower="),
+        ({"learn": 61}, "learn=61"),
+        ({"tangent": Quadratic(ridge=1.0)}, "ridge=1"),
+    ],
+)
+def test_a_checkpoint_of_another_sampling_is_refused(tmp_path, whole, changed, message):
+    """Saying what is another."""
+    kept = shutil.copy(whole[1], tmp_path)
+    given = {
+        "potential": potential,
+        "box": Linear(curve=1.0),
+        "start": start(),
+        **SHORT,
+        "rows": 400,
+    } | changed
+    with pytest.raises(ConfigurationError, match=message):
+        zo.sample(given.pop("potential"), given.pop("box"), given.pop("start"), **given, checkpoint=kept)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    """Another's file, and one that is cut, are not overwritten."""
+    kept = tmp_path / "state.pt"
+    kept.write_bytes(b"something else")
+    with pytest.raises(ConfigurationError, match="cannot be read as one"):
+        zo.sample(potential, Linear(), start(), **SHORT, checkpoint=kept)
+    assert kept.read_bytes() == b"something else"
 
 
 def test_failed_rows_are_rejections_that_are_counted():

@@ -26,10 +26,10 @@ def arviz() -> ModuleType:
 
 def inference_data(state: dict[str, Any], unknowns: Any, attributes: dict[str, Any]) -> Any:
     """Draws within their bounds and what was noted of each, `(chains, draws, ...)`."""
-    first = len(state["draws"]) // BURN
-    draws = torch.stack(state["draws"][first:], 1)
+    kept = state["draws"][len(state["draws"]) // BURN :]
+    notes = {name: torch.stack([draw[name] for draw in kept], 1) for name in kept[0]}
+    draws = notes.pop("q")
     chains, count, size = draws.shape
     x = unknowns.bounded(draws.reshape(-1, size))[0].reshape(chains, count, size)
-    notes = {name: torch.stack(kept[first:], 1).numpy() for name, kept in state["notes"].items()}
-    notes["lp"] = -notes["potential"]
-    return arviz().from_dict(posterior={"x": x.numpy()}, sample_stats=notes, attrs=attributes)
+    stats = {name: note.numpy() for name, note in notes.items()} | {"lp": -notes["potential"].numpy()}
+    return arviz().from_dict(posterior={"x": x.numpy()}, sample_stats=stats, attrs=attributes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +13,19 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
+from zo.posterior.checkpoint import Checkpoint, at
 from zo.posterior.hmc import Move, accepted, propose
 from zo.posterior.learning import ROUND, buy, fitted, freeze
 from zo.posterior.result import arviz, inference_data
 from zo.posterior.target import Model, Potential, Target
 from zo.posterior.unknowns import Unknowns
+from zo.same_run import arrays_of
 from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.values import ValueTangent
 
 LEAST_START = 4  # rows
-SAVED = 25  # proposals of each chain between checkpoints
+LEAST_DRAWS = 20  # of each chain
+SAVED, OFTEN = 25, 1.05  # proposals, and times as many, between two counts of effective samples
 LOW, JUDGED = 0.05, 200  # acceptance that is told, and proposals after which
 DIVERGED = 1000.0  # of energy by the model, as Stan and PyMC have it
 
@@ -54,7 +56,8 @@ def sample(
 
     Draws are exact in the limit of long chains: a wrong model costs acceptance and nothing else, for one
     fixed force is reversible (Rasmussen, 2003). All that came before the model was frozen is left out, and
-    the first tenth of what came after it. A proposal whose row fails is rejected.
+    the first tenth of what came after it. A proposal whose row fails is rejected. Ctrl-C ends it with the
+    draws so far, if there are 20 of each chain.
 
     Args:
         potential: minus the logarithm of the density of unknowns `(rows, size)` given the box's answers, but
@@ -69,17 +72,18 @@ def sample(
             `KernelTangent(centres=1000)`.
         prior: a differentiable function under it, `(rows, size)` to the box's answers, such as a coarse twin.
         learn: rows before the model is frozen; None for 50 and five for each unknown, at most a fifth.
-        checkpoint: a file, written now and then; where it is there, the sampling goes on from it, to the bit.
-        progress: is told rows so far and effective samples so far, the least of all unknowns.
+        checkpoint: a file, written as it goes; where it is there, the sampling goes on from it, to the bit,
+            for one row that shows that the box is the same. More `rows` than before prolong the chains.
+        progress: is told rows so far and effective samples so far, the least of all unknowns, 0 at first.
 
     Returns:
         An ArviZ `InferenceData` (of ArviZ below 1; later ones have a `DataTree`). Its posterior has `x`,
         `(chain, draw, size)`; its `sample_stats` have `lp`, `acceptance_rate`, `diverging`, and the potential
-        of each proposal by model and box; its attributes count rows.
+        of each proposal by model and box; its attributes count rows, and say whether Ctrl-C `stopped` it.
 
     Raises:
         ConfigurationError: a value out of range, a potential that is not finite at the start, a box that
-            answers the same row with two values, or a checkpoint of other settings.
+            answers the same row with two values, or a checkpoint of another sampling.
         MissingExtraError: ArviZ is not installed.
         RowFailedError: a row failed, and the box does not keep failed rows.
     """
@@ -97,11 +101,12 @@ def sample(
             f"sample, start: expected at least {LEAST_START} rows of {size} numbers, got shape "
             f"{tuple(start.shape)}. Give draws of the prior, or rows about a guess."
         )
-    learn = min(rows // 5, 50 + 5 * size) if learn is None else check_count("sample", "learn", learn)
-    learn = max(learn, len(start))
-    if rows < learn + 2 + 20 * chains:
+    wanted = None if learn is None else max(check_count("sample", "learn", learn), len(start))
+    learn = learned_from(rows, size, len(start)) if wanted is None else wanted
+    least = learn + 2 + LEAST_DRAWS * chains
+    if rows < least:
         raise ConfigurationError(
-            f"sample, rows: expected at least {learn + 2 + 20 * chains}, to learn from {learn} and for 20 "
+            f"sample, rows: expected at least {least}, to learn from {learn} and for {LEAST_DRAWS} "
             f"draws of {chains} chains, got {rows}. Give more rows, fewer chains, or a smaller learn."
         )
     infinite = torch.full((size,), torch.inf, dtype=torch.float64)
@@ -114,37 +119,76 @@ def sample(
         return Model(target, tangent, prior, q, answers)
 
     generator = torch.Generator().manual_seed(seed)
-    settings = (rows, chains, seed, learn, repr(tangent), unknowns.lower.tolist(), unknowns.upper.tolist())
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        state = _loaded(path, settings)
-        generator.set_state(state["generator"])
-    else:
-        state = _begun(target, unknowns.free(start.double()), settings)
+    settings = {
+        "chains": chains,
+        "seed": seed,
+        "learn": wanted,
+        "tangent": repr(tangent),
+        "lower": unknowns.lower.tolist(),
+        "upper": unknowns.upper.tolist(),
+        "box": arrays_of(box),
+    }
+    kept = Checkpoint(checkpoint)
+    free = unknowns.free(start.double())
+    state = kept.load(settings, generator)
     with torch.no_grad():
+        if state is None:
+            state = _begun(target, free, prior, {**settings, "learn": learn})
+            kept.save(state, generator)
+            spent = False
+        else:
+            spent = state["frozen"] and _rows(state, 1) > rows
+            kept.refuse_other(state, target, free, prior, ask=not spent)
+        learn = state["settings"]["learn"]
         while not state["frozen"] and len(state["q"]) < learn:
             buy(target, fit, state, generator, min(ROUND, learn - len(state["q"])))
-            state["rows"] = len(state["q"]) + 2
-            _save(path, state, generator)
+            kept.save(state, generator)
             if progress is not None:
-                progress(state["rows"], 0.0)
-        model = fitted(target, fit, state) if state["frozen"] else freeze(target, fit, state, generator)
-        if not state["frozen"]:
-            _place(target, state, chains, generator)
-            _save(path, state, generator)
-        _chains(target, model, state, rows, generator, path, progress)
+                progress(_rows(state), 0.0)
+        stopped = False
+        if not spent:
+            model = fitted(target, fit, state) if state["frozen"] else freeze(target, fit, state, generator)
+            if not state["frozen"]:
+                _place(target, state, chains, generator)
+                kept.save(state, generator)
+            stopped = _chains(target, model, state, rows, generator, kept, progress)
+            kept.save(state, generator)
     counts = {
-        "rows": state["rows"],
+        "rows": _rows(state),
         "rows_learned": len(state["q"]),
-        "rows_failed": state["failed"],
+        "rows_failed": _failed(state["answers"]) + sum(int(draw["failed"].sum()) for draw in state["draws"]),
         "rows_run_by_ledger": box.ledger.rows_run,
         "step_size": state["size"],
         "steps": state["steps"],
+        "stopped": int(stopped),
     }
     return inference_data(state, unknowns, counts)
 
 
-def _begun(target: Target, q: Tensor, settings: tuple[Any, ...]) -> dict[str, Any]:
+def learned_from(rows: int, size: int, start: int) -> int:
+    """Rows before the model is frozen, of all, where nothing else is asked for.
+
+    Args:
+        rows: in all.
+        size: number of unknowns.
+        start: rows to begin from, which are among them.
+    """
+    return max(min(rows // 5, 50 + 5 * size), start)
+
+
+def _rows(state: dict[str, Any], more: int = 0) -> int:
+    """Rows of the box so far, of which two were the first one's again, and those of more proposals."""
+    chains = len(state["at"]) if state["frozen"] else 0
+    return len(state["q"]) + 2 + (len(state["draws"]) + more) * chains
+
+
+def _failed(answers: Tensor) -> int:
+    return int((~answers.flatten(1).isfinite().all(1)).sum())
+
+
+def _begun(
+    target: Target, q: Tensor, prior: Callable[[Tensor], Tensor] | None, settings: dict[str, Any]
+) -> dict[str, Any]:
     """The state before the first round: the start's answers, and the first row's twice more."""
     answers = target.answers(q)
     potential = target.potential(q, answers)
@@ -164,23 +208,20 @@ def _begun(target: Target, q: Tensor, settings: tuple[Any, ...]) -> dict[str, An
     root = q[potential.isfinite()].std(0).clamp(min=1e-6).diag()
     return {
         "settings": settings,
+        "at_start": {"potential": potential, "prior": at(prior, target, q)},
         "q": q,
         "answers": answers,
         "root": root,
         "size": 0.12,
         "steps": 6,
         "frozen": False,
-        "rows": len(q) + 2,
-        "failed": int((~answers.flatten(1).isfinite().all(1)).sum()),
         "draws": [],
-        "notes": {},
     }
 
 
 def _place(target: Target, state: dict[str, Any], chains: int, generator: torch.Generator) -> None:
     """Put chains at some of the likeliest rows, whose potential is known."""
     state["frozen"] = True
-    state["failed"] = int((~state["answers"].flatten(1).isfinite().all(1)).sum())
     potential = target.potential(state["q"], state["answers"])
     best = potential.argsort()[: min(int(potential.isfinite().sum()), max(40, chains))]
     order = torch.randperm(len(best), generator=generator).repeat(-(-chains // len(best)))[:chains]
@@ -193,71 +234,77 @@ def _chains(
     state: dict[str, Any],
     rows: int,
     generator: torch.Generator,
-    path: Path | None,
+    kept: Checkpoint,
     progress: Callable[[int, float], None] | None,
-) -> None:
-    """Proposals by the frozen model, the box in the accept step, until the rows are spent."""
+) -> bool:
+    """Proposals by the frozen model, the box in the accept step, until rows are spent or Ctrl-C comes.
+
+    A proposal is one entry of the draws or none, whatever breaks it off.
+
+    Returns:
+        Whether it was stopped by Ctrl-C.
+    """
     move = Move(state["size"], state["steps"], state["root"])
-    notes = state["notes"]
-    told = False
-    while state["rows"] + len(state["at"]) <= rows:
-        q, potential = state["at"], state["potential"]
-        end = propose(model, q, move, generator)
-        answers = target.answers(end.q)
-        new = torch.where(end.alive, target.potential(end.q, answers), torch.inf)
-        yes, probability = accepted(potential + end.kinetic - new, generator)
-        state["at"] = torch.where(yes[:, None], end.q, q)
-        state["potential"] = torch.where(yes, new, potential)
-        state["rows"] += len(q)
-        state["failed"] += int((~answers.flatten(1).isfinite().all(1)).sum())
-        state["draws"].append(state["at"])
-        energy = (end.begin + end.kinetic - end.model).abs()
-        for name, value in (
-            ("potential", state["potential"]),
-            ("acceptance_rate", probability),
-            ("accepted", yes),
-            ("diverging", ~end.alive | ~(energy < DIVERGED)),
-            ("proposed_potential", new),
-            ("proposed_potential_by_model", end.model),
-        ):
-            notes.setdefault(name, []).append(value)
-        count = len(state["draws"])
-        if not told and count * len(q) >= JUDGED and count % SAVED == 0:
-            rate = float(torch.stack(notes["accepted"]).double().mean())
-            if rate < LOW:
-                told = True
-                warn(
-                    f"sample: expected proposals to be accepted, got {rate:.1%} of {count * len(q)}. The "
-                    "model is far from the box. Give more rows to learn, a prior such as a coarse "
-                    "twin, or another tangent; the draws so far are right and few.",
-                    TangentWarning,
-                )
-        if count % SAVED == 0:
-            _save(path, state, generator)
+    draws, told, judged, effective = state["draws"], False, 0, 0.0
+    count, before = len(draws), generator.get_state()
+    try:
+        while _rows(state, 1) <= rows:
+            last = draws[-1] if draws else {"q": state["at"], "potential": state["potential"]}
+            draws.append(_proposed(target, model, last, move, generator))
+            count, before = len(draws), generator.get_state()
+            kept.save(state, generator, now=False)
+            if count % SAVED == 0 and not told and count * len(state["at"]) >= JUDGED:
+                told = _told(draws, target)
             if progress is not None:
-                progress(state["rows"], _least_effective(state["draws"]))
+                if count % SAVED == 0 and count >= OFTEN * judged:
+                    judged, effective = count, _least_effective(draws)
+                progress(_rows(state), effective)
+    except BaseException as error:
+        if len(draws) == count:  # the proposal under way is made again
+            generator.set_state(before)
+        kept.save(state, generator)
+        if not isinstance(error, KeyboardInterrupt) or count < LEAST_DRAWS:
+            raise
+        return True
+    return False
 
 
-def _least_effective(draws: list[Tensor]) -> float:
+def _proposed(
+    target: Target, model: Model, last: dict[str, Tensor], move: Move, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Where chains are after one proposal of each, and what was noted of it."""
+    end = propose(model, last["q"], move, generator)
+    answers = target.answers(end.q)
+    new = torch.where(end.alive, target.potential(end.q, answers), torch.inf)
+    yes, probability = accepted(last["potential"] + end.kinetic - new, generator)
+    energy = (end.begin + end.kinetic - end.model).abs()
+    return {
+        "q": torch.where(yes[:, None], end.q, last["q"]),
+        "potential": torch.where(yes, new, last["potential"]),
+        "acceptance_rate": probability,
+        "accepted": yes,
+        "diverging": ~end.alive | ~(energy < DIVERGED),
+        "proposed_potential": new,
+        "proposed_potential_by_model": end.model,
+        "failed": ~answers.flatten(1).isfinite().all(1),
+    }
+
+
+def _told(draws: list[dict[str, Tensor]], target: Target) -> bool:
+    """Say that hardly a proposal is accepted, where that is so."""
+    yes = torch.stack([draw["accepted"] for draw in draws]).double()
+    if yes.mean() >= LOW:
+        return False
+    warn(
+        f"sample: expected proposals to be accepted, got {float(yes.mean()):.1%} of {yes.numel()}. The "
+        "model is far from the box. Give more rows to learn, a prior such as a coarse "
+        "twin, or another tangent; the draws so far are right and few.",
+        TangentWarning,
+    )
+    return True
+
+
+def _least_effective(draws: list[dict[str, Tensor]]) -> float:
     """Effective samples so far, the least of all unknowns, by ArviZ."""
-    return float(arviz().ess({"q": torch.stack(draws, 1).numpy()})["q"].min())
-
-
-def _save(path: Path | None, state: dict[str, Any], generator: torch.Generator) -> None:
-    """Write the state at once, or not at all."""
-    if path is None:
-        return
-    beside = path.with_name(path.name + ".part")
-    torch.save(state | {"generator": generator.get_state()}, beside)
-    os.replace(beside, path)
-
-
-def _loaded(path: Path, settings: tuple[Any, ...]) -> dict[str, Any]:
-    """The state of a checkpoint, of the same settings."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    if state["settings"] != settings:
-        raise ConfigurationError(
-            f"sample, checkpoint: expected the settings that {path} was begun with, {state['settings']}, got "
-            f"{settings}. Give these again, or another file."
-        )
-    return state
+    q = torch.stack([draw["q"] for draw in draws], 1)
+    return float(arviz().ess({"q": q.numpy()})["q"].min())

@@ -1,0 +1,123 @@
+"""Checkpoints: the file from which a sampling goes on to the bit, and what is refused of another one's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.errors import ConfigurationError
+from zo.posterior.target import Target
+from zo.same_run import refuse_other_run
+
+SOON, SHARE = 1.0, 20.0  # seconds between two writes at least, and times what a write takes
+SAME = 1e-6  # relative; another processor rounds otherwise, another box answers otherwise
+
+
+class Checkpoint:
+    """The file of a sampling. Without a path nothing is read or written."""
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._path = None if path is None else Path(path)
+        self._due = 0.0
+
+    def save(self, state: Mapping[str, Any], generator: torch.Generator, *, now: bool = True) -> None:
+        """Write the state at once or not at all; without `now` only where enough work was done since."""
+        if self._path is None or (not now and monotonic() < self._due):
+            return
+        began = monotonic()
+        draws = state["draws"]
+        stacked = {name: torch.stack([draw[name] for draw in draws]) for name in (draws[0] if draws else ())}
+        beside = self._path.with_name(self._path.name + ".part")
+        with open(beside, "wb") as stream:
+            torch.save({**state, "draws": stacked, "generator": generator.get_state()}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())  # without it a power cut may leave the name on an empty file
+        os.replace(beside, self._path)
+        self._due = monotonic() + max(SOON, SHARE * (monotonic() - began))
+
+    def load(self, settings: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any] | None:
+        """The state, and the generator as it was; None where there is no file.
+
+        Args:
+            settings: by name, which must be those of the state; None of one leaves it to the state.
+            generator: of the sampling.
+
+        Raises:
+            ConfigurationError: the file is no checkpoint of a sampling, or one of other settings.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            state = torch.load(self._path, weights_only=True)
+            saved, stacked = state["settings"], state["draws"]
+            generator.set_state(state.pop("generator"))
+        except Exception as error:  # torch.load raises of every kind where a file is cut or another's
+            raise ConfigurationError(
+                f"sample, checkpoint: expected one that zo.sample wrote in {self._path}, got a file that "
+                f"cannot be read as one ({type(error).__name__}). Give another file, or delete this one."
+            ) from error
+        given = {name: value for name, value in settings.items() if value is not None}
+        refuse_other_run(f"sample, checkpoint {self._path}", given, saved)
+        state["draws"] = [
+            dict(zip(stacked, values, strict=True)) for values in zip(*stacked.values(), strict=True)
+        ]
+        return state
+
+    def refuse_other(
+        self,
+        state: Mapping[str, Any],
+        target: Target,
+        q: Tensor,
+        prior: Callable[[Tensor], Tensor] | None,
+        ask: bool,
+    ) -> None:
+        """Refuse a state that another start, potential, prior or box has left.
+
+        Functions have no names that say what they do, so what they give is compared: potential and prior
+        at the start, and the box's answer to the likeliest row of it.
+
+        Args:
+            state: as it was loaded.
+            target: the one at hand.
+            q: the start at hand, `(rows, size)`.
+            prior: the one at hand.
+            ask: whether the box is asked, for one row; not where no more rows are wanted of it.
+
+        Raises:
+            ConfigurationError: saying what is another.
+        """
+        answers = state["answers"][: len(q)]
+        potential = state["at_start"]["potential"]
+        begun = state["q"][: len(q)]
+        if not (len(potential) == len(q) and torch.allclose(begun, q, rtol=SAME, atol=0)):
+            self._refuse("start", "rows")
+        if not torch.allclose(target.potential(q, answers), potential, rtol=SAME):
+            self._refuse("potential", "function and data")
+        if not _same_prior(at(prior, target, q), state["at_start"]["prior"]):
+            self._refuse("prior", "function")
+        row = potential.argmin()[None]
+        if ask and not torch.allclose(target.answers(q[row]), answers[row], rtol=SAME):
+            self._refuse("box", "box")
+
+    def _refuse(self, what: str, mend: str) -> None:
+        raise ConfigurationError(
+            f"sample, checkpoint: expected the {what} that {self._path} was begun with, got one that gives "
+            f"other numbers. Give the same {mend} again, or another file."
+        )
+
+
+def at(prior: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Tensor | None:
+    """What a prior gives at rows within their bounds; None without one."""
+    return None if prior is None else prior(target.unknowns.bounded(q)[0]).detach().double()
+
+
+def _same_prior(now: Tensor | None, begun: Tensor | None) -> bool:
+    if now is None or begun is None:
+        return now is begun
+    return now.shape == begun.shape and torch.allclose(now, begun, rtol=SAME, equal_nan=True)
