@@ -46,7 +46,7 @@ def measured(seed: int, rows: int, twin: bool, progress: Any = None) -> dict[str
     begun = monotonic()
     start = ABOUT * torch.randn(START, UNKNOWNS, generator=torch.Generator().manual_seed(seed)).double()
     data = zo.sample(
-        potential, Poisson(), start, rows=rows, seed=seed, prior=below if twin else None, progress=progress
+        potential, Poisson(), start, rows=rows, seed=seed, twin=below if twin else None, progress=progress
     )
     effective = arviz.ess(data)["x"].values
     draws = data.posterior["x"].values.reshape(-1, UNKNOWNS)

@@ -148,9 +148,10 @@ def _rows(data: Any) -> dict[str, int]:
 def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, MadeFigure, str]]:
     """Names, figures and captions; ArviZ draws into axes of ours."""
     import arviz
+    from arviz.labels import NoVarLabeller
 
     few = list(summary.index[:SHOWN])
-    names = {"var_names": ["x"], "labeller": arviz.labels.NoVarLabeller()}
+    names = {"var_names": ["x"], "labeller": NoVarLabeller()}
     chosen = {**names, "coords": {"unknown": few}}
     whose = f"the {len(few)} unknowns of fewest effective samples" if len(summary) > SHOWN else "the unknowns"
     made, axes = pictures.figure(8.0, 1.6 * len(few), len(few), 2)

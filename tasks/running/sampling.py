@@ -125,7 +125,7 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
                 seed=sampling.seed,
                 bounds=sampling.posterior.bounds,
                 tangent=sampling.posterior.tangent(),
-                prior=sampling.posterior.twin(),
+                twin=sampling.posterior.twin(),
                 learn=begun["learn"],
                 checkpoint=folder.absolute() / CHECKPOINT,
                 progress=shown,
@@ -209,7 +209,8 @@ def _refuse_names(posterior: Posterior, size: int) -> None:
 
 def _learned(sampling: Sampling, size: int) -> tuple[int, int]:
     """Rows that are learned, and those of them that are drawn at first."""
-    learn = sampling.learn or learned_from(sampling.rows, size, LEAST_START)
+    twin = sampling.posterior.twin() is not None
+    learn = sampling.learn or learned_from(sampling.rows, size, LEAST_START, twin)
     return learn, max(LEAST_START, min(START, learn // 4))
 
 

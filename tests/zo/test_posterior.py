@@ -81,7 +81,7 @@ def test_a_linear_gaussian_posterior_has_its_closed_form():
 
 
 def test_a_wrong_model_and_a_bound_leave_the_posterior_as_it_is():
-    """A positive unknown under a prior twice too steep: the mean is that of a quadrature."""
+    """A positive unknown under a twin twice too steep: the mean is that of a quadrature."""
 
     def steep(x):
         return 2 * x @ MATRIX.T
@@ -92,7 +92,7 @@ def test_a_wrong_model_and_a_bound_leave_the_posterior_as_it_is():
         start().abs() + 0.05,
         rows=1700,
         bounds=([0, -math.inf], math.inf),
-        prior=steep,
+        twin=steep,
     )
     grid = torch.cartesian_prod(
         torch.linspace(0, 4, 801, dtype=F64)[1:], torch.linspace(-4, 4, 401, dtype=F64)
@@ -116,16 +116,16 @@ def test_a_trajectory_by_the_frozen_model_goes_back():
     assert torch.allclose(back, q[:4], atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
 
 
-def test_a_prior_that_raises_far_out_ends_that_trajectory_alone():
+def test_a_twin_that_raises_far_out_ends_that_trajectory_alone():
     """The other rows' forces are as without it."""
 
-    def prior(x):
+    def twin(x):
         if (x[:, 0] > 3).any():
             raise np.linalg.LinAlgError("not positive definite")
         return x @ MATRIX.T
 
     target, q = Target(potential, Linear(), without_bounds()), start()
-    model = Model(target, KernelTangent(), prior, q, target.answers(q))
+    model = Model(target, KernelTangent(), twin, q, target.answers(q))
     far = torch.tensor([[4.0, 0.0]], dtype=F64)
     potentials, gradients = model(torch.cat([q[:2], far]))
     expected, slopes = model(q[:2])
@@ -242,7 +242,7 @@ def test_a_finished_sampling_asks_for_nothing_and_more_rows_prolong_it(tmp_path,
         ({"start": start() + 0.01}, "the start that"),
         ({"start": start()[:10]}, "the start that"),
         ({"potential": lambda x, y: potential(x, y) + 1}, "the potential that"),
-        ({"prior": lambda x: x @ MATRIX.T}, "the prior that"),
+        ({"twin": lambda x: x @ MATRIX.T}, "the twin that"),
         ({"seed": 1}, "seed=1"),
         ({"bounds": (-9.0, 9.0)}, "the start that|lower="),
         ({"learn": 61}, "learn=61"),
@@ -292,7 +292,7 @@ def test_failed_rows_are_rejections_that_are_counted():
         ({"rows": 100}, "rows: expected at least"),
         ({"chains": 0}, "chains"),
         ({"bounds": (1.0, 0.0)}, "below the upper"),
-        ({"prior": lambda x: x}, "shape of the box's answers"),
+        ({"twin": lambda x: x}, "shape of the box's answers"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changed, message):

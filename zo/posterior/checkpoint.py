@@ -74,19 +74,19 @@ class Checkpoint:
         state: Mapping[str, Any],
         target: Target,
         q: Tensor,
-        prior: Callable[[Tensor], Tensor] | None,
+        twin: Callable[[Tensor], Tensor] | None,
         ask: bool,
     ) -> None:
-        """Refuse a state that another start, potential, prior or box has left.
+        """Refuse a state that another start, potential, twin or box has left.
 
-        Functions have no names that say what they do, so what they give is compared: potential and prior
+        Functions have no names that say what they do, so what they give is compared: potential and twin
         at the start, and the box's answer to the likeliest row of it.
 
         Args:
             state: as it was loaded.
             target: the one at hand.
             q: the start at hand, `(rows, size)`.
-            prior: the one at hand.
+            twin: the one at hand.
             ask: whether the box is asked, for one row; not where no more rows are wanted of it.
 
         Raises:
@@ -99,8 +99,8 @@ class Checkpoint:
             self._refuse("start", "rows")
         if not torch.allclose(target.potential(q, answers), potential, rtol=SAME):
             self._refuse("potential", "function and data")
-        if not _same_prior(at(prior, target, q), state["at_start"]["prior"]):
-            self._refuse("prior", "function")
+        if not _same_twin(at(twin, target, q), state["at_start"]["twin"]):
+            self._refuse("twin", "function")
         row = potential.argmin()[None]
         if ask and not torch.allclose(target.answers(q[row]), answers[row], rtol=SAME):
             self._refuse("box", "box")
@@ -112,12 +112,12 @@ class Checkpoint:
         )
 
 
-def at(prior: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Tensor | None:
-    """What a prior gives at rows within their bounds; None without one."""
-    return None if prior is None else prior(target.unknowns.bounded(q)[0]).detach().double()
+def at(twin: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Tensor | None:
+    """What a twin gives at rows within their bounds; None without one."""
+    return None if twin is None else twin(target.unknowns.bounded(q)[0]).detach().double()
 
 
-def _same_prior(now: Tensor | None, begun: Tensor | None) -> bool:
+def _same_twin(now: Tensor | None, begun: Tensor | None) -> bool:
     if now is None or begun is None:
         return now is begun
     return now.shape == begun.shape and torch.allclose(now, begun, rtol=SAME, equal_nan=True)

@@ -20,10 +20,13 @@ from zo.posterior.result import arviz, inference_data
 from zo.posterior.target import Model, Potential, Target
 from zo.posterior.unknowns import Unknowns
 from zo.same_run import arrays_of
+from zo.tangents.models.additive import AdditiveTangent
 from zo.tangents.models.kernel import KernelTangent
+from zo.tangents.models.selected import SelectedTangent
 from zo.tangents.models.values import ValueTangent
 
 LEAST_START = 4  # rows
+MANY = 20  # unknowns, of which a kernel sees little; decision 212
 LEAST_DRAWS = 20  # of each chain
 SAVED, OFTEN = 25, 1.05  # proposals, and times as many, between two counts of effective samples
 LOW, JUDGED = 0.05, 200  # acceptance that is told, and proposals after which
@@ -40,7 +43,7 @@ def sample(
     seed: int = 0,
     bounds: tuple[Any, Any] | None = None,
     tangent: ValueTangent | None = None,
-    prior: Callable[[Tensor], Tensor] | None = None,
+    twin: Callable[[Tensor], Tensor] | None = None,
     learn: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
@@ -68,10 +71,13 @@ def sample(
         chains: side by side, in one call of the box.
         seed: of all that is drawn.
         bounds: lower and upper ones, numbers or `(size,)`, infinite for none; None for none at all.
-        tangent: a model that has learned nothing, of which a copy is fitted in each round; None for
-            `KernelTangent(centres=1000)`.
-        prior: a differentiable function under it, `(rows, size)` to the box's answers, such as a coarse twin.
-        learn: rows before the model is frozen; None for 50 and five for each unknown, at most a fifth.
+        tangent: a model that has learned nothing, of which a copy is fitted in each round; None for a
+            `KernelTangent`, at the end, of 20 unknowns or more without a twin, for it or an `AdditiveTangent`,
+            whichever foretells rows better that were left out.
+        twin: a differentiable function that stands for the box and costs less, `(rows, size)` to its
+            answers, such as a coarse grid. The model learns what it leaves.
+        learn: rows before the model is frozen; None for 50 and 25 for each unknown, with a twin five, at most
+            a fifth of all.
         checkpoint: a file, written as it goes; where it is there, the sampling goes on from it, to the bit,
             for one row that shows that the box is the same. More `rows` than before prolong the chains.
         progress: is told rows so far and effective samples so far, the least of all unknowns, 0 at first.
@@ -102,28 +108,31 @@ def sample(
             f"{tuple(start.shape)}. Give draws of the prior, or rows about a guess."
         )
     wanted = None if learn is None else max(check_count("sample", "learn", learn), len(start))
-    learn = learned_from(rows, size, len(start)) if wanted is None else wanted
-    least = learn + 2 + LEAST_DRAWS * chains
+    learned: int = learned_from(rows, size, len(start), twin is not None) if wanted is None else wanted
+    least = learned + 2 + LEAST_DRAWS * chains
     if rows < least:
         raise ConfigurationError(
-            f"sample, rows: expected at least {least}, to learn from {learn} and for {LEAST_DRAWS} "
+            f"sample, rows: expected at least {least}, to learn from {learned} and for {LEAST_DRAWS} "
             f"draws of {chains} chains, got {rows}. Give more rows, fewer chains, or a smaller learn."
         )
     infinite = torch.full((size,), torch.inf, dtype=torch.float64)
     lower, upper = (-infinite, infinite) if bounds is None else bounds
     unknowns = Unknowns(*(torch.as_tensor(b, dtype=torch.float64).expand(size) for b in (lower, upper)))
     target = Target(potential, box, unknowns)
-    tangent = KernelTangent(centres=1000) if tangent is None else tangent
+    of_rounds, frozen = _tangents(size, twin is not None) if tangent is None else (tangent, tangent)
 
     def fit(q: Tensor, answers: Tensor) -> Model:
-        return Model(target, tangent, prior, q, answers)
+        return Model(target, of_rounds, twin, q, answers)
+
+    def fit_last(q: Tensor, answers: Tensor) -> Model:
+        return Model(target, frozen, twin, q, answers)
 
     generator = torch.Generator().manual_seed(seed)
     settings = {
         "chains": chains,
         "seed": seed,
         "learn": wanted,
-        "tangent": repr(tangent),
+        "tangent": repr(frozen),
         "lower": unknowns.lower.tolist(),
         "upper": unknowns.upper.tolist(),
         "box": arrays_of(box),
@@ -133,22 +142,24 @@ def sample(
     state = kept.load(settings, generator)
     with torch.no_grad():
         if state is None:
-            state = _begun(target, free, prior, {**settings, "learn": learn})
+            state = _begun(target, free, twin, {**settings, "learn": learned})
             kept.save(state, generator)
             spent = False
         else:
             spent = state["frozen"] and _rows(state, 1) > rows
-            kept.refuse_other(state, target, free, prior, ask=not spent)
-        learn = state["settings"]["learn"]
-        while not state["frozen"] and len(state["q"]) < learn:
-            buy(target, fit, state, generator, min(ROUND, learn - len(state["q"])))
+            kept.refuse_other(state, target, free, twin, ask=not spent)
+        learned = state["settings"]["learn"]
+        while not state["frozen"] and len(state["q"]) < learned:
+            buy(target, fit, state, generator, min(ROUND, learned - len(state["q"])))
             kept.save(state, generator)
             if progress is not None:
                 progress(_rows(state), 0.0)
         stopped = False
         if not spent:
-            model = fitted(target, fit, state) if state["frozen"] else freeze(target, fit, state, generator)
-            if not state["frozen"]:
+            if state["frozen"]:
+                model = fitted(target, fit_last, state)
+            else:
+                model = freeze(target, fit_last, state, generator)
                 _place(target, state, chains, generator)
                 kept.save(state, generator)
             stopped = _chains(target, model, state, rows, generator, kept, progress)
@@ -165,15 +176,26 @@ def sample(
     return inference_data(state, unknowns, counts)
 
 
-def learned_from(rows: int, size: int, start: int) -> int:
+def _tangents(size: int, twin: bool) -> tuple[ValueTangent, ValueTangent]:
+    """The model of the rounds and the one that is frozen; decision 212."""
+    kernel = KernelTangent(centres=1000)
+    if twin or size < MANY:
+        return kernel, kernel
+    return kernel, SelectedTangent(
+        {"kernel": lambda: KernelTangent(centres=1000), "additive": AdditiveTangent}
+    )
+
+
+def learned_from(rows: int, size: int, start: int, twin: bool) -> int:
     """Rows before the model is frozen, of all, where nothing else is asked for.
 
     Args:
         rows: in all.
         size: number of unknowns.
         start: rows to begin from, which are among them.
+        twin: whether there is one.
     """
-    return max(min(rows // 5, 50 + 5 * size), start)
+    return max(min(rows // 5, 50 + (5 if twin else 25) * size), start)
 
 
 def _rows(state: dict[str, Any], more: int = 0) -> int:
@@ -187,7 +209,7 @@ def _failed(answers: Tensor) -> int:
 
 
 def _begun(
-    target: Target, q: Tensor, prior: Callable[[Tensor], Tensor] | None, settings: dict[str, Any]
+    target: Target, q: Tensor, twin: Callable[[Tensor], Tensor] | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The state before the first round: the start's answers, and the first row's twice more."""
     answers = target.answers(q)
@@ -208,7 +230,7 @@ def _begun(
     root = q[potential.isfinite()].std(0).clamp(min=1e-6).diag()
     return {
         "settings": settings,
-        "at_start": {"potential": potential, "prior": at(prior, target, q)},
+        "at_start": {"potential": potential, "twin": at(twin, target, q)},
         "q": q,
         "answers": answers,
         "root": root,
@@ -297,7 +319,7 @@ def _told(draws: list[dict[str, Tensor]], target: Target) -> bool:
         return False
     warn(
         f"sample: expected proposals to be accepted, got {float(yes.mean()):.1%} of {yes.numel()}. The "
-        "model is far from the box. Give more rows to learn, a prior such as a coarse "
+        "model is far from the box. Give more rows to learn, a coarse "
         "twin, or another tangent; the draws so far are right and few.",
         TangentWarning,
     )

@@ -57,8 +57,8 @@ class Model:
 
     Args:
         target: what it stands for.
-        tangent: a copy of it learns the answers, less those of the prior.
-        prior: a differentiable function of the unknowns, `(rows, size)` to the box's answers; None for zero.
+        tangent: a copy of it learns the answers, less those of the twin.
+        twin: a differentiable function of the unknowns, `(rows, size)` to the box's answers; None for zero.
         q: rows to learn, `(rows, size)`.
         answers: those of the box, finite.
     """
@@ -67,21 +67,21 @@ class Model:
         self,
         target: Target,
         tangent: ValueTangent,
-        prior: Callable[[Tensor], Tensor] | None,
+        twin: Callable[[Tensor], Tensor] | None,
         q: Tensor,
         answers: Tensor,
     ) -> None:
-        self._target, self._prior, self._shape = target, prior, answers.shape[1:]
+        self._target, self._twin, self._shape = target, twin, answers.shape[1:]
         self._rest = deepcopy(tangent)
         self._rest.fit(q, (answers - self._below(q)).flatten(1).detach())
 
     def _below(self, q: Tensor) -> Tensor:
-        if self._prior is None:
+        if self._twin is None:
             return q.new_zeros(len(q), *self._shape)
-        below = self._prior(self._target.unknowns.bounded(q)[0])
+        below = self._twin(self._target.unknowns.bounded(q)[0])
         if below.shape != (len(q), *self._shape):
             raise ConfigurationError(
-                f"sample, prior: expected the shape of the box's answers, {(len(q), *self._shape)}, got "
+                f"sample, twin: expected the shape of the box's answers, {(len(q), *self._shape)}, got "
                 f"{tuple(below.shape)}. Give a function of the unknowns that stands for the same box."
             )
         return below.double()
@@ -94,7 +94,7 @@ class Model:
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q.
 
-        Where the prior raises, as a factorisation far out may, the potential is infinite, and the
+        Where the twin raises, as a factorisation far out may, the potential is infinite, and the
         trajectory ends.
         """
         try:
