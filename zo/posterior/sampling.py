@@ -72,7 +72,7 @@ def sample(
         seed: of all that is drawn.
         bounds: lower and upper ones, numbers or `(size,)`, infinite for none; None for none at all.
         tangent: a model that has learned nothing, of which a copy is fitted in each round; None for a
-            `KernelTangent`, at the end, of 20 unknowns or more without a twin, for it or an `AdditiveTangent`,
+            `KernelTangent`; at the end, of 20 unknowns or more without a twin, it or an `AdditiveTangent`,
             whichever foretells rows better that were left out.
         twin: a differentiable function that stands for the box and costs less, `(rows, size)` to its
             answers, such as a coarse grid. The model learns what it leaves.
