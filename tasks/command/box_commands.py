@@ -201,8 +201,8 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
             failed.append(error)
             os.kill(os.getpid(), signal.SIGINT)  # which ends the server
 
-    Thread(target=run, daemon=True).start()
     try:
+        Thread(target=run, daemon=True).start()  # here too it may have raised by now
         yield
     except KeyboardInterrupt:
         if not failed:

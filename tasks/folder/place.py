@@ -14,6 +14,7 @@ from tasks.folder import warning_notes
 from tasks.folder.terms import BEGUN, CONFIG
 
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
+SAMPLING = "sampling.json"  # of `blackbox sample`
 UNTOUCHED = {CONFIG, BEGUN, CHECKPOINTS, LOCK, warning_notes.NAME}  # of a run in which nothing was done
 
 

@@ -131,6 +131,8 @@ class Run:
             came = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
             mend = "Give one that `blackbox run` made."
             checkpoints = path / place.CHECKPOINTS
+            if (path / place.SAMPLING).is_file():
+                mend = f"It is one of a sampling: `blackbox sample PROBLEM --rows N --out {path}` goes on."
             if checkpoints.is_dir() and not any(checkpoints.iterdir()):  # made first
                 mend = "Nothing was done in it, if `blackbox run` was killed there: delete it, and run again."
             raise RunFolderError(f"{path}: expected a run folder, got {came}. {mend}") from None

@@ -29,7 +29,7 @@ from tasks.training.interruption import StopRequest, same_directory
 from zo.estimators import Key
 from zo.posterior.sampling import LEAST_START, learned_from
 
-NAME, DRAWS, CHECKPOINT = "sampling.json", "posterior.nc", "sampling.pt"
+DRAWS, CHECKPOINT = "posterior.nc", "sampling.pt"
 START = 50  # rows that are drawn at first, at most, and no more than a quarter of those learned; decision 206
 
 
@@ -65,7 +65,7 @@ def _folder(sampling: Sampling, out: Path | None) -> Path:
         raise RunFolderError(f"{out}: expected a folder, got a file. Give another --out.")
     if out.is_dir():
         reading.refuse_strange_files(out)
-        begun = {NAME, place.LOCK} & {path.name for path in out.iterdir()}
+        begun = {place.SAMPLING, place.LOCK} & {path.name for path in out.iterdir()}
         if (out / CONFIG).exists() or (not begun and any(out.iterdir())):
             raise RunFolderError(
                 f"{out}: expected an empty folder, or one that `blackbox sample` began, got one with other "
@@ -217,18 +217,20 @@ def _learned(sampling: Sampling, size: int) -> tuple[int, int]:
 def _read(folder: Path) -> dict[str, Any]:
     """What a folder was begun with, or nothing."""
     try:
-        begun = reading.json_object(folder / NAME, "Give another --out.")
+        begun = reading.json_object(folder / place.SAMPLING, "Give another --out.")
     except FileNotFoundError:
         return {}
     kinds = {"problem": str, "learn": int, "start": int, "versions": dict}
     for name, kind in kinds.items():
         if type(begun.get(name)) is not kind:
             raise RunFolderError(
-                f"{folder / NAME}: expected {name!r} as `blackbox sample` writes it, got "
+                f"{folder / place.SAMPLING}: expected {name!r} as `blackbox sample` writes it, got "
                 f"{begun.get(name)!r}. Give another --out."
             )
     if not LEAST_START <= begun["start"] <= begun["learn"] <= 2**48:
-        raise RunFolderError(f"{folder / NAME}: expected rows to begin from, got others. Give another --out.")
+        raise RunFolderError(
+            f"{folder / place.SAMPLING}: expected rows to begin from, got others. Give another --out."
+        )
     return begun
 
 
@@ -247,7 +249,7 @@ def _begun(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": now,
         }
-        atomic.write_json(folder / NAME, begun)
+        atomic.write_json(folder / place.SAMPLING, begun)
         return begun
     if sampling.learn not in (None, begun["learn"]):
         raise ConfigurationError(

@@ -31,6 +31,8 @@ COMMANDS = [
     ("host", "finished", "--export", "network.pt"),
     ("new", "pump"),
     ("new", "pump", "--kind", "hosted"),
+    ("new", "tea", "--kind", "posterior"),
+    ("sample", "--help"),
     ("list",),
     ("info",),
     ("--version",),
@@ -53,7 +55,10 @@ def runs(tmp_path_factory):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (begun / "checkpoints").iterdir():
         path.unlink()
-    return [finished, begun]
+    subprocess.run(
+        [*BLACKBOX, "new", "tea", "--kind", "posterior"], cwd=place, check=True, capture_output=True
+    )
+    return [finished, begun, place / "tea.py"]
 
 
 @pytest.mark.quick_cases(1)

@@ -220,3 +220,10 @@ def test_a_sampling_that_is_killed_or_stopped_goes_on_to_the_bit(place, how):
     whole, part = (arviz.from_netcdf(place / name / "posterior.nc") for name in ("whole", "part"))
     assert np.array_equal(whole.posterior["x"].values, part.posterior["x"].values)
     assert part.attrs["rows_run_by_ledger"] < whole.attrs["rows_run_by_ledger"] == whole.attrs["rows"]
+
+
+def test_a_command_of_runs_says_what_a_sampling_goes_on_by(toy, tmp_path, capsys):
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "sampling.json").write_text("{}")
+    assert toy("resume", "drawn") == 2
+    assert "blackbox sample PROBLEM --rows N --out drawn" in " ".join(capsys.readouterr().err.split())
