@@ -113,7 +113,7 @@ Sampler = Callable[[Problem, Tensor, int], NDArray[np.float64]]
 
 
 def sampled(problem: Problem, data: Tensor, seed: int) -> NDArray[np.float64]:
-    """Those of `zo.sample`, which begins from draws of the prior."""
+    """Draws of `zo.sample`, which begins from draws of the prior."""
     start = problem.draw(START, torch.Generator().manual_seed(seed + 10**6))
     found = zo.sample(
         problem.potential(data), problem.box(), start, rows=ROWS, seed=seed, bounds=problem.bounds

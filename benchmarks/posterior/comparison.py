@@ -87,7 +87,7 @@ def measured(method: str, rows: int, seed: int) -> dict[str, Any]:
 
 
 def by_differences(found: dict[str, Any]) -> dict[str, Any]:
-    """What adjoint HMC would cost by forward differences: 65 rows a gradient in place of two."""
+    """The cost of adjoint HMC by forward differences: 65 rows a gradient in place of two."""
     more = {name: found[name] * GRADIENT // 2 for name in ("rows", "rows_learned")}
     return {name: value for name, value in found.items() if name != "seconds"} | more
 
@@ -138,7 +138,7 @@ def main(words: Sequence[str]) -> None:
     """Measure, and write results and table; two methods of a few rows, written nowhere, with --size ci."""
     parser = protocol.options("posterior", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rows", type=int, default=10_000, help="of zo.sample")
+    parser.add_argument("--rows", type=int, default=14_000, help="of zo.sample")
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--again", action="store_true", help="also what is there")
     asked = parser.parse_args(words)

@@ -29,7 +29,7 @@ SHRINK = 0.1  # of a covariance, towards its diagonal
 
 
 class Draws(NamedTuple):
-    """What a sampler gives.
+    """Draws of a sampler, and what they cost.
 
     Attributes:
         x: `(chains, draws, size)`, after tuning.

@@ -287,7 +287,7 @@ def _raised(name: str, cause: BaseException | None) -> Finding:
 
 
 def learned_derivative(box: BlackBoxFunction) -> tuple[Finding, ...]:
-    """What a box with a frozen derivative says of it; nothing of other boxes."""
+    """The finding of a box with a frozen derivative: how wrong it is. Other boxes have none."""
     known = getattr(box, "derivative_info", None)
     if known is None:
         return ()

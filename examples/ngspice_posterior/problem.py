@@ -1,4 +1,4 @@
-"""What a filter is built of, from its measured response: a posterior through ngspice.
+"""Parts of a filter are drawn from what its measured response says: a posterior through ngspice.
 
 A band-pass of two coupled resonators was built of parts that are off by some per cent. Its gain was measured
 at forty frequencies, with noise. Which five values do its parts have? The measurement is made here, by

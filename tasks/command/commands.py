@@ -249,7 +249,9 @@ def sample(
     seed: Annotated[int, arg(help="Of all that is drawn.")] = 0,
     learn: Annotated[
         int | None,
-        arg(help="Rows to learn from; 50 and five for each unknown, at most a fifth, if left out."),
+        arg(
+            help="Rows to learn from; left out, 50 and 25 for each unknown (with a twin five), at most a fifth."
+        ),
     ] = None,
     out: Annotated[
         Path | None, arg(help="Folder; where a sampling was begun it goes on. A new one in runs if left out.")

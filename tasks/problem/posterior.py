@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from tasks.errors import ProblemError
+from tasks.problem.hyphens import hyphenated
 from zo.tangents.models.values import ValueTangent
 
 
@@ -81,7 +81,7 @@ class Posterior:
     @classmethod
     def name(cls) -> str:
         """On the command line and in folders: "HeatSource" is "heat-source"."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower().replace("_", "-")
+        return hyphenated(cls.__name__)
 
     @classmethod
     def about(cls) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import anew
 from tasks.problem.data import Data, evaluating, one_each, parts
 from tasks.problem.figures import TEST_LOSS, Picture, RowMean
+from tasks.problem.hyphens import hyphenated
 from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
 from tasks.problem.silence import Silence
@@ -173,7 +173,7 @@ class Problem:
     @classmethod
     def name(cls) -> str:
         """On the command line and in folders: "ReactionDiffusion" is "reaction-diffusion"."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower().replace("_", "-")
+        return hyphenated(cls.__name__)
 
     @classmethod
     def about(cls) -> str:
