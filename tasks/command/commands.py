@@ -249,9 +249,7 @@ def sample(
     seed: Annotated[int, arg(help="Of all that is drawn.")] = 0,
     learn: Annotated[
         int | None,
-        arg(
-            help="Rows to learn from; left out, 50 and 25 for each unknown (with a twin five), at most a fifth."
-        ),
+        arg(help="Rows to learn from: if left out, 50 and 25 (with a twin 5) an unknown, at most a fifth."),
     ] = None,
     out: Annotated[
         Path | None, arg(help="Folder; where a sampling was begun it goes on. A new one in runs if left out.")
