@@ -55,6 +55,7 @@ WHERE = {
     "patch_edges": "zo.tangents.models.grid.grid.EDGES",  # by the number of axes
     "reach_samples": "zo.tangents.models.grid.reach.SAMPLES",
     "row_cells": "zo.tangents.models.maps.behind.LARGE",
+    "selection_turns": "zo.tangents.models.selected.TURNS",  # in which rows are left out
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
     "updates_of_a_population": "zo.tangents.population.population.UPDATES",  # of its surrogate
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
