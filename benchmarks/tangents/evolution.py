@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.tangents.problem import BenchmarkProblem
+from benchmarks.tangents.rivals import Called
 from zo.batches import map_tensors
 from zo.draws import Key
 from zo.parameters import Parameters
@@ -63,19 +64,9 @@ class Evolution:
     def _loss(self, weights: list[Tensor], batch: Any) -> Tensor:
         """The mean loss of a batch, of the rows that did not fail."""
         names = [name for name, _ in self.network.named_parameters()]
-        member = _Member(self.network, dict(zip(names, weights, strict=True)))
+        own = dict(zip(names, weights, strict=True))
+        member = Called(lambda *arrays: functional_call(self.network, own, arrays))
         return self.objective(member, batch).nanmean()
-
-
-class _Member(nn.Module):
-    """The network with other weights."""
-
-    def __init__(self, network: nn.Module, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.called = lambda *arrays: functional_call(network, weights, arrays)
-
-    def forward(self, *arrays: Tensor) -> Any:
-        return self.called(*arrays)
 
 
 def weights_of(losses: Tensor) -> Tensor:

@@ -243,14 +243,14 @@ class EnsembleKalman:
             return leaf(self.problem.box(*(array.detach() for array in arrays)))
 
         with torch.enable_grad():
-            loss = self.problem.objective(solver)(_Called(network), batch).nanmean()
+            loss = self.problem.objective(solver)(Called(network), batch).nanmean()
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
         used = [(g, slope) for g, slope in zip(leaves, slopes, strict=True) if slope is not None]
         outputs, slope = (torch.cat([pair[place].detach().flatten() for pair in used]) for place in (0, 1))
         return outputs, slope, loss.detach()
 
 
-class _Called(nn.Module):
+class Called(nn.Module):
     """A module that is a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -258,6 +258,7 @@ class _Called(nn.Module):
         self.function = function
 
     def forward(self, *arrays: Tensor) -> Any:
+        """What the function gives."""
         return self.function(*arrays)
 
 
