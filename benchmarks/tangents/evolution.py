@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.tangents.problem import BenchmarkProblem
-from benchmarks.tangents.rivals import Called
 from zo.batches import map_tensors
 from zo.draws import Key
 from zo.parameters import Parameters
@@ -65,8 +65,19 @@ class Evolution:
         """The mean loss of a batch, of the rows that did not fail."""
         names = [name for name, _ in self.network.named_parameters()]
         own = dict(zip(names, weights, strict=True))
-        member = Called(lambda *arrays: functional_call(self.network, own, arrays))
+        member = _Called(lambda *arrays: functional_call(self.network, own, arrays))
         return self.objective(member, batch).nanmean()
+
+
+class _Called(nn.Module):
+    """A module that is a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arrays: Tensor) -> Any:
+        return self.function(*arrays)
 
 
 def weights_of(losses: Tensor) -> Tensor:
