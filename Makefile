@@ -78,8 +78,7 @@ test-lowest test-newest:
 	.venv-$(RESOLUTION)/bin/uv pip list --python .venv-$(RESOLUTION)
 
 # Adapters of packages that bring upper bounds of their own, so of constraints.txt only torch's line holds here, which
-# keeps pip from taking another build of it; mpi4py needs an MPI, the tests of FMUs a C compiler. Kernels run in Triton's
-# interpreter, which it has to know of when it is imported.
+# keeps pip from taking another build of it; mpi4py needs an MPI, the tests of FMUs a C compiler.
 PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples/test_with_lightning.py \
   tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu \
   tests/blackbox/adapters/hosted/test_sanitized.py \
@@ -87,10 +86,9 @@ PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples
   tests/tasks/test_cma_es.py \
   tests/tasks/test_tesseract.py \
   tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py \
-  tests/zo/evaluators/difference/test_fused.py tests/zo/test_jax.py tests/docs/test_own_loss.py tests/docs/test_jax.py
+  tests/zo/test_jax.py tests/docs/test_own_loss.py tests/docs/test_jax.py
 
 test-peers: export OMP_NUM_THREADS ?= 1
-test-peers: export TRITON_INTERPRET = 1
 test-peers:
 	$(PYTHON) -m venv --clear .venv-peers
 	grep '^torch==' constraints.txt > .venv-peers/constraints.txt

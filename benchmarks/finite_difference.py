@@ -262,10 +262,7 @@ def main(words: Sequence[str]) -> None:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """In Markdown: median error of each way; in brackets false alarms, misses and the decrease in percent."""
-    lines = [
-        f"| function | {' | '.join(METHODS)} | calls a number | within its error |",
-        f"| --- | {' | '.join('---' for _ in METHODS)} | --- | --- |",
-    ]
+    lines = []
     for name, found in results.items():
         cells = []
         for method in METHODS:
@@ -275,5 +272,5 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             cells.append(f"{each['median']:.1e}{step} ({shares})")
         chosen = found["chosen"]
         cells += [f"{chosen['evaluations']:.0f}", f"{100 * chosen['within its error']:.0f} %"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append((name, *cells))
+    return protocol.markdown(("function", *METHODS, "calls a number", "within its error"), lines) + "\n"

@@ -475,10 +475,8 @@ def picture(results: dict[str, Any], to: Path) -> None:
 
 def table(lines: dict[str, dict[str, Any]]) -> str:
     """In Markdown."""
-    text = [
-        "| | rows | error of 100 free steps | mean | Hellinger | spectrum | stable |\n",
-        "| --- | --- | --- | --- | --- | --- | --- |\n",
-    ]
+    heads = "", "rows", "error of 100 free steps", "mean", "Hellinger", "spectrum", "stable"
+    text = []
     for name, by_seed in lines.items():
         runs = [*by_seed.values()]
         errors = ", ".join(f"{run['error']:.3f}" for run in runs)
@@ -489,5 +487,5 @@ def table(lines: dict[str, dict[str, Any]]) -> str:
         )
         stays = f"{sum(run['stable'] for run in runs)} of {sum(run['of'] for run in runs)}"
         mean = fmean(run["error"] for run in runs)
-        text.append(f"| {name} | {rows:.2f} | {errors} | {mean:.3f} | {hellinger} | {off} | {stays} |\n")
-    return "".join(text)
+        text.append((name, f"{rows:.2f}", errors, f"{mean:.3f}", hellinger, off, stays))
+    return protocol.markdown(heads, text)

@@ -121,6 +121,18 @@ def path(name: str, size: str) -> Path:
     return RESULTS / (f"{name}.json" if size == "small" else f"{name}-{size}.json")
 
 
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]], *, right: bool = False) -> str:
+    """A table.
+
+    Args:
+        heads: of its columns.
+        lines: of cells.
+        right: whether all columns but the first are set to the right.
+    """
+    rule = ["---", *["---:" if right else "---"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *lines))
+
+
 def command(name: str, words: Sequence[str]) -> str:
     """The command that runs a benchmark."""
     return shlex.join(["python", "-m", "benchmarks", name, *words])

@@ -39,14 +39,11 @@ WHERE = {
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
-    "chains_fused": "zo.evaluators.difference.tape.fuse",
     "control_groups": "zo.tangents.replay.memory.CGROUPS",
     "own_control_groups": "zo.tangents.replay.memory.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.mesh.graph.ITERATIONS",
     "grid_class": "zo.tangents.models.grid.grid.GridTangent",  # of the model that a grid gets unasked
-    "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",
-    "kernels_run": "zo.evaluators.difference.evaluator.kernels_run_at",
     "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant
     "map_class": "zo.tangents.models.maps.behind.OutputMap",
     "map_numbers": "zo.tangents.models.maps.behind.MAP_SIZE",
@@ -55,6 +52,7 @@ WHERE = {
     "patch_edges": "zo.tangents.models.grid.grid.EDGES",  # by the number of axes
     "reach_samples": "zo.tangents.models.grid.reach.SAMPLES",
     "row_cells": "zo.tangents.models.maps.behind.LARGE",
+    "selection_turns": "zo.tangents.models.selected.TURNS",  # in which rows are left out
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
     "updates_of_a_population": "zo.tangents.population.population.UPDATES",  # of its surrogate
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",

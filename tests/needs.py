@@ -144,12 +144,6 @@ NEEDS = {
     "openmdao": Need(f"{PEERS} 'blackbox-coupling[openmdao]'", packages=("openmdao",)),
     "pythonfmu3": Need(f"{PEERS} pythonfmu3", packages=("pythonfmu3",)),
     "tesseract": Need(f"{PEERS} 'blackbox-coupling[tesseract]'", packages=("tesseract_core",)),
-    "triton": Need(f"{PEERS} triton", packages=("triton",), sees=COMPILERS),
-    "triton interpreter": Need(
-        "make test-peers, which sets TRITON_INTERPRET=1 before Triton is imported",
-        packages=("triton",),
-        there=lambda: os.environ.get("TRITON_INTERPRET") == "1",
-    ),
     # machines
     "gpu": Need("a GPU that torch can use", there=_gpu, sees=(*COMPILERS, "nvidia-smi")),
     "linux": Need("Linux, whose /proc is looked into", there=lambda: sys.platform == "linux"),

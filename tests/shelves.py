@@ -54,19 +54,26 @@ def modules() -> dict[Path, ast.Module]:
 
 
 @cache
+def tables() -> dict[Path, list[ast.Dict]]:
+    """The dictionaries that the packages' modules write out, by their files."""
+    trees = {file: tree for file, tree in modules().items() if file.suffix == ".py"}
+    return {
+        file: [node for node in ast.walk(tree) if isinstance(node, ast.Dict)] for file, tree in trees.items()
+    }
+
+
+@cache
 def names_of(shelf: str) -> re.Pattern[str]:
     """What names a shelf in a test: public names, and names of tables in quotes."""
     own = ROOT.joinpath(*shelf.split("."))
-    trees = {file: tree for file, tree in modules().items() if not file.is_relative_to(own)}
     names, quoted = {shelf}, set(WORDS.get(shelf, ()))
-    for file, tree in trees.items():
-        for node in tree.body if file.suffix == ".pyi" else ():
+    for file, tree in modules().items():
+        for node in tree.body if file.suffix == ".pyi" and not file.is_relative_to(own) else ():
             if isinstance(node, ast.ImportFrom):
                 names |= {part.name for part in node.names if inside(node.module, shelf)}
-    for file, tree in trees.items():
-        for node in ast.walk(tree) if file.suffix == ".py" else ():
-            if isinstance(node, ast.Dict):
-                quoted |= set(_registered(node, shelf, names))
+    for file, nodes in tables().items():
+        for node in nodes if not file.is_relative_to(own) else ():
+            quoted |= set(_registered(node, shelf, names))
     words = [rf"\b{re.escape(name)}\b" for name in names]
     return re.compile("|".join([*words, *(rf"""["']{re.escape(name)}["']""" for name in quoted)]))
 

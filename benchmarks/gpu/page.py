@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.parts import PARTS
+from benchmarks.protocol import markdown
 from tasks.folder import atomic
 
 
@@ -17,11 +18,6 @@ def read(folder: Path, name: str) -> dict[str, Any] | None:
         return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, ["---"] * len(headers), *rows))
 
 
 def write(folder: Path) -> Path:
@@ -62,7 +58,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         tables.setdefault(tuple(row), []).append(row)
     return [
-        table(names, [[_cell(row[name]) for name in names] for row in lines])
+        markdown(names, [[_cell(row[name]) for name in names] for row in lines])
         for names, lines in tables.items()
     ]
 

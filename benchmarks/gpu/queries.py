@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -23,19 +22,16 @@ from benchmarks.query_speed import measuring
 from benchmarks.query_speed.comparison import chosen
 from benchmarks.query_speed.measuring import (
     BASELINE,
-    BOTH,
     DIFFERENCE,
-    FUSED,
     GRAPHS,
     IN_PLACE,
     Contender,
     uniform_mean,
 )
 from benchmarks.query_speed.problems import MU, Block, Timed, make
-from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.operations import Operations
 
-CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE, GRAPHS, FUSED, BOTH)
+CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE, GRAPHS)
 TOGETHER = {"ci": 4, "small": 128}
 ROUNDS = {"ci": 1, "small": 3}
 PROCESSES = {"ci": 2, "small": 4}  # of the publication on one card
@@ -47,7 +43,7 @@ TF32 = {"float32": False, "TF32 in convolutions": True}  # bfloat16 is refused b
 class Traffic(Operations):
     """Counts the bytes that operations read and write, each by itself, as if nothing stayed in a cache.
 
-    It does not see what a CUDA graph replays, and Triton's kernel only in `counting_kernel`.
+    It does not see what a CUDA graph replays.
     """
 
     def __init__(self) -> None:
@@ -61,45 +57,6 @@ class Traffic(Operations):
             every = tree_leaves((arguments, result))
             self.bytes += sum(value.nbytes for value in every if isinstance(value, Tensor))
         return result
-
-
-def bytes_of_kernel(
-    d: Tensor, result: Tensor, *, kind: int, x: Tensor | None, other: Tensor | None, before: Tensor | None
-) -> int:
-    """What the kernel of `Difference(fused=True)` reads and writes; the base once for all variants.
-
-    Args:
-        d: The change of x, of all variants.
-        result: What the kernel returns.
-        kind: Of the norm.
-        x: What is normalised; None where the kind is not `OF_BATCH`.
-        other: The change of y, if there is one.
-        before: What ReLU reads in the base; None without ReLU.
-    """
-    twice = 2 if kind == 2 else 1  # for statistics, and to normalise
-    of_base = sum(tensor.nbytes for tensor in (before, *twice * [x]) if tensor is not None)
-    return twice * d.nbytes + result.nbytes + (0 if other is None else other.nbytes) + of_base
-
-
-@contextmanager
-def counting_kernel(traffic: Traffic, evaluator: Evaluator) -> Iterator[None]:
-    """Count what the kernel of an evaluator moves in this block, if it has one."""
-    if not (getattr(evaluator, "fused", False) and torch.cuda.is_available()):
-        yield
-        return
-    from zo.evaluators.difference.gpu import kernels
-
-    change = kernels.change
-
-    def counted(d: Tensor, **options: Any) -> Tensor:
-        result = change(d, **options)
-        named = {name: options[name] for name in ("kind", "x", "other", "before")}
-        traffic.bytes += bytes_of_kernel(d, result, **named)
-        traffic.launches += 1
-        return result
-
-    with mock.patch.object(kernels, "change", counted):
-        yield
 
 
 def query_speed(place: Place, network: str, rows: int, blocks: int) -> dict[str, Any]:
@@ -211,7 +168,7 @@ def cost_of_query(timed: Timed, contender: Contender, block: Block) -> dict[str,
             plain = replace(plain, graphs=False)
         run = partial(plain.begin(timed.problem, base), queries)
         run()
-        with Traffic() as traffic, counting_kernel(traffic, plain):
+        with Traffic() as traffic:
             run()
     queries_run = contender.queries
     moved = traffic.bytes / queries_run

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from time import process_time
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks import protocol
 from benchmarks.mosaic import cells
 from benchmarks.mosaic.recovery import NETWORK, Search, Task
 
@@ -65,30 +65,25 @@ class Looking(Search):
         return {"evaluation": len(self.losses), "error": self.errors[-1], "bands": lines}
 
 
-def result(task: Task, seeds: Sequence[int]) -> dict[str, Any]:
-    """Cells by amplitude, with what was seen at each look."""
-    found: dict[str, Any] = {
-        "seeds": list(seeds),
-        "task": asdict(task),
-        "bands": BANDS,
-        "code": cells.code("bands"),
-        "cells": {},
-    }
-    for amplitude in task.amplitudes:
+def looked(amplitude: str, task: Task, seed: int) -> dict[str, Any]:
+    """What was seen at each look of one search."""
+    began, search = process_time(), Looking(NETWORK, task, float(amplitude), seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.by_bfgs(10_000)
+    return {"seed": seed, "looks": search.seen, "seconds": round(process_time() - began, 1)}
 
-        def run(amplitude: float = amplitude) -> dict[str, Any]:
-            runs = []
-            for seed in seeds:
-                began = process_time()
-                search = Looking(NETWORK, task, amplitude, seed)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    search.by_bfgs(10_000)
-                runs.append({"seed": seed, "looks": search.seen, "seconds": round(process_time() - began, 1)})
-            return {"runs": runs}
 
-        found["cells"][f"{amplitude:g}"] = cells.measured(run)
-    return found
+def result(
+    task: Task,
+    seeds: Sequence[int],
+    before: Mapping[str, Any],
+    keep: Callable[[dict[str, Any]], None] | None = None,
+    only: str = "",
+) -> dict[str, Any]:
+    """Cells by amplitude, of the first seed; see `cells.of_study`."""
+    names, settings = [f"{amplitude:g}" for amplitude in task.amplitudes], (task, seeds[:1], before)
+    return cells.of_study("bands", names, looked, lambda *_: None, *settings, keep, only)
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -97,7 +92,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines = []
     for amplitude, cell in found["cells"].items():
         for look in cell["runs"][0]["looks"] if "runs" in cell else ():
-            for (low, high), line in zip(found["bands"], look["bands"], strict=True):
+            for (low, high), line in zip(BANDS, look["bands"], strict=True):
                 shown = (
                     f"{line['cosine']:.2f}",
                     f"{line['length']:.1f}",
@@ -105,9 +100,8 @@ def table(found: Mapping[str, Any]) -> str:
                     f"{line['truth']:.3f}",
                 )
                 lines.append((amplitude, str(look["evaluation"]), f"{low} to {high - 1}", *shown))
-    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
         "The gradient by tangents of a network and a stencil beside the adjoint's, by wavenumber, on the way "
         "of L-BFGS; the error of the field and the truth itself in the band, both over the truth.\n\n"
-        f"{text}"
+        + protocol.markdown(heads, lines)
     )

@@ -28,12 +28,21 @@ import torch
 
 from benchmarks import protocol
 from benchmarks.mosaic import bands, cells, compliance, field, heat, inflow, lattice, recovery
+from benchmarks.mosaic.cells import spread
 from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
 from benchmarks.mosaic.solvers import SOLVERS as BY_VELOCITY
 from benchmarks.mosaic.solvers import Maker
 from blackbox import BlackBoxFunction
 
 SOLVERS: dict[str, Maker] = {**BY_VELOCITY, **lattice.SOLVERS}
+STUDIES = {
+    "recovery": (recovery, recovery.SMALL, recovery.CI, "Recovery of an initial condition"),
+    "field": (field, field.SMALL, field.CI, "Recovery by zo.fit_field"),
+    "heat": (heat, heat.SMALL, heat.CI, "A conductivity on a mesh"),
+    "compliance": (compliance, compliance.SMALL, compliance.CI, "A stiff beam on a mesh"),
+    "inflow": (inflow, inflow.SMALL, inflow.CI, "An inflow"),
+    "bands": (bands, recovery.SMALL, recovery.CI, "Why the recovery stalls"),
+}  # module, sizes, those of ci, heading of its table
 SEEDS = (0, 1, 2)
 SIZES = {"ci": CI, "small": SMALL, "terminal": TERMINAL, "paper": PAPER}
 FOLDER = protocol.RESULTS / "mosaic"
@@ -42,13 +51,11 @@ ELSEWHERE = {
     "PICT": "needs a GPU; Mosaic's gain -4.2 %",
     "Warp-NS": "not a package: Mosaic's own kernels; its gain -0.3 %",
 }
-UNRUN = {  # a solver, or a study -> why what has no cell was not run
+UNRUN = {  # a solver -> why what has no cell was not run
     "XLB": "its own derivative ends behind the bare solver, and tangents were stopped for want of time",
     "OpenFOAM": "a call starts a process, and these say nothing of tangents",
     "Exponax": "nothing to correct",
     "JAX-CFD": "the other loss has these columns",
-    "field": "for want of time; a cell in 3-D takes minutes",
-    "recovery": "a gradient by differences takes 10,250 rows, and a search 100 of them",
 }
 UNASKED = "nobody has asked for it with the code as it is"
 MORE = {"terminal": "the loss of the last call alone", "paper": "the published network"}
@@ -59,11 +66,10 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("mosaic", __doc__, tuple(SIZES))
-    studies = ("solvers", "recovery", "bands", "field", "heat", "compliance", "inflow", "all")
-    parser.add_argument("--study", choices=studies, default="all")
+    parser.add_argument("--study", choices=("solvers", *STUDIES, "all"), default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
-    parser.add_argument("--only", default="", help="of field, heat, compliance and inflow: cells so named")
+    parser.add_argument("--only", default="", help="of all studies but solvers: cells so named")
     parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     asked = parser.parse_args(words)
@@ -77,14 +83,7 @@ def main(words: Sequence[str]) -> None:
     if asked.study in ("solvers", "all"):
         for name in asked.solvers:
             _solver(name, task, seeds, words, asked.size, asked.columns)
-    if asked.study in ("bands", "all"):
-        found = bands.result(recovery.SMALL if keep else recovery.CI, seeds[:1])
-        print(bands.table(found))
-        if keep:
-            protocol.write("mosaic", words, found, FOLDER / "bands.json")
-    by_method = {"field": (field, field_table), "heat": (heat, heat.table)}
-    by_method |= {"compliance": (compliance, compliance.table), "inflow": (inflow, inflow.table)}
-    for study, (module, table) in by_method.items():
+    for study, (module, small, ci, _) in STUDIES.items():
         if asked.study not in (study, "all"):
             continue
         path = FOLDER / f"{study}.json"
@@ -94,14 +93,7 @@ def main(words: Sequence[str]) -> None:
                 protocol.write("mosaic", words, found, path)
 
         before = read(path) if keep else {"cells": {}}
-        print(table(module.result(module.SMALL if keep else module.CI, seeds, before, note, asked.only)))
-    if asked.study in ("recovery", "all"):
-
-        def write(found: dict[str, Any]) -> None:
-            if keep:
-                protocol.write("mosaic", words, found, FOLDER / "recovery.json")
-
-        print(recovery_table(recovery.result(recovery.SMALL if keep else recovery.CI, seeds, write)))
+        print(module.table(module.result(small if keep else ci, seeds, before, note, asked.only)))
     if keep:
         (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
 
@@ -116,11 +108,6 @@ def path_of(solver: str, size: str = "small") -> Path:
     return FOLDER / f"{solver.lower()}{'' if size == 'small' else f'-{size}'}.json"
 
 
-def study_of(solver: str) -> str:
-    """Which code decides the figures of a solver, by its name in `cells.CODE`."""
-    return "lattice" if solver in lattice.SOLVERS else "solvers"
-
-
 def _solver(
     name: str, task: Task, seeds: Sequence[int], words: Sequence[str], size: str, columns: Sequence[str]
 ) -> None:
@@ -130,12 +117,12 @@ def _solver(
         print(f"{name}: skipped, {missing}")
         return
     path, keep = path_of(name, size), size != "ci"
-    about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code(study_of(name))}
+    about = {"solver": name, "task": asdict(task), "seeds": list(seeds)}
     about["solver versions"] = maker.versions()
     found = read(path) if keep else {"cells": {}}
     done = kept(found, about)
     box = maker.make(task.points, task.viscosity)
-    scale = lattice.loss_scale(box, task) if isinstance(box, lattice.Lattice) else loss_scale(box, task)
+    scale = loss_scale(box, task)
     for column in columns:
         if complete(done.get(column, {}), 1 if column == "uncorrected" else len(seeds)):
             continue
@@ -154,7 +141,7 @@ def kept(found: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """
     same = all(found.get(key) == value for key, value in about.items() if key != "seeds")
     together = all(one == other for one, other in zip(found.get("seeds", ()), about["seeds"], strict=False))
-    return cells.dated(found) if same and together else {}
+    return dict(found["cells"]) if same and together else {}
 
 
 def complete(found: Mapping[str, Any], seeds: int) -> bool:
@@ -187,18 +174,12 @@ def cell(
         wanted = seeds[:1] if column == "uncorrected" else seeds
         runs = [*done.get(column, {}).get("runs", ())]
         for seed in wanted[len(runs) :]:
-            runs.append(_trained(column, box, task, seed, scale))
+            runs.append(trained(column, box, task, seed, scale))
         if not all(math.isfinite(each["log"]) for each in runs):
             raise ArithmeticError("errors of free runs are not finite")
         return {"runs": runs}
 
     return cells.measured(run)
-
-
-def _trained(column: str, box: BlackBoxFunction, task: Task, seed: int, scale: float) -> dict[str, Any]:
-    if isinstance(box, lattice.Lattice):
-        return lattice.trained(column, box, task, seed, scale)
-    return trained(column, box, task, seed, scale)
 
 
 def said(found: Mapping[str, Any]) -> str:
@@ -233,40 +214,20 @@ def results(size: str = "small") -> dict[str, dict[str, Any]]:
 
 def tables() -> str:
     """All studies, in Markdown, from the committed files."""
-    path = FOLDER / "recovery.json"
     parts = ["## Solvers in the loop", solvers_table("small")]
     for size, about in MORE.items():
         if results(size):
             parts += [f"## Solvers in the loop, {about}", solvers_table(size)]
-    if path.exists():
-        parts += ["## Recovery of an initial condition", recovery_table(read(path))]
-    if (fields := read(FOLDER / "field.json"))["cells"]:
-        parts += ["## Recovery by zo.fit_field", field_table(fields) + cells.stale("field")]
-    if (warm := read(FOLDER / "heat.json"))["cells"]:
-        parts += ["## A conductivity on a mesh", heat.table(warm) + cells.stale("heat")]
-    if (stiff := read(FOLDER / "compliance.json"))["cells"]:
-        parts += ["## A stiff beam on a mesh", compliance.table(stiff) + cells.stale("compliance")]
-    if (entered := read(FOLDER / "inflow.json"))["cells"]:
-        parts += ["## An inflow", inflow.table(entered) + cells.stale("inflow")]
-    if (looks := read(FOLDER / "bands.json"))["cells"]:
-        parts += ["## Why the recovery stalls", bands.table(looks)]
+    for study, (module, *_, heading) in STUDIES.items():
+        if (found := read(FOLDER / f"{study}.json"))["cells"]:
+            parts += [f"## {heading}", module.table(found)]
     return "\n\n".join(parts) + "\n"
-
-
-def _spread(values: Sequence[float]) -> str:
-    """The mean, and the least and the greatest where there are several."""
-    mean, least, most = (
-        f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
-        for value in (fmean(values), min(values), max(values))
-    )
-    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 def solvers_table(size: str) -> str:
     """Of a size: a line for each cell that was measured, and what was not and why."""
     lines, why = [], []
     for name, found in results(size).items():
-        state_of = cells.states(found, study_of(name))
         for column in COLUMNS:
             if (entry := found["cells"].get(column)) is None:
                 continue
@@ -285,8 +246,7 @@ def solvers_table(size: str) -> str:
                 (
                     name,
                     column,
-                    state_of[column],
-                    _spread(finals),
+                    spread(finals, ".3f"),
                     "" if bare is None else f"{bare:+.1f} %",
                     "" if over is None else f"{over:+.1f} %",
                     "" if part is None else f"{part:.2f}",
@@ -297,14 +257,11 @@ def solvers_table(size: str) -> str:
         missing = [column for column in COLUMNS if column not in found["cells"]]
         if missing:
             why.append(f"- {name}, {'; '.join(missing)}: not run, {UNRUN.get(name, UNASKED)}.")
-        if (word := cells.STALE.get(path_of(name, size).name)) is not None:
-            why.append(f"- {name}, stale: {word}.")
     if size == "small":
         why += [f"- {name}: excluded, {reason}." for name, reason in ELSEWHERE.items()]
     heads = (
         "solver",
         "column",
-        "state",
         "error after 36 calls",
         "gain over the bare solver",
         "over NOG",
@@ -312,102 +269,9 @@ def solvers_table(size: str) -> str:
         "rows",
         "seeds",
     )
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
         "Relative error of the velocity after 36 calls on eight starts that were not trained on: mean of the "
         "seeds, least and greatest. Gains are Mosaic's measure: the geometric mean over calls, starts and "
-        f"seeds of the other's error over the column's, less one.\n\n{table}"
-        + ("\n\nNot measured, or not with the code as it is:\n\n" + "\n".join(why) if why else "")
-    )
-
-
-def recovery_table(found: Mapping[str, Any]) -> str:
-    """In Markdown: a line for each method, a column for each amplitude."""
-    amplitudes, state_of = found["task"]["amplitudes"], cells.states(found, "recovery")
-    lines = []
-    for method in recovery.METHODS:
-        line = [method]
-        for amplitude in amplitudes:
-            name = f"{method} at {amplitude:g}"
-            cell = found["cells"].get(name)
-            if cell is None or "runs" not in cell:
-                line += ["" if cell is None else f"{cell['state']}, {cell['why']}", "", ""]
-                continue
-            errors = [run["error"] for run in cell["runs"]]
-            spread = f" ({min(errors):.3f} to {max(errors):.3f})" if len(errors) > 1 else ""
-            compared = (run["cosines"][1:] for run in cell["runs"])
-            cosines = [each for several in compared for each in several if each is not None]
-            state = "" if state_of[name] == "measured" else f", {state_of[name]}"
-            line += [
-                f"{fmean(errors):.3f}{spread}{state}",
-                f"{fmean(run['rows'] for run in cell['runs']):,.0f}",
-            ]
-            line.append(f"{fmean(cosines):.2f}" if cosines and not math.isnan(fmean(cosines)) else "")
-        lines.append(line)
-    heads = ["gradient"]
-    for amplitude in amplitudes:
-        start = fmean(run["start"] for run in found["cells"][f"adjoint at {amplitude:g}"]["runs"])
-        heads += [f"error, rms {amplitude:g} (begins at {start:.2f})", "rows", "cosine"]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
-    return (
-        "Relative error of the initial vorticity at the least loss, seeds "
-        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of "
-        f"every tenth evaluation after the first.\n\n{text}"
-        f"\n\nFinite differences: not run, {UNRUN['recovery']}."
-    )
-
-
-def field_table(found: Mapping[str, Any]) -> str:
-    """In Markdown: a line for each flow and method."""
-    state_of, lines, why = cells.states(found, "field"), [], []
-    for name, cell in sorted(found["cells"].items(), key=lambda item: field.order(item[0])):
-        method, flow = name.split(": ")
-        if "runs" not in cell:
-            why.append(f"- {flow}, {method}: {cell['state']}, {cell['why']}.")
-            continue
-        runs = cell["runs"]
-        errors = [run["error"] for run in runs]
-        start = fmean(run["start"] for run in runs)
-        rows = fmean(run["rows"] for run in runs)
-        paired = found["cells"].get(f"{field.METHODS[0]}: {flow}", {}).get("runs", ())
-        over = ""
-        if paired and method != field.METHODS[0]:
-            parts = [run["error"] / other["error"] for run, other in zip(runs, paired, strict=False)]
-            over = f"{fmean(parts):.2f}" + (
-                f" ({min(parts):.2f} to {max(parts):.2f})" if len(parts) > 1 else ""
-            )
-        lines.append(
-            (
-                flow,
-                method,
-                state_of[name],
-                f"{start:.2f}",
-                _spread(errors),
-                over,
-                f"{rows:,.0f}",
-                str(len(errors)),
-            )
-        )
-    missing = [
-        f"{flow}, {method}"
-        for flow in field.FLOWS
-        for method in field.METHODS
-        if f"{method}: {flow}" not in found["cells"]
-    ]
-    why += [f"- {each}: not run, {UNRUN['field']}." for each in missing]
-    heads = (
-        "what is looked for",
-        "method",
-        "state",
-        "begins at",
-        "error",
-        "over the adjoint's",
-        "rows",
-        "seeds",
-    )
-    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
-    return (
-        "Relative error of the initial state at the least loss: mean of the seeds, least and greatest. One "
-        "gradient by differences takes more than 10,000 rows, in three dimensions (3-D) more than 120,000."
-        f"\n\n{text}" + ("\n\nNot measured:\n\n" + "\n".join(why) if why else "")
+        f"seeds of the other's error over the column's, less one.\n\n{protocol.markdown(heads, lines)}"
+        + ("\n\nNot measured:\n\n" + "\n".join(why) if why else "")
     )

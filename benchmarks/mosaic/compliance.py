@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import process_time
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import zo
-from benchmarks.mosaic import cells
+from benchmarks import protocol
+from benchmarks.mosaic import cells, search
 from benchmarks.mosaic.beam import LOADS, Beam, Coarser, Elements, modulus
 from benchmarks.mosaic.fenics import missing
-from benchmarks.mosaic.heat import Gradient, _by_bfgs
 from zo.objective import Objective
 from zo.tangents import CallPairs, Linearised, Tangent
 
@@ -39,9 +39,7 @@ METHODS = (
     "fit_field, stresses held",
 )
 PART = 0.5  # of the beam that is material
-STEP = 1e-4  # of a difference, in the logit
 RATE = 0.3  # of Adam, in the logit
-DIRECTIONS = 9  # of random directions a step
 
 
 @dataclass(frozen=True)
@@ -139,30 +137,12 @@ class _Held(Linearised):
         return torch.func.vjp(self._of, self.rows.z)[1](v)[0]
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is to be made stiff.
-
-    Attributes:
-        box: the solver; of `HeldStresses` it gives energies.
-        exact: the objective by the adjoint.
-        objective: that by the box; both are one where the search begins.
-        field: as it begins, of one density everywhere.
-    """
-
-    box: Beam
-    exact: Objective
-    objective: Objective
-    field: Material
-
-    def slope(self) -> Tensor:
-        """The exact gradient where the field is."""
-        loss = self.exact(self.field, torch.zeros(1, 1)).mean()
-        return torch.autograd.grad(loss, [self.field.values])[0]
+class Case(search.Case):
+    """What is to be made stiff; losses are over that of one density everywhere, where the search begins."""
 
     def cosine(self) -> float:
         """Of the gradient that the field has with the exact one."""
-        own, exact = self.field.values.grad, self.slope()
+        own, (_, exact) = self.field.values.grad, search.by_adjoint(self)()
         self.field.values.grad = own
         return (
             0.0 if own is None else float((own * exact).sum() / (own.norm() * exact.norm()).clamp_min(1e-30))
@@ -174,7 +154,7 @@ def case(box: Beam) -> Case:
     elements, force = Elements(box.places, box.triangles, box.force), torch.from_numpy(box.force)
     field = Material(elements.share)
     with torch.no_grad():
-        unit = (elements.advance(field(torch.zeros(1, 1))) * force).sum()
+        unit = (elements.advance(field(search.ONE)) * force).sum()
 
     def objective_of(advance: Callable[[Tensor], Tensor], weights: Tensor) -> Objective:
         def objective(field: nn.Module, rows: Tensor) -> Tensor:
@@ -184,7 +164,8 @@ def case(box: Beam) -> Case:
         return objective
 
     weights = torch.ones(len(box.triangles)) if box.energies else force
-    return Case(box, objective_of(elements.advance, force), objective_of(box, weights), field)
+    exact, through = objective_of(elements.advance, force), objective_of(box, weights)
+    return Case(box, exact, through, field, field.densities().detach())
 
 
 def searched(method: str, task: Task, seed: int) -> dict[str, Any]:
@@ -209,11 +190,12 @@ def _searched(method: str, this: Case, task: Task, seed: int) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if method == "adjoint, L-BFGS":
-            _by_bfgs(field, _adjoint(this), task.evaluations, note)
+            search.bfgs(field, search.by_adjoint(this), task.evaluations, note)
         elif method == "adjoint, Adam":
-            _by_adam(field, _adjoint(this), lambda: len(losses) < task.evaluations, note)
+            gradient = search.by_adjoint(this)
+            search.adam(field, gradient, RATE, lambda: len(losses) < task.evaluations, note)
         elif method.startswith("differences"):
-            _by_bfgs(field, _differences(this), task.gradients, note)
+            search.bfgs(field, search.by_differences(this), task.gradients, note)
         elif method.startswith("fit_field"):
             tangent: Tangent | None = None
             if "coarser" in method:
@@ -226,70 +208,20 @@ def _searched(method: str, this: Case, task: Task, seed: int) -> dict[str, Any]:
             )
             more = {"why": fit.why}
         else:
-            gradient = _sampled(this, seed)
-            _by_adam(field, gradient, lambda: box.ledger.rows_run < task.rows, note)
-    rows = box.ledger.rows_run or len(losses)  # the adjoint's are those of its forward runs
+            gradient = search.by_directions(this, seed)
+            search.adam(field, gradient, RATE, lambda: box.ledger.rows_run < task.rows, note)
     if cosines:
         more |= {"cosines": [round(each, 3) for each in cosines]}
     return {
         "seed": seed,
         "load": box.load,
         "loss": min(losses),
-        "rows": rows,
+        "rows": box.ledger.rows_run or len(losses),  # the adjoint's are those of its forward runs
         "evaluations": len(losses),
         "losses": [float(f"{each:.4g}") for each in losses],
         "seconds": round(process_time() - began, 1),
         **more,
     }
-
-
-def _adjoint(this: Case) -> Gradient:
-    def gradient() -> tuple[float, Tensor]:
-        loss = this.exact(this.field, torch.zeros(1, 1)).mean()
-        (found,) = torch.autograd.grad(loss, [this.field.values])
-        return float(loss.detach()), found
-
-    return gradient
-
-
-def _differences(this: Case) -> Gradient:
-    """Forward differences, a number after another."""
-    values, one = this.field.values, torch.zeros(1, 1)
-
-    @torch.no_grad()
-    def gradient() -> tuple[float, Tensor]:
-        loss, found = this.objective(this.field, one).mean(), torch.zeros_like(values)
-        for number in range(len(values)):
-            values[number] += STEP
-            found[number] = (this.objective(this.field, one).mean() - loss) / STEP
-            values[number] -= STEP
-        return float(loss), found
-
-    return gradient
-
-
-def _sampled(this: Case, seed: int) -> Gradient:
-    """By slopes along random directions."""
-    directions = zo.RGE(mu=1e-3, q=DIRECTIONS)
-    estimator = zo.LossGradient(this.field, this.objective, directions, evaluator="loop", seed=seed)
-
-    def gradient() -> tuple[float, Tensor]:
-        this.field.zero_grad()
-        loss = float(estimator.backward(torch.zeros(1, 1)))
-        assert this.field.values.grad is not None
-        return loss, this.field.values.grad
-
-    return gradient
-
-
-def _by_adam(
-    field: Material, gradient: Gradient, goes_on: Callable[[], bool], note: Callable[[float], None]
-) -> None:
-    optimizer = torch.optim.Adam(field.parameters(), RATE)
-    while goes_on():
-        loss, field.values.grad = gradient()
-        note(loss)
-        optimizer.step()
 
 
 result = partial(cells.of_study, "compliance", METHODS, searched, lambda *_: missing())
@@ -298,7 +230,7 @@ result = partial(cells.of_study, "compliance", METHODS, searched, lambda *_: mis
 
 def table(found: Mapping[str, Any]) -> str:
     """In Markdown: a line for each method."""
-    state_of, lines, size = cells.states(found, "compliance"), [], found["task"]["side"]
+    lines, size = list[tuple[str, ...]](), found["task"]["side"]
     by_adjoint = (cell.get("runs", ()) for name, cell in found["cells"].items() if name.startswith("adjoint"))
     least = {seed: math.inf for seed in found["seeds"]}
     for run in itertools.chain(*by_adjoint):
@@ -306,38 +238,35 @@ def table(found: Mapping[str, Any]) -> str:
     for method, cell in found["cells"].items():
         runs = cell.get("runs", ())
         if not runs:
-            lines.append(f"| {method} | {cell['state']}, {cell['why']} | | | | | | |")
+            lines.append((method, f"{cell['state']}, {cell['why']}", "", "", "", "", "", ""))
             continue
-        ends = ", ".join(sorted({run["why"] for run in runs if "why" in run}))
-        state = f"{state_of[method]}, {ends}" if ends else state_of[method]
         counts, evaluations = ([run[name] for run in runs] for name in ("rows", "evaluations"))
         cosines = [float(np.median(run["cosines"])) for run in runs if "cosines" in run]
         row = (
             method,
-            state,
-            _spread([run["loss"] for run in runs]),
-            _spread([run["loss"] / least[run["seed"]] for run in runs]),
-            _between(counts),
-            _between([round(count / each) for count, each in zip(counts, evaluations, strict=True)]),
+            cells.ended(runs),
+            cells.spread([run["loss"] for run in runs], ".3f"),
+            cells.spread([run["loss"] / least[run["seed"]] for run in runs], ".3f"),
+            cells.between(counts),
+            cells.between([round(count / each) for count, each in zip(counts, evaluations, strict=True)]),
             ", ".join(f"{each:.2f}" for each in cosines),
             str(len(runs)),
         )
-        lines.append(f"| {' | '.join(row)} |")
+        lines.append(row)
     nodes = (2 * size + 1) * (size + 1)
+    heads = (
+        "method",
+        "state",
+        "compliance",
+        "over the adjoint's",
+        "rows",
+        "rows an evaluation",
+        "cosine",
+        "loads",
+    )
     return (
         "Compliance over that of one density everywhere, and over the lower one of the two by the adjoint: "
         f"mean of the loads, least and greatest; {nodes} nodes, so that a gradient by differences takes "
         f"{nodes + 1} rows. Cosine: of the gradient with the adjoint's, the median over a search's "
-        "evaluations, for each load.\n\n"
-        "| method | state | compliance | over the adjoint's | rows | rows an evaluation | cosine | loads |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+        f"evaluations, for each load.\n\n{protocol.markdown((*heads, 'cosine', 'loads'), lines)}"
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    """The mean, and the least and the greatest."""
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def _between(counts: Sequence[int]) -> str:
-    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import zo
 from benchmarks.mosaic.flow import projected, start, trajectory
+from benchmarks.mosaic.lattice import Lattice
 from benchmarks.mosaic.solvers import STEP, STEPS, with_vjp
 from blackbox import BlackBoxFunction
 from zo.objective import Objective
@@ -128,28 +129,61 @@ def windows(task: Task, count: int = 1) -> Tensor:
     return torch.stack(found).unflatten(0, (task.updates, count))
 
 
+class Plain:
+    """A solver whose state is the velocity; `Lattice` is one of which the velocity is a part."""
+
+    @staticmethod
+    def populations(velocity: Tensor) -> Tensor:
+        """The state of a velocity."""
+        return velocity
+
+    @staticmethod
+    def velocity(state: Tensor) -> Tensor:
+        """That of a state."""
+        return state
+
+    @staticmethod
+    def with_velocity(state: Tensor, velocity: Tensor) -> Tensor:
+        """The state with another velocity."""
+        return velocity
+
+
+def states_of(box: BlackBoxFunction) -> Any:
+    """What makes states of velocities, and reads velocities off states."""
+    return box if isinstance(box, Lattice) else Plain
+
+
 def objective_of(
-    advance: Callable[[Tensor], Tensor], scale: float = 1.0, *, cut: bool = False, last: bool = False
+    box: BlackBoxFunction,
+    scale: float = 1.0,
+    advance: Callable[[Tensor], Tensor] | None = None,
+    *,
+    cut: bool = False,
+    last: bool = False,
 ) -> Objective:
     """The loss of windows `(rows, unroll + 1, 2, points, points)`, of each row.
 
     Args:
-        advance: a call of the solver.
-        scale: over which it is.
+        box: the solver.
+        scale: over which the loss is.
+        advance: a call of the solver, with a derivative; None for the box.
         cut: whether no gradient goes through the solver.
         last: whether it is that of the last call alone.
     """
+    of, advance = states_of(box), advance or box
 
     def off(found: Tensor, wanted: Tensor) -> Tensor:
         return (found - wanted).square().sum(dim=(1, 2, 3)) / wanted.square().sum(dim=(1, 2, 3))
 
     def objective(network: nn.Module, window: Tensor) -> Tensor:
-        velocity, losses, before = window[:, 0], [], torch.zeros(len(window))
+        state, losses, before = of.populations(window[:, 0]), [], torch.zeros(len(window))
         for call in range(1, window.shape[1]):
-            plain = advance(velocity.detach() if cut else velocity)
+            state = advance(state.detach() if cut else state)
+            plain = of.velocity(state)
             before = off(plain, window[:, call])
             velocity = network(plain)
             losses.append(off(velocity, window[:, call]))
+            state = of.with_velocity(state, velocity)
         if last:
             return losses[-1] / scale
         return (0.1 * before + torch.stack(losses).mean(dim=0)) / scale
@@ -159,11 +193,15 @@ def objective_of(
 
 def errors(network: nn.Module | None, box: BlackBoxFunction, task: Task) -> Tensor:
     """Relative errors of free runs from the starts of the test, `(starts, free)`."""
-    truth, found = flows(task, True), []
-    velocity = truth[:, 0]
+    truth, found, of = flows(task, True), [], states_of(box)
+    state = of.populations(truth[:, 0])
     with torch.no_grad():
         for call in range(1, task.free + 1):
-            velocity = box(velocity) if network is None else network(box(velocity))
+            state = box(state)
+            velocity = of.velocity(state)
+            if network is not None:
+                velocity = network(velocity)
+                state = of.with_velocity(state, velocity)
             off = (velocity - truth[:, call]).flatten(1).norm(dim=1)
             found.append(off / truth[:, call].flatten(1).norm(dim=1))
     return torch.stack(found, dim=1)
@@ -171,10 +209,9 @@ def errors(network: nn.Module | None, box: BlackBoxFunction, task: Task) -> Tens
 
 def loss_scale(box: BlackBoxFunction, task: Task) -> float:
     """The bare solver's mean loss over the first windows of all trajectories."""
+    seen = flows(task, False)[:, : task.unroll + 1]
     with torch.no_grad():
-        return float(
-            objective_of(box, last=task.last)(nn.Identity(), flows(task, False)[:, : task.unroll + 1]).mean()
-        )
+        return float(objective_of(box, last=task.last)(nn.Identity(), seen).mean())
 
 
 def trained(column: str, box: BlackBoxFunction, task: Task, seed: int, scale: float) -> dict[str, Any]:
@@ -235,17 +272,14 @@ def _moved(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def _by_autograd(column: str, network: nn.Module, box: BlackBoxFunction, task: Task, scale: float) -> None:
     """ONE, NOG and WIG, the last two with a window for each update or several."""
     optimizer = torch.optim.Adam(network.parameters(), task.rate)
-    through = with_vjp(box) if column.startswith("WIG") else box
+    exact = column.startswith("WIG")
+    through = with_vjp(box) if exact else box
     assert through is not None
-    objective = objective_of(through, scale, cut=column.startswith("NOG"), last=task.last)
-    pairs = objective_of(box, scale, cut=True, last=task.last)
+    objective = objective_of(box, scale, through, cut=not exact, last=task.last)
     for window in windows(task, windows_of(column)):
         if column == "ONE":  # each call alone, from the reference
-            singles = torch.stack([window[0, :-1], window[0, 1:]], dim=1)
-            loss = pairs(network, singles).mean()
-        else:
-            loss = objective(network, window).mean()
-        loss.backward()
+            window = torch.stack([window[0, :-1], window[0, 1:]], dim=1)
+        objective(network, window).mean().backward()
         _moved(network, optimizer)
 
 

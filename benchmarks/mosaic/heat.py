@@ -10,27 +10,24 @@ beside it is that of the same elements, written here, whose values are dolfinx's
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor, nn
 
 import zo
-from benchmarks.mosaic import cells
+from benchmarks.mosaic import cells, search
 from benchmarks.mosaic.fenics import Dolfinx, missing
 from blackbox import ArraySpec, BlackBoxFunction, Mesh
 
 METHODS = ("adjoint, L-BFGS", "differences, L-BFGS", "fit_field")
-STEP = 1e-4  # of a difference, in the logarithm
 
 SERVER = """
 import sys
@@ -197,7 +194,7 @@ def sources(places: NDArray[Any]) -> Tensor:
     return torch.from_numpy(50 * np.stack(bumps))
 
 
-def objective_of(advance: Callable[[Tensor, Tensor], Tensor], seen: Tensor) -> Callable[..., Tensor]:
+def objective_of(advance: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     """The squared error of the temperatures over their square; a row is a source and what was seen."""
 
     def objective(field: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -218,100 +215,26 @@ def searched(method: str, task: Task, seed: int) -> dict[str, Any]:
 
 
 def _searched(method: str, box: Heat, task: Task, seed: int) -> dict[str, Any]:
-    began, exact = process_time(), Elements(box.places, box.triangles)
     truth, source = wanted(box.places, seed), sources(box.places)
     with torch.no_grad():
         seen = box(truth.exp().expand(4, -1), source)
-    before = box.ledger.rows_run
-    field, batch = zo.Field(torch.zeros_like(truth)), (source, seen)
-    losses, errors = list[float](), list[float]()
-
-    def note(loss: float) -> None:
-        losses.append(loss)
-        errors.append(float((field.values.detach() - truth).norm() / truth.norm()))
-
-    more: dict[str, Any] = {}
+    exact = objective_of(Elements(box.places, box.triangles).advance)
+    field = zo.Field(torch.zeros_like(truth))
+    case = search.Case(box, exact, objective_of(box), field, truth, batch=(source, seen))
+    note, before = search.Course(case.error), box.ledger.rows_run
     if method == "fit_field":
+        rows = 4 * task.evaluations
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = zo.fit_field(
-                field,
-                objective_of(box, seen),
-                boxes=[box],
-                rows=4 * task.evaluations,
-                batch=batch,
-                seed=seed,
-                evaluated=note,
+                field, case.objective, boxes=[box], rows=rows, batch=case.batch, seed=seed, evaluated=note
             )
-        more, rows = {"why": fit.why}, box.ledger.rows_run - before
+        return note.figures(seed, box.ledger.rows_run - before, why=fit.why)
+    if method.startswith("differences"):
+        search.bfgs(field, search.by_differences(case), task.gradients, note)
     else:
-        by_differences = method.startswith("differences")
-        gradient = _differences(box, field, batch) if by_differences else _adjoint(exact, field, batch)
-        _by_bfgs(field, gradient, task.gradients if by_differences else task.evaluations, note)
-        rows = box.ledger.rows_run - before if by_differences else 4 * len(losses)
-    place = int(np.argmin(losses))
-    return {
-        "seed": seed,
-        "start": 1.0,
-        "error": errors[place],
-        "loss": losses[place],
-        "rows": rows,
-        "errors": [round(each, 5) for each in errors],
-        "seconds": round(process_time() - began, 1),
-        **more,
-    }
-
-
-Gradient = Callable[[], tuple[float, Tensor]]
-
-
-def _adjoint(exact: Elements, field: zo.Field, batch: tuple[Tensor, Tensor]) -> Gradient:
-    objective = objective_of(exact.advance, batch[1])
-
-    def gradient() -> tuple[float, Tensor]:
-        loss = objective(field, batch).mean()
-        (found,) = torch.autograd.grad(loss, [field.values])
-        return float(loss.detach()), found
-
-    return gradient
-
-
-def _differences(box: Heat, field: zo.Field, batch: tuple[Tensor, Tensor]) -> Gradient:
-    """Forward differences, a number after another: rows of four sources for each."""
-    objective, values = objective_of(box, batch[1]), field.values
-
-    @torch.no_grad()
-    def gradient() -> tuple[float, Tensor]:
-        loss, found = objective(field, batch).mean(), torch.zeros_like(values)
-        for number in range(len(values)):
-            values[number] += STEP
-            found[number] = (objective(field, batch).mean() - loss) / STEP
-            values[number] -= STEP
-        return float(loss), found
-
-    return gradient
-
-
-def _by_bfgs(field: zo.Field, gradient: Gradient, most: int, note: Callable[[float], None]) -> None:
-    """L-BFGS, that of scipy, for so many gradients."""
-    count = 0
-
-    def at(numbers: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        nonlocal count
-        if count >= most:
-            raise StopIteration
-        count += 1
-        with torch.no_grad():
-            field.values.copy_(torch.from_numpy(numbers))
-        loss, found = gradient()
-        note(loss)
-        return loss, found.numpy()
-
-    limits = {"maxiter": 10_000, "maxfun": 10_000, "ftol": 0.0, "gtol": 0.0}
-    try:
-        minimize(at, field.values.detach().numpy().copy(), jac=True, method="L-BFGS-B", options=limits)
-    except StopIteration:
-        return
+        search.bfgs(field, search.by_adjoint(case), task.evaluations, note)
+    return note.figures(seed, box.ledger.rows_run - before or 4 * len(note.losses))
 
 
 result = partial(cells.of_study, "heat", METHODS, searched, lambda *_: missing())
@@ -320,29 +243,10 @@ result = partial(cells.of_study, "heat", METHODS, searched, lambda *_: missing()
 
 def table(found: Mapping[str, Any]) -> str:
     """In Markdown: a line for each method."""
-    state_of, lines = cells.states(found, "heat"), []
-    for method, cell in found["cells"].items():
-        runs = cell.get("runs", ())
-        if not runs:
-            lines.append(f"| {method} | {cell['state']}, {cell['why']} | | | | |")
-            continue
-        errors, losses = ([run[name] for run in runs] for name in ("error", "loss"))
-        counts = [run["rows"] for run in runs]
-        rows = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-        ends = ", ".join(sorted({run["why"] for run in runs if "why" in run}))
-        state = f"{state_of[method]}, {ends}" if ends else state_of[method]
-        row = (method, state, _spread(errors), _spread(losses), rows, str(len(runs)))
-        lines.append(f"| {' | '.join(row)} |")
     nodes = (found["task"]["side"] + 1) ** 2
-    return (
+    return cells.of_searches(
+        found,
         "Relative error of the logarithm of the conductivity at the least loss (1 where it begins): mean of "
         f"the seeds, least and greatest; {nodes} nodes, four sources, so that an evaluation takes 4 rows and "
-        f"a gradient by differences {4 * (nodes + 1):,}.\n\n"
-        "| method | state | error | loss | rows | seeds |\n"
-        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+        f"a gradient by differences {4 * (nodes + 1):,}.",
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    """The mean, and the least and the greatest."""
-    return f"{np.mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"

@@ -11,20 +11,17 @@ column; all others call it for its values alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 import zo
-from benchmarks.mosaic import cells
+from benchmarks.mosaic import cells, search
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from zo.objective import Objective
 
@@ -40,7 +37,7 @@ METHODS = (
 SPEED, VISCOSITY = 0.5, 0.0025  # of the flat inflow, and of the fluid
 MIDDLE, RADIUS = 0.5, 0.05  # of the cylinder
 EARLIER = 1_000  # added to the seed of an inflow: of that before it
-DIRECTIONS, RATE = 9, 0.03  # of random directions a step, and of Adam, in units of the speed
+RATE = 0.03  # of Adam, in units of the speed
 
 
 @dataclass(frozen=True)
@@ -215,31 +212,7 @@ def downstream(states: Tensor) -> Tensor:
     return states[..., states.shape[-2] // 4 :, :]
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is looked for.
-
-    Attributes:
-        box: the solver.
-        exact: the objective by the solver's own derivative.
-        objective: that by the box.
-        field: as it begins, the flat inflow.
-        truth: the inflow that leads to what was seen, `(calls, points)`.
-    """
-
-    box: Channel
-    exact: Objective
-    objective: Objective
-    field: zo.Field
-    truth: Tensor
-
-    def error(self) -> float:
-        """Of the inflow, relative to how far the flat one is off."""
-        missed = self.field.values.detach() - self.truth
-        return float(missed.norm() / (self.truth - SPEED).norm())
-
-
-def case(task: Task, seed: int, settled: bool = False) -> Case:
+def case(task: Task, seed: int, settled: bool = False) -> search.Case:
     """What is looked for, from a state that is known.
 
     Args:
@@ -267,90 +240,40 @@ def case(task: Task, seed: int, settled: bool = False) -> Case:
 
         return objective
 
-    return Case(box, objective_of(box.advance), objective_of(box), zo.Field(flat), truth)
+    field = zo.Field(flat)
+    return search.Case(box, objective_of(box.advance), objective_of(box), field, truth, origin=SPEED)
 
 
 def searched(method: str, task: Task, seed: int) -> dict[str, Any]:
     """One method's least loss and its error, the errors on the way, rows and seconds."""
-    this, began = case(task, seed, settled=method.endswith("settled")), process_time()
-    losses, errors = list[float](), list[float]()
-
-    def note(loss: float) -> None:
-        losses.append(loss)
-        errors.append(this.error())
-
-    more: dict[str, Any] = {}
+    this = case(task, seed, settled=method.endswith("settled"))
+    note, field, ledger = search.Course(this.error), this.field, this.box.ledger
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if method.startswith("adjoint"):
-            _by_adjoint(this, task.evaluations, note)
-            rows = len(losses) * task.rows
-        elif method.startswith("random"):
-            _by_directions(this, task, seed, note)
-            rows = this.box.ledger.rows_run
-        else:
-            fit = zo.fit_field(
-                this.field,
-                this.objective,
-                boxes=[this.box],
-                rows=task.few * task.rows,
-                tangent=zo.tangents.ModelTangent(simpler(task).advance) if "simpler" in method else None,
-                inner=task.inner,
-                seed=seed,
-                evaluated=note,
-            )
-            rows, more = fit.rows, {"why": fit.why}
-    place = int(np.argmin(losses))
-    return {
-        "seed": seed,
-        "start": 1.0,
-        "error": errors[place],
-        "loss": losses[place],
-        "rows": rows,
-        "losses": [float(f"{each:.3g}") for each in losses],
-        "errors": [round(each, 5) for each in errors],
-        "seconds": round(process_time() - began, 1),
-        **more,
-    }
+            search.bfgs(field, search.by_adjoint(this), task.evaluations, note)
+            return note.figures(seed, len(note.losses) * task.rows)
+        if method.startswith("random"):
+            most = task.evaluations * task.rows
+            gradient = search.by_directions(this, seed)
+            search.adam(field, gradient, RATE * SPEED, lambda: ledger.rows_run < most, note)
+            return note.figures(seed, ledger.rows_run)
+        fit = zo.fit_field(
+            field,
+            this.objective,
+            boxes=[this.box],
+            rows=task.few * task.rows,
+            tangent=zo.tangents.ModelTangent(simpler(task).advance) if "simpler" in method else None,
+            inner=task.inner,
+            seed=seed,
+            evaluated=note,
+        )
+    return note.figures(seed, fit.rows, why=fit.why)
 
 
 def simpler(task: Task) -> Channel:
     """A channel without the cylinder, of twice the viscosity: a model that somebody may have."""
     return Channel(task.points, task.steps, viscosity=2 * VISCOSITY, radius=0.0)
-
-
-def _by_adjoint(this: Case, evaluations: int, note: Callable[[float], None]) -> None:
-    """L-BFGS on the exact gradient, that of scipy, for so many evaluations."""
-    values, count = this.field.values, 0
-
-    def at(numbers: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        nonlocal count
-        if count >= evaluations:
-            raise StopIteration
-        count += 1
-        with torch.no_grad():
-            values.copy_(torch.from_numpy(numbers).reshape(values.shape))
-        loss = this.exact(this.field, torch.zeros(1, 1)).mean()
-        (found,) = torch.autograd.grad(loss, [values])
-        note(float(loss.detach()))
-        return float(loss.detach()), found.flatten().double().numpy()
-
-    limits = {"maxiter": 10_000, "maxfun": 10_000, "ftol": 0.0, "gtol": 0.0}
-    try:
-        minimize(at, values.detach().flatten().double().numpy(), jac=True, method="L-BFGS-B", options=limits)
-    except StopIteration:
-        return
-
-
-def _by_directions(this: Case, task: Task, seed: int, note: Callable[[float], None]) -> None:
-    """Adam on slopes along random directions, until the rows of all evaluations are spent."""
-    estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)
-    gradient = zo.LossGradient(this.field, this.objective, estimator, evaluator="loop", seed=seed)
-    optimizer = torch.optim.Adam(this.field.parameters(), RATE * SPEED)
-    while this.box.ledger.rows_run < task.evaluations * task.rows:
-        this.field.zero_grad()
-        note(float(gradient.backward(torch.zeros(1, 1))))
-        optimizer.step()
 
 
 def excluded(method: str, task: Task) -> str | None:
@@ -369,32 +292,11 @@ result = partial(cells.of_study, "inflow", METHODS, searched, excluded)
 
 def table(found: Mapping[str, Any]) -> str:
     """In Markdown: a line for each method."""
-    state_of, lines, why = cells.states(found, "inflow"), [], []
-    for method in METHODS:
-        cell = found["cells"].get(method)
-        if cell is None:
-            continue
-        if "runs" not in cell:
-            why.append(f"- {method}: {cell['state']}, {cell['why'].rstrip('.')}.")
-            continue
-        errors, losses = ([run[name] for run in cell["runs"]] for name in ("error", "loss"))
-        counts = [run["rows"] for run in cell["runs"]]
-        rows = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-        ends = ", ".join(sorted({run["why"] for run in cell["runs"] if "why" in run}))
-        state = f"{state_of[method]}, {ends}" if ends else state_of[method]
-        row = (method, state, _spread(errors), _spread(losses), rows, str(len(errors)))
-        lines.append(f"| {' | '.join(row)} |")
     task = found["task"]
     numbers, calls = task["calls"] * task["points"], task["calls"] + task["after"]
-    return (
+    return cells.of_searches(
+        found,
         "Relative error of the inflow's deviation from the flat one at the least loss (1 where it begins), "
         f"and that loss (1 too): mean of the seeds, least and greatest; {numbers:,} numbers, {calls} rows an "
-        "evaluation.\n\n"
-        "| method | state | error | loss | rows | seeds |\n"
-        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
-    ) + ("\n\nNot measured:\n\n" + "\n".join(why) if why else "")
-
-
-def _spread(values: Sequence[float]) -> str:
-    """The mean, and the least and the greatest."""
-    return f"{np.mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"
+        "evaluation.",
+    )

@@ -8,20 +8,15 @@ the pressure of their velocity, and the populations that its strain has to first
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import zo
-from benchmarks.mosaic import corrector
-from benchmarks.mosaic.corrector import Corrector, Task, flows, windows, windows_of
 from benchmarks.mosaic.flow import SIDE, wavenumbers
-from benchmarks.mosaic.solvers import STEP, STEPS, JaxSolver, Maker, _package, with_vjp
+from benchmarks.mosaic.solvers import STEP, STEPS, JaxSolver, Maker, _package
 from blackbox import ArraySpec, BlackBoxFunction
 
 SUBSTEPS = 8  # of the lattice in a call
@@ -110,122 +105,3 @@ SOLVERS = {
         lattice, ("jax", "xlb", "warp"), ("jax", "xlb", "warp-lang"), install="pip install jax xlb warp-lang"
     )
 }
-
-
-def objective_of(
-    box: Lattice, advance: Callable[[Tensor], Tensor], scale: float = 1.0, *, cut: bool = False,
-    last: bool = False,
-) -> Callable[..., Tensor]:  # fmt: skip
-    """The loss of windows, as `corrector.objective_of` has it for velocities.
-
-    Args:
-        box: the solver.
-        advance: a call of it.
-        scale: over which the loss is.
-        cut: whether no gradient goes through the solver.
-        last: whether it is that of the last call alone.
-    """
-
-    def off(found: Tensor, wanted: Tensor) -> Tensor:
-        return (found - wanted).square().sum(dim=(1, 2, 3)) / wanted.square().sum(dim=(1, 2, 3))
-
-    def objective(network: nn.Module, window: Tensor) -> Tensor:
-        state, losses, before = box.populations(window[:, 0]), [], torch.zeros(len(window))
-        for call in range(1, window.shape[1]):
-            state = advance(state.detach() if cut else state)
-            plain = box.velocity(state)
-            before = off(plain, window[:, call])
-            velocity = network(plain)
-            losses.append(off(velocity, window[:, call]))
-            state = box.with_velocity(state, velocity)
-        if last:
-            return losses[-1] / scale
-        return (0.1 * before + torch.stack(losses).mean(dim=0)) / scale
-
-    return objective
-
-
-def errors(network: nn.Module | None, box: Lattice, task: Task) -> Tensor:
-    """Relative errors of free runs from the starts of the test, `(starts, free)`."""
-    truth, found = flows(task, True), []
-    state = box.populations(truth[:, 0])
-    with torch.no_grad():
-        for call in range(1, task.free + 1):
-            state = box(state)
-            velocity = box.velocity(state)
-            if network is not None:
-                velocity = network(velocity)
-                state = box.with_velocity(state, velocity)
-            off = (velocity - truth[:, call]).flatten(1).norm(dim=1)
-            found.append(off / truth[:, call].flatten(1).norm(dim=1))
-    return torch.stack(found, dim=1)
-
-
-def loss_scale(box: Lattice, task: Task) -> float:
-    """The bare solver's mean loss over the first windows of all trajectories."""
-    with torch.no_grad():
-        seen = flows(task, False)[:, : task.unroll + 1]
-        return float(objective_of(box, box, last=task.last)(nn.Identity(), seen).mean())
-
-
-def trained(column: str, box: Lattice, task: Task, seed: int, scale: float) -> dict[str, Any]:
-    """A cell's figures for one seed, as `corrector.trained` gives them."""
-    began, before = process_time(), box.ledger.rows_run
-    if column == "uncorrected":
-        return corrector._figures(errors(None, box, task), 0, process_time() - began, [])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Corrector(task.channels, float(flows(task, False).square().mean().sqrt()))
-    optimizer = torch.optim.Adam(network.parameters(), task.rate)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if column.startswith("tangents"):
-            _by_tangents(column, network, optimizer, box, task, seed, scale)
-        else:
-            _by_autograd(column, network, optimizer, box, task, scale)
-    rows = box.ledger.rows_run - before
-    if column == "ONE":
-        rows = task.train * task.frames
-    elif not column.startswith("tangents"):
-        rows = task.updates * windows_of(column) * task.unroll
-    said = [str(each.message) for each in caught if issubclass(each.category, zo.TangentWarning)]
-    return corrector._figures(errors(network, box, task), rows, process_time() - began, said)
-
-
-def _by_autograd(
-    column: str,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    box: Lattice,
-    task: Task,
-    scale: float,
-) -> None:
-    through = with_vjp(box) if column.startswith("WIG") else box
-    assert through is not None
-    objective = objective_of(box, through, scale, cut=not column.startswith("WIG"), last=task.last)
-    for window in windows(task, windows_of(column)):
-        if column == "ONE":  # each call alone, from the reference
-            window = torch.stack([window[0, :-1], window[0, 1:]], dim=1)
-        objective(network, window).mean().backward()
-        corrector._moved(network, optimizer)
-
-
-def _by_tangents(
-    column: str,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    box: Lattice,
-    task: Task,
-    seed: int,
-    scale: float,
-) -> None:
-    replays = corrector.REPLAYS if column.endswith("replay") else 0
-    objective = objective_of(box, box, scale, last=task.last)
-    limits = zo.tangents.Limits(replays=replays or None)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=seed, limits=limits)
-    for window in windows(task)[:: 1 + replays]:
-        gradient.backward(window)
-        corrector._moved(network, optimizer)
-        for _ in range(gradient.replays() if replays else 0):
-            gradient.replay()
-            corrector._moved(network, optimizer)

@@ -8,17 +8,15 @@ after 100 evaluations of L-BFGS. Viscosity .02, a root mean square speed of 1, .
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.mosaic.flow import SIDE
 from benchmarks.mosaic.solvers import Advance, JaxSolver, _jax, _package
 from blackbox import ArraySpec
-from zo.objective import Objective
 
 VISCOSITY, STEPS, STEP = 0.02, 4, 0.05  # steps of time in a call
 AROUND, WIDTH = 2.0, 1.0  # the wavenumber that has most energy, and the width of the shell
@@ -47,18 +45,6 @@ def wanted(points: int, seed: int) -> Tensor:
     size = torch.exp(-0.5 * ((wavenumbers(points).square().sum(0).sqrt() - AROUND) / WIDTH).square())
     found = projected(torch.fft.ifftn(torch.fft.fftn(noise, dim=(1, 2, 3)) * size, dim=(1, 2, 3)).real)
     return (found / found.square().sum(0).mean().sqrt()).float()
-
-
-def objective_of(advance: Callable[[Tensor], Tensor], end: Tensor, calls: int) -> Objective:
-    """The squared error of the last state over its square, of each row."""
-
-    def objective(field: nn.Module, rows: Tensor) -> Tensor:
-        state = field(rows)
-        for _ in range(calls):
-            state = advance(state)
-        return (state - end).square().flatten(1).sum(1) / end.square().sum()
-
-    return objective
 
 
 def box(solver: str, points: int) -> JaxSolver:

@@ -221,7 +221,7 @@ def main(words: Sequence[str]) -> None:
 def table(results: dict[str, Any]) -> str:
     """The median and, in brackets, the worst tenth of cosines, means over seeds."""
     names = [*MODELS, "selected"]
-    lines = [f"| box, rows | {' | '.join(names)} | models selected |", "| --- " * (len(names) + 2) + "|"]
+    lines = []
     for box in BOXES:
         for rows in ROWS:
             found = [r for key, r in results.items() if key.startswith(f"{box}, {rows} rows")]
@@ -232,5 +232,5 @@ def table(results: dict[str, Any]) -> str:
                 middle, worst = (statistics.fmean(r["cosines"][name][k] for r in found) for k in (0, 1))
                 cells.append(f"{middle:.3f} ({worst:.3f})" if math.isfinite(middle) else "-")
             kinds = ", ".join(r["kind"] for r in found)
-            lines.append(f"| {box}, {rows} | {' | '.join(cells)} | {kinds} |")
-    return "\n".join(lines) + "\n"
+            lines.append((f"{box}, {rows}", *cells, kinds))
+    return protocol.markdown(("box, rows", *names, "models selected"), lines) + "\n"

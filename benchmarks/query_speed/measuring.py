@@ -25,8 +25,6 @@ IN_PLACE = "in place"
 LAST = "in place, channels last"
 DIFFERENCE = "difference"
 GRAPHS = "difference, CUDA graphs"
-FUSED = "difference, fused"
-BOTH = "difference, fused, CUDA graphs"
 # Relative to the float64 differences, over the coordinates of a block, beside the rounding of a loss. What
 # rounding loses is within it; a wrong evaluator is not.
 SAME = 0.25
@@ -62,8 +60,6 @@ def contenders(timed: Timed, names: tuple[str, ...], together: int = TOGETHER) -
         "stacked": lambda: Contender(zo.evaluators.Stacked(), min(4, together)),
         DIFFERENCE: lambda: Contender(zo.evaluators.Difference(), together),
         GRAPHS: lambda: Contender(zo.evaluators.Difference(graphs=True), together),
-        FUSED: lambda: Contender(zo.evaluators.Difference(fused=True), together),
-        BOTH: lambda: Contender(zo.evaluators.Difference(graphs=True, fused=True), together),
     }
     return {name: makers[name]() for name in names}
 

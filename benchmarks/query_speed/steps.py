@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 import zo
+from benchmarks.protocol import markdown
 from benchmarks.query_speed.measuring import BASELINE, BlockTimes
 from benchmarks.query_speed.problems import Timed
 
@@ -52,10 +53,9 @@ def lines(steps: Steps) -> list[str]:
         "",
         f"Seconds of a step's queries, layer ratios of {RATIOS}; in brackets over {BASELINE}:",
         "",
-        "| sparsity | " + " | ".join(names) + " |",
-        "| --- |" + " ---: |" * len(names),
     ]
-    for sparsity, step in steps.items():
-        cells = " | ".join(f"{step[name]:,.3g} ({step[name] / step[BASELINE]:.2f})" for name in names)
-        text.append(f"| {sparsity:.0%} | {cells} |")
-    return text
+    rows = [
+        (f"{sparsity:.0%}", *(f"{step[name]:,.3g} ({step[name] / step[BASELINE]:.2f})" for name in names))
+        for sparsity, step in steps.items()
+    ]
+    return [*text, markdown(("sparsity", *names), rows, right=True)]

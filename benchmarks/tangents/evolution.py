@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,19 +64,20 @@ class Evolution:
     def _loss(self, weights: list[Tensor], batch: Any) -> Tensor:
         """The mean loss of a batch, of the rows that did not fail."""
         names = [name for name, _ in self.network.named_parameters()]
-        member = _Member(self.network, dict(zip(names, weights, strict=True)))
+        own = dict(zip(names, weights, strict=True))
+        member = _Called(lambda *arrays: functional_call(self.network, own, arrays))
         return self.objective(member, batch).nanmean()
 
 
-class _Member(nn.Module):
-    """The network with other weights."""
+class _Called(nn.Module):
+    """A module that is a function."""
 
-    def __init__(self, network: nn.Module, weights: dict[str, Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
-        self.called = lambda *arrays: functional_call(network, weights, arrays)
+        self.function = function
 
     def forward(self, *arrays: Tensor) -> Any:
-        return self.called(*arrays)
+        return self.function(*arrays)
 
 
 def weights_of(losses: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ OFF = 141  # first word of the path of a key for draws
 AT_THE_INPUT = 4  # directions of RGE at the box's inputs
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
 TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
-SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
 SHORTER = 4  # how many times shorter the trainings are by which a scale is chosen
 RAISED = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # rates of NI-GBMS, over the problem's: it has half as many steps
 STRIDES = (10.0, 30.0, 100.0, 300.0)  # of an evolution strategy, over the problem's rate for Adam
@@ -54,7 +53,7 @@ class Method:
             fewer steps that its rows in all are `budget` times first order's.
         scales: factors on the problem's learning rate, or what else `make` takes them for, of which the best
             on another seed is taken. Methods that use the box as first order does have its learning rate.
-        optimizer: "adam"; "sgd" where `.grad` is the direction of the step; "whole" where it is the step.
+        optimizer: "adam"; "sgd" where `.grad` is the direction of the step.
     """
 
     make: Callable[[BenchmarkProblem, nn.Module, int, float], Gradient]
@@ -199,14 +198,14 @@ def ni_gbms(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradien
     return Around(problem, network, control_variate.ForwardGradients(problem.box, model, seed))
 
 
-def evolved(part: float = 1.0, budget: float = 1.0) -> Method:
+def evolved(part: float = 1.0) -> Method:
     """An evolution strategy, on a part of each batch; its rate is chosen in whole trainings."""
 
     def gradient(problem: BenchmarkProblem, network: nn.Module, seed: int, scale: float) -> Gradient:
         return evolution.Evolution(problem, network, seed, part)
 
     rows = part * evolution.POPULATION
-    return Method(gradient, rows, STRIDES, optimizer="sgd", shorter=1, budget=budget)
+    return Method(gradient, rows, STRIDES, optimizer="sgd", shorter=1, budget=1.0)
 
 
 def emulator(problem: BenchmarkProblem, network: nn.Module, seed: int, online: bool) -> Gradient:
@@ -249,12 +248,6 @@ METHODS: dict[str, Method] = {
     "rge": whole_loss(lambda: zo.RGE(mu=1e-3, q=DIRECTIONS), DIRECTIONS),
     "zo-muon": whole_loss(rivals.ZOMuon, rivals.ZOMuon().q, optimizer="sgd"),
     "eggroll": whole_loss(lambda: rivals.Eggroll(pairs=DIRECTIONS // 2), DIRECTIONS),
-    "ensemble-kalman": Method(
-        lambda problem, network, seed, scale: rivals.EnsembleKalman(problem, network, seed, spread=scale),
-        rows=rivals.ENSEMBLE,
-        scales=SPREADS,
-        optimizer="whole",
-    ),
     "ni-gbms": Method(
         lambda problem, network, seed, scale: ni_gbms(problem, network, seed),
         rows=15 / 8,  # the first of eight calls depends on no weight
@@ -264,20 +257,13 @@ METHODS: dict[str, Method] = {
     ),
     "evolution-30": evolved(),
     "evolution-30-quarter": evolved(part=0.25),
-    "evolution-30-all-steps": evolved(budget=evolution.POPULATION),
     "equation": tangent(lambda problem, seed: zo.tangents.EquationTangent()),
 }
-
-
-WEIGHTS_OF_KALMAN = 2_000  # more than that an ensemble of its size says little about
 
 
 def fitting(problem: BenchmarkProblem) -> tuple[str, ...]:
     """The methods that can be used for a problem."""
     left_out = {"first-order", "first-order-perturbed"} if problem.exact is None else set[str]()
-    weights = sum(parameter.numel() for parameter in problem.start(0).parameters())
-    if weights > WEIGHTS_OF_KALMAN:
-        left_out.add("ensemble-kalman")
     states = [
         [s.shape for s in specs if s.differentiable] for specs in (problem.box.inputs, problem.box.outputs)
     ]

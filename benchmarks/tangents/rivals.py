@@ -1,24 +1,19 @@
-"""Rivals that move the weights and look at what comes out: ZO-Muon, EGGROLL, ensemble Kalman inversion."""
+"""Rivals that move the weights and look at what comes out: ZO-Muon and EGGROLL."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from benchmarks.tangents.problem import BenchmarkProblem
 from zo.draws import Key
 from zo.estimators.estimator import Estimator
 from zo.parameters import Parameters
 from zo.perturbation import Directions, Perturbations
 
-SUBSPACE, FACTORS, PARTICLES = 111, 112, 113  # first words of the keys' paths for these draws
+SUBSPACE, FACTORS = 111, 112  # first words of the keys' paths for these draws
 STEP = 0.2  # of ZO-Muon, root mean square of an entry: that of Adam (Liu et al. 2025, arXiv 2502.16982)
 
 
@@ -154,131 +149,3 @@ class Eggroll(Estimator[Drawn]):
         slopes = (differences[0::2] - differences[1::2]) / (2 * self.sigma)
         slopes = torch.where(both, slopes, 0.0) / max(1, int(both.sum()))
         return slopes.to(planned.directions.dtype) @ planned.directions[0::2]
-
-
-ENSEMBLE = 32  # particles
-REDRAWN = 5  # steps between draws of the ensemble around its mean
-DAMPING = 0.1  # of a Kalman step, in mean eigenvalues of the ensemble's covariance
-
-
-class EnsembleKalman:
-    """Ensemble Kalman inversion (Iglesias, Law and Stuart 2013) as Kovachki and Stuart (2019) train with it.
-
-    Particles theta_j are evaluated on one batch; what the loss is a function of, the outputs of network and
-    box at every call, is G_j. A particle moves by X^T w with w = -(c Y Y^T + lambda I)^-1 Y g_j: X and Y are
-    the differences of theta and G to their means, g_j is the gradient of the loss for G_j, which is known,
-    and c the loss's curvature along Y, so for squared errors this is the Kalman update with observation noise
-    lambda / c / particles, and lambda damps it as in Iglesias (2016, arXiv 1505.03876). No derivative of box
-    or network is used. The network gets the mean. Without more it would stay in the span of the first
-    ensemble: every few steps the particles are drawn anew around their mean, one of the modifications that
-    Kovachki and Stuart try.
-
-    Args:
-        problem: the problem; its objective calls network and box and looks at what they answer.
-        network: that is trained.
-        seed: of the draws.
-        spread: standard deviation of the ensemble, in tenths of the root mean square of each tensor.
-        particles: in the ensemble.
-    """
-
-    def __init__(
-        self,
-        problem: BenchmarkProblem,
-        network: nn.Module,
-        seed: int,
-        spread: float = 1.0,
-        particles: int = ENSEMBLE,
-    ) -> None:
-        self.problem, self.network, self.key = problem, network, Key(seed)
-        self.spread, self.count, self.step = spread, particles, 0
-        self.particles = torch.empty(0)
-
-    @torch.no_grad()
-    def backward(self, batch: Any) -> Tensor:
-        """Move the ensemble; `.grad` is what is to be subtracted from the weights for its new mean."""
-        parameters = Parameters(self.network)
-        if self.step % REDRAWN == 0:
-            self.particles = self._draw(parameters)
-        self.step += 1
-        evaluated = [self._evaluate(parameters.split(particle), batch) for particle in self.particles]
-        kept = torch.tensor(
-            [bool(g.isfinite().all() and slope.isfinite().all()) for g, slope, _ in evaluated]
-        )
-        outputs, slopes = (
-            torch.stack(
-                [outcome[place] for outcome, keep in zip(evaluated, kept, strict=True) if keep]
-            ).double()
-            for place in (0, 1)
-        )
-        weights = self.particles[kept].double()
-        self.particles = (weights + kalman_step(weights, outputs, slopes)).float()
-        parameters.add_to_grad(parameters.flat() - self.particles.mean(dim=0))
-        return torch.stack([loss for _, _, loss in evaluated])[kept].mean()
-
-    def _draw(self, parameters: Parameters) -> Tensor:
-        """`(particles, size)` with the weights as their mean."""
-        flat, generator = parameters.flat(), self.key.at(self.step).generator(PARTICLES)
-        size = torch.cat(
-            [tensor.detach().square().mean().sqrt().expand(tensor.numel()) for tensor in parameters.tensors]
-        )
-        noise = torch.randn(self.count, len(flat), generator=generator)
-        return flat + 0.1 * self.spread * size * (noise - noise.mean(dim=0))
-
-    def _evaluate(self, weights: list[Tensor], batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """What network and box answer for some weights, the loss's gradient for that, and the loss."""
-        leaves: list[Tensor] = []
-        names = [name for name, _ in self.network.named_parameters()]
-
-        def leaf(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return tuple(leaf(part) for part in value)
-            leaves.append(value.detach().clone().requires_grad_())
-            return leaves[-1]
-
-        def network(*arrays: Tensor) -> Any:
-            with torch.no_grad():
-                return leaf(functional_call(self.network, dict(zip(names, weights, strict=True)), arrays))
-
-        def solver(*arrays: Tensor) -> Any:
-            return leaf(self.problem.box(*(array.detach() for array in arrays)))
-
-        with torch.enable_grad():
-            loss = self.problem.objective(solver)(_Called(network), batch).nanmean()
-            slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
-        used = [(g, slope) for g, slope in zip(leaves, slopes, strict=True) if slope is not None]
-        outputs, slope = (torch.cat([pair[place].detach().flatten() for pair in used]) for place in (0, 1))
-        return outputs, slope, loss.detach()
-
-
-class _Called(nn.Module):
-    """A module that is a function."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *arrays: Tensor) -> Any:
-        return self.function(*arrays)
-
-
-def kalman_step(weights: Tensor, outputs: Tensor, slopes: Tensor) -> Tensor:
-    """The steps of the particles, `(particles, size)`, from outputs and slopes `(particles, outputs)`.
-
-    Zero where the particles or their outputs are all one: then they teach nothing, and a warning says so.
-    """
-    x, y, bend = (matrix - matrix.mean(dim=0) for matrix in (weights, outputs, slopes))
-    rounding = 10 * torch.finfo(y.dtype).eps
-    pairs = (x, weights), (y, outputs)
-    if any(float(spread.abs().max()) <= rounding * float(of.abs().max()) for spread, of in pairs):
-        warnings.warn(
-            "Ensemble Kalman: expected particles and outputs that differ, got an ensemble that has "
-            "collapsed, which teaches nothing: it stays. Start from a larger spread, or take more particles.",
-            stacklevel=2,
-        )
-        return torch.zeros_like(weights)
-    covariance = y @ y.T
-    curvature = float((y * bend).sum() / covariance.trace().clamp(min=1e-300))
-    curvature = max(curvature, 1e-300)  # a loss that bends the other way has no minimum to go to
-    damping = DAMPING * curvature * covariance.trace() / len(y)
-    system = curvature * covariance + damping * torch.eye(len(y), dtype=y.dtype)
-    return -torch.linalg.solve(system, y @ slopes.T).T @ x

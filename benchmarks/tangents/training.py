@@ -146,7 +146,7 @@ class _Training:
             before, falling = spent, 0.5 * (1 + math.cos(math.pi * (step - 1) / curve.planned))
             rate = self.problem.learning_rate * curve.scale * falling
             for group in optimizer.param_groups:
-                group["lr"] = 1.0 if method.optimizer == "whole" else rate
+                group["lr"] = rate
             optimizer.zero_grad()
             began = process_time()
             gradient.backward(batch)

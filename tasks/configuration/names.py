@@ -36,7 +36,6 @@ _ABOUT = {
 FUNCTIONS = {
     "wake-flow": ("simulators.wake_flow:WakeFlow", "The unsteady wake behind a cylinder, by PhiFlow."),
     "heat": ("simulators.heat:Heat", "The heat equation between cold walls; solved in closed form too."),
-    "burgers": ("simulators.burgers:Burgers1D", "Burgers' equation on a ring, by PhiFlow."),
     "advection-diffusion-reaction": (
         "simulators.advection_diffusion_reaction:AdvectionDiffusionReaction",
         "Two species on a torus that form shocks, diffuse and react.",

@@ -156,7 +156,6 @@ def test_an_evaluator_that_does_not_run_there_is_said_and_does_not_end_the_part(
 
 
 def test_memory_that_is_only_taken_is_not_read_or_written():
-    """As the kernel's result is, before it is launched; its own bytes are told of."""
     x = torch.ones(8)
     with Traffic() as traffic:
         _ = torch.empty_like(x), x.new_empty(8), x.view(2, 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from dataclasses import replace
 
@@ -205,37 +204,6 @@ def test_a_cell_that_raises_has_failed_with_its_sentence():
     }
 
 
-def test_a_cell_is_stale_where_code_has_changed_and_only_if_it_was_measured():
-    done = {"a": {"state": "measured"}, "b": {"state": "excluded", "why": "none"}}
-    assert cells.states({"code": cells.code("solvers"), "cells": done}, "solvers") == {
-        "a": "measured",
-        "b": "excluded",
-    }
-    assert cells.states({"code": "other", "cells": done}, "solvers") == {"a": "stale", "b": "excluded"}
-
-
-def test_a_cell_is_stale_where_a_version_that_is_pinned_has_changed(monkeypatch):
-    done = {"a": {"state": "measured"}, "b": {"state": "failed", "why": "a sentence"}}
-    result = {
-        "code": cells.code("solvers"),
-        "cells": done,
-        "versions": {"python": "3.11.7", "torch": "2.1.0+cpu"},
-    }
-    assert set(cells.pinned()) >= {"blackbox-coupling", "torch", "numpy", "phiflow"}
-    pins = {"blackbox-coupling": "0.3.0", "torch": "2.1.0"}
-    monkeypatch.setattr(cells, "pinned", lambda: pins)
-    assert cells.states(result, "solvers") == {"a": "measured", "b": "failed"}  # builds are the same version
-    pins["torch"] = "2.2.0"
-    assert cells.outdated(result) == {"torch": ("2.1.0+cpu", "2.2.0")}
-    assert cells.states(result, "solvers") == {"a": "stale", "b": "failed"}
-    joined = {**result, "cells": {**cells.dated(result), "c": {"state": "measured"}}}
-    joined["versions"] = {"torch": "2.2.0"}  # as the file has it when c is measured beside the others
-    assert cells.states(joined, "solvers") == {"a": "stale", "b": "failed", "c": "measured"}
-    pins |= {"torch": "2.1.0", "jax-cfd": "0.3.0"}
-    result["solver versions"] = {"jax-cfd": "0.2.1"}
-    assert cells.outdated(result) == {"jax-cfd": ("0.2.1", "0.3.0")}
-
-
 def _of_study(done, names=("a", "b"), seeds=(0, 1)):
     def run(name, task, seed):
         return {"loss": seed, "rows": 1, "seconds": 0.0}
@@ -246,24 +214,14 @@ def _of_study(done, names=("a", "b"), seeds=(0, 1)):
     return cells.of_study("bands", names, run, without, recovery.CI, seeds, done)
 
 
-def test_a_study_keeps_what_was_measured_with_its_code_task_and_seeds(monkeypatch):
-    monkeypatch.delitem(cells.STALE, "bands.json")
+def test_a_study_keeps_what_was_measured_with_its_task_and_seeds():
     first = _of_study({"cells": {}}, ("a", "x"))
     assert [run["loss"] for run in first["cells"]["a"]["runs"]] == [0, 1]
     assert first["cells"]["x"] == {"state": "excluded", "why": "not installed"}
     first["cells"]["a"]["runs"] = "as they were"
     assert _of_study(first)["cells"]["a"]["runs"] == "as they were"
-    for key, other in (("code", "other"), ("task", {}), ("seeds", [0])):
+    for key, other in (("task", {}), ("seeds", [0])):
         assert _of_study({**first, key: other})["cells"]["a"]["runs"] != "as they were"
-
-
-def test_what_is_measured_beside_cells_that_stand_has_its_own_code(monkeypatch):
-    monkeypatch.setitem(cells.STALE, "bands.json", "the same digits")
-    before = _of_study({"cells": {}}, ("a",))
-    before["code"] = "other"
-    found = _of_study(before)
-    assert found["code"] == "other" and found["cells"]["a"] == before["cells"]["a"]
-    assert cells.states(found, "bands") == {"a": "stale", "b": "measured"}
 
 
 def test_a_start_in_space_has_no_divergence_and_a_speed_of_one():
@@ -300,15 +258,6 @@ def test_a_gain_is_the_geometric_mean_of_ratios_by_seed():
     assert comparison.gain({"cells": done}, "tangents", "NOG") == pytest.approx(100)
 
 
-def test_no_committed_cell_is_stale_without_a_word():
-    """If not: measure it again, or say in `cells.STALE` why it stands."""
-    for path in sorted(comparison.FOLDER.glob("*.json")):
-        study = path.stem if path.stem in cells.CODE else "solvers"
-        study = "lattice" if path.stem.startswith("xlb") else study
-        stale = "stale" in cells.states(comparison.read(path), study).values()
-        assert stale == (path.name in cells.STALE), path.name
-
-
 def test_the_table_is_that_of_the_committed_files():
     """If not: `python -m benchmarks mosaic --tables`."""
     assert (comparison.FOLDER / "table.md").read_text(encoding="utf-8") == comparison.tables()
@@ -337,20 +286,9 @@ def test_a_field_s_cell_says_what_was_found_and_what_it_took():
     cell = {"state": "measured", "runs": [found]}
     other = {"state": "excluded", "why": "not installed"}
     name = f"{field.METHODS[1]}: {field.FLOWS[0]}"
-    table = comparison.field_table({"code": "", "cells": {name: cell, f"x: {field.FLOWS[2]}": other}})
-    assert f"| {field.FLOWS[0]} | {field.METHODS[1]} | stale |" in table
+    table = field.table({"cells": {name: cell, f"x: {field.FLOWS[2]}": other}})
+    assert f"| {field.FLOWS[0]} | {field.METHODS[1]} | {found['start']:.2f} |" in table
     assert f"- {field.FLOWS[2]}, x: excluded, not installed." in table
-
-
-def test_neither_comments_nor_annotations_make_a_cell_stale():
-    plain, more = (
-        cells._words(ast.parse(text))
-        for text in (
-            "x = 3\ndef f(a):\n    return a\n",
-            'x: int = 3\ndef f(a: int) -> int:\n    """d"""\n    return a\n',
-        )
-    )
-    assert plain == more != cells._words(ast.parse("x = 4\ndef f(a):\n    return a\n"))
 
 
 def test_bands_add_up_and_hold_their_wavenumbers():
@@ -376,7 +314,7 @@ def test_looks_along_a_search_compare_it_with_the_adjoint():
 )
 def test_a_column_without_a_cell_has_a_word(monkeypatch, solver, why):
     cell = {"state": "failed", "why": "no"}
-    found = {"code": "", "cells": {"uncorrected": cell, "NOG": cell}}
+    found = {"cells": {"uncorrected": cell, "NOG": cell}}
     monkeypatch.setattr(comparison, "results", lambda size: {solver: found})
     table = comparison.solvers_table("small")
     left = [column for column in comparison.COLUMNS if column not in found["cells"]]

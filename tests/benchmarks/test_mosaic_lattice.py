@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mosaic import cells, comparison, lattice
-from benchmarks.mosaic.corrector import CI
+from benchmarks.mosaic import comparison, lattice
+from benchmarks.mosaic.corrector import CI, loss_scale
 from benchmarks.mosaic.flow import start
 
 pytestmark = [pytest.mark.needs("xlb"), pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -63,9 +63,8 @@ def test_a_cell_is_measured_for_each_seed_that_is_missing():
     maker = lattice.SOLVERS["XLB"]
     box = maker.make(CI.points, CI.viscosity)
     assert isinstance(box, lattice.Lattice)
-    scale = lattice.loss_scale(box, CI)
+    scale = loss_scale(box, CI)
     one = comparison.cell("NOG", box, maker, CI, (0,), scale, {})
     two = comparison.cell("NOG", box, maker, CI, (0, 1), scale, {"NOG": one})
     assert two["runs"][0] == one["runs"][0] and len(two["runs"]) == 2
     assert np.isfinite(two["runs"][1]["final"]) and two["runs"][1]["rows"] == CI.updates * CI.unroll
-    assert comparison.study_of("XLB") in cells.CODE

@@ -12,7 +12,7 @@ from torch import nn
 import zo
 from benchmarks.tangents.methods import first_order, no_gradient
 from benchmarks.tangents.problem import BenchmarkProblem
-from benchmarks.tangents.rivals import Eggroll, EnsembleKalman, ZOMuon, kalman_step, orthogonalised
+from benchmarks.tangents.rivals import Eggroll, ZOMuon, orthogonalised
 from benchmarks.tangents.surrogates import Astralora, Emulator, projector_splitting
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.estimators import Key, Parameters
@@ -269,46 +269,3 @@ def test_orthogonalised_is_the_polar_factor():
     positive = found @ matrix.T  # symmetric and positive, which makes it the polar factor
     torch.testing.assert_close(positive, positive.T)
     assert bool((torch.linalg.eigvalsh(positive) > 0).all())
-
-
-def test_a_kalman_step_is_that_of_the_textbook():
-    """theta + C_tg (C_gg + Gamma)^-1 (y - g), for squared errors; Gamma from the damping."""
-    generator = torch.Generator().manual_seed(0)
-    theta, target = (
-        torch.randn(7, 5, generator=generator).double(),
-        torch.randn(3, generator=generator).double(),
-    )
-    forward = torch.randn(5, 3, generator=generator).double()
-    outputs = theta @ forward
-    curvature = 0.7
-    found = kalman_step(theta, outputs, curvature * (outputs - target))
-    x, y = theta - theta.mean(dim=0), outputs - outputs.mean(dim=0)
-    gamma = 0.1 * (y @ y.T).trace() / 7
-    gain = x.T @ y @ torch.linalg.inv(y.T @ y + gamma * torch.eye(3, dtype=torch.float64))
-    torch.testing.assert_close(found, (target - outputs) @ gain.T)
-
-
-@pytest.mark.parametrize("collapsed", ["particles", "outputs"])
-def test_a_collapsed_ensemble_stays_and_says_so(collapsed):
-    theta, outputs = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)).double()
-    if collapsed == "particles":
-        theta = theta[:1].expand(6, 3)
-    else:
-        outputs = outputs[:1].expand(6, 3) / 3
-    with pytest.warns(UserWarning, match="an ensemble that has collapsed"):
-        assert not kalman_step(theta, outputs, outputs - 1).any()
-
-
-def test_ensemble_kalman_reaches_least_squares():
-    problem = problem_of(Linear(matrix_of(SIZE)))
-    network = problem.start(0)
-    method = EnsembleKalman(problem, network, seed=0, particles=40)  # more than there are weights
-    for _ in range(10):
-        network.zero_grad()
-        method.backward(problem.batch(0, 1))
-        with torch.no_grad():
-            network.weight -= network.weight.grad
-    x, target = (each.double() for each in problem.batch(0, 1))
-    # A is regular, so the least over x W^T A^T is that over x B
-    least = float((x @ torch.linalg.lstsq(x, target).solution - target).square().mean())
-    assert problem.error(network) == pytest.approx(least, rel=1e-3)

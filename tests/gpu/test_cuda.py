@@ -18,7 +18,6 @@ from blackbox.adapters import TorchModule
 from blackbox.wrappers import Parallel
 from simulators.wake_flow import WakeFlow
 from tests.gpu.conftest import needs_gpu
-from tests.zo.evaluators.difference.test_fused import made
 from zo.estimators import Coordinates
 from zo.evaluators import Step
 
@@ -80,14 +79,11 @@ def test_two_runs_have_the_same_bits(name, evaluator, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph(
-    training, memory_format, device
-):
+@pytest.mark.parametrize("training", [True, False])
+def test_a_graph_gives_the_bits_of_what_it_is_of(training, device):
     def changes(evaluator, device, dtype=torch.float32):
-        network = made("residual", training).to(device, dtype, memory_format=memory_format)
-        batch = BATCH[0].to(device, dtype).to(memory_format=memory_format), BATCH[1].to(device) % 3
+        network = make_network().train(training).to(device, dtype)
+        batch = BATCH[0].to(device, dtype), BATCH[1].to(device)
         parameters = zo.estimators.Parameters(network)
         indices = torch.arange(0, parameters.size, 3)
         queries = Coordinates(indices, torch.full((len(indices),), 5e-3, dtype=dtype))
@@ -98,8 +94,7 @@ def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph
     with torch.no_grad():
         truth = changes(zo.evaluators.Difference(), torch.device("cpu"), torch.float64)
         found = [
-            changes(zo.evaluators.Difference(4, fused=True, graphs=graphs), device)
-            for graphs in (False, False, True)
+            changes(zo.evaluators.Difference(4, graphs=graphs), device) for graphs in (False, False, True)
         ]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     assert (found[0] - truth).norm() < 2e-3 * truth.norm()

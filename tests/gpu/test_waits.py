@@ -1,20 +1,15 @@
 """No evaluator has the host wait for a GPU within a chunk, and it finds there what it finds on a CPU."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tasks.applications.image_classification import networks
-from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
 from zo.estimators import Coordinates, Directions
 from zo.evaluators import Perturbation, Step
-from zo.evaluators.difference.gpu import graphs
+from zo.evaluators.difference import graphs
 
 
 def make_network(kind: str) -> nn.Module:
@@ -226,35 +221,3 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
                 changes(queries)
             counts.append(len(seen.launches))
     assert counts[0] == counts[1] < most
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("training", "part"), [(True, 0.3), pytest.param(False, 0.6, marks=pytest.mark.slow)]
-)
-@torch.no_grad()
-def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(
-    training, part, monkeypatch, limits
-):
-    """What it gives is held against torch in `test_fused`."""
-    kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
-    monkeypatch.setitem(sys.modules, "zo.evaluators.difference.gpu.kernels", kernels)
-    monkeypatch.setattr("zo.evaluators.difference.gpu.kernels", kernels, raising=False)
-    limits(kernels_run=lambda tensor: tensor.is_cuda)
-    moved, launched = [], []
-    for fused in (False, True):
-        torch.manual_seed(0)
-        with PretendedGPU() as gpu:
-            network = gpu.network(networks.make("resnet20", classes=5, width=4).train(training))
-            images = torch.randn(4, 3, 32, 32)
-            evaluator = zo.evaluators.Difference(fused=fused)
-            parameters, changes = begun(evaluator, network, (gpu.tensor(images), gpu.tensor(BATCH[1][:4])))
-            indices = torch.arange(32)  # of the first convolution
-            queries = Coordinates(indices, parameters.steps(indices, 1e-2))
-            changes(queries)
-            with gpu.watched() as seen:
-                changes(queries)
-            assert not seen.waits
-            moved.append(seen.bytes)
-            launched.append(len(seen.launches))
-    assert moved[1] < part * moved[0] and launched[1] < 0.6 * launched[0]

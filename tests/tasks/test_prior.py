@@ -27,7 +27,8 @@ ASKED: list[int] = []
 
 
 @pytest.mark.parametrize("method", ["tangents", "population"])
-def test_a_run_of_a_problem_with_a_twin_uses_it_with_no_further_flag(method, tmp_path):
+def test_a_run_of_a_problem_with_a_twin_uses_it_with_no_further_flag(method, tmp_path, limits):
+    limits(updates_of_a_population=60)
     ASKED.clear()
     run = tasks.run(WithTwin(), runs=tmp_path, progress=tasks.Progress(), methods=[method], steps=6)
     assert ASKED

@@ -1,7 +1,10 @@
 """`blackbox sample` as a user meets it: a plan, draws, a report; stopped or killed, it goes on to the bit."""
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,9 +98,28 @@ def sampling(*words):
     return ["sample", "bent.py", "--rows", "300", "--chains", "4", *words]
 
 
-def test_a_posterior_is_drawn_into_a_folder_with_a_report(toy, place, capsys):
-    assert toy(*sampling()) == 0
-    said = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Where a sampling was done, and what it said."""
+    from tasks.command import cli
+
+    place = tmp_path_factory.mktemp("whole")
+    (place / "bent.py").write_text(OWN, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.chdir(place)
+        assert cli.main(sampling()) == 0
+    return place, said.getvalue()
+
+
+@pytest.fixture
+def here(place, whole):
+    """A copy of its folder, beside the problem's file."""
+    (folder,) = (whole[0] / "runs").iterdir()
+    return shutil.copytree(folder, place / "here")
+
+
+def test_a_posterior_is_drawn_into_a_folder_with_a_report(whole):
+    place, said = whole
     (folder,) = (place / "runs").iterdir()
     plan = said.splitlines()[:2]
     assert plan[0] == (
@@ -119,34 +141,32 @@ def test_a_posterior_is_drawn_into_a_folder_with_a_report(toy, place, capsys):
     assert not list(folder.glob(".*.part"))
 
 
-def test_more_rows_prolong_a_sampling_whose_code_may_have_changed(toy, place, capsys):
-    assert toy(*sampling("--out", "here")) == 0
-    before = arviz.from_netcdf(place / "here" / "posterior.nc").posterior["x"].values
+def test_more_rows_prolong_a_sampling_whose_code_may_have_changed(toy, place, here, capsys):
+    before = arviz.from_netcdf(here / "posterior.nc").posterior["x"].values
     with open(place / "bent.py", "a", encoding="utf-8") as stream:
         stream.write("# another word\n")
     sys.modules.pop("bent")
-    capsys.readouterr()
     with pytest.warns(CheckpointWarning, match=r"changed since the sampling began: bent\.py"):
         assert toy("sample", "bent.py", "--rows", "400", "--chains", "4", "--out", "here") == 0
     assert "goes on from where it was" in capsys.readouterr().out
-    after = arviz.from_netcdf(place / "here" / "posterior.nc").posterior["x"].values
+    after = arviz.from_netcdf(here / "posterior.nc").posterior["x"].values
     assert after.shape[1] > before.shape[1]
     assert np.array_equal(after[:, : before.shape[1] - 3], before[:, 3:])
 
 
-def test_a_folder_from_elsewhere_names_no_code_that_is_executed(toy, place, capsys):
+def test_a_folder_from_elsewhere_names_no_code_that_is_executed(toy, place, here, capsys):
     """What is drawn from is on the command line alone; links in a folder lead nowhere."""
-    assert toy(*sampling("--out", "here")) == 0
     (place / "evil.py").write_text("from pathlib import Path\nPath('done').touch()\n" + OWN, encoding="utf-8")
-    begun = json.loads((place / "here" / "sampling.json").read_text())
+    begun = json.loads((here / "sampling.json").read_text())
     begun["problem"] = f"{place / 'evil.py'}:Bent"
-    (place / "here" / "sampling.json").write_text(json.dumps(begun))
+    (here / "sampling.json").write_text(json.dumps(begun))
     assert toy(*sampling("--out", "here")) == 0 and not (place / "done").exists()
-    (place / "here" / "link").symlink_to(place / "bent.py")
+    (here / "link").symlink_to(place / "bent.py")
     assert toy(*sampling("--out", "here")) == 2
     assert "got a link" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("words", "change", "said"),
     [
@@ -157,7 +177,6 @@ def test_a_folder_from_elsewhere_names_no_code_that_is_executed(toy, place, caps
     ],
 )
 def test_another_sampling_is_refused_in_a_folder_that_was_begun(toy, place, capsys, words, change, said):
-    assert toy(*sampling("--out", "here")) == 0
     if change is not None:
         (place / "bent.py").write_text(OWN.replace(*change), encoding="utf-8")
         sys.modules.pop("bent")

@@ -15,7 +15,7 @@ from zo.tangents.population import rivalry
 STEPS = 16
 
 
-def around(objective, steps=STEPS, network=None, off=0.0, **settings):
+def around(objective, steps=STEPS, network=None, off=0.0, replays=4, **settings):
     """A population whose objective is `objective(network, box, x)`."""
     torch.manual_seed(0)
     network, box = torch.nn.Linear(3, 4).double() if network is None else network, Square()
@@ -24,7 +24,7 @@ def around(objective, steps=STEPS, network=None, off=0.0, **settings):
         lambda net, x: objective(net, box, x),
         boxes=[box],
         tangent=Known(off),
-        limits=zo.tangents.Limits(check_every=None),
+        limits=zo.tangents.Limits(check_every=None, replays=replays),
         steps=steps,
         **settings,
     )
@@ -97,7 +97,7 @@ def test_where_steps_differ_in_their_calls_and_no_batches_are_given_the_surrogat
             y = box(y)
         return (y - TARGET).square().sum(dim=1)
 
-    population, _ = around(objective)
+    population, _ = around(objective, replays=None)
     with pytest.warns(zo.errors.TangentWarning, match="the surrogate rests"):
         for number in range(10):
             population.step(batch(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import pytest
@@ -13,7 +14,7 @@ from tests.zo.populations import TARGET, Square, advance, batch, loss_of, weight
 from zo.tangents import LinearMap, Tangent
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
-STEPS = 16
+STEPS, SHORT = 16, 12
 
 
 class Known(Tangent):
@@ -29,7 +30,7 @@ class Known(Tangent):
         return LinearMap(rows, lambda d: slope * d, lambda v: slope * v, advance(rows.z) + self.off)
 
 
-def made(tangent=None, box=None, steps=STEPS, fresh=None, **settings):
+def made(tangent=None, box=None, steps=STEPS, fresh=None, replays=4, **settings):
     torch.manual_seed(0)
     network, box = torch.nn.Linear(3, 4).double(), Square() if box is None else box
     gradient = zo.TangentGradient(
@@ -37,7 +38,7 @@ def made(tangent=None, box=None, steps=STEPS, fresh=None, **settings):
         lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
         boxes=[box],
         tangent=tangent,
-        limits=zo.tangents.Limits(check_every=None),
+        limits=zo.tangents.Limits(check_every=None, replays=replays),
         steps=steps,
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -60,8 +61,8 @@ def test_losses_through_tangents_are_those_of_their_values_and_derivatives():
 
 def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_training(limits):
     limits(updates_of_a_population=400)
-    population, gradient, _ = made(Known())
-    alone, other, _ = made(Known(), surrogate=False)
+    population, gradient, _ = made(Known(), replays=None)
+    alone, other, _ = made(Known(), surrogate=False, replays=None)
     for number in range(STEPS):
         population.step(batch(number))
         alone.step(batch(number))
@@ -73,7 +74,7 @@ def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_traini
 
 
 def test_fresh_batches_are_taken_one_after_another_and_no_box_is_asked(limits):
-    limits(updates_of_a_population=200)
+    limits(updates_of_a_population=140)
     taken = []
 
     def fresh(number):
@@ -108,7 +109,8 @@ def test_where_the_model_is_wrong_boxes_are_never_asked_at_the_surrogate(limits)
     assert torch.equal(weights(gradient.network), weights(other.network))
 
 
-def test_its_gradients_have_length_one(monkeypatch):
+def test_its_gradients_have_length_one(monkeypatch, limits):
+    limits(updates_of_a_population=400)
     population, gradient, optimizer = made(Known())
     lengths, step = [], optimizer.step
 
@@ -124,26 +126,32 @@ def test_its_gradients_have_length_one(monkeypatch):
     assert len(lengths) >= 50 and max(abs(length - 1) for length in lengths) < 1e-12
 
 
-@pytest.mark.parametrize("cut", [2, 5, 9])
+def run(parts, numbers):
+    for number in numbers:
+        parts[0].step(batch(number))
+    return parts
+
+
+@functools.cache
+def undisturbed():
+    return run(made(Known(), steps=SHORT), range(SHORT))
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("cut", [9, 2, 5])
 def test_a_state_goes_on_to_the_same_bits(cut, limits):
-    limits(updates_of_a_population=200)
-
-    def run(parts, numbers):
-        for number in numbers:
-            parts[0].step(batch(number))
-        return parts
-
-    whole = run(made(Known()), range(STEPS))
-    begun = run(made(Known()), range(cut))
+    limits(updates_of_a_population=120)
+    whole, begun = undisturbed(), run(made(Known(), steps=SHORT), range(cut))
     file = io.BytesIO()
     names = ("population", "gradient", "optimizer", "network")
     torch.save(dict(zip(names, [p.state_dict() for p in (*begun, begun[1].network)], strict=True)), file)
     state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-    again = made(Known())
+    again = made(Known(), steps=SHORT)
     again[1].network.load_state_dict(state["network"])
     for part, name in ((again[2], "optimizer"), (again[1], "gradient"), (again[0], "population")):
         part.load_state_dict(state[name])
-    run(again, range(cut, STEPS))
+    run(again, range(cut, SHORT))
+    assert again[0].updates > begun[0].updates and (begun[0].updates > 0) == (cut == 9)
     assert torch.equal(weights(whole[1].network), weights(again[1].network))
     assert whole[0].metrics() == again[0].metrics() and whole[0].leader == again[0].leader
 
@@ -203,7 +211,9 @@ def test_a_model_of_the_users_has_values_for_a_surrogate():
     assert population.without is None and population.leader == "surrogate"
 
 
-def test_rows_that_fail_at_the_surrogate_take_the_lead_from_it():
+def test_rows_that_fail_at_the_surrogate_take_the_lead_from_it(limits):
+    limits(updates_of_a_population=400)
+
     class Fails(Square):
         broken = False
 

@@ -202,6 +202,7 @@ def whole():
         yield zo.sample(potential, Linear(curve=1.0), start(), **SHORT, checkpoint=kept), kept
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("stopped", [40, 90, 200])
 def test_a_sampling_that_was_stopped_goes_on_to_the_bit(tmp_path, whole, stopped):
     """In a round of learning, soon after, and among the chains; of what was asked one row is asked again."""
@@ -274,12 +275,12 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_failed_rows_are_rejections_that_are_counted():
     """No draw is where the box fails; a box that does not keep failed rows raises."""
-    box = Linear(limit=0.5)
-    data = zo.sample(potential, box, start(), rows=600)
+    box, settings = Linear(limit=0.5), {"rows": 600, "tangent": Quadratic()}
+    data = zo.sample(potential, box, start(), **settings)
     assert (data.posterior["x"].values[..., 0] <= 0.5).all()
     assert data.attrs["rows_failed"] == box.ledger.rows_failed > 10
     with pytest.raises(RowFailedError):
-        zo.sample(potential, Linear(limit=0.5, failures="raise"), start(), rows=600)
+        zo.sample(potential, Linear(limit=0.5, failures="raise"), start(), **settings)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def trained(
     def objective(solver: Callable[..., Any]) -> Callable[[nn.Module, Any], Tensor]:
         return lambda net, batch: solver(net(batch[0]), batch[1]).square().sum(1)
 
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent)
+    few = zo.tangents.Limits(replays=4)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, limits=few)
     if state is not None:
         gradient.load_state_dict(state["gradient"])
         network.load_state_dict(state["network"])

@@ -10,7 +10,6 @@ import torch
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.conformance import Finding, Verdict, check_black_box
-from simulators.burgers import Burgers1D
 from simulators.heat import Heat
 from simulators.implicit_diffusion import ImplicitDiffusion
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
@@ -156,11 +155,6 @@ KINKED = {
 def test_kinks_are_no_jumps(function):
     found = smoothness_of(Of(function))
     assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
-
-
-@pytest.mark.slow
-def test_a_limiter_s_kinks_are_no_jumps():
-    assert "Found no jump on" in smoothness_of(Burgers1D()).sentence
 
 
 def test_the_sentence_says_what_was_looked_at():

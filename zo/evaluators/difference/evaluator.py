@@ -11,8 +11,7 @@ from torch import Tensor
 from blackbox.checks import check_count, check_flag
 from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
-from zo.evaluators.difference.gpu.fused import kernels_run_at
-from zo.evaluators.difference.gpu.graphs import Graphs
+from zo.evaluators.difference.graphs import Graphs
 from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.tape import Tape, tape_of
 from zo.evaluators.difference.tape_mode import NotReadable
@@ -68,8 +67,6 @@ class Difference(Evaluator):
             on a GPU an eighth of its memory.
         graphs: whether a GPU gets the kernels of a pass by one call, as a CUDA graph, which is made once a
             step for each parameter that has more than one pass. Everywhere else it changes nothing.
-        fused: whether a GPU carries changes through batch norm, a sum and ReLU by one Triton kernel, compiled
-            in seconds, once on a machine. Everywhere else it changes nothing.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -78,7 +75,6 @@ class Difference(Evaluator):
     variants: int | None = None
     memory: int | None = None
     graphs: bool = False
-    fused: bool = False
     needs_batch: ClassVar[bool] = True
     most_on_gpu: ClassVar[int | None] = MOST_ON_GPU
 
@@ -94,7 +90,6 @@ class Difference(Evaluator):
         if self.memory is not None:
             check_count("Difference", "memory", self.memory)
         check_flag("Difference", "graphs", self.graphs)
-        check_flag("Difference", "fused", self.fused)
 
     def begin(self, step: Step, base: Tensor) -> Changes:
         """Record the base run of a step; see `Evaluator.begin`.
@@ -119,9 +114,7 @@ class Difference(Evaluator):
 
         def recorded() -> Tape:
             try:
-                return tape_of(
-                    step, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base)
-                )
+                return tape_of(step, base, KEPT * self._memory(base.device))
             finally:
                 start.restore(generators=False)
 

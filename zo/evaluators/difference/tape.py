@@ -14,7 +14,6 @@ from zo.batches import leaves, map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
-from zo.evaluators.difference.gpu.fused import fuse
 from zo.evaluators.difference.registry import Argument, TapedCall
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref, TapeMode
@@ -63,14 +62,13 @@ class Tape:
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
 
-def tape_of(step: Step, base: Tensor, most: int, fused: bool = False) -> Tape:
+def tape_of(step: Step, base: Tensor, most: int) -> Tape:
     """Evaluate the objective once and record it.
 
     Args:
         step: its objective is an `OutputLoss`.
         base: losses of the base, `(rows,)`, NaN where a row failed.
         most: bytes of activations that it may keep.
-        fused: whether chains of calls become one, for a kernel; see `fused`.
 
     Raises:
         NotReadable: there is something between weights and losses that changes cannot be carried through.
@@ -105,7 +103,7 @@ def tape_of(step: Step, base: Tensor, most: int, fused: bool = False) -> Tape:
         end = mode.ref(losses)
         recorded_losses = losses if end is None else mode.value(end)
         _refuse_unseen(recorded_losses, base)
-    return _tape(mode.nodes, len(weights), recorded_losses, end, asks, fused)
+    return _tape(mode.nodes, len(weights), recorded_losses, end, asks)
 
 
 def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple[Argument, bool]:
@@ -177,13 +175,11 @@ def _refuse_unseen(tree: Argument, base: Tensor) -> None:
             )
 
 
-def _tape(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool, fused: bool) -> Tape:
+def _tape(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool) -> Tape:
     if asks:  # the box stands last, and is not asked for the base
         lay_out(nodes[:-1], nodes[-1].refs)
     elif end is not None:
         lay_out(nodes, [end])
-    if fused:
-        nodes = fuse(nodes, end)
     needed, last = [False] * len(nodes), [-1] * len(nodes)
     if end is not None:
         needed[end.node] = True

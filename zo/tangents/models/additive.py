@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zo.errors import TangentError
+from zo.tangents.models.gaussian_process import Kept
 from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.rows import spread_places
 
@@ -65,7 +66,7 @@ def features(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Kept):
     """The weights of a covariance.
 
     Attributes:
@@ -150,7 +151,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class AdditiveProcess:
+class AdditiveProcess(Kept):
     """The mean of the process for all outputs, given rows.
 
     Attributes:
@@ -206,18 +207,16 @@ class AdditiveProcess:
 
     def state(self) -> dict[str, Any]:
         """Its attributes, those of the weights among them."""
-        plain = {name: getattr(self, name) for name in ("outputs", "noise", "by_row", "error")}
-        plain |= {name: getattr(self.weights, name) for name in Weights.__dataclass_fields__}
-        return {name: v.clone() if isinstance(v, Tensor) else v for name, v in plain.items()}
+        plain = super().state()
+        del plain["_kept"]
+        return plain | plain.pop("weights").state()
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], device: torch.device) -> AdditiveProcess:
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> Self:
         """The one whose `state` it was."""
-        plain: dict[str, Any] = {
-            name: v.to(device, copy=True) if isinstance(v, Tensor) else v for name, v in state.items()
-        }
-        weights = Weights(**{name: plain.pop(name) for name in Weights.__dataclass_fields__})
-        return cls(weights=weights, **plain)
+        weights = {name: state[name] for name in Weights.__dataclass_fields__}
+        plain = {name: value for name, value in state.items() if name not in weights}
+        return super().of(plain | {"weights": Weights.of(weights, device)}, device)
 
 
 class AdditiveTangent(KernelTangent):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -45,7 +45,25 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Process:
+class Kept:
+    """What is made of tensors and plain values, and goes into checkpoints."""
+
+    def state(self) -> dict[str, Any]:
+        """Its attributes by name."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> Self:
+        """The one whose `state` it was."""
+        values: dict[str, Any] = {
+            name: v.to(device, copy=True) if isinstance(v, Tensor) else v for name, v in state.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Process(Kept):
     """The mean of a process for some outputs, given rows `(centres, size)`.
 
     Attributes:
@@ -107,19 +125,6 @@ class Process:
             by_kernel = (near @ centres - some * near.sum(1, keepdim=True)) / self.lengths**2
             pulls.append(v_some @ self.slope.T + by_kernel)
         return torch.cat(pulls)
-
-    def state(self) -> dict[str, Any]:
-        """Its attributes by name."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], device: torch.device) -> Process:
-        """The one whose `state` it was."""
-        values: dict[str, Any] = {
-            name: v.to(device, copy=True) if isinstance(v, Tensor) else v for name, v in state.items()
-        }
-        return cls(**values)
 
 
 def one_length(x: Tensor, wanted: Tensor) -> Choice | None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zo.tangents.models.gaussian_process import Kept
 from zo.tangents.models.kernel import KernelTangent
 
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # over the number of rows
 
 
 @dataclass(frozen=True)
-class LinearProcess:
+class LinearProcess(Kept):
     """A line for all outputs.
 
     Attributes:
@@ -53,19 +53,6 @@ class LinearProcess:
     def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
         """J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
         return v @ self.slope.T
-
-    def state(self) -> dict[str, Any]:
-        """Its attributes by name."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any], device: torch.device) -> LinearProcess:
-        """The one whose `state` it was."""
-        values: dict[str, Any] = {
-            name: v.to(device, copy=True) if isinstance(v, Tensor) else v for name, v in state.items()
-        }
-        return cls(**values)
 
 
 class LinearTangent(KernelTangent):

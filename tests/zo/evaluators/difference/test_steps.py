@@ -224,7 +224,7 @@ def test_a_network_that_reads_one_memory_format_gets_it():
 def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
     first, second = zo.evaluators.Difference(memory=2**20), zo.evaluators.Difference(memory=2**20)
     assert first == second and first != zo.evaluators.Difference()
-    assert repr(first) == "Difference(variants=None, memory=1048576, graphs=False, fused=False)"
+    assert repr(first) == "Difference(variants=None, memory=1048576, graphs=False)"
     other = step_of(made(mlp, seed=1), zo.OutputLoss(squared), batch(7))
     step = step_of(made(mlp), zo.OutputLoss(squared), batch())
     queries = Coordinates(torch.arange(9), torch.full((9,), 1e-3))

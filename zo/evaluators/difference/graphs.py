@@ -1,4 +1,4 @@
-"""Not measured on a GPU: passes of one kind as CUDA graphs, a pass's kernels put into the stream by one call.
+"""Passes of one kind as CUDA graphs, a pass's kernels put into the stream by one call.
 
 A pass is some hundred kernels, each of which takes the host some microseconds: more than the GPU needs for
 them. The kernels of two passes of equally many variants of a parameter differ in two arguments, entries and
