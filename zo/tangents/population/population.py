@@ -100,6 +100,7 @@ class Population:
     Attributes:
         steps: as given. Set it where a training ends earlier: the surrogate has a last look then.
         without: why there is no surrogate, in words; None where there is one.
+        asked_leader: whether boxes were asked in the last step at the weights that the network had before it.
         copies: how often a member went on from another's weights.
         updates: how many steps the surrogate has taken.
 
@@ -132,6 +133,7 @@ class Population:
         self._surrogate = Member(OF_SURROGATE)
         self._rivalry = Rivalry()
         self._notices = Notices()
+        self.asked_leader = True
         self.copies, self.updates, self._window, self._owed = 0, 0, 0, 0.0
 
     @property
@@ -175,12 +177,12 @@ class Population:
             if member.state is None:
                 member.state, member.moments = leader.state, copied(leader.moments)
         try:
-            return self._step(batch)
+            return self._step(leader, batch)
         finally:
             self._window += 1
             self._own.become(self._leader)
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, leader: Member, batch: Batch) -> Tensor:
         at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self.steps)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
@@ -196,6 +198,7 @@ class Population:
             self._say_lost(asked, raised)
             asked, at_surrogate, trial = self._rate, False, False
             loss, added = self._ask(asked, batch, trial)
+        self.asked_leader = asked is leader
         replays = self._gradient.replays()
         if not added:
             return loss
