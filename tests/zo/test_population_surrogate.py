@@ -73,7 +73,7 @@ def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_traini
 
 
 def test_it_says_whether_a_loss_is_of_the_weights_that_led(limits):
-    """Before the surrogate leads, boxes are asked at its weights, whose loss is of no network that is kept."""
+    """Before the surrogate leads, boxes are asked at its weights: of no network that is kept."""
     limits(updates_of_a_population=400)
     population, gradient, _ = made(Known())
     others = []
