@@ -44,7 +44,6 @@ OF_SURROGATE = 2.0  # the surrogate's factor
 UPDATES, BURST = 1000, 50  # of the surrogate in a training, and at least in one go, which ends converged
 EACH = 10.0  # of them behind a window, where the number of windows is not known
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
-FAR = 20.0  # times its loss: where a rate is foretold more on the surrogate's window, it takes no step
 ROWS = 8  # of recorded ones in an update, where no fresh ones are given
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
@@ -263,13 +262,14 @@ class Population:
             trial: whether that was a trial of the surrogate.
         """
         surrogate, others = self._surrogate, [rate for rate in self._rates if rate is not asked]
-        losses, most = {id(asked): loss}, FAR * loss if asked is surrogate else math.inf
-        most = -math.inf if trial else most
-        losses |= {id(rate): self._aside(rate, partial(self._take_window, most)) for rate in others}
+        losses = {id(asked): loss}
+        most = self._rivalry.most if asked is surrogate else math.inf
+        step_to = -math.inf if trial else most
+        losses |= {id(rate): self._aside(rate, partial(self._take_window, step_to)) for rate in others}
         if self.without is None and asked is not surrogate:
             losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, -math.inf))
         of_rate = losses[id(self._rate)]
-        if (trial and not loss <= WORSE * of_rate) or (asked is surrogate and not of_rate <= FAR * loss):
+        if (trial and not loss <= WORSE * of_rate) or most < of_rate < math.inf:
             self._gradient.forget_last()  # it says little of where the rates are
         if (
             not trial and not self._gradient.outlying
@@ -473,7 +473,7 @@ class Population:
         self._notices.say(Notice("raised", words, TangentWarning))
 
     def _take_window(self, most: float) -> float:
-        """The loss on the last window, infinite where it is not finite; behind it a step, if it is no more."""
+        """The loss on the last window, infinite where it is not finite; where it is no more, a step."""
         self._optimizer.zero_grad()
         loss = float(self._gradient.replay(last=True))
         if loss <= most:
