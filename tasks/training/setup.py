@@ -142,7 +142,8 @@ class Setup:
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
         left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
-        course = Course(self.steps, self.seconds, left)
+        checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
+        course = Course(self.steps, self.seconds, left, checks)
         windows = Windows()
         rate_of = partial(self._rate, course) if rate is None else rate
         validate, by_windows = self.validate, judges_by_windows(self.problem, self.run.chosen)
@@ -176,6 +177,8 @@ class Setup:
             for weights in adam.param_groups:
                 weights["lr"] = rate_of(i)
             batch = self.batch(i)
+            if isinstance(gradient, zo.TangentGradient):
+                gradient.unchecked = course.is_tight
             if population is not None:
                 population.steps = course.steps
                 loss = population.step(batch)
