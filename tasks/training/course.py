@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
-LATE = 1.1  # times what is left: where the steps that are left take more, they become fewer
+LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
 
 
 class Course:
@@ -61,14 +61,14 @@ class Course:
         self._ends.append(seconds)
         more = math.inf
         if self._seconds is not None:
-            more = self._more(step, (self._seconds - seconds) / LATE, self._ends)
+            more = self._more(step, self._seconds - seconds, self._ends, LATE)
         if self._rows_left is not None:
             left = self._rows_left()
             self._spent.append(-left)
             self._note_rows(step)
             self.is_tight = self._checks is not None and left < self._most
             needed = self._most if self._checks is None else self._needed
-            more = min(more, self._more(step, left, self._spent) if left >= max(1, needed) else 0)
+            more = min(more, self._more(step, left, self._spent, 1.0) if left >= max(1, needed) else 0)
         if step + more >= self.steps:
             return False
         self._angle, self._since = self.angle(step), step
@@ -84,20 +84,21 @@ class Course:
             if step > 1:  # in the first one there are most checks
                 self._most = max(self._most, took)
 
-    def _more(self, step: int, left: float, marks: Sequence[float]) -> float:
+    def _more(self, step: int, left: float, marks: Sequence[float], late: float) -> float:
         """The steps that what is left of a budget is enough for, at the pace of the last ones.
 
         Args:
             step: How many are done.
             left: Of the budget.
             marks: What the budget had given behind each of the last steps.
+            late: Times what is left, that the steps that are left may take before they become fewer.
         """
         each = [later - before for before, later in pairwise(marks)]
         if left <= 0:
             return 0
-        if len(each) < FEWEST or (self.steps - step) * median(each) <= left:
+        if len(each) < FEWEST or (self.steps - step) * median(each) <= late * left:
             return math.inf
-        return max(1, int(left / median(each)))
+        return max(1, int(left / (late * median(each))))
 
     def state_dict(self) -> dict[str, Any]:
         """What was decided, the limit in time, and the rows of a step, at most and without checks."""
