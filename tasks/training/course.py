@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
+CHECKED = 4  # times the rows that a step needs: what one with a check may take
 LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
 
 
@@ -66,7 +67,7 @@ class Course:
             left = self._rows_left()
             self._spent.append(-left)
             self._note_rows(step)
-            self.is_tight = self._checks is not None and left < self._most
+            self.is_tight = self._checks is not None and left < max(self._most, CHECKED * self._needed)
             needed = self._most if self._checks is None else self._needed
             more = min(more, self._more(step, left, self._spent, 1.0) if left >= max(1, needed) else 0)
         if step + more >= self.steps:
