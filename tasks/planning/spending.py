@@ -31,6 +31,7 @@ KEPT = 0.02  # of the rows, for what a kill makes the run ask again, of quick bo
 TIMED = 2  # evaluations of the objective that are timed, where rows and minutes count; one for rows alone
 LEAST = 5  # steps that make sense
 WINDOWS, VALIDATIONS = 12, 3  # validations of a training by its own windows; by rows of their own
+EACH = 5  # windows of one at least: fewer cannot show that the last weights are worse, decision 220
 # decisions 189, 190:
 BATCH, FEW_STEPS = 8, 32  # rows in a step of a loss that calls a box once, where there are so many steps
 # decision 188:
@@ -250,7 +251,7 @@ class _Choice:
     def settings(self, steps: int) -> dict[str, object]:
         """Those that go with so many steps."""
         by_windows = judges_by_windows(self.problem, self.plan.chosen)
-        every = -(-steps // (WINDOWS if by_windows else VALIDATIONS - 1))
+        every = max(EACH, -(-steps // WINDOWS)) if by_windows else -(-steps // (VALIDATIONS - 1))
         batch = self.problem.config.batch
         settings = {"steps": steps, "validate_every": every, "rates": self._rates, "batch": batch}
         return {name: settings[name] for name in self.plan.chosen}

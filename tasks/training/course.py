@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
-LATE = 1.1  # times what is left: where the steps that are left take more, they become fewer
+CHECKED = 4  # times the rows that a step needs: what one with a check may take
+LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
 
 
 class Course:
@@ -22,15 +23,22 @@ class Course:
         steps: As planned.
         seconds: In which they should end; None for no limit.
         rows_left: Gives the rows that boxes may still run for them; None for no limit.
+        checks: Gives the queries so far that a step can do without; None where it needs all of its rows.
 
     Attributes:
         steps: As they are now.
+        is_tight: Whether the next step has no rows for a check, only for what it needs.
     """
 
     def __init__(
-        self, steps: int, seconds: float | None = None, rows_left: Callable[[], int] | None = None
+        self,
+        steps: int,
+        seconds: float | None = None,
+        rows_left: Callable[[], int] | None = None,
+        checks: Callable[[], int] | None = None,
     ) -> None:
-        self.steps, self._seconds, self._rows_left = steps, seconds, rows_left
+        self.steps, self._seconds, self._rows_left, self._checks = steps, seconds, rows_left, checks
+        self.is_tight, self._checked, self._needed = False, 0, 0  # checks so far; rows of a step without
         self._since, self._angle = 0, 0.0  # the step of the last decision, and the schedule's angle there
         self._ends, self._spent = deque[float](maxlen=LATEST + 1), deque[int](maxlen=LATEST + 1)
         self._most = 0  # rows that a step took, but the first
@@ -52,40 +60,55 @@ class Course:
             seconds: What they took, in earlier processes too.
         """
         self._ends.append(seconds)
-        more = math.inf if self._seconds is None else self._more(step, self._seconds - seconds, self._ends)
+        more = math.inf
+        if self._seconds is not None:
+            more = self._more(step, self._seconds - seconds, self._ends, LATE)
         if self._rows_left is not None:
             left = self._rows_left()
             self._spent.append(-left)
-            if len(self._spent) > 1 and step > 1:  # in the first one there are most checks
-                self._most = max(self._most, self._spent[-1] - self._spent[-2])
-            more = min(more, self._more(step, left, self._spent) if left >= max(1, self._most) else 0)
+            self._note_rows(step)
+            self.is_tight = self._checks is not None and left < max(self._most, CHECKED * self._needed)
+            needed = self._most if self._checks is None else self._needed
+            more = min(more, self._more(step, left, self._spent, 1.0) if left >= max(1, needed) else 0)
         if step + more >= self.steps:
             return False
         self._angle, self._since = self.angle(step), step
         self.steps = step + int(more)
         return True
 
-    def _more(self, step: int, left: float, marks: Sequence[float]) -> float:
+    def _note_rows(self, step: int) -> None:
+        """Note what the last step took, and would have taken without its checks."""
+        checked, self._checked = self._checked, 0 if self._checks is None else self._checks()
+        if len(self._spent) > 1:
+            took = self._spent[-1] - self._spent[-2]
+            self._needed = max(self._needed, math.ceil(took / (1 + self._checked - checked)))
+            if step > 1:  # in the first one there are most checks
+                self._most = max(self._most, took)
+
+    def _more(self, step: int, left: float, marks: Sequence[float], late: float) -> float:
         """The steps that what is left of a budget is enough for, at the pace of the last ones.
 
         Args:
             step: How many are done.
             left: Of the budget.
             marks: What the budget had given behind each of the last steps.
+            late: Times what is left, that the steps that are left may take before they become fewer.
         """
         each = [later - before for before, later in pairwise(marks)]
         if left <= 0:
             return 0
-        if len(each) < FEWEST or (self.steps - step) * median(each) <= LATE * left:
+        if len(each) < FEWEST or (self.steps - step) * median(each) <= late * left:
             return math.inf
-        return max(1, int(left / (LATE * median(each))))
+        return max(1, int(left / (late * median(each))))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was decided, the limit in time, and the most rows of a step."""
-        decided = {"steps": self.steps, "since": self._since, "angle": self._angle}
-        return {**decided, "most": self._most, "seconds": self._seconds}
+        """What was decided, the limit in time, and the rows of a step, at most and without checks."""
+        decided = {"steps": self.steps, "since": self._since, "angle": self._angle, "tight": self.is_tight}
+        rows = {"most": self._most, "needed": self._needed, "checked": self._checked}
+        return {**decided, **rows, "seconds": self._seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was decided."""
         self.steps, self._since, self._angle = state["steps"], state["since"], state["angle"]
-        self._most, self._seconds = state["most"], state["seconds"]
+        self._most, self._needed, self._checked = state["most"], state["needed"], state["checked"]
+        self.is_tight, self._seconds = state["tight"], state["seconds"]

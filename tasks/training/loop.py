@@ -48,7 +48,7 @@ def train(
     boxes: Sequence[BlackBoxFunction] = (),
     begin: Callable[[], None] | None = None,
     course: Course | None = None,
-    within: float = 1.0,
+    windows: bool = False,
 ) -> TrainingOutcome:
     """Train a stage of a run to its end, from wherever it was left.
 
@@ -79,8 +79,8 @@ def train(
         begin: what is done once, before the first validation; rows are counted with those of validation.
         course: says how many of the steps are taken, where time may run out; all of them if None. If it
             decides by a clock, it is among `state`.
-        within: times the lowest validation up to which the last weights are kept, as where each is on rows of
-            its own; 1 to keep those of the lowest.
+        windows: whether each validation is on rows of its own, as on the windows of the training. Then the
+            last weights are kept, unless their losses are clearly above the lowest before.
 
     So a kill loses a few seconds, or what cannot be divided: a step, or a validation. Steps of a gradient of
     `state` that has a `journal` (`zo.LossGradient`) lose no finished query of more than a few seconds ago.
@@ -119,7 +119,7 @@ def train(
             if not carried.restored and begin is not None:
                 work.prepare(begin)
             if not carried.restored or carried.pending:
-                work.validate(validate, within)
+                work.validate(validate, windows)
                 work.save_where_due()
             course = Course(steps) if course is None else course
             while (done := carried.outcome.step + 1) <= course.steps:
@@ -128,7 +128,7 @@ def train(
                 cut = work.cuts(course)
                 due = done == course.steps or done % validate_every == 0
                 if due:
-                    work.validate(validate, within)
+                    work.validate(validate, windows)
                 if done < course.steps:
                     work.save_where_due(anyway=cut or due)
                     work.forget_queries()
@@ -206,7 +206,7 @@ class _StageAtWork:
         with self._remembered(0), self._judging():
             begin()
 
-    def validate(self, validate: Callable[[], float | Tensor | None] | None, within: float) -> None:
+    def validate(self, validate: Callable[[], float | Tensor | None] | None, windows: bool) -> None:
         """Judge the weights at hand, and keep them if they are the best so far."""
         if validate is None:
             return
@@ -218,7 +218,7 @@ class _StageAtWork:
             losses = validate()
             if losses is None:
                 return
-            value = self._stage.validated(losses, within)
+            value = self._stage.validated(losses, windows)
         self._listeners.tell("on_validation", self._name, step, value)
 
     def take(self, step: Callable[[int], Mapping[str, float]]) -> None:

@@ -31,7 +31,6 @@ from tasks.workers import group
 from zo.batches import Batch, count_rows
 from zo.tangents.step.clipping import Clipping
 
-AWAY = 2.0  # times the lowest validation by windows, each of other rows: the weights of such are not kept
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
@@ -143,7 +142,8 @@ class Setup:
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
         left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
-        course = Course(self.steps, self.seconds, left)
+        checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
+        course = Course(self.steps, self.seconds, left, checks)
         windows = Windows()
         rate_of = partial(self._rate, course) if rate is None else rate
         validate, by_windows = self.validate, judges_by_windows(self.problem, self.run.chosen)
@@ -177,6 +177,8 @@ class Setup:
             for weights in adam.param_groups:
                 weights["lr"] = rate_of(i)
             batch = self.batch(i)
+            if isinstance(gradient, zo.TangentGradient):
+                gradient.unchecked = course.is_tight
             if population is not None:
                 population.steps = course.steps
                 loss = population.step(batch)
@@ -193,12 +195,15 @@ class Setup:
                 of_gradient["gradient_clipped"] = float(bound.clipped)
             if population is not None:
                 of_gradient |= population.metrics()
-            windows.saw(i, loss.item(), "" if population is None else population.leader)
+            is_judged = population is None or population.asked_leader
+            windows.saw(
+                i, loss.item() if is_judged else None, "" if population is None else population.leader
+            )
             return {"loss": loss.item(), **shown, **of_gradient, **figures()}
 
         def judge() -> float | Tensor | None:
             if by_windows:
-                return windows.mean()
+                return windows.losses()
             value = None if validate is None else validate(chosen)
             return math.nan if value is None else value
 
@@ -226,7 +231,7 @@ class Setup:
             boxes=self.boxes,
             begin=begin,
             course=course,
-            within=AWAY if by_windows else 1.0,
+            windows=by_windows,
         )
         counts = gradient.metrics()
         figures_of_gradient: dict[str, Any] = {"replays": int(counts.get("replays", 0))} if replayed else {}

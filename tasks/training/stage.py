@@ -23,6 +23,7 @@ from tasks.folder.run import Run
 from tasks.folder.terms import HARMLESS, differences
 from tasks.folder.window_files import WindowFiles
 from tasks.problem.trained import TrainingOutcome
+from tasks.training.windows import clearly_above
 from tasks.workers import group
 from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.keep_best import FEW, lower, with_best
@@ -116,13 +117,14 @@ class Stage:
         """Count what black boxes did in a step."""
         self.outcome.ledger.add(counts)
 
-    def validated(self, losses: float | Tensor, within: float = 1.0) -> float:
+    def validated(self, losses: float | Tensor, windows: bool = False) -> float:
         """Log a validation and keep the weights if it is the best so far; returns the mean of finite losses.
 
         Args:
             losses: The mean, or those of the same rows each time, `(rows,)`: then the weights are compared on
                 the rows that came back, unless more than a tenth did not.
-            within: Times the lowest mean up to which they are kept too.
+            windows: Whether the rows are others each time. Then the last weights are kept, unless their
+                losses are clearly above the lowest before.
 
         Warns:
             ProblemWarning: So many rows failed that these weights cannot be chosen; once for the stage.
@@ -145,11 +147,12 @@ class Stage:
             )
         if outcome.step == 0:
             outcome.first_validation = value if math.isfinite(value) else None
-        best, lowest = lower(rows, self._best_rows), self._best_rows
-        if best:
-            self._best_rows = with_best(lowest, rows)
-        elif within > 1 and lowest is not None and math.isfinite(value):
-            best = value - float(lowest.mean()) <= (within - 1) * abs(float(lowest.mean()))
+        if windows:
+            best = failed == 0 and not (self._best_rows is not None and clearly_above(rows, self._best_rows))
+            if best and (self._best_rows is None or rows.median() < self._best_rows.median()):
+                self._best_rows = rows
+        elif best := lower(rows, self._best_rows):
+            self._best_rows = with_best(self._best_rows, rows)
         if best:
             outcome.best_validation, outcome.best_step, outcome.best_failed = value, outcome.step, failed
             # a copy: state_dict() gives the weights themselves, which the next step changes

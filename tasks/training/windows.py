@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import Any
+
+import torch
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+CHANCE = 0.01  # of finding losses of the same kind clearly above each other; five windows can show it
 
 
 class Windows:
@@ -18,16 +23,23 @@ class Windows:
         self.leader, self.since = "", 0
         self._losses = list[float]()
 
-    def saw(self, step: int, loss: float, leader: str) -> None:
-        """Take in a step: its loss before it, and who led behind it."""
-        self._losses.append(loss)
+    def saw(self, step: int, loss: float | None, leader: str) -> None:
+        """Take in a step.
+
+        Args:
+            step: Its number.
+            loss: Before it, of the weights that would be kept; None where others were asked.
+            leader: Who led behind it.
+        """
+        if loss is not None:
+            self._losses.append(loss)
         if leader != self.leader:
             self.leader, self.since = leader, step
 
-    def mean(self) -> float | None:
-        """The mean loss since this was last asked; None where there was no step."""
+    def losses(self) -> Tensor | None:
+        """Those since this was last asked, `(windows,)`; None where there were none."""
         losses, self._losses = self._losses, []
-        return fmean(losses) if losses else None
+        return torch.tensor(losses, dtype=torch.float64) if losses else None
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -36,3 +48,15 @@ class Windows:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.leader, self.since, self._losses = state["leader"], state["since"], list(state["losses"])
+
+
+def clearly_above(losses: Tensor, others: Tensor) -> bool:
+    """Whether losses are above those of other windows, and no chance, by their ranks.
+
+    Losses of single windows may differ a thousandfold at the same weights, so means of a few say little.
+
+    Args:
+        losses: `(windows,)`, finite.
+        others: The same.
+    """
+    return bool(mannwhitneyu(losses, others, alternative="greater").pvalue < CHANCE)

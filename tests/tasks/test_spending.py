@@ -243,6 +243,22 @@ def test_a_schedule_has_no_jump_where_steps_become_fewer():
     assert min(steps) > 0 and max(steps) < 6 * math.pi / 100 and angles[-1] > 0.9 * math.pi
 
 
+@pytest.mark.parametrize("checked", [{0: 1}, {0: 1, 4: 3, 9: 1}, {0: 1, 8: 3, 10: 1}, {0: 1, 13: 3}])
+def test_rows_that_are_too_few_for_a_check_are_taken_by_steps(checked):
+    """A step needs 8 rows, and each query of its check as many."""
+    left, queries, step = 128, 0, 0
+    course = Course(20, None, lambda: left, lambda: queries)
+    course.is_cut(0, 0.0)
+    while step < course.steps:
+        more = 0 if course.is_tight else checked.get(step, 0)
+        queries, left, step = queries + more, left - 8 * (1 + more), step + 1
+        course.is_cut(step, 0.0)
+        again = Course(20, None, lambda: 0, lambda: 0)
+        again.load_state_dict(course.state_dict())
+        assert (again.steps, again.is_tight) == (course.steps, course.is_tight)
+    assert left == 0 and step == 16 - queries
+
+
 @pytest.mark.parametrize("rows", [400, pytest.param(1200, marks=pytest.mark.slow)])
 def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))

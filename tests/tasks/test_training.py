@@ -284,6 +284,42 @@ def test_weights_are_compared_on_the_validation_rows_that_came_back(run):
     assert told[1]["validation"] == pytest.approx((2.0 + 18) / 19)
 
 
+EASY = [0.001, 0.02, 0.004, 0.3, 0.01]  # losses of windows differ a thousandfold at the same weights
+WINDOWS = [  # losses by step, the step that is kept
+    ({2: EASY, 4: [40 * loss for loss in EASY[::-1]], 6: [0.05, 0.002, 0.2, 0.01, 0.9]}, 6),
+    ({2: EASY, 4: EASY, 6: [5.0, 9.0, 0.4, 80.0, 2.0]}, 4),
+    ({2: EASY, 4: [1e6 * (1 + loss) for loss in EASY], 6: [5.0, 9.0, 0.4, 80.0, 2.0]}, 2),
+    ({2: [loss - 7 for loss in EASY], 4: [loss - 6 for loss in EASY], 6: EASY}, 2),
+    ({2: [1e-9, 1e-9], 4: [1.0, 2.0], 6: [3.0, 5.0, 4.0]}, 6),  # too few to tell
+    ({2: [5.0, 6.0, 7.0, 8.0], 4: None, 6: EASY}, 6),
+    ({2: EASY, 4: None, 6: None}, 2),
+    ({2: None, 4: None, 6: None}, 6),
+]
+
+
+@pytest.mark.parametrize(("losses", "step"), WINDOWS)
+def test_of_windows_the_last_weights_are_kept_unless_their_losses_are_clearly_above(run, losses, step):
+    """Each has other rows, so a lower mean is no sign of better weights."""
+    values = {0: None} | {
+        at: None if some is None else torch.tensor(some, dtype=torch.float64) for at, some in losses.items()
+    }
+    model, outcome = walk(run, values=values, windows=True)
+    assert model.weight.item() == step
+    if losses[step] is not None:
+        assert outcome.best_step == step
+        assert outcome.best_validation == pytest.approx(sum(losses[step]) / len(losses[step]))
+
+
+def test_windows_that_get_worse_step_by_step_are_compared_with_the_lowest(run):
+    values = {0: None, 1: None} | {
+        step: torch.tensor([step**2 * loss for loss in (1.0, 1.1, 1.2, 1.3, 1.4)], dtype=torch.float64)
+        for step in (2, 3, 4, 5, 6)
+    }
+    values[2] = values[2] / 2.5
+    model, outcome = walk(run, values=values, windows=True, validate_every=1)
+    assert outcome.best_step == 2 and model.weight.item() == 2
+
+
 def test_validation_runs_first_every_so_often_and_last(run):
     walk(run, steps=5, values=dict.fromkeys(range(6), 1.0))
     assert [line["step"] for line in run.metrics() if "validation" in line] == [0, 2, 4, 5]

@@ -168,3 +168,36 @@ def test_a_rate_that_is_lost_on_one_row_does_not_speak_for_itself(rate):
     for window in range(rivalry.KEPT):
         judged = judged.after(window, 1.0, rate if window == 2 else 2.0)
     assert judged.leads
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+def test_a_rate_takes_no_step_where_the_surrogate_s_window_foretells_it_nonsense(limits, monkeypatch):
+    """Far from where boxes were asked a model foretells losses out of all proportion: nothing to learn."""
+    limits(updates_of_a_population=400)
+    population, gradient, _ = made(Known())
+    ask, replay, at_surrogate, moved = population._ask, gradient.replay, [], []
+
+    def ask_at(member, *settings):
+        at_surrogate.append(member is population._surrogate)
+        return ask(member, *settings)
+
+    def replay_as(*settings, last=False, **more):
+        loss = replay(*settings, last=last, **more)
+        return loss * 1e6 if last and at_surrogate[-1] else loss
+
+    monkeypatch.setattr(population, "_ask", ask_at)
+    monkeypatch.setattr(gradient, "replay", replay_as)
+    take = population._take_window
+
+    def take_window(most):
+        before = weights(gradient.network)
+        loss = take(most)
+        moved.append((at_surrogate[-1], not torch.equal(before, weights(gradient.network))))
+        return loss
+
+    monkeypatch.setattr(population, "_take_window", take_window)
+    for number in range(STEPS):
+        population.step(batch(number))
+    assert sum(at_surrogate) >= rivalry.FEWEST and (True, True) not in moved and (False, True) in moved
+    kept = gradient.state_dict()["windows"]["windows"]
+    assert len(kept) == STEPS - sum(at_surrogate)

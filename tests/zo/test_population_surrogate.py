@@ -73,6 +73,19 @@ def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_traini
     assert loss_of(gradient.network, held_out) < loss_of(other.network, held_out) / 2
 
 
+def test_it_says_whether_a_loss_is_of_the_weights_that_led(limits):
+    """Before the surrogate leads, boxes are asked at its weights: of no network that is kept."""
+    limits(updates_of_a_population=400)
+    population, gradient, _ = made(Known())
+    others = []
+    for number in range(STEPS):
+        before = float(loss_of(gradient.network, batch(number)).detach())
+        loss = float(population.step(batch(number)))
+        assert population.asked_leader == (loss == pytest.approx(before, rel=1e-12))
+        others += [] if population.asked_leader else [number]
+    assert others and max(others) < STEPS - 1 and population.leader == "surrogate"
+
+
 def test_fresh_batches_are_taken_one_after_another_and_no_box_is_asked(limits):
     limits(updates_of_a_population=140)
     taken = []

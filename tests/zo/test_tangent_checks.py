@@ -95,6 +95,27 @@ def test_a_figure_of_one_measure_and_one_line_judges_a_box_but_not_a_noisy_one(m
     assert gradient.counts.checks == 2 and bool(gradient.watch.state.noise) == bool(noise)
 
 
+def test_where_rows_are_short_a_step_has_no_check():
+    """As at the end of a budget: the gradient is that of a step whose check finds nothing."""
+    box, network = FromTorch(bent, (X,), (X,)), make_network()
+    gradient = zo.TangentGradient(
+        network,
+        chain(box),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(bent),
+        limits=zo.tangents.Limits(check_every=1),
+    )
+    assert gradient.next_queries() == 1
+    gradient.backward(weights(64, 4, seed=0))
+    checked, spent = flat_grads(network), box.ledger.rows_run
+    gradient.unchecked = True
+    assert gradient.next_queries() == 0
+    network.zero_grad()
+    gradient.backward(weights(64, 4, seed=0))
+    assert box.ledger.rows_run - spent == spent // 2 and gradient.agreement is None
+    assert torch.equal(flat_grads(network), checked)
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("noise", "length"), [(0.0, 1.0), (1e-4, 1.0), (1e-2, None)])
 def test_a_check_that_finds_fault_is_made_sure_of(noise, length):

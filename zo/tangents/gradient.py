@@ -109,6 +109,7 @@ class TangentGradient:
         missed: in that check, the relative error of the tangents' prediction of the boxes' responses: 0 is
             perfect. None if it was not checked, or nothing responded.
         watch: the running mean of the trust, and whether it is lost.
+        unchecked: set it where the next steps may take no rows but those of their own, as at a budget's end.
         counts: what was spent and seen, see `TangentCounts`.
 
     Raises:
@@ -140,7 +141,7 @@ class TangentGradient:
             limits=limits,
         )
         self._settings, self.parameters = settings, settings.parameters
-        self.counts = TangentCounts()
+        self.counts, self.unchecked = TangentCounts(), False
         self._evaluations = Evaluations(settings)
         self._stand_ins = StandIns(settings.tangents, limits.outliers)
         self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
@@ -263,7 +264,8 @@ class TangentGradient:
                     self._stand_ins.unlearn()
                     raise
                 judgement.excite(evaluation, gradient)
-                evaluation.check = judgement.along(evaluation, gradient)  # one query more, where it is due
+                if not self.unchecked:
+                    evaluation.check = judgement.along(evaluation, gradient)  # a query more, where it is due
             share = judgement.share(evaluation)
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
@@ -419,7 +421,7 @@ class TangentGradient:
         rounding of a box's outputs hides what it asked for. It takes none where noise would hide it, or the
         gradient waits, see `backward`.
         """
-        return int(self.watch.checks(self.counts.steps))
+        return int(not self.unchecked and self.watch.checks(self.counts.steps))
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log.

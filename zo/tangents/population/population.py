@@ -100,6 +100,7 @@ class Population:
     Attributes:
         steps: as given. Set it where a training ends earlier: the surrogate has a last look then.
         without: why there is no surrogate, in words; None where there is one.
+        asked_leader: whether boxes were asked in the last step at the weights that the network had before it.
         copies: how often a member went on from another's weights.
         updates: how many steps the surrogate has taken.
 
@@ -132,6 +133,7 @@ class Population:
         self._surrogate = Member(OF_SURROGATE)
         self._rivalry = Rivalry()
         self._notices = Notices()
+        self.asked_leader = True
         self.copies, self.updates, self._window, self._owed = 0, 0, 0, 0.0
 
     @property
@@ -175,12 +177,12 @@ class Population:
             if member.state is None:
                 member.state, member.moments = leader.state, copied(leader.moments)
         try:
-            return self._step(batch)
+            return self._step(leader, batch)
         finally:
             self._window += 1
             self._own.become(self._leader)
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, leader: Member, batch: Batch) -> Tensor:
         at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self.steps)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
@@ -196,6 +198,7 @@ class Population:
             self._say_lost(asked, raised)
             asked, at_surrogate, trial = self._rate, False, False
             loss, added = self._ask(asked, batch, trial)
+        self.asked_leader = asked is leader
         replays = self._gradient.replays()
         if not added:
             return loss
@@ -260,11 +263,13 @@ class Population:
         """
         surrogate, others = self._surrogate, [rate for rate in self._rates if rate is not asked]
         losses = {id(asked): loss}
-        losses |= {id(rate): self._aside(rate, partial(self._take_window, move=not trial)) for rate in others}
+        most = self._rivalry.most if asked is surrogate else math.inf
+        step_to = -math.inf if trial else most
+        losses |= {id(rate): self._aside(rate, partial(self._take_window, step_to)) for rate in others}
         if self.without is None and asked is not surrogate:
-            losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, move=False))
+            losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, -math.inf))
         of_rate = losses[id(self._rate)]
-        if trial and not loss <= WORSE * of_rate:
+        if (trial and not loss <= WORSE * of_rate) or most < of_rate < math.inf:
             self._gradient.forget_last()  # it says little of where the rates are
         if (
             not trial and not self._gradient.outlying
@@ -467,11 +472,11 @@ class Population:
         words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
         self._notices.say(Notice("raised", words, TangentWarning))
 
-    def _take_window(self, *, move: bool) -> float:
-        """The loss on the last window, infinite where it is not finite; behind it a step, or none."""
+    def _take_window(self, most: float) -> float:
+        """The loss on the last window, infinite where it is not finite; where it is no more, a step."""
         self._optimizer.zero_grad()
         loss = float(self._gradient.replay(last=True))
-        if move:
+        if loss <= most:
             self._optimizer.step()
         return loss if math.isfinite(loss) else math.inf
 

@@ -14,6 +14,7 @@ FEWEST, KEPT = 3, 10  # rows that were asked at a surrogate, by which it is judg
 FADES = 0.75  # of what a row says, with each that follows
 BOUND = 3.0  # of the logarithm of two losses' ratio: one easy row, or one that blows up, decides little
 LAST_LOOK, HOPELESS = 0.1, -1.2  # the last part of a training, in which it is asked again; unless so bad
+FAR = 20.0  # times the last losses at a rate's weights: what is foretold above that is none; decision 221
 COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and how far above in the mean
 
 
@@ -31,6 +32,7 @@ class Rivalry:
         holds: whether all boxes' rows are asked at its weights, since nothing speaks against it.
         foretold: of the last windows at a rate's weights, the logarithm of the loss that models foretold over
             what boxes gave; bounded.
+        usual: what boxes gave on these windows.
         asked: losses of the last rows at its weights, as boxes had them and as the best rate was foretold.
         wait: windows between two trials of one that was found worse; twice as many after each that fails.
         next: the window of the next trial.
@@ -38,6 +40,7 @@ class Rivalry:
 
     holds: bool = False
     foretold: tuple[float, ...] = ()
+    usual: tuple[float, ...] = ()
     asked: tuple[tuple[float, float], ...] = ()
     wait: int = 1
     next: int = 0
@@ -71,8 +74,14 @@ class Rivalry:
             loss: as boxes had it.
             foretold: by models that had not learned from it.
         """
-        seen = replace(self, foretold=(*self.foretold, _gap(foretold, loss))[-COMPARED:])
+        gaps = (*self.foretold, _gap(foretold, loss))[-COMPARED:]
+        seen = replace(self, foretold=gaps, usual=(*self.usual, loss)[-COMPARED:])
         return replace(seen, holds=seen.believed and len(self.asked) < FEWEST)
+
+    @property
+    def most(self) -> float:
+        """The loss above which what a rate is foretold on a row at the surrogate's weights is nonsense."""
+        return FAR * max(self.usual, default=math.inf)
 
     @property
     def score(self) -> float:
