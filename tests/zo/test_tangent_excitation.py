@@ -839,7 +839,9 @@ def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize(("steps", "told", "held"), [(None, 15, 25), (400, 15, 25), (3, None, 1), (20, 3, 5)])
+@pytest.mark.parametrize(
+    ("steps", "told", "held"), [(None, 4, 25), (400, 4, 25), (3, None, 1), (20, None, 5)]
+)
 def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_and_where_it_ends(
     steps, told, held
 ):
@@ -952,50 +954,25 @@ def two_losses(box):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_gradient_by_numbers_that_hardly_vary_waits_until_steps_are_foretold(seed):
-    """Of the first eight rows it was 9 and 8 times too long, which Adam does not forget."""
+def test_numbers_that_hardly_vary_are_dithered_until_their_response_is_known(seed):
+    """Of the first eight rows the gradient was 9 and 8 times too long, which Adam does not forget."""
     network = TwoHeads(seed)
     gradient = zo.TangentGradient(network, two_losses(box := two_inputs()), boxes=[box], seed=0)
-    for waited in range(9):
+    for waited in range(4):
         states = 2 * torch.rand(8, 3, generator=torch.Generator().manual_seed(999 * seed + waited)) - 1
         (true,) = torch.autograd.grad(two_losses(two_outputs)(network, states).mean(), [network.numbers])
         gradient.backward(states)
         if network.numbers.grad is not None:
             break
         assert gradient.replays() == 0 and gradient.metrics()["tangent_waits"] == 1
-    assert 1 <= waited <= 8
-    assert 0.5 < float(network.numbers.grad.norm() / true.norm()) < 4.0
-
-
-@pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_a_first_wait_that_has_shown_nothing_is_told_where_it_ends(noise):
-    """And only there: the gradient is used from that step on."""
-    draws = torch.Generator().manual_seed(4)
-
-    def answers(*inputs):
-        y = two_outputs(*inputs)
-        return y + noise * torch.randn(y.shape, generator=draws)
-
-    network = TwoHeads(1)
-    box = FromTorch(answers, two_inputs().inputs, two_inputs().outputs)
-    gradient = zo.TangentGradient(
-        network, two_losses(box), boxes=[box], seed=0, limits=zo.tangents.Limits(excite=0.1)
-    )
-    told, used = [], []
-    for step in range(11):
-        states = 2 * torch.rand(8, 3, generator=torch.Generator().manual_seed(999 + step)) - 1
-        network.zero_grad()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            gradient.backward(states)
-        used += [step] if network.numbers.grad is not None else []
-        told += [step for warning in caught if "to be foretold by now" in str(warning.message)]
-    assert told == ([8] if noise else []) and (used[0] == 8 or not noise)
+    assert 1 <= waited and "numbers" in gradient.excitation[0]
+    assert 0.5 < float(network.numbers.grad.norm() / true.norm()) < 2.0
+    assert torch.cosine_similarity(network.numbers.grad, true, dim=0) > 0.9
 
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("early", [5, 1], ids=["rows", "few rows"])
-@pytest.mark.parametrize("heads", [False, True], ids=["a dither", "an early gradient"])
+@pytest.mark.parametrize("heads", [False, True], ids=["an action", "numbers that hardly vary"])
 def test_no_check_is_made_of_a_gradient_that_waits(heads, early):
     """It would judge what is not used; the first that is used has one instead."""
     network, box = (TwoHeads(1), two_inputs()) if heads else (policy(), plant_box())

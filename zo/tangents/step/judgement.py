@@ -66,19 +66,16 @@ class Judgement:
     def excite(self, evaluation: Evaluation, gradient: StepGradient) -> None:
         """Take in what a step has shown of its dither, choose the next, and whether the gradient is used.
 
-        It is not while a first dither's response is not known, or the gradient is early
-        (`Excitation.is_early`): then nothing is added, nor checked, and no optimiser takes a step, of which
-        Adam's next ones would be shorter.
+        It is not while a first dither's response is not known: then nothing is added, nor checked, and no
+        optimiser takes a step, of which Adam's next ones would be shorter.
         """
-        number, error, waited = gradient.step.number, self._stand_ins.error, self.waits
+        number = gradient.step.number
         self._unknowns = self._excite(gradient, evaluation.dither)
         self._news = self.excitation.look(number, self._stand_ins.excited)
-        self.waits = self.excitation.waits or self.excitation.is_early(number, error)
+        self.waits = self.excitation.waits
         if self.waits:
             self.watch.note_wait()
             return
-        if waited:
-            self._news += self.excitation.foretold_in_vain(number, error)
         if evaluation.dither and self.watch.checks(number):
             with alone(self._ranks):
                 excited, window = self._stand_ins.excited, gradient.window
