@@ -997,6 +997,50 @@ def test_a_gradient_by_numbers_that_vary_does_not_wait():
     assert network.numbers.grad is not None
 
 
+def tracking(state, action):
+    """A mass behind a controller, and two steps of a reference whose next one nothing foretells."""
+    y, v, _, later = state.unbind(1)
+    force = 4 * (action[:, 0] - y) - v
+    come = 2 * torch.frac(977.0 * (later + 1.3)) - 1
+    return torch.stack([y + 0.2 * v, v + 0.2 * force, later, come], dim=1)
+
+
+def tracked(box):
+    def objective(network, state):
+        total = 0.0
+        for _ in range(8):
+            wanted, state = state[:, 2], box(state, network(state))
+            total = total + (state[:, 0] - wanted).square()
+        return total / 8
+
+    return objective
+
+
+def references(step):
+    return 2 * torch.rand(8, 4, generator=torch.Generator().manual_seed(step)) - 1
+
+
+def tracker():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+@pytest.mark.quick_cases(1)
+def test_what_nothing_foretells_and_nothing_moves_has_no_derivative():
+    """A preview: from the first gradient that is used on, by its own check, and in replays."""
+    box = FromTorch(
+        tracking, (ArraySpec("state", (4,)), ArraySpec("action", (1,))), (ArraySpec("state", (4,)),)
+    )
+    network = tracker()
+    gradient, found = cosines(network, box, tracked, 8, batch=references, exact=tracking)
+    waited = found.index(next(cosine for cosine in found if cosine))
+    assert 1 <= waited <= 3 and min(found[waited:]) > 0.9
+    assert gradient._stand_ins.excited[0].unmoved == (2, 3)
+    other = zo.TangentGradient(tracker(), tracked(box), boxes=[box], seed=0)
+    other.load_state_dict(copy.deepcopy(gradient.state_dict()))
+    assert other._stand_ins.excited[0].unmoved == (2, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 @pytest.mark.parametrize("seed", [1, 2])

@@ -264,6 +264,7 @@ class TangentGradient:
                     raise
                 judgement.excite(evaluation, gradient)
                 evaluation.check = judgement.along(evaluation, gradient)  # one query more, where it is due
+            gradient = judgement.without_unmoved(evaluation, gradient)
             share = judgement.share(evaluation)
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from zo.draws import Key
 from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
+from zo.tangents.evidence.unmoved import Unmoved
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
@@ -91,6 +93,27 @@ class Judgement:
             pass  # a process that has failed by here says so, and none waits for rows in vain
         with helped(self._ranks, self._boxes, step.number, step.parameters.tensors[0].device):
             return Check() if self._ranks.rank else checked(gradient, self.watch)
+
+    def without_unmoved(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
+        """The gradient, taken again where its check has shown outputs that nothing moves, for no row.
+
+        What the check says is of the gradient before, and counts no more then. Only of boxes that are
+        dithered: of others values show the derivative.
+        """
+        new: list[int] = []
+        for place, numbers in evaluation.check.unmoved.items():
+            excited = self._stand_ins.excited[place]
+            if self.excitation.excites(place) and excited.saw_unmoved(numbers):
+                new.append(place)
+        if not new:
+            return gradient
+        evaluation.check = replace(evaluation.check, figures={})
+        return gradient.by_others(
+            [
+                Unmoved(at, self._stand_ins.excited[call.box].unmoved or ()) if call.box in new else at
+                for at, call in zip(gradient.at_calls, gradient.window.calls, strict=True)
+            ]
+        )
 
     def share(self, evaluation: Evaluation) -> float | None:
         """The factor of a step's gradient, after its check; None where it is not used."""
