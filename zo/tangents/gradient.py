@@ -142,7 +142,7 @@ class TangentGradient:
         self._settings, self.parameters = settings, settings.parameters
         self.counts = TangentCounts()
         self._evaluations = Evaluations(settings)
-        self._stand_ins = StandIns(settings.tangents, limits.outliers)
+        self._stand_ins = StandIns(settings.tangents, settings.boxes, limits.outliers)
         self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
         notices = self._judgement.notices
         longest = limits.clip if self._stand_ins.learn else None
@@ -252,7 +252,7 @@ class TangentGradient:
             step = evaluations.step(batch, number)
             evaluations.refuse_others(step, self._shared)
             dither = judgement.dither(evaluations.key.at(number))
-            with evaluations.run(step, dither) as evaluation:  # the boxes run, once
+            with evaluations.run(step, dither, self._stand_ins.memory) as evaluation:  # the boxes run, once
                 self.counts.rows += evaluation.rows  # whatever comes of the step
                 pairs = evaluation.pairs()
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls, len(evaluation.survived))

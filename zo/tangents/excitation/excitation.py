@@ -35,7 +35,7 @@ from zo.tangents.record.recording import Dither
 NARROW = 0.25  # of the range that bounds leave: the same; decision 164
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
-TOLD, LATE = 3, 15  # steps after which a wait is said, of usual rows or of however few; decision 214
+TOLD, LATE = 4, 15  # waiting steps after which that is said, of usual rows or of few; decision 214
 FEW = 0.1  # of the rows of boxes that are dithered: boxes with fewer hold up nothing; decision 214
 SAID = "response", "in_loss", "out_of_loss"  # of an `Excitation`: what the last dithers did
 
@@ -159,6 +159,11 @@ class Excitation:
             if state.phase == "guessed":
                 notices.append(unknown(number, names, box, self.held))
         return notices
+
+    def begin_again(self, box: int) -> None:
+        """Dither a box a little again: its model knows by now what the dither had grown for."""
+        known = self._known[box]
+        known.state, known.shown = known.state.begun_again(), None
 
     def excites(self, box: int) -> bool:
         """Whether an input of a box is dithered."""

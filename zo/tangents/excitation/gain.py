@@ -24,6 +24,7 @@ from torch import Tensor
 
 from zo.tangents.evidence.unmoved import Unmoved
 from zo.tangents.excitation.form import GainForm, given
+from zo.tangents.record.before import Lags
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
 
@@ -287,6 +288,7 @@ class Excited(Tangent):
     def __init__(self, prior: Tangent) -> None:
         self.prior, self.learns = prior, prior.learns
         self.unmoved: tuple[int, ...] | None = None
+        self.lags: Lags = ()
         self.gain: Gain | None = None
         self._contest = _Contest()  # of the responses by the tangent and by the gain
 
@@ -319,6 +321,11 @@ class Excited(Tangent):
         known = places if self.unmoved is None else [place for place in self.unmoved if place in places]
         self.unmoved = tuple(known)
         return new
+
+    def remember(self, tangent: Tangent, lags: Lags) -> None:
+        """Go on with a tangent that is shown what was before."""
+        self.prior, self.lags = tangent, lags
+        self.forget()
 
     def forget(self) -> None:
         """No input is dithered any more."""

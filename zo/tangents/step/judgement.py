@@ -14,6 +14,7 @@ from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
 from zo.tangents.evidence.unmoved import Unmoved
+from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
@@ -74,7 +75,8 @@ class Judgement:
         number = gradient.step.number
         self._unknowns = self._excite(gradient, evaluation.dither)
         self._news = self.excitation.look(number, self._stand_ins.excited)
-        self.waits = self.excitation.waits
+        self.waits = self.excitation.waits  # the gradient is that of the models as they were
+        self._news += self._look_back(gradient, evaluation.dither)
         if self.waits:
             self.watch.note_wait()
             return
@@ -175,6 +177,19 @@ class Judgement:
         self.excitation.load_state_dict(state["excitation"])
         shown = state["shown"]
         self.check, self.waits = Check(shown["figures"]), shown["waits"]
+
+    def _look_back(self, gradient: StepGradient, dither: Dither) -> list[Notice]:
+        """Find what programs keep, by the dithers of a step."""
+        if not isinstance(dither, Drawn):
+            return []
+        window = gradient.window
+        with alone(self._ranks):
+            found = self._stand_ins.look_back(
+                window.calls, gradient.pairs, dither.predicted, window.survived, gradient.step.number
+            )
+        for place in found:
+            self.excitation.begin_again(place)
+        return list(found.values())
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
