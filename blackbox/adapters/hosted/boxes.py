@@ -116,6 +116,7 @@ class Exchange(HostBox):
         self.call_name, self.stage = call, stage
         form = host.form
         self.kind = form.kinds.index((call, stage))
+        self.alike = form.calls[call].same
         self.slots = [*form.seen[call], *form.remembered((call, stage))]
         prefix = f"{call}_" if len(form.calls) > 1 else ""
         self.given = tuple(replace(spec, name=prefix + spec.name) for spec in form.calls[call].given)
