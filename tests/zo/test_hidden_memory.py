@@ -13,6 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
+from tests.zo.ranks import results_by_rank
 
 CALLS, CASES = 10, 400
 STATES = torch.randn(CASES, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -166,3 +167,26 @@ def test_a_check_of_a_model_with_memory_finds_it_right():
     assert gradient._stand_ins.memory == {0: (1,)}
     assert gradient.agreement == pytest.approx(1.0, abs=0.1)
     assert gradient.agreement_of_rows > 0.97 and gradient.missed < 0.2
+
+
+def weights_after(group=None):
+    """Weights behind ten steps in front of a lag, which is found meanwhile, and whether it is."""
+    gradient = gradient_of(program_of("lag"), process_group=group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.TangentWarning)
+        trained(gradient, "lag", range(10))
+    found = torch.tensor([float(gradient._stand_ins.memory == {0: (1,)})])
+    return torch.cat([*(weight.detach().flatten() for weight in gradient.network.parameters()), found])
+
+
+def in_groups(groups):
+    return {} if groups[2] is None else {2: weights_after(groups[2])}
+
+
+@pytest.mark.slow
+def test_several_processes_find_the_same(tmp_path):
+    alone = weights_after()
+    assert alone[-1] == 1.0
+    found = results_by_rank([in_groups], tmp_path)
+    assert sum(len(of_rank) for of_rank in found) == 2
+    assert all(torch.equal(weights, alone) for of_rank in found for weights in of_rank.values())

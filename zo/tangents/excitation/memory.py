@@ -28,10 +28,11 @@ from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.before import Lags, goes_on_from, numbers_before, remembering, specs_before
 from zo.tangents.record.call import RecordedCall
-from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
+from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
 from zo.tangents.tangent import Tangent, bring
 
 # decision 216:
+MOST = 64  # numbers of the inputs of a box whose memory is looked for: not of fields
 FARTHEST = 8  # calls ago
 FADING = 0.95  # of what steps have shown, with each further one
 FIRST = 1  # steps with a dither, from which on the call before is tried
@@ -265,7 +266,8 @@ def may_remember(tangent: Tangent, box: BlackBoxFunction) -> Tangent | None:
     A box that is set to a state of one's choice keeps nothing.
     """
     learns = isinstance(tangent, AutoTangent | ValueTangent) and tangent.prior is None
-    return copy.deepcopy(tangent) if learns and not box.settable else None
+    few = sum(sizes(tuple(spec for spec in box.inputs if spec.learned))) <= MOST
+    return copy.deepcopy(tangent) if learns and few and not box.settable else None
 
 
 def _shown(
