@@ -40,8 +40,8 @@ STEPS = 4  # the same, from which on F is looked at
 CLEAR = 2.5  # F, above which a model that is shown what was so many calls ago is tried
 KEPT = 6  # steps whose calls are kept for it to begin with
 CONTEST = 8  # steps at most in which both learn
-OLDER = 0.3  # of what was missed, with each further step of it
-BETTER, FAR_BETTER = 4.0, 10.0  # times the square that it must miss less, after two steps and after one
+OLDER = 0.1  # of what was missed, with each further step of it
+BETTER = 10.0  # times the square that it must miss less
 
 
 class Memory:
@@ -244,7 +244,7 @@ class Memory:
         rival.learn()
         self._missed[2] += 1
         one, other, steps = self._missed
-        if (BETTER if steps > 1 else FAR_BETTER) * other < one:
+        if BETTER * other < one:
             return True
         if steps >= CONTEST or (steps > 1 and other > one):
             self.rival, self.lags = None, ()
@@ -266,6 +266,8 @@ def may_remember(tangent: Tangent, box: BlackBoxFunction) -> Tangent | None:
     A box that is set to a state of one's choice keeps nothing.
     """
     learns = isinstance(tangent, AutoTangent | ValueTangent) and tangent.prior is None
+    if isinstance(tangent, ValueTangent):
+        learns = learns and tangent.rows() is None  # not one that was fitted before
     few = sum(sizes(tuple(spec for spec in box.inputs if spec.learned))) <= MOST
     return copy.deepcopy(tangent) if learns and few and not box.settable else None
 
