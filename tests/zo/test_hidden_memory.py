@@ -39,7 +39,7 @@ def first(state, kind):
     return [-0.3 * state[:, :2]] * (3 if kind == "delay" else 1)
 
 
-def program_of(kind):
+def program_of(kind, **declared):
     def program(case, host):
         state = STATES[case][None]
         kept = first(state, kind)
@@ -48,7 +48,7 @@ def program_of(kind):
             acting, kept = kept_after(kept, torch.from_numpy(answer)[None], kind)
             state = moved(state, acting)
 
-    call = Call("control", sees=ArraySpec("state", (3,)), gives=ArraySpec("action", (2,)))
+    call = Call("control", sees=ArraySpec("state", (3,)), gives=ArraySpec("action", (2,)), **declared)
     return Hosted(program, calls=[call])
 
 
@@ -167,6 +167,17 @@ def test_a_check_of_a_model_with_memory_finds_it_right():
     assert gradient._stand_ins.memory == {0: (1,)}
     assert gradient.agreement == pytest.approx(1.0, abs=0.1)
     assert gradient.agreement_of_rows > 0.97 and gradient.missed < 0.2
+
+
+def test_memory_that_a_call_declares_is_shown_from_the_first_step_on():
+    """In the form of what is found, and nothing is said."""
+    gradient = gradient_of(program_of("lag", memory=1))
+    assert gradient._stand_ins.memory == {0: (1,)}
+    found, said = trained(gradient, "lag", range(10))
+    assert not said
+    late = [found[step] for step in range(5, 10)]
+    assert min(cosine for cosine, _ in late) > 0.97
+    assert all(0.8 < length < 1.2 for _, length in late)
 
 
 def weights_after(group=None):

@@ -33,9 +33,10 @@ class Call:
         stages: how often the program makes the call in one step of its own, such as 4 within a Runge-Kutta
             scheme. What follows a call is another function in each stage, and each has a box of its own.
         memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
-            whole steps. What follows an answer may depend on them. None for 1 if there are several calls or
-            stages, else 0. With 0 a stage shows those before it in its own step alone, which is all that a
-            Runge-Kutta scheme goes by: there is less to learn then.
+            whole steps. What follows an answer may depend on them. Of a single call without stages models are
+            shown the change of what is seen since the call before, and so many answers before. None for 1 if
+            there are several calls or stages, else 0. With 0 a stage shows those before it in its own step
+            alone, which is all that a Runge-Kutta scheme goes by: there is less to learn then.
         same: the axis of all arrays that counts alike places, such as columns, cells or agents, for which one
             network is asked: each place is then a row of what is learned, beside its two neighbours.
 

@@ -49,6 +49,7 @@ class Memory:
 
     Args:
         tangent: the model of the box, before it has learned; None where there is none that learns values.
+        box: the box.
 
     Attributes:
         lags: how far back calls show what was before; empty for nothing.
@@ -56,11 +57,12 @@ class Memory:
         rival: that one; None where there is none.
     """
 
-    def __init__(self, tangent: Tangent | None) -> None:
+    def __init__(self, tangent: Tangent | None, box: BlackBoxFunction) -> None:
         self._fresh = tangent
-        self.lags: Lags = ()
-        self.in_use = False
-        self.rival: Tangent | None = None
+        # where a box says how far back it goes, nothing is looked for
+        self.lags: Lags = tuple(range(1, box.remembers + 1)) if tangent is not None else ()
+        self.in_use = bool(self.lags)
+        self.rival: Tangent | None = self._made(box) if self.in_use else None
         self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # by lag, of scores and of their squares
         self._steps = 0
         self._kept: list[list[RecordedCall]] = []

@@ -52,7 +52,7 @@ class StandIns:
     ) -> None:
         self.tangents, self._boxes = tuple(tangents), boxes
         self._kinds = [repr(tangent) for tangent in self.tangents]
-        self._memories = [Memory(may_remember(*pair)) for pair in zip(tangents, boxes, strict=True)]
+        self._memories = [Memory(may_remember(t, b), b) for t, b in zip(tangents, boxes, strict=True)]
         self._most_bytes: int | None = None  # of rows to learn from, of all tangents together
         self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
@@ -61,6 +61,8 @@ class StandIns:
         self.errors: list[float | None] = []
         self.error: float | None = None
         self._before: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
+        for place in self.memory:  # of boxes that say what they go by
+            self._take_over(place)
 
     @property
     def learn(self) -> bool:
