@@ -11,6 +11,8 @@
 | preview | a reference for two steps is sent, and what comes into it is no function of what was sent |
 | columns | one network for 20 alike columns of 12 levels, which exchange a little with their neighbours |
 
+Behind a comma is what the call declares of it.
+
 Lags and delays are of Lorenz's system of 1996 (8 cells, Runge-Kutta, dt .01), 16 calls a run; the previewed
 reference is of a mass behind a PID. Batches of 8, Adam. The oracle is autograd through the same program in
 PyTorch: first order is trained with it at several rates, and the table has the error on cases that were not
@@ -119,7 +121,7 @@ def lorenz_truth(lag: int, delay: int) -> tuple[Tensor, Tensor]:
     return torch.stack(states, 1), torch.stack(memories, 1)
 
 
-def lorenz_program(lag: int = 10, delay: int = 0, sent: bool = False) -> Program:
+def lorenz_program(lag: int = 10, delay: int = 0, sent: bool = False, **declared: Any) -> Program:
     """Lorenz's system, whose closure goes through a lag or a delay."""
     states, memories = lorenz_truth(lag, delay)
     spread = states.std()
@@ -133,7 +135,8 @@ def lorenz_program(lag: int = 10, delay: int = 0, sent: bool = False) -> Program
             x = lorenz(x, acting)
 
     sees = [ArraySpec("x", (CELLS,)), *([ArraySpec("m", (CELLS,))] if sent else [])]
-    host = Hosted(program, calls=[Call("closure", sees=sees, gives=ArraySpec("a", (CELLS,)))])
+    call = Call("closure", sees=sees, gives=ArraySpec("a", (CELLS,)), **declared)
+    host = Hosted(program, calls=[call])
 
     def objective(network: nn.Module, batch: Batch) -> Tensor:
         seen = host.run(batch[0], calls=CALLS, closure=network).closure.x
@@ -315,6 +318,7 @@ def columns_program(calls: int = 6, **declared: Any) -> Program:
 
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "lag hidden": lorenz_program,
+    "lag hidden, memory=1": lambda: lorenz_program(memory=1),
     "lag sent": lambda: lorenz_program(sent=True),
     "delay": lambda: lorenz_program(delay=5),
     "preview": preview_program,

@@ -26,7 +26,7 @@ from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows
-from zo.tangents.excitation.state import DitherState
+from zo.tangents.excitation.state import FIRST, DitherState
 from zo.tangents.excitation.words import unknown, waits_long
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
@@ -95,7 +95,9 @@ class Excitation:
     ) -> None:
         self.size, self._boxes = size, boxes
         self.held = HELD if steps is None else min(HELD, max(1, steps // PART))
-        self._known = [_Box() for _ in boxes]
+        # where answers go by earlier calls too, the response to this call's dither is not all of it
+        most = (FIRST if box.remembers else 1.0 for box in boxes)
+        self._known = [_Box(DitherState(most=factor)) for factor in most]
         self.response: float | None = None
         self.in_loss: float | None = None
         self.out_of_loss: float | None = None
