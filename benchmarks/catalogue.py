@@ -334,6 +334,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/decisions/excitation.md: programs whose derivative is hard to learn, beside first order",
             "closed_loop:main",
             "15 minutes",
+            results={"closed_loop.json": SMALL},
         ),
         Benchmark(
             "exchange",
