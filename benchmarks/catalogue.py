@@ -330,6 +330,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"closure.json": SMALL, "closure_uncorrected.json": f"{SMALL} --uncorrected"},
         ),
         Benchmark(
+            "closed_loop",
+            "docs/decisions/excitation.md: programs whose derivative is hard to learn, beside first order",
+            "closed_loop:main",
+            "15 minutes",
+            results={"closed_loop.json": SMALL},
+        ),
+        Benchmark(
             "exchange",
             "docs/tutorials/inside_a_code.md: what it costs that a program asks for its network",
             "exchange:main",

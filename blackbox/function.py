@@ -80,6 +80,10 @@ class BlackBoxFunction(ABC):
         deterministic: set in SOME: False if equal inputs may give different outputs.
         settable: set in SOME: False if a row goes on from another row's answer, as in `Session`, so that the
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
+        alike: set in SOME: the axis of all arrays that carry a gradient which counts alike places, such as
+            columns, cells or agents: what an input does is the same at each.
+        remembers: set in SOME: how many calls ago a row was given what an answer goes by, of rows that go on
+            from other rows' answers.
         of_process: set in SOME: True if rows go on from answers that this process was given, as of programs
             that call the network (`Hosted`): those that another process has kept are of no use here.
         environment_variables: set in SOME: the names of variables of the environment on which answers depend,
@@ -102,6 +106,8 @@ class BlackBoxFunction(ABC):
     max_rows: int | None = None
     deterministic: bool = True
     settable: bool = True
+    alike: int | None = None
+    remembers: int = 0
     of_process: bool = False
     environment_variables: tuple[str, ...] = ()
     failures: Policy = "raise"

@@ -51,7 +51,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
         self.outputs = box.outputs
         self.arrays = box.arrays
         self.deterministic = box.deterministic
-        self.settable = box.settable
+        self.settable, self.alike, self.remembers = box.settable, box.alike, box.remembers
         self.of_process = box.of_process
 
     @property

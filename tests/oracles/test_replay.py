@@ -532,6 +532,7 @@ def test_replays_without_a_finite_loss_stop():
     limits, counts = zo.tangents.Limits(excite=0.1), []
     gradient = zo.TangentGradient(network, objective, boxes=[box], limits=limits)
     for seed in range(8):  # in which a gradient may wait, and nothing is replayed
+        network.zero_grad()
         gradient.backward(batch_of(100 + seed))
     with pytest.warns(zo.TangentWarning, match="replays rest"):
         for seed in range(6):

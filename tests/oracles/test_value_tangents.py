@@ -314,6 +314,32 @@ def test_lengths_of_their_own_learn_more_from_as_many_rows():
     assert (pulled - truth).norm() < 0.1 * (one - truth).norm()
 
 
+def looped(x, action):
+    """A step of two numbers, one of which an action bends."""
+    bend = torch.sin(1.5 * x[:, 0]) * action[:, 0]
+    return torch.stack([x[:, 0] + 0.3 * x[:, 1], x[:, 1] - 0.5 * torch.sin(2 * x[:, 0]) + bend], dim=1)
+
+
+def test_lengths_that_were_chosen_while_inputs_were_apart_are_kept():
+    """An action is a function of the state, beside a dither that becomes ever smaller."""
+    box = box_of(looped, ArraySpec("x", (2,)), ArraySpec("action", (1,)))
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(dither, count=64):
+        x = torch.randn(count, 2, generator=generator)
+        action = x[:, :1] * 0.9 - 0.4 * x[:, 1:] + dither * torch.randn(count, 1, generator=generator)
+        return x, action
+
+    tangent, found = zo.tangents.KernelTangent(300, window=500), []
+    for step in range(30):
+        learn(tangent, pairs_at(box, *rows(0.4 * 0.7**step)))
+        at = rows(0.0)
+        v = torch.randn(len(at[0]), 2, generator=generator)
+        pulled = tangent.at(pairs_at(box, *at)).pull(v)
+        found.append(cosine(pulled[:, 2], true_vjp(box, at, v)[:, 2]))
+    assert tangent.knows and min(found[2:]) > 0.98
+
+
 def test_inputs_that_explain_each_other_have_one_length():
     """As of a network's layer in front of the box: which of them the outputs go by, values do not show."""
     to_many = weights(2, 6, seed=7)

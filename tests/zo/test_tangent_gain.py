@@ -428,6 +428,7 @@ def burgers(u, viscosity):
     return u - 0.02 * (flux - flux.roll(1, 1)) / 0.15
 
 
+@pytest.mark.filterwarnings("ignore:Step 7. expected a small dither to show by now")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Step 11")  # of a model that has learned for some twenty steps
 def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_solver():

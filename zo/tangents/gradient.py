@@ -143,7 +143,7 @@ class TangentGradient:
         self._settings, self.parameters = settings, settings.parameters
         self.counts, self.unchecked = TangentCounts(), False
         self._evaluations = Evaluations(settings)
-        self._stand_ins = StandIns(settings.tangents, limits.outliers)
+        self._stand_ins = StandIns(settings.tangents, settings.boxes, limits.outliers)
         self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
         notices = self._judgement.notices
         longest = limits.clip if self._stand_ins.learn else None
@@ -253,7 +253,7 @@ class TangentGradient:
             step = evaluations.step(batch, number)
             evaluations.refuse_others(step, self._shared)
             dither = judgement.dither(evaluations.key.at(number))
-            with evaluations.run(step, dither) as evaluation:  # the boxes run, once
+            with evaluations.run(step, dither, self._stand_ins.memory) as evaluation:  # the boxes run, once
                 self.counts.rows += evaluation.rows  # whatever comes of the step
                 pairs = evaluation.pairs()
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls, len(evaluation.survived))
@@ -266,6 +266,7 @@ class TangentGradient:
                 judgement.excite(evaluation, gradient)
                 if not self.unchecked:
                     evaluation.check = judgement.along(evaluation, gradient)  # a query more, where it is due
+            gradient = judgement.without_unmoved(evaluation, gradient)
             share = judgement.share(evaluation)
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)

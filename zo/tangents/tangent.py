@@ -29,8 +29,10 @@ class Tangent(ABC):
         learns: False of one whose J(z) never changes.
         replayed: False of one with which nothing is replayed where the number of replays is not fixed.
         brought: whether what it has learned is where the rows are, see `bring`.
+        lags: how far back it is shown what was before, see `zo.tangents.record.before`.
     """
 
+    lags: tuple[int, ...] = ()
     learns: bool = True
     replayed: bool = True
     brought: bool = False

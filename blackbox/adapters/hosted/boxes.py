@@ -116,15 +116,24 @@ class Exchange(HostBox):
         self.call_name, self.stage = call, stage
         form = host.form
         self.kind = form.kinds.index((call, stage))
+        self.alike = form.calls[call].same
+        single = len(form.kinds) == 1
+        self.remembers = form.memory if single else 0  # models are shown it in another form
         self.slots = [*form.seen[call], *form.remembered((call, stage))]
         prefix = f"{call}_" if len(form.calls) > 1 else ""
         self.given = tuple(replace(spec, name=prefix + spec.name) for spec in form.calls[call].given)
-        self.inputs = (*(slot.named() for slot in self.slots), *self.given, HISTORY)
+        before = {slot.name for slot in form.remembered()} if single else set[str]()
+        seen = [slot.named() for slot in self.slots]
+        self.inputs = (
+            *(replace(s, differentiable=False, modelled=False) if s.name in before else s for s in seen),
+            *self.given,
+            HISTORY,
+        )
         copies, known = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
         self.outputs = tuple(
             # what is remembered is an input as it was; what this stage is not shown, the next is not either
             replace(spec, copy_of=copies[spec.name])
-            if spec.name in copies and known.get(copies[spec.name])
+            if spec.name in copies and spec.name not in before and known.get(copies[spec.name])
             else replace(spec, differentiable=spec.name not in copies and spec.differentiable)
             for spec in host.state
         )
@@ -252,6 +261,7 @@ class Ending(Exchange):
 
     def __init__(self, host: HostParts, call: str, stage: int) -> None:
         super().__init__(host, call, stage)
+        self.alike, self.remembers = None, 0
         self.outputs = (*(slot.spec for slot in host.form.outputs), ArraySpec("ended", (), "bool"))
 
     def answered(self, outputs: tuple[Tensor, ...]) -> Tensor:

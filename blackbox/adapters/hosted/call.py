@@ -33,9 +33,12 @@ class Call:
         stages: how often the program makes the call in one step of its own, such as 4 within a Runge-Kutta
             scheme. What follows a call is another function in each stage, and each has a box of its own.
         memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
-            whole steps. What follows an answer may depend on them. None for 1 if there are several calls or
-            stages, else 0. With 0 a stage shows those before it in its own step alone, which is all that a
-            Runge-Kutta scheme goes by: there is less to learn then.
+            whole steps. What follows an answer may depend on them. Of a single call without stages models are
+            shown the change of what is seen since the call before, and so many answers before. None for 1 if
+            there are several calls or stages, else 0. With 0 a stage shows those before it in its own step
+            alone, which is all that a Runge-Kutta scheme goes by: there is less to learn then.
+        same: the axis of all arrays that counts alike places, such as columns, cells or agents, for which one
+            network is asked: each place is then a row of what is learned, beside its two neighbours.
 
     Raises:
         ConfigurationError, DefinitionError: a value makes no sense.
@@ -46,6 +49,7 @@ class Call:
     gives: ArraySpec | Sequence[ArraySpec]
     stages: int = 1
     memory: int | None = None
+    same: int | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise."""
@@ -73,6 +77,7 @@ class Call:
                     f"{where}, gives {spec.name!r}: expected floats, got {spec.dtype}. A network's answer is "
                     "rounded, or compared, by the program."
                 )
+        self._check_same(where)
         names = [spec.name for spec in (*self.seen, *self.given)]
         for name in names:
             if names.count(name) > 1 or len(name) > wire.NAME:
@@ -80,6 +85,20 @@ class Call:
                     f"{where}: expected arrays of different names of at most {wire.NAME} letters, got "
                     f"{name!r}. Rename it."
                 )
+
+    def _check_same(self, where: str) -> None:
+        if self.same is None:
+            return
+        check_count(where, "same", self.same, least=0)
+        carry = [spec for spec in (*self.seen, *self.given) if spec.differentiable and spec.floating]
+        counts = {spec.shape[self.same : self.same + 1] for spec in carry}
+        if len(counts) > 1 or () in counts:
+            shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in carry)
+            raise ConfigurationError(
+                f"{where}, same: expected an axis on which all arrays that carry a gradient have as many "
+                f"places, got {self.same} of {shapes}. Say what has no places differentiable=False, or leave "
+                "same= out."
+            )
 
     @property
     def seen(self) -> tuple[ArraySpec, ...]:

@@ -314,6 +314,12 @@ def _check_calls(calls: tuple[Call, ...]) -> None:
             f"Hosted, calls: expected a list of Call, got {list(calls)!r}. Write "
             "calls=[Call(name, sees=..., gives=...)]."
         )
+    for call in calls if sum(call.stages for call in calls) > 1 else ():
+        if call.same is not None:
+            raise ConfigurationError(
+                f"Hosted, calls: expected same= of a program that makes one call in a step, got it for "
+                f"{call.name!r} beside others, or in stages. Leave same= out."
+            )
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(

@@ -22,6 +22,7 @@ from zo.tangents.evidence.responses import (
     responses_of,
 )
 from zo.tangents.evidence.rounding import digits_of, rounding_of
+from zo.tangents.evidence.unmoved import unmoved_by
 from zo.tangents.playback.playback import WayBack, evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
@@ -91,7 +92,15 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
     uphill = _Uphill(gradient.behind_first_writes(), watch.state.noise)
     check = _looked(uphill, watch)
     unlike = uphill.noise / uphill.size if watch.state.noise is None and uphill.noise is not None else None
-    return replace(check, noise=uphill.noise, unlike=unlike, rows=uphill.rows, queries=uphill.queries)
+    unmoved = {} if uphill.noise else uphill.unmoved
+    return replace(
+        check,
+        noise=uphill.noise,
+        unlike=unlike,
+        rows=uphill.rows,
+        queries=uphill.queries,
+        unmoved=unmoved,
+    )
 
 
 def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
@@ -149,6 +158,7 @@ class _Uphill:
         rows: how many rows the boxes were asked for so far.
         queries: how many queries were made.
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
+        unmoved: numbers that the first query has not moved, see `unmoved_by`.
     """
 
     def __init__(self, gradient: StepGradient, noise: float | None) -> None:
@@ -161,6 +171,7 @@ class _Uphill:
         self.most = FARTHEST * self.size
         self.farther = NEAREST * float(gradient.step.parameters.flat().norm()) * self.slope
         self.rows = self.queries = 0
+        self.unmoved: dict[int, tuple[int, ...]] = {}
         self._digits = digits_of(gradient.boxes, window)
         self.digits = min(self._digits.values(), default=None)
 
@@ -185,6 +196,7 @@ class _Uphill:
         gradient, window = self._step_gradient, self._step_gradient.window
         change, recorder = self._changes(predicted / self.slope)
         measurements = responses_of(gradient, recorder)
+        self.unmoved = self.unmoved or unmoved_by(gradient, measurements)
         predictions = predicted_of(gradient, measurements)
         rounding = rounding_of(gradient, self._digits)[: len(measurements)]
         response_error, coarse = errors_of_responses(gradient.pairs, measurements, predictions, rounding)

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec
+from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents.evidence.predictions import Squares, relative_error
 from zo.tangents.playback.step_gradient import StepGradient
+from zo.tangents.record.before import Before, values_before
+from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Recorder
 
@@ -51,12 +53,22 @@ def responses_of(gradient: StepGradient, recorder: Recorder) -> list[Response]:
             return []
         box = gradient.boxes[call.box]
         d, same = _change(box.inputs, call.inputs, query.inputs)
+        if call.before is not None:
+            d = torch.cat([d, _change_before(box, call.before, query, recorder)], dim=1)
         change, _ = _change(box.outputs, call.outputs, query.outputs)
         valid = d.isfinite().all(dim=-1) & change.isfinite().all(dim=-1) & same & at.rows.alive
         valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
         d, change = (torch.where(valid[:, None], each, 0.0) for each in (d, change))
         responses.append(Response(d, change, valid))
     return responses
+
+
+def _change_before(box: BlackBoxFunction, before: Before, query: RecordedCall, recorder: Recorder) -> Tensor:
+    """By what a call's memory has changed, `(rows, size)`; by nothing where it has none of its own."""
+    if not before.numbers:
+        return torch.zeros_like(before.values)
+    earlier = [recorder.seen[number].inputs for number in before.numbers]
+    return values_before(box, before.lags, query.inputs, earlier) - before.values
 
 
 def _change(

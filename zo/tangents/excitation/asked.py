@@ -41,8 +41,8 @@ class AskedInputs:
         near: by input that is a field, cells of the last rows, see `cells_of`, and the run of each.
         seen: rows ever.
         judged: rows ever when they were last judged.
-        faint: whether an input varies far less over rows than weights move it; None before a step with two
-            rows of the batch or more.
+        faint: places of inputs that vary far less over rows than weights move them; None before a step with
+            two rows of the batch or more.
     """
 
     rows: list[Tensor] = field(default_factory=list)
@@ -50,7 +50,7 @@ class AskedInputs:
     near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
     seen: int = 0
     judged: int = 0
-    faint: bool | None = None
+    faint: tuple[int, ...] | None = None
 
     def keep(
         self,
@@ -104,8 +104,8 @@ class AskedInputs:
         """Choose what is dithered, and in which units: inputs that values do not identify.
 
         What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
-        line, and shows no more than the derivative along that. Of the others the one that is explained best
-        is dithered first, which then explains none.
+        line, and shows no more than the derivative along that. Nor is what hardly varies, see `faint`. Of the
+        others the one that is explained best is dithered first, which then explains none.
 
         Args:
             specs: of all inputs.
@@ -129,8 +129,9 @@ class AskedInputs:
             if by_weights:
                 units[which] = _unit_of_constant(specs[which], self.rows[which], numbers, by_weights)
         dithers = [which for which in candidates if waits and which in before]
-        units |= {which: before[which] for which in dithers}
-        begins = False
+        dithers += [which for which in self.faint or () if which in candidates and which not in dithers]
+        units |= {w: before[w] if w in before else self._of_faint(specs, w, spread) for w in dithers}
+        begins = any(which not in before for which in dithers)
         while True:
             shares = {w: self._unexplained(w, dithers) for w in candidates if w not in dithers}
             least = min(shares, key=shares.__getitem__, default=None)
@@ -150,13 +151,17 @@ class AskedInputs:
         return dict(sorted(units.items())), begins
 
     def see_spread(self, candidates: Sequence[int], spread: Spread) -> None:
-        """See, once, whether the numbers of an input that differ between rows do so hardly; see `faint`.
+        """See, once, which inputs' numbers differ between rows, but hardly; see `faint`.
 
         Few rows then tell their derivative badly: in their own units, as a model has them, they count as much
         as all else, so the derivative by them is thought too large, by up to the ratio of the two.
         """
         if self.faint is None and len(self.runs.unique()) > 1:  # one row's calls are too much alike
-            self.faint = any(self._hardly_varies(which, spread) for which in candidates)
+            self.faint = tuple(which for which in candidates if self._hardly_varies(which, spread))
+
+    def _of_faint(self, specs: Sequence[ArraySpec], which: int, spread: Spread) -> Tensor:
+        """The unit of an input that hardly varies, number by number."""
+        return _unit(specs[which], self.rows[which], spread(which, ~constant(self.rows[which])))
 
     def _hardly_varies(self, which: int, spread: Spread) -> bool:
         rows = self.rows[which]

@@ -26,8 +26,8 @@ from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows
-from zo.tangents.excitation.state import DitherState
-from zo.tangents.excitation.words import not_foretold, unknown, waits_long
+from zo.tangents.excitation.state import FIRST, DitherState
+from zo.tangents.excitation.words import unknown, waits_long
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither
@@ -35,10 +35,8 @@ from zo.tangents.record.recording import Dither
 NARROW = 0.25  # of the range that bounds leave: the same; decision 164
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
-TOLD = 0.6  # of those that may, after which it is said; decision 139
-# of an input that hardly varies: steps at most whose gradient waits for one that is foretold, and the error
-EARLY, FORETOLD = 8, 0.02  # of that one; decision 151
-VAIN = 0.5  # an error that is told where the wait ends: little is known; decision 151
+TOLD, LATE = 4, 15  # waiting steps after which that is said, of usual rows or of few; decision 214
+FEW = 0.1  # of the rows of boxes that are dithered: boxes with fewer hold up nothing; decision 214
 SAID = "response", "in_loss", "out_of_loss"  # of an `Excitation`: what the last dithers did
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -97,7 +95,9 @@ class Excitation:
     ) -> None:
         self.size, self._boxes = size, boxes
         self.held = HELD if steps is None else min(HELD, max(1, steps // PART))
-        self._known = [_Box() for _ in boxes]
+        # where answers go by earlier calls too, the response to this call's dither is not all of it
+        most = (FIRST if box.remembers else 1.0 for box in boxes)
+        self._known = [_Box(DitherState(most=factor)) for factor in most]
         self.response: float | None = None
         self.in_loss: float | None = None
         self.out_of_loss: float | None = None
@@ -125,30 +125,14 @@ class Excitation:
 
     @property
     def waits(self) -> bool:
-        """Whether a step's gradient is not to be used; with a size of the user's nothing is waited for."""
-        return self.size is None and any(known.state.waits for known in self._known)
+        """Whether a step's gradient is not to be used: most of it would be a guess.
 
-    def is_early(self, number: int, error: float | None) -> bool:
-        """Whether a step's gradient would be a guess: of an input that hardly varies, which few rows show.
-
-        Args:
-            number: of the step.
-            error: the relative error of what tangents foretold of it; None where there was nothing.
+        Boxes that were asked for few rows hold up nothing, and with a size of the user's nothing is waited
+        for.
         """
-        faint = any(known.asked.faint for known in self._known)
-        return faint and number < min(EARLY, self.held) and (error is None or error > FORETOLD)
-
-    def foretold_in_vain(self, number: int, error: float | None) -> list[Notice]:
-        """A warning where an early gradient was waited for (`is_early`), and steps are still not foretold.
-
-        Args:
-            number: of the step, the first whose gradient is used.
-            error: the relative error of what tangents foretold of it; None where there was nothing.
-        """
-        if number != min(EARLY, self.held) or error is None or error <= VAIN:
-            return []
-        faint = (box for box, known in zip(self._boxes, self._known, strict=True) if known.asked.faint)
-        return [not_foretold(number, box, error) for box in faint]
+        dithered = [known for known in self._known if known.state.units]
+        unknown = sum(known.asked.seen for known in dithered if known.state.waits)
+        return self.size is None and unknown > FEW * sum(known.asked.seen for known in dithered)
 
     def look(self, number: int, tangents: Sequence[Excited]) -> list[Notice]:
         """Take in, once a step, whether the responses to dithers are known by now.
@@ -171,12 +155,19 @@ class Excitation:
                 known = known or of_box.shown.known_by_now()
             of_box.state = state = of_box.state.looked(self.held, known=known)
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
-            told = math.ceil(TOLD * self.held)
-            if state.waits and state.waited == told < self.held - 1:  # else the other word is near
-                notices.append(waits_long(number, names, box, self.held, told))
-            if state.phase == "guessed":
+            late = state.waited >= (TOLD if of_box.asked.seen >= MOST else LATE)
+            if self.waits and state.waits and late and state.waited < self.held - 1:  # else the other is near
+                notices.append(waits_long(number, names, box, self.held, state.waited))
+            # what hardly varies is shown by values too, if badly: nothing is said where none was dithered yet
+            faint = state.waited == 1 and set(state.units) <= set(of_box.asked.faint or ())
+            if state.phase == "guessed" and not faint:
                 notices.append(unknown(number, names, box, self.held))
         return notices
+
+    def begin_again(self, box: int) -> None:
+        """Dither a box a little again: its model knows by now what the dither had grown for."""
+        known = self._known[box]
+        known.state, known.shown = known.state.begun_again(), None
 
     def excites(self, box: int) -> bool:
         """Whether an input of a box is dithered."""

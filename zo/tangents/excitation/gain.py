@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zo.tangents.evidence.unmoved import Unmoved
 from zo.tangents.excitation.form import GainForm, given
+from zo.tangents.record.before import Lags
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
 
@@ -280,10 +282,13 @@ class Excited(Tangent):
     Attributes:
         prior: as given.
         gain: the gain; None before a dither was shown, or where none can be.
+        unmoved: numbers of the outputs, by their places, that checks have never moved; None before a check.
     """
 
     def __init__(self, prior: Tangent) -> None:
         self.prior, self.learns = prior, prior.learns
+        self.unmoved: tuple[int, ...] | None = None
+        self.lags: Lags = ()
         self.gain: Gain | None = None
         self._contest = _Contest()  # of the responses by the tangent and by the gain
 
@@ -298,13 +303,29 @@ class Excited(Tangent):
 
     def at(self, rows: CallPairs) -> Linearised:
         """The tangent's, with the gain where that is in use."""
-        at, gain = self.prior.at(rows), self.in_use
-        return at if gain is None else _WithGain(at, gain)
+        return self._with_all(self.prior.at(rows))
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at`, for several calls."""
-        each, gain = self.prior.at_each(calls), self.in_use
-        return each if gain is None else [_WithGain(at, gain) for at in each]
+        return [self._with_all(at) for at in self.prior.at_each(calls)]
+
+    def _with_all(self, at: Linearised) -> Linearised:
+        """What the tangent says, with the gain where that is in use, and without what nothing moves."""
+        gain = self.in_use
+        at = at if gain is None else _WithGain(at, gain)
+        return Unmoved(at, self.unmoved) if self.unmoved else at
+
+    def saw_unmoved(self, places: Sequence[int]) -> bool:
+        """Take in the outputs that a check has not moved; whether there are some that nobody knew of."""
+        new = self.unmoved is None and bool(places)
+        known = places if self.unmoved is None else [place for place in self.unmoved if place in places]
+        self.unmoved = tuple(known)
+        return new
+
+    def remember(self, tangent: Tangent, lags: Lags) -> None:
+        """Go on with a tangent that is shown what was before."""
+        self.prior, self.lags = tangent, lags
+        self.forget()
 
     def forget(self) -> None:
         """No input is dithered any more."""
@@ -332,12 +353,13 @@ class Excited(Tangent):
     def state_dict(self) -> dict[str, Any]:
         """Of the gain alone: the tangent has its own."""
         gain = None if self.gain is None else self.gain.state_dict()
-        return {"gain": gain, "errors": list(astuple(self._contest))}
+        return {"gain": gain, "errors": list(astuple(self._contest)), "unmoved": self.unmoved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.gain = Gain.of_state(state["gain"]) if state["gain"] else None
         self._contest = _Contest(*state["errors"])
+        self.unmoved = None if state["unmoved"] is None else tuple(state["unmoved"])
 
 
 class _WithGain(Linearised):

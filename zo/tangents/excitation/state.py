@@ -77,6 +77,11 @@ class DitherState:
         """Take a smaller dither: at this one rows failed, as of a simulator that an action ends."""
         return replace(self, most=self.factor / 2, factor=self.factor / GROWN)
 
+    def begun_again(self) -> DitherState:
+        """Take a dither no larger than the first: another model is in use, which knows what that shows."""
+        factor = min(self.factor, FIRST)
+        return replace(self, phase="known", factor=factor, most=factor)
+
     def followed(self, seen: NextSize) -> DitherState:
         """Take the next dither by what rows have shown."""
         factor = min(self.factor * min(seen.times, GROWN), self.most)

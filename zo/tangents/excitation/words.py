@@ -13,7 +13,7 @@ def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: 
     return Notice(
         f"waits for {box!r}",
         f"Step {number + 1}: expected a small dither to show by now what {names} of {box!r} does, which "
-        "values alone do not show, and its response does not stand out yet. So no gradient was added in "
+        "values alone do not show, and its response does not stand out yet: no gradient was added in "
         f"{counted(told, 'step')}, nor is until it is known, for {counted(held, 'step')} at most. "
         "More rows in a batch show it "
         "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; Limits(excite=.3), "
@@ -32,18 +32,5 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
         "the tangent's guess until rows show it. Look at tangent_agreement_of_rows in metrics() before you "
         "trust it: take more rows in a batch, a larger dither (Limits(excite=.3), in spreads of the input), "
         "layout='grid' for a line or field of cells, or less noise in the box.",
-        TangentWarning,
-    )
-
-
-def not_foretold(number: int, box: BlackBoxFunction, error: float) -> Notice:
-    """An early gradient was waited for in vain: `error` is that of what was foretold of this step."""
-    return Notice(
-        f"not foretold: {box!r}",
-        f"Step {number + 1}: expected answers of {box!r} to be foretold by now, one of whose inputs hardly "
-        f"varies over rows beside what weights can move, got a relative error of {error:.2g}. The gradient "
-        "is used from now on, and may be several times too long, or point elsewhere. Look at "
-        "tangent_agreement_of_rows in metrics(); take more rows in a batch; or, where the box keeps "
-        "something between calls that it is not given, make that an input and an output.",
         TangentWarning,
     )

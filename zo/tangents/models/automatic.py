@@ -58,7 +58,7 @@ class AutoTangent(Tangent):
     steps, beginning with the rows that are there, and takes over if it predicts new rows better.
 
     Args:
-        box: the box, whose specs decide.
+        box: the box, or its specs, which decide.
         seed: the seed of all that is drawn.
         without: names of candidates that are not tried, such as "equation".
         prior: a differentiable model of the box, see `ValueTangent`.
@@ -73,13 +73,14 @@ class AutoTangent(Tangent):
 
     def __init__(
         self,
-        box: BlackBoxFunction,
+        box: BlackBoxFunction | Specs,
         seed: int = 0,
         *,
         without: Collection[str] = (),
         prior: Below | Prior | None = None,
     ) -> None:
-        self._specs = Specs.of(box)
+        self._specs = box if isinstance(box, Specs) else Specs.of(box)
+        self._settings = seed, tuple(without)
         self.taken_for = self._specs.structure.why
         tried = [(candidate, candidate.fits(self._specs)) for candidate in candidates(without)]
         fits = {candidate.name: candidate for candidate, reason in tried if reason is None}
@@ -106,6 +107,11 @@ class AutoTangent(Tangent):
         self._errors = dict.fromkeys(first, 0.0)  # of what was predicted, the last steps counting most
         self.models = self._made(first)
         self.kind = first[0]
+
+    def beside(self, specs: Specs) -> AutoTangent:
+        """One of the same settings, that has learned nothing, for other specs."""
+        seed, without = self._settings
+        return AutoTangent(specs, seed, without=without)
 
     @property
     def model(self) -> ValueTangent:

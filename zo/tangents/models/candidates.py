@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blackbox import BlackBoxFunction
 from blackbox.registered import added, registered
 from zo.errors import ConfigurationError
 from zo.tangents.models.structure import Specs
@@ -41,7 +40,7 @@ class Candidate:
     Args:
         name: its name, under which it is registered.
         fits: from the box's `Specs` to None if the model can learn such a box, else the reason in words.
-        make: from the box and a seed to a new model.
+        make: from the box, or its `Specs`, and a seed to a new model.
         first: whether it stands before the candidates that ship; the first one is used until another one is
             better.
         reserve: whether it does not learn from the first step on, but where the one in use lost its trust.
@@ -55,7 +54,7 @@ class Candidate:
 
     name: str
     fits: Callable[[Specs], str | None]
-    make: Callable[[BlackBoxFunction, int], ValueTangent]
+    make: Callable[[Any, int], ValueTangent]
     first: bool = False
     reserve: bool = False
     better: float = BETTER

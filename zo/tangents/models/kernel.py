@@ -30,7 +30,7 @@ from zo.tangents.tangent import Linearised
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
 OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
-APART = 0.05  # of an input's variance: with less that others do not explain, one length; decision 148
+APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
@@ -45,7 +45,8 @@ class KernelTangent(ValueTangent):
     exp(-sum over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a
     squared exponential beside a linear trend (Rasmussen and Williams, 2006). The lengths l_i are the
     likeliest, times a factor that has, with the noise, the smallest leave-one-out error; or one for all where
-    its error is smaller, or where inputs explain each other. The outputs share them, but for those, where
+    its error is smaller, or where inputs have explained each other from the first: lengths that were chosen
+    while they did not are kept once they do. The outputs share them, but for those, where
     there are at most 32, whose mean square error is less than half with lengths of their own. Where a box
     takes few numbers this learns more from few rows than a network does. Each number has its own unit. It
     needs no steps of learning, and nothing is drawn.
@@ -121,6 +122,8 @@ class KernelTangent(ValueTangent):
             again: whether lengths and noises are chosen again; else they stay as they are.
         """
         chosen = [(process.outputs, process.lengths, process.noise) for process in self._fit]
+        apart = any(bool((lengths != lengths[0]).any()) for _, lengths, _ in chosen)
+        again = again and not (apart and least_unexplained(x) < APART)
         better = _chosen(x, target) if again else []
         return [Process.fitted(x, target, *choice) for choice in better or chosen], bool(better)
 

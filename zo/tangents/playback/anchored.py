@@ -27,6 +27,7 @@ from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.way_back import gradients_of
+from zo.tangents.record.before import remembering
 from zo.tangents.record.pairs import sizes
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised, Tangent
@@ -126,6 +127,8 @@ class _Anchored(FromRecord):
     def __init__(
         self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
     ) -> None:
+        memory = {place: tangent.lags for place, tangent in enumerate(tangents) if tangent.lags}
+        window = replace(window, calls=tuple(remembering(window.calls, boxes, memory)))
         super().__init__(boxes, window.calls, window.survived)
         pairs = window.pairs(boxes)
         self.at_calls: dict[int, Linearised] = {}  # by call
@@ -164,7 +167,11 @@ class _Anchored(FromRecord):
             for spec, array in zip(box.inputs, arrays, strict=True)
             if spec.modelled
         )
-        change = at.to(torch.cat(variables, dim=1).to(pairs.z.dtype), others)
+        recorded = self.calls[number].before
+        if recorded is not None:  # a run's first calls have the memory that they were recorded with
+            before = self.before(number, box)
+            variables.append(recorded.values if before is None else before)
+        change = at.to(torch.cat([each.to(pairs.z.dtype) for each in variables], dim=1), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
         by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
         return tuple(

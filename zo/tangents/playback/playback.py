@@ -15,6 +15,7 @@ from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.objective import losses, mean_loss
 from zo.tangents.playback.way_back import gradients_of, leaves_beside, reaches, warn_of_others
+from zo.tangents.record.before import Memory, goes_on_from, numbers_before, remembering, values_before
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.record.pairs import sizes
 from zo.tangents.record.recording import Dither, Recorded, Recorder, with_calls
@@ -87,6 +88,7 @@ class Live:
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
         dither: what the boxes are asked beside what the objective asks.
+        memory: of which boxes calls show what was before.
 
     Attributes:
         seen: what was recorded, as `record` gives it.
@@ -96,15 +98,16 @@ class Live:
         TangentError: there was no call, or a gradient arrives at another box.
     """
 
-    def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
+    def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], dither: Dither, memory: Memory) -> None:
         step.parameters.refuse_replaced(step.network)
         step.parameters.refuse_frozen()
         self._step = step
-        recorder = _LiveRecorder(boxes, dither)
+        recorder = _LiveRecorder(boxes, dither, memory)
         with torch.enable_grad(), recorder.recording():
             self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
         self._at_calls, self.reached = recorder.at_calls, recorder.reached
-        self.seen = with_calls(Recorded(self._losses.detach(), recorder.seen, recorder.rows), boxes)
+        calls = remembering(recorder.seen, boxes, memory)
+        self.seen = with_calls(Recorded(self._losses.detach(), calls, recorder.rows), boxes)
 
     def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradients as of `evaluate_again`, where all rows survived; once: the graph is gone then.
@@ -125,10 +128,13 @@ class _LiveRecorder(Recorder):
         reached: see `WayBack`.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
+    def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither, memory: Memory) -> None:
         super().__init__(boxes, dither)
         self.at_calls: list[Linearised] = []
         self.reached: set[tuple[int, int]] = set()
+        self._boxes, self._memory = boxes, memory
+        self._asked: list[tuple[Any, ...]] = []  # of boxes with a memory, by call
+        self._found: list[int | None] = []  # what each of these goes on from
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         if id(box) not in self.places:
@@ -142,8 +148,19 @@ class _LiveRecorder(Recorder):
         self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
-        results = answered_by(box, self.at_calls, number, outputs, arrays)
+        results = answered_by(box, self.at_calls, number, outputs, arrays, self._before(number, arrays))
         return results if isinstance(answer, tuple) else results[0]
+
+    def _before(self, number: int, arrays: tuple[Tensor, ...]) -> Tensor | None:
+        """What a call shows of earlier ones, with its graph; None of a box, or a call, without memory."""
+        place = self.seen[number].box
+        lags = self._memory.get(place, ())
+        self._asked.append(arrays if lags else ())
+        self._found.append(goes_on_from(self.seen, self._boxes, number) if lags else None)
+        numbers = numbers_before(self._found, number, lags) if lags else ()
+        if not numbers:
+            return None
+        return values_before(self._boxes[place], lags, arrays, [self._asked[n] for n in numbers])
 
 
 class Answers:
@@ -173,6 +190,7 @@ class Answers:
         self.alive = alive
         self._places = {id(box): place for place, box in enumerate(boxes)}
         self._next = 0
+        self._asked: dict[int, tuple[Tensor, ...]] = {}  # of boxes with a memory, what was asked by number
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answered; other boxes are evaluated."""
@@ -190,11 +208,21 @@ class Answers:
         self._next += 1
         refuse_arrays(box, arrays)
         self.compare(number, box, arrays)
+        if self.calls[number].before is not None:
+            self._asked[number] = arrays
         outputs = self.answer(number, box, arrays)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Compare the inputs of a call with those that were recorded."""
+
+    def before(self, number: int, box: BlackBoxFunction) -> Tensor | None:
+        """What a call shows of earlier ones, with its graph; None of a box, or a call, without memory."""
+        before = self.calls[number].before
+        if before is None or not before.numbers:
+            return None
+        earlier = [self._asked[one] for one in before.numbers]
+        return values_before(box, before.lags, self._asked[number], earlier)
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The base's outputs, with the leading axes that the inputs have."""
@@ -244,7 +272,7 @@ class _Again(Answers):
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         self.reached |= reached_by_weights(self.calls[number].box, arrays)
-        return answered_by(box, self._at_calls, number, outputs, arrays)
+        return answered_by(box, self._at_calls, number, outputs, arrays, self.before(number, box))
 
     def finish(self) -> None:
         super().finish()
@@ -307,6 +335,7 @@ def answered_by(
     number: int,
     outputs: tuple[Tensor, ...],
     arrays: tuple[Tensor, ...],
+    before: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph.
 
@@ -316,14 +345,15 @@ def answered_by(
         number: that of the call.
         outputs: what it is answered.
         arrays: what it asks.
+        before: what it shows of earlier calls, `(rows, size)`; None where no gradient goes through that.
     """
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
-    return _Answered.apply(box, at_calls, number, outputs, *inputs)
+    return _Answered.apply(box, at_calls, number, outputs, before, *inputs)
 
 
 class _Answered(Function):
-    """`apply(box, at_calls, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
+    """`apply(box, at_calls, number, outputs, before, *inputs)`: outputs with the tangent's gradient."""
 
     @staticmethod
     def forward(
@@ -332,10 +362,12 @@ class _Answered(Function):
         at_calls: Sequence[Linearised],
         number: int,
         outputs: tuple[Tensor, ...],
+        before: Tensor | None,
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         """Give the recorded outputs; no box is evaluated."""
         ctx.box, ctx.at_calls, ctx.number = box, at_calls, number
+        ctx.before = None if before is None else before.dtype
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         by_spec = zip(box.outputs, outputs, strict=True)
         ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
@@ -368,7 +400,9 @@ class _Answered(Function):
             else None
             for s, (shape, dtype) in inputs
         ]
-        return None, None, None, None, *of_inputs
+        rest = list(gradients)  # by what was before
+        of_before = torch.cat(rest, dim=-1).to(ctx.before) if rest and ctx.before else None
+        return None, None, None, None, of_before, *of_inputs
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> NoReturn:

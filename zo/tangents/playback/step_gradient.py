@@ -47,6 +47,20 @@ class StepGradient:
         """What each call has shown a tangent."""
         return [at.rows for at in self.at_calls]
 
+    def by_others(self, at_calls: Sequence[Linearised]) -> StepGradient:
+        """The gradient of the same step by what others say at its calls; no box runs.
+
+        Raises:
+            TangentError: the objective makes other calls when it is evaluated once more.
+        """
+        after = Snapshot(self.step.network)
+        self.before.restore()
+        try:
+            back = evaluate_again(self.step, self.boxes, self.window, at_calls, self.window.survived)
+            return replace(self, at_calls=at_calls, back=back._replace(beside=self.back.beside))
+        finally:
+            after.restore()
+
     def behind_first_writes(self) -> StepGradient:
         """The same step, begun behind what the base wrote to weights and no further evaluation writes.
 

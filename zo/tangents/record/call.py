@@ -13,6 +13,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.batches import map_tensors
 from zo.errors import TangentError
+from zo.tangents.record.before import Before, specs_before
 from zo.tangents.record.pairs import CallPairs
 
 Parts: TypeAlias = tuple[Tensor | None, ...]
@@ -29,6 +30,7 @@ class RecordedCall:
         added: the dither in each input, `(rows, *spec.shape)`, None for an input without; empty where there
             is none.
         hidden: what the objective is not given of each output, in the same form.
+        before: what it shows of earlier calls, where the box has a memory.
     """
 
     box: int
@@ -36,6 +38,7 @@ class RecordedCall:
     outputs: tuple[Tensor, ...]
     added: Parts = ()
     hidden: Parts = ()
+    before: Before | None = None
 
     def asked(self, place: int) -> Tensor:
         """An input as the objective has it, without dither, `(rows, *spec.shape)`."""
@@ -81,6 +84,10 @@ class RecordedCall:
         inputs, outputs = (
             tuple(spec for spec in specs if spec.learned) for specs in (box.inputs, box.outputs)
         )
+        if self.before is not None:
+            z = torch.cat([z, self.before.values.to(z)], dim=1)
+            inputs = (*inputs, *specs_before(box, self.before.lags))
+            finite = finite & z.isfinite().all(dim=1) & bool(self.before.numbers)
         z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
         others = tuple(
             None if spec.differentiable else array.nan_to_num(0.0, 0.0, 0.0)

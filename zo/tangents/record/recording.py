@@ -20,6 +20,7 @@ from zo.evaluators.state import Snapshot
 from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
+from zo.tangents.record.before import Memory, remembering
 from zo.tangents.record.call import Parts, RecordedCall, flat_rows, has_rows, refuse_arrays
 from zo.tangents.record.undifferentiated import Undifferentiated
 
@@ -102,7 +103,12 @@ class Recorded:
 
 @torch.no_grad()
 def record(
-    step: Step, boxes: Sequence[BlackBoxFunction], number: int, ranks: Ranks, dither: Dither
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    number: int,
+    ranks: Ranks,
+    dither: Dither,
+    memory: Memory,
 ) -> Recorded:
     """Evaluate the objective without a graph; the network is left as it was.
 
@@ -112,6 +118,7 @@ def record(
         number: the number of the step, for the processes.
         ranks: the processes that share the rows of each call; each gets all that was recorded.
         dither: what boxes are asked beside what the objective asks.
+        memory: of which boxes calls show what was before.
 
     Raises:
         TangentError: there are no calls; or a rank failed.
@@ -124,7 +131,7 @@ def record(
             recorder = Recorder(boxes, dither)
             with recorder.recording():
                 losses = unmoved_losses(step, Snapshot(step.network))
-            seen = Recorded(losses, recorder.seen, recorder.rows)
+            seen = Recorded(losses, remembering(recorder.seen, boxes, memory), recorder.rows)
             meeting.message = seen if ranks.size == 1 else _packed(seen)
     first = meeting.messages[0]
     return with_calls(first if ranks.size == 1 else _unpacked(first, home), boxes)

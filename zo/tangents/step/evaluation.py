@@ -27,6 +27,7 @@ from zo.tangents.evidence.outliers import Outlying
 from zo.tangents.playback.playback import Live, WayBack, evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import refuse_autocast, warn_of_batch
+from zo.tangents.record.before import Memory
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, record
@@ -97,7 +98,7 @@ class Evaluations:
         self.ranks.refuse_others(step.number, marks)
 
     @contextmanager
-    def run(self, step: Step, dither: Dither) -> Iterator[Evaluation]:
+    def run(self, step: Step, dither: Dither, memory: Memory) -> Iterator[Evaluation]:
         """The boxes run, and then a block that takes a gradient and has it checked.
 
         Where the block fails the network is as it was, in all processes. At its end `check` is that of the
@@ -106,25 +107,26 @@ class Evaluations:
         Args:
             step: the step.
             dither: what boxes are asked beside what the objective asks.
+            memory: of which boxes calls show what was before.
         """
         before = Snapshot(step.network)
         if step.number == 0:
             warn_of_batch(step.batch)
         with _undone(before):
-            evaluation = self._with_or_without(step, dither, before)
+            evaluation = self._with_or_without(step, dither, before, memory)
             with self.ranks.meeting(step.number) as meeting:
                 yield evaluation
                 meeting.message = evaluation.check
             evaluation.check = meeting.messages[0]
 
-    def _with_or_without(self, step: Step, dither: Dither, before: Snapshot) -> Evaluation:
+    def _with_or_without(self, step: Step, dither: Dither, before: Snapshot, memory: Memory) -> Evaluation:
         """The base; once more without a dither that leaves no row, or ends a call that lets no row fail.
 
         What is asked beside what the user asks ends no training.
         """
         asked = self._rows_asked()
         try:
-            evaluation = self._base(step, dither, before)
+            evaluation = self._base(step, dither, before, memory)
             if not evaluation.spoilt:
                 return evaluation
             refused, spent = "no row of the batch had a finite loss.", evaluation.rows
@@ -133,17 +135,23 @@ class Evaluations:
                 raise
             refused, spent = str(error), self._rows_asked() - asked
         before.restore()
-        return self._base(step, Dither(), before, refused, spent)
+        return self._base(step, Dither(), before, memory, refused, spent)
 
     def _base(
-        self, step: Step, dither: Dither, before: Snapshot, refused: str = "", spent: int = 0
+        self,
+        step: Step,
+        dither: Dither,
+        before: Snapshot,
+        memory: Memory,
+        refused: str = "",
+        spent: int = 0,
     ) -> Evaluation:
         """The objective with the boxes: with a graph, but in the first step and with several processes."""
         with noted() as causes:
             if self.ranks.size > 1 or step.number == 0:
-                recorded, live = record(step, self.boxes, step.number, self.ranks, dither), None
+                recorded, live = record(step, self.boxes, step.number, self.ranks, dither, memory), None
             else:
-                live = Live(step, self.boxes, dither)
+                live = Live(step, self.boxes, dither, memory)
                 recorded = live.seen
         return Evaluation(self, step, recorded, causes, before, dither, live, refused, spent)
 
@@ -165,7 +173,7 @@ class Evaluations:
         step, before = self.step(batch, number=0), Snapshot(self._settings.network)
         try:
             with noted() as causes:
-                recorded = record(step, self.boxes, steps, self.ranks, Dither())
+                recorded = record(step, self.boxes, steps, self.ranks, Dither(), {})
         finally:
             before.restore()  # running statistics, and what is drawn in the first step
         return Evaluation(self, step, recorded, causes, before, Dither())
@@ -247,6 +255,7 @@ class Evaluation:
 
     def usual(self, window: Window) -> Window:
         """What the step recorded, in which rows that nothing is learned from count as failed."""
+        window = replace(window, calls=tuple(replace(call, before=None) for call in window.calls))
         if self.outlying is None:
             return window
         return replace(window, survived=window.survived & ~self.outlying.rows.to(window.survived.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from zo.draws import Key
 from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
+from zo.tangents.evidence.unmoved import Unmoved
+from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
@@ -66,19 +69,17 @@ class Judgement:
     def excite(self, evaluation: Evaluation, gradient: StepGradient) -> None:
         """Take in what a step has shown of its dither, choose the next, and whether the gradient is used.
 
-        It is not while a first dither's response is not known, or the gradient is early
-        (`Excitation.is_early`): then nothing is added, nor checked, and no optimiser takes a step, of which
-        Adam's next ones would be shorter.
+        It is not while a first dither's response is not known: then nothing is added, nor checked, and no
+        optimiser takes a step, of which Adam's next ones would be shorter.
         """
-        number, error, waited = gradient.step.number, self._stand_ins.error, self.waits
+        number = gradient.step.number
         self._unknowns = self._excite(gradient, evaluation.dither)
         self._news = self.excitation.look(number, self._stand_ins.excited)
-        self.waits = self.excitation.waits or self.excitation.is_early(number, error)
+        self.waits = self.excitation.waits  # the gradient is that of the models as they were
+        self._news += self._look_back(gradient, evaluation.dither)
         if self.waits:
             self.watch.note_wait()
             return
-        if waited:
-            self._news += self.excitation.foretold_in_vain(number, error)
         if evaluation.dither and self.watch.checks(number):
             with alone(self._ranks):
                 excited, window = self._stand_ins.excited, gradient.window
@@ -94,6 +95,27 @@ class Judgement:
             pass  # a process that has failed by here says so, and none waits for rows in vain
         with helped(self._ranks, self._boxes, step.number, step.parameters.tensors[0].device):
             return Check() if self._ranks.rank else checked(gradient, self.watch)
+
+    def without_unmoved(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
+        """The gradient, taken again where its check has shown outputs that nothing moves, for no row.
+
+        What the check says is of the gradient before, and counts no more then. Only of boxes that are
+        dithered: of others values show the derivative.
+        """
+        new: list[int] = []
+        for place, numbers in evaluation.check.unmoved.items():
+            excited = self._stand_ins.excited[place]
+            if self.excitation.excites(place) and excited.saw_unmoved(numbers):
+                new.append(place)
+        if not new:
+            return gradient
+        evaluation.check = replace(evaluation.check, figures={})
+        return gradient.by_others(
+            [
+                Unmoved(at, self._stand_ins.excited[call.box].unmoved or ()) if call.box in new else at
+                for at, call in zip(gradient.at_calls, gradient.window.calls, strict=True)
+            ]
+        )
 
     def share(self, evaluation: Evaluation) -> float | None:
         """The factor of a step's gradient, after its check; None where it is not used."""
@@ -155,6 +177,19 @@ class Judgement:
         self.excitation.load_state_dict(state["excitation"])
         shown = state["shown"]
         self.check, self.waits = Check(shown["figures"]), shown["waits"]
+
+    def _look_back(self, gradient: StepGradient, dither: Dither) -> list[Notice]:
+        """Find what programs keep, by the dithers of a step."""
+        if not isinstance(dither, Drawn):
+            return []
+        window = gradient.window
+        with alone(self._ranks):
+            found = self._stand_ins.look_back(
+                window.calls, gradient.pairs, dither.predicted, window.survived, gradient.step.number
+            )
+        for place in found:
+            self.excitation.begin_again(place)
+        return list(found.values())
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""

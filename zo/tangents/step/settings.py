@@ -17,7 +17,9 @@ from zo.errors import ConfigurationError
 from zo.execution.ranks import Group
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
+from zo.tangents.models.alike import AlikeTangent
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.structure import Specs
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Limits
 
@@ -121,7 +123,10 @@ def _tangents(
 ) -> tuple[Tangent, ...]:
     """A copy for each box: what they learn is their own. None for a choice by the box's specs."""
     if tangent is None:
-        return tuple(AutoTangent(box, seed) for box in boxes)
+        return tuple(
+            AutoTangent(box, seed) if box.alike is None else AlikeTangent(Specs.of(box), box.alike, seed)
+            for box in boxes
+        )
     entries = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
     if len(entries) != len(boxes) or not all(isinstance(entry, Tangent) for entry in entries):
         raise ConfigurationError(

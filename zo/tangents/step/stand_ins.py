@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
+from blackbox.notices import Notice
 from zo.errors import ConfigurationError
 from zo.same_run import refuse_other_run
 from zo.tangents.evidence.outliers import Outliers, Outlying, outlying
 from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
+from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.gain import Excited
+from zo.tangents.excitation.memory import Memory, may_remember
+from zo.tangents.record.before import Lags
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.units import Units
@@ -27,6 +34,7 @@ class StandIns:
 
     Args:
         tangents: one for each box.
+        boxes: the boxes.
         outliers: whether answers that are far off, alone, are left out.
 
     Attributes:
@@ -39,8 +47,13 @@ class StandIns:
         error: the same over all calls together; None where there was nothing to predict.
     """
 
-    def __init__(self, tangents: Sequence[Tangent], outliers: bool = True) -> None:
-        self.tangents = tuple(tangents)
+    def __init__(
+        self, tangents: Sequence[Tangent], boxes: Sequence[BlackBoxFunction], outliers: bool = True
+    ) -> None:
+        self.tangents, self._boxes = tuple(tangents), boxes
+        self._kinds = [repr(tangent) for tangent in self.tangents]
+        self._memories = [Memory(may_remember(t, b), b) for t, b in zip(tangents, boxes, strict=True)]
+        self._most_bytes: int | None = None  # of rows to learn from, of all tangents together
         self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
         self.outliers = tuple(Outliers(outliers and tangent.learns) for tangent in self.tangents)
@@ -48,6 +61,8 @@ class StandIns:
         self.errors: list[float | None] = []
         self.error: float | None = None
         self._before: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
+        for place in self.memory:  # of boxes that say what they go by
+            self._take_over(place)
 
     @property
     def learn(self) -> bool:
@@ -96,6 +111,54 @@ class StandIns:
         in_order = [at_calls[number] for number in range(len(pairs))]
         self.outlying = outlying(pairs, [at.rows for at in in_order], farthest, rows)
         return in_order
+
+    @property
+    def memory(self) -> dict[int, Lags]:
+        """Of which boxes calls show what was before, and how far back, by their places."""
+        return {place: each.lags for place, each in enumerate(self._memories) if each.in_use}
+
+    def look_back(
+        self,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        predictions: Mapping[int, Prediction],
+        survived: Tensor,
+        number: int,
+    ) -> dict[int, Notice]:
+        """Find what programs keep, and have tangents go on that are shown what was before; see `Memory`.
+
+        Args:
+            calls: the calls of the step.
+            pairs: what each has shown a tangent.
+            predictions: what tangents said of those with dither.
+            survived: `(batch rows,)` bool.
+            number: of the step.
+
+        Returns:
+            A warning for each box whose tangent goes on so, by its place.
+        """
+        notices: dict[int, Notice] = {}
+        for place, (box, memory) in enumerate(zip(self._boxes, self._memories, strict=True)):
+            scale = next(
+                (p.response_scale for c, p in zip(calls, pairs, strict=True) if c.box == place), None
+            )
+            if scale is not None and memory.saw(
+                calls, predictions, box, place, survived, scale, self.excited[place].unmoved or ()
+            ):
+                self._take_over(place)
+                notices[place] = memory.notice(number, box)
+        return notices
+
+    def _take_over(self, place: int) -> None:
+        """Have a tangent go on that is shown what was before."""
+        memory = self._memories[place]
+        assert memory.rival is not None
+        tangents = list(self.tangents)
+        tangents[place] = memory.rival
+        self.tangents = tuple(tangents)
+        self.excited[place].remember(memory.rival, memory.lags)
+        if self._most_bytes is not None:
+            self.keep_within(self._most_bytes)
 
     def unlearn(self) -> None:
         """Have the tangents forget the step that was taken in last, where its answers seemed absurd."""
@@ -151,6 +214,7 @@ class StandIns:
 
     def keep_within(self, most_bytes: int) -> None:
         """Have rows to learn from take at most so many bytes, of all tangents together."""
+        self._most_bytes = most_bytes
         for tangent in self.tangents:
             tangent.keep_within(most_bytes // len(self.tangents))
 
@@ -170,13 +234,14 @@ class StandIns:
         Raises:
             ConfigurationError: it is.
         """
-        own, theirs = (", ".join(kinds) for kinds in (map(repr, self.tangents), state["kinds"]))
+        own, theirs = (", ".join(kinds) for kinds in (self._kinds, state["kinds"]))
         refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": theirs})
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, and the units."""
         return {
-            "kinds": [repr(tangent) for tangent in self.tangents],
+            "kinds": list(self._kinds),
+            "memories": [memory.state_dict() for memory in self._memories],
             "tangents": [tangent.state_dict() for tangent in self.tangents],
             "gains": [tangent.state_dict() for tangent in self.excited],
             "units": [units.state_dict() for units in self.units],
@@ -187,6 +252,10 @@ class StandIns:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
+        for place, (memory, box) in enumerate(zip(self._memories, self._boxes, strict=True)):
+            memory.load_state_dict(state["memories"][place], box)
+            if memory.in_use:
+                self._take_over(place)
         parts_by_name = {
             "tangents": self.tangents,
             "gains": self.excited,

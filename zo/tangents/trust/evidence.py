@@ -64,6 +64,8 @@ class Check:
         cut: how many times its length the gradient lacks, along itself; None for nothing that shows.
         short: the same of what tangents leave out, where the loss changes by far more than the gradient says;
             0 where that is the way's curvature, None where it was not looked for.
+        unmoved: for each box numbers of its outputs, by their places, that stayed to the bit in all rows
+            while others moved, see `zo.tangents.evidence.unmoved`.
     """
 
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Check:
     flat: float | None = None
     cut: float | None = None
     short: float | None = None
+    unmoved: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def shows(self) -> bool:

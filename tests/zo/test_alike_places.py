@@ -1,0 +1,139 @@
+"""Boxes of alike places: each is a row of what is learned, and the derivative is that of all of them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec
+from blackbox.adapters import Call, Hosted
+from blackbox.errors import ConfigurationError
+from tests.zo.row_boxes import FromTorch
+from zo.tangents.models.alike import AlikeTangent
+from zo.tangents.models.structure import Specs
+from zo.tangents.record.call import RecordedCall
+
+PLACES, LEVELS, CALLS = 6, 4, 5
+HEAT = torch.sin(torch.arange(PLACES) * 2 * torch.pi / PLACES)[:, None] * torch.tensor([1.0, 0, 0, 0])
+
+
+def columns(heights, mixing):
+    """Columns that mix, exchange a little with their neighbours, and are heated each in its way."""
+    flux = torch.sigmoid(mixing) * (heights[..., 1:] - heights[..., :-1])
+    none = torch.zeros_like(heights[..., :1])
+    flux = torch.cat([none, flux, none], -1)
+    near = heights.roll(1, -2) + heights.roll(-1, -2) - 2 * heights
+    return heights + 0.3 * (flux[..., 1:] - flux[..., :-1]) + 0.02 * near + 0.05 * HEAT.to(heights)
+
+
+class Columns(FromTorch):
+    """All columns in a row."""
+
+    alike = 0
+
+    def __init__(self):
+        specs = ArraySpec("heights", (PLACES, LEVELS)), ArraySpec("mixing", (PLACES, LEVELS - 1))
+        super().__init__(columns, specs, specs[:1])
+
+
+def network_of():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(LEVELS, 8), nn.Tanh(), nn.Linear(8, LEVELS - 1))
+
+
+def objective_of(box):
+    def objective(network, heights):
+        total = 0.0
+        for _ in range(CALLS):
+            heights = box(heights, network(heights))
+            total = total + heights.square().mean(dim=(1, 2))
+        return total / CALLS
+
+    return objective
+
+
+def batch(step, rows=4):
+    return torch.randn(rows, PLACES, LEVELS, generator=torch.Generator().manual_seed(step)).cumsum(-1)
+
+
+def test_the_gradient_of_alike_places_is_the_true_one_after_a_few_rows():
+    network, box, found = network_of(), Columns(), []
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
+    assert "6 places on axis 0" in repr(gradient.tangents[0])
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(10):
+            optimizer.zero_grad()
+            gradient.backward(batch(step))
+            if network[0].weight.grad is not None:
+                loss = objective_of(columns)(network, batch(step)).mean()
+                exact = torch.autograd.grad(loss, list(network.parameters()))
+                true = torch.cat([part.flatten() for part in exact])
+                mine = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+                found.append(float(torch.cosine_similarity(mine, true, dim=0)))
+            optimizer.step()
+    assert len(found) >= 7 and min(found) > 0.97
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_products_are_adjoint_and_replays_begin_where_rows_were(axis):
+    """Whatever axis counts the places, with a context of a number for each and one for all."""
+    shape = (PLACES, LEVELS) if axis == 0 else (LEVELS, PLACES)
+    load = ArraySpec("load", (PLACES,) if axis == 0 else (2, PLACES), differentiable=False)
+    case, state = ArraySpec("case", (3,), differentiable=False), ArraySpec("state", shape)
+
+    def step(x, load, case):
+        near = x.roll(1, axis + 1) + x.roll(-1, axis + 1) - 2 * x
+        return torch.sin(x) + 0.1 * near + (load[:, :, None] if axis == 0 else load.mean(1)[:, None])
+
+    box = FromTorch(step, (state, load, case), (state,))
+    tangent = AlikeTangent(Specs.of(box), axis)
+    generator = torch.Generator().manual_seed(0)
+    arrays = [torch.randn(40, *spec.shape, generator=generator) for spec in box.inputs]
+    rows = RecordedCall(0, tuple(arrays), (step(*arrays),)).pairs(box, torch.ones(40, dtype=torch.bool))
+    assert torch.equal(tangent.whole(rows.outputs, tangent.parts(rows.outputs, rows.y)), rows.y)
+    tangent.see(rows)
+    tangent.learn()
+    at = tangent.at(rows)
+    d, v = torch.randn(rows.z.shape, generator=generator), torch.randn(rows.y.shape, generator=generator)
+    assert torch.allclose((at.push(d) * v).sum(), (d * at.pull(v)).sum(), rtol=1e-3)
+    assert at.values is not None and (at.values - rows.y).norm() < 0.1 * rows.y.norm()
+    there = rows.z.clone().requires_grad_()
+    change = at.to(there, rows.others)
+    assert change.abs().max() < 1e-5
+    (moved,) = torch.autograd.grad(change, there, v)
+    assert torch.allclose(moved, at.pull(v), atol=1e-3)
+
+
+def test_a_state_is_all_there_is():
+    gradients = []
+    for stops in (False, True):
+        network, box = network_of(), Columns()
+        gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
+        for step in range(6):
+            if stops and step == 3:
+                state = copy.deepcopy(gradient.state_dict())
+                gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
+                gradient.load_state_dict(state)
+            network.zero_grad()
+            gradient.backward(batch(step))
+        gradients.append(torch.cat([weight.grad.flatten() for weight in network.parameters()]))
+    assert torch.equal(*gradients)
+
+
+def test_a_call_says_so_and_refuses_arrays_of_other_places():
+    seen, given = ArraySpec("T", (20, 12)), ArraySpec("K", (20, 11))
+    host = Hosted(lambda case, host: None, calls=[Call("mixing", sees=seen, gives=given, same=0)])
+    assert host.boxes[0].alike == 0
+    for same, other in ((0, ArraySpec("K", (11, 20))), (1, given), (2, given)):
+        with pytest.raises(ConfigurationError, match="Call 'mixing', same: expected an axis"):
+            Call("mixing", sees=seen, gives=other, same=same)
+    staged = Call("mixing", sees=seen, gives=given, same=0, stages=2)
+    with pytest.raises(ConfigurationError, match="expected same= of a program that makes one call"):
+        Hosted(lambda case, host: None, calls=[staged])

@@ -1,0 +1,86 @@
+"""Numbers of answers that no input moves, as a check sees them: previews, forcings, clocks.
+
+A program may send what comes next of a reference, or its forcing. What comes into such a number is no
+function of what was sent, so a model of values fits noise, and gives it a derivative where inputs explain
+each other. A check asks the same rows again with the weights moved a little: what stays to the bit there,
+while other numbers of the same answers move, is moved by nothing that a network gives, and its derivative is
+zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zo.tangents.evidence.responses import Response
+from zo.tangents.playback.step_gradient import StepGradient
+from zo.tangents.tangent import Linearised
+
+# decision 215:
+MANY = 0.5  # of the rows, that differ in a number: one of few values, as of a relay, may jump further on
+COARSE = 1e5  # units in the last place: what varies by less between rows may have moved, and been rounded
+
+
+def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[int, tuple[int, ...]]:
+    """For each box the places of numbers that no row of a check has moved, while others moved.
+
+    Args:
+        gradient: of the step that is checked.
+        responses: of its calls.
+
+    Returns:
+        By the place of the box; nothing for one of which no number moved.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    calls = gradient.window.calls[: len(responses)]
+    for place in {call.box for call in calls}:
+        own = [number for number, call in enumerate(calls) if call.box == place]
+        moved = torch.stack([(responses[n].change != 0).any(dim=0) for n in own]).any(dim=0).cpu()
+        if bool(moved.any()):
+            answers = torch.cat([gradient.pairs[n].y[gradient.pairs[n].alive] for n in own]).cpu()
+            places = (~moved).nonzero().flatten().tolist()
+            found[place] = tuple(n for n in places if _would_show(answers[:, n]))
+    return found
+
+
+def _would_show(answers: Tensor) -> bool:
+    """Whether a number that is moved a little is another one, `(rows,)`."""
+    unit = COARSE * torch.finfo(answers.dtype).eps * answers.abs().amax()
+    return len(answers.unique()) > MANY * len(answers) and bool(answers.std() > unit)
+
+
+class Unmoved(Linearised):
+    """What a tangent says, with a derivative of zero of some outputs.
+
+    Args:
+        at: what the tangent says.
+        places: of those numbers among the outputs.
+    """
+
+    def __init__(self, at: Linearised, places: Sequence[int]) -> None:
+        super().__init__(at.rows)
+        self._at, self._places = at, list(places)
+
+    @property
+    def values(self) -> Tensor | None:
+        """The tangent's."""
+        return self._at.values
+
+    def push(self, d: Tensor) -> Tensor:
+        """The tangent's J d, and zero."""
+        return self._without(self._at.push(d))
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The tangent's J^T v of the other outputs."""
+        return self._at.pull(self._without(v))
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """The tangent's, and zero."""
+        return self._without(self._at.to(z, others))
+
+    def _without(self, outputs: Tensor) -> Tensor:
+        kept = outputs.new_ones(outputs.shape[-1])
+        kept[self._places] = 0.0
+        return outputs * kept

@@ -1,0 +1,286 @@
+"""Hidden memory: whether a program keeps something that it does not send, found for no row.
+
+What a model misses of an answer is regressed on the dithers of *earlier* calls, beside all that it is shown:
+a dither is drawn beside everything else, so where what is shown is all that there is, earlier ones say
+nothing more. F by lag is the square of what stands out over what chance makes of it, a run of a row counting
+as one: 1 by chance. A second model learns beside the first that is shown what was before
+(`zo.tangents.record.before`): at first of the call before, for what is kept fades; then of the call that F
+names. The one that foretells new rows better stays.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.notices import Notice
+from blackbox.words import counted
+from zo.errors import TangentWarning
+from zo.tangents.excitation.dither import Prediction
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.structure import Specs
+from zo.tangents.models.values import ValueTangent
+from zo.tangents.record.before import Lags, goes_on_from, numbers_before, remembering, specs_before
+from zo.tangents.record.call import RecordedCall
+from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
+from zo.tangents.tangent import Tangent, bring
+
+# decision 216:
+MOST = 64  # numbers of the inputs of a box whose memory is looked for: not of fields
+FARTHEST = 8  # calls ago
+FADING = 0.95  # of what steps have shown, with each further one
+FIRST = 1  # steps with a dither, from which on the call before is tried
+STEPS = 4  # the same, from which on F is looked at
+CLEAR = 2.5  # F, above which a model that is shown what was so many calls ago is tried
+KEPT = 6  # steps whose calls are kept for it to begin with
+CONTEST = 8  # steps at most in which both learn
+OLDER = 0.1  # of what was missed, with each further step of it
+BETTER = 10.0  # times the square that it must miss less
+
+
+class Memory:
+    """What a program keeps, as far as answers show it; of one box.
+
+    Args:
+        tangent: the model of the box, before it has learned; None where there is none that learns values.
+        box: the box.
+
+    Attributes:
+        lags: how far back calls show what was before; empty for nothing.
+        in_use: whether they do so to the model of the box; else a second one learns beside it.
+        rival: that one; None where there is none.
+    """
+
+    def __init__(self, tangent: Tangent | None, box: BlackBoxFunction) -> None:
+        self._fresh = tangent
+        # where a box says how far back it goes, nothing is looked for
+        self.lags: Lags = tuple(range(1, box.remembers + 1)) if tangent is not None else ()
+        self.in_use = bool(self.lags)
+        self.rival: Tangent | None = self._made(box) if self.in_use else None
+        self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # by lag, of scores and of their squares
+        self._steps = 0
+        self._kept: list[list[RecordedCall]] = []
+        self._missed = [0.0, 0.0, 0.0]  # squares by the model and by its rival, and steps of the contest
+        self._tried: list[Lags] = []
+
+    @torch.no_grad()
+    def saw(
+        self,
+        calls: Sequence[RecordedCall],
+        predictions: Mapping[int, Prediction],
+        box: BlackBoxFunction,
+        place: int,
+        survived: Tensor,
+        scale: Tensor,
+        unmoved: Sequence[int],
+    ) -> bool:
+        """Take in a step; whether the rival takes over.
+
+        Args:
+            calls: all calls of the step.
+            predictions: what the model of the box has said of those with dither.
+            box: the box.
+            place: that of the box among the boxes.
+            survived: `(batch rows,)` bool.
+            scale: what is usual of each output.
+            unmoved: outputs that nothing moves, by their places: who foretells them better does not matter.
+        """
+        if self._fresh is None or self.in_use:
+            return False
+        numbers = [number for number, call in enumerate(calls) if call.box == place]
+        own, boxes = [calls[number].plain() for number in numbers], {place: box}
+        told = [predictions.get(number) for number in numbers]
+        if not own:
+            return False
+        self._regress(own, told, boxes, scale)
+        if self.rival is not None and self._is_better(
+            _shown(own, boxes, self.lags, survived, scale), told, unmoved
+        ):
+            self._sums, self._kept, self.in_use = {}, [], True
+            return True
+        self._kept = [*self._kept, own][-KEPT:]
+        self._begin(box, boxes, scale)
+        return False
+
+    def by_lag(self) -> dict[int, float]:
+        """F by lag: 1 by chance, more where answers go by dithers so many calls ago."""
+        return {
+            lag: float((total.square() * reciprocal(squares)).mean())
+            for lag, (total, squares) in self._sums.items()
+        }
+
+    def notice(self, number: int, box: BlackBoxFunction) -> Notice:
+        """What is said when the rival takes over."""
+        what = "the change of its state since the call before, and the action before"
+        if 1 not in self.lags:
+            what = f"the action of {' and '.join(counted(lag, 'call') for lag in self.lags)} before"
+        return Notice(
+            f"memory of {box!r}",
+            f"Step {number + 1}: expected what follows an answer of {box!r} to go by what it shows and is "
+            "given, found that it goes by earlier answers too: it keeps something that it does not send. "
+            f"From now on its model is shown {what}, for no row. A program that sends all of its state is "
+            "learned sooner.",
+            TangentWarning,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found, and what the rival has learned."""
+        return {
+            "lags": self.lags,
+            "in_use": self.in_use,
+            "sums": {lag: list(parts) for lag, parts in self._sums.items()},
+            "steps": self._steps,
+            "kept": [
+                [(call.box, list(call.inputs), list(call.outputs)) for call in calls] for calls in self._kept
+            ],
+            "missed": list(self._missed),
+            "tried": list(self._tried),
+            "rival": None if self.rival is None or self.in_use else self.rival.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], box: BlackBoxFunction) -> None:
+        """Go on where `state_dict` was taken; the rival begins anew, and reads its own where it is in use."""
+        self.lags, self.in_use, self._steps = tuple(state["lags"]), state["in_use"], state["steps"]
+        self._sums = {lag: (total, squares) for lag, (total, squares) in state["sums"].items()}
+        self._kept = [[RecordedCall(b, tuple(i), tuple(o)) for b, i, o in calls] for calls in state["kept"]]
+        self._missed, self._tried = list(state["missed"]), [tuple(lags) for lags in state["tried"]]
+        self.rival = self._made(box) if self.in_use or state["rival"] is not None else None
+        if self.rival is not None and state["rival"] is not None:
+            self.rival.load_state_dict(state["rival"])
+
+    def _regress(
+        self,
+        calls: Sequence[RecordedCall],
+        predictions: Sequence[Prediction | None],
+        boxes: Mapping[int, BlackBoxFunction],
+        scale: Tensor,
+    ) -> None:
+        """Add what a step has shown to the sums by lag."""
+        whole = all(p is not None and bool(p.rows.alive.all()) for p in predictions)
+        told = [p for p in predictions if p is not None]
+        if len(told) < 2 or not whole or len({len(p.rows.z) for p in told}) > 1:
+            return
+        found = [goes_on_from(calls, boxes, number) for number in range(len(calls))]
+        short = reciprocal(scale)
+        missed = torch.stack([(p.rows.y - p.values - p.response) * short for p in told]).double()
+        dither = torch.stack([p.dither for p in told]).double()
+        given = torch.stack([p.rows.z for p in told]).double()
+        dither = dither[:, :, dither.flatten(0, 1).any(dim=0)]
+        count = given.shape[0] * given.shape[1]
+        if not dither.shape[2] or count < 2 * (given.shape[2] + 1) or not bool(missed.isfinite().all()):
+            return
+        missed = missed * reciprocal(missed.square().mean(dim=(1, 2), keepdim=True).sqrt())  # of each call
+        shown = torch.cat([given.flatten(0, 1), given.new_ones(count, 1)], dim=1)
+        base = torch.linalg.qr(shown * reciprocal(shown.square().mean(dim=0).sqrt())).Q
+
+        def beside(x: Tensor) -> Tensor:  # what is left of it beside all that is shown
+            flat = x.flatten(0, 1)
+            return (flat - base @ (base.T @ flat)).view(x.shape)
+
+        left = beside(missed)
+        for lag in range(1, FARTHEST + 1):
+            earlier = torch.zeros_like(dither)
+            for number in range(len(calls)):
+                for before in numbers_before(found, number, (lag,)):
+                    earlier[number] = dither[before]
+            if bool(earlier.any()):
+                scores = torch.einsum("kro,kra->roa", left, beside(earlier)).cpu()
+                new = scores.sum(dim=0), scores.square().sum(dim=0)
+                old = self._sums.get(lag)
+                self._sums[lag] = new if old is None else (FADING * old[0] + new[0], FADING * old[1] + new[1])
+        self._steps += 1
+
+    def _begin(
+        self,
+        box: BlackBoxFunction,
+        boxes: Mapping[int, BlackBoxFunction],
+        scale: Tensor,
+    ) -> None:
+        """Have a rival learn from the last steps, where answers go by earlier dithers."""
+        by_lag = self.by_lag()
+        most = max(by_lag, key=by_lag.__getitem__, default=0)
+        if not most or self._steps < FIRST or (self.rival is not None and self._missed[2] < 2):
+            return
+        clear = self._steps >= STEPS and by_lag[most] > CLEAR
+        lags = (most,) if clear else (1,)
+        if self._tried.count(lags) > clear or (self.rival is not None and (not clear or lags == self.lags)):
+            return
+        self.lags, self._missed = lags, [0.0, 0.0, 0.0]
+        self._tried.append(lags)
+        self.rival = self._made(box)
+        for calls in self._kept:
+            alive = torch.ones(1, dtype=torch.bool, device=calls[0].inputs[0].device)
+            for pairs in _shown(calls, boxes, lags, alive, scale):
+                bring(self.rival, pairs.z.device)
+                self.rival.see(pairs)
+        self.rival.learn()
+
+    def _is_better(
+        self,
+        shown: Sequence[CallPairs],
+        predictions: Sequence[Prediction | None],
+        unmoved: Sequence[int],
+    ) -> bool:
+        """Have the rival foretell a step, and learn from it; whether it has foretold better so far."""
+        rival = self.rival
+        assert rival is not None
+        bring(rival, shown[0].z.device)
+        self._missed[:2] = (OLDER * square for square in self._missed[:2])
+        for pairs, prediction in zip(shown, predictions, strict=True):
+            values = rival.expect(pairs)
+            rows = pairs.alive.nonzero().flatten()
+            if values is None or prediction is None or not len(rows):
+                continue
+            short = reciprocal(pairs.response_scale).clone()
+            short[list(unmoved)] = 0.0
+            for which, foretold in enumerate((prediction.values + prediction.response, values)):
+                missed = ((pairs.y - foretold) * short)[rows].double().square().sum()
+                self._missed[which] += float(missed)
+        rival.see(all_rows(shown))
+        rival.learn()
+        self._missed[2] += 1
+        one, other, steps = self._missed
+        if BETTER * other < one:
+            return True
+        if steps >= CONTEST or (steps > 1 and other > one):
+            self.rival, self.lags = None, ()
+        return False
+
+    def _made(self, box: BlackBoxFunction) -> Tangent:
+        """A model that has learned nothing, and is shown what was before."""
+        fresh = self._fresh
+        assert fresh is not None
+        if isinstance(fresh, AutoTangent):
+            inputs = [*(spec for spec in box.inputs if spec.modelled), *specs_before(box, self.lags)]
+            return fresh.beside(Specs(tuple(inputs), tuple(box.outputs)))
+        return copy.deepcopy(fresh)
+
+
+def may_remember(tangent: Tangent, box: BlackBoxFunction) -> Tangent | None:
+    """A copy of a tangent, before it has learned, that may be shown what was before; None where it may not.
+
+    A box that is set to a state of one's choice keeps nothing.
+    """
+    learns = isinstance(tangent, AutoTangent | ValueTangent) and tangent.prior is None
+    if isinstance(tangent, ValueTangent):
+        learns = learns and tangent.rows() is None  # not one that was fitted before
+    few = sum(sizes(tuple(spec for spec in box.inputs if spec.learned))) <= MOST
+    return copy.deepcopy(tangent) if learns and few and not box.settable else None
+
+
+def _shown(
+    calls: Sequence[RecordedCall],
+    boxes: Mapping[int, BlackBoxFunction],
+    lags: Lags,
+    survived: Tensor,
+    scale: Tensor,
+) -> list[CallPairs]:
+    """What calls of a box show with what was before."""
+    remembered = remembering(calls, boxes, dict.fromkeys(boxes, lags))
+    return [replace(call.pairs(boxes[call.box], survived), response_scale=scale) for call in remembered]

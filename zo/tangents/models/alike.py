@@ -1,0 +1,229 @@
+"""`AlikeTangent`: for boxes of alike places, such as columns, cells or agents: each place is a row.
+
+A network that is asked for each of n alike places answers n times as much about the same response. A model of
+all places at once knows nothing of that: it has n times as many numbers, of n times fewer rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.kernel import KernelTangent
+from zo.tangents.models.structure import Specs
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.tangent import Linearised, Tangent
+
+MOST = 64  # numbers of a place, its neighbours' among them, for a kernel: there are many rows; decision 217
+
+
+class AlikeTangent(Tangent):
+    """J(z) is that of a model of one place, which is the same at all places.
+
+    The model of a place is shown what the box is given there; of a state that the box hands on the mean of
+    the two places beside it too, the last one being beside the first; and where the place is, as a point of a
+    circle, for places that differ by a forcing. It is a `KernelTangent` where these are at most 64 numbers,
+    else an `AutoTangent`.
+
+    Args:
+        specs: those of the box.
+        axis: of its arrays, which counts the places; an input without derivative that has another number
+            there is shown to each place as a whole.
+        seed: of all that is drawn.
+
+    Attributes:
+        model: the model of a place.
+    """
+
+    def __init__(self, specs: Specs, axis: int = 0, seed: int = 0) -> None:
+        self.axis = axis
+        learned = [spec for spec in specs.outputs if spec.learned]
+        self._count = learned[0].shape[axis]
+        inputs = tuple(spec for spec in specs.inputs if spec.differentiable)
+        self._states = _states(inputs, learned)
+        of_place = self._inputs(inputs)
+        if sum(sizes(of_place)) <= MOST:
+            self.model: Tangent = KernelTangent()
+        else:
+            self.model = AutoTangent(Specs(of_place, tuple(map(self._of_place, learned))), seed)
+
+    def at(self, rows: CallPairs) -> Linearised:
+        """The model at each place."""
+        return _AlikeAt(rows, self.model.at(self.placed(rows)), self)
+
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The model at each place of each call."""
+        each = self.model.at_each([self.placed(rows) for rows in calls])
+        return [_AlikeAt(rows, at, self) for rows, at in zip(calls, each, strict=True)]
+
+    def expect(self, rows: CallPairs) -> Tensor | None:
+        """The outputs by the model."""
+        values = self.model.expect(self.placed(rows))
+        return None if values is None else self.whole(rows.outputs, values)
+
+    def see(self, rows: CallPairs) -> None:
+        """Show the model each place as a row."""
+        self.model.see(self.placed(rows))
+
+    def learn(self, steps: int | None = None) -> None:
+        """Have the model learn."""
+        self.model.learn(steps)
+
+    def improve(self) -> str | None:
+        """What the model does more."""
+        return self.model.improve()
+
+    def keep_within(self, most_bytes: int) -> None:
+        """Have the model take at most so many bytes."""
+        self.model.keep_within(most_bytes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the model has learned."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.model.load_state_dict(state)
+
+    def placed(self, rows: CallPairs) -> CallPairs:
+        """Rows of a box as rows of its places."""
+        count, known = len(rows.z), len(rows.y) > 0
+        scale = rows.response_scale[None]
+        return CallPairs(
+            self._inputs(rows.inputs),
+            tuple(map(self._of_place, rows.outputs)),
+            self.gathered(rows.inputs, rows.z),
+            self.parts(rows.outputs, rows.y) if known else rows.y,
+            rows.alive.repeat_interleave(self._count),
+            self.others(rows.others, count),
+            self.parts(rows.outputs, scale).square().mean(dim=0).sqrt(),
+        )
+
+    def gathered(self, specs: Sequence[ArraySpec], z: Tensor) -> Tensor:
+        """What each place is shown: `(rows, size_in)` to `(rows * places, numbers)`; linear in z."""
+        own = self._split(specs, z)
+        near = [(own[n].roll(1, 1) + own[n].roll(-1, 1)) / 2 for n in self._states]
+        return torch.cat([*own, *near], dim=2).flatten(0, 1)
+
+    def scattered(self, specs: Sequence[ArraySpec], v: Tensor) -> Tensor:
+        """The transpose of `gathered`."""
+        widths = [math.prod(self._rest(spec)) for spec in specs]
+        parts = v.view(-1, self._count, v.shape[1]).split(
+            [*widths, *(widths[n] for n in self._states)], dim=2
+        )
+        own = list(parts[: len(specs)])
+        for n, near in zip(self._states, parts[len(specs) :], strict=True):
+            own[n] = own[n] + (near.roll(1, 1) + near.roll(-1, 1)) / 2
+        return self._joined(specs, own)
+
+    def parts(self, specs: Sequence[ArraySpec], y: Tensor) -> Tensor:
+        """Numbers of arrays by place: `(rows, size)` to `(rows * places, size of a place)`."""
+        return torch.cat(self._split(specs, y), dim=2).flatten(0, 1)
+
+    def whole(self, specs: Sequence[ArraySpec], y: Tensor) -> Tensor:
+        """The inverse of `parts`."""
+        widths = [math.prod(self._rest(spec)) for spec in specs]
+        return self._joined(specs, y.view(-1, self._count, y.shape[1]).split(widths, dim=2))
+
+    def others(self, others: Sequence[Tensor | None], count: int) -> tuple[Tensor | None, ...]:
+        """What a place is shown that carries no gradient: its part of each array, or all, and where it is.
+
+        Args:
+            others: as `CallPairs.others` has them.
+            count: how many rows there are.
+        """
+        angle = torch.arange(self._count) * (2 * math.pi / self._count)
+        where = torch.stack([angle.cos(), angle.sin()], dim=1)
+        parts: list[Tensor | None] = [None] * (sum(other is None for other in others) + len(self._states))
+        for other in others:
+            if other is None:
+                continue
+            if other.ndim > self.axis + 1 and other.shape[self.axis + 1] == self._count:
+                parts.append(other.movedim(self.axis + 1, 1).flatten(0, 1))
+            else:
+                parts.append(other.repeat_interleave(self._count, dim=0))
+            where = where.to(other.device)
+        return *parts, where.repeat(count, 1)
+
+    def _inputs(self, inputs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
+        own = [self._of_place(spec) for spec in inputs]
+        return *own, *(replace(own[n], name=f"{own[n].name}_near") for n in self._states)
+
+    def _of_place(self, spec: ArraySpec) -> ArraySpec:
+        return ArraySpec(spec.name, self._rest(spec), spec.dtype, layout=None)
+
+    def _rest(self, spec: ArraySpec) -> tuple[int, ...]:
+        return *spec.shape[: self.axis], *spec.shape[self.axis + 1 :]
+
+    def _split(self, specs: Sequence[ArraySpec], flat: Tensor) -> list[Tensor]:
+        """Arrays by place, `(rows, places, size)` each."""
+        pieces = zip(specs, flat.split(sizes(tuple(specs)), dim=1), strict=True)
+        return [
+            piece.reshape(-1, *spec.shape).movedim(self.axis + 1, 1).flatten(2)
+            if len(spec.shape) > 1
+            else piece[:, :, None]
+            for spec, piece in pieces
+        ]
+
+    def _joined(self, specs: Sequence[ArraySpec], parts: Sequence[Tensor]) -> Tensor:
+        """The inverse of `_split`."""
+        arrays = [
+            part.reshape(len(part), self._count, *self._rest(spec)).movedim(1, self.axis + 1).flatten(1)
+            for spec, part in zip(specs, parts, strict=True)
+        ]
+        return torch.cat(arrays, dim=1)
+
+    def __repr__(self) -> str:
+        """The model of a place, and how many there are."""
+        return f"{type(self).__name__}({self.model!r}; {self._count} places on axis {self.axis})"
+
+
+class _AlikeAt(Linearised):
+    """What a model of a place says at the places of rows.
+
+    Args:
+        rows: the rows.
+        at: what the model says at their places.
+        tangent: whose model it is.
+    """
+
+    def __init__(self, rows: CallPairs, at: Linearised, tangent: AlikeTangent) -> None:
+        super().__init__(rows)
+        self._at, self._tangent = at, tangent
+
+    @property
+    def values(self) -> Tensor | None:
+        """The model's."""
+        values = self._at.values
+        return None if values is None else self._tangent.whole(self.rows.outputs, values)
+
+    def push(self, d: Tensor) -> Tensor:
+        """J d at each place."""
+        return self._tangent.whole(
+            self.rows.outputs, self._at.push(self._tangent.gathered(self.rows.inputs, d))
+        )
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The adjoint of `push`."""
+        return self._tangent.scattered(
+            self.rows.inputs, self._at.pull(self._tangent.parts(self.rows.outputs, v))
+        )
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """The model's change at each place."""
+        tangent = self._tangent
+        inputs = tangent.gathered(self.rows.inputs, z), tangent.others(others, len(z))
+        return tangent.whole(self.rows.outputs, self._at.to(*inputs))
+
+
+def _states(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> list[int]:
+    """Places of the inputs that are handed on: an output has their name and shape."""
+    answers = {(spec.name, spec.shape) for spec in outputs}
+    return [place for place, spec in enumerate(inputs) if (spec.name, spec.shape) in answers]
