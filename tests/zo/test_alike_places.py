@@ -14,6 +14,7 @@ from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from blackbox.errors import ConfigurationError
 from tests.zo.row_boxes import FromTorch
+from zo.tangents.excitation.words import unknown, waits_long
 from zo.tangents.models.alike import AlikeTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.call import RecordedCall
@@ -137,3 +138,16 @@ def test_a_call_says_so_and_refuses_arrays_of_other_places():
     staged = Call("mixing", sees=seen, gives=given, same=0, stages=2)
     with pytest.raises(ConfigurationError, match="expected same= of a program that makes one call"):
         Hosted(lambda case, host: None, calls=[staged])
+
+
+def test_a_wait_says_what_to_declare_where_arrays_look_like_alike_places():
+    class Undeclared(Columns):
+        alike = None
+
+    vector = FromTorch(lambda x: x, (ArraySpec("x", (4,)),), (ArraySpec("x", (4,)),))
+    for said in (waits_long, unknown):
+        more = (4,) if said is waits_long else ()
+        words = said(4, "'mixing'", Undeclared(), 25, *more).words
+        assert "If the 6 places along the first axis are alike" in words and "alike = 0" in words
+        for box in (Columns(), vector):
+            assert "alike" not in said(4, "'x'", box, 25, *more).words
