@@ -69,7 +69,7 @@ def test_the_gradient_of_alike_places_is_the_true_one_after_a_few_rows():
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for step in range(10):
+        for step in range(7):
             optimizer.zero_grad()
             gradient.backward(batch(step))
             if network[0].weight.grad is not None:
@@ -79,7 +79,7 @@ def test_the_gradient_of_alike_places_is_the_true_one_after_a_few_rows():
                 mine = torch.cat([weight.grad.flatten() for weight in network.parameters()])
                 found.append(float(torch.cosine_similarity(mine, true, dim=0)))
             optimizer.step()
-    assert len(found) >= 7 and min(found) > 0.97
+    assert len(found) >= 5 and min(found) > 0.97
 
 
 @pytest.mark.parametrize("axis", [0, 1])
