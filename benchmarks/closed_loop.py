@@ -72,7 +72,7 @@ class Scaled(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor, *_: Tensor) -> Tensor:
-        """Of `(rows, size)`; what is sent beside is not looked at."""
+        """The network answers `(rows, size)`, and does not look at what is sent beside."""
         return self.scale * self.layers(x / self.scale)
 
 
@@ -92,12 +92,12 @@ def lorenz(x: Tensor, forcing: Tensor) -> Tensor:
 
 
 def closure_law(x: Tensor) -> Tensor:
-    """What the network is to find."""
+    """The law is what the network is to find."""
     return -0.2 - 1.2 * x + 0.03 * x * x.abs()
 
 
 def kept_after(kept: Tensor, action: Tensor, lag: int, delay: int) -> tuple[Tensor, Tensor]:
-    """What acts now, and what the program keeps: a lag's state, or the last actions `(..., delay, cells)`."""
+    """The program keeps a lag, or its last actions `(..., delay, cells)`; returns what acts, and that."""
     if delay:
         return kept[..., 0, :], torch.cat([kept[..., 1:, :], action[..., None, :]], -2)
     kept = kept + (action - kept) / lag
@@ -182,7 +182,7 @@ class SetPoint(nn.Module):
         self.layers = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))
 
     def forward(self, state: Tensor) -> Tensor:
-        """Of `(rows, 6)`, beside the reference of the next step."""
+        """The network answers `(rows, 6)`, beside the reference of the next step."""
         return state[:, 4:5] + self.layers(state)
 
 
@@ -271,7 +271,7 @@ class Mixing(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, heights: Tensor) -> Tensor:
-        """Of `(..., levels)`."""
+        """The network answers `(..., levels)`, each column by itself."""
         return self.layers(heights - heights.mean(-1, keepdim=True))
 
 
