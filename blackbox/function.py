@@ -82,6 +82,8 @@ class BlackBoxFunction(ABC):
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
         alike: set in SOME: the axis of all arrays that carry a gradient which counts alike places, such as
             columns, cells or agents: what an input does is the same at each.
+        earlier: set in SOME: the names of inputs that come from an earlier step of a program, by which answers
+            may go or not, as in stages of a scheme (`Hosted`). Models find out.
         remembers: set in SOME: how many calls ago a row was given what an answer goes by, of rows that go on
             from other rows' answers.
         of_process: set in SOME: True if rows go on from answers that this process was given, as of programs
@@ -107,6 +109,7 @@ class BlackBoxFunction(ABC):
     deterministic: bool = True
     settable: bool = True
     alike: int | None = None
+    earlier: frozenset[str] = frozenset()
     remembers: int = 0
     of_process: bool = False
     environment_variables: tuple[str, ...] = ()

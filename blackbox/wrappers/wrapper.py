@@ -52,7 +52,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
         self.arrays = box.arrays
         self.deterministic = box.deterministic
         self.settable, self.alike, self.remembers = box.settable, box.alike, box.remembers
-        self.of_process = box.of_process
+        self.of_process, self.earlier = box.of_process, box.earlier
 
     @property
     def failures(self) -> Policy:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -119,6 +119,7 @@ class Exchange(HostBox):
         self.alike = form.calls[call].same
         single = len(form.kinds) == 1
         self.remembers = form.memory if single else 0  # models are shown it in another form
+        self.earlier = form.earlier((call, stage))
         self.slots = [*form.seen[call], *form.remembered((call, stage))]
         prefix = f"{call}_" if len(form.calls) > 1 else ""
         self.given = tuple(replace(spec, name=prefix + spec.name) for spec in form.calls[call].given)

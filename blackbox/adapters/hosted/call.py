@@ -34,9 +34,9 @@ class Call:
             scheme. What follows a call is another function in each stage, and each has a box of its own.
         memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
             whole steps. What follows an answer may depend on them. Of a single call without stages models are
-            shown the change of what is seen since the call before, and so many answers before. None for 1 if
-            there are several calls or stages, else 0. With 0 a stage shows those before it in its own step
-            alone, which is all that a Runge-Kutta scheme goes by: there is less to learn then.
+            shown the change of what is seen since the call before, and so many answers before. With 0 a stage
+            shows those before it in its own step alone, which is all that a Runge-Kutta scheme goes by. None
+            for 1 if there are several calls, else 0; of stages models find out which of the two it is.
         same: the axis of all arrays that counts alike places, such as columns, cells or agents, for which one
             network is asked: each place is then a row of what is learned, beside its two neighbours.
 
@@ -192,6 +192,13 @@ class VectorForm:
                 names |= zip(later, now if name == asked else later, strict=True)
                 now = later
         return names
+
+    def earlier(self, kind: tuple[str, int]) -> frozenset[str]:
+        """The names of what a stage shows of the step before, where nobody has said that it goes by that."""
+        name, stage = kind
+        if not self._staged or self.calls[name].memory is not None:
+            return frozenset()
+        return frozenset(slot.name for slots in self.before[name][stage:] for slot in slots)
 
     def remembered(self, kind: tuple[str, int] | None = None) -> Iterator[Slot]:
         """The slots of earlier rounds; of a call and stage, of those that it shows."""

@@ -19,6 +19,7 @@ from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.tangents.models.alike import AlikeTangent
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.staged import StagedTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Limits
@@ -118,15 +119,21 @@ def _boxes(boxes: Sequence[BlackBoxFunction | BoxGroup]) -> tuple[BlackBoxFuncti
     return tuple(boxes)
 
 
+def _default(box: BlackBoxFunction, seed: int) -> Tangent:
+    """The tangent of a box where the user names none."""
+    if box.alike is not None:
+        return AlikeTangent(Specs.of(box), box.alike, seed)
+    if box.earlier:
+        return StagedTangent(Specs.of(box), box.earlier, seed)
+    return AutoTangent(box, seed)
+
+
 def _tangents(
     tangent: Tangent | Sequence[Tangent] | None, boxes: Sequence[BlackBoxFunction], seed: int
 ) -> tuple[Tangent, ...]:
     """A copy for each box: what they learn is their own. None for a choice by the box's specs."""
     if tangent is None:
-        return tuple(
-            AutoTangent(box, seed) if box.alike is None else AlikeTangent(Specs.of(box), box.alike, seed)
-            for box in boxes
-        )
+        return tuple(_default(box, seed) for box in boxes)
     entries = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
     if len(entries) != len(boxes) or not all(isinstance(entry, Tangent) for entry in entries):
         raise ConfigurationError(
