@@ -82,8 +82,8 @@ class BlackBoxFunction(ABC):
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
         alike: set in SOME: the axis of all arrays that carry a gradient which counts alike places, such as
             columns, cells or agents: what an input does is the same at each.
-        earlier: set in SOME: the names of inputs that come from an earlier step of a program, by which answers
-            may go or not, as in stages of a scheme (`Hosted`). Models find out.
+        earlier: set in SOME: the names of inputs that come from an earlier step of a program, which answers
+            may depend on or not, as in stages of a scheme (`Hosted`). Models find out.
         remembers: set in SOME: how many calls ago a row was given what an answer goes by, of rows that go on
             from other rows' answers.
         of_process: set in SOME: True if rows go on from answers that this process was given, as of programs

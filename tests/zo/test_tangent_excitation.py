@@ -1059,3 +1059,72 @@ def test_a_dither_that_has_become_small_does_not_speak_for_a_tangent_that_knows_
     with torch.no_grad():
         unseen = torch.cat([states(777 + step) for step in range(32)])
         assert float(two_losses(two_outputs)(network, unseen).mean()) < 0.025
+
+
+LONG = 12  # calls of the plant behind one of the box that launches it: fewer than a tenth of the rows
+
+
+def launched(state, action):
+    return state + 2.0 * torch.tanh(action) @ DRIVE.to(state) + 0.3 * torch.sin(3 * state)
+
+
+def launched_unmoved(state, action):
+    return state + 0.3 * torch.sin(3 * state) + 0.5 * torch.frac(977.0 * (state + action[:, :1]))
+
+
+class Launch(nn.Module):
+    """A policy for the start, and one for the loop behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.loop = policy(0), policy(1)
+
+
+def launching(first, box):
+    def objective(network, start):
+        state, total = first(start, network.start(start)), 0.0
+        for _ in range(LONG):
+            state = box(state, network.loop(state))
+            total = total + state.square().sum(dim=1)
+        return total / LONG
+
+    return objective
+
+
+def launches(function, steps):
+    """By step whether gradients were added, and those of both policies beside the exact ones; warnings."""
+    network, first, box = Launch(), FromTorch(function, (STATE, ACTION), (STATE,)), plant_box()
+    gradient = zo.TangentGradient(network, launching(first, box), boxes=[first, box], seed=0)
+    optimizer, found = torch.optim.Adam(network.parameters(), 3e-3), []
+    exact = launching(function, plant)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", zo.TangentWarning)
+        for step in range(steps):
+            optimizer.zero_grad()
+            gradient.backward(batch(step))
+            pairs = []
+            for part in (network.start, network.loop):
+                true = torch.autograd.grad(exact(network, batch(step)).mean(), list(part.parameters()))
+                mine = [torch.zeros_like(w) if w.grad is None else w.grad for w in part.parameters()]
+                pairs.append([torch.cat([g.flatten() for g in gradients]) for gradients in (mine, true)])
+            found.append((bool(gradient.metrics()["tangent_waits"]), pairs))
+            optimizer.step()
+    return found, [str(one.message) for one in caught]
+
+
+def test_what_goes_through_a_box_of_few_rows_is_left_out_until_its_response_is_known():
+    found, said = launches(launched, 10)
+    used = [pairs for waits, pairs in found if not waits]
+    without = [start[0].eq(0).all() for start, _ in used]
+    assert without[0] and not without[-1] and sorted(without, reverse=True) == without
+    for start, loop in used:
+        assert torch.cosine_similarity(*loop, dim=0) > 0.9
+        assert start[0].eq(0).all() or torch.cosine_similarity(*start, dim=0) > 0.9
+    assert len(said) <= 1
+
+
+def test_a_box_of_few_rows_whose_response_never_stands_out_is_told():
+    found, said = launches(launched_unmoved, 12)
+    used = [pairs for waits, pairs in found if not waits]
+    assert len(used) > 6 and all(start[0].eq(0).all() for start, _ in used)
+    assert sum("The gradient is used without what goes through 'action'" in words for words in said) == 1

@@ -263,7 +263,7 @@ class TangentGradient:
                 except NonFiniteGradientError:
                     self._stand_ins.unlearn()
                     raise
-                judgement.excite(evaluation, gradient)
+                gradient = judgement.excite(evaluation, gradient)
                 if not self.unchecked:
                     evaluation.check = judgement.along(evaluation, gradient)  # a query more, where it is due
             gradient = judgement.without_unmoved(evaluation, gradient)

@@ -27,7 +27,7 @@ from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows
 from zo.tangents.excitation.state import FIRST, DitherState
-from zo.tangents.excitation.words import unknown, waits_long
+from zo.tangents.excitation.words import unknown, waits_long, without_unknown
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither
@@ -36,7 +36,7 @@ NARROW = 0.25  # of the range that bounds leave: the same; decision 164
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
 TOLD, LATE = 4, 15  # waiting steps after which that is said, of usual rows or of few; decision 214
-FEW = 0.1  # of the rows of boxes that are dithered: boxes with fewer hold up nothing; decision 214
+FEW = 0.1  # of the rows of boxes that are dithered: boxes with fewer hold up nothing; decisions 214, 224
 SAID = "response", "in_loss", "out_of_loss"  # of an `Excitation`: what the last dithers did
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -127,12 +127,27 @@ class Excitation:
     def waits(self) -> bool:
         """Whether a step's gradient is not to be used: most of it would be a guess.
 
-        Boxes that were asked for few rows hold up nothing, and with a size of the user's nothing is waited
-        for.
+        Boxes that were asked for few rows hold up nothing, see `unknown`, and with a size of the user's
+        nothing is waited for.
         """
         dithered = [known for known in self._known if known.state.units]
         unknown = sum(known.asked.seen for known in dithered if known.state.waits)
         return self.size is None and unknown > FEW * sum(known.asked.seen for known in dithered)
+
+    def unknown(self, place: int) -> tuple[int, ...]:
+        """The numbers of a box's learned inputs whose response is waited for while gradients are used.
+
+        Their derivative is a guess. So it counts as zero until it is known.
+        """
+        state = self._known[place].state
+        if self.size is not None or not state.waits or self.waits:
+            return ()
+        parts = [
+            state.units.get(which, torch.zeros(spec.shape)).flatten() != 0
+            for which, spec in enumerate(self._boxes[place].inputs)
+            if spec.learned
+        ]
+        return tuple(torch.cat([part.cpu() for part in parts]).nonzero().flatten().tolist())
 
     def look(self, number: int, tangents: Sequence[Excited]) -> list[Notice]:
         """Take in, once a step, whether the responses to dithers are known by now.
@@ -156,7 +171,9 @@ class Excitation:
             of_box.state = state = of_box.state.looked(self.held, known=known)
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
             late = state.waited >= (TOLD if of_box.asked.seen >= MOST else LATE)
-            if self.waits and state.waits and late and state.waited < self.held - 1:  # else the other is near
+            if state.waits and not self.waits and state.waited == TOLD:
+                notices.append(without_unknown(number, names, box, self.held))
+            elif state.waits and late and state.waited < self.held - 1:  # else the other is near
                 notices.append(waits_long(number, names, box, self.held, state.waited))
             # what hardly varies is shown by values too, if badly: nothing is said where none was dithered yet
             faint = state.waited == 1 and set(state.units) <= set(of_box.asked.faint or ())

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from zo.tangents.evidence.unmoved import Unmoved
 from zo.tangents.excitation.form import GainForm, given
+from zo.tangents.excitation.unknown import WithoutUnknown
 from zo.tangents.record.before import Lags
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
@@ -283,11 +284,13 @@ class Excited(Tangent):
         prior: as given.
         gain: the gain; None before a dither was shown, or where none can be.
         unmoved: numbers of the outputs, by their places, that checks have never moved; None before a check.
+        unknown: numbers of the inputs, by their places, whose derivative is a guess and counts as zero.
     """
 
     def __init__(self, prior: Tangent) -> None:
         self.prior, self.learns = prior, prior.learns
         self.unmoved: tuple[int, ...] | None = None
+        self.unknown: tuple[int, ...] = ()
         self.lags: Lags = ()
         self.gain: Gain | None = None
         self._contest = _Contest()  # of the responses by the tangent and by the gain
@@ -302,12 +305,20 @@ class Excited(Tangent):
         return self.gain if known and self._contest.other - self._contest.one < self._contest.chance else None
 
     def at(self, rows: CallPairs) -> Linearised:
-        """The tangent's, with the gain where that is in use."""
-        return self._with_all(self.prior.at(rows))
+        """The tangent's, with the gain where that is in use, and without guesses."""
+        return self.without_unknown(self.guess(rows))
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at`, for several calls."""
-        return [self._with_all(at) for at in self.prior.at_each(calls)]
+        return [self.without_unknown(self._with_all(at)) for at in self.prior.at_each(calls)]
+
+    def guess(self, rows: CallPairs) -> Linearised:
+        """The tangent's, with the gain where that is in use, and guesses among it."""
+        return self._with_all(self.prior.at(rows))
+
+    def without_unknown(self, at: Linearised) -> Linearised:
+        """The same, with a derivative of zero where it is a guess."""
+        return WithoutUnknown(at, self.unknown) if self.unknown else at
 
     def _with_all(self, at: Linearised) -> Linearised:
         """What the tangent says, with the gain where that is in use, and without what nothing moves."""
@@ -353,13 +364,15 @@ class Excited(Tangent):
     def state_dict(self) -> dict[str, Any]:
         """Of the gain alone: the tangent has its own."""
         gain = None if self.gain is None else self.gain.state_dict()
-        return {"gain": gain, "errors": list(astuple(self._contest)), "unmoved": self.unmoved}
+        errors = list(astuple(self._contest))
+        return {"gain": gain, "errors": errors, "unmoved": self.unmoved, "unknown": self.unknown}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.gain = Gain.of_state(state["gain"]) if state["gain"] else None
         self._contest = _Contest(*state["errors"])
         self.unmoved = None if state["unmoved"] is None else tuple(state["unmoved"])
+        self.unknown = tuple(state["unknown"])
 
 
 class _WithGain(Linearised):

@@ -22,6 +22,18 @@ def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: 
     )
 
 
+def without_unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice:
+    """The gradient is used without what goes through inputs of a box that is asked for few rows."""
+    return Notice(
+        f"without {box!r}",
+        f"Step {number + 1}: expected a small dither to show by now what {names} of {box!r} does, and its "
+        "response does not stand out yet, for the box is asked for few rows. The gradient is used without "
+        f"what goes through {names} until that is known, for {counted(held, 'step')} at most. More rows in a "
+        "batch show it sooner.",
+        TangentWarning,
+    )
+
+
 def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice:
     """It was waited for in vain, for `held` steps."""
     return Notice(

@@ -66,11 +66,15 @@ class Judgement:
         """What the boxes of a step are asked beside what the objective asks."""
         return self.excitation.of_step(key, self._stand_ins.excited)
 
-    def excite(self, evaluation: Evaluation, gradient: StepGradient) -> None:
+    def excite(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
         """Take in what a step has shown of its dither, choose the next, and whether the gradient is used.
 
         It is not while a first dither's response is not known: then nothing is added, nor checked, and no
         optimiser takes a step, of which Adam's next ones would be shorter.
+
+        Returns:
+            The gradient; without what goes through inputs whose response is not known, where these hold up
+            nothing.
         """
         number = gradient.step.number
         self._unknowns = self._excite(gradient, evaluation.dither)
@@ -79,12 +83,26 @@ class Judgement:
         self._news += self._look_back(gradient, evaluation.dither)
         if self.waits:
             self.watch.note_wait()
-            return
-        if evaluation.dither and self.watch.checks(number):
+        else:
+            gradient = self._without_unknown(gradient)
+        if not self.waits and evaluation.dither and self.watch.checks(number):
             with alone(self._ranks):
                 excited, window = self._stand_ins.excited, gradient.window
                 without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
             self.excitation.saw_losses(gradient.back.loss, without)
+        return gradient
+
+    def _without_unknown(self, gradient: StepGradient) -> StepGradient:
+        """The gradient, taken again where it has parts that turn out to be guesses, for no row."""
+        again = False
+        for place, excited in enumerate(self._stand_ins.excited):
+            unknown = self.excitation.unknown(place)
+            again |= not set(unknown) <= set(excited.unknown)
+            excited.unknown = unknown
+        if not again:
+            return gradient
+        calls = zip(gradient.at_calls, gradient.window.calls, strict=True)
+        return gradient.by_others([self._stand_ins.excited[c.box].without_unknown(at) for at, c in calls])
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
         """What a query along a gradient says of it, where one is due and no outlier would decide."""
