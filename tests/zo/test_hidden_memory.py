@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import zo
+from benchmarks.closed_loop.mechanics import dead_band_program
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from tests.zo.ranks import results_by_rank
@@ -134,6 +135,23 @@ def test_where_nothing_is_kept_nothing_is_shown_and_nothing_said(tangent):
     found, said = trained(gradient, "nothing", range(10))
     assert gradient._stand_ins.memory == {} and not said
     assert min(found[step][0] for step in range(6, 10)) > 0.97
+
+
+def test_one_number_that_acts_at_once_names_no_lag_by_chance():
+    """F of eight lags, each of few numbers, was above what of many is rare; a late call was then foretold."""
+    program = dead_band_program()
+    torch.manual_seed(0)
+    network, generator = program.network(), np.random.default_rng(0)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    gradient = zo.TangentGradient(network, program.objective, boxes=[program.host], seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", zo.TangentWarning)
+        for _ in range(8):
+            optimizer.zero_grad()
+            gradient.backward(program.batch(generator, 8, False))
+            optimizer.step()
+    program.host.close()
+    assert not caught
 
 
 def test_a_resumed_training_goes_on_to_the_same_bits():

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
@@ -31,13 +32,13 @@ from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
 from zo.tangents.tangent import Tangent, bring
 
-# decision 216:
+# decisions 216, 225:
 MOST = 64  # numbers of the inputs of a box whose memory is looked for: not of fields
 FARTHEST = 8  # calls ago
 FADING = 0.95  # of what steps have shown, with each further one
 FIRST = 1  # steps with a dither, from which on the call before is tried
 STEPS = 4  # the same, from which on F is looked at
-CLEAR = 2.5  # F, above which a model that is shown what was so many calls ago is tried
+RARE = 1e-3  # by chance: an F above which a model that is shown what was so many calls ago is tried
 KEPT = 6  # steps whose calls are kept for it to begin with
 CONTEST = 8  # steps at most in which both learn
 OLDER = 0.1  # of what was missed, with each further step of it
@@ -64,6 +65,7 @@ class Memory:
         self.in_use = bool(self.lags)
         self.rival: Tangent | None = self._made(box) if self.in_use else None
         self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # by lag, of scores and of their squares
+        self._freedom = 1.0  # how many numbers F is the mean of, as if they were independent
         self._steps = 0
         self._kept: list[list[RecordedCall]] = []
         self._missed = [0.0, 0.0, 0.0]  # squares by the model and by its rival, and steps of the contest
@@ -115,6 +117,10 @@ class Memory:
             for lag, (total, squares) in self._sums.items()
         }
 
+    def by_chance(self) -> float:
+        """The F of the largest of all lags that chance gives once in a thousand times."""
+        return float(chi2.isf(RARE / FARTHEST, self._freedom)) / self._freedom
+
     def notice(self, number: int, box: BlackBoxFunction) -> Notice:
         """What is said when the rival takes over."""
         what = "the change of its state since the call before, and the action before"
@@ -136,6 +142,7 @@ class Memory:
             "in_use": self.in_use,
             "sums": {lag: list(parts) for lag, parts in self._sums.items()},
             "steps": self._steps,
+            "freedom": self._freedom,
             "kept": [
                 [(call.box, list(call.inputs), list(call.outputs)) for call in calls] for calls in self._kept
             ],
@@ -147,6 +154,7 @@ class Memory:
     def load_state_dict(self, state: Mapping[str, Any], box: BlackBoxFunction) -> None:
         """Go on where `state_dict` was taken; the rival begins anew, and reads its own where it is in use."""
         self.lags, self.in_use, self._steps = tuple(state["lags"]), state["in_use"], state["steps"]
+        self._freedom = state["freedom"]
         self._sums = {lag: (total, squares) for lag, (total, squares) in state["sums"].items()}
         self._kept = [[RecordedCall(b, tuple(i), tuple(o)) for b, i, o in calls] for calls in state["kept"]]
         self._missed, self._tried = list(state["missed"]), [tuple(lags) for lags in state["tried"]]
@@ -184,6 +192,9 @@ class Memory:
             return (flat - base @ (base.T @ flat)).view(x.shape)
 
         left = beside(missed)
+        together = torch.einsum("kro,krp->op", left, left)  # outputs that go together count as one
+        independent = float(together.trace().square() * reciprocal(together.square().sum()))
+        self._freedom = max(1.0, independent * dither.shape[2])
         for lag in range(1, FARTHEST + 1):
             earlier = torch.zeros_like(dither)
             for number in range(len(calls)):
@@ -207,7 +218,7 @@ class Memory:
         most = max(by_lag, key=by_lag.__getitem__, default=0)
         if not most or self._steps < FIRST or (self.rival is not None and self._missed[2] < 2):
             return
-        clear = self._steps >= STEPS and by_lag[most] > CLEAR
+        clear = self._steps >= STEPS and by_lag[most] > self.by_chance()
         lags = (most,) if clear else (1,)
         if self._tried.count(lags) > clear or (self.rival is not None and (not clear or lags == self.lags)):
             return

@@ -1,0 +1,173 @@
+"""Programs that call a network from inside of their loop, each with what makes its derivative hard to learn.
+
+    python -m benchmarks closed_loop --size ci       two steps of one program; written nowhere
+    python -m benchmarks closed_loop --size small    the table
+
+| program | what is hard |
+| --- | --- |
+| no lag | nothing: the same system as in the next five lines |
+| lag hidden | the action goes through a lag of ten steps, which the program keeps and does not send |
+| lag sent | the same, and all state is sent |
+| delay | the action acts five steps later, and nobody is told |
+| preview | a reference for two steps is sent, and what comes into it is no function of what was sent |
+| dead band | small actions do nothing |
+| cart-pole | the pole falls |
+| stages | a Runge-Kutta scheme asks in both of its stages, and hands on what the first was answered |
+| columns | one network for 20 alike columns of 12 levels, which exchange a little with their neighbours |
+
+Behind a comma is what the call declares of it.
+
+Lags and delays are of Lorenz's system of 1996 (8 cells, Runge-Kutta, dt .01), 16 calls a run; the previewed
+reference is of a mass behind a PID; stages are of Burgers' equation. Batches of 8, Adam. The oracle is
+autograd through the same program in PyTorch: first order is trained with it at several rates, and the table
+has the error on cases that were not trained on, over that of first order at its best rate. A cosine is that
+of a step's gradient with the exact one, at the weights as they are. What was measured is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import zo
+from benchmarks import protocol
+from benchmarks.closed_loop.burgers import burgers_program
+from benchmarks.closed_loop.columns import columns_program
+from benchmarks.closed_loop.lorenz import lorenz_program
+from benchmarks.closed_loop.mechanics import cart_pole_program, dead_band_program, preview_program
+from benchmarks.closed_loop.program import Program
+
+BATCH, RATES, LOOK = 8, (3e-3, 6e-3, 1.2e-2), (2, 5, 10, 25)
+SEEDS = (0, 1, 2)
+
+
+PROGRAMS: dict[str, Callable[[], Program]] = {
+    "no lag": lambda: lorenz_program(lag=1),
+    "lag hidden": lorenz_program,
+    "lag hidden, memory=1": lambda: lorenz_program(memory=1),
+    "lag of 3 hidden": lambda: lorenz_program(lag=3),
+    "lag of 30 hidden": lambda: lorenz_program(lag=30),
+    "lag hidden, half acts at once": lambda: lorenz_program(direct=0.5),
+    "lag sent": lambda: lorenz_program(sent=True),
+    "delay": lambda: lorenz_program(delay=5),
+    "preview": preview_program,
+    "dead band": dead_band_program,
+    "cart-pole": cart_pole_program,
+    "stages": burgers_program,
+    "columns": columns_program,
+    "columns, same=0": lambda: columns_program(same=0),
+}
+
+
+def trained(program: Program, seed: int, rate: float, *, exact: bool, steps: int) -> dict[str, Any]:
+    """What a training comes to: error, rows, cosines, steps without a gradient, warnings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = program.network()
+    optimizer, generator = torch.optim.Adam(network.parameters(), rate), np.random.default_rng(seed)
+    weights = list(network.parameters())
+    gradient = None
+    if not exact:
+        gradient = zo.TangentGradient(network, program.objective, boxes=[program.host], seed=seed)
+    cosines: dict[str, tuple[float, float]] = {}
+    without = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", zo.TangentWarning)
+        for step in range(steps):
+            batch = program.batch(generator, BATCH, False)
+            optimizer.zero_grad()
+            if gradient is None:
+                program.twin(network, batch).mean().backward()
+            else:
+                gradient.backward(batch)
+                if weights[0].grad is None:
+                    without += 1
+                else:
+                    cosines[str(step)] = _beside(weights, program.twin(network, batch).mean())
+            optimizer.step()
+    with torch.no_grad():
+        error = float(program.twin(network, program.batch(np.random.default_rng(999), 64, True)).mean())
+    return {
+        "error": error,
+        "rows": 0 if gradient is None else gradient.counts.rows,
+        "without": without,
+        "cosines": cosines,
+        "warnings": [str(one.message) for one in caught],
+    }
+
+
+def _beside(weights: Sequence[Tensor], exact: Tensor) -> tuple[float, float]:
+    """Cosine with the exact gradient, and the length over its."""
+    true = torch.cat([part.flatten() for part in torch.autograd.grad(exact, list(weights))])
+    mine = torch.cat([torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in weights])
+    return float(mine @ true / mine.norm() / true.norm()), float(mine.norm() / true.norm())
+
+
+def compared(name: str, seed: int, steps: int | None = None) -> dict[str, Any]:
+    """A program at first order's best rate, by both."""
+    program = PROGRAMS[name]()
+    steps = steps or program.steps
+    first = {rate: trained(program, seed, rate, exact=True, steps=steps)["error"] for rate in RATES}
+    rate = min(first, key=first.__getitem__)
+    learned = trained(program, seed, rate, exact=False, steps=steps)
+    program.host.close()
+    return {"rate": rate, "first": first[rate], "over": learned["error"] / first[rate], **learned}
+
+
+def main(words: Sequence[str]) -> None:
+    """The command line."""
+    parser = protocol.options("closed_loop", __doc__)
+    parser.add_argument(
+        "--programs", nargs="*", choices=PROGRAMS, default=list(PROGRAMS), help="of these alone"
+    )
+    asked = parser.parse_args(words)
+    torch.set_num_threads(1)
+    if asked.size == "ci":
+        print(line("lag hidden", [compared("lag hidden", 0, 2)]))
+        return
+    path = protocol.path("closed_loop", asked.size)
+    results: dict[str, list[dict[str, Any]]] = (
+        json.loads(path.read_text())["programs"] if path.exists() else {}
+    )
+    print(HEAD, end="")
+    for name in asked.programs:
+        runs = results.setdefault(name, [])
+        for seed in SEEDS[len(runs) :]:
+            runs.append(compared(name, seed))
+            protocol.write("closed_loop", words, {"seeds": SEEDS, "programs": results}, path)
+        print(line(name, runs), flush=True)
+
+
+HEAD = (
+    "| program | error over first order's | steps without a gradient | cosine, length at steps "
+    f"{', '.join(map(str, LOOK))} | warnings |\n| --- | --- | --- | --- | --- |\n"
+)
+
+
+def line(name: str, runs: Sequence[dict[str, Any]]) -> str:
+    """Of the table."""
+    each = [
+        ", ".join(str(part) for part in column)
+        for column in zip(
+            *(
+                (
+                    f"{run['over']:.2f}",
+                    run["without"],
+                    " ".join(
+                        "{:.2f}/{:.2f}".format(*run["cosines"][str(s)]) if str(s) in run["cosines"] else "-"
+                        for s in LOOK
+                    ),
+                    len(run["warnings"]),
+                )
+                for run in runs
+            ),
+            strict=True,
+        )
+    ]
+    return f"| {name} | {' | '.join(each)} |"
