@@ -16,6 +16,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +147,7 @@ class Line:
         self._have, self._to_drop = 0, 0
         self._welcomed = False
         self._columns = False
+        self._head, self._entries = b"", list[_Entry]()  # of the last message that was wanted
 
     def receive(self) -> Message | None:
         """The next message, once all of it is there; None as long as it is not.
@@ -179,17 +181,19 @@ class Line:
         head, text = HEADER.size + count * ENTRY.size, _text(name)
         if not self._has(head):
             return None
-        entries = [_Entry.of(self._received, place) for place in range(HEADER.size, head, ENTRY.size)]
-        if size != sum(entry.padded for entry in entries):
-            raise WireError("the program sent a message of another length than that of its arrays")
-        shared = bool(flags & SHARED)
-        if shared and (self._shared is None or size > self._shared_bytes):
-            raise WireError("the program names shared memory that it has not been given")
-        self._columns = bool(flags & COLUMNS)
-        if not self._is_wanted(kind, text, {entry.name: entry.shape for entry in entries}):
-            self._drop(head)
-            self._to_drop = 0 if shared else size
-            return Message(kind, text, [], self._columns)
+        shared, told = bool(flags & SHARED), bytes(self._received[:head])
+        if told != self._head:  # else it is as the last one, as of a program that asks the same again
+            entries = [_Entry.of(self._received, place) for place in range(HEADER.size, head, ENTRY.size)]
+            if size != sum(entry.padded for entry in entries):
+                raise WireError("the program sent a message of another length than that of its arrays")
+            if shared and (self._shared is None or size > self._shared_bytes):
+                raise WireError("the program names shared memory that it has not been given")
+            self._columns = bool(flags & COLUMNS)
+            if not self._is_wanted(kind, text, {entry.name: entry.shape for entry in entries}):
+                self._drop(head)
+                self._to_drop = 0 if shared else size
+                return Message(kind, text, [], self._columns)
+            self._head, self._entries = told, entries
         whole = head + (0 if shared else size)
         if not self._has(whole):
             return None
@@ -199,7 +203,7 @@ class Line:
             else memoryview(self._received)[head:]
         )
         parts, place = [], 0
-        for entry in entries:
+        for entry in self._entries:
             parts.append((entry.name, entry.part(source[place:], self._columns)))
             place += entry.padded
         del source
@@ -221,10 +225,7 @@ class Line:
         """
         entries, datas, size = [], [], 0
         for name, values in arrays.items():
-            dims = values.shape
-            entries.append(
-                ENTRY.pack(name.encode(), CODES[values.dtype], len(dims), *dims, *[0] * (12 - len(dims)))
-            )
+            entries.append(_entry(name, values.dtype, values.shape))
             data = values.tobytes(order="F" if self._columns else "C")
             datas.append(data + bytes(-len(data) % 8))
             size += len(datas[-1])
@@ -328,15 +329,34 @@ class Line:
             self._path = ""
 
     def _send(self, data: bytes) -> None:
-        self.connection.settimeout(
-            self._timeout
-        )  # the program receives an answer before it does anything else
+        try:
+            sent = self.connection.send(data)  # mostly all of it
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _gone(error) from None
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def _send_rest(self, data: memoryview) -> None:
+        """Wait for the program, which receives an answer before it does anything else."""
+        self.connection.settimeout(self._timeout)
         try:
             self.connection.sendall(data)
         except OSError as error:
-            raise Gone(f"the program has closed its connection ({error})") from None
+            raise _gone(error) from None
         finally:
             self.connection.setblocking(False)
+
+
+def _gone(error: OSError) -> Gone:
+    return Gone(f"the program has closed its connection ({error})")
+
+
+@lru_cache(maxsize=256)
+def _entry(name: str, dtype: np.dtype[Any], dims: tuple[int, ...]) -> bytes:
+    """The entry of an array that is answered."""
+    return ENTRY.pack(name.encode(), CODES[dtype], len(dims), *dims, *[0] * (12 - len(dims)))
 
 
 def listen(path: str) -> socket.socket:
