@@ -55,15 +55,16 @@ def _ways() -> dict[str, float]:
     for mark, share in SHARES.items():
         for way, line in WAYS.items():
             ratios = over_tuned(f"{line}, {share:g}")
-            values |= _of_way(f"{way}.{mark}", ratios)
+            values |= of_way(f"{way}.{mark}", ratios)
             values |= {f"{problem}, {way}.{mark}": median(seeds) for problem, seeds in ratios.items()}
         bound = f"replay, tuned rate, true derivative, {share:g}"
-        values |= _of_way(f"bound.{mark}", over_tuned(f"replay, several rates, {share:g}", bound))
+        values |= of_way(f"bound.{mark}", over_tuned(f"replay, several rates, {share:g}", bound))
         values |= summary(f"gain.{mark}", over_tuned(f"replay, {share:g}", f"tangents, {share:g}"))
     return values | {"gain.better": _below(over_tuned("replay, 0.2", "tangents, 0.2"), 0.995)}
 
 
-def _of_way(name: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def of_way(name: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The figures of a way to spend rows, from its errors by problem and seed: of all, and of each kind."""
     values = summary(name, ratios)
     for kind, of_kind in (("controllers", True), ("corrections", False)):
         part = {problem: each for problem, each in ratios.items() if (problem in CONTROLLERS) == of_kind}
@@ -82,7 +83,7 @@ def _advised() -> dict[str, float]:
     values: dict[str, float] = {}
     for mark, share in SHARES.items():
         ratios = as_advised(share)
-        values |= _of_way(f"advised.{mark}", ratios)
+        values |= of_way(f"advised.{mark}", ratios)
         new = {problem: each for problem, each in ratios.items() if problem not in RULES_CHOSEN_ON}
         values |= summary(f"advised.{mark}.held-out", new)
         values |= summary(f"equal.{mark}", as_advised(share, f"first order, tuned, {share:g}"))
