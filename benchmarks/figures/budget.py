@@ -38,6 +38,7 @@ def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
         f"{name}.regret.nine": quantiles(regrets, n=10, method="inclusive")[-1],
         f"{name}.regret.worst": regrets[-1],
         f"{name}.seconds": median(one["time"] for one in measured),
+        f"{name}.even": median(one["even"] for one in measured),
         f"{name}.in training": median(one["in training"] for one in measured),
     }
 

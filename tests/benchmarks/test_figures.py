@@ -68,7 +68,7 @@ def test_what_is_advised_is_the_median_of_each_kind_s_line():
 
 @pytest.mark.parametrize(("mark", "share"), [("20", "0.2"), ("05", "0.05")])
 def test_the_command_s_figures_are_medians_of_its_trainings(mark, share):
-    """Its error over tuned first order's is of problems; its regret against the best other way of trainings."""
+    """Of problems its error over tuned first order's, of trainings its regret against the best other way."""
     ends, regrets, above = {}, [], 0
     for path in (protocol.RESULTS / "budget").glob("*.json"):
         for seed, by_share in json.loads(path.read_text())["runs"].items():
