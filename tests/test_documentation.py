@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
@@ -108,7 +109,7 @@ def test_every_page_is_in_the_tree_of_the_site():
         for tree in re.findall(r"```\{toctree\}(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
             places = [re.sub(r".*<(.+)>", r"\1", name) for name in names]  # some have a title of their own
-            listed |= {page.parent / f"{place}.md" for place in places}
+            listed |= {Path(os.path.normpath(page.parent / f"{place}.md")) for place in places}
     listed.add(docs / "decisions" / "index.md")  # from a page that the build makes
     missing = [path for path in PAGES[1:] if path not in listed]
     assert not missing
