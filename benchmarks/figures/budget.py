@@ -8,7 +8,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.budget.report import trainings
-from benchmarks.figures.rows import SHARES, of_way
+from benchmarks.figures.rows import SHARES
 from benchmarks.figures.summaries import middle
 
 FIRST_ORDER = "first order, tuned"  # at the same rows
@@ -26,12 +26,23 @@ def figures() -> dict[str, float]:
 
 def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
     """The command's error, its regret against the best other way, first order at the same rows, its time."""
+    ends = {
+        problem: median(seeds) for problem, seeds in _by_problem(measured, lambda one: one["own"]).items()
+    }
+    kinds = {one["problem"]: one["kind"] for one in measured}
     beside = [one for one in measured if FIRST_ORDER in one]
     equal = _by_problem(beside, lambda one: one["own"] / one[FIRST_ORDER])
     regrets = sorted(one["regret"] for one in measured if one["regret"] is not None)
-    return of_way(name, _by_problem(measured, lambda one: one["own"])) | {
+    return {
+        name: median(ends.values()),
+        **{
+            f"{name}.{kind}s": median(end for problem, end in ends.items() if kinds[problem] == kind)
+            for kind in ("correction", "controller")
+        },
+        f"{name}.problems": len(ends),
+        f"{name}.below": sum(end <= 1 for end in ends.values()),
+        f"{name}.worst": max(ends.values()),
         f"{name}.first order": middle(_by_problem(beside, lambda one: one[FIRST_ORDER])),
-        f"{name}.equal": middle(equal),
         f"{name}.equal.problems": len(equal),
         f"{name}.equal.above": sum(median(ratios) > 1 for ratios in equal.values()),
         f"{name}.regret": median(regrets),
