@@ -41,8 +41,8 @@ def draw(kind: str = "svg") -> None:
             path.write_text(TABLES[path.stem]() + "\n", encoding="utf-8")
             continue
         with matplotlib.rc_context({"svg.hashsalt": path.stem}):
-            data = {"metadata": {"Date": None}} if kind == "svg" else {}
-            DRAWN[path.stem]().savefig(path, format=kind, dpi=130, **data)
+            about = {"Date": None} if kind == "svg" else None
+            DRAWN[path.stem]().savefig(path, format=kind, dpi=130, metadata=about)
 
 
 def _files(kind: str) -> list[Path]:
