@@ -271,7 +271,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "budget",
-            "docs/howto/spend_rows.md: what `blackbox run --rows N` makes of N",
+            "README, docs/howto/spend_rows.md: what `blackbox run --rows N` makes of N",
             "budget.comparison:main",
             "2 hours",
             results=_budget(),

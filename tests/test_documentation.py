@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
@@ -46,15 +47,16 @@ def test_the_readme_s_own_simulator_learns(capsys):
 
 
 def test_the_readme_has_no_block_that_is_not_run():
-    """Python is executed above; commands are targets of the Makefile; no block is indented."""
+    """Python is executed above; commands are targets of the Makefile, pip's or ours; no block is indented."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 110
+    assert len(text.splitlines()) < 125
     fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     assert {kind for kind, _ in fenced} == {"python", "console"}
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for _, lines in (each for each in fenced if each[0] == "console"):
         for line in lines.splitlines():
-            assert line.startswith("$ make ") and line.removeprefix("$ make ") in targets, line
+            if not line.startswith(("$ pip install ", "$ blackbox run pump.py --rows ")):
+                assert line.startswith("$ make ") and line.removeprefix("$ make ") in targets, line
     outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     assert not re.findall(r"\n\n {4}\S", outside)
 
@@ -107,7 +109,7 @@ def test_every_page_is_in_the_tree_of_the_site():
         for tree in re.findall(r"```\{toctree\}(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
             places = [re.sub(r".*<(.+)>", r"\1", name) for name in names]  # some have a title of their own
-            listed |= {page.parent / f"{place}.md" for place in places}
+            listed |= {Path(os.path.normpath(page.parent / f"{place}.md")) for place in places}
     listed.add(docs / "decisions" / "index.md")  # from a page that the build makes
     missing = [path for path in PAGES[1:] if path not in listed]
     assert not missing

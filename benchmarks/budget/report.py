@@ -44,7 +44,10 @@ def write() -> str:
 
 
 def trainings(share: float) -> list[dict[str, Any]]:
-    """Each training at a share, with its error and those of other ways over tuned first order's."""
+    """Each training at a share, with its error and those of other ways over tuned first order's.
+
+    "even" is how long a row has to take, in ms, for the command to end sooner than first order at all rows.
+    """
     found = []
     for path in sorted(FOLDER.glob("*.json")):
         others = json.loads((BY_STEPS / path.name).read_text(encoding="utf-8"))["runs"]
@@ -71,6 +74,7 @@ def trainings(share: float) -> list[dict[str, Any]]:
                     "regret": own / min(without) if without else None,
                     "in training": mine["rows in training"] / mine["rows"],
                     "time": mine["seconds"] / tuned["seconds"],
+                    "even": 1000 * (mine["seconds"] - tuned["seconds"]) / (tuned["rows"] - mine["rows"]),
                     **ratio,
                 }
             )

@@ -73,8 +73,7 @@ def _wake() -> dict[str, float]:
     for method in ("SRC", "NON", "ZO-SOL", "FO-SOL"):
         for base in ("SRC", "FO-SOL"):
             values |= _over(f"wake grids, {method}, over {base}", grids[method], grids[base])
-    for figure, what in (("zo.error", ""), ("zo.rows", ", rows")):
-        values[figure] = values[f"wake grids, ZO-SOL{what}"] / values[f"wake grids, FO-SOL{what}"]
+    values["zo.rows"] = values["wake grids, ZO-SOL, rows"] / values["wake grids, FO-SOL, rows"]
     tried: dict[str, list[float]] = {}
     for line in read("wake_rows.json")["tried"]:
         name = f"wake pace, {line['method']}, {line['batch']}, {line['learning rate']:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import geometric_mean, median
+from statistics import median
 
 from benchmarks.figures.measured import (
     advised,
@@ -26,15 +26,10 @@ WAYS = {  # name of a figure -> line of the results
 }
 SHARES = {"20": 0.2, "05": 0.05}  # mark -> of first order's rows
 CONTROLS = ("no derivative", "model alone", "stored derivative", "true derivative")
-LEVEL = 0.01  # nearer to 1 than this two errors are level
 ENOUGH = 1.05  # times the error of first order tuned at all rows
 RULES_CHOSEN_ON = {  # the problems on which the rules of replay and of several rates were chosen
     *("double-pendulum", "gray-scott"),  # decision 54
     *("bicycle", "coupled-map", "henon-heiles", "shallow-water", "torque-pendulum"),  # and 143
-}
-SEEDS_CHOSEN_ON = {  # decision 143, which names seeds as well
-    *((name, "3") for name in ("bicycle", "coupled-map", "double-pendulum", "henon-heiles", "shallow-water")),
-    *(("torque-pendulum", seed) for seed in ("3", "4", "5")),
 }
 KERNELS = {  # where decision 77 compared kernels and perceptrons by test errors of seeds 0 to 2
     *("double-pendulum", "double-pendulum-wall", "van-der-pol", "mixed-units", "filter"),
@@ -46,7 +41,7 @@ LOOKED_AT = KERNELS | {  # where decisions 54, 55 and 61 compared rules of repla
 
 def figures() -> dict[str, float]:
     """Figures of all rows, by name."""
-    return _ways() | _advised() | _level() | _costs() | _narrow() | _controls() | _tuning()
+    return _ways() | _advised() | _costs() | _narrow() | _controls() | _tuning()
 
 
 def _ways() -> dict[str, float]:
@@ -95,36 +90,6 @@ def _advised() -> dict[str, float]:
 
 def _below(ratios: Mapping[str, Sequence[float]], limit: float) -> int:
     return sum(ratio < limit for seeds in ratios.values() for ratio in seeds)
-
-
-def _level() -> dict[str, float]:
-    """Several rates over one, training by training: how many end below it, level with it, above it."""
-    values = {}
-    for mark, share in SHARES.items():
-        pairs = {
-            (problem, seed): run[f"replay, several rates, {share:g}"]["error"]
-            / run[f"replay, {share:g}"]["error"]
-            for problem, runs in rows().items()
-            for seed, run in runs.items()
-            if f"replay, several rates, {share:g}" in run
-        }
-        new = [ratio for training, ratio in pairs.items() if training not in SEEDS_CHOSEN_ON]
-        for name, ratios in (("", list(pairs.values())), (".held-out", new)):
-            values |= _sides(f"rates.{mark}{name}", ratios)
-    return values
-
-
-def _sides(name: str, ratios: Sequence[float]) -> dict[str, float]:
-    below, above = sum(ratio < 1 - LEVEL for ratio in ratios), sum(ratio > 1 + LEVEL for ratio in ratios)
-    level = len(ratios) - below - above
-    return {
-        name: geometric_mean(ratios),
-        f"{name}.trainings": len(ratios),
-        f"{name}.below": below,
-        f"{name}.level": level,
-        f"{name}.above": above,
-        f"{name}.worst": max(ratios),
-    }
 
 
 def _costs() -> dict[str, float]:

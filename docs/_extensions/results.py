@@ -61,7 +61,7 @@ def _index() -> str:
         "that command, the machine, the seeds and the spread, from the files in `benchmarks/results`. A test "
         "compares what the pages state with these files (`tests/benchmarks/test_figures.py`). These pages "
         "are made from them at each build.",
-        "- [Published numbers](published.md): each method over first order beside what was published.\n"
+        "- [What rows buy; published numbers](published.md): the command; ours beside theirs.\n"
         "- [What was not reached](not_reached.md): sizes that were not run, problems on which a method is "
         "behind, figures of code that has changed since.",
         "Times are of size `small` on one core.",

@@ -51,14 +51,9 @@ WAYS = (
 )
 
 
-def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
-    """Error over rows: medians over problems with their 95 % intervals, and single problems behind.
-
-    Args:
-        ink: colour of lines and letters.
-        width: in inches.
-    """
-    figure, (panel,) = canvas(width, 3.5)
+def draw_rows() -> Figure:
+    """Error over rows: medians over problems with their 95 % intervals, and single problems behind."""
+    figure, (panel,) = canvas(6.6, 3.5)
     for number, (label, line, colour, mark, shares) in enumerate(WAYS):
         at = [share * 1.035 ** (number - 1) for share in shares]
         ratios_by_share = [
@@ -91,18 +86,13 @@ def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
             label=label,
             zorder=3,
         )
-    panel.axhline(1, color=ink, lw=0.8, ls=":")
+    panel.axhline(1, color="black", lw=0.8, ls=":")
     panel.set_xscale("log")
     panel.set_xticks([0.05, 0.2, 1], ["a twentieth", "a fifth", "all"])
     _ratio_axis(panel, (0.2, 0.5, 1, 2, 5, 10, 20))
     panel.set_xlabel("simulator rows spent in training, over the usual number", fontsize=9)
     panel.set_ylabel("test error, over first order's\ntuned at all rows", fontsize=9)
-    legend = panel.legend(frameon=False, fontsize=9, loc="upper right")
-    for text in [*legend.get_texts(), panel.xaxis.label, panel.yaxis.label]:
-        text.set_color(ink)
-    panel.tick_params(colors=ink)
-    for spine in panel.spines.values():
-        spine.set_color(ink)
+    panel.legend(frameon=False, fontsize=9, loc="upper right")
     return figure
 
 
@@ -274,8 +264,6 @@ def draw_meshes() -> Figure:
 
 DRAWN: dict[str, Callable[[], Figure]] = {
     "rows": draw_rows,
-    "rows-light": lambda: draw_rows("#333333", 5.0),
-    "rows-dark": lambda: draw_rows("#dddddd", 5.0),
     "problems": draw_problems,
     "ks": draw_ks,
     "trust": draw_trust,

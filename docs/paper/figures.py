@@ -1,6 +1,4 @@
-"""The report's figures and tables, and the picture of the front page, from `benchmarks/results`.
-
-    python docs/paper/figures.py          draws the figures, and the README's picture
+"""The report's figures and tables, from `benchmarks/results`; `python docs/paper/figures.py` draws them.
 
 Figures and tables go into `docs/paper/figures`, which git ignores; each build of the site makes those anew
 that are older than the results. Numbers in the report's text are marked as those of all pages are
@@ -24,7 +22,6 @@ from paper.tables import TABLES  # noqa: E402
 from benchmarks.figures.measured import RESULTS  # noqa: E402
 
 FIGURES = HERE / "figures"
-OF_README = ROOT / "docs" / "images" / "rows.png"
 
 
 def sources() -> list[Path]:
@@ -35,7 +32,7 @@ def sources() -> list[Path]:
 
 
 def draw(kind: str = "svg") -> None:
-    """Write figures and tables that are older than the results; those of the front page are transparent."""
+    """Write figures and tables that are older than the results."""
     FIGURES.mkdir(exist_ok=True)
     newest = max(path.stat().st_mtime for path in sources())
     old = [path for path in _files(kind) if not path.exists() or path.stat().st_mtime < newest]
@@ -44,8 +41,8 @@ def draw(kind: str = "svg") -> None:
             path.write_text(TABLES[path.stem]() + "\n", encoding="utf-8")
             continue
         with matplotlib.rc_context({"svg.hashsalt": path.stem}):
-            data = {"metadata": {"Date": None}} if kind == "svg" else {}
-            DRAWN[path.stem]().savefig(path, format=kind, dpi=130, transparent="-" in path.stem, **data)
+            about = {"Date": None} if kind == "svg" else None
+            DRAWN[path.stem]().savefig(path, format=kind, dpi=130, metadata=about)
 
 
 def _files(kind: str) -> list[Path]:
@@ -54,4 +51,3 @@ def _files(kind: str) -> list[Path]:
 
 if __name__ == "__main__":
     draw()
-    DRAWN["rows"]().savefig(OF_README, dpi=130, metadata={"Software": None})

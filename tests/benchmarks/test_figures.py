@@ -66,6 +66,28 @@ def test_what_is_advised_is_the_median_of_each_kind_s_line():
     assert found["advised.20.held-out.problems"] == len(new) == len(ends) - 7
 
 
+@pytest.mark.parametrize(("mark", "share"), [("20", "0.2"), ("05", "0.05")])
+def test_the_command_s_figures_are_medians_of_its_trainings(mark, share):
+    """Of problems its error over tuned first order's, of trainings its regret against the best other way."""
+    ends, equal, regrets = {}, {}, []
+    for path in (protocol.RESULTS / "budget").glob("*.json"):
+        for seed, by_share in json.loads(path.read_text())["runs"].items():
+            others = STEPS[path.stem].get(seed, {})
+            if share in by_share and TUNED in others:
+                own = by_share[share]["error"]
+                ends.setdefault(path.stem, []).append(own / others[TUNED]["error"])
+                ways = ("tangents", "replay", "replay, several rates", "surrogate")
+                rest = [others[f"{way}, {share}"]["error"] for way in ways if f"{way}, {share}" in others]
+                regrets += [own / min(rest)] if rest else []
+                if first := others.get(f"first order, tuned, {share}"):
+                    equal.setdefault(path.stem, []).append(own / first["error"])
+    found = figures.kept()
+    assert found[f"command.{mark}"] == pytest.approx(median(map(median, ends.values())), rel=1e-5)
+    assert found[f"command.{mark}.problems"] == len(ends)
+    assert found[f"command.{mark}.regret"] == pytest.approx(median(regrets), rel=1e-5)
+    assert found[f"command.{mark}.equal.above"] == sum(median(seeds) > 1 for seeds in equal.values())
+
+
 def test_tangents_are_means_over_seeds_and_medians_over_problems():
     ends = []
     for path in (protocol.RESULTS / "tangents").glob("*.json"):
