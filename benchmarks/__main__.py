@@ -1,6 +1,7 @@
 """`python -m benchmarks`: what there is; `NAME --size ci|small|paper`: run one.
 
 `page` computes the figures that pages state, from the committed results, and brings the pages up to date.
+`all` says at which commits figures were measured, and measures again: `python -m benchmarks all --help`.
 `gpu` is everything that a GPU must show, in parts: `python -m benchmarks gpu --help`.
 """
 
@@ -29,6 +30,11 @@ def main(words: Sequence[str]) -> int:
         for path in [figures.FILE, *changed]:
             print(f"written to {path}")
         return 0
+    if name == "all":
+        from benchmarks import release
+
+        release.main(others)
+        return 0
     if name == "gpu":
         from benchmarks.gpu import runner
 
@@ -36,7 +42,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     if name not in BENCHMARKS:
         print(
-            f"benchmarks: expected a benchmark, gpu or page, got {name!r}. {nearest(name, BENCHMARKS)}",
+            f"benchmarks: expected a benchmark, all, gpu or page, got {name!r}. {nearest(name, BENCHMARKS)}",
             file=sys.stderr,
         )
         return 2

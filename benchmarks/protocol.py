@@ -6,9 +6,11 @@ import argparse
 import json
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +27,9 @@ from tasks.running.start import carry_out
 
 RESULTS = Path(__file__).parent / "results"
 SCRATCH = Path("runs/benchmarks")
+CHANGED = ", changed since"  # behind a commit
+CHECKOUT = Path(__file__).parent.parent
+PRODUCT = "blackbox", "simulators", "tasks", "zo"  # whose code figures are of
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,28 @@ def command(name: str, words: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "benchmarks", name, *words])
 
 
+def origin() -> dict[str, Any]:
+    """Where and with what figures are measured: machine, versions and commit."""
+    return {"machine": machine(), "versions": versions(), "commit": commit()}
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout, with a word where files were changed since; None of no checkout."""
+    head = git("rev-parse", "--short", "HEAD")
+    changed = CHANGED if git("status", "--porcelain", "--", *PRODUCT) else ""
+    return f"{head}{changed}" if head else None
+
+
+def git(*words: str) -> str | None:
+    """The output of a command of git in the checkout; None where it fails, or there is none."""
+    try:
+        run = subprocess.run(["git", *words], cwd=CHECKOUT, check=False, capture_output=True, text=True)
+    except OSError:
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
 def write(name: str, words: Sequence[str], results: Mapping[str, Any], to: Path) -> None:
     """Write results with machine, versions and command.
 
@@ -147,7 +174,7 @@ def write(name: str, words: Sequence[str], results: Mapping[str, Any], to: Path)
         results: Plain values.
         to: The file.
     """
-    content = {"command": command(name, words), "machine": machine(), "versions": versions(), **results}
+    content = {"command": command(name, words), **origin(), **results}
     to.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(to, (json.dumps(content, indent=1) + "\n").encode())
     print(f"written to {to}")

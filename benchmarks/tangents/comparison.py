@@ -30,7 +30,6 @@ from benchmarks.tangents import report
 from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox.checks import nearest
 from tasks.folder import atomic
-from tasks.folder.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
 CI = ("lorenz-96",)
@@ -151,8 +150,7 @@ def measure(
                     *("--methods", *fit, "--seeds", *map(str, seeds)),
                 ],
             ),
-            "machine": machine(),
-            "versions": versions(),
+            **protocol.origin(),
         }
         for method in wanted:
             if method not in result["scales"]:
@@ -160,7 +158,7 @@ def measure(
             scale, rows = result["scales"][method], base_rows(result["curves"], seed)
             curve = train(problem, method, copy.deepcopy(start), seed, scale, rows)
             result["curves"].setdefault(method, {})[str(seed)] = asdict(curve)
-            origin = {key: result[key] for key in ("command", "machine", "versions")}
+            origin = {key: result[key] for key in ("command", "machine", "versions", "commit")}
             result.setdefault("origins", {})[method] = origin  # the file's own are those of the last method
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path, result)
