@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import zo
+from benchmarks.closed_loop.lorenz import lorenz_program
 from benchmarks.closed_loop.mechanics import dead_band_program
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
@@ -152,6 +153,20 @@ def test_one_number_that_acts_at_once_names_no_lag_by_chance():
             optimizer.step()
     program.host.close()
     assert not caught
+
+
+def test_once_a_response_is_known_a_program_is_dithered_as_little_as_at_first():
+    """It goes on from what it was given, so its losses have the dither in them: gradients had that noise."""
+    program = lorenz_program(lag=1)
+    torch.manual_seed(0)
+    network, generator, sizes = program.network(), np.random.default_rng(0), []
+    unchecked = zo.tangents.Limits(check_every=None)
+    gradient = zo.TangentGradient(network, program.objective, boxes=[program.host], seed=0, limits=unchecked)
+    while not sizes or gradient.metrics()["tangent_waits"]:
+        gradient.backward(program.batch(generator, 8, False))
+        sizes.append(float(gradient.excitation[0]["a"].max()))
+    program.host.close()
+    assert max(sizes) > 5 * sizes[0] and sizes[-1] <= sizes[0]
 
 
 def test_a_resumed_training_goes_on_to_the_same_bits():

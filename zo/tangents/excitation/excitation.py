@@ -169,6 +169,8 @@ class Excitation:
             if of_box.shown is not None:  # of a row a step the next size is far away
                 known = known or of_box.shown.known_by_now()
             of_box.state = state = of_box.state.looked(self.held, known=known)
+            if state.phase == "known" and not box.settable:  # what follows has the dither in it
+                of_box.state, of_box.shown = state.found(), None
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
             late = state.waited >= (TOLD if of_box.asked.seen >= MOST else LATE)
             if state.waits and not self.waits and state.waited == TOLD:

@@ -77,6 +77,10 @@ class DitherState:
         """Take a smaller dither: at this one rows failed, as of a simulator that an action ends."""
         return replace(self, most=self.factor / 2, factor=self.factor / GROWN)
 
+    def found(self) -> DitherState:
+        """Take a dither no larger than the first: a larger one is noise in what goes on from it."""
+        return replace(self, factor=min(self.factor, FIRST))
+
     def begun_again(self) -> DitherState:
         """Take a dither no larger than the first: another model is in use, which knows what that shows."""
         factor = min(self.factor, FIRST)
