@@ -338,7 +338,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "exchange",
-            "docs/tutorials/inside_a_code.md: what it costs that a program asks for its network",
+            "docs/applications/learned_tangents.md: what it costs that a program asks for its network",
             "exchange:main",
             "a minute",
             results={"exchange.json": SMALL},

@@ -1,4 +1,4 @@
-"""Figures of networks that are asked in closed loop, and of what a step costs against cells."""
+"""Figures of networks that are asked in closed loop, of what that costs, and of a step on large grids."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from benchmarks.figures.measured import read
 
 
 def figures() -> dict[str, float]:
-    """Figures whose names begin with "closure, ", "closed loop, " or "size, "."""
-    return _closure() | _programs() | _size()
+    """Figures whose names begin with "closure, ", "closed loop, ", "exchange, " or "size, "."""
+    return _closure() | _programs() | _exchange() | _size()
 
 
 def _closure() -> dict[str, float]:
@@ -34,6 +34,15 @@ def _programs() -> dict[str, float]:
             f"closed loop, {name}, warnings": fmean(len(run["warnings"]) for run in runs),
         }
     return values
+
+
+def _exchange() -> dict[str, float]:
+    """Microseconds of the processor, by the array's KiB there and back, and by what hands it over."""
+    return {
+        f"exchange, {int(count) * 8 // 1024} KiB, {line}": cost
+        for count, found in read("exchange.json")["sizes"].items()
+        for line, cost in found["of the processor"].items()
+    }
 
 
 def _size() -> dict[str, float]:
