@@ -34,7 +34,8 @@ class Call:
             scheme. What follows a call is another function in each stage, and each has a box of its own.
         memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
             whole steps. What follows an answer may depend on them. Of a single call without stages models are
-            shown the change of what is seen since the call before, and so many answers before. None for 1 if
+            shown the change of what is seen since the call before, and so many answers before, where what is
+            seen and given has at most 64 numbers together and no `same` is said. None for 1 if
             there are several calls or stages, else 0. With 0 a stage shows those before it in its own step
             alone, which is all that a Runge-Kutta scheme goes by: there is less to learn then.
         same: the axis of all arrays that counts alike places, such as columns, cells or agents, for which one
