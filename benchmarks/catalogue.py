@@ -263,7 +263,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "rows",
-            "docs/concepts/learned_tangents.md: replay",
+            "docs/applications/learned_tangents.md: replay",
             "rows.comparison:main",
             "3 hours",
             seeds=2,
@@ -278,7 +278,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "meshes",
-            "docs/concepts/learned_tangents.md: tangents on meshes beside exact adjoints",
+            "docs/howto/meshes.md: tangents on meshes beside exact adjoints",
             "meshes.comparison:main",
             "half an hour",
             results=_meshes(),
@@ -302,7 +302,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "size",
-            "docs/concepts/learned_tangents.md: seconds and memory of tangents against cells",
+            "docs/applications/learned_tangents.md: seconds and memory of tangents against cells",
             "size:main",
             "3 hours",
             results={"size/size.json": SMALL},
@@ -324,21 +324,21 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "closure",
-            "docs/concepts/learned_tangents.md: a network inside a solver, with dither and without",
+            "docs/applications/learned_tangents.md: a network inside a solver, with dither and without",
             "closure:main",
             "15 minutes",
             results={"closure.json": SMALL, "closure_uncorrected.json": f"{SMALL} --uncorrected"},
         ),
         Benchmark(
             "closed_loop",
-            "docs/decisions/excitation.md: programs whose derivative is hard to learn, beside first order",
+            "docs/applications/learned_tangents.md: programs whose derivative is hard to learn, beside first order",
             "closed_loop:main",
             "15 minutes",
             results={"closed_loop.json": SMALL},
         ),
         Benchmark(
             "exchange",
-            "docs/tutorials/inside_a_code.md: what it costs that a program asks for its network",
+            "docs/applications/learned_tangents.md: what it costs that a program asks for its network",
             "exchange:main",
             "a minute",
             results={"exchange.json": SMALL},

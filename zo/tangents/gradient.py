@@ -218,10 +218,10 @@ class TangentGradient:
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
         `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
-        In closed loop the first calls may add none, see `excite`, nor where an input of a box hardly varies
-        over rows beside what weights can move, in eight steps at most: `.grad` is then as it was, None after
-        `optimizer.zero_grad()`, and an optimiser takes no step. A zero would make the next steps of Adam
-        shorter.
+        In closed loop, and where an input of a box hardly varies over rows beside what weights can move, the
+        first calls add none until the response to a dither is known, see `Limits.excite`: `.grad` is then as
+        it was, None after `optimizer.zero_grad()`, and an optimiser takes no step. A zero would make the next
+        steps of Adam shorter.
 
         Where it raises, `.grad` and buffers are unchanged, and no step is counted. Rows that the boxes had
         answered by then are counted (`counts.rows`), and what tangents have learned from them stays. So the
@@ -431,7 +431,7 @@ class TangentGradient:
             The counts, by name; of the last step the relative error of the tangents' predictions
             (`tangent_error`, 1 at a first step in which models of values know nothing yet; and of each call,
             from 1 on, `tangent_error_call_1`; in the first some ten steps these are nothing to act on, see
-            docs/concepts/learned_tangents.md), the agreement of the loss
+            docs/concepts/tangents_right.md), the agreement of the loss
             with the gradient (`tangent_agreement`), that of the rows' own losses
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
             they are known, the rows asked of the boxes (`tangent_rows`), and 1 where trust is lost, else 0

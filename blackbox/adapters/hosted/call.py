@@ -34,9 +34,10 @@ class Call:
             scheme. What follows a call is another function in each stage, and each has a box of its own.
         memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
             whole steps. What follows an answer may depend on them. Of a single call without stages models are
-            shown the change of what is seen since the call before, and so many answers before. With 0 a stage
-            shows those before it in its own step alone, which is all that a Runge-Kutta scheme goes by. None
-            for 1 if there are several calls, else 0; of stages models find out which of the two it is.
+            shown the change of what is seen since the call before, and so many answers before; what is seen
+            and given then has at most 64 numbers, and no `same`. With 0 a stage shows those before it in its
+            own step alone, which is all that a Runge-Kutta scheme goes by. None for 1 if there are several
+            calls, else 0; of stages models find out which of the two it is.
         same: the axis of all arrays that counts alike places, such as columns, cells or agents, for which one
             network is asked: each place is then a row of what is learned, beside its two neighbours.
 

@@ -70,7 +70,8 @@ class Loop:
                         f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
                         "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
                         "inputs to learn from them is noise to its error control, which may never end: "
-                        "take Limits(excite=0), fixed steps, or run(..., calls=).",
+                        "hold an answer over an interval of its own, take fixed steps, or run(..., calls=). "
+                        "Without what is added (Limits(excite=0)) nothing shows the derivative.",
                     )
             for kind in self._waiting(self._asked):
                 name = self._host.form.kinds[kind][0]

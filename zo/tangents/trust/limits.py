@@ -32,7 +32,7 @@ class Limits:
             spread: an action that is a function of the observation, or one design for all rows. The box is
             asked a little beside them, for no further row, and the objective gets the answer less the
             tangent's own response to that. None for a size that is found, 0 for no dither. See
-            docs/concepts/learned_tangents.md.
+            docs/concepts/closed_loop.md.
         check_every: steps between checks, each of one query, with a first one after ten; None for none. Of
             tangents that learn the first step whose gradient is used is checked too; where that finds fault,
             the step takes the gradient times its agreement, between -1 and 1. After the first that finds a

@@ -1,0 +1,57 @@
+"""Figures of networks that are asked in closed loop, of what that costs, and of a step on large grids."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from benchmarks.figures.measured import read
+
+
+def figures() -> dict[str, float]:
+    """Figures whose names begin with "closure, ", "closed loop, ", "exchange, " or "size, "."""
+    return _closure() | _programs() | _exchange() | _size()
+
+
+def _closure() -> dict[str, float]:
+    """Errors of free runs at each seed's better rate: the mean, ".least" and ".most" over seeds; and rows."""
+    values = {"closure, no closure": read("closure_uncorrected.json")["error"]}
+    for line, by_rate in read("closure.json")["lines"].items():
+        seeds = zip(*by_rate.values(), strict=True)
+        best = [min(seed, key=lambda run: run["error"]) for seed in seeds]
+        errors, name = [run["error"] for run in best], f"closure, {line}"
+        values |= {name: fmean(errors), f"{name}.least": min(errors), f"{name}.most": max(errors)}
+        values[f"{name}, rows"] = fmean(run["rows"] for run in best)
+    return values
+
+
+def _programs() -> dict[str, float]:
+    """Each program's error over first order's, steps without a gradient, and warnings; means over seeds."""
+    values = {}
+    for name, runs in read("closed_loop.json")["programs"].items():
+        values |= {
+            f"closed loop, {name}": fmean(run["over"] for run in runs),
+            f"closed loop, {name}, waits": fmean(run["without"] for run in runs),
+            f"closed loop, {name}, warnings": fmean(len(run["warnings"]) for run in runs),
+        }
+    return values
+
+
+def _exchange() -> dict[str, float]:
+    """Microseconds of the processor, by the array's KiB there and back, and by what hands it over."""
+    return {
+        f"exchange, {int(count) * 8 // 1024} KiB, {line}": cost
+        for count, found in read("exchange.json")["sizes"].items()
+        for line, cost in found["of the processor"].items()
+    }
+
+
+def _size() -> dict[str, float]:
+    """Seconds of a later step, and memory, over first order's, by box and state."""
+    values, cases = {}, read("size/size.json")["cases"]
+    for case, own in cases.items():
+        name = case.removesuffix(" tangents")
+        first = cases.get(f"{name} first-order")
+        if name != case and first is not None:
+            values[f"size, {name}, seconds"] = own["later"] / first["later"]
+            values[f"size, {name}, memory"] = own["memory"] / first["memory"]
+    return values
