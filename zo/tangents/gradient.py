@@ -154,17 +154,17 @@ class TangentGradient:
 
     @property
     def network(self) -> nn.Module:
-        """As given: for another one make a new gradient."""
+        """The network that the gradient was made with; another network needs a new gradient."""
         return self._settings.network
 
     @property
     def objective(self) -> Objective:
-        """As given."""
+        """The objective that the gradient was made with."""
         return self._settings.objective
 
     @property
     def boxes(self) -> tuple[BlackBoxFunction, ...]:
-        """As given, those of a host one by one."""
+        """The boxes that the gradient was made with; a host's boxes are listed one by one."""
         return self._settings.boxes
 
     @property
@@ -179,7 +179,7 @@ class TangentGradient:
 
     @property
     def trust(self) -> list[float | None]:
-        """For each call of the last step, the relative error of what its tangent predicted; see the class."""
+        """The relative error of the tangent's prediction for each call of the last step; see the class."""
         return self._stand_ins.errors
 
     @property
@@ -277,14 +277,14 @@ class TangentGradient:
             return gradient.back.loss
 
     def replays(self) -> int:
-        """How many replays may follow the last step; from the first call on windows are kept for them.
+        """The number of replays that may follow the last step; the first call makes windows be kept for them.
 
-        See `replay`. 0 before the first step, and then the number that `Limits` gives. Where none
-        was, there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
+        See `replay`. It is 0 before the first step, and then the number that `Limits` gives. Without such a
+        number there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
         `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
-        weights are then where the tangents have learned nothing. Whatever the number, there are none behind
-        a step that added no gradient, see `backward` (`tangent_waits`).
+        tangents have learned nothing at these weights. After a step that added no gradient there are never
+        any replays, see `backward` (`tangent_waits`).
         """
         allowed = self._replays.allowed()
         return 0 if self._judgement.waits else allowed
@@ -402,7 +402,7 @@ class TangentGradient:
 
     @property
     def excitation(self) -> tuple[dict[str, Tensor], ...]:
-        """For each box the standard deviation of the next dither, by the name of the input, number by number.
+        """The standard deviation of the next dither, number by number, for each box by the name of the input.
 
         Inputs that are not dithered are left out: most boxes have none.
         """
@@ -414,7 +414,7 @@ class TangentGradient:
         return self._evaluations.ranks.waited
 
     def next_queries(self) -> int:
-        """What the next step will cost: perturbed objectives, the base evaluation not counted.
+        """The perturbed objectives that the next step will cost, without the base evaluation.
 
         `counts.queries` has those of all steps so far.
 
@@ -498,5 +498,5 @@ class TangentGradient:
         self._stand_ins.keep_within(room.rows)
 
     def _shared(self) -> object:
-        """What must be the same in all processes, beside weights, batch and draws."""
+        """Return the state that must be the same in all processes, beside weights, batch and draws."""
         return self._judgement.shared, self._grads.most, self.tangents

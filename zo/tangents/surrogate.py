@@ -154,7 +154,7 @@ class Surrogate:
         return {"rounds": float(rounds), "updates": float(self.updates), **known}
 
     def state_dict(self) -> dict[str, Any]:
-        """What models have learned, and rows that they have not; network and optimiser have their own."""
+        """Save the models, and rows not learned yet; network and optimiser have state of their own."""
         return {
             "steps": self.steps,
             "updates": self.updates,
@@ -223,7 +223,7 @@ class Surrogate:
                 group["lr"] = rate
 
     def _ask(self, calls: list[RecordedCall], box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What a box answers, which is kept."""
+        """Return the box's answer, and record the call."""
         place = place_of("Surrogate", box, self.boxes)
         answer = box.call(*arrays)
         if has_rows(arrays):

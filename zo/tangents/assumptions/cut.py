@@ -1,4 +1,4 @@
-"""Where the gradient is cut: inputs and outputs without derivative that weights move and the loss goes by."""
+"""Cuts of the gradient: inputs and outputs without derivative that weights move and the loss depends on."""
 
 from __future__ import annotations
 

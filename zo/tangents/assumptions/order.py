@@ -1,4 +1,4 @@
-"""Whether an objective treats rows alike wherever they stand, on which draws of rows rely."""
+"""A check that an objective treats rows the same wherever they stand, on which draws of rows rely."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refuse_rows_by_place(
 
 @dataclass(frozen=True)
 class _OrderedEvaluation:
-    """What an evaluation of the objective on recorded answers showed.
+    """An evaluation of the objective on recorded answers.
 
     Attributes:
         losses: `(rows,)`.
@@ -105,11 +105,11 @@ class _Look:
         return self.evaluated(self._stays, state)
 
     def says_nothing(self) -> bool:
-        """Whether rows are drawn by their place, so that they cannot be compared."""
+        """Say whether rows are drawn by their place, so that they cannot be compared."""
         return self._steady.chooses or self.differs(self.again) is not None
 
     def differs(self, found: _OrderedEvaluation, order: Tensor | None = None) -> str | None:
-        """What of another evaluation is not that of the first with its rows in this order, in words."""
+        """Name a part of an evaluation that differs from the first with rows in this order, or None."""
         order = self._stays if order is None else order
         calls = zip(self.first.asked, found.asked, strict=True)
         for number, ((rows, _), (image, _)) in enumerate(calls):
@@ -125,7 +125,7 @@ class _Look:
         return [tensor[places.to(tensor.device)] for tensor in rows]
 
     def same(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two are the same to the rounding of what was computed."""
+        """Say whether two tensors are the same, to the rounding of the computation."""
         return _same(a, b, self._steady.eps)
 
     def box(self, number: int) -> BlackBoxFunction:
@@ -246,7 +246,7 @@ class _Heard(FromRecord):
 
 
 def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
-    """Whether two are the same to rounding, as the order of sums may change it.
+    """Say whether two tensors are the same to rounding, as the order of sums may change it.
 
     Args:
         a: one.
@@ -265,7 +265,7 @@ def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
 
 
 def _among(rows: Tensor, known: Tensor) -> bool:
-    """Whether each row is one of some others, to rounding.
+    """Say whether each row equals one of the known rows, to rounding.
 
     Args:
         rows: `(n, size)`.

@@ -67,7 +67,7 @@ class Steady(Operations):
         return result
 
     def _is_no_choice(self, name: str, by_name: dict[str, Any]) -> bool:
-        """Whether whole numbers can be one for all: not if they may be places of rows, or of features."""
+        """Say whether rows may all draw the same integers: not if these may be places of rows or features."""
         if name == "randperm":
             self.chooses |= by_name["n"] == self._rows
             return False

@@ -228,7 +228,7 @@ class AutoTangent(Tangent):
         return f"{self.model!r} takes over from {before!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which kinds there are, and what they learned."""
+        """Save the kinds that are left, and what they learned."""
         return {
             "kind": self.kind,
             "left": list(self._others),

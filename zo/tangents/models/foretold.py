@@ -1,4 +1,4 @@
-"""`ForetoldTangent`: of the usual model and a light one, that which foretold the last moves of a search."""
+"""`ForetoldTangent`: the usual model or a light one, whichever foretold the last moves of a search."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ForetoldTangent(Tangent):
         return self.tangent.at_each(calls)
 
     def expect(self, rows: CallPairs) -> Tensor | None:
-        """What the one in use expects."""
+        """Return the expectation of the model in use."""
         return self.tangent.expect(rows)
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class ForetoldTangent(Tangent):
         return True
 
     def improve(self) -> str | None:
-        """What the usual model does more, where it is in use: an equation has nothing left to do."""
+        """Improve the usual model, where it is in use: an equation has nothing left to do."""
         return None if self._chosen else self.usual.improve()
 
     def keep_within(self, most_bytes: int) -> None:
@@ -149,7 +149,7 @@ class ForetoldTangent(Tangent):
 
     @torch.no_grad()
     def _hold_out(self, rows: CallPairs) -> None:
-        """Of the first rows half is for two models, which are asked how calls change the others."""
+        """Fit two models to half of the first rows, and compare how well they predict the other half."""
         equation = self._new_equation()
         if equation is None or len(rows.z) < FEWEST:
             return
@@ -191,7 +191,7 @@ class ForetoldTangent(Tangent):
         self._before, self._now, self._missed = [], [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """What both have learned, and which is in use."""
+        """Save what both have learned, and which is in use."""
         return {
             "usual": self.usual.state_dict(),
             "equation": None if self.equation is None else self.equation.state_dict(),

@@ -46,7 +46,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """What is made of tensors and plain values, and goes into checkpoints."""
+    """A record of tensors and plain values that goes into checkpoints."""
 
     def state(self) -> dict[str, Any]:
         """Its attributes by name."""
@@ -269,7 +269,7 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
 
 
 def _at_once(centres: Tensor) -> int:
-    """How many rows are taken at a time."""
+    """Return the number of rows that are taken at a time."""
     return max(1, AT_ONCE // len(centres))
 
 

@@ -83,7 +83,7 @@ class KernelTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return bool(self._fit)
 
     @torch.no_grad()

@@ -127,12 +127,12 @@ class _ModelAt(Linearised):
         return pulled_back(partial(self._outputs, self.rows), self.rows.z, v)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the model's outputs change by."""
+        """Return the change of the model's outputs."""
         return self._outputs(replace(self.rows, others=others), z) - self.values
 
 
 def _differentiable_once(gradient: Tensor) -> bool:
-    """Whether another program's derivative is in the graph of a gradient: torch ends it there."""
+    """Say whether another program's derivative is in the graph of a gradient: torch ends it there."""
     nodes, seen = [gradient.grad_fn], set()
     while nodes:
         node = nodes.pop()

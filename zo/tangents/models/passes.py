@@ -1,4 +1,4 @@
-"""`Passes`: a small network whose passes are written out, so that what they take is their multiplications."""
+"""`Passes`: a small network whose passes are written out, so that they cost only their multiplications."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Passes(nn.Module, ABC):
 
     @abstractmethod
     def passed(self, x: Tensor) -> tuple[Tensor, Tape]:
-        """What arranged inputs give, and what the way back takes."""
+        """Return the outputs for arranged inputs, and the record for the backward pass."""
 
     @abstractmethod
     def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
@@ -48,11 +48,11 @@ class Passes(nn.Module, ABC):
 
     @abstractmethod
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
-        """What a pass of several calls kept, of each with so many rows, for `pushed` and back to inputs."""
+        """Split the record of several calls' pass by their counts of rows, for `pushed` and back to inputs."""
 
     @abstractmethod
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
-        """What outputs change by, to first order, where arranged inputs change."""
+        """Return the change of outputs, to first order, for a change of arranged inputs."""
 
     @abstractmethod
     def answers(self, y: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _Passed(Function):
 
 
 def input_cotangents(network: Passes, arrived: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """What arrives at the inputs as rows: at the first `size` numbers, and at the others."""
+    """Return the cotangents of the inputs as rows: of the first `size` numbers, and of the others."""
     assert arrived is not None
     rows = network.cotangent_rows(arrived)
     return rows[:, :size], rows[:, size:]

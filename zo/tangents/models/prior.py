@@ -137,7 +137,7 @@ class Prior:
         return self.tangent.at(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, so that a resumed run does not ask again; the prior itself is not in it."""
+        """Save the answers of the prior, so that a resumed run does not ask again; not the prior itself."""
         return {"rows": self.rows, "names": list(self._kept), "kept": list(self._kept.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ class _Sum(Linearised):
 
     @property
     def values(self) -> Tensor:
-        """Those of the sum; of the prior alone before anything was learned."""
+        """The values of the sum; those of the prior alone before anything was learned."""
         base, more = self._prior.values(self.rows), self._rest.values
         return base if more is None else base + more
 
@@ -180,7 +180,7 @@ class _Sum(Linearised):
         return self._below.pull(v) + self._rest.pull(v)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the sum changes by."""
+        """Return the change of the sum."""
         return self._below.to(z, others) + self._rest.to(z, others)
 
 

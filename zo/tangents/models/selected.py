@@ -1,4 +1,4 @@
-"""`SelectedTangent`: of several models the one that foretells rows best that it has not seen."""
+"""`SelectedTangent`: the one of several models that foretells unseen rows best."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SelectedTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._model is not None
 
     @property
@@ -128,7 +128,7 @@ class SelectedTangent(ValueTangent):
 
     @torch.no_grad()
     def _missed(self, kind: str, columns: tuple[Tensor, ...], out: Tensor, steps: int) -> Tensor:
-        """What a model of a kind misses of each row that it is not shown, in spreads of the outputs."""
+        """Return a model's error at each row that it is not shown, in spreads of the outputs."""
         model = self._learned(kind, [column[~out] for column in columns], steps)
         z, others, y = (column[out] for column in columns)
         unit = columns[2].double().std(0, correction=0)

@@ -1,4 +1,4 @@
-"""The objective with what models say in the place of what its boxes answer: no box runs."""
+"""The objective with models in the place of its boxes: no box runs."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def unasked(who: str) -> Iterator[None]:
 
 
 def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:
-    """What of some boxes no model of values can answer, in words; None where there is no such thing."""
+    """Explain why no model of values can answer for one of the boxes; None if models can answer for all."""
     for box in boxes:
         if not box.settable:
             return f"a row of {box!r} goes on from another row's answer, which no model of it gives"

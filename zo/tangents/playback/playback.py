@@ -152,7 +152,7 @@ class _LiveRecorder(Recorder):
         return results if isinstance(answer, tuple) else results[0]
 
     def _before(self, number: int, arrays: tuple[Tensor, ...]) -> Tensor | None:
-        """What a call shows of earlier ones, with its graph; None of a box, or a call, without memory."""
+        """Return the values that a call shows of earlier calls, with their graph; None without memory."""
         place = self.seen[number].box
         lags = self._memory.get(place, ())
         self._asked.append(arrays if lags else ())
@@ -193,7 +193,7 @@ class Answers:
         self._asked: dict[int, tuple[Tensor, ...]] = {}  # of boxes with a memory, what was asked by number
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answered; other boxes are evaluated."""
+        """Return the box's recorded answer; evaluate other boxes."""
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
@@ -217,7 +217,7 @@ class Answers:
         """Compare the inputs of a call with those that were recorded."""
 
     def before(self, number: int, box: BlackBoxFunction) -> Tensor | None:
-        """What a call shows of earlier ones, with its graph; None of a box, or a call, without memory."""
+        """Return the values that a call shows of earlier calls, with their graph; None without memory."""
         before = self.calls[number].before
         if before is None or not before.numbers:
             return None

@@ -39,12 +39,12 @@ class StepGradient:
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:
-        """Of each of the chosen parameters."""
+        """The gradient of each chosen parameter."""
         return self.back.gradients
 
     @property
     def pairs(self) -> list[CallPairs]:
-        """What each call has shown a tangent."""
+        """The rows that each call has shown a tangent."""
         return [at.rows for at in self.at_calls]
 
     def by_others(self, at_calls: Sequence[Linearised]) -> StepGradient:

@@ -1,4 +1,4 @@
-"""Which optimisers a `Population` takes: those whose memory of steps can be each member's own."""
+"""The optimisers that a `Population` accepts: each member can have its own copy of their moments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[Ma
 
 
 def without_weights(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What an optimiser's groups hold beside weights, copied."""
+    """Return a copy of an optimiser's groups without their weights."""
     return [
         {key: copied(value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups

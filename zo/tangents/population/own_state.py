@@ -1,4 +1,4 @@
-"""What of network and optimiser each member of a `Population` has for itself, and what belongs to all."""
+"""`OwnState`: each member's own part of network and optimiser in a `Population`, and the shared rest."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class OwnState:
                 setattr(self._network.get_submodule(module), local, value.to(tensor))
 
     def shapes(self) -> dict[str, list[int]]:
-        """Of such tensors, without buffers that a state of the network leaves out."""
+        """Return the shapes of such tensors, without buffers that the network's state_dict leaves out."""
         kept = {*self._trained, *self._network.state_dict()}
         return {name: list(tensor.shape) for name, tensor in self.tensors().items() if name in kept}
 

@@ -138,12 +138,12 @@ class Population:
 
     @property
     def factor(self) -> float:
-        """Of the rate that leads the rates, on the optimiser's."""
+        """The leading rate, as a multiple of the optimiser's."""
         return self._rate.factor
 
     @property
     def leader(self) -> str:
-        """Who leads, in words: "rate 4", of the optimiser's, or "surrogate"."""
+        """The leader's name: "rate 4", a multiple of the optimiser's rate, or "surrogate"."""
         return "surrogate" if self._leads else f"rate {self.factor:g}"
 
     def step(self, batch: Batch) -> Tensor:
@@ -370,7 +370,7 @@ class Population:
             return None
 
     def metrics(self) -> dict[str, float]:
-        """For a log: the leading rate's factor, whether the surrogate leads, its updates, and copies."""
+        """Return figures for a log: the leading rate's factor, the surrogate's lead, updates, and copies."""
         return {
             "rate_factor": self.factor,
             "rate_copies": float(self.copies),
@@ -430,7 +430,7 @@ class Population:
 
     @property
     def _leads(self) -> bool:
-        """Whether the surrogate leads, which has taken its first steps."""
+        """True if the surrogate leads and has taken its first steps."""
         return self._rivalry.leads and self.updates > 0
 
     @property
@@ -442,7 +442,7 @@ class Population:
         return [rate for rate in self._rates if rate is not self._rate]
 
     def _aside(self, member: Member, work: Callable[[], float]) -> float:
-        """What a member's work gives; infinite where its objective raised, and it is as it was before.
+        """Return the result of a member's work; where its objective raised, restore it and return infinity.
 
         Far from where the boxes were asked an objective may leave its domain: that ends no training. A
         budget that is spent, or a lack of memory, does.
@@ -460,7 +460,7 @@ class Population:
 
     @staticmethod
     def _goes_on(raised: Exception) -> bool:
-        """Whether the training does, where that was raised at weights of a member that does not lead."""
+        """Say whether training goes on after an error at weights of a member that does not lead."""
         return not isinstance(_cause(raised), OF_THE_TRAINING)
 
     def _say_lost(self, member: Member, raised: Exception) -> None:
@@ -481,7 +481,7 @@ class Population:
         return loss if math.isfinite(loss) else math.inf
 
     def _train(self, replays: int) -> float:
-        """What follows a step on the window: replays."""
+        """Replay the window so many times after a step; return 0."""
         for _ in range(replays):
             self._optimizer.zero_grad()
             self._gradient.replay()
@@ -490,7 +490,7 @@ class Population:
 
 
 def _cause(raised: Exception) -> BaseException:
-    """What an objective raised, of an error that says so."""
+    """Return the error that the objective raised, where a TangentError names it as its cause."""
     return raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
 
 

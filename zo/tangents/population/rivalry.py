@@ -1,4 +1,4 @@
-"""`Rivalry`: whether a surrogate leads the members at several rates, by rows that boxes answered at it."""
+"""`Rivalry`: the decision whether a surrogate leads, by rows that boxes answered at its weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and ho
 
 @dataclass(frozen=True)
 class Rivalry:
-    """Whether a surrogate leads, and when boxes are asked at its weights.
+    """The contest of a surrogate with the rates: whether it leads, and when boxes are asked at its weights.
 
     Boxes are asked at its weights as soon as models foretell the losses of new windows, to a factor of two in
     the geometric mean of the last five: where what they have wrong is above the loss itself, nothing is to be
@@ -47,16 +47,16 @@ class Rivalry:
 
     @property
     def leads(self) -> bool:
-        """Whether it does: rows at its own weights have judged it."""
+        """True if it leads: rows at its own weights have judged it."""
         return self.holds and len(self.asked) >= FEWEST
 
     @property
     def believed(self) -> bool:
-        """Whether models foretell the losses of new windows."""
+        """True if models foretell the losses of new windows."""
         return len(self.foretold) == COMPARED and fmean(self.foretold) <= CLOSE
 
     def is_asked(self, window: int, windows: int | None) -> bool:
-        """Whether boxes are asked at the surrogate's weights.
+        """Say whether boxes are asked at the surrogate's weights.
 
         Args:
             window: the number of the window.
@@ -68,7 +68,7 @@ class Rivalry:
         return last and len(self.asked) >= FEWEST and self.score > HOPELESS  # rates fall: it is at its best
 
     def saw(self, loss: float, foretold: float) -> Rivalry:
-        """What follows from a window that was asked at a rate's weights.
+        """Return the rivalry after a window that was asked at a rate's weights.
 
         Args:
             loss: as boxes had it.
@@ -85,13 +85,13 @@ class Rivalry:
 
     @property
     def score(self) -> float:
-        """How far the rate's loss is above the surrogate's: bounded logarithms, the last counting most."""
+        """The mean log-ratio of the rate's loss to the surrogate's, bounded; recent rows count most."""
         weights = [FADES**age for age in reversed(range(len(self.asked)))]
         gaps = [w * _gap(rate, own) for w, (own, rate) in zip(weights, self.asked, strict=True)]
         return sum(gaps) / sum(weights)
 
     def after(self, window: int, loss: float, rate: float) -> Rivalry:
-        """What follows from a row that was asked at the surrogate's weights.
+        """Return the rivalry after a row that was asked at the surrogate's weights.
 
         Args:
             window: the number of the window.
@@ -110,7 +110,7 @@ class Rivalry:
 
 
 def _heavy(asked: Sequence[tuple[float, float]]) -> bool:
-    """Whether the plain mean of the surrogate's losses is no lower: rare rows may be very bad."""
+    """Say whether the plain mean of the surrogate's losses is no lower: rare rows may be very bad."""
     answered = [both for both in asked if all(map(math.isfinite, both))]
     means = [fmean(column) for column in zip(*answered, strict=True)]
     return len(answered) >= KEPT and not means[0] < means[1]

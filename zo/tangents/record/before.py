@@ -1,9 +1,9 @@
-"""What a call shows a model of the calls before it, where a program keeps something that it does not send.
+"""The memory of a call: values of earlier calls, for a program that keeps state it does not send.
 
-What a program keeps shows in the change of its state since the call before, beside the action before: of
-those a model can tell it. After a delay it shows in the action so many calls ago. A run's first calls have no
-such memory. Numbers made up in its place, such as zeros, would be unlike all others, so nothing is learned
-from those calls, and what a model says there is taken at the memory of the first call that has one.
+A hidden state shows in the change of the visible state since the call before, together with the action
+before; a model can infer it from both. After a delay it shows in the action so many calls ago. A run's first
+calls have no such memory. Made-up numbers in its place, such as zeros, would be unlike all others. So nothing
+is learned from those calls, and the model is asked there with the memory of the first call that has one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Memory = Mapping[int, Lags]  # by the place of a box, of those that have any
 
 @dataclass(frozen=True)
 class Before:
-    """What a call shows of earlier ones.
+    """The values that a call shows of earlier calls.
 
     Attributes:
         lags: how many calls ago these were.
@@ -67,7 +67,7 @@ def values_before(
     now: Sequence[Tensor],
     earlier: Sequence[Sequence[Tensor]],
 ) -> Tensor:
-    """What is shown of earlier calls, `(rows, size)`, with a graph where arrays have one.
+    """Return the values of earlier calls, `(rows, size)`, with a graph where the arrays have one.
 
     Args:
         box: the box.
@@ -92,7 +92,7 @@ def goes_on_from(calls: Sequence[RecordedCall], boxes: Boxes, number: int) -> in
 
 
 def _goes_on(box: BlackBoxFunction, before: RecordedCall, call: RecordedCall) -> bool:
-    """Whether all that a call is asked of what the box hands on is what the call before it was answered."""
+    """Say whether the call's inputs that the box hands on all equal the answers of the call before it."""
     answers = {spec.name: place for place, spec in enumerate(box.outputs)}
     common = [(place, answers[spec.name]) for place, spec in enumerate(box.inputs) if spec.name in answers]
     return bool(common) and all(_same(call.asked(place), before.answered(answer)) for place, answer in common)

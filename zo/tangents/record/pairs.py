@@ -1,4 +1,4 @@
-"""`CallPairs`: what a box was asked at the rows of a call, and what it answered."""
+"""`CallPairs`: the inputs of a box at the rows of a call, and its answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CallPairs:
     response_scale: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        """Without word of failures none is assumed, and without units all are one."""
+        """Assume no failures where `alive` is empty, and units of one where `response_scale` is."""
         if not len(self.alive):
             alive = torch.ones(len(self.z), dtype=torch.bool, device=self.z.device)
             object.__setattr__(self, "alive", alive)
@@ -61,12 +61,12 @@ def all_rows(calls: Sequence[CallPairs]) -> CallPairs:
 
 
 def sizes(specs: tuple[ArraySpec, ...]) -> list[int]:
-    """How many numbers each array of a row has."""
+    """Return the count of numbers in a row of each array."""
     return [math.prod(spec.shape) for spec in specs]
 
 
 def without_copies(outputs: Sequence[ArraySpec], answers: list[Tensor]) -> list[Tensor]:
-    """What a model learns of the answers of a box's differentiable outputs: not its copies of inputs."""
+    """Return the answers of differentiable outputs that a model learns, without copies of inputs."""
     specs = [spec for spec in outputs if spec.differentiable]
     if len(specs) != len(answers):
         return answers

@@ -1,4 +1,4 @@
-"""Recording: what an objective asks of the boxes, and what they answer."""
+"""Recording of an objective's calls of the boxes, and of their answers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from zo.tangents.record.undifferentiated import Undifferentiated
 
 
 class Dither:
-    """What the boxes are asked beside what the objective asks: nothing, here."""
+    """Dither of the boxes' inputs: nothing is added here; subclasses add some."""
 
     def __bool__(self) -> bool:
-        """Whether anything is."""
+        """True if anything is added."""
         return False
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
-        """What is added to the inputs of a call; empty for nothing.
+        """Return the dither that is added to the inputs of a call; empty for none.
 
         Args:
             number: the number of the call in the objective.
@@ -50,7 +50,7 @@ class Dither:
         """Take in what was recorded, before tangents learn from it."""
 
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
-        """What the objective is not given of the outputs of a call that something was added to.
+        """Return the part of a dithered call's outputs that is withheld from the objective.
 
         Args:
             number: the number of the call in the objective.
@@ -70,11 +70,11 @@ class Repeated(Dither):
         self._calls = calls
 
     def __bool__(self) -> bool:
-        """Whether anything was added."""
+        """True if the recorded calls have dither."""
         return any(call.added for call in self._calls)
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
-        """As recorded; none where the objective makes other calls."""
+        """Return the recorded dither; none where the objective makes other calls."""
         if number >= len(self._calls) or self._calls[number].box != place:
             return ()
         parts = self._calls[number].added
@@ -82,13 +82,13 @@ class Repeated(Dither):
         return () if any(part is not None and len(part) != rows for part in parts) else parts
 
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
-        """As recorded."""
+        """Return the recorded response to the dither."""
         return self._calls[number].hidden
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What an evaluation of the objective gave.
+    """An evaluation of the objective with its calls.
 
     Attributes:
         losses: `(rows,)`, NaN where a row failed.
@@ -164,7 +164,7 @@ class Recorder:
             yield
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answers, kept."""
+        """Return the box's answer, and keep it."""
         if id(box) not in self.places or not has_rows(arrays):
             return box.call(*arrays)
         number, place = len(self.seen), self.places[id(box)]
@@ -219,7 +219,7 @@ class Recorder:
 
 
 def with_calls(recorded: Recorded, boxes: Sequence[BlackBoxFunction]) -> Recorded:
-    """What was recorded; refuses an objective that called no box, unless its rows all failed before.
+    """Return the record; refuse an objective that called no box, unless all rows had failed before.
 
     Raises:
         TangentError: it did not.
@@ -260,7 +260,7 @@ def _refuse_false_copies(box: BlackBoxFunction, call: RecordedCall) -> None:
 
 
 def _is_within(spec: ArraySpec, rows: Tensor, dither: Tensor) -> bool:
-    """Whether the dither of another box leaves the bounds of this input nowhere, as its own would not."""
+    """Say whether another box's dither keeps this input within its bounds wherever the input already was."""
     low, high = spec.ends
     moved = rows + dither
     return spec.bounds is None or bool(

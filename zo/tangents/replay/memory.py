@@ -13,7 +13,7 @@ UNLIMITED = 2**60  # a limit from here on is none: version 1 has one in the plac
 
 
 def room_for(most: int, share: int) -> int:
-    """As many bytes as asked for, or one part in `share` of the memory where that is less."""
+    """Return the bytes asked for, or one part in `share` of the memory where that is less."""
     memory = available()
     return most if memory is None else max(1, min(most, memory // share))
 

@@ -1,4 +1,4 @@
-"""`Windows`: the windows of the last steps, rows drawn of them, and how many replays are trusted."""
+"""`Windows`: the windows of the last steps, the rows drawn from them, and the number of trusted replays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard err
 
 @dataclass
 class _Rate:
-    """What decides how many replays follow a window: losses that boxes gave, beside replayed ones.
+    """The number of replays behind a window, decided by losses that boxes gave and by replayed ones.
 
     Losses are compared by the mean of the logarithms of rows, in which one hard row does not outweigh all.
     Replays that train make their rows easier than they were when they were recorded.
@@ -83,7 +83,7 @@ class _Rate:
         return rests
 
     def _rises(self) -> bool:
-        """Whether the losses of new windows are clearly higher than those of the windows before."""
+        """Say whether the losses of new windows are clearly higher than those of the windows before."""
         if len(self.real) < 2 * COMPARED:
             return False
         before, now = self.real[:COMPARED], self.real[COMPARED:]
@@ -153,11 +153,11 @@ class Windows:
         return self._windows[-1]
 
     def __len__(self) -> int:
-        """How many windows are kept."""
+        """Return the number of windows that are kept."""
         return len(self._windows)
 
     def trusted(self) -> int:
-        """How many replays may follow the last window."""
+        """Return the number of replays that may follow the last window."""
         if not self._windows:
             return 0
         if self.replays is not None:
@@ -234,7 +234,7 @@ class Windows:
             self._rate = before
 
     def _calls(self) -> list[int]:
-        """How many calls the windows have, each number once."""
+        """Return the distinct numbers of calls in the windows, sorted."""
         return sorted({len(window.calls) for window in self._windows})
 
     def size(self) -> int:
@@ -269,7 +269,7 @@ def _listed(calls: Sequence[int]) -> str:
 
 
 def unreadable(nesting: Any) -> Iterator[type]:
-    """What of a batch `torch.load(weights_only=True)` refuses."""
+    """Yield the types in a batch that `torch.load(weights_only=True)` refuses."""
     if isinstance(nesting, dict):
         for key, value in nesting.items():
             yield from unreadable(key)

@@ -1,4 +1,4 @@
-"""`Evidence`: what a step has shown of the tangents, in numbers and without a decision."""
+"""`Evidence`: the measurements of a step about the tangents, in numbers and without a decision."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SixteenBits:
 
 @dataclass(frozen=True)
 class Check:
-    """What queries along the gradient have shown; of a step without a check all is empty.
+    """The result of queries along the gradient; of a step without a check all is empty.
 
     Attributes:
         figures: what was measured, by name: those of `zo.tangents.trust.figures.FIGURES`, and "balance", the
@@ -81,7 +81,7 @@ class Check:
 
     @property
     def shows(self) -> bool:
-        """Whether the queries have shown anything of the gradient."""
+        """True if the queries have shown anything of the gradient."""
         return bool(self.figures)
 
 
@@ -90,7 +90,7 @@ UNCHECKED = Check()
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a step has shown.
+    """The measurements of a step.
 
     Attributes:
         step: the number of the step.
@@ -104,10 +104,10 @@ class Evidence:
 
 
 def is_flat(share: float | None) -> bool:
-    """Whether so many of the rows that were moved gave the same answer that the box is constant in pieces."""
+    """Say whether so many moved rows gave the same answer that the box is constant in pieces."""
     return share is not None and share > FLAT
 
 
 def is_uneven(balance: float | None) -> bool:
-    """Whether a balance is so far from 1 that something may be missing."""
+    """Say whether a balance is so far from 1 that something may be missing."""
     return balance is not None and not abs(balance - 1.0) <= MISSING

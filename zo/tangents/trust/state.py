@@ -1,4 +1,4 @@
-"""`TrustTerms`, what a gradient was made with, and `State`, what its trust has come to: both frozen."""
+"""`TrustTerms`, the fixed terms of a gradient's trust, and `State`, its trust so far: both frozen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zo.tangents.trust.limits import Limits
 
 @dataclass(frozen=True)
 class TrustTerms:
-    """What does not change from step to step.
+    """The terms of trust that do not change from step to step.
 
     Attributes:
         limits: when checks come; its thresholds say when trust is lost.
@@ -28,7 +28,7 @@ class TrustTerms:
 
 @dataclass(frozen=True)
 class State:
-    """What a resumed run must know; each step puts another in its place.
+    """The trust of a gradient, as a resumed run must know it; each step replaces it by a new one.
 
     Attributes:
         total: the sum of errors, each weighted by its age.
@@ -89,6 +89,6 @@ class State:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> State:
-        """What `plain` gave."""
+        """Rebuild the state from the output of `plain`."""
         check = plain["check"]
         return cls(**{**plain, "check": None if check is None else Check(**check)})

@@ -1,4 +1,4 @@
-"""`decide`: what follows from what a step has shown; no words, nothing done, nothing remembered."""
+"""`decide`: the verdict on a step's evidence, without words, actions or memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RARELY = 10  # times as many steps between checks of a box that is constant in p
 
 @dataclass(frozen=True)
 class TrustVerdict:
-    """What follows from a step.
+    """The verdict on a step.
 
     Attributes:
         state: the trust after it.
@@ -27,7 +27,7 @@ class TrustVerdict:
 
 
 def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
-    """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
+    """Say whether a step, from 0, is checked; checks are ten times rarer where they show nothing.
 
     That is where the box is constant in pieces, or the network computes in 16 bits.
     """
@@ -51,7 +51,7 @@ def share_of(terms: TrustTerms, state: State, check: Check) -> float:
 
 
 def decide(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
-    """What follows from a step for the trust in tangents.
+    """Return the trust in tangents after a step.
 
     Args:
         terms: what the gradient was made with.

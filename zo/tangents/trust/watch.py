@@ -1,4 +1,4 @@
-"""`TrustWatch`: takes trust from step to step, has remedies begin, and says what is to be said."""
+"""`TrustWatch`: takes trust from step to step, starts remedies, and issues the notices."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class TrustWatch:
 
     @property
     def lost(self) -> bool:
-        """Whether trust is lost."""
+        """True if trust is lost."""
         return self.state.lost
 
     @property
     def shared(self) -> tuple[TrustTerms, State]:
-        """What must be the same in all processes; what each finds by itself is left out."""
+        """The terms and state that must be the same in all processes, without each one's own findings."""
         return self.terms, replace(self.state, beside=True)
 
     def checks(self, step: int) -> bool:
-        """Whether a step, from 0, is checked."""
+        """Say whether a step, from 0, is checked."""
         return is_checked(self.terms, self.state, step)
 
     def share(self, check: Check) -> float:
@@ -69,15 +69,15 @@ class TrustWatch:
         return share_of(self.terms, self.state, check)
 
     def doubts(self, check: Check) -> bool:
-        """Whether a check finds fault."""
+        """Say whether a check finds fault."""
         return bool(faults_of(self.terms, self.state, check))
 
     def may_be_cut(self, check: Check) -> bool:
-        """Whether part of the gradient may be missing: it is looked at until a check has shown it whole."""
+        """Say whether part of the gradient may be missing: asked until a check has shown it whole or cut."""
         return not (self.state.whole or self.state.cut) and is_uneven(check.figures.get("balance"))
 
     def may_be_short(self, check: Check) -> bool:
-        """Whether a check that finds no fault says that the gradient is far too short; until that is told.
+        """Say whether a check that finds no fault shows a far too short gradient, until that is told.
 
         Not before another has found none: at first little is known.
         """
@@ -138,7 +138,7 @@ class TrustWatch:
         self.state = replace(self.state, waited=self.state.waited + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen, and what was said."""
+        """Save the trust and the names of the notices given."""
         return {**self.state.plain(), "said": sorted(self._notices.said)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ class TrustWatch:
         self.state = verdict.state.mended()
 
     def _control(self) -> str:
-        """What takes no more rows and may train better: said once, and where it trains anything."""
+        """Advise a method that takes no more rows and may train better; say nothing where that was done."""
         new = "control" not in self._notices.said
         self._notices.settle("control")
         return words.CONTROL if new and self.state.beside else ""

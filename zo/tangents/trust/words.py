@@ -22,7 +22,7 @@ CONTROL = (
 
 
 def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator[Notice]:
-    """What a step's evidence shows by itself, whatever follows from it.
+    """Yield the notices that a step's evidence gives by itself, whatever follows from it.
 
     Args:
         terms: what the gradient was made with.
@@ -137,13 +137,13 @@ def _notice(name: str, words: str) -> Notice:
 
 
 def _left(terms: TrustTerms, step: int) -> str:
-    """How many steps are left, where a remedy says that it takes more."""
+    """Say how many steps are left, if fewer than a remedy may take."""
     steps = SEVERAL if terms.last is None else terms.last - step - 1
     return f" There {'is' if steps == 1 else 'are'} {counted(steps, 'step')} left." if steps < SEVERAL else ""
 
 
 def _broken(step: int, verdict: TrustVerdict) -> str:
-    """Which limits are broken, and by how much."""
+    """Name the limits that are broken, with the figures."""
     state = verdict.state
     faults = "; and ".join(fault.expectation for fault in verdict.faults)
     of_check = any(fault.name != "error" for fault in verdict.faults)
@@ -153,7 +153,7 @@ def _broken(step: int, verdict: TrustVerdict) -> str:
 
 
 def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
-    """What a user can do where no remedy is left: the gradient itself gets no better."""
+    """Return advice for a user where no remedy is left: the gradient itself gets no better."""
     risk, most = "Training may be worse than none", 2 - terms.limits.thresholds.agreement
     if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
         risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"

@@ -48,7 +48,7 @@ class EquationTerms:
 
     @cached_property
     def _operators(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the linear terms, of factors and of products, `(n, *modes)` each, and the waves of products."""
+        """Operators of linear terms, factors and products, `(n, *modes)` each, and the waves of products."""
         longest = max(self.space)
         along = [torch.fft.fftfreq(n, dtype=torch.float64) for n in self.space[:-1]]
         along.append(torch.fft.rfftfreq(self.space[-1], dtype=torch.float64))
@@ -95,7 +95,7 @@ class EquationTerms:
 
     @property
     def count(self) -> int:
-        """How many terms there are."""
+        """The number of terms."""
         linear, factors, products, _ = self._operators
         moving = self.channels * len(factors)
         fields = moving + self.others + 1  # of which there may be too many for a list of pairs
@@ -103,7 +103,7 @@ class EquationTerms:
         return self.channels * len(linear) + len(products) * pairs + self.triples.shape[1]
 
     def modes(self, x: Tensor) -> Tensor:
-        """Of fields `(..., *space)`."""
+        """Return the modes of fields `(..., *space)`."""
         return torch.fft.rfftn(x, s=self.space)
 
     def back(self, modes: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class EquationTerms:
         return torch.fft.irfftn(modes, s=self.space)
 
     def fields(self, x: Tensor, others: Tensor) -> Tensor:
-        """What products are made of, `(rows, fields, *space)`."""
+        """Return the fields that are multiplied with each other, `(rows, fields, *space)`."""
         _, factors, _, kept = self._operators
         modes = self.modes(x)[:, :, None] * (factors * kept).to(x.dtype.to_complex())
         moving = self.back(modes).flatten(1, 2)
@@ -170,7 +170,7 @@ class EquationTerms:
 
     @property
     def degree(self) -> int:
-        """Of the products."""
+        """The degree of the products."""
         return 3 if self.reaction else 2
 
 
@@ -206,7 +206,7 @@ class Equation:
         parts, still = self._parts_for(x), torch.cat([others.to(x), torch.ones_like(x[:, :1])], 1)
 
         def moved(*several: Tensor) -> tuple[Tensor, ...]:
-            """By the linear part, half a step, all at once."""
+            """Advance modes by the linear part, half a step, all at once."""
             return (parts.half * torch.cat(several)[:, None]).sum(2).split(len(x))
 
         step, modes = 1 / self.steps, self.terms.modes(x)
@@ -221,7 +221,7 @@ class Equation:
             yield modes
 
     def _rate(self, modes: Tensor, still: Tensor, parts: _Parts) -> Tensor:
-        """By the products, as modes."""
+        """Return the rate of change by the products, as modes."""
         if parts.factors is not None:
             modes = (modes[:, :, None] * parts.factors).flatten(1, 2)
         fields = torch.cat([self.terms.back(modes), still], 1).flatten(2)
@@ -253,7 +253,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a step of the flow multiplies by.
+    """The factors of a step of the flow.
 
     Attributes:
         half: modes by the linear part, half a step, `(channels out, channels in, *modes)`.

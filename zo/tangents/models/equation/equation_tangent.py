@@ -90,7 +90,7 @@ class EquationTangent(ValueTangent):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What was fitted, and what it leaves."""
+        """The form that was fitted, and its error."""
         if self._equation is None:
             return {}
         terms = self._equation.terms
@@ -100,7 +100,7 @@ class EquationTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._equation is not None
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
@@ -140,7 +140,7 @@ class EquationTangent(ValueTangent):
         self._fitted = seen
 
     def _compared_anew(self) -> tuple[Equation, float] | None:
-        """Of all forms the one that is taken; those that cut waves earlier too, if the others leave much."""
+        """Choose among all forms anew; those that cut waves earlier are tried if the others leave much."""
         sizes = _sizes(self._form)
         best = self._best(self._with_steps(forms(*sizes, MOST_TERMS)))
         if best is None or best[1] > POOR:
@@ -157,7 +157,7 @@ class EquationTangent(ValueTangent):
         start: Tensor | None = None,
         best: tuple[Equation, float] | None = None,
     ) -> tuple[Equation, float] | None:
-        """Of these forms, fitted from some coefficients on, and one before them, the one that is taken."""
+        """Fit each of these forms from some coefficients on, and return the best of them and of `best`."""
         for terms, steps in tried:
             rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(terms.space))))
             z, others, y = (column.double().cpu() for column in self._window.spread(rows))
@@ -169,7 +169,7 @@ class EquationTangent(ValueTangent):
         return best
 
     def _grid(self, numbers: Tensor) -> Tensor:
-        """Of the outputs, `(rows, channels, *space)` in units of their size."""
+        """Return outputs as `(rows, channels, *space)`, in units of their size."""
         space, channels, _ = _sizes(self._form)
         return numbers.reshape(len(numbers), channels, *space) / self._scale
 
@@ -253,7 +253,7 @@ class _FlowAt(ModelAt):
 
 
 def _finite(numbers: Tensor) -> Tensor:
-    """Which rows are, `(..., rows, 1)`."""
+    """Say which rows are finite, `(..., rows, 1)`."""
     return numbers.isfinite().all(dim=-1, keepdim=True)
 
 
@@ -303,7 +303,7 @@ def _does_not_fit(specs: Specs) -> str | None:
 
 
 def _is_hopeless(equation: EquationTangent) -> bool:
-    """Whether it leaves much of the rows that it was fitted to: then the box is another one."""
+    """Say whether it leaves much of the rows that it was fitted to: then the box is another one."""
     return equation.measured.get("error", 0.0) > HOPELESS
 
 

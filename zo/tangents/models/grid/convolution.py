@@ -57,7 +57,7 @@ class Convolutions:
         return answer.view(len(kernel), *x.shape[1:]), patches
 
     def turned(self, kernel: Tensor) -> Tensor:
-        """What `back` multiplies by: the kernel turned around."""
+        """Return the kernel turned around, which `back` multiplies by."""
         return kernel.permute(1, 2, 0).flip(1).flatten(1) if self.line else _turned(kernel)
 
     def back(self, cotangent: Tensor, kernel: Tensor, turned: Tensor | None = None) -> Tensor:
@@ -111,7 +111,7 @@ class Convolutions:
         return around.contiguous(memory_format=FORMATS[around.ndim - 2])
 
     def _in_cells(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """What each tap takes of each cell first, in one product, and then their sum."""
+        """Convolve by multiplying all taps in each cell in one product, and then adding them up."""
         axes, taps, out = x.ndim - 2, kernel.shape[2], len(kernel)
         by_tap = kernel.movedim(1, -1).reshape(-1, kernel.shape[1], *[1] * axes)
         parts = padded(CONVOLVED[axes](x, by_tap), taps // 2, self.periodic)
@@ -133,7 +133,7 @@ def _turned(kernel: Tensor) -> Tensor:
 
 
 def _taps(x: Tensor, taps: int, wraps: bool) -> Tensor:
-    """What each tap sees, `(taps * channels, cells * rows)`."""
+    """Return the inputs of each tap, `(taps * channels, cells * rows)`."""
     if taps == 1:
         return x.flatten(1)
     radius, cells = taps // 2, x.shape[1]

@@ -104,7 +104,7 @@ class GridTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """On a grid of more than 2,048 cells only behind a map that takes part of what N says.
+        """True if learning sees whole rows: on more than 2,048 cells only behind a map that takes part of N.
 
         To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
         """
@@ -112,7 +112,7 @@ class GridTangent(NetworkTangent):
         return small or (isinstance(put, SpectralMap) and put.takes)
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """What N misses on patches: no cell asks for the whole row."""
+        """Return N's error on patches: no cell needs the whole row."""
         assert isinstance(self._network, GridNetwork)
         lattice_out, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
         space = lattice_out.space
@@ -162,7 +162,7 @@ class GridTangent(NetworkTangent):
         return 1.0 if self.whole_rows else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
-        """What `carried` gives, for channels `(channels, *cells)`."""
+        """Apply `carried` to channels `(channels, *cells)`."""
         assert isinstance(self._network, GridNetwork)
         lattice_out = self._network.answered
         inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), lattice_out.space)
@@ -182,11 +182,11 @@ class GridTangent(NetworkTangent):
 
     @property
     def ends(self) -> tuple[bool, ...]:
-        """For each axis whether its ends meet, as measured or as it was said."""
+        """The axes whose ends meet, as measured or as set."""
         return tuple(self._plan["periodic"])
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """How far a change is carried, and which ends meet."""
+        """Measure how far a change is carried, and which ends meet."""
         z, others, change = rows
         inputs, lattice_out = lattices("GridTangent", form)
         ends = ends_of("GridTangent", self.periodic, len(inputs.space))
@@ -231,7 +231,7 @@ def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def _every(inside: Sequence[Tensor]) -> Tensor:
-    """Which cells are inside along all axes."""
+    """Say which cells are inside along all axes."""
     within = torch.ones((), dtype=torch.bool, device=inside[0].device)
     for along in inside:
         within = within[..., None] & along

@@ -123,13 +123,13 @@ class GridNetwork(Passes):
         return [(*part, kernels) for part in parts]
 
     def _kernels_back(self) -> tuple[Tensor, ...]:
-        """On the way back from the outputs to the channels of the rows."""
+        """The kernels of the backward pass, from the outputs to the channels of the rows."""
         row_channels = slice(self.on_grid.channels)
         products, linear = self.products.weight[:, row_channels], self.linear.weight[:, row_channels]
         return self.last.weight, self.bend.weight, products, linear
 
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
-        """What the channels out change by."""
+        """Return the change of the output channels, by the derivative."""
         bent, factor, other, inner, *_ = tape
         convolve, axis = self.convolve, self.convolve.channels
         row_channels = slice(self.on_grid.channels)

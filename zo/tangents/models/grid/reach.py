@@ -50,7 +50,7 @@ def measure(
 
 
 def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
-    """Which axes' ends meet: those where the other end predicts cells near an end clearly better than walls.
+    """Say which axes' ends meet: the other end then predicts cells near an end clearly better than walls.
 
     The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end. A
     box that no stencil predicts well, such as a projection of all cells, is predicted as badly near ends that
@@ -84,7 +84,7 @@ def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
 
 
 def _other_end(low: Tensor, high: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """What lies beyond the lower and the upper end of an axis, of the cells at these ends, if they meet."""
+    """Return the cells beyond the lower and the upper end of an axis, if the ends meet."""
     return high, low
 
 
@@ -172,7 +172,7 @@ def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) 
 
 
 def _kept(x: Tensor) -> Tensor:
-    """Which rows a stencil is fitted to; the others judge it."""
+    """Say which rows a stencil is fitted to; the others judge it."""
     rows = torch.arange(len(x))
     return rows % 4 != 3 if len(x) > 3 else rows >= 0
 
@@ -223,13 +223,13 @@ def _taken(
 
 
 def _spread(among: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, from first to last: rows that follow each other are often similar."""
+    """Take at most so many of the rows, from first to last: rows in a sequence are often similar."""
     rows = among.nonzero()[:, 0]
     return rows[:: -(-len(rows) // most)]
 
 
 def _design(around: Callable[[int], Tensor], in_cell: Tensor, radius: int) -> Tensor:
-    """What lies around each cell, products of that, and a one: `(cells, features)`, float64.
+    """Return the features of each cell: its surroundings, products of them, and a one, in float64.
 
     Products of two numbers near by, as far as they are few, and of all with what lies in the cell itself.
 

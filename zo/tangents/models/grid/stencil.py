@@ -1,4 +1,4 @@
-"""`StencilTangent`: for boxes on grids, a polynomial of what lies around each cell, fitted in closed form."""
+"""`StencilTangent`: for boxes on grids, a polynomial of each cell's surroundings, fitted in closed form."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class StencilTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._sums is not None
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
@@ -277,7 +277,7 @@ def _fewest(channels: int, degree: int, reach: int, shape: tuple[tuple[int, int]
 
 @dataclass(frozen=True)
 class _Features:
-    """What the coefficients multiply in each cell.
+    """The features of a cell, which the coefficients multiply.
 
     Attributes:
         moving: channels of the state.

@@ -77,7 +77,7 @@ class OutputMap:
         return mean_out + self.pushed(x - mean_in)
 
     def pushed(self, change: Tensor) -> Tensor:
-        """What answers change by: `(rows, size)` to `(rows, size)`."""
+        """Return the change of answers, `(rows, size)`, for a change `(rows, size)` of the model's."""
         scale = self._units[2]
         x = change / scale
         if len(self._factors) == 1:
@@ -106,7 +106,7 @@ class OutputMap:
 
 
 class _Parts:
-    """What a map's factors are made of: `(rows, size)` in float64, of a model (a) and of the box (b)."""
+    """The parts of a map's factors: `(rows, size)` in float64, of a model (a) and of the box (b)."""
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
         self.means = a.mean(dim=0), b.mean(dim=0)

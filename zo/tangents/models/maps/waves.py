@@ -69,7 +69,7 @@ class Waves:
         return tuple(shape)
 
     def inner(self, sizes: Tensor) -> Tensor:
-        """What a wave between walls is held against that not all channels have: the next that they have.
+        """Return sizes to compare waves with: a wave that some channels lack is compared with the next.
 
         At the ends, k of 0 or of all cells, there is no sine. A velocity without divergence has no waves
         there at all, though it has the next ones: these are not unseen, they never occur.
@@ -103,7 +103,7 @@ class Waves:
 
     @cached_property
     def _bases(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Of axes with walls: waves of cells, `(channels, waves, cells)`, and cells of waves."""
+        """Bases of axes with walls: waves of cells, `(channels, waves, cells)`, and cells of waves."""
         bases = {}
         for axis, (wraps, most) in enumerate(zip(self.periodic, self.lattice.space, strict=True)):
             if not wraps:
@@ -118,7 +118,7 @@ class Waves:
 
 
 def lengths_of(lattice: Lattice, axis: int) -> list[int]:
-    """Of each channel of arrays on a grid, how many numbers it has along an axis of space."""
+    """Return the count of numbers that each channel has along an axis of space."""
     first = -len(lattice.space)
     return [shape[first:][axis] for shape in lattice.shapes for _ in range(lattice.channels_of(shape))]
 
@@ -181,7 +181,7 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
 
 
 def _without_a_mixture(vectors: Tensor) -> float:
-    """Of waves `(rows, waves, channels)` that are seen, the share of which a mixture never occurs."""
+    """Return the share of waves `(rows, waves, channels)` in which a mixture of channels never occurs."""
     if vectors.shape[-1] < 2:
         return 0.0
     values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
@@ -215,7 +215,7 @@ def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Ten
 
 
 def _possible(grid: Tensor, lattice: Lattice, channel: int, axis: int) -> tuple[bool, ...]:
-    """Whether a channel, `(rows, *space)`, may be a sum of cosines, of sines, or of either."""
+    """List the choices for a channel, `(rows, *space)`: True for a sum of sines, False for cosines."""
     lengths = lengths_of(lattice, axis)
     if lengths[channel] == min(lengths):
         return False, True

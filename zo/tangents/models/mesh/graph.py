@@ -153,7 +153,7 @@ class GraphTangent(ImplicitTangent):
 
 @dataclass(frozen=True)
 class GraphForm:
-    """Which numbers there are: logarithms of conductances and capacities; each field's flow and loss; q's."""
+    """The numbers of a flow: logarithms of conductances and capacities, fields' flow and loss, and q."""
 
     links: np.ndarray
     nodes: int
@@ -170,7 +170,7 @@ class GraphForm:
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
-        """How many there are of each kind."""
+        """The count of numbers of each kind."""
         return len(self.links), self.nodes, len(self.carried), len(self.carried), len(self.terms)
 
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
@@ -285,7 +285,7 @@ class FlowFit(StepFit):
     def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        """How flows, capacities, losses and sources of a step follow the numbers, times a multiplier."""
+        """Return the derivative of a step's flows, capacities, losses and sources, times a multiplier."""
         flows, steps, (before, after) = self.flows, self.flows.steps, states
         edges, tanks, flow, loss, q = flows.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)

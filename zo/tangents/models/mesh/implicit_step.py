@@ -80,7 +80,7 @@ class ImplicitStep:
         of_extras: np.ndarray | None = None,
         forcing: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
-        """How the last state changes with the first, the extras, and what is added to each step's equation.
+        """Return the last state's change for changes of first state, extras, and the steps' equations.
 
         Args:
             states: of a run.
@@ -180,7 +180,7 @@ class ImplicitStep:
         return self.free.reshape(self.fields, self.nodes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the factorisation, which cannot be copied and is made again."""
+        """Pickle all but the factorisation, which cannot be copied and is made again."""
         return self.__dict__ | {"_factors": []}
 
     def _factor(self) -> Any:

@@ -51,7 +51,7 @@ class Fit(StepFit):
 
     @property
     def large(self) -> bool:
-        """Whether rows are so large that a fit saves work."""
+        """True if rows are so large that a fit saves work."""
         return self.rows.goal[:1].size > LARGE
 
     def first(self, known: dict[Any, float] | None = None) -> np.ndarray:
@@ -289,7 +289,7 @@ class Fit(StepFit):
         return jacobian.T @ jacobian
 
     def _jacobian(self, theta: np.ndarray, run: tuple[ImplicitStep, Trajectory]) -> np.ndarray:
-        """How residuals follow coefficients, `(residuals, coefficients)`; some coefficients at a time."""
+        """Return the derivative of residuals, `(residuals, coefficients)`; some coefficients at a time."""
         step, states = run
         at_once = max(1, AT_ONCE // self.rows.goal.size)
         by_step = [
@@ -305,7 +305,7 @@ class Fit(StepFit):
     def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
+        """Return each coefficient's forcing of a step, times a multiplier, summed over rows."""
         form, (before, after) = self.form, states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         fallen = before - after
@@ -331,7 +331,7 @@ class Fit(StepFit):
     def _forcings(
         self, form: MeshForm, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
     ) -> Iterator[np.ndarray]:
-        """What a coefficient adds to a step's equation, from the state before to that after it."""
+        """Yield each coefficient's forcing of a step's equation, between the states before and after."""
         before, after = states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         carries = form.carried[None, :, None]
@@ -376,7 +376,7 @@ class _Round:
 
 
 def _affordable(form: MeshForm, rows: Rows, work: float) -> Rows:
-    """As many of the rows as the work allows, at least a few, evenly taken."""
+    """Return as many of the rows as the work allows, at least a few, evenly taken."""
     size = rows.goal[:1].size
     most = max(OF_LARGE if size > LARGE else FEWEST_ROWS, int(work / (form.count * form.steps * size)))
     if most >= len(rows.goal):

@@ -130,7 +130,7 @@ class Elements:
 
     @cached_property
     def _pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of all matrices: where rows begin, columns, and where each of the cells' numbers is added."""
+        """The pattern of all matrices: where rows begin, columns, and the place of each cell's numbers."""
         corners = self.cells.shape[1]
         rows = np.repeat(self.cells, corners, axis=1).ravel()
         columns = np.tile(self.cells, (1, corners)).ravel()

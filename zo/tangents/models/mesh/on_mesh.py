@@ -1,4 +1,4 @@
-"""`ImplicitTangent`: what models share that are an implicit step on a mesh, fitted to values."""
+"""`ImplicitTangent`: the common part of models that are an implicit step on a mesh, fitted to values."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ImplicitTangent(ValueTangent):
         """The step of what `fitted` gave."""
 
     def _settled(self, units: Units, count: int) -> bool:
-        """Whether the form of the last fit may stay: by the rows that it was chosen with, and their units."""
+        """Say whether the last fit's form may stay: its rows have not doubled, and their units are near."""
         now = self._units_now()
         alike = {name: units[name].shape == now[name].shape for name in ("source", "extra", "number_scale")}
         if not all(alike.values()) or (units["source"] != now["source"]).any():
@@ -97,7 +97,7 @@ class ImplicitTangent(ValueTangent):
 
     @abstractmethod
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
-        """What `step` needs, fitted to rows, in plain values and tensors.
+        """Fit to rows, and return the fit for `step`, in plain values and tensors.
 
         Args:
             mesh: the mesh.
@@ -108,12 +108,12 @@ class ImplicitTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._fit is not None
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What the last fit chose, and its error on rows held out, in units of the box's usual change."""
+        """The form of the last fit, and its error on rows held out, in units of the box's usual change."""
         return {} if self._fit is None else dict(self._fit["measured"])
 
     def moments(self, form: Form) -> tuple[Moments, ...]:
@@ -244,7 +244,7 @@ class ImplicitTangent(ValueTangent):
 
     @property
     def _rounding(self) -> float:
-        """What a number may vary by, over its size, and still be the same, in the rows' own dtype."""
+        """The relative variation up to which a number counts as constant, in the rows' own dtype."""
         return ROUNDING * torch.finfo(self._window.columns[0].dtype).eps
 
     # What was fitted

@@ -25,7 +25,7 @@ Units = dict[str, np.ndarray]  # see `RowsOnMesh.units`
 
 @dataclass(frozen=True)
 class NodeArrays:
-    """Which numbers of a row lie on the nodes of a mesh.
+    """The arrays of a row, and the mesh on whose nodes some of them lie.
 
     Attributes:
         shapes: of the arrays, end to end in a row.
@@ -37,7 +37,7 @@ class NodeArrays:
 
     @property
     def fields(self) -> int:
-        """How many numbers a node has."""
+        """The count of numbers on a node."""
         return sum(self._fields(shape) for shape in self.shapes)
 
     def split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +111,12 @@ class Rows:
         return Rows(**by_row, change=self.change, carried=self.carried, free=self.free)
 
     def hat(self) -> np.ndarray:
-        """What a ridge of a constant and the numbers takes of residuals: `(rows, rows)`."""
+        """Return the matrix by which a ridge of constant and numbers smooths residuals: `(rows, rows)`."""
         kernel = 1 + self.numbers @ self.numbers.T
         return np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), kernel)
 
     def explained(self, others: Rows, residual: np.ndarray) -> np.ndarray:
-        """What a ridge of a constant and the numbers says for these rows, fitted to others' residuals."""
+        """Predict these rows' residuals by a ridge of constant and numbers, fitted to others' residuals."""
         kernel = 1 + others.numbers @ others.numbers.T
         weights = np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), residual)
         return (1 + self.numbers @ others.numbers.T) @ weights
@@ -128,7 +128,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowsOnMesh:
-    """How a box's rows are read as fields on the nodes of a mesh.
+    """The reading of a box's rows as fields on the nodes of a mesh.
 
     Attributes:
         form: of the box's rows.
@@ -187,7 +187,7 @@ class RowsOnMesh:
         return found[0][:, : z.shape[1]], found[0][:, z.shape[1] :], found[1]
 
     def units(self, z: np.ndarray, others: np.ndarray, y: np.ndarray, rounding: float) -> Units:
-        """What follows what, and by what it is divided, by these rows.
+        """Find from these rows the input that each output follows, and the units to divide arrays by.
 
         Args:
             z: `(rows, size_in)`.

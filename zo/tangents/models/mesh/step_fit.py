@@ -37,13 +37,13 @@ class StepFit(ABC):
 
     @abstractmethod
     def penalty(self, theta: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
-        """What the numbers cost by themselves, part by part, and the slope of the sum."""
+        """Return the numbers' own cost, part by part, and the slope of its sum."""
 
     @abstractmethod
     def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        """How a step's equation, times a multiplier and summed over rows, follows the numbers.
+        """Return the derivative of a step's equation by the numbers, times a multiplier, summed over rows.
 
         Args:
             theta: the numbers.
@@ -94,7 +94,7 @@ class StepFit(ABC):
         return error if math.isfinite(error) else math.inf
 
     def residual(self, states: Trajectory) -> np.ndarray:
-        """What the last of the states misses of the rows' outputs, as one vector of length about one."""
+        """Return the misfit of the last state to the rows' outputs, as one vector of length about one."""
         return self.unexplained((states[-1] - self.rows.goal) * self.rows.weight())
 
     def unexplained(self, values: np.ndarray) -> np.ndarray:

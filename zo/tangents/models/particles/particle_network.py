@@ -1,4 +1,4 @@
-"""`ParticleNetwork`: what particles say to those that each row lists as their neighbours."""
+"""`ParticleNetwork`: messages between particles that each row lists as neighbours."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ParticleNetwork(Passes):
         return torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True)[0]
 
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
-        """What outputs change by, by the derivative of the way back."""
+        """Return the change of outputs, as the derivative of the backward pass."""
         return pushed_forward(self.values, tape[0], change)
 
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
@@ -133,7 +133,7 @@ class ParticleNetwork(Passes):
 
 
 def _ends(pairs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Who speaks, who hears, `(rows * 2 * pairs,)` of all particles of all rows, and 1 for what is a pair.
+    """Return senders and receivers, `(rows * 2 * pairs,)` of all particles of all rows, and 1 for real pairs.
 
     Each pair is one in both directions. One with a number that is no particle's, or twice the same, is none.
     """

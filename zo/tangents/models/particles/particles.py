@@ -82,7 +82,7 @@ class PairTangent(NetworkTangent):
         return torch.cat(groups) if groups else None
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """How much neighbours differ in each number of a particle."""
+        """Measure how much neighbours differ in each number of a particle."""
         z, listing = rows[0], self._listed(form)
         pairs = self._window.spread(rows_of(PARTS, form))[1][:, listing]
         count = self._particles(form)
@@ -119,11 +119,11 @@ class PairTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """Whether steps of learning have passes written out: here they are on a graph, see `missed`."""
+        """False: learning has no passes written out here, but a graph, see `missed`."""
         return False
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """What the network misses on rows that are drawn."""
+        """Return the network's error on rows that are drawn."""
         assert isinstance(self._network, ParticleNetwork)
         z, others, y = self._window.draw(self.drawn(), generator)
         prediction = self._network.values(self._network.arranged(*self._standard(z, others)))
@@ -136,7 +136,7 @@ class PairTangent(NetworkTangent):
         return x, torch.cat([o[:, : listing.start], others[:, listing].to(o), o[:, listing.stop :]], 1)
 
     def _particles(self, form: Form) -> int:
-        """How many particles there are.
+        """Return the number of particles.
 
         Raises:
             ConfigurationError: an input or an output has not one entry for each.
@@ -151,7 +151,7 @@ class PairTangent(NetworkTangent):
         return shapes[0][0]
 
     def _listed(self, form: Form) -> slice:
-        """Where the pairs lie among the other inputs, end to end.
+        """Return the place of the pairs among the other inputs, end to end.
 
         Raises:
             ConfigurationError: none of them lists pairs, or several may.

@@ -227,7 +227,7 @@ class StudentTangent(Tangent):
         self._learner.shapes = shapes
 
     def _answers(self, box: BlackBoxFunction, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """What a box answers to these rows, of its outputs that have a derivative."""
+        """Return the box's learned answers to these rows."""
         self.check_box(box)
         arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if len(arrays) != len(box.inputs):
@@ -241,7 +241,7 @@ class StudentTangent(Tangent):
         return [array for spec, array in zip(box.outputs, given, strict=True) if spec.learned]
 
     def _knows(self, rows: CallPairs) -> bool:
-        """Whether it has seen anything; a box that it does not suit is refused."""
+        """Say whether it has seen anything; refuse a box that it does not suit."""
         self._bind(*([spec.shape for spec in specs] for specs in (rows.inputs, rows.outputs)))
         return self._learner.window.seen > 0
 
@@ -272,14 +272,14 @@ class _StudentAt(Linearised):
         return pulled_back(self._function, self.rows.z, v)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the outputs change by as the student has them."""
+        """Return the change of the student's outputs."""
         with torch.no_grad():
             before = self._function(self.rows.z)
         return self._function(z) - before
 
     @property
     def _function(self) -> RowFunction:
-        """Whose derivative stands for the box's, of z."""
+        """The function of z whose derivative stands for the box's."""
         rows = self.rows
         has_values = len(rows.y) == len(rows.z)
         return partial(self._learner.around, rows.y) if has_values else self._learner.values
