@@ -77,7 +77,7 @@ class EvaluatorWarning(UserWarning):
 
 
 class NoiseWarning(UserWarning):
-    """What `mu` changes is not far above noise, between two evaluations at the same weights, or rounding."""
+    """A change by `mu` is not far above noise, that is, two evaluations at the same weights, or rounding."""
 
 
 class SlopeWarning(UserWarning):

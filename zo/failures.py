@@ -1,4 +1,4 @@
-"""How many failed rows and queries a step accepts, and the warnings of these, of noise and of zero."""
+"""Failed rows and queries: the number that a step accepts, and the warnings of them, of noise and of zero."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ONE_ROW = (
 
 
 def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:
-    """Which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.
+    """Say which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.
 
     Args:
         base: The losses of the base, `(rows,)`.
@@ -128,7 +128,7 @@ def many_lost_notice(step: int, lost: int, rows: int, causes: Sequence[FailedRow
 
 
 def bearable(most: float, queries: int) -> float:
-    """How many of some queries may fail: a fraction of them, and one alone unless the fraction is zero."""
+    """Return how many of some queries may fail: a fraction of them, or one unless the fraction is zero."""
     return max(1.0, most * queries) if most else 0.0
 
 

@@ -53,7 +53,7 @@ class Field(nn.Module):
 
 @dataclass(frozen=True)
 class FieldFit:
-    """What came of `fit_field`.
+    """The result of `fit_field`.
 
     Attributes:
         loss: the least, by the boxes' own answers; the field has its values.

@@ -36,7 +36,7 @@ Rows = int | str | os.PathLike[str] | Sequence[Any] | RecordedRows
 
 @dataclass(frozen=True)
 class FrozenInfo:
-    """What a frozen derivative is, and how well its model foretells rows that it has not learned from.
+    """A frozen derivative's model, and how well it foretells rows that it has not learned from.
 
     Attributes:
         tangent: the model, in words.
@@ -278,7 +278,7 @@ class FrozenBox(Wrapper):
         return rows, model.values(traced)
 
     def _wants_graph(self, arrays: Sequence[Any]) -> bool:
-        """Whether a derivative is asked for, in either mode."""
+        """Say whether a derivative is asked for, in either mode."""
         return any(
             (torch.is_grad_enabled() and array.requires_grad)
             or torch.autograd.forward_ad.unpack_dual(array).tangent is not None
@@ -352,7 +352,7 @@ class FrozenBox(Wrapper):
 
     @property
     def derivative_info(self) -> dict[str, Any]:
-        """What the derivative is, in plain values: for a server's clients and for `blackbox check`."""
+        """The derivative in plain values: for a server's clients and for `blackbox check`."""
         if self.info is None:
             return {"frozen": False}
         return {"frozen": True, **asdict(self.info)}
@@ -406,7 +406,7 @@ class FrozenBox(Wrapper):
         return self
 
     def _kind(self) -> dict[str, str]:
-        """What a state must be of: these arrays, and this tangent before it learned."""
+        """Return the arrays and the unlearned tangent that a saved state must match."""
         return {"box": arrays_of(self.box), "tangent": repr(self._tangent)}
 
     def save(self, path: str | os.PathLike[str]) -> None:

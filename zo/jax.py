@@ -263,7 +263,7 @@ class JaxBox:
         return None, *(next(gradients) if needs else None for needs in needed)
 
     def _on_host(self, function: Callable[..., Any], shapes: Any, *arguments: Any) -> Any:
-        """What a function of NumPy arrays gives: at once, or, where something is traced, when that is run."""
+        """Call a function of NumPy arrays: at once, or, if something is traced, when the trace runs."""
         jax = self._jax
 
         def run(*arguments: Any) -> Any:
@@ -351,7 +351,7 @@ class JaxForm:
 
     @classmethod
     def of(cls, box: BlackBoxFunction, arrays: Sequence[Any], in_jax: Callable[[Any], Any]) -> JaxForm:
-        """That of a call with these arrays, of which only shapes and dtypes are looked at.
+        """Return the form of a call with these arrays; only their shapes and dtypes are used.
 
         Args:
             box: the box that is called.
@@ -411,7 +411,7 @@ class JaxForm:
         )
 
     def outputs(self, kept: Sequence[Any]) -> tuple[Tensor, ...]:
-        """What `as_kept` was made of."""
+        """Return the outputs that `as_kept` was made of."""
         arrays = map(np.ascontiguousarray, kept)
         return tuple(
             as_tensor(array.view(dtype)[..., 0] if array.dtype == np.uint32 else array.astype(dtype))
@@ -419,7 +419,7 @@ class JaxForm:
         )
 
     def cotangents(self, cotangents: Sequence[Any]) -> tuple[Tensor | None, ...]:
-        """Those of the outputs, in their dtypes; None where there is none."""
+        """Return the cotangents of the outputs, in their dtypes; None where there is none."""
         pairs = zip(cotangents, self.given, strict=True)
         return tuple(None if c is None else as_tensor(np.asarray(c).astype(dtype)) for c, dtype in pairs)
 

@@ -1,4 +1,4 @@
-"""`KeepBest`: which weights are kept is decided by a loss on other data, through the boxes themselves."""
+"""`KeepBest`: keeps the weights with the least loss on other data, through the boxes themselves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW = 0.1  # of the rows that may fail, for the rest to decide; decision 34
 
 
 def lower(rows: Tensor, bests: Tensor | None) -> bool:
-    """Whether held-out losses are lower than each best so far, in the mean over the rows that both have.
+    """Say whether held-out losses are below each best so far, in the mean over the rows that both have.
 
     Lower than the last one is not enough: where other rows fail each time, a third can be lower than the
     second, the second lower than the first, and the first lower than the third.

@@ -44,7 +44,7 @@ from zo.slopes import NOISY, warn_of_slopes
 
 @dataclass
 class QueryCounts:
-    """What a gradient has asked for, since it was made.
+    """The count of queries and rows of a gradient, since it was made.
 
     Attributes:
         steps: How many gradients were estimated.
@@ -266,7 +266,7 @@ class LossGradient:
         return self._ranks.waited
 
     def next_queries(self) -> int:
-        """What the next step will cost: perturbed objectives of its plan, without the base and checks.
+        """The perturbed objectives that the next step's plan will cost, without the base and checks.
 
         `counts.queries` has those of all steps so far.
         """
@@ -315,7 +315,7 @@ class LossGradient:
         self._first = True
 
     def _is_due(self, number: int) -> bool:
-        """Whether evaluators and slopes are checked at a step."""
+        """Say whether evaluators and slopes are checked at a step."""
         return is_due(number) or self.serving.is_open(self.network.training)
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
@@ -333,7 +333,7 @@ class LossGradient:
         return Pieces(base, plan, self.chunk, journal, drawn, self.max_dropped)
 
     def _settings(self, number: int) -> str:
-        """What a step depends on beside weights, batch and random state, in words."""
+        """Describe the settings of a step beside weights, batch and random state."""
         words = (self._key.at(number), described(self.estimator), self.chunk, self.stack, self.max_dropped)
         return repr((words, self.parameters.names, self.network.training))
 
@@ -348,7 +348,7 @@ class LossGradient:
         }
 
     def _share(self, pieces: Pieces, known: Collection[int] = ()) -> list[int]:
-        """Which pieces this process evaluates, of those that are not known."""
+        """Return this process's share of the pieces that are not known."""
         left = [number for number in range(len(pieces)) if number not in known]
         rank, size = self._ranks.rank, self._ranks.size
         if self.first_alone:
@@ -356,7 +356,7 @@ class LossGradient:
         return dealt(left, rank, size)
 
     def _decision(self, pieces: Pieces, marks: Mapping[str, int]) -> Decision:
-        """What the first process decides of a step that is checked: from then on it serves in all of them."""
+        """Share the first process's decision on a step that is checked: all follow it from then on."""
         with self._ranks.meeting(pieces.base.step.number, "check") as meeting:
             meeting.marks = marks
             if self._ranks.rank == 0:

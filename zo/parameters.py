@@ -169,7 +169,7 @@ class Parameters:
                 _tensors_at_work.difference_update(mine)
 
     def _changed(self, network: nn.Module) -> str | None:
-        """What is not as it was when these were chosen, in words; None if all is."""
+        """Name the first difference from the choice of these parameters; None if nothing differs."""
         every, now = dict(network.named_parameters()), _choose(network, self._choices, self.tensors)
         for name, tensor, (dtype, shape) in zip(self.names, self.tensors, self._kinds, strict=True):
             if every.get(name) is not tensor:
@@ -199,7 +199,7 @@ class Parameters:
         return torch.cat([tensor.cpu() for tensor in whole])
 
     def steps(self, indices: Tensor, mu: float) -> Tensor:
-        """What the weights at flat indices `(n,)` move by when mu is added in their own floats, `(n,)`.
+        """Return the steps that weights at flat indices `(n,)` take when mu is added in their floats, `(n,)`.
 
         (w + mu) - w is up to 1e-3 off mu for w = 1, mu = 1e-4 in float32; zero where mu is lost.
         """
@@ -388,7 +388,7 @@ def _choose(
 
 
 def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Parameter]:
-    """What a name, a pattern or a module type stands for; never nothing."""
+    """Find the parameters that a name, a pattern or a module type stands for; never none."""
     # Duplicates too: a tied parameter answers to each of its names.
     every = dict(network.named_parameters(remove_duplicate=False))
     if isinstance(choice, str):

@@ -28,7 +28,7 @@ Arrays: TypeAlias = Any
 
 @dataclass(frozen=True)
 class RecordedRows:
-    """What a box was asked, and what it answered.
+    """The inputs and answers of a box.
 
     Attributes:
         inputs: one tensor `(rows, *shape)` for each input of the box, in its order.
@@ -39,7 +39,7 @@ class RecordedRows:
     outputs: tuple[Tensor, ...]
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self.inputs[0])
 
     def of(self, places: Tensor) -> RecordedRows:
@@ -48,7 +48,7 @@ class RecordedRows:
         return RecordedRows(inputs, outputs)
 
     def finite(self) -> RecordedRows:
-        """Those with finite numbers alone."""
+        """Return the rows whose numbers are all finite."""
         good = torch.ones(len(self), dtype=torch.bool)
         for tensor in (*self.inputs, *self.outputs):
             good &= tensor.reshape(len(self), -1).isfinite().all(1).cpu()

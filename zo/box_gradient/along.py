@@ -1,4 +1,4 @@
-"""Whether a box changes along the gradient of a tangent as that says: for tangents that ask no queries."""
+"""A check of a tangent's gradient by the box's change along it: for tangents that ask no queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST, GREATEST = 0.5, 2.0  # of what the gradient says
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the rows of a check have shown.
+    """The result of a check's rows.
 
     Attributes:
         found: the change of the scalar along the gradient, over what that says; None where nothing shows.
@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def wrong(self) -> bool:
-        """Whether it is far too little, or too much, by more than chance; or other in each row."""
+        """True if it is far too little, or too much, by more than chance; or different in each row."""
         if self.found is None:
             return False
         if self.found + self.error < LEAST or self.found - self.error > GREATEST:

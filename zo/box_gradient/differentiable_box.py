@@ -1,4 +1,4 @@
-"""`DifferentiableBox`: the module that `differentiable` makes, and what it has spent."""
+"""`DifferentiableBox`: the module that `differentiable` makes, and its counts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TRIED = 4  # rows of a call, of an input that seems to want steps of another siz
 
 @dataclass
 class RowCounts:
-    """What a `DifferentiableBox` has spent.
+    """The counts of a `DifferentiableBox`.
 
     Attributes:
         calls: forward calls that recorded a gradient; they number the draws.
@@ -134,7 +134,7 @@ class DifferentiableBox(nn.Module):
     def evaluate(
         self, inputs: tuple[Tensor, ...], *, recorded: bool, number: int | None = None
     ) -> tuple[tuple[Tensor, ...], int]:
-        """What forward does, without autograd: the box's outputs, and the number of the call.
+        """Run the forward pass without autograd; return the box's outputs and the number of the call.
 
         Args:
             inputs: the inputs of the call, `(*leading, *spec.shape)`.
@@ -194,7 +194,7 @@ class DifferentiableBox(nn.Module):
         outputs: tuple[Tensor, ...],
         cotangents: tuple[Tensor | None, ...],
     ) -> tuple[Tensor, ...]:
-        """What backward does: estimate the gradients of one call's inputs from those of its outputs.
+        """Run the backward pass: estimate the gradients of one call's inputs from those of its outputs.
 
         Args:
             call: the number of the call.
@@ -337,7 +337,7 @@ class DifferentiableBox(nn.Module):
 
     @property
     def trust(self) -> list[float | None]:
-        """For each call in the last backward, in the order of forward, how wrong the tangent was.
+        """The tangent's relative error for each call in the last backward, in the order of forward.
 
         The relative error of its prediction of outputs that it had not learned from: 0 is perfect, 1 no
         better than their mean. None where there was nothing to predict.
@@ -349,7 +349,7 @@ class DifferentiableBox(nn.Module):
         return {} if self._tangent is None else self._tangent.metrics()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
+        """Save the part of `state_dict` of its own: seed, counts, and what the tangent has learned."""
         learned = None if self._tangent is None else self._tangent.state_dict()
         counts, by_order = asdict(self.counts), self._seed.by_order
         state = {"seed": self.seed, "seed_by_order": by_order, "counts": counts, "tangent": learned}

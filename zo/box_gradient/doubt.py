@@ -1,4 +1,4 @@
-"""Whether differences at a box's inputs are slopes: some queries asked again, at steps of other lengths."""
+"""A check that differences at a box's inputs are slopes: some queries asked again, at other steps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ChangeOfRows = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
 
 
 def is_checked(call: int) -> bool:
-    """Whether some queries of a call are asked again: of calls 0, 1, 10, 100, 1,000, ..."""
+    """Say whether some queries of a call are asked again: those of calls 0, 1, 10, 100, 1,000, ..."""
     return str(call).rstrip("0") in ("", "1")
 
 
 def most_asked(pairs: int, *, central: bool) -> int:
-    """At most how many rows `look_again` asks, of so many pairs of query and row of a call."""
+    """Return the most rows that `look_again` asks, for so many pairs of query and row of a call."""
     first, again = min(pairs, MOST, max(LEAST, pairs // SHARE)), min(pairs, MOST)
     if central:
         return 2 * (first + 2 * again) + again  # over half of mu; in doubt also twice of it, and the base
@@ -73,7 +73,7 @@ def look_again(
 def gives_slopes(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows
 ) -> tuple[bool, int]:
-    """Whether some slope is not zero, and half of the step gives nearly the same; and the rows asked.
+    """Say whether some slope is not zero and half of the step gives nearly the same; count the rows asked.
 
     Raises:
         BudgetError, RowFailedError: of the rows that are asked again.
@@ -128,7 +128,7 @@ class _Again:
         return torch.where(differ > NEAR, self.full, back)
 
     def noise(self) -> float:
-        """How far the base is from itself, relative to the changes."""
+        """Measure the base's difference from itself, relative to the changes."""
         scalars, _, valid = self._scalars(self.query, 0.0)
         apart = (scalars / self.changes)[valid]
         return float(apart.square().mean().sqrt()) / (2 if self.queries.central else 1) if len(apart) else 0.0
@@ -147,7 +147,7 @@ class _Again:
 
 
 def _of_equal_parts(changes: Tensor, count: int) -> Tensor:
-    """Which changes are in the middle of `count` equal parts of their sum of squares, larger ones first."""
+    """Pick the changes in the middle of `count` equal parts of their sum of squares, larger ones first."""
     sizes, order = changes.abs().sort(descending=True, stable=True)
     if not len(sizes) or not sizes[0] > 0:
         return order[:0]

@@ -62,7 +62,7 @@ class FiniteDifference:
     failed: int
 
     def refutes(self, derivative: Any, tolerance: float = 0.0) -> Any:
-        """Where a derivative is another one, beyond the error of this.
+        """Say where another derivative differs from this one, beyond this one's error.
 
         Args:
             derivative: what is checked, of the shape of `gradient`.
@@ -153,7 +153,7 @@ class _Plain(BlackBoxFunction):
 
 
 class _Level(NamedTuple):
-    """What steps of one length gave; NaN where they were not asked or failed.
+    """The results of steps of one length; NaN where they were not asked or failed.
 
     Attributes:
         times: Their length, as a multiple of the longest.
@@ -171,7 +171,7 @@ class _Level(NamedTuple):
 
     @property
     def silent(self) -> Tensor:
-        """Where f did not change either way, `(numbers, outputs)`; not where both ways failed."""
+        """True where f did not change either way, `(numbers, outputs)`; False where both ways failed."""
         sides = [(part == 0) | ~part.isfinite() for part in (self.plus, self.minus)]
         return sides[0] & sides[1] & (self.plus.isfinite() | self.minus.isfinite())
 
@@ -278,7 +278,7 @@ class _Ladder:
         return torch.where(silent, torch.where(moving, lost, unmoved), errors)
 
     def _may_gain(self, going: Tensor) -> Tensor:
-        """Which of these numbers may have a better slope of some output over shorter steps, `(n,)` bool."""
+        """Say which numbers may get a better slope of some output over shorter steps, `(n,)` bool."""
         slopes, steps, errors, gaps, _ = (part[:, going] for part in self._judged())
         if len(slopes) <= BEYOND:
             return torch.ones(len(going), dtype=torch.bool)
@@ -295,7 +295,7 @@ class _Ladder:
         return (still & ~stuck).any(dim=1) & (steps[-1] > FACTOR * 8 * resolved.double().cpu())
 
     def _look_where_silence_ends(self) -> None:
-        """Where steps are too short to change f: whether it is flat there, or comes in digits or steps.
+        """Decide, where steps are too short to change f, whether f is flat, or comes in digits or steps.
 
         From the longest of these steps to a little beyond the next longer one f is asked at equal distances.
         Behind a flat part it goes on changing once it has begun to. In digits the next change is farther off
@@ -316,7 +316,7 @@ class _Ladder:
             self.jumps = torch.where(ends[number], jumps, self.jumps)
 
     def _asked(self, going: Tensor, times: float) -> _Level:
-        """What some numbers give over steps of another length, both ways."""
+        """Ask some numbers over steps of another length, both ways."""
         device = self.queries.values.device
         query = torch.cat([going, going + self.numbers]).to(device)
         changes, steps = [], []
@@ -335,7 +335,7 @@ class _Ladder:
 
 
 def _begins(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether changes of f, at equal distances one behind another, begin without a jump; or how large it is.
+    """Say whether changes of f, at equal distances in sequence, begin without a jump; and the jump's size.
 
     Args:
         values: `(distances, 2, numbers, outputs)` both ways; over the first f has not changed.
@@ -356,7 +356,7 @@ def _begins(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _coarse(slopes: Tensor, steps: Tensor, errors: Tensor, gaps: Tensor) -> Tensor:
-    """Whether no step gives more than a rough slope, `(numbers, outputs)`; of each side, where it is zero."""
+    """Say whether no step gives more than a rough slope, `(numbers, outputs)`; zero is judged by sides."""
     least = errors.min(dim=0)
     sizes = torch.maximum(slopes.abs(), gaps.nan_to_num(0.0)).gather(0, least.indices[None])[0]
     return ~(least.values <= COARSE * sizes)

@@ -1,4 +1,4 @@
-"""The queries of a black box's call: where each row is moved to, the answers, and the gradient they make."""
+"""The queries of a black box's call: the moved rows, the answers, and the gradient that they give."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def as_rows(specs: tuple[ArraySpec, ...], tensors: tuple[Tensor, ...]) -> list[T
 
 
 def alive_rows(outputs: list[Tensor]) -> Tensor:
-    """Which rows did not fail in the base, `(n,)`: those whose outputs are all finite."""
+    """Return the rows that did not fail in the base, `(n,)`: all of their outputs are finite."""
     return torch.nonzero(finite_rows(tuple(outputs))).flatten().to(outputs[0].device)
 
 
@@ -240,11 +240,11 @@ def from_other_side(
     differences: Tensor,
     valid: Tensor,
 ) -> tuple[Tensor, Tensor, int]:
-    """What is known at the edge of a domain, where queries fail: rows asked on the side that answers.
+    """Ask rows on the side that answers, at the edge of a domain, where queries fail.
 
-    Forward queries that failed are asked the other way: of coordinates each one, of directions those of rows
-    in which none succeeded. Of central ones the side that is left is asked over half of its step too: two
-    steps on one side are as exact as one on each, whose error is that of the step's square.
+    Failed forward queries are asked the other way: each one along coordinates, and along directions only in
+    rows where none succeeded. Where one side of a central query failed, the other side is asked over half of
+    its step too: two steps on one side are as exact as one on each, with an error of the step's square.
 
     Args:
         queries: the queries of one call.
@@ -313,7 +313,7 @@ _MEND = (
 
 
 def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
-    """Without this, 0 / 0 would be a gradient of NaN."""
+    """Refuse steps that are lost in rounding: 0 / 0 would be a gradient of NaN."""
     lost = (steps == 0).view(-1, *values.T.shape).any(dim=0).T
     if lost.any():
         raise ConfigurationError(

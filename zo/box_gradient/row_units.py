@@ -106,7 +106,7 @@ class RowUnits:
         return {place: _power_of_two(size / one) for place, size in sizes.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rows have shown."""
+        """Save the sizes that the rows have shown."""
         return {"largest": dict(self._largest), "each": dict(self._differing), "borne": dict(self._borne)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class RowUnits:
 
 
 def most_units(specs: Sequence[ArraySpec]) -> int:
-    """At most how many units besides one a box's inputs are tried in: of each input one, or one a number."""
+    """Return the most units, besides one, to try a box's inputs in: one for each input, or each number."""
     counts = [math.prod(spec.shape) if len(spec.shape) <= 1 else MOST + 1 for spec in specs if _open(spec)]
     return sum(count if count <= MOST else 1 for count in counts)
 

@@ -106,7 +106,7 @@ class TangentRows:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Which tangent it is, and what it has learned."""
+        """Save the tangent's kind, and what it has learned."""
         state, units = self.tangent.state_dict(), self.units.state_dict()
         beside = {"units": units, "outliers": self.outliers.state_dict()}
         beside["error"] = {"passes": self._passes, "mean": self._mean}
@@ -122,11 +122,11 @@ class TangentRows:
 
     @property
     def trust(self) -> list[float | None]:
-        """What `DifferentiableBox.trust` gives."""
+        """The values of `DifferentiableBox.trust`."""
         return [self._errors[call][0] for call in sorted(self._errors)]
 
     def metrics(self) -> dict[str, float]:
-        """What `DifferentiableBox.metrics` gives."""
+        """Return the figures of `DifferentiableBox.metrics`."""
         known = [(error, size) for error, size in self._errors.values() if error is not None]
         total = sum(size for _, size in known)
         named: dict[str, float | None] = {}

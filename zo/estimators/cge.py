@@ -32,7 +32,7 @@ class CoordinateSteps(Perturbations):
 
     @property
     def queries(self) -> int:
-        """How many queries there are: one for each coordinate, two if central."""
+        """The number of queries: one for each coordinate, two if central."""
         return len(self.steps)
 
     def chunk(self, start: int, stop: int) -> Coordinates:
@@ -75,7 +75,7 @@ class CGE(Estimator[CoordinateSteps]):
         check_flag("CGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """How many queries a step takes: one for each coordinate, two if central."""
+        """Return the number of queries of a step: one for each coordinate, two if central."""
         count = parameters.size if self.sparsity is None else self.sparsity.count(parameters, step)
         return count * (2 if self.central else 1)
 

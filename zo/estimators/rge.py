@@ -42,12 +42,12 @@ class RandomSteps(Perturbations):
 
     @property
     def queries(self) -> int:
-        """How many queries there are: one for each direction, two if central."""
+        """The number of queries: one for each direction, two if central."""
         return self.q * (2 if self.central else 1)
 
     @property
     def dimension(self) -> int:
-        """How many coordinates a direction moves."""
+        """The number of coordinates that a direction moves."""
         return self.size if self.support is None else len(self.support)
 
     def directions(self, start: int, stop: int) -> Tensor:
@@ -125,7 +125,7 @@ class RGE(Estimator[RandomSteps]):
         check_flag("RGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """How many queries a step takes: one for each direction, two if central."""
+        """Return the number of queries of a step: one for each direction, two if central."""
         return self.q * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> RandomSteps:

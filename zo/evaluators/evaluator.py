@@ -36,7 +36,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Step:
-    """What the queries of one step share.
+    """The common part of the queries of one step.
 
     Attributes:
         network: The network, in the state that the base evaluation started from.
@@ -96,7 +96,7 @@ class Evaluator(ABC):
 
     @classmethod
     def by_default(cls, objective: Objective) -> bool:
-        """Whether "auto" takes it first for such an objective."""
+        """Say whether "auto" takes it first for such an objective."""
         return False
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Evaluator(ABC):
         return self.begin(step, base)(perturbation)
 
     def serves(self, kind: type) -> bool:
-        """Whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
+        """Say whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
         return True
 
     def bytes_per_query(self, step: Step, perturbation: Perturbation, base: int) -> int:

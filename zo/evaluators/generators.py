@@ -1,4 +1,4 @@
-"""Torch's own generators, which all threads of a process share: whose turn it is, and whether others drew.
+"""Torch's own generators, which all threads of a process share: their turns, and draws by other threads.
 
 An evaluation puts the state of the base back and draws the same masks again. Another thread that draws
 meanwhile takes numbers out of the middle: the masks are others, and differences over mu are far off.
@@ -39,7 +39,7 @@ def states() -> States:
 
 
 def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether two are the same states."""
+    """Say whether two are the same states."""
     return len(some) == len(others) and all(map(torch.equal, some, others))
 
 
@@ -115,7 +115,7 @@ class Turns:
 
 
 def _may_draw(layer: nn.Module) -> bool:
-    """Whether a layer draws in a forward pass, as far as its kind says: dropout, or some inside of it."""
+    """Say whether a layer draws in a forward pass, as far as its type shows: dropout, alone or in a layer."""
     dropout = getattr(layer, "dropout", 0.0)  # of recurrent layers and attention
     return isinstance(layer, _DRAWING) or (isinstance(dropout, float) and dropout > 0)
 
@@ -132,7 +132,7 @@ def drawing_apart(devices: Sequence[torch.device] = ()) -> Iterator[None]:
 
 
 class Draws:
-    """What the evaluations of a step draw: whether the generators are left where the base left them.
+    """The draws of a step's evaluations: checks that generators end where the base left them.
 
     Args:
         before: the states that the base started from.
@@ -160,7 +160,7 @@ class Draws:
             self._trusted = True
 
     def _repeats(self, watched: WatchedDraws) -> bool:
-        """Whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
+        """Say whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
         seen = WatchedDraws()
         try:
             with seen:
@@ -171,11 +171,11 @@ class Draws:
 
     @property
     def any(self) -> bool:
-        """Whether something was drawn, be it by another thread."""
+        """True if something was drawn, be it by another thread."""
         return self._any
 
     def alone(self, run: Callable[[], T], less: Callable[[T], bool] = lambda _: False) -> T:
-        """What `run` gives in a try in which no other thread drew.
+        """Repeat `run` until no other thread drew, and return its result.
 
         Args:
             run: evaluates something, and leaves the generators as they were behind that; it is called with
@@ -199,7 +199,7 @@ class Draws:
         raise disturbed()
 
     def disturbed(self, ended: Sequence[States], drawn: WatchedDraws | None = None) -> bool:
-        """Whether another thread drew in the last of some tries.
+        """Say whether another thread drew in the last of some tries.
 
         How much is drawn may depend on the weights, as by rejection: another end than the base's says only
         that a thread may have drawn, where there is one.
@@ -254,12 +254,12 @@ class Draws:
 
 
 def others_run() -> bool:
-    """Whether the process has other threads, which may draw."""
+    """Say whether the process has other threads, which may draw."""
     return threading.active_count() > 1
 
 
 def watched_base() -> WatchedDraws | None:
-    """What watches a base while other threads run; None where there are none."""
+    """Return a watch for a base while other threads run; None where there are none."""
     return WatchedDraws() if others_run() else None
 
 
@@ -294,12 +294,12 @@ class WatchedDraws(Operations):
         self._around: list[States] = []  # before and behind each of them
 
     def alone(self, before: States, after: States) -> bool:
-        """Whether no other thread drew in the block, by the states before and behind it."""
+        """Say whether no other thread drew in the block, by the states before and behind it."""
         starts, ends = [*self._around[::2], after], [before, *self._around[1::2]]
         return all(map(same, ends, starts))
 
     def is_like(self, other: WatchedDraws) -> bool:
-        """Whether another block drew the same, between the same states."""
+        """Say whether another block drew the same, between the same states."""
         return self.names == other.names and all(map(same, self._around, other._around))
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
@@ -336,6 +336,6 @@ def _seeded(operation: Any) -> Any:
 
 
 def _device(arguments: tuple[Any, ...], named: dict[str, Any]) -> torch.device:
-    """Where an operation draws."""
+    """Return the device on which an operation draws."""
     given = [value.device for value in arguments if isinstance(value, Tensor)]
     return torch.device(named.get("device") or (given[0] if given else "cpu"))

@@ -1,4 +1,4 @@
-"""Hidden weights: whether an objective reads them only where a stacked evaluator shows it the variants'."""
+"""Hidden weights: a check that an objective reads them only where the variants' weights stand in for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zo.evaluators.versions import put_version, renew, version_of
 
 
 class _Backwards:
-    """What each thread does around the backward passes of autograd, which is one for all threads.
+    """Contexts of each thread around the backward passes of autograd, whose engine all threads share.
 
     Autograd's engine is watched from the first block that asks for it to the last, whatever threads they are
     in: a thread that put back what it had found would put back another one's watch, for good.

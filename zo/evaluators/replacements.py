@@ -1,4 +1,4 @@
-"""Which modules of a network are given a forward that knows the variants, and which one each of them gets."""
+"""Replacement of modules' forwards by ones that know the variants: which modules, and which forward."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def _points(module: nn.Module, module_changes: dict[str, PointChanges | Tensor])
 
 
 def _uses_batch_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it is a batch norm that mixes the rows it sees."""
+    """Say whether it is a batch norm that mixes the rows it sees."""
     return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether it draws at random, so that all variants must be given one draw."""
+    """Say whether it draws at random, so that all variants must be given one draw."""
     if isinstance(module, nn.MultiheadAttention):
         return module.training and module.dropout > 0
     return isinstance(module, _DropoutNd) and module.training
@@ -132,7 +132,7 @@ def _whole(network: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 def copied_bytes(step: Step, perturbation: Perturbation) -> int:
-    """What copies take for each variant, at most."""
+    """Return the most bytes that copies take for each variant."""
     parameters = step.parameters
     if not isinstance(perturbation, Coordinates):  # directions as drawn and as stepped, and moved weights
         return 3 * sum(size_in_bytes(tensor) for tensor in parameters.tensors)

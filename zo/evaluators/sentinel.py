@@ -57,7 +57,7 @@ def left_out(by_query: Tensor) -> Tensor:
 
 
 def rounding_of(step: Step, base: Tensor) -> Tensor:
-    """How far the losses of each row may be off by rounding and by noise, `(rows,)`; takes four queries.
+    """Measure how far each row's losses may be off by rounding and by noise, `(rows,)`; takes four queries.
 
     Rounding is what some units in the last place of the weights change. It can be far above the loss's
     own: a confident row's is the small difference of large logits.
@@ -74,7 +74,7 @@ def rounding_of(step: Step, base: Tensor) -> Tensor:
 
 
 def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
-    """How far the losses of a query jump when weights and sums move by units in their last place, `(rows,)`.
+    """Measure how far a query's losses jump when weights and sums move by their last place, `(rows,)`.
 
     A box that rounds its outputs, or has a table, is between two of its values there, where it is by chance
     which one a slightly other order of sums gives. Takes nine queries.
@@ -210,7 +210,7 @@ class _Rounded(Operations):
 
 
 def unit_of_product(operation: str, result: Tensor) -> float:
-    """By what part of itself the result of an operation may be off where its factors are cut, 0 elsewhere.
+    """Return the relative error of an operation's result if its factors are cut to fewer bits; 0 if not.
 
     On a GPU torch may take products of float32 from factors with ten bits (TF32), as it does by default in
     convolutions. Half a unit in the place of the last of them is as far as a factor is off.

@@ -136,7 +136,7 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     lost = torch.isfinite(base)
 
     def answered(weights: Sequence[Tensor]) -> Tensor:
-        """Which rows have a loss while these weights are NaN outside of their layers."""
+        """Say which rows have a loss while these weights are NaN outside of their layers."""
         step.tally.queries += 1
         try:
             with kept_padding(step.parameters), hidden(weights, modules), uncompiled():

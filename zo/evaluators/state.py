@@ -1,4 +1,4 @@
-"""What a query must not change: buffers, generators, attributes, and weights; kept, and put back."""
+"""State that a query must not change: buffers, generators, attributes, and weights; kept, and put back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Copies: TypeAlias = dict[int, Copied]  # by the identity of the value
 
 @dataclass(frozen=True)
 class Inside:
-    """What a network's attributes hold that may be written to in place.
+    """The parts of a network's attributes that may be written to in place.
 
     Attributes:
         written: What a forward wrote to.
@@ -158,7 +158,7 @@ class Snapshot:
         return [name for name, (tensor, value, _) in self._parameters.items() if _differs(tensor, value)]
 
     def inside(self, memories: Collection[int] = ()) -> Inside:
-        """What attributes hold, with copies: what was written to since; and lists and dicts left alone.
+        """Return the contents of attributes, with copies: the written ones, and lists and dicts left alone.
 
         A query that adds to one of the second kind, as to masks by their size, is put back too. If it is
         little, all of it is of the first kind: a running maximum is not written to by each forward.
@@ -205,7 +205,7 @@ def as_it_is_now(inside: Inside) -> Inside:
 
 
 def _inside(values: Iterable[Any]) -> Copies:
-    """What nestings hold that can be written to in place, with copies, by identity; no parameters."""
+    """Copy the parts of nestings that can be written to in place, by identity; no parameters."""
     copies: Copies = {}
     seen, left = set[int](), list(values)
     while left:  # not by recursion: a list of lists may be deep
@@ -234,7 +234,7 @@ def _copied(value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    """How many numbers or items a value holds itself."""
+    """Return how many numbers or items a value holds itself."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, torch.Generator):
@@ -243,7 +243,7 @@ def _size(value: Any) -> int:
 
 
 def _same(value: Any, kept: Any) -> bool:
-    """Whether what a copy was taken of is as it was; not known of tensors whose bytes are not numbers."""
+    """Say whether a value equals its copy; unknown, so False, for tensors whose bytes are not numbers."""
     if isinstance(value, Tensor):
         now = _stored(value.detach())
         plain = type(now) is Tensor and not (now.is_quantized or now.is_conj() or now.is_neg() or now.is_meta)
@@ -279,12 +279,12 @@ def _put_back(value: Any, kept: Any) -> None:
 
 
 def _mark(tensor: Tensor) -> tuple[int | None, int]:
-    """What writing in place changes, and what a new tensor in the place of `.data` does."""
+    """Return the version, which in-place writes change, and the memory, which a new `.data` changes."""
     return version_of(tensor), memory_of(tensor)
 
 
 def _differs(tensor: Tensor, value: Tensor) -> bool:
-    """Whether a tensor has other values than a copy, to the bit."""
+    """Say whether a tensor has other values than a copy, to the bit."""
     now = _stored(tensor)
     return now.shape != value.shape or not torch.equal(bits(now), bits(value))
 

@@ -26,7 +26,7 @@ from zo.parameters import Parameters
 
 @dataclass(frozen=True)
 class Base:
-    """What the base evaluation of a step gave.
+    """The result of a step's base evaluation.
 
     Attributes:
         step: What the step's queries share.
@@ -52,7 +52,7 @@ class Base:
 
     @property
     def draws(self) -> bool:
-        """Whether it drew from torch's own generators."""
+        """True if it drew from torch's own generators."""
         return self.step.draws is None or self.step.draws.any
 
     def loss(self) -> Tensor:
@@ -192,5 +192,5 @@ def evaluate_base(
 
 
 def _versions(batch: Batch) -> list[int]:
-    """How often each tensor of a batch was written to; tensors of inference mode do not count it."""
+    """Return how often each tensor of a batch was written to; inference tensors do not count it."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors(batch)]

@@ -49,7 +49,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Compared:
-    """What `loop` says of queries at steps longer than those of the plan.
+    """The changes that `loop` gives for queries at steps longer than those of the plan.
 
     Attributes:
         changes: `(queries, rows)` of the losses, float64.
@@ -61,7 +61,7 @@ class Compared:
 
     @classmethod
     def remembered(cls, remember: Remember, name: str, work: Callable[[], Compared]) -> Compared:
-        """What `work` gives, or a journal has, which keeps one tensor a name: lengths are the last column."""
+        """Return the result of `work`, or the journal's, in one tensor: lengths are its last column."""
 
         def packed() -> Tensor:
             compared = work()
@@ -73,7 +73,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a fast evaluator must give.
+    """The results that a fast evaluator must give.
 
     Attributes:
         pieces: Queries and the changes of their losses.
@@ -85,7 +85,7 @@ class Truth:
 
 
 def is_due(number: int) -> bool:
-    """Whether the check is repeated at a step, counted from 0: what sleeps at first may wake later."""
+    """Say whether the check is repeated at a step, from 0: a branch unused at first may be taken later."""
     while number >= 10 and number % 10 == 0:
         number //= 10
     return number in (0, 1)
@@ -100,7 +100,7 @@ def most_checks(
     stack: int | None,
     repeated: int,
 ) -> int:
-    """At most how many queries a step takes beside its plan, unless an evaluator is in doubt or fails.
+    """Return the most queries that a step takes beside its plan, unless an evaluator is in doubt or fails.
 
     Args:
         number: The number of the step.
@@ -164,7 +164,7 @@ def truth_of(
 
 
 def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remember: Remember) -> str | None:
-    """What is wrong with an evaluator, in words; None if it agrees with `loop` on every piece.
+    """Describe the fault of an evaluator; None if it agrees with `loop` on every piece.
 
     Args:
         evaluator: The fast evaluator to check.
@@ -296,7 +296,7 @@ def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
 def _distinguishable(
     step: Step, base: Tensor, indices: Tensor, rounding: Tensor, plan_length: float
 ) -> Compared:
-    """What `loop` says of entries, and the lengths of the steps that they took.
+    """Evaluate entries by `loop`, and return their changes and the lengths of the steps that they took.
 
     A step is lengthened until its change is distinguishable from rounding, as far as the objective allows;
     where it fails at all of the lengths, it is as long as those of the plan.
@@ -323,7 +323,7 @@ def _coordinate(step: Step, index: Tensor, length: float) -> Coordinates:
 
 
 def _directed(step: Step, base: Tensor, steps: Tensor) -> Compared:
-    """What `loop` says of directions at longer steps, and how many times as long they are."""
+    """Evaluate directions by `loop` at longer steps, and return how many times as long they are."""
     changes, factors = [], []
     for direction in steps.split(1):
         factor = LENGTHS[0] / float(direction.abs().max())
@@ -372,7 +372,7 @@ def _long(pieces: list[Piece], step: Step, chunk: int, plan_length: float) -> li
 def _agree(
     evaluator: Evaluator, step: Step, base: Tensor, piece: Piece, changes: Tensor, rounding: Tensor
 ) -> bool:
-    """Whether changes `(queries, rows)` are those of `loop`, row by row."""
+    """Say whether changes `(queries, rows)` are those of `loop`, row by row."""
     truth = piece.truth
     changes, allowed = changes[: len(truth)], evaluator.agreement * truth.abs() + rounding
     lost = ~torch.isfinite(changes) & torch.isfinite(truth)

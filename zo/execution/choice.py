@@ -1,4 +1,4 @@
-"""Which evaluator serves, decided by a check, and how many queries run together, decided by sizes."""
+"""The choice of an evaluator, decided by a check, and of the number of queries run together, by sizes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator
 
 @dataclass(frozen=True)
 class Serving:
-    """Which of the evaluators serves which queries; decided by the check, and from then on a record.
+    """The evaluator of each kind of queries; decided by the check, and from then on a record.
 
     It is decided for coordinates and for directions, in training and in evaluation mode apart, since they
     take different ways through a fast evaluator.
@@ -90,12 +90,12 @@ class Serving:
     unchecked: frozenset[str] = frozenset()
 
     def is_open(self, training: bool) -> bool:
-        """Whether something is to be decided before a step in this mode of the network."""
+        """Say whether something is to be decided before a step in this mode of the network."""
         kinds = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not kinds or any(kind in self.unchecked for kind in kinds)
 
     def serves(self, queries: Perturbation, step: Step) -> Evaluator:
-        """What evaluates some queries of a step: `Loop` where nothing was decided."""
+        """Return the evaluator for some queries of a step: `Loop` where nothing was decided."""
         number = self.numbers.get(_kind(queries, step.network.training), len(self.evaluators) - 1)
         return self.evaluators[number]
 
@@ -172,14 +172,14 @@ class Serving:
         return able[-1]
 
     def __repr__(self) -> str:
-        """What serves, or what may."""
+        """Name the evaluators that serve, or that may."""
         names = dict.fromkeys(self.state_dict().values()) or map(repr, self.evaluators)
         return " or ".join(names)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is decided of a step before its pieces are evaluated.
+    """The decision on a step before its pieces are evaluated.
 
     Attributes:
         serving: What evaluates the queries, as its state.
@@ -213,7 +213,7 @@ class StepEvaluators:
 
 
 def _too_large(base: Base) -> bool:
-    """Whether stacked directions fall out of a CPU's caches, and there is no black box to gain by them.
+    """Say whether stacked directions fall out of a CPU's caches, with no black box to gain by them.
 
     The layers' own work then hides the overhead that a pass saves.
     """
@@ -222,7 +222,7 @@ def _too_large(base: Base) -> bool:
 
 
 def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations) -> tuple[int, int | None]:
-    """How many of a step's queries are a chunk, all of equal size and an even number of them; and a stack.
+    """Return the number of queries in a chunk, equal for all of an even number of chunks, and in a stack.
 
     One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
     processes does not matter here, since other chunks round differently.
@@ -253,7 +253,7 @@ def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbation
 
 
 def queries_within(memory: int, per_query: int, device: torch.device) -> int:
-    """How many queries run together: as many as fit, but at least one and at most `MOST`.
+    """Return how many queries run together: as many as fit, but at least one and at most `MOST`.
 
     Args:
         memory: Bytes that a chunk may take.

@@ -71,7 +71,7 @@ class _First:
         self._in_reach = True
 
     def run(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-        """What the box gives for rows that are checked and finite."""
+        """Run the box on rows that are checked and finite."""
         rows, size, place = len(inputs[0]), self._ranks.size, self._places.get(id(box))
         together = rows if place is None else rows_together(box, rows, size)
         blocks = [range(start, min(start + together, rows)) for start in range(0, rows, together)]
@@ -135,7 +135,7 @@ def _root(ranks: Ranks) -> int:
 
 
 def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
-    """How many rows of a call one process evaluates at a time: all of them where only the first may.
+    """Return how many rows of a call one process evaluates at a time: all where only the first may.
 
     Equal shares, or the blocks of a `SharedRows` in the stack. The first alone keeps a budget, noise, whose
     draws may be the same in all processes, and what goes on from row to row.
@@ -158,13 +158,13 @@ def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
 
 
 def _run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-    """What the box gives, by what runs rows in this context."""
+    """Run the box, by the function that runs rows in this context."""
     run = runner()
     return box.run_rows(inputs) if run is None else run(box, inputs)
 
 
 def _answer(box: BlackBoxFunction, parts: Sequence[tuple[Tensor, ...]]) -> list[Outcome] | Exception:
-    """What the box gives for each part, or what it raised."""
+    """Return the box's results for each part, or the error that it raised."""
     try:
         return [_run(box, part) for part in parts]
     except Exception as error:  # raised where all know of it

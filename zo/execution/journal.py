@@ -1,4 +1,4 @@
-"""The journal of a step that takes long: pieces by name, with the numbers that they gave."""
+"""The journal of a step that takes long: finished pieces by name, with their numbers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zo.objective import Closed
 
 
 class Store(Protocol):
-    """Where a journal keeps the numbers of finished pieces, for as long as a step takes.
+    """A place in which a journal keeps the numbers of finished pieces, for as long as a step takes.
 
     A later process that takes the same step asks before it evaluates. Keys distinguish steps, weights and
     batches, so entries of another step are never used, and may be deleted at any time.
     """
 
     def get(self, key: str) -> Mapping[str, Any] | None:
-        """What was put under a key, None if nothing was; asked right before the piece would be evaluated."""
+        """Return the value under a key, or None; asked right before the piece would be evaluated."""
         ...
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:

@@ -85,7 +85,7 @@ def measured(wanted: bool) -> Iterator[MemoryPeak]:
 
 
 def is_narrow(tensor: Tensor) -> bool:
-    """Whether it holds floats of 16 bits or less."""
+    """Say whether it holds floats of 16 bits or less."""
     return tensor.is_floating_point() and tensor.element_size() < 4
 
 

@@ -64,7 +64,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the evaluation of some pieces gave.
+    """The result of evaluating some pieces.
 
     Attributes:
         numbers: The mean change of the loss by each query, `(queries,)`, NaN where it failed; by piece.
@@ -78,7 +78,7 @@ class Evaluated:
 
     @property
     def queries(self) -> int:
-        """How many of the plan's queries these are."""
+        """The number of the plan's queries in them."""
         return sum(map(len, self.numbers.values()))
 
 
@@ -124,7 +124,7 @@ def joined(count: int, parts: Sequence[Evaluated]) -> tuple[Tensor, Tensor]:
 
 
 def _name(number: int, serving: Serving) -> str:
-    """What the journal calls a piece: other evaluators give other bits."""
+    """Return the journal's name of a piece: other evaluators give other bits."""
     return f"piece {number} by {serving.state_dict() or 'loop'}"
 
 

@@ -86,7 +86,7 @@ def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool
 
 
 def makes_narrow(step: Step, base: Tensor) -> Tensor:
-    """Whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
+    """Say whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
 
     For a base that was not measured itself: what is compiled would run otherwise, and round otherwise.
 

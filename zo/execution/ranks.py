@@ -1,4 +1,4 @@
-"""`Ranks`: processes that take a step together, the messages that they exchange, and how they fail."""
+"""`Ranks`: processes that take a step together, the messages that they exchange, and their failures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Meeting:
 
 @dataclass
 class _Answer:
-    """What a rank sends to the others.
+    """The message of a rank to the others.
 
     Attributes:
         message, marks: see `Meeting`.
@@ -246,7 +246,7 @@ class Ranks:
 
     @property
     def device(self) -> torch.device:
-        """Where tensors must be to be exchanged: NCCL serves GPUs' memory alone, gloo the CPU's."""
+        """The device of exchanged tensors: NCCL serves GPUs' memory alone, gloo the CPU's."""
         nccl = dist.get_backend(self.group) == "nccl"
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
@@ -295,7 +295,7 @@ def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, in
 
 
 def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
-    """What a process gets when things are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
+    """Return a process's share when things are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
 
     Queries of early layers cost more, and stand first: dealt in one direction, the first process would have
     most to do in each round.
@@ -306,7 +306,7 @@ def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
 
 
 def is_sendable(error: Exception | None) -> bool:
-    """Whether an error can be sent to others; not one that cannot be made anew from its arguments."""
+    """Say whether an error can be sent to others; not one that cannot be made anew from its arguments."""
     try:
         pickle.loads(pickle.dumps(error))  # of our own
     except Exception:  # a user's class may raise anything in its own __init__ or __reduce__

@@ -1,4 +1,4 @@
-"""What is evaluated again in a step that is checked: the base, for noise, and some queries at other steps.
+"""Repeated evaluations in a step that is checked: the base, for noise, and some queries at other steps.
 
 `zo.slopes` says what differences over mu and over half of it show.
 """
@@ -34,7 +34,7 @@ FAR = 2**40  # steps on, whose directions are asked where a step has too few
 
 @dataclass(frozen=True)
 class RepeatFindings:
-    """What queries that were asked again say of a step.
+    """The findings from queries that were asked again in a step.
 
     Attributes:
         noise: How far evaluations of the base were apart at most.
@@ -98,7 +98,7 @@ def differenced(changes: Tensor) -> Tensor:
 
 
 def noise_of(base: Base) -> Tensor:
-    """How far the mean loss is off when the base is evaluated once more."""
+    """Measure how far the mean loss is off when the base is evaluated once more."""
     queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
     base.step.tally.queries += 1
     changes = Loop().begin(base.step, base.losses)(queries)[0, base.survived]
@@ -106,7 +106,7 @@ def noise_of(base: Base) -> Tensor:
 
 
 def reordered(base: Base) -> float:
-    """How far the mean loss may be off by kernels that add up in another order each time."""
+    """Return how far the mean loss may be off by kernels that add up in another order each time."""
     dtypes = (base.losses.dtype, *(tensor.dtype for tensor in base.step.parameters.tensors))
     return ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes) * float(base.loss().abs())
 
@@ -154,12 +154,12 @@ def doubt_about(
 
 
 def asked_at_first(slopes: int) -> int:
-    """How many of the slopes of a kind are asked again at a step that is checked, if they are in no doubt."""
+    """Return how many of a kind's slopes are first asked again at a step that is checked."""
     return min(slopes, max(FEW, min(MOST, max(LEAST, slopes // SHARE)) // 2))
 
 
 def most_asked(plan: Perturbations) -> int:
-    """At most how many queries are asked again at a step that is checked, where its slopes are in doubt."""
+    """Return the most queries that are asked again at a step that is checked, if its slopes are in doubt."""
     most = 0
     for numbers in plan.slopes():
         slopes, per_slope = numbers.shape

@@ -79,7 +79,7 @@ class SharedRows(Wrapper):
 
     @property
     def ledger(self):  # noqa: ANN201 - the parent's kind
-        """What this process requested; see `box.ledger` for what it evaluated."""
+        """The ledger of this process's requests; see `box.ledger` for the rows that it evaluated."""
         return self._ledger
 
     @property

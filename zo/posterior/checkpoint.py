@@ -1,4 +1,4 @@
-"""Checkpoints: the file from which a sampling goes on to the bit, and what is refused of another one's."""
+"""Checkpoints: the file from which a sampling goes on to the bit, and the refusal of another sampling's."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Checkpoint:
 
 
 def at(twin: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Tensor | None:
-    """What a twin gives at rows within their bounds; None without one."""
+    """Return a twin's answers at rows within their bounds; None without a twin."""
     return None if twin is None else twin(target.unknowns.bounded(q)[0]).detach().double()
 
 

@@ -294,7 +294,7 @@ def _chains(
 def _proposed(
     target: Target, model: Model, last: dict[str, Tensor], move: Move, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Where chains are after one proposal of each, and what was noted of it."""
+    """Propose once for each chain, and return the chains after it with a record of the proposal."""
     end = propose(model, last["q"], move, generator)
     answers = target.answers(end.q)
     new = torch.where(end.alive, target.potential(end.q, answers), torch.inf)

@@ -1,4 +1,4 @@
-"""`Difference`: what a weight changes, carried forward from its layer to the loss."""
+"""`Difference`: carries the change that a weight makes forward from its layer to the loss."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Difference(Evaluator):
 
     @classmethod
     def by_default(cls, objective: Objective) -> bool:
-        """Whether "auto" takes it first: for a known loss of the network's output."""
+        """Say whether "auto" takes it first: for a known loss of the network's output."""
         return isinstance(objective, OutputLoss)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Difference(Evaluator):
         return lambda perturbation: self._changes(step, tape, perturbation, base, graphs)
 
     def serves(self, kind: type) -> bool:
-        """Whether it takes such queries: coordinates alone."""
+        """Say whether it takes such queries: coordinates alone."""
         return kind is not Directions
 
     def _taped(self, step: Step, base: Tensor) -> Tape:
@@ -179,7 +179,7 @@ class Difference(Evaluator):
         return torch.cuda.get_device_properties(device).total_memory // OF_GPU
 
     def _pass(self, tape: Tape, number: int, device: torch.device, resolved: bool) -> tuple[int, int | None]:
-        """How many variants of a parameter run together, and from which size on values are computed anew.
+        """Return how many variants run together, and the size from which values are computed anew.
 
         Args:
             tape: the tape of the base.
@@ -198,7 +198,7 @@ class Difference(Evaluator):
 
 
 def _resolved(changes: Tensor, base: Tensor, dtype: torch.dtype) -> bool:
-    """Whether changes of subtracted losses are more than what rounding makes of them."""
+    """Say whether the changes of subtracted losses exceed rounding."""
     rows = torch.isfinite(base) & torch.isfinite(changes[0])
     return bool(changes[0][rows].norm() >= RESOLVED * torch.finfo(dtype).eps * base[rows].norm())
 

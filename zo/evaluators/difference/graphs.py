@@ -36,7 +36,7 @@ class Graphs:
         self._pool: object = None
 
     def send(self, number: int, change: Entries) -> Tensor:
-        """What the losses change by, `(variants, rows)`; see `passes.send`."""
+        """Return the changes of the losses, `(variants, rows)`; see `passes.send`."""
         kind = number, len(change.entries)
         self._passes[kind] = self._passes.get(kind, 0) + 1
         if self._passes[kind] <= EAGER:

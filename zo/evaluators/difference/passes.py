@@ -40,7 +40,7 @@ ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
-    """What the losses change by, `(variants, rows)`; NaN where it is not known, by something not finite.
+    """Return the changes of the losses, `(variants, rows)`; NaN where a change is unknown, as not finite.
 
     Args:
         tape: the tape of the base.
@@ -88,7 +88,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
 
 
 def _lost(change: Change, base: Tensor, rows: int) -> list[Tensor]:
-    """Where a change is not finite, `(variants, rows)` or `(variants, 1)`, if it is somewhere.
+    """Say where a change is not finite, `(variants, rows)` or `(variants, 1)`; empty if all of it is finite.
 
     Something infinite or NaN in the base may have become a number, and a function behind it may swallow what
     is NaN in both, as a comparison does.
@@ -149,7 +149,7 @@ def _refusing(node: Node) -> Iterator[None]:
 
 
 def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
-    """What a call gives in the one variant, each result `Anew`."""
+    """Evaluate a call in the one variant; each result is an `Anew`."""
     node = tape.nodes[place]
 
     def argument(ref: Ref) -> Tensor:
@@ -172,7 +172,7 @@ def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
 
 
 def _may_write(tape: Tape, place: int, changes: ChangesByRef) -> bool:
-    """Whether a call may write its result over its first argument, which no one else reads."""
+    """Say whether a call may write its result over its first argument, which nothing else reads."""
     node = tape.nodes[place]
     first = node.args[0] if node.args else None
     if node.call.function not in IN_PLACE or not isinstance(first, Ref):

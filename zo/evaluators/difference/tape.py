@@ -57,7 +57,7 @@ class Tape:
         return max([1, *(self.sizes[place] for place in self.reached[number])])
 
     def is_read_again(self, ref: Ref, place: int) -> bool:
-        """Whether what a call reads is read once more: by the same call, by a later one or at the end."""
+        """Say whether a call's input is read once more: by the same call, by a later one or at the end."""
         times = [read.node for read in self.nodes[place].refs].count(ref.node)
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
@@ -107,7 +107,7 @@ def tape_of(step: Step, base: Tensor, most: int) -> Tape:
 
 
 def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple[Argument, bool]:
-    """What stands for the losses, and whether a black box gives them.
+    """Return the tape's losses, and whether a black box gives them.
 
     A loss that cannot be recorded is kept as a single call: of a black box all variants' rows together,
     as with `stacked`; of others in float64, see `subtracted`.
@@ -204,7 +204,7 @@ def _tape(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, ask
 
 
 def _unbounded(nodes: list[Node], places: list[int]) -> frozenset[int]:
-    """Those of the nodes whose results are infinite or NaN somewhere; a GPU is waited for once."""
+    """Return the nodes whose results are infinite or NaN somewhere; a GPU is waited for once."""
     floats = [
         (place, tensor)
         for place in places

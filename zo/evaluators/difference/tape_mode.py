@@ -106,7 +106,7 @@ class TapeMode(TorchFunctionMode):
             self.nodes.append(Node(TapedCall(_parameter, value), None))
 
     def ref(self, tensor: Argument) -> Ref | None:
-        """What a tensor stands for; None for one that does not depend on the weights."""
+        """Return the reference of a tensor; None for one that does not depend on the weights."""
         entry = self._known.get(id(tensor))
         return None if entry is None else entry[1]
 
@@ -301,14 +301,14 @@ def _listed(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _asks_for_shape(function: Argument) -> bool:
-    """Whether the result depends on shape and dtype alone."""
+    """Say whether the result depends on shape and dtype alone."""
     if getattr(function, "__name__", "") in ("__get__",):
         return getattr(function.__self__, "__name__", "") in _PROPERTIES
     return function in _SHAPES
 
 
 def _without_writing(function: Argument) -> tuple[bool, Any]:
-    """Whether a function writes to its first argument, and one that gives the same and does not."""
+    """Say whether a function writes to its first argument, and return one that does not write."""
     name = getattr(function, "__name__", "")
     if name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__", "__int__"):
         return True, getattr(Tensor, f"__{name[3:]}", function)

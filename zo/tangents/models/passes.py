@@ -48,7 +48,7 @@ class Passes(nn.Module, ABC):
 
     @abstractmethod
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
-        """Split the record of several calls' pass by their counts of rows, for `pushed` and back to inputs."""
+        """Split the record of several calls' pass by their counts of rows, for `pushed` and cotangents."""
 
     @abstractmethod
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:

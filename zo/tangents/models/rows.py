@@ -137,7 +137,7 @@ class Moments:
         return self._rounding_read[0]
 
     def rounding(self) -> Tensor:
-        """Return how much each number may vary and still count as constant, in units of its scale: `(size,)`."""
+        """Return how far each number may vary and count as constant, in units of its scale: `(size,)`."""
         self._both()
         return self._rounding_read[1]
 

@@ -126,7 +126,7 @@ def _by_product(
 def convolve_entries(
     of: Entries, x: Tensor, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
 ) -> OneChannel:
-    """What single weights do to the layer's own output: each adds its shifted input to one channel."""
+    """Return the output's change by single weights: each adds its shifted input to one channel."""
     out, into, *taps = of.places
     if (groups := options[-1]) > 1:
         into = into + out // (weight.shape[0] // groups) * weight.shape[1]

@@ -98,7 +98,7 @@ def _getitem(call: TapedCall, input: Argument, index: Argument) -> Change:
 def _mean_or_sum(
     call: TapedCall, input: Moved, dim: Argument = None, keepdim: bool = False, **options: Argument
 ) -> Change:
-    """Over axes; one channel stays one where its axis and those before it do."""
+    """Reduce over axes; one channel stays one where its axis comes before all of them."""
     axes = range(input.base.ndim) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     axes = [axis % input.base.ndim for axis in axes] or list(range(input.base.ndim))
     one, shifted = input.of, [axis + 1 for axis in axes]
@@ -125,7 +125,7 @@ def _diff(
 
 
 def _contiguous(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Change:
-    """What changes neither values nor shape."""
+    """Pass on a change through a function that changes neither values nor shape."""
     return input.of
 
 
