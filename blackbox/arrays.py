@@ -45,7 +45,7 @@ class RowArrays:
 
     @property
     def device(self) -> torch.device:
-        """Where the caller's arrays live."""
+        """The device of the caller's arrays."""
         return self.inputs[0].device
 
     def give_back(self, outputs: tuple[Tensor, ...]) -> Any:
@@ -168,7 +168,7 @@ def failed_outputs(
 
 
 def finite_rows(tensors: tuple[Tensor, ...]) -> Tensor:
-    """Which rows hold nothing but finite numbers: `(rows,)` of bool, on the CPU."""
+    """Say which rows hold nothing but finite numbers: `(rows,)` of bool, on the CPU."""
     ok = torch.ones(len(tensors[0]), dtype=torch.bool)
     for tensor in tensors:
         # A finite sum proves all of it finite, at a twentieth of the cost; the rest is looked at.

@@ -1,4 +1,4 @@
-"""Checks of arguments, one for each kind of setting, and the known name that is nearest to one that is not.
+"""Checks of arguments, one for each kind of setting, and the known name nearest to an unknown one.
 
 Each `check_*` takes the `owner`, the class or function that received the value, and the argument's `name`,
 both for the message. It returns the value, or raises a `ConfigurationError` that says what was expected, what
@@ -52,7 +52,7 @@ def check_number(
 
 
 def is_finite(value: object) -> bool:
-    """Whether it is a finite number that a float can hold; a bool is none."""
+    """Say whether it is a finite number that a float can hold; a bool is none."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an int of hundreds of digits

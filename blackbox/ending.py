@@ -1,4 +1,4 @@
-"""What ends with the one that it works for: workers with their owner, programs with the call they are for."""
+"""Ending of dependants: workers end with their owner, programs with the call that they are for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def set_stop(stop: Stop) -> None:
 
 
 def stopped() -> bool:
-    """Whether what runs in this context should have ended."""
+    """Say whether the work in this context should have ended."""
     stop = _stop.get()
     return stop is not None and stop.asked
 

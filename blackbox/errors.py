@@ -47,7 +47,7 @@ class NotDifferentiableError(BlackBoxError, RuntimeError):
 
 
 class OutputError(BlackBoxError, RuntimeError):
-    """What the black box gave back breaks its own output specs: a fault of the box, not of a row."""
+    """The black box's result breaks its own output specs: a fault of the box, not of a row."""
 
 
 class TryAgain(BlackBoxError, RuntimeError):

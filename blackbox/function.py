@@ -177,9 +177,9 @@ class BlackBoxFunction(ABC):
         return self._call(arrays, refuse_graph=True)
 
     def call(self, *arrays: Any) -> Any:
-        """What `box(*arrays)` does unless a handler of `blackbox.calls.intercepted` replaces it.
+        """Evaluate as `box(*arrays)` does where no handler of `blackbox.calls.intercepted` replaces it.
 
-        For such handlers. Gradients that arrays require are silently not passed on.
+        It is for such handlers. Gradients that arrays require are silently not passed on.
         """
         return self._call(arrays, refuse_graph=False)
 
@@ -196,11 +196,11 @@ class BlackBoxFunction(ABC):
             self.ledger.count(seconds=perf_counter() - started)
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
-        """How many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
+        """Return how many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
         return len(inputs[0])
 
     def answered(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
-        """Which rows have an answer that a model of the box can learn from, `(rows,)` bool; None for all.
+        """Say which rows have an answer that a model of the box can learn from, `(rows,)` bool; None for all.
 
         Not those of a run that is over, which gives something only so that arrays have a shape.
 
@@ -258,7 +258,7 @@ class BlackBoxFunction(ABC):
     def _whereabouts(
         self, inputs: tuple[Tensor, ...], outcome: Outcome, row: int, number: int | None = None
     ) -> str:
-        """Which row of an outcome failed: its number, its inputs in short, and its outputs."""
+        """Describe a failed row of an outcome: its number, its inputs in short, and its outputs."""
         broken = [
             spec.name
             for spec, part in zip(self.outputs, outcome.outputs, strict=True)
@@ -303,7 +303,7 @@ class BlackBoxFunction(ABC):
         ) from failed.error
 
     def _hint(self, failed: FailedRow) -> str:
-        """What else is to be said of a row that failed, such as how a box of this kind is called."""
+        """Return a further hint on a row that failed, such as the way to call a box of this kind."""
         return ""
 
     def _refuse_graph(self, arrays: tuple[Any, ...]) -> None:
@@ -337,7 +337,7 @@ class BlackBoxFunction(ABC):
 
 
 def defines(cls: type, method: str) -> bool:
-    """Whether a class has a method of its own, not the base's placeholder."""
+    """Say whether a class has a method of its own, not the base's placeholder."""
     return not getattr(getattr(cls, method), "is_placeholder", False)
 
 
@@ -346,13 +346,13 @@ def _markable(box: BlackBoxFunction) -> bool:
 
 
 def keeps_failed_rows(box: BlackBoxFunction) -> bool:
-    """Whether a failed row is kept, as NaN."""
+    """Say whether a failed row is kept, as NaN."""
     # Integers have no NaN: a kept row would pass for an answer of 0.
     return box.failures == "keep" and _markable(box)
 
 
 def how_to_mend(box: BlackBoxFunction) -> str:
-    """How to go on with rows that fail: the end of a message."""
+    """Say how to go on with rows that fail: the end of a message."""
     if _markable(box):
         return "let such rows pass as NaN with failures='keep'."
     return "give an output a float dtype: integers cannot be marked NaN, so such rows cannot be kept."

@@ -1,4 +1,4 @@
-"""What the axes of an array are: the nodes of a `Mesh`, the cells of a `Grid`, or neither."""
+"""The meaning of an array's axes: the nodes of a `Mesh`, the cells of a `Grid`, or neither."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Mesh:
 
     @property
     def size(self) -> int:
-        """How many nodes there are."""
+        """The number of nodes."""
         assert self.nodes is not None  # counted when it was made
         return self.nodes
 
@@ -224,7 +224,7 @@ class Mesh:
         return Mesh(edges=joined, coordinates=middle, nodes=len(edges))
 
     def node_axis(self, shape: Sequence[int]) -> int | None:
-        """Which axis of an array of this shape counts the nodes: the first that can; None if none does."""
+        """Return the axis of an array of this shape that counts the nodes: the first that can, or None."""
         if len(shape) not in (1, 2):
             return None
         return next((axis for axis, size in enumerate(shape) if size == self.nodes), None)
@@ -240,13 +240,13 @@ class Mesh:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Whether all numbers are equal."""
+        """Say whether all numbers are equal."""
         if not isinstance(other, Mesh):
             return NotImplemented
         return self is other or self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Of the numbers; kept, since specs are hashed often."""
+        """Hash the numbers; the hash is kept, since specs are hashed often."""
         if "_hash" not in self.__dict__:
             object.__setattr__(self, "_hash", hash(self._key()))
         return self.__dict__["_hash"]
@@ -256,7 +256,7 @@ class Mesh:
         return Mesh, tuple(self.plain().values())
 
     def __repr__(self) -> str:
-        """How many nodes and cells there are, not the numbers themselves."""
+        """Show the number of nodes and cells, not the numbers themselves."""
         parts = [f"{self.nodes} nodes"]
         parts += [f"{len(getattr(self, name))} {name}" for name in CORNERS if getattr(self, name) is not None]
         if self.coordinates is not None:

@@ -85,7 +85,7 @@ def beside(name: str, importer: str) -> ModuleSpec | None:
 
 
 def hint(error: BaseException | None) -> str:
-    """Where a module lies that other code, or another process, did not find; "" if not beside named code.
+    """Name the place of a module that other code, or another process, did not find; "" if not by named code.
 
     What an installed package imports for the user's code, such as `joblib.load`, is imported by that package.
     """

@@ -1,4 +1,4 @@
-"""Warnings at the user's line, and `Notices`: what is said once."""
+"""Warnings at the user's line, and `Notices`: each notice is given once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Notices:
             warn(words, category)
 
     def first(self, name: str) -> bool:
-        """Whether a name is new; from now on it is not."""
+        """Say whether a name is new; from now on it is not."""
         new = name not in self.said
         self.said.add(name)
         return new

@@ -20,7 +20,7 @@ from blackbox.registry_arguments import call
 
 @dataclass(frozen=True)
 class Target:
-    """What a text names, made of it once by `target_of`, so that all who ask about it mean the same code.
+    """The code that a text names; `target_of` makes it once, so that all users of it mean the same code.
 
     Attributes:
         place: A file, by its absolute path, or a module, by its name.
@@ -34,12 +34,12 @@ class Target:
     installed: bool = False
 
     def __str__(self) -> str:
-        """As a text that names it."""
+        """Return a text that names it."""
         return f"{self.place}:{self.attribute}" if self.attribute else str(self.place)
 
 
 def target_of(text: str, names: Mapping[str, str] | None = None) -> Target:
-    """What a text names; nothing is looked up, imported or executed.
+    """Parse the name of a target; nothing is looked up, imported or executed.
 
     Args:
         text: A name, `module:Name`, `file.py:Name`, or `file.py`.

@@ -118,7 +118,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; where the annotation is not all plain, the callee checks."""
+    """Say whether a value is of an annotated type; annotations that are not plain are left to the callee."""
     choices = _choices(hint)
     if not all(choice in _SCALARS or _is_collection(choice) for choice in choices):
         return True
@@ -128,7 +128,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is_collection(hint: Any) -> bool:
-    """Whether a hint is a list, a mapping or the like, which no number, true, false or null is."""
+    """Say whether a hint is a list, a mapping or the like, which no number, true, false or null is."""
     kind = get_origin(hint) or hint
     return inspect.isclass(kind) and (issubclass(kind, Collection) or kind is Iterable) and kind is not str
 

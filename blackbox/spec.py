@@ -138,17 +138,17 @@ class ArraySpec:
 
     @property
     def floating(self) -> bool:
-        """Whether the array holds floats, so that a failed row can be marked by NaN."""
+        """True if the array holds floats, so that a failed row can be marked by NaN."""
         return self.dtype is None or self.dtype.startswith("float")
 
     @property
     def context(self) -> bool:
-        """Whether a model of the box sees the input beside those that carry a gradient."""
+        """True if a model of the box sees the input beside those that carry a gradient."""
         return self.modelled and not self.differentiable
 
     @property
     def learned(self) -> bool:
-        """Whether it carries a gradient that a model of the box has to know."""
+        """True if it carries a gradient that a model of the box has to know."""
         return self.differentiable and self.copy_of is None
 
     @property
@@ -173,14 +173,14 @@ class ArraySpec:
         return np.asarray(low + abs(drawn) if math.isfinite(low) else high - abs(drawn))
 
     def accepts(self, dtype: torch.dtype) -> bool:
-        """Whether an array of this dtype satisfies the spec."""
+        """Say whether an array of this dtype satisfies the spec."""
         if self.dtype is None:
             return dtype in (torch.float32, torch.float64)
         return dtype == self.torch_dtype
 
 
 def none_differentiable(kind: str, specs: Sequence[ArraySpec]) -> str:
-    """What is wrong where no input or no output of a box has a derivative, and how to mend it.
+    """Explain why no input or no output of a box has a derivative, and how to mend it.
 
     Args:
         kind: "input" or "output".

@@ -75,7 +75,7 @@ def from_callable(
 
 
 class _Callable(BlackBoxFunction, abstract=True):
-    """What functions of one row and of all rows have in common; made by `from_callable`."""
+    """The common part of functions of one row and of all rows; made by `from_callable`."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class RowsCallable(_Callable):
 
 
 def _apart(all_values: Tensor, values: Tensor, others: Tensor) -> bool:
-    """Whether answers differ by more than rounding or a solver's tolerance makes them."""
+    """Say whether answers differ by more than rounding or a solver's tolerance."""
     size = all_values.double().square().mean().sqrt()
     return bool((others.double() - values.double()).square().mean().sqrt() > APART * size)
 

@@ -273,7 +273,7 @@ class _Work:
 
 
 def _places(count: int, out: ArraySpec, into: ArraySpec) -> tuple[np.ndarray, np.ndarray]:
-    """Where the blocks of rows are in the Jacobian: its rows and columns, as the blocks are flattened."""
+    """Return the places of rows' blocks in the Jacobian: its rows and columns, as blocks are flattened."""
     numbers, across = math.prod(out.shape), math.prod(into.shape)
     row, at, column = np.indices((count, numbers, across))
     return (row * numbers + at).ravel(), (row * across + column).ravel()

@@ -1,4 +1,4 @@
-"""Checks of the contract: shapes and dtypes, inputs left alone, NaN inputs, what a call leaves behind."""
+"""Checks of the contract: shapes and dtypes, unchanged inputs, NaN inputs, traces that a call leaves."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def answers(probe: Probe) -> list[Finding]:
 
 
 def _why(probe: Probe, row: Arrays, number: int, raised: str) -> tuple[str, BaseException | None]:
-    """Which row failed and why, in the words that the ledger uses, and the error that was kept of it."""
+    """Describe the failed row and the reason, in the ledger's words, and return the error kept of it."""
     tensors = tuple(torch.from_numpy(array) for array in row)
     which = whereabouts(probe.box.inputs, tensors, 0, number, ())
     if raised:
@@ -229,7 +229,7 @@ def _now() -> dict[str, Any]:
 
 @dataclass
 class Left:
-    """What a call left behind: the names of changed `settings` and of `random` generators."""
+    """Traces that a call left: the names of changed `settings` and of `random` generators."""
 
     settings: list[str] = field(default_factory=list)
     random: list[str] = field(default_factory=list)
@@ -237,7 +237,7 @@ class Left:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Left]:
-    """What the block leaves behind, known after it; all is put back: a check leaves the process as it was."""
+    """Collect the block's traces, known after it; all is put back: a check leaves the process as it was."""
     left, before = Left(), _now()
     try:
         yield left

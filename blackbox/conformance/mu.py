@@ -1,4 +1,4 @@
-"""Which mu to take: derivatives on a ladder of steps, weighed against the noise.
+"""The choice of mu: derivatives on a ladder of steps, weighed against the noise.
 
 Forward differences, More and Wild, *Estimating derivatives of noisy simulations*, ACM Trans. Math. Softw. 38
 (2012) 19: the mean square error 2 s^2 / mu^2 + mu^2 |f''|^2 / 4 is least at mu = 8^(1/4) sqrt(s / |f''|). For
@@ -121,7 +121,7 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
 
 
 def _useless(probe: Probe) -> str:
-    """What is to be done where no mu gives a slope: equal calls that agree to the bit are not noisy."""
+    """Advise where no mu gives a slope: equal calls that agree to the bit are not noisy."""
     if _random(probe):
         return " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
     return (
@@ -132,7 +132,7 @@ def _useless(probe: Probe) -> str:
 
 
 def _random(probe: Probe) -> bool:
-    """Whether equal calls differed, or the box says that they may."""
+    """Say whether equal calls differed, or the box says that they may."""
     return any(probe.jitter) or not probe.box.deterministic
 
 
@@ -176,7 +176,7 @@ class _Rule:
         return rung.second if self.order == 2 else rung.third
 
     def clear(self, rung: Rung, noise: float) -> bool:
-        """Whether the difference is distinguishable from noise of this variance."""
+        """Say whether the difference is distinguishable from noise of this variance."""
         return self.difference(rung) > CLEAR**2 * self.factor * noise
 
     def derivative(self, ladder: list[Rung], noise: float) -> float:

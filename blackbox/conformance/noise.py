@@ -25,7 +25,7 @@ VALUES = 300  # of those, at most so many are looked at: the gaps among more are
 
 
 class Status(IntEnum):
-    """What became of one function; the paper's `inform`."""
+    """The result for one function; the paper's `inform`."""
 
     DETECTED = 1
     TOO_CLOSE = 2  # half of the neighbouring values are equal: 100 times the spacing is next

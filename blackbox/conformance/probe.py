@@ -201,7 +201,7 @@ class Probe:
             return self.box.run_rows(tuple(torch.from_numpy(array.copy()) for array in arrays))
 
     def unit(self, place: int) -> tuple[np.ndarray, Unit]:
-        """What each number of an input is moved in, `(size,)`, and what that is.
+        """Return the unit in which each number of an input is moved, `(size,)`, and the unit's kind.
 
         The spec's scale; without one, where the units of the numbers seem to differ, their spreads over the
         samples (the median one for numbers that are constant); else 1.

@@ -17,7 +17,7 @@ from blackbox.words import counted, plural
 
 
 class Verdict(Enum):
-    """How a check went; the value is the word that people read."""
+    """The result of a check; the value is the word that people read."""
 
     OK = "ok"
     WARNING = "warning"
@@ -79,7 +79,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which mu to take for one input.
+    """The recommended mu for one input.
 
     Attributes:
         input: the name of the input.
@@ -148,12 +148,12 @@ class Report:
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """What spoils training or breaks the contract."""
+        """The findings that spoil training or break the contract."""
         return self.of(Verdict.FAULT)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What limits how the box can be used."""
+        """The findings that limit how the box can be used."""
         return self.of(Verdict.WARNING)
 
     def of(self, verdict: Verdict) -> tuple[Finding, ...]:

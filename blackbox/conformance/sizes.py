@@ -1,4 +1,4 @@
-"""Sizes of outputs: which of their numbers differ by decades from sample to sample."""
+"""Sizes of outputs: the numbers that differ by decades from sample to sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def output_sizes(probe: Probe) -> Finding:
 
 
 def decades(values: np.ndarray) -> float:
-    """Over how many decades the middle four fifths of some numbers go; 0 where they are not of one sign.
+    """Return the decades over which the middle four fifths of some numbers go; 0 where their signs differ.
 
     Args:
         values: `(samples,)`; what is not finite is left out.

@@ -87,7 +87,7 @@ def smoothness(probe: Probe) -> Finding:
 
 
 def _affordable_lines(probe: Probe, inputs: int) -> int:
-    """As many lines as the rows that are left allow."""
+    """Return as many lines as the rows that are left allow."""
     if math.isinf(probe.left):
         return LINES
     dearest = POINTS + PLACES * (2 * BISECTIONS + 2 * BESIDE + 1)  # which most lines do not cost

@@ -96,7 +96,7 @@ class AnswerFile:
             self._warn(f"holds {count} damaged answers", "They are asked for again.")
 
     def count(self, box: bytes) -> int:
-        """How many answers of this box there are."""
+        """Count the answers of this box."""
         try:
             with self._lock:
                 cursor = self._connection().execute("SELECT count(*) FROM answers WHERE box = ?", (box,))

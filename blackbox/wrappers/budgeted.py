@@ -41,7 +41,7 @@ class Budgeted(Wrapper):
 
     @property
     def rows_left(self) -> int:
-        """How many more rows may run."""
+        """The number of rows that may still run."""
         return max(0, self.rows - self.ledger.rows_run)
 
     def give_up(self, rows: int) -> None:
@@ -75,5 +75,5 @@ class Budgeted(Wrapper):
         )
 
     def __repr__(self) -> str:
-        """With the budget."""
+        """Show the box and the budget."""
         return f"Budgeted({self.box!r}, rows={self.rows})"

@@ -141,7 +141,7 @@ class Cached(Wrapper):
         return self.box.rows_to_run(rows_of(inputs, rows)) if rows else 0
 
     def rows_kept(self) -> int:
-        """How many answers of this box the file holds; counting reads through the whole file."""
+        """Count the answers of this box in the file; counting reads through the whole file."""
         return self._answers.count(self._look()[0])
 
     def close(self) -> None:
@@ -220,12 +220,12 @@ class Cached(Wrapper):
                     self._last = self._now()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process: a copy is the same box, whatever became of it on its way."""
+        """Pickle it without this process's own parts: a copy is the same box, whatever happens on its way."""
         of_this_process = ("_lock", "_running", "_last", "_notices")
         return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """With an identity that is still to be computed."""
+        """Restore it with an identity that is still to be computed."""
         vars(self).update(state)
         self._watch()
 
@@ -261,12 +261,12 @@ class Cached(Wrapper):
         return values if start == len(body) and all(value.isfinite().all() for value in values) else None
 
     def __repr__(self) -> str:
-        """With the file's name."""
+        """Show the box and the file's name."""
         return f"Cached({self.box!r}, {self.path.name!r})"
 
 
 def _encoded(outputs: tuple[Tensor, ...]) -> Callable[[int], bytes]:
-    """From a row to its answer: the dtypes' names, and the numbers as they lie in memory."""
+    """Return a function from a row to its answer: dtypes' names, and the numbers as they lie in memory."""
     stored = [t.cpu() if _name(t) in _STORED else t.cpu().to(torch.float64) for t in outputs]
     names = ",".join(_name(t) for t in stored).encode() + b"\n"
     arrays = [np.ascontiguousarray(t.numpy()) for t in stored]

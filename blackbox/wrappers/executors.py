@@ -39,7 +39,7 @@ class HeldExecutor:
 
     @property
     def replaceable(self) -> bool:
-        """Whether there is a function that makes another one."""
+        """True if there is a function that makes another one."""
         return not isinstance(self._source, Executor)
 
     def get(self) -> Executor:
@@ -103,7 +103,7 @@ class HeldExecutor:
             current.shutdown(wait=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what belongs to this process."""
+        """Pickle it without this process's own parts."""
         if not self.replaceable:
             raise TypeError(
                 "Parallel: expected a function that makes the executor, so that it can be pickled, got "
@@ -122,12 +122,12 @@ def _bind(executor: Executor) -> None:
 
 
 def has_processes(executor: Executor | None) -> bool:
-    """Whether an executor runs blocks in processes of this machine, which can be ended."""
+    """Say whether an executor runs blocks in processes of this machine, which can be ended."""
     return hasattr(executor, "_processes")
 
 
 def worker_count(executor: Executor | None) -> int | None:
-    """How many workers an executor has; None where it does not report it."""
+    """Return the number of an executor's workers; None where it does not report it."""
     return getattr(executor, "_max_workers", None)
 
 

@@ -1,4 +1,4 @@
-"""Which black box this is: a text that two boxes share only if they give the same answers."""
+"""The identity of a black box: a text that two boxes share only if they give the same answers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def joined(words: dict[str, str]) -> str:
 def parts(
     box: BlackBoxFunction, leave: Leave | None = None, only: Collection[str] | None = None
 ) -> dict[str, str]:
-    """What `identity` consists of, by name: class and specs in words, a digest of each other part.
+    """Describe the parts of `identity` by name: class and specs in words, a digest of each other part.
 
     Args:
         box: the box.
@@ -146,7 +146,7 @@ def name_of(value: Any) -> str:
 
 
 def _stands(box: BlackBoxFunction) -> bool:
-    """Whether the text of a box is for all that it is: no subclass of the user's may have added more."""
+    """Say whether the box's own text is its whole identity: no subclass of the user's may have added more."""
     below = itertools.takewhile(lambda cls: "identity" not in vars(cls), type(box).__mro__)
     return "identity" in vars(box) or all(_owner(cls) == "ours" for cls in below)
 
@@ -156,12 +156,12 @@ def _owner(value: type | FunctionType) -> str:
 
 
 def _is_users(known: Mapping[str, Any]) -> bool:
-    """Whether a module is the user's, by its globals."""
+    """Say whether a module is the user's, by its globals."""
     return owner(str(known.get("__name__")), known.get("__file__")) == "users"
 
 
 def _state(value: object) -> dict[str, Any]:
-    """What an object holds, in its dictionary and in slots."""
+    """Return the contents of an object, in its dictionary and in slots."""
     state: Any = object.__getstate__(value) or {}  # pyright: ignore[reportAttributeAccessIssue]
     state = {**(state[0] or {}), **state[1]} if isinstance(state, tuple) else state
     return {key: kept for key, kept in state.items() if key not in _ASIDE}
@@ -306,7 +306,7 @@ class _Words:
         return f"function {words} {self._named(f'{where}, ', held)}"
 
     def _read(self, where: str, known: dict[str, Any], names: set[str]) -> dict[str, Any]:
-        """What code reads of a module's globals, and of other modules of the user's that these are."""
+        """Find the globals that code reads of a module, and of the user's modules among them."""
         held = {f"{where}{name!r}": known[name] for name in names & known.keys() if name[:2] != "__"}
         for key, value in list(held.items()):
             if isinstance(value, ModuleType) and _is_users(vars(value)):
@@ -320,7 +320,7 @@ _texts: dict[int, tuple[CodeType, str | None]] = {}
 
 
 def _text(function: FunctionType) -> str | None:
-    """What `_new_text` gave when the process first looked at this code."""
+    """Return the result of `_new_text` from the process's first look at this code."""
     code = function.__code__
     if id(code) not in _texts:
         _texts[id(code)] = code, _new_text(function)

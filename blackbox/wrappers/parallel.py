@@ -147,7 +147,7 @@ class Parallel(Wrapper):
         self._executor.close()
 
     def __enter__(self) -> Self:
-        """For `with`, which closes at its end."""
+        """Return itself for `with`, which closes it at its end."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +155,7 @@ class Parallel(Wrapper):
         self.close()
 
     def __repr__(self) -> str:
-        """With the size of blocks, on which the bits depend."""
+        """Show the box and the size of blocks, on which the bits depend."""
         return f"Parallel({self.box!r}, block={self.block})"
 
 
@@ -195,7 +195,7 @@ class _Digest:
 
 
 def _inside(value: Any) -> bytes | None:
-    """What changes where somebody writes into an attribute: a torch module, containers, small arrays."""
+    """Describe the state inside an attribute, which code may write into: a module, containers, arrays."""
     if isinstance(value, Tensor | nn.Module):
         inside = [value] if isinstance(value, Tensor) else [*value.parameters(), *value.buffers()]
         try:

@@ -234,7 +234,7 @@ class ParallelCall:
                     self._give_up(future)
 
     def _look_for_workers(self) -> bool:
-        """Whether a block is with a cluster that can be asked for its workers.
+        """Say whether a block is with a cluster that can be asked for its workers.
 
         Raises:
             ExecutorError: it had some, and has had none for `WITHOUT_WORKERS` seconds.

@@ -124,7 +124,7 @@ class Retrying(Wrapper):
         return whole_wait * _CHANCE.uniform(0.5, 1)
 
     def __repr__(self) -> str:
-        """With the attempts."""
+        """Show the box and the attempts."""
         return f"Retrying({self.box!r}, attempts={self.attempts})"
 
 

@@ -35,7 +35,7 @@ def digest(data: Any) -> str:
 
 
 def owner(module: str, file: str | None) -> str:
-    """Whose a module is, by its name and file: "ours", "users", or "installed", as Python's own are too."""
+    """Return a module's owner, by name and file: "ours", "users", or "installed", as Python's own are."""
     if file is not None:
         return _owner(file)
     top = module.partition(".")[0]

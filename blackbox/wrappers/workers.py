@@ -1,4 +1,4 @@
-"""What goes to a worker and comes back: a box once, rows as plain memory, answers with their counts."""
+"""The traffic with workers: a box once, rows as plain memory, answers with their counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PackedBox:
 
     @property
     def was_packed(self) -> bool:
-        """Whether any worker may have it, in its present state."""
+        """True if any worker may have it, in its present state."""
         return self._bytes is not None
 
     def pickled(self) -> bytes:
@@ -102,7 +102,7 @@ class PackedBox:
         self.key, self._bytes, self._attributes = uuid.uuid4().hex, None, None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what belongs to this process."""
+        """Pickle it without this process's own parts."""
         return PackedBox, (self._source,)
 
 
@@ -145,7 +145,7 @@ class Task:
         self.attempt = uuid.uuid4().hex  # no two are equal: Dask would give the one's answer for the other
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the box itself; tensors as arrays, as torch would send each as a file of shared memory."""
+        """Pickle it without the box, and tensors as arrays: torch would send each in shared memory."""
         return vars(self) | {"local": None, "inputs": _arrays(self.inputs)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ class Task:
 
 @dataclass
 class Reply:
-    """What became of a block in a worker.
+    """The result of a block in a worker.
 
     Attributes:
         outcome: answers and failed rows; None with an error, or where the box is missing.
@@ -250,7 +250,7 @@ def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _KnownBox:
-    """How a worker makes a box, pickled, and those made that no thread is using.
+    """A pickled box in a worker, and the boxes made from it that no thread is using.
 
     A worker with several threads (Dask) has a box for each, so no box needs to be safe for threads.
     """

@@ -267,7 +267,7 @@ class CommandLine(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: settings, functions, and contents of program, files and copies."""
+        """The identity of the answers: settings, functions, and contents of program, files and copies."""
         texts = {
             name: template.text for name, template in (self._input_templates | self._output_templates).items()
         }

@@ -34,7 +34,7 @@ class _Line:
 
     @property
     def shown(self) -> str:
-        """For a message."""
+        """The line as messages show it."""
         return repr(self.text[:80].strip())
 
 
@@ -139,7 +139,7 @@ def _refuse_units(path: Path, column: str, behind: list[list[str]]) -> None:
 
 
 def _first_of_numbers(lines: list[_Line]) -> tuple[int, int]:
-    """Where the table begins below titles and headings, and how many columns most of its lines have."""
+    """Find the first line of the table below titles and headings, and the column count of most lines."""
     have = [(index, line) for index, line in enumerate(lines) if any(map(is_number, line.words))]
     of_numbers = [line.words for _, line in have if not may_be_headings(line.words)]
     widths = Counter(map(len, of_numbers or [line.words for _, line in have]))
@@ -153,7 +153,7 @@ def _first_of_numbers(lines: list[_Line]) -> tuple[int, int]:
 
 
 def _of_numbers(words: list[str], width: int) -> bool:
-    """Whether a line above the first whole line of the table belongs to it, with something wrong in it."""
+    """Say whether a line above the table's first whole line belongs to it, with something wrong in it."""
     asterisks = len(words) == width and set("".join(words)) == {"*"}
     return asterisks or (bool(words) and all(map(is_number, words)))
 

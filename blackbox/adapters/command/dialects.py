@@ -1,4 +1,4 @@
-"""What separates the numbers of a text and marks their decimals, by all of its lines; doubts are refused."""
+"""The separator and decimal mark of a text's numbers, judged by all of its lines; doubts are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIKE_FRACTION = re.compile(r"(?:^|[,\s])(?:[-+]0,\d|[-+]?\d+,0\d)")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text has its numbers.
+    """The notation of a text's numbers.
 
     Attributes:
         separator: "," or ";" or a tab; "" for white space.
@@ -51,7 +51,7 @@ class Dialect:
         return words
 
     def fields(self, line: str) -> list[str]:
-        """What is between the separators of a line, as it is, without empty fields at its end."""
+        """Split a line at its separators, without changes, and without empty fields at its end."""
         if not self.separator:
             return [word for word in _BETWEEN.split(line) if word.strip()]
         line = line.strip(" \r\n") if self.separator == "\t" else line.strip()

@@ -113,7 +113,7 @@ def checked_name(where: str, name: object) -> str:
 
 
 def time_of(folder: Path) -> int:
-    """When something was last made in a folder, in ns of the clock of its files."""
+    """Return the time of the last change in a folder, in ns of the clock of its files."""
     return folder.stat().st_mtime_ns
 
 

@@ -123,7 +123,7 @@ class Running:
             )
 
     def wait(self, timeout: float | None) -> bool:
-        """Whether the program ends within some seconds; None for any time."""
+        """Wait, and say whether the program ends within some seconds; None for any time."""
         return _wait(self.pid, timeout)
 
     def kill(self) -> None:
@@ -201,7 +201,7 @@ class _Guard:
             self._process = None
 
     def forget(self) -> None:
-        """In a child after a fork: the process is the parent's, and must not wait for the child."""
+        """Forget the process in a forked child: it is the parent's, and the child must not wait for it."""
         self._lock = threading.Lock()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
@@ -215,7 +215,7 @@ os.register_at_fork(after_in_child=_guard.forget)
 
 
 def _wait(pid: int, timeout: float | None) -> bool:
-    """Whether the process ended within the time; it is left to be reaped."""
+    """Wait, and say whether the process ended within the time; it is left to be reaped."""
     if timeout is not None and timeout > _LONGEST_POLL:
         return _looked_for(pid, timeout)
     try:
@@ -233,7 +233,7 @@ def _wait(pid: int, timeout: float | None) -> bool:
 
 
 def _looked_for(pid: int, timeout: float | None) -> bool:
-    """Whether the process ended within the time, where the system reports no ends: by polling."""
+    """Poll, where the system reports no ends, and say whether the process ended within the time."""
     end = None if timeout is None else time.monotonic() + timeout
     pause = 0.0005
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:

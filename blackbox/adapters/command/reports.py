@@ -1,4 +1,4 @@
-"""Where a report begins in a text of several, and whether one comes behind the last that has numbers."""
+"""Beginnings of reports in a text of several, and a check for a report behind the last with numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Begins = Callable[[str, str], bool]  # whether a report does so between what is 
 
 
 def may_begin(literal: str, before: str) -> bool:
-    """Whether a template may begin on a line behind that text: not within a word, nor behind one.
+    """Say whether a template may begin on a line behind that text: not within a word, nor behind one.
 
     Args:
         literal: the template up to its first placeholder.
@@ -110,7 +110,7 @@ def next_row(text: str, end: int, template: str, lines: bool) -> str:
 
 
 def _lines_of_none(text: str, end: int, count: int) -> Iterator[int]:
-    """Where lines are that have so many numbers, or what stands for them, and not only numbers."""
+    """Find the lines that have so many numbers or stand-ins for them, and not only numbers."""
     for line in re.compile(r"[^\n]+").finditer(text, end):
         words = re.sub(r"[,;\[\](){}<>\"']", " ", line[0][:10_000]).split()
         none = [word for word in words if _NONE.fullmatch(word)]
@@ -158,7 +158,7 @@ def _begins_line_without_number(words: str) -> Begins:
 
 
 def _is_of_report(words: str, after: str) -> bool:
-    """Whether what follows words on their line may be a report's, and not the rest of a sentence.
+    """Say whether the text behind words on their line may be a report's, and not the rest of a sentence.
 
     Behind a sign, such as "Cd =", all may be; behind a word a number, one word, or nothing.
     """
@@ -187,11 +187,11 @@ def _first(pattern: re.Pattern[str], text: str, start: int, begins: Begins) -> l
 
 
 def line_before(text: str, start: int, place: int) -> str:
-    """What stands before a place on its line, from a start on that may lie within the line."""
+    """Return the text before a place on its line, from a start on that may lie within the line."""
     return text[max(start - 1, text.rfind("\n", start, place)) + 1 : place]
 
 
 def line_after(text: str, place: int, most: int = sys.maxsize) -> str:
-    """What stands behind a place on its line, at most so many characters."""
+    """Return the text behind a place on its line, at most so many characters."""
     end = text.find("\n", place, place + most)
     return text[place : place + most if end < 0 else end]

@@ -1,4 +1,4 @@
-"""An array in lines of text: numbers, headings above them, and what the lengths of lines say."""
+"""An array in lines of text: numbers, headings above them, and shapes read from the lengths of lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ONE_LINE = (
 
 
 def may_be_headings(words: list[str]) -> bool:
-    """Whether a line is of words, such as headings or a title.
+    """Say whether a line is of words, such as headings or a title.
 
     It is not if beside numbers it has only what stands for one, as Fortran's "*****" where one does not fit.
     """
@@ -37,7 +37,7 @@ def may_be_headings(words: list[str]) -> bool:
 
 
 def separators(path: Path, line: str) -> str:
-    """What to do about a line of numbers with other signs between them than the file's name means; or ""."""
+    """Advise on a line of numbers with other signs between them than the file's name means; or ""."""
     bare = line.partition("#")[0]
     if path.suffix.lower() == ".csv":
         words = bare.split()
@@ -53,7 +53,7 @@ def separators(path: Path, line: str) -> str:
 
 
 def words_alone(line: str, words: list[str]) -> bool:
-    """Whether a line is a title, a line of headings, a rule below them, or words such as "normal end"."""
+    """Say whether a line is a title, a line of headings, a rule below them, or words such as "normal end"."""
     begins = re.match(r"\W*[^\W\d_]", line) is not None or set("".join(words)) <= set("-=_+|~")
     return begins and not is_number(words[0]) and may_be_headings(words)
 

@@ -199,7 +199,7 @@ class Template:
             ) from None
 
     def _count(self, place: Placeholder) -> int:
-        """How many numbers a placeholder stands for."""
+        """Return how many numbers a placeholder stands for."""
         return 1 if place.index is not None else int(np.prod(self.specs[place.name].shape, dtype=int))
 
     def _refuse_more(self, match: Match) -> None:
@@ -269,15 +269,15 @@ class Template:
         return f"{counted(self._count(place), 'number')} for {{{place.name}}}, of shape {shape}"
 
     def _ends_line(self, index: int) -> bool:
-        """Whether the template has nothing after that placeholder on its line."""
+        """Say whether the template has nothing after that placeholder on its line."""
         return not "{}".join(self.literals[index + 1 :]).partition("\n")[0].strip()
 
     def _begins_line(self, index: int) -> bool:
-        """Whether the template has nothing before that placeholder on its line."""
+        """Say whether the template has nothing before that placeholder on its line."""
         return not "{}".join(self.literals[: index + 1]).rpartition("\n")[2].strip()
 
     def _missing(self, text: str, astray: Match | None) -> str:
-        """Which part of the template a text lacks that does not match it."""
+        """Name the part of the template that a text lacks, if the text does not match it."""
         has = " ".join(text.split())
         if not has:
             return "The text is empty: does the program write to another file?"

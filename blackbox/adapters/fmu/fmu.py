@@ -220,7 +220,7 @@ class Fmu(BlackBoxFunction):
     def _simulated(
         self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
     ) -> tuple[Array, ...]:
-        """What is read, by output `(times, *shape)`."""
+        """Simulate, and return the readings by output, `(times, *shape)`."""
         readings: list[list[Array]] = []
         held = 0
         with self._simulation(parameters, driven) as instance:
@@ -258,7 +258,7 @@ class Fmu(BlackBoxFunction):
 
     @property
     def has_derivative(self) -> bool:
-        """Whether the FMU provides what `reference` needs."""
+        """True if the FMU provides the derivatives that `reference` needs."""
         return self._derivatives and not self.times
 
     def _pull_back(
@@ -320,7 +320,7 @@ class Fmu(BlackBoxFunction):
         return parameters, driven
 
     def _plan(self, times: Any, input_times: Any, step: float | None, preferred: float | None) -> None:
-        """When it is stepped, driven and read: `times`, `input_times`, `step`, and the steps read behind."""
+        """Plan when it is stepped, driven and read: `times`, `input_times`, `step`, and later reads."""
         for name, value in (("times", times), ("input_times", input_times)):
             if value is not None and (
                 not np.size(value) or min(np.diff(np.atleast_1d(value)), default=1) <= 0
@@ -346,7 +346,7 @@ class Fmu(BlackBoxFunction):
             )
 
     def _steps(self, name: str, time: float) -> int:
-        """How many steps after the start a time is."""
+        """Return how many steps after the start a time is."""
         steps = (time - self.start) / self.step
         if steps < -1e-6 or abs(steps - round(steps)) > 1e-6:
             raise ConfigurationError(

@@ -48,7 +48,7 @@ _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 
 
 class _HeardMessages(threading.local):
-    """What FMUs logged last in this thread."""
+    """The last message that FMUs logged in this thread."""
 
     last = ""
 
@@ -146,7 +146,7 @@ def model_of(fmpy: ModuleType, path: Path) -> Any:
 
 
 def gives_derivatives(path: Path, model: Any) -> bool:
-    """Whether an FMU has directional derivatives in co-simulation; FMPy does not read it in FMI 3."""
+    """Say whether an FMU has directional derivatives in co-simulation; FMPy does not read it in FMI 3."""
     if not model.fmiVersion.startswith("3"):
         return bool(model.coSimulation.providesDirectionalDerivative)
     with zipfile.ZipFile(path) as archive:

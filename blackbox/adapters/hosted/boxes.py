@@ -1,4 +1,4 @@
-"""The boxes of a `Hosted`: where runs begin, what follows an answer, what a run leaves at its end."""
+"""The boxes of a `Hosted`: the start of runs, the step from an answer to the next call, and the end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class HostBox(BlackBoxFunction, abstract=True):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: the host's settings, and which of its boxes this is."""
+        """The identity of the answers: the host's settings, and which of its boxes this is."""
         return self.host.identity, repr(self)
 
 
@@ -76,7 +76,7 @@ class HostStart(HostBox):
 
     @property
     def ledger(self) -> Ledger:
-        """Of its own: a start is no row, unless it fails."""
+        """A ledger of its own: a start is no row, unless it fails."""
         return self._ledger
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
@@ -98,12 +98,12 @@ class HostStart(HostBox):
         return self.host.state_of(self.host.programs.first(int(case)))
 
     def __repr__(self) -> str:
-        """Whose starts."""
+        """Show the host of the starts."""
         return f"{self.host!r}.start"
 
 
 class Exchange(HostBox):
-    """What follows when a call is answered: the next call, of whatever name, or the end.
+    """The step that follows an answered call: the next call, of whatever name, or the end.
 
     Args:
         host: whose program asks.
@@ -209,7 +209,7 @@ class Exchange(HostBox):
         raise NotImplementedError
 
     def _place(self, history: Array) -> Place | None:
-        """Where a row is; None if it goes on from one that failed."""
+        """Return the place of a row; None if it goes on from one that failed."""
         place = self.host.programs.find(history.tobytes())
         if place is None and history.any():
             raise SessionError(
@@ -219,7 +219,7 @@ class Exchange(HostBox):
         return place
 
     def _numbers(self, arrays: list[Array]) -> Array:
-        """What is given, `(rows, numbers)`, one number behind the other, as programs get it."""
+        """Return the given arrays, `(rows, numbers)`, one number behind the other, as programs get them."""
         given = arrays[len(self.slots) : -1]
         parts = [
             array.astype(spec.dtype or np.float64).astype(np.float64).reshape(len(array), -1)
@@ -248,13 +248,13 @@ class Exchange(HostBox):
             )
 
     def __repr__(self) -> str:
-        """Whose call."""
+        """Show the host and the call."""
         stage = f"[{self.stage}]" if self.host.form.calls[self.call_name].stages > 1 else ""
         return f"{self.host!r}.{self.call_name}{stage}"
 
 
 class Ending(Exchange):
-    """What a run has left at its end, where an answer to a call was the last.
+    """The results that a run has left at its end, where an answer to a call was the last.
 
     Rows that go on, or wait for another call, have zeros.
     """
@@ -281,7 +281,7 @@ class Ending(Exchange):
                     whole[row] = torch.from_numpy(slot.of(place.vector)).to(whole.device)
 
     def __repr__(self) -> str:
-        """Whose end."""
+        """Show the host and the call before the end."""
         return f"{super().__repr__()}.end"
 
 
@@ -291,7 +291,7 @@ def state(slots: list[Slot]) -> tuple[ArraySpec, ...]:
 
 
 def state_of(slots: list[Slot], place: Place) -> tuple[Array, ...]:
-    """What is known of a row at a place."""
+    """Return the known arrays of a row at a place."""
     return (*(slot.of(place.vector) for slot in slots), np.asarray(int(place.vector[0])), _bytes(place))
 
 
@@ -300,7 +300,7 @@ def _bytes(place: Place) -> Array:
 
 
 def _same(array: Array, sent: Array) -> bool:
-    """Whether arrays are what was sent, as it is or rounded to single precision."""
+    """Say whether an array equals the one sent, as it is or rounded to single precision."""
     if np.array_equal(array, sent):
         return True
     with np.errstate(over="ignore"):
@@ -308,7 +308,7 @@ def _same(array: Array, sent: Array) -> bool:
 
 
 def given_arrays(owner: str, specs: tuple[ArraySpec, ...], given: Any, rows: int) -> list[Tensor]:
-    """What a network gave for a call, in the order of the specs.
+    """Return a network's answer for a call, in the order of the specs.
 
     Raises:
         SessionError: number or shapes are others.

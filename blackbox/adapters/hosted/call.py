@@ -1,4 +1,4 @@
-"""`Call`: what a program sends when it asks the network, and what it gets; and where that lies in a row."""
+"""`Call`: the arrays of a program's question to the network, and of the answer; and their slots."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Slot:
 
 
 class VectorForm:
-    """How one vector of float64 holds all that may be known of a row after a call.
+    """The layout of one float64 vector that holds all that may be known of a row after a call.
 
     The first number is what is asked next: the place of a call and stage in `kinds`, or `ENDED`.
 
@@ -182,7 +182,7 @@ class VectorForm:
         return Slot(name, spec, slice(self.size - size, self.size))
 
     def handed_on(self, asked: str) -> dict[str, str]:
-        """Of what is remembered after a call, the array of before the call that it is, by name."""
+        """Map each remembered array after a call to the array before the call that it equals, by name."""
         names: dict[str, str] = {}
         for name, rounds in self.before.items():
             prefix, call = f"{name}_" if len(self.calls) > 1 else "", self.calls[name]
@@ -202,7 +202,7 @@ class VectorForm:
 
 
 def numbers_in(specs: Sequence[ArraySpec]) -> int:
-    """How many numbers arrays have together."""
+    """Return how many numbers arrays have together."""
     return sum(math.prod(spec.shape) for spec in specs)
 
 
@@ -230,7 +230,7 @@ def check_shapes(call: str, specs: Sequence[ArraySpec], shapes: Mapping[str, tup
 
 
 def sent_arrays(call: str, specs: Sequence[ArraySpec], arrays: Mapping[str, Array]) -> list[Array]:
-    """What a program sent, in the order and dtypes of the specs.
+    """Return the arrays that a program sent, in the order and dtypes of the specs.
 
     Args:
         call: how messages call it.

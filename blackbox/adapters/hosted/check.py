@@ -1,4 +1,4 @@
-"""The check of a program that calls the network: does it repeat itself, and does it show what it goes by."""
+"""The check of a program that calls the network: it must repeat itself, and show all that it depends on."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
 
 
 def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
-    """Whether answers change what is seen later, and whether what is shown determines what follows."""
+    """Check that answers change later calls, and that the arrays shown determine what follows."""
     base, seen = drawn.run([case]), dict[str, tuple[bool, bool]]()
     for name in base:
         moved = [_moved(drawn, case, name, length) for length in (FAR, 1.0)]
@@ -232,12 +232,12 @@ def _moved(drawn: _DrawnAnswers, case: int, name: str, length: float) -> HostedR
 
 
 def _differ(one: HostedRun, other: HostedRun) -> list[bool]:
-    """Of each array that was sent, whether it is another."""
+    """Say for each sent array whether it differs."""
     return [not torch.equal(a, b) for a, b in zip(_seen(one), _seen(other), strict=True)]
 
 
 def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
-    """Of each call that sees and gives a vector of one length: whether they are a line of cells."""
+    """Check each call that sees and gives a vector of one length: it may be a line of cells."""
     findings: list[Finding] = []
     for name, call in drawn.host.form.calls.items():
         if len(call.seen) != 1 or len(call.given) != 1:
@@ -257,7 +257,7 @@ def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
 
 
 def _state(drawn: _DrawnAnswers, case: int) -> Finding:
-    """Whether changes of what a call shows, and of its answer, determine those of what is seen next.
+    """Check that changes of a call's shown arrays and answer determine those of the next shown ones.
 
     All answers are moved, in more runs than a call has numbers. So some of these moves cancel in what is
     shown and answered, and what is seen next must not show them either, at none of the calls.
@@ -322,7 +322,7 @@ def _way(drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor
 
 
 def _is_single(way: _Way) -> bool:
-    """Whether all that was sent are numbers of single precision, whatever the spec says of them."""
+    """Say whether all sent numbers are of single precision, whatever the spec says of them."""
     sent = np.concatenate(way.vectors)
     return bool((sent == sent.astype(np.float32)).all())
 
@@ -371,12 +371,12 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
 
 
 def _changes(ways: Sequence[_Way], place: int, numbers: slice) -> Array:
-    """How numbers of the vectors at a place are moved, `(ways less the first, numbers)`."""
+    """Return the moves of the vectors' numbers at a place, `(ways less the first, numbers)`."""
     return np.stack([way.vectors[place][numbers] for way in ways[1:]]) - ways[0].vectors[place][numbers]
 
 
 def _left(d: Array, e: Array, moves: int, tolerance: float) -> Array | None:
-    """Of each column of e what is not a combination of the columns of d, as a spread; None if nothing can be.
+    """Return for each column of e its spread beside combinations of d's columns; None if nothing can be left.
 
     Args:
         d: changes of what is known, `(rows, numbers)`.

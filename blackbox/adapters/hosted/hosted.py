@@ -189,7 +189,7 @@ class Hosted(HostParts):
 
     @property
     def counts(self) -> HostCounts:
-        """What the programs did: runs, answers, replays."""
+        """The counts of the programs: runs, answers, replays."""
         return self.programs.counts
 
     def run(
@@ -234,7 +234,7 @@ class Hosted(HostParts):
             return Loop(self, whole.long(), dtype or torch.get_default_dtype(), networks, causes).run(calls)
 
     def state_of(self, place: Place) -> tuple[Array, ...]:
-        """What is known of a row at a place, in the order of `state`."""
+        """Return the known arrays of a row at a place, in the order of `state`."""
         return hosted_boxes.state_of(self.slots, place)
 
     def close(self) -> None:
@@ -243,7 +243,7 @@ class Hosted(HostParts):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: settings, contents of the program and of copies, the function."""
+        """The identity of the answers: settings, contents of the program and of copies, the function."""
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         texts = {name: template.text for name, template in self._templates.items()}
         settings = repr((copies, texts, self._files, self.calls, sorted(self.environment.items())))

@@ -71,7 +71,7 @@ class InThread(Running):
             host.hang_up()
 
     def wait(self, timeout: float | None) -> bool:
-        """Whether the function ends within some seconds; None for any time."""
+        """Wait, and say whether the function ends within some seconds; None for any time."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -90,5 +90,5 @@ class InThread(Running):
 
 
 def name_of(function: Callable[..., object]) -> str:
-    """How messages call a function."""
+    """Return the name of a function in messages."""
     return getattr(function, "__name__", type(function).__name__)

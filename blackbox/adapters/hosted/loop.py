@@ -108,7 +108,7 @@ class Loop:
         )
 
     def _going(self) -> Tensor:
-        """Which rows wait for an answer."""
+        """Say which rows wait for an answer."""
         going = (self._asked >= 0) & self._failed().logical_not()
         if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
             raise SessionError(  # no program has answered: it is a rehearsal
@@ -118,7 +118,7 @@ class Loop:
         return going
 
     def _failed(self) -> Tensor:
-        """Which rows have failed: a place that is none, and nothing to be seen."""
+        """Say which rows have failed: without a place, and with NaN alone in each array of floats."""
         nowhere = (self._history == 0).all(dim=1)
         if not bool(nowhere.any()):  # as usual: then arrays, which may be large, are not looked at
             return nowhere
@@ -129,7 +129,7 @@ class Loop:
         return nothing & nowhere
 
     def _waiting(self, asked: Tensor) -> list[int]:
-        """Which calls and stages some rows wait for."""
+        """Return the calls and stages that some rows wait for."""
         return sorted(set(asked[self._going()].tolist()))
 
     def _mask(self, kind: int, asked: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
 class Start:
-    """What a run begins with.
+    """The start of a run.
 
     Attributes:
         arguments: the program and its arguments.
@@ -114,11 +114,11 @@ class Program:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the run is over."""
+        """True if the run is over."""
         return self._closed
 
     def read(self) -> Array:
-        """What the program asks next, or what it has left at its end, as a vector of the form.
+        """Read the program's next call, or the results that it has left at its end, as a vector of the form.
 
         Raises:
             RuntimeError, ValueError: it failed, or sent what is not expected; it has been ended then.
@@ -162,7 +162,7 @@ class Program:
         self._leave(None)
 
     def _shares(self, arrays: dict[str, Array]) -> list[dict[str, Array]]:
-        """What each process gets: the same part of arrays with the dimensions of what it sent a part of."""
+        """Return each process's share of arrays: its own part of those as large as the whole that it sent."""
         shares = []
         for part in self._parts:
             if part is None:
@@ -189,7 +189,7 @@ class Program:
         return self._at_end(end) if vector is None else vector
 
     def _asked_next(self, end: float | None) -> Array | None:
-        """What the program asks next; None where it asks no more.
+        """Return the program's next call; None where it asks no more.
 
         Raises:
             ValueError: it is not what is expected.
@@ -310,7 +310,7 @@ class Program:
         return message
 
     def _is_wanted(self, kind: int, name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
-        """Whether arrays of a message are; raises a ValueError where they are not what is expected."""
+        """Say whether arrays of a message are wanted; raise a ValueError where they are not as expected."""
         specs = self._wanted.get((kind, name))
         if specs is not None:
             check_shapes(name if kind == wire.CALL else "output", specs, shapes)
@@ -348,7 +348,7 @@ class Program:
         return 1000 * min(times) if times else None
 
     def _has_ended(self) -> bool:
-        """Whether it has, where nothing came and no handle tells."""
+        """Say whether it has ended, where nothing came and no handle tells."""
         assert self._running is not None
         return self._handle is None and self._running.wait(0.0)
 

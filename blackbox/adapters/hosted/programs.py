@@ -1,4 +1,4 @@
-"""Which programs run, each at some place of a run; and what is known of places, for rows asked again."""
+"""The running programs, each at some place of a run; and the known places, for rows asked again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = 2**29  # bytes of answers and states that are remembered
 
 @dataclass
 class HostCounts:
-    """What the programs of a `Hosted` have done, beside the rows that its boxes' ledgers count.
+    """The counts of the programs of a `Hosted`, beside the rows that its boxes' ledgers count.
 
     Attributes:
         started: runs that were started.
@@ -45,7 +45,7 @@ class HostCounts:
 
 @dataclass(eq=False)
 class Place:
-    """Where a run has come to: a case, and what its calls were answered so far.
+    """A place of a run: a case, and the answers to its calls so far.
 
     Attributes:
         key: what the place is known by: the case, and which of its parent's children it is, all the way.
@@ -77,7 +77,7 @@ class Place:
 
     @property
     def bytes(self) -> int:
-        """Of its arrays."""
+        """The size of its arrays."""
         return self.vector.nbytes + self.given.nbytes + 200
 
 
@@ -286,7 +286,7 @@ class Programs:
                 del self._roots[oldest.case]
 
     def _is_needed(self, place: Place) -> bool:
-        """Whether a row may be asked from there: at the end of a run that is under way, or one before."""
+        """Say whether a row may be asked from there: at the end of a run that is under way, or one before."""
         leaf = not place.children or any(not child.children for child in place.children)
         return place.program is not None or (leaf and place.case in self._active)
 

@@ -1,4 +1,4 @@
-"""`HostedRun` and `CallRecord`: what the runs of a hosted program have shown."""
+"""`HostedRun` and `CallRecord`: the record of the runs of a hosted program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blackbox.errors import NoRowLeftError
 
 
 class CallRecord:
-    """What a call has seen and given in the rows of a run; its arrays are attributes, by their names.
+    """The arrays seen and given in a call, for the rows of a run; they are attributes, by their names.
 
     What is seen has an entry more than what is given where a run was ended while the call waited.
 
@@ -39,7 +39,7 @@ class CallRecord:
 
 
 class HostedRun:
-    """What the runs of some cases have shown; each call's `CallRecord` is an attribute, by its name.
+    """The record of the runs of some cases; each call's `CallRecord` is an attribute, by its name.
 
     Where rows failed and none is left that shows how long a call's arrays are, to ask for them raises
     `NoRowLeftError`.
@@ -80,7 +80,7 @@ class HostedRun:
 
 
 class Rounds:
-    """What a call has seen and given, round by round, over all rows."""
+    """The arrays seen and given in a call, round by round, over all rows."""
 
     def __init__(self, seen: list[str], given: list[str]) -> None:
         self.seen: dict[str, list[Tensor]] = {name: [] for name in seen}
@@ -88,7 +88,7 @@ class Rounds:
         self.masks: list[Tensor] = []
 
     def record(self, failed: Tensor) -> CallRecord:
-        """With each row's entries one behind the other, and zeros behind the last.
+        """Make the record: each row's entries one behind the other, and zeros behind the last.
 
         Args:
             failed: `(rows,)` bool, rows whose last entry is NaN: the others may have had no call since.

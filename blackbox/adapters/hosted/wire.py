@@ -1,4 +1,4 @@
-"""What goes between a program and its trainer: messages over a Unix socket, large arrays in shared memory.
+"""The protocol of a program and its trainer: messages over a Unix socket, large arrays in shared memory.
 
 The program's side is client/bb_host.c. It begins with a hello, answered by a welcome, which names the shared
 memory. Then it sends calls, each answered, and outputs and an end, which are not. A message is a header, an
@@ -60,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Message:
-    """What a program sends.
+    """A message of a program.
 
     Attributes:
         kind: CALL, OUTPUT or CLOSE.
@@ -76,7 +76,7 @@ class Message:
 
 
 class _Entry(NamedTuple):
-    """What a message says of an array."""
+    """The entry of an array in a message."""
 
     name: str
     dtype: np.dtype[Any]
@@ -208,7 +208,7 @@ class Line:
         return Message(kind, text, parts, self._columns)
 
     def _has(self, size: int) -> bool:
-        """Whether so many bytes have been received; if not, there is room for them from now on."""
+        """Say whether so many bytes have been received; if not, make room for them."""
         if self._have < size and len(self._received) < size:
             self._received.extend(bytes(size - len(self._received)))
         return self._have >= size
@@ -379,7 +379,7 @@ def joined(name: str, parts: Sequence[Part]) -> Array:
 
 
 def placed(part: Part) -> tuple[slice, ...]:
-    """Where a part lies in the whole."""
+    """Return the place of a part in the whole."""
     return tuple(slice(a, a + n) for a, n in zip(part.first or (), part.values.shape, strict=True))
 
 

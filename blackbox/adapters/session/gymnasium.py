@@ -104,7 +104,7 @@ class Gymnasium(Session):
         self._functions = save, load
 
     def _read(self, answer: Any, stepped: bool) -> Answer:
-        """What an environment gave; said once where its observations leave their space by far."""
+        """Read an environment's answer, and warn once where its observations leave their space by far."""
         parts = super()._read(answer, stepped)
         mend = "Mend the environment's observation_space, or the units of what it gives."
         self._look("observation", parts[0], mend)
@@ -167,7 +167,7 @@ class _Making:
     settings: tuple[tuple[str, Any], ...]
 
     def made(self) -> Any:
-        """As Gymnasium has it."""
+        """Make the environment as Gymnasium does."""
         if callable(self.environment):
             return self.environment()
         gymnasium = import_extra("Gymnasium", "gymnasium", "gymnasium")
@@ -213,7 +213,7 @@ class _Episode:
 
 
 def _parts(answer: Any, method: str, names: str) -> tuple[Any, ...]:
-    """What an environment gave, if these are the values of Gymnasium's interface."""
+    """Check that an environment's answer has the values of Gymnasium's interface, and return it."""
     count = len(names.split(", "))
     if isinstance(answer, tuple | list):
         if len(answer) == count:

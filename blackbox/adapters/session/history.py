@@ -1,4 +1,4 @@
-"""What a row says of its past: seed and actions, and what was seen last, as bytes that an array holds."""
+"""The history of a row: seed and actions, and the last observation, as bytes that an array holds."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class History:
 
     @property
     def key(self) -> bytes:
-        """What two histories share only if they are the same up to here."""
+        """The key of a history: two histories share it only if they are the same up to here."""
         return key(self.seed, self.actions)
 
     def pack(self, size: int, width: int) -> Array:
-        """As an array of bytes, `(size,)` uint8.
+        """Pack it into an array of bytes, `(size,)` uint8.
 
         Args:
             size: of the array.
@@ -46,7 +46,7 @@ class History:
 
     @classmethod
     def unpack(cls, array: Array, width: int) -> History:
-        """From what `pack` gives.
+        """Unpack the array that `pack` gives.
 
         Raises:
             ValueError: the array is none of those.
@@ -89,7 +89,7 @@ def seen(observation: Array) -> bytes:
 
 
 def is_seen(observation: Array, digests: bytes) -> bool:
-    """Whether an observation is the one of the digests, in single or in double precision.
+    """Say whether an observation is the one of the digests, in single or in double precision.
 
     A caller in single precision has it rounded. One in double precision may have rounded it before.
     """

@@ -1,4 +1,4 @@
-"""Live simulators, each somewhere on its way: which goes on from a row, and what is replayed if none does."""
+"""Live simulators, each at its own history: the one that a row goes on from, or a replay if none fits."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class LiveEnvironments:
             return live.answer
 
     def step(self, history: History, action: bytes) -> Answer:
-        """What the simulator gives for an action after a history.
+        """Take an action after a history, and return the simulator's answer.
 
         An environment that raises is thrown away, and a new one tries once more.
 
@@ -132,7 +132,7 @@ class LiveEnvironments:
             return live.answer
 
     def forgets(self, seed: int, actions: Sequence[bytes], before: tuple[int, Sequence[bytes]]) -> str | None:
-        """What is forgotten on one way of actions: answers of an environment anew are those that count.
+        """Describe what is forgotten on one way of actions; a new environment's answers are the right ones.
 
         They are held against those of a second one, which takes turns with a third on another way, of that
         third one after its reset, and of it where a snapshot of the first is loaded half-way and before the
@@ -174,7 +174,7 @@ class LiveEnvironments:
         return None
 
     def alike(self, seeds: Sequence[int], actions: Sequence[bytes]) -> bool:
-        """Whether the simulator answers these actions in the same way after each of these seeds."""
+        """Say whether the simulator answers these actions in the same way after each of these seeds."""
         with self._turn():
             steps, environment, ways = self.counts.steps, self._free(), []
             try:
@@ -417,7 +417,7 @@ class LiveEnvironments:
 
 
 def copies(seeds: Collection[int]) -> str:
-    """What is to be said of seeds after which a simulator answers alike."""
+    """Explain the fault of seeds after which a simulator gives the same answers."""
     return (
         "expected a simulator that begins or goes on otherwise after another seed, got the same answers to "
         f"the same actions after {len(seeds)} seeds ({', '.join(map(str, seeds))}). The rows of a batch are "

@@ -165,7 +165,7 @@ class Session(BlackBoxFunction):
 
     @property
     def counts(self) -> SessionCounts:
-        """What environments did: resets, steps, replays."""
+        """The counts of environments: resets, steps, replays."""
         return self._environments.counts
 
     def reset(self, seeds: Any, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
@@ -303,7 +303,7 @@ class Session(BlackBoxFunction):
         return self.action.usual_numbers(generator)
 
     def forgets(self, histories: Array, generator: np.random.Generator | None, seconds: float) -> str | None:
-        """What a reset or a snapshot forgets, for `check_black_box`: in words, None for nothing that shows.
+        """Describe what a reset or a snapshot forgets, for `check_black_box`; None for nothing that shows.
 
         Args:
             histories: `(rows, size)`, the last input of rows; the longest of four seeds are lived through.
@@ -327,7 +327,7 @@ class Session(BlackBoxFunction):
             return self._environments.forgets(seed, longer, others[0]) if len(longer) > len(way) else None
 
     def copies(self, histories: Array) -> str | None:
-        """What is to be said of seeds after which the simulator answers alike, for `check_black_box`.
+        """Explain the fault of seeds with the same answers, for `check_black_box`; None if there is none.
 
         Args:
             histories: `(rows, size)`, the last input of rows; up to four of their seeds are compared.
@@ -352,11 +352,11 @@ class Session(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[Callable[..., Any], int]:
-        """What the answers depend on: how environments are made, and the steps of a row."""
+        """The identity of the answers: the way environments are made, and the steps of a row."""
         return self._make, self.steps
 
     def _read(self, answer: Any, stepped: bool) -> Answer:
-        """What an environment gave, copied: it may write to its arrays in the next step."""
+        """Read an environment's answer, copied: it may write to its arrays in the next step."""
         specs = (self.observation, *self.further) if stepped else (self.observation,)
         of_gym = isinstance(answer, tuple) and any(isinstance(part, dict) for part in answer[-1:])
         several = len(specs) > 1 or of_gym
@@ -409,7 +409,7 @@ class Session(BlackBoxFunction):
         return _rebuild, (type(self), self._make, self._settings())
 
     def __repr__(self) -> str:
-        """What makes the environments, and how long they live."""
+        """Show the maker of the environments, and how long they live."""
         name = getattr(self._make, "__qualname__", None) or type(self._make).__name__
         return f"{type(self).__name__}({name}, steps={self.steps})"
 
@@ -439,7 +439,7 @@ class SessionStart(BlackBoxFunction):
         return self._session.first(int(seed))
 
     def __repr__(self) -> str:
-        """Whose resets."""
+        """Show the session of the resets."""
         return f"{self._session!r}.start"
 
 

@@ -1,4 +1,4 @@
-"""The numbers in a Tesseract's schemas: where each is in nested inputs or outputs, its shape and dtype."""
+"""The numbers in a Tesseract's schemas: their places in nested inputs or outputs, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SchemaArray:
     rows_first: bool = False
 
     def is_open(self, vectorized: bool) -> bool:
-        """Whether a size of a row is not known."""
+        """Say whether a size of a row is not known."""
         return self.shape is None or None in self.shape[vectorized:]
 
     def check(self, kind: str, vectorized: bool, mend: str) -> None:
@@ -178,7 +178,7 @@ def output_fields(
 
 
 def _members(example: Any) -> Iterator[tuple[str | int, Any]]:
-    """What is in a list or dict, by its key."""
+    """Iterate over the members of a list or dict, with their keys."""
     if isinstance(example, Mapping):
         return ((DictKey(key), value) for key, value in example.items())
     return iter(enumerate(example or ()))
@@ -257,7 +257,7 @@ def _written(key: str | int) -> str:
 
 
 def at(tree: Any, keys: Keys, default: Any = _NOTHING) -> Any:
-    """What is at these keys of nested dicts and lists.
+    """Return the value at these keys of nested dicts and lists.
 
     Raises:
         ValueError: nothing is, and there is no default.
@@ -295,7 +295,7 @@ def abstract(tree: Any) -> Any:
 
 
 def mapped(tree: Any) -> Any:
-    """What `abstract_eval` gives, with arrays that cost no memory in the places of shapes and dtypes."""
+    """Return the result of `abstract_eval`, with memory-free arrays in the places of shapes and dtypes."""
     if isinstance(tree, Mapping) and set(tree) == {"shape", "dtype"}:
         return np.broadcast_to(np.zeros((), tree["dtype"]), tuple(tree["shape"]))
     if isinstance(tree, Mapping):

@@ -110,7 +110,7 @@ class Tesseract(BlackBoxFunction):
 
     @property
     def has_derivative(self) -> bool:
-        """Whether it has the endpoint that `reference` needs."""
+        """True if it has the endpoint that `reference` needs."""
         return VJP in self._tesseract.available_endpoints
 
     def evaluate_rows(self, *arrays: Array) -> tuple[Array, ...]:
@@ -263,7 +263,7 @@ class Tesseract(BlackBoxFunction):
         return _rebuild, (type(self), self.source, settings)
 
     def __repr__(self) -> str:
-        """Where it is; else its title."""
+        """Show its place; else its title."""
         title = self._tesseract.openapi_schema.get("info", {}).get("title", "")
         return f"Tesseract({str(self.source or title)!r})"
 
@@ -273,7 +273,7 @@ def _rebuild(kind: type[Tesseract], source: str | Path, settings: dict[str, Any]
 
 
 def _said(error: Exception) -> str:
-    """What an endpoint's error says, in one line: of a traceback, which Tesseracts send along, the end."""
+    """Return the message of an endpoint's error, in one line: the end, if a traceback comes with it."""
     text = str(error).rpartition("Error running Tesseract API ")[2] or type(error).__name__
     lines = text.replace("(see above for full traceback)", "").rstrip().splitlines()
     if any("Traceback" in line for line in lines):

@@ -1,4 +1,4 @@
-"""One server, over urllib3: a request, its answer, and what can go wrong between them."""
+"""A connection to one server, over urllib3: requests, answers, and the errors between them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Request:
             self.give_up()
 
     def give_up(self) -> None:
-        """From another thread: what is read ends here, as if the server had closed the connection."""
+        """Give up from another thread: reading ends, as if the server had closed the connection."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -65,7 +65,7 @@ _request: ContextVar[_Request] = ContextVar("blackbox.adapters.um_bridge.request
 
 
 class _Bounded(io.RawIOBase):
-    """What a socket sends up to a deadline, all in all: a timeout of its own begins anew with each byte."""
+    """A socket's data up to one deadline for all of it: a timeout of its own begins anew with each byte."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, end: float) -> None:
         self._raw, self._socket, self._end = raw, sock, end
@@ -230,7 +230,7 @@ class Connection:
 
 
 def _reason(error: Exception) -> str:
-    """What the operating system said, without the library's wrapping."""
+    """Return the operating system's message, without the library's wrapping."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return str(error) or type(error).__name__

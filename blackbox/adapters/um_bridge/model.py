@@ -1,4 +1,4 @@
-"""What is served: a black box by the terms of UM-Bridge, its requests checked, its answers finite."""
+"""The served model: a black box by the terms of UM-Bridge, its requests checked, its answers finite."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class ServedModel:
 
     @property
     def headers(self) -> dict[str, str]:
-        """How wrong a frozen derivative is, by output, for the answers that have one."""
+        """The error of a frozen derivative, by output, for the answers that have one."""
         known = {} if self.frozen is None else self.frozen.derivative_info
         errors = ", ".join(f"{name}={error:.3g}" for name, error in known.get("errors", {}).items())
         return {"derivative-error": errors, "derivative-rows": str(known["rows"])} if errors else {}

@@ -36,7 +36,7 @@ KEPT_SECONDS = 75  # an idle connection; shorter than most training steps would 
 
 
 class Application:
-    """What the paths of the protocol answer; `asgi` is the application. `serve` explains the settings."""
+    """The answers on the protocol's paths; `asgi` is the application. `serve` explains the settings."""
 
     def __init__(self, models: Mapping[str, ServedModel], token: str | None, threads: int) -> None:
         self.models = models
@@ -207,7 +207,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """What a signal does."""
+        """Handle a signal: a second one is left to the system."""
         super().handle_exit(sig, frame)
         # uvicorn's own second one would end the server and then wait for the threads of evaluations.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -75,7 +75,7 @@ class Host:
         self._size = 0
 
     def is_open(self, rank: int = 0, size: int = 1) -> bool:
-        """Whether a trainer has started the program; connects to it. The others call this by themselves.
+        """Say whether a trainer has started the program, and connect to it; the other functions call this.
 
         Args:
             rank: of several processes that each ask, this one's number.
