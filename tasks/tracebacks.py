@@ -1,4 +1,4 @@
-"""Whose an error is: a problem's own code gets one sentence and its own part of the traceback."""
+"""The owner of an error: a problem's own code gets one sentence and its own part of the traceback."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def of_user(error: BaseException) -> str | None:
 
 
 def place(error: BaseException) -> str:
-    """Where in the user's own code an error arose: "file.py, line 3, in pictures"; "" if not there."""
+    """Name the user's own code where an error arose: "file.py, line 3, in pictures"; "" if there is none."""
     for last in _users(error)[-1:]:
         code = last.tb_frame.f_code
         inside = "" if code.co_name == "<module>" else f", in {code.co_name}"
@@ -113,7 +113,7 @@ def _traces(error: BaseException) -> Iterator[TracebackType]:
 
 
 def _is_users(file: str) -> bool:
-    """Whether a file is neither this project's nor an installed package's."""
+    """Say whether a file is neither this project's nor an installed package's."""
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
@@ -121,7 +121,7 @@ def _is_users(file: str) -> bool:
 
 
 def _namesake(error: BaseException, folder: Path) -> str:
-    """Where a file wants its own `tasks`, or another of this project's names: which file to rename."""
+    """Name the user's file that hides this project's `tasks`, or another of its names; "" if none does."""
     if not isinstance(error, ImportError) or error.name is None:
         return ""
     name = error.name.partition(".")[0]
@@ -134,7 +134,7 @@ def _namesake(error: BaseException, folder: Path) -> str:
 
 
 def _dtypes(said: str) -> str:
-    """How to mend what torch says of the dtypes that problems often have by mistake; "" of all else."""
+    """Advise on torch's error about dtypes that problems often have by mistake; "" for all else."""
     if "dtype" in said and "Double" in said and "Float" in said:
         return (
             ". NumPy's numbers are float64, and weights float32 unless they are made otherwise: convert "

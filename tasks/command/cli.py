@@ -146,7 +146,7 @@ def _call(arguments: list[str]) -> int:
 
 
 def _words(error: Exception, at_work: bool) -> str | None:
-    """What the user reads of an error; None for those that nobody foresaw, which keep their traceback."""
+    """Return the user's sentence for an error; None for an unforeseen one, which keeps its traceback."""
     if isinstance(error, BlackBoxError) and type(error).__name__ != "ExecutorError":
         return str(error)  # first: some are of the system's kind too, such as a server that is not there
     if isinstance(error, BrokenPipeError) and not at_work:

@@ -153,7 +153,7 @@ def _trained(
 
 
 def networks_of(problem: Problem, network: nn.Module) -> Mapping[str, Callable[..., Any]]:
-    """What answers each call of a problem's host: the network, or its parts of the calls' names.
+    """Return the network that answers each call of a problem's host, or its parts of the calls' names.
 
     Raises:
         ConfigurationError: There are several calls, and the network has no parts of their names.

@@ -140,7 +140,7 @@ def _config(box: BlackBoxFunction, code: Path) -> str:
 
 
 def _next(box: BlackBoxFunction, folder: Path, files: Sequence[Path], vectorized: bool, mu: float) -> str:
-    """What was written, and the commands that come next, for inputs as large as their scales."""
+    """List the written files, and the commands that come next, for inputs as large as their scales."""
 
     def example(spec: ArraySpec) -> Any:
         nested = (_scales(spec) if spec.floating else np.ones(spec.shape, int)).tolist()

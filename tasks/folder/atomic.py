@@ -70,7 +70,7 @@ def sweep(folder: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether there is such a process; this one counts as none, which has written nothing yet."""
+    """Say whether there is such a process; this one counts as none, which has written nothing yet."""
     if process == os.getpid():
         return False
     try:
@@ -148,12 +148,12 @@ def writing(what: str, last_good: Callable[[], str]) -> Iterator[None]:
 
 
 def refusal(error: OSError, expected: str) -> str:
-    """What the system refused, on one line; h5py gives neither a file nor a reason, but a long text."""
+    """Describe the system's refusal, on one line; h5py gives neither a file nor a reason, but a long text."""
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
     place = "" if error.filename is None else f"{error.filename}: "
     return f"{place}expected {expected}, got {reason!r}."
 
 
 def mend(error: OSError) -> str:
-    """What to do about an error of the system, as a sentence."""
+    """Advise on an error of the system, in a sentence."""
     return _MENDS.get(error.errno or 0, "Mend that.")

@@ -1,7 +1,7 @@
-"""What the black boxes of a run have run in all, written down as they count it, so that no kill loses it.
+"""The count of all rows that a run's boxes have run, written down as they count, so that no kill loses it.
 
-A checkpoint has the rows of the steps before it. What a process had run after that, when it was killed, is
-run again and counts twice: here, and nowhere else.
+A checkpoint has the rows of the steps before it. Rows that a killed process had run after that are run again
+and count twice: here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -136,5 +136,5 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def in_words(calls: dict[str, Any]) -> str:
-    """In words: "1,234", or "at least 1,234"."""
+    """Show the count: "1,234", or "at least 1,234"."""
     return f"{'' if calls['exact'] else 'at least '}{calls['rows']:,}"

@@ -1,4 +1,4 @@
-"""What was said of boxes that had changed when a run was resumed, kept in its folder for the report."""
+"""Notices of boxes that had changed when a run was resumed, kept in its folder for the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "changed_boxes.json"
 
 
 def read(folder: Path) -> list[str]:
-    """What was said of boxes that had changed when a run was resumed, in sentences.
+    """Read the notices of boxes that had changed when a run was resumed, in sentences.
 
     Raises:
         RunFolderError: The file cannot be read.

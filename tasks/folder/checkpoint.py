@@ -131,7 +131,7 @@ def file_name(stage: str) -> str:
 
 
 def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
-    """What `Problem.evaluate` said of a stage: "figures", "fields" (arrays as tensors), "failed", "ledger".
+    """Load a stage's `Problem.evaluate`: "figures", "fields" (arrays as tensors), "failed", "ledger".
 
     Raises:
         CheckpointError: there is none, or it cannot be read.

@@ -22,14 +22,14 @@ FOLDER = "journal"
 
 
 class Counted(Protocol):
-    """What counts the rows of black boxes: a `blackbox.Ledger`, or several of them together."""
+    """A counter of the rows of black boxes: a `blackbox.Ledger`, or several of them together."""
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""
         ...
 
     def since(self, earlier: Ledger, /) -> Ledger:
-        """What was counted after a copy was taken."""
+        """Return the counts since a copy was taken."""
         ...
 
 
@@ -118,7 +118,7 @@ class Journal:
             self._folder.rmdir()
 
     def get(self, key: str) -> Mapping[str, Any] | None:
-        """What was put under `key` in this step, by this process or an earlier one."""
+        """Return the value put under `key` in this step, by this process or an earlier one."""
         entry = (self._known or {}).get(f"{self._of}{key}")
         entry = entry if entry is not None and entry["step"] == self._step else None
         if self._ledger is not None:
@@ -173,7 +173,7 @@ class Journal:
 
 
 def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
-    """What a file holds, each entry with its step; None where it is damaged, or no file of a journal."""
+    """Read a file's entries, each with its step; None where it is damaged, or no file of a journal."""
     try:
         entries = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
         for entry in entries.values():

@@ -51,7 +51,7 @@ def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """When a file was changed last and its size, to see cheaply whether it may be another; None if gone."""
+    """Return a file's time of change and size, to see cheaply whether it may be another; None if gone."""
     try:
         state = path.stat()
     except OSError:
@@ -60,7 +60,7 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What two sets of `versions` differ in, in words: "torch 2.7.0 -> 2.8.0"; empty if nothing.
+    """Describe the differences of two sets of `versions`: "torch 2.7.0 -> 2.8.0"; empty if there is none.
 
     Packages that one of the two does not list are left out: an older version of ours did not note them.
     """

@@ -1,4 +1,4 @@
-"""`result.json`: what came out of a run, in one schema for all tasks."""
+"""`result.json`: the outcome of a run, in one schema for all tasks."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RunWarning:
-    """What a run has warned of, once in each training: in the words and the step of the first time."""
+    """A warning of a run, once in each training: in the words and the step of the first time."""
 
     text: str
     kind: str
@@ -157,7 +157,7 @@ class RunWarning:
 
 @dataclass(frozen=True)
 class Result:
-    """What was run, what came out, on which machine and with which versions."""
+    """The outcome of a run, with the machine and the versions."""
 
     task: str
     preset: str
@@ -221,7 +221,7 @@ class Result:
 
 
 def _wrong_in(result: Result) -> Iterator[str]:
-    """What a report could not be made of, in words: "a number as rows, got 'x'"."""
+    """Yield the faults of which no report could be made: "a number as rows, got 'x'"."""
     if not result.table:
         yield "a line for each method and seed, got none"
     if len({(row.method, row.seed) for row in result.table}) < len(result.table):

@@ -40,7 +40,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class InProcess:
-    """What a process has of a run that is in no file of its folder; all values of the run share it.
+    """The part of a run that a process has in no file of its folder; all values of the run share it.
 
     Attributes:
         callbacks: What else happens while stages of the run train; see `tasks.Callback`.
@@ -276,18 +276,18 @@ class Run:
         write_terms(self.path, {**self._written(), **changed})
 
     def changed(self, terms: Terms) -> str:
-        """In what it departs from other terms, in words; "" where it is of these."""
+        """Describe its differences from other terms; "" if there is none."""
         before, now = {"name": self.task, "seeds": list(self.seeds), **self.config}, terms.written()
         return differences(before, {"name": now["task"], "seeds": now["seeds"], **now["config"]})
 
     @property
     def begun(self) -> bool:
-        """Whether some step of it is done."""
+        """True if some step of it is done."""
         return (self.path / metrics_file.NAME).is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its result."""
+        """True if the run has its result."""
         return (self.path / "result.json").is_file()
 
     def finish(self, table: Sequence[Row], *, left_out: Sequence[tuple[str, int]] = ()) -> Result:
@@ -374,5 +374,5 @@ def _code(problem: str, script: str, command: Sequence[str]) -> trust.Code | Non
 
 
 def stage_name(seed: int, method: str) -> str:
-    """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
+    """Name a method in metrics and checkpoints: "seed-0/sparse-cge", for rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"

@@ -25,7 +25,7 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Terms:
-    """What a run is begun with.
+    """The terms of a run, from its beginning on.
 
     Attributes:
         task: Name of the task.
@@ -63,7 +63,7 @@ class Terms:
         return named(self.config)
 
     def written(self) -> dict[str, Any]:
-        """As JSON values.
+        """Return it as JSON values.
 
         Raises:
             ConfigurationError: A setting has no such form.
@@ -101,7 +101,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def lasting(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What nobody may change between the first step and the last."""
+    """Return the part that nobody may change between the first step and the last."""
     config = {name: value for name, value in content["config"].items() if name not in HARMLESS}
     return {**{name: content[name] for name in ("task", "preset", "seeds", "data")}, "config": config}
 

@@ -1,4 +1,4 @@
-"""What a run has warned of, kept in its folder as it comes: once each, with the stage and the step."""
+"""The warnings of a run, kept in its folder as they come: once each, with the stage and the step."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class WarningNotes:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What is noted in a folder, in the order in which it came; a last line that a kill tore is left out.
+    """Read the notes in a folder, in the order in which they came; a last line that a kill tore is left out.
 
     Raises:
         RunFolderError: Another line cannot be read.
@@ -152,7 +152,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
-    """What was warned of, for a result: outside of stages, then in the order of stages and of steps.
+    """Collect the warnings for a result: outside of stages, then in the order of stages and of steps.
 
     Args:
         folder: The run's folder.
@@ -173,7 +173,7 @@ def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What makes two warnings the same one: stage, kind, and words without numbers."""
+    """Return a warning's key, equal for the same warning: stage, kind, and words without numbers."""
     return line["stage"], line["kind"], without_numbers(line["text"])
 
 

@@ -70,7 +70,7 @@ class WindowFiles:
                 path.unlink(missing_ok=True)
 
     def _path(self, part: str, step: int) -> Path:
-        """Of a window: two parts of a training, as two gradients are, may each have one of the same step."""
+        """Return a window's path: two parts of a training, such as two gradients, may have the same step."""
         return self._folder / f"{quote(part, safe='')}-step-{step}{checkpoint.ENDING}"
 
     def _reference(self, part: str, window: dict[str, Any], sums: dict[Path, str]) -> dict[str, Any]:

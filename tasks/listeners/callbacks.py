@@ -19,7 +19,7 @@ from tasks.problem.trained import TrainingOutcome
 
 
 class Callback:
-    """What is called while a run trains; a subclass has those of the methods that it needs.
+    """The methods called while a run trains; a subclass has those that it needs.
 
     Give it to `tasks.run(..., callbacks=[...])`, or name it in the problem's class, `callbacks = (Print(),)`,
     and `blackbox run` and `blackbox resume` use it too. Of several processes the first one alone calls it.
@@ -49,7 +49,7 @@ class Callback:
         """`step` optimiser steps are done; `metrics` is the last one's line: `loss`, `rows`, `queries`..."""
 
     def on_validation(self, stage: str, step: int, value: float) -> None:
-        """What validation gave after `step` optimiser steps; NaN where it failed."""
+        """Validation gave `value` after `step` optimiser steps; NaN where it failed."""
 
     def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
         """A stage is finished: steps, seconds, the validation by which weights were chosen, the ledger."""

@@ -39,7 +39,7 @@ _ZERO = (
 
 @dataclass
 class AutogradCounts:
-    """What an `AutogradGradient` has spent.
+    """The counts of an `AutogradGradient`.
 
     Attributes:
         steps: Calls of `backward`.
@@ -134,7 +134,7 @@ class AutogradGradient:
 
     @property
     def flat(self) -> bool:
-        """Whether the gradients of all steps so far were exactly zero in every weight."""
+        """True if the gradients of all steps so far were exactly zero in every weight."""
         return self._zeros == self.counts.steps
 
     def _refuse_flat(self) -> None:
@@ -189,7 +189,7 @@ class AutogradGradient:
             box.load_state_dict(counts)
 
     def _losses(self, batch: Batch, step: int, before: Snapshot) -> Tensor:
-        """Of the rows that survive, with their graph; what failed is in no buffer."""
+        """Evaluate the rows that survive, with their graph; failed rows are in no buffer."""
         with intercepted(self._answer), noted() as causes:
             losses = one_each(self._evaluated(batch), batch)
             alive = survivors(losses.detach(), step, causes)

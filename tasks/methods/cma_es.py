@@ -49,7 +49,7 @@ QUIET = {"verbose": -9, "verb_log": 0, "verb_disp": 0, "maxiter": np.inf}
 
 @dataclass
 class CmaCounts:
-    """What a `CmaEs` has spent.
+    """The counts of a `CmaEs`.
 
     Attributes:
         steps: Generations.
@@ -119,7 +119,7 @@ class CmaEs:
 
     @property
     def mean(self) -> Tensor:
-        """Of the distribution, `(weights,)` float64."""
+        """The mean of the distribution, `(weights,)` float64."""
         return torch.from_numpy(np.array(self._search.mean))
 
     @torch.no_grad()
@@ -163,7 +163,7 @@ class CmaEs:
         return {**counts, "sigma": float(self._search.sigma), "rows": counts["queries"] * self._rows}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the search was told, from which it is made again; `cma` itself has a pickle, which is code."""
+        """Save the losses told to the search, which rebuild it; `cma` itself has a pickle, which is code."""
         return {
             "start": self._start,
             "told": torch.from_numpy(np.array(self._told).reshape(-1, self._search.popsize)),
@@ -273,7 +273,7 @@ class CmaEs:
     def _fault(
         self, of_step: Step, stacked: Tensor, alone: Tensor, first: Directions, start: Snapshot
     ) -> str:
-        """What is wrong with losses of a stack, of whose first candidate these alone are the truth; or ""."""
+        """Describe the fault of a stack's losses, by the true ones of its first candidate; or ""."""
         finite = alone[0].isfinite()
         if not finite.any():
             return ""
@@ -310,7 +310,7 @@ def _strategy(sigma0: float, popsize: int | None, diagonal: bool, seed: int, sta
 
 
 def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """What a search is told of some candidates: the mean loss of each, and a worse one where rows failed.
+    """Return the values that a search is told of candidates: mean losses, and worse ones where rows failed.
 
     Args:
         losses: Losses `(candidates, rows)` float64, NaN or infinite where a row failed; no row failed in all.

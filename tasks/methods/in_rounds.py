@@ -73,7 +73,7 @@ def further(setup: Setup, number: int) -> Batch:
 
 
 def costs_nothing(setup: Setup) -> bool:
-    """Whether training's batches cost no row of a box; where they would, none is run."""
+    """Say whether training's batches cost no row of a box; where they would, none is run."""
     try:
         with unasked(setup.name):
             further(setup, 0)

@@ -1,4 +1,4 @@
-"""What a plan will do and cost, in words, before it is gone through: rows, queries and time by method."""
+"""A plan and its cost in words, before it is carried out: rows, queries and time by method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins
 
 
 def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
-    """What a run will do and cost, in words: three lines where it follows from a budget, else a table.
+    """Describe a run and its cost: three lines where it follows from a budget, else a table.
 
     Args:
         plan: A plan that is settled.
@@ -79,7 +79,7 @@ def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
 
 
 def _chosen(plan: Plan) -> str:
-    """What follows from the budget, in a sentence."""
+    """Describe the settings that follow from the budget, in a sentence."""
     config = plan.config
     limits = [counted(config.rows, "row")] if config.rows is not None else []
     if (minutes := config.minutes) is not None:
@@ -164,7 +164,7 @@ def _about(seconds: float) -> str:
 def _beside(
     name: str, cost: Cost | None, steps: int, trial: Trial, rehearsed: Mapping[str, Rehearsal | None] | None
 ) -> str:
-    """What a method with a learned model computes beside the box in so many steps."""
+    """Describe the time that a method with a learned model computes beside the box in so many steps."""
     if cost is None or not cost.learns:
         return ""
     if rehearsed is None:
@@ -178,7 +178,7 @@ def _beside(
 
 
 def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
-    """Where the time comes from that learned models take, or where it is said."""
+    """Say where the time of learned models comes from, or where to find it."""
     assert plan.rows is not None
     names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
     known = [name for name in names if (rehearsed or {}).get(name) is not None]
@@ -198,7 +198,7 @@ def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> l
 
 
 def _failed(trial: Trial, size: int) -> list[str]:
-    """What is to be said of rows that failed in a trial on a batch of that size."""
+    """Describe the rows that failed in a trial on a batch of that size."""
     spent, back = trial.spent, trial.back
     if back is None or (back == size and not spent.rows_failed):
         return []
@@ -216,7 +216,7 @@ def _failed(trial: Trial, size: int) -> list[str]:
 
 
 def _again(trial: Trial, size: int, costs: Mapping[str, Cost | None]) -> list[str]:
-    """Which methods ask a batch again without its failed rows, where there are such."""
+    """Name the methods that ask a batch again without its failed rows, where there are such."""
     names = ", ".join(name for name, cost in costs.items() if cost is not None and cost.again)
     if not names or trial.back is None or not 0 < trial.back < size:
         return []

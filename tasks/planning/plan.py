@@ -1,4 +1,4 @@
-"""`Plan`: what a run will do, as a value. Methods, seeds and settings are in it before any box is made.
+"""`Plan`: the work of a run, as a value. Methods, seeds and settings are in it before any box is made.
 
 What takes a look at boxes and data comes when a run is carried out (`tasks.planning.spending.settled`): rows,
 the time of the first batch, whose rows are run for it, and the settings that follow from these.
@@ -38,7 +38,7 @@ LEFT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, as a value.
+    """The work of a run, as a value.
 
     Attributes:
         problem: What is trained, with its settings: what the user declares, of which nothing is made.
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def is_open(self) -> bool:
-        """Whether settings that follow from its budget are still to be chosen."""
+        """True if settings that follow from its budget are still to be chosen."""
         return None in self.chosen.values()
 
     def choosing(self, settings: Mapping[str, Any], aside: Sequence[str] = ()) -> Plan:
@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def terms(self) -> Terms:
-        """What a folder has of it in writing."""
+        """The written terms of it in a folder."""
         return Terms(
             task=self.problem.name(),
             preset=self.preset,

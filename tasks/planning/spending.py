@@ -1,4 +1,4 @@
-"""The rows and the time that a plan spends: what its methods take, and the steps that a budget allows.
+"""The rows and the time that a plan spends: its methods' needs, and the steps that a budget allows.
 
 Steps follow from a budget where neither the user nor a preset says how many there are; those of a preset are
 the most that are taken, for they are what its name stands for. Nearly all rows are for training: its windows
@@ -96,7 +96,7 @@ def settled(
 
 
 def _tries(plan: Plan) -> int:
-    """How many evaluations of the objective are timed: the first one warms up, where rows are not scarce."""
+    """Return how many evaluations of the objective are timed; one warms up, unless rows are scarce."""
     if not plan.is_open or plan.config.rows is None:
         return TRIES
     return 1 if plan.config.minutes is None else TIMED
@@ -154,7 +154,7 @@ def _sized(sizes: Sizes, problem: Problem, rows: int) -> Sizes:
 
 
 def _has_room(plan: Plan, more: int) -> bool:
-    """Whether the budget has so many rows more than the plan takes."""
+    """Say whether the budget has so many rows more than the plan takes."""
     return plan.config.rows is None or plan.total + more <= plan.config.rows
 
 
@@ -172,7 +172,7 @@ def _beyond_the_budget(plan: Plan) -> ConfigurationError:
 
 
 def _were_run(made: int) -> str:
-    """What a refusal says of rows that are spent."""
+    """Say in a refusal how many rows are spent."""
     if not made:
         return "No row was run"
     return f"{counted(made, 'row')} {'was' if made == 1 else 'were'} run, to make the data"
@@ -214,7 +214,7 @@ def _with_choice(plan: Plan, choice: _Choice) -> Plan:
 
 @dataclass(frozen=True)
 class _Choice:
-    """How many steps a budget of rows and minutes allows, and at how many learning rates.
+    """The choice of how many steps a budget of rows and minutes allows, and at how many learning rates.
 
     Attributes:
         plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
@@ -231,7 +231,7 @@ class _Choice:
     spent: float = 0.0
 
     def rows(self, settings: Mapping[str, object]) -> PlannedRows:
-        """What a seed takes, with some settings in the place of those of the plan."""
+        """Return the rows of a seed, with some settings in the place of those of the plan."""
         problem = self.problem.with_settings(**settings)
         tested = rows_of_test(problem, self.plan.chosen)
         sizes = self.sizes if tested is None else _sized(self.sizes, problem, tested)
@@ -239,17 +239,17 @@ class _Choice:
 
     @cached_property
     def as_set(self) -> PlannedRows:
-        """What a seed takes with the settings of the plan."""
+        """The rows of a seed with the settings of the plan."""
         return self.rows({})
 
     @property
     def known(self) -> bool:
-        """Whether the rows of methods, validation and test are."""
+        """True if the rows of methods, validation and test are known."""
         rows = self.as_set
         return rows.validation is not None and rows.test is not None and None not in rows.costs.values()
 
     def settings(self, steps: int) -> dict[str, object]:
-        """Those that go with so many steps."""
+        """Return the settings that go with so many steps."""
         by_windows = judges_by_windows(self.problem, self.plan.chosen)
         every = max(EACH, -(-steps // WINDOWS)) if by_windows else -(-steps // (VALIDATIONS - 1))
         batch = self.problem.config.batch
@@ -275,16 +275,16 @@ class _Choice:
         return list(FACTORS) if several else [1.0]
 
     def fits(self, steps: int) -> bool:
-        """Whether all seeds end within the budget of rows, and of minutes."""
+        """Say whether all seeds end within the budget of rows, and of minutes."""
         rows = self.rows(self.settings(steps))
         return (self.plan.config.rows is None or self._has_room(rows)) and self.ends(steps)
 
     def _has_room(self, rows: PlannedRows) -> bool:
-        """Whether the budget has what all seeds take, with their checks."""
+        """Say whether the budget has the rows of all seeds, with their checks."""
         return len(self.plan.seeds) * rows.with_checks <= self._budget
 
     def ends(self, steps: int) -> bool:
-        """Whether all seeds end in time, as far as the first batch says it."""
+        """Say whether all seeds end in time, judged by the first batch."""
         minutes = self.plan.config.minutes
         return minutes is None or self._seconds(steps) <= seconds_left(minutes, self.spent)
 
@@ -301,7 +301,7 @@ class _Choice:
         return len(self.plan.seeds) * (seconds + tests)
 
     def most_steps(self) -> int | None:
-        """As many as there is room for, and no more than a preset has; 0 for none, None for no end."""
+        """Return the most steps there is room for, at most a preset's; 0 for none, None for no end."""
         config = self.plan.config
         if not any(self.as_set.steps.values()):
             return None
@@ -320,7 +320,7 @@ class _Choice:
         return low
 
     def in_all(self, rows: int) -> int:
-        """What a run takes whose seeds take so many rows each, with all that is beside them."""
+        """Return the rows of a run whose seeds take so many each, with all others."""
         return len(self.plan.seeds) * rows + self._aside
 
     def refuse_too_few(self) -> None:
@@ -356,12 +356,12 @@ class _Choice:
 
 
 def _at(work: Rehearsal | None, name: str, rates: int) -> Rehearsal | None:
-    """What a method computes, at so many learning rates if it is the one that has several."""
+    """Return a method's rehearsal, at so many learning rates if it is the one that has several."""
     return work if work is None or name != POPULATION else replace(work, networks=max(1, rates))
 
 
 def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:
-    """What the settings of a problem ask for.
+    """Return the rows that the settings of a problem ask for.
 
     Args:
         problem: With its settings.

@@ -1,4 +1,4 @@
-"""What a problem is asked before it trains: the rows of one evaluation of its objective, and their time.
+"""The trial of a problem before it trains: the rows of one evaluation of its objective, and their time.
 
 The rows are known without running one, as the boxes answer with zeros; the time is that of a few evaluations.
 Data may be made meanwhile, whose rows count.
@@ -39,7 +39,7 @@ MANY = 10  # rows with one error of another type, of which no other batch would 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is asked for at once, in rows.
+    """The rows of one evaluation, by purpose.
 
     Attributes:
         objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
@@ -56,7 +56,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a problem says of its cost.
+    """The cost of a problem, as it says itself or as a trial shows it.
 
     Attributes:
         made: Rows that were run to make the data.
@@ -90,15 +90,15 @@ class Rehearsal:
     most_replays: int = 0
 
     def seconds(self, steps: int) -> float:
-        """Of a training of so many steps."""
+        """Return the seconds of a training of so many steps."""
         return self.without(steps) + steps * self.further(self.replays)
 
     def most(self, steps: int) -> float:
-        """Of one in which as many replays follow each step as may."""
+        """Return the seconds of a training in which as many replays follow each step as may."""
         return self.without(steps) + steps * self.further(max(self.replays, self.most_replays))
 
     def without(self, steps: int) -> float:
-        """Of one without replays."""
+        """Return the seconds of a training without replays."""
         return self.first + (steps - 1) * self.step
 
     def further(self, replays: int) -> float:
@@ -108,7 +108,7 @@ class Rehearsal:
 
 
 def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
-    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective.
+    """Ask a problem for the cost of so many seeds, or for the rows of one evaluation of its objective.
 
     First methods refuse what they cannot train, and answers that the problem has are made: their rows are
     among those of data.
@@ -153,7 +153,7 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
 
 
 def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
-    """What one evaluation of the objective asks of the boxes, which answer with zeros."""
+    """Count the rows that one evaluation of the objective asks of the boxes, which answer with zeros."""
     rows = 0
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -174,7 +174,7 @@ def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
 
 
 def _held_out_rows(problem: Problem, network: nn.Module, batch: Batch, for_each: float, data: Batch) -> int:
-    """What one evaluation of the objective on held-out data asks of the boxes.
+    """Count the rows that one evaluation of the objective on held-out data asks of the boxes.
 
     As many for each row as in training, `for_each`, unless rows are larger or smaller than there: a longer
     run has more calls.
@@ -213,7 +213,7 @@ class Trial:
     fault: Exception | None = None
 
     def seconds(self, rows: float, sizes: Sizes) -> float:
-        """What so many box rows take, as those of an evaluation of the objective; 0 where none was run."""
+        """Return the seconds of so many box rows, by an evaluation of the objective; 0 where none ran."""
         return (self.evaluation or 0.0) * rows / sizes.objective
 
     def refuse_unread(self) -> None:
@@ -287,7 +287,7 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
-    """Whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
+    """Say whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
     programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
     back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
     others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
@@ -295,7 +295,7 @@ def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bo
 
 
 def _fault(box: BlackBoxFunction, rows: tuple[Tensor, ...], outcome: Outcome) -> Exception | None:
-    """What the user's own code raises whatever the row, with its traceback; None where it may depend on it.
+    """Return the error that the user's own code raises whatever the row; None where it may depend on the row.
 
     An error of a type that only code is the reason of, or of any with the same words in ten rows or more.
     Servers, disks and time limits may be better in a moment. One row is asked again, for the traceback.

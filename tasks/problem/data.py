@@ -1,4 +1,4 @@
-"""`Data`: what a network is trained, chosen and judged by; and how the objective is asked about a batch."""
+"""`Data`: batches to train on, to choose by and to judge by; and the objective's losses of a batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HELD_OUT = 1_000_001  # the seed of held-out rows that are drawn: no run is expe
 
 @dataclass(frozen=True)
 class Data:
-    """What a network is trained, chosen and judged by.
+    """The batches that a network is trained, chosen and judged by.
 
     Attributes:
         train: `train(seed, step)` gives the batch of a step, the same whenever it is asked: any nesting of
@@ -189,7 +189,7 @@ class Data:
 
 
 def _items(source: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
-    """What can be asked for items by number, and how some of them become a batch."""
+    """Return the items to ask for by number, and a function that makes a batch of some of them."""
     items, collate = source, default_collate
     if isinstance(source, DataLoader):
         items, collate = source.dataset, source.collate_fn

@@ -1,4 +1,4 @@
-"""What a problem gives a report: `RowMean`, a figure beside the rows that it leaves out, and `Picture`."""
+"""Contents of a problem's report: `RowMean`, a figure beside the rows that it leaves out, and `Picture`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RowMean:
 
     @property
     def failed(self) -> int:
-        """How many rows did not come back."""
+        """The number of rows that did not come back."""
         import torch
 
         return int((~torch.as_tensor(self.rows).isfinite()).sum())

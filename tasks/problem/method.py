@@ -1,4 +1,4 @@
-"""`Method`: a way to train, by what it is, what it takes, and what its steps cost.
+"""`Method`: a way to train, with its name, its needs, and the cost of its steps.
 
 def trust_region(setup: tasks.methods.Setup) -> tasks.Trained:
     gradient = zo.LossGradient(setup.network, setup.objective, MyEstimator(), seed=setup.seed)
@@ -19,7 +19,7 @@ from tasks.problem.trained import Trained
 
 @dataclass(frozen=True)
 class Cost:
-    """What the steps of a method ask for, before any is taken.
+    """The cost of a method's steps, before any is taken.
 
     Attributes:
         evaluations: How often the objective is evaluated, base and queries together: the least that it takes.

@@ -1,4 +1,4 @@
-"""`Problem`: what a user writes, and a run trains and judges."""
+"""`Problem`: the user's class that a run trains and judges."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _nothing_counted(boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Abstrac
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a problem is asked in. By itself nothing is shown, counted or kept; a run has its own.
+    """The surroundings of a problem. By itself it shows, counts and keeps nothing; a run has its own.
 
     Attributes:
         progress: What the user sees; a run's is a `tasks.Progress`.
@@ -167,17 +167,17 @@ class Problem:
 
     @property
     def progress(self) -> Silence:
-        """What the user sees, for data that takes long to make: nothing outside of a run."""
+        """The progress that the user sees, for data that takes long to make: nothing outside of a run."""
         return self._surroundings.progress
 
     @classmethod
     def name(cls) -> str:
-        """On the command line and in folders: "ReactionDiffusion" is "reaction-diffusion"."""
+        """Return the name on the command line and in folders: "ReactionDiffusion" is "reaction-diffusion"."""
         return hyphenated(cls.__name__)
 
     @classmethod
     def about(cls) -> str:
-        """What it is, for the help and the report: the class's docstring."""
+        """Return the description for the help and the report: the class's docstring."""
         return " ".join((cls.__doc__ or "").split())
 
     @property
@@ -220,7 +220,7 @@ class Problem:
         """The run begins, or goes on, in its folder. Optional: nothing is done."""
 
     def cost(self, seeds: int) -> Sequence[str] | None:
-        """What the run will cost, in sentences, where the problem knows it; nothing is asked yet.
+        """Return the cost of the run, in sentences, where the problem knows it; nothing is asked yet.
 
         Optional: None, and it is estimated from one evaluation of the objective. A run that cannot end
         within its budget is to be refused here.
@@ -234,7 +234,7 @@ class Problem:
         """
 
     def answers(self) -> Known:
-        """What boxes have answered before training, by name, from which tangents learn before the first step.
+        """Return boxes' answers from before training, by name; tangents learn from them before step one.
 
         Optional: none. A run calls it once, see `known_answers`. Rows that it asks of `self.box`, or of a box
         that it makes, count as those that make data: the plan has them, and a budget bounds them.
@@ -260,14 +260,14 @@ class Problem:
         return None
 
     def known_answers(self) -> Known:
-        """What `answers` gives, called once, in a block of `making_data`."""
+        """Return the result of `answers`, called once, in a block of `making_data`."""
         if "_known" not in vars(self):
             with self.making_data():
                 vars(self)["_known"] = self.answers()
         return vars(self)["_known"]
 
     def validate(self, network: nn.Module) -> float | Tensor | None:
-        """By which weights are chosen, lower is better. Optional: the objective of the validation data.
+        """Return a loss to choose weights by; lower is better. Optional: the objective on validation data.
 
         Returns:
             The mean, or a loss for each row, `(rows,)`, NaN where it failed: then weights are compared on the
@@ -291,7 +291,7 @@ class Problem:
         return {TEST_LOSS: RowMean(self.losses(network, self.data.test))}
 
     def judge(self, setup: Any, trained: Trained) -> Mapping[str, Any]:
-        """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.
+        """Evaluate with more than the network, such as the run's folder or the seed.
 
         Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
 
@@ -317,7 +317,7 @@ class Problem:
         fields: Mapping[str, Mapping[str, Any]],
         last: bool,
     ) -> None:
-        """What to do when a method has been trained and judged, such as a picture. Optional: nothing.
+        """Do something when a method has been trained and judged, such as a picture. Optional: nothing.
 
         Args:
             run: Its folder, a `tasks.Run`; of several processes only the first one's stays.
@@ -328,7 +328,7 @@ class Problem:
         """
 
     def report(self, findings: Any) -> Sequence[Any]:
-        """What the report shows beside the table, the curves and the ledger. Optional: the pictures.
+        """Return the report's contents beside the table, the curves and the ledger. Optional: the pictures.
 
         Args:
             findings: What came out of the run, a `tasks.report.findings.Findings`.
@@ -402,27 +402,27 @@ class Problem:
         self.__dict__["box"] = wrapped if isinstance(self.box, Mapping) else wrapped["box"]
 
     def validates(self) -> bool:
-        """Whether there is something to choose weights by."""
+        """Say whether there is something to choose weights by."""
         return type(self).validate is not Problem.validate or self.data.validation is not None
 
     @classmethod
     def says_which_is_better(cls) -> bool:
-        """Whether the subclass says `higher_is_better`, be it True or False."""
+        """Say whether the subclass says `higher_is_better`, be it True or False."""
         return any("higher_is_better" in vars(kind) for kind in cls.__mro__ if kind is not Problem)
 
     @classmethod
     def has_report(cls) -> bool:
-        """Whether the subclass gives `report`, and not pictures alone."""
+        """Say whether the subclass gives `report`, and not pictures alone."""
         return cls.report is not Problem.report
 
     @classmethod
     def has_reference(cls) -> bool:
-        """Whether the subclass gives `reference`, a box with a derivative."""
+        """Say whether the subclass gives `reference`, a box with a derivative."""
         return callable(getattr(cls, "reference", None))
 
     @classmethod
     def has_no_box(cls) -> bool:
-        """Whether the subclass says `box = {}`."""
+        """Say whether the subclass says `box = {}`."""
         return isinstance(cls.box, Mapping) and not cls.box
 
     def __repr__(self) -> str:
@@ -451,7 +451,7 @@ def _made_box(problem: Problem, method: Callable[[], Any]) -> Any:
 
 
 def _made_data(problem: Problem, method: Callable[[], Any]) -> Data:
-    """What `data` gives, on the device of the settings."""
+    """Make the data with `data`, on the device of the settings."""
     with problem.making_data():
         batches = _called(problem, "data", method)
     if not isinstance(batches, Data):

@@ -1,4 +1,4 @@
-"""Problems by name: those that ship, those of installed packages, and classes in files of one's own."""
+"""Problems by name: shipped ones, those of installed packages, and classes in the user's own files."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def shipped(where: str) -> type[Problem] | None:
 
 
 def where_is(kind: type[Problem]) -> str:
-    """Where a class is, as `find` takes it; "" for one that no other process finds."""
+    """Return the place of a class, as `find` takes it; "" for one that no other process finds."""
     for where in names.PROBLEMS.values():
         if where == f"{kind.__module__}:{kind.__qualname__}":
             return where

@@ -1,4 +1,4 @@
-"""`Silence`: what progress is told to, as a type. By itself it shows nothing; a `tasks.Progress` may."""
+"""`Silence`: the type of a listener of progress. By itself it shows nothing; a `tasks.Progress` may."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 
 class Silence:
-    """What problems, methods and runs tell of their progress; the type by which it is passed.
+    """The listener that problems, methods and runs tell of their progress; the type by which it is passed.
 
     By itself it shows nothing, as a problem does outside of a run. What a run is given is a subclass, most
     often a `tasks.Progress`.

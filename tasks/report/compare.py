@@ -28,7 +28,7 @@ Sides = Mapping[str, Findings]  # runs by letter, for their folders' names are l
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several runs have in common and what they do not: a column for each run, by its letter.
+    """Several runs side by side: a column for each run, by its letter.
 
     `figures` have a line for each method, for two runs of one problem with their ratio; so have the `rows`
     that training took. `settings` are those that differ.

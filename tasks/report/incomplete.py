@@ -1,4 +1,4 @@
-"""A run whose table lacks lines: what of it can be set side by side, and in sentences what is missing."""
+"""A run whose table lacks lines: the comparable part of it, and sentences on the missing one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def comparable(result: Result) -> Result:
 
 
 def sentences(run: Run, result: Result) -> list[str]:
-    """What is missing of a run, and what it has beside the lines that are `comparable`."""
+    """Describe the missing part of a run, and lines beside the `comparable` ones."""
     lines, several = list[str](), len(run.seeds) > 1
     missing = ", ".join(_missing(run, result))
     if not result.finished:

@@ -1,4 +1,4 @@
-"""The first sentences of a report: what came out, computed from the figures whatever they are."""
+"""The first sentences of a report: the outcome, computed from the figures whatever they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called 
 
 
 def sentences(result: Result, *, declared: bool = False) -> list[str]:
-    """What came out: the best method, its cost, what did harm, whether the box's gradient is needed.
+    """Describe the outcome: the best method, its cost, any harm, and whether the box's gradient is needed.
 
     `declared` says whether the problem's class says which way its first figure is better.
     """
@@ -89,7 +89,7 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
 
 
 def _taken(score: Score, declared: bool) -> list[str]:
-    """What a better figure is taken to be, where neither its name nor the problem says so."""
+    """Say which figure is taken to be better, where neither its name nor the problem says so."""
     if declared or LOW.search(score.metric.lower()) or score.rows[0].higher_is_better:
         return []
     return [f"A lower {score.metric} is taken to be better; if it is not, say higher_is_better = True."]
@@ -124,13 +124,13 @@ def _named(start: Score) -> str:
 
 
 def _untrained(finite: dict[str, Score]) -> Score | None:
-    """What the trained methods are measured by: the start, or what a problem has in its place."""
+    """Return the figure that trained methods are measured by: the start's, or a problem's substitute."""
     without_steps = (s for s in finite.values() if all(row.extra.get("steps") == 0 for row in s.rows))
     return in_role(START, finite.values()) or next(without_steps, None)
 
 
 def _needed(finite: dict[str, Score]) -> list[str]:
-    """Whether the gradient through the box is needed: one trained with the gradient cut there says it."""
+    """Say whether the gradient through the box is needed, by a method trained with the gradient cut there."""
     cut, start = (in_role(role, finite.values()) for role in (CUT, START))
     others = [score for score in finite.values() if score.role not in (CUT, START)]
     if cut is None or not others:
@@ -152,7 +152,7 @@ def _needed(finite: dict[str, Score]) -> list[str]:
 
 
 def _alike(one: Score, other: Score) -> bool:
-    """Whether two methods' difference, paired by seed, is within two standard errors; by size with one."""
+    """Say whether two methods' difference, paired by seed, is within two standard errors, or is small."""
     pairs = [(one.values[seed], other.values[seed]) for seed in one.values if seed in other.values]
     differences = [a - b for a, b in pairs]
     if len(differences) < 2:

@@ -37,17 +37,17 @@ class Score:
 
     @property
     def metric(self) -> str:
-        """What the figure is."""
+        """The name of the figure."""
         return self.rows[0].metric
 
     @property
     def values(self) -> dict[int, float]:
-        """By seed; NaN where there is no finite figure."""
+        """The figure by seed; NaN where there is no finite figure."""
         return {row.seed: math.nan if row.value is None else row.value for row in self.rows}
 
     @property
     def mean(self) -> float:
-        """Over the seeds; NaN where one has no finite figure: a mean over the rest would flatter."""
+        """The mean over the seeds; NaN where one has no finite figure: a mean over the rest would flatter."""
         return fmean(self.values.values())
 
     @property
@@ -70,7 +70,7 @@ class Score:
         return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
-        """As it is shown: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
+        """Show it: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
         if self.refused:
             return NOT_APPLICABLE
         unit = self.rows[0].unit
@@ -78,7 +78,7 @@ class Score:
 
 
 def scores(result: Result) -> list[Score]:
-    """Of each method, in the order of the table."""
+    """Return the score of each method, in the order of the table."""
     methods = dict.fromkeys(row.method for row in result.table)
     return [Score([row for row in result.table if row.method == method]) for method in methods]
 

@@ -96,7 +96,7 @@ def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict
 
 
 def _file_names(names: Iterable[str]) -> dict[str, str]:
-    """By name what a file, or a variable or axis in it, is called; refused where two would be one."""
+    """Map each name to that of a file, or a variable or axis in it; refused where two would be one."""
     files = {name: re.sub(r"[^\w.@+-]+", "-", name) for name in names}
     for (one, file), (other, same) in combinations(files.items(), 2):
         if file == same:

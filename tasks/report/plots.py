@@ -65,7 +65,7 @@ def trust(
     agreements: Mapping[str, Mapping[int, Curve]],
     distrusted: Mapping[str, Mapping[int, Curve]],
 ) -> Figure:
-    """How far learned tangents can be believed, over the steps of training.
+    """Plot how far learned tangents can be believed, over the steps of training.
 
     Args:
         errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
@@ -117,7 +117,7 @@ def trust(
 
 
 def _spans(steps: np.ndarray) -> list[tuple[float, float]]:
-    """Where neighbouring steps begin, and how many they are: `(start, length)` of each stretch."""
+    """Return the stretches of neighbouring steps: `(start, length)` of each."""
     parts = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
     return [(float(part[0]) - 0.5, float(len(part))) for part in parts if len(part)]
 
@@ -214,7 +214,7 @@ def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def _decades(values: ArrayLike) -> float:
-    """How many powers of ten finite values span; 0 where one of them is not above zero."""
+    """Return how many powers of ten finite values span; 0 where one of them is not above zero."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     if finite.size == 0 or finite.min() <= 0:

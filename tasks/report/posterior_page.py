@@ -1,4 +1,4 @@
-"""`report.html` of a sampling: how far the draws can be believed, what they say, and what they cost."""
+"""`report.html` of a sampling: the trust in its draws, their figures, and their cost."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def summarised(data: Any) -> Any:
 
 
 def sentences(data: Any, asked: int) -> list[str]:
-    """What came out, and what to do about it, each a sentence."""
+    """Describe the outcome, and advise what to do about it, each in a sentence."""
     summary, rows, stats = summarised(data), _rows(data), data.sample_stats
     least, mixed = summary.iloc[0], float(summary["r_hat"].max())
     draws, effective = data.posterior["x"], float(least["ess_bulk"])

@@ -1,4 +1,4 @@
-"""What a budget gives to validation, test and training, of its rows and minutes; decisions 187 and 188."""
+"""The parts of a budget's rows and minutes for validation, test and training; decisions 187 and 188."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOST, END, AT_MOST = 0.05, 10.0, 0.15
 
 
 def judges_by_windows(problem: Problem, chosen: Mapping[str, Any]) -> bool:
-    """Whether windows, judged before anything trains on them, are a training's validation, for no row.
+    """Say whether windows, judged before anything trains on them, validate a training, for no row.
 
     Args:
         problem: With presets, or a validation of its own, it validates as its class says.
@@ -49,7 +49,7 @@ def shorten_test(problem: Problem, rows: int) -> None:
 
 
 def seconds_left(minutes: float, spent: float) -> float:
-    """What trainings and tests may take of the minutes of a run, with some kept for checkpoints and report.
+    """Return the seconds left for trainings and tests, with some kept for checkpoints and report.
 
     Args:
         minutes: Of the run.

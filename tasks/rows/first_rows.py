@@ -1,4 +1,4 @@
-"""The first rows that a run's boxes answered, kept to ask them again when it is resumed: has a box changed?
+"""The first rows that a run's boxes answered, kept to be asked again at a resume: has a box changed?
 
 A box may open a file by name, or be a server. Neither is in the code whose checksum a run keeps, but a model
 that was trained again between a kill and a resume answers otherwise.
@@ -127,7 +127,7 @@ class FirstRows:
             )
 
     def _compared(self, name: str, budget: int | None, device: str) -> str:
-        """What is to be said of a box; "" for nothing."""
+        """Compare a box's answers with the kept ones, and describe the differences; "" for none."""
         kept, box = self._kept[name], behind_caches(evaluated(self._boxes[name]))
         bounds = [part for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         most = [part.rows for part in bounds] + ([] if budget is None else [budget])
@@ -164,7 +164,7 @@ _at_hand: ContextVar[FirstRows | None] = ContextVar("tasks.rows.first_rows", def
 
 
 def at_hand() -> FirstRows | None:
-    """Whose block `watching` this is; whatever answers rows in their boxes' place shows it what it `saw`."""
+    """Return the rows of the `watching` block here; code that answers for boxes reports rows to it."""
     return _at_hand.get()
 
 
@@ -177,7 +177,7 @@ def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
 
 
 def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]:
-    """What a file holds of these boxes, which may be anyone's; what does not fit them is left out."""
+    """Read the rows of these boxes from a file, which may be anyone's; parts that do not fit are left out."""
     try:
         content = checkpoint.load(path)
     except (CheckpointError, OSError):

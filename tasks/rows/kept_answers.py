@@ -1,4 +1,4 @@
-"""What black boxes have answered in work that no checkpoint has yet: making data, steps, validations, a test.
+"""Boxes' answers in work that no checkpoint has yet: making data, steps, validations, a test.
 
 A process that goes on after a kill does that work again from its beginning, but asks only for rows that were
 not answered. An answer is known by the box, the row, and how many times that row was asked before, so that a
@@ -39,7 +39,7 @@ LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up 
 
 @dataclass
 class _KeptCall:
-    """What one call was answered: keys, rows of each, outputs of all; rows run beside; where it was."""
+    """One call's answer: keys, rows of each, outputs of all; rows run beside; its place."""
 
     keys: list[str]
     lengths: list[int]
@@ -177,7 +177,7 @@ class KeptAnswers:
 
     @property
     def any_known(self) -> bool:
-        """Whether there is anything to look up."""
+        """True if there is anything to look up."""
         return bool(self._known)
 
     def keep(
@@ -271,7 +271,7 @@ class KeptAnswers:
 
 
 def _entries(path: Path, code: Mapping[str, str]) -> list[_KeptCall] | None:
-    """What a file holds; None where it is damaged, of other code, or no file of answers."""
+    """Read a file's entries; None where it is damaged, of other code, or no file of answers."""
     try:
         content = checkpoint.load(path)
         if content["code"] != code:

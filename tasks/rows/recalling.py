@@ -1,4 +1,4 @@
-"""Rows of one box, answered from what is kept where they were asked before, and else run, in parts."""
+"""Rows of one box, answered from kept answers where there are some, and else run, in parts."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Recalling:
 
     @cached_property
     def _name(self) -> bytes:
-        """What is known of the box, by which its answers are distinguished from those of others."""
+        """The digest that distinguishes the box's answers from those of others."""
         known = identity(self._box, lambda value: name_of(type(value)))
         return blake2b(known.encode(), digest_size=16).digest()
 
@@ -130,6 +130,6 @@ class Recalling:
 
 
 def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
-    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
+    """Say whether outputs from a file, which may be anyone's, have the shapes of these rows of a box."""
     wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
     return [tuple(output.shape) for output in outputs] == wanted

@@ -100,7 +100,7 @@ class RunLedger:
             self._notes = {}
 
     def answers_of(self, stage: str) -> KeptAnswers:
-        """What boxes have answered in the test of a stage, and will; in a block of `in_folder`."""
+        """Return the boxes' answers in the test of a stage, to be added to; in a block of `in_folder`."""
         assert self._folder is not None
         return KeptAnswers(f"{stage}.test", self._folder, group.rank(), self._code)
 

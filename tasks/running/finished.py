@@ -1,4 +1,4 @@
-"""A finished run, from Python: `load`, and what it gives: tables, curves, networks, arrays, the report."""
+"""A finished run, from Python: `load`, and its tables, curves, networks, arrays and report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ONE_AT_A_TIME = RLock()  # of the threads of a process, whose draws come from on
 
 
 class FinishedRun:
-    """What came of a run. `tasks.run` and `tasks.load` give one.
+    """A run with a result; `tasks.run` and `tasks.load` return one.
 
     Args:
         run: Its folder, with a result.
@@ -151,7 +151,7 @@ class FinishedRun:
         say(f"Report: {self.report}\nRun folder: {self.path}")
 
     def _repr_html_(self) -> str:
-        """In a notebook: the table, and where report and run are."""
+        """Show it in a notebook: the table, and where report and run are."""
         table = report.shown(incomplete.comparable(self.result)).to_html(index=False, border=0)
         page = self.path / report.NAME
         line = f"Report: {escape(str(page))}<br>" if page.is_file() else ""

@@ -1,4 +1,4 @@
-"""How long learned models will compute beside the boxes: a few steps on the first batch that run no row.
+"""The time that learned models will compute beside the boxes: a few steps on the first batch, for no row.
 
 The boxes answer as they did when that batch was timed, and the learning rate is zero, so that these are the
 answers of the weights at hand. A method trains as in a run, but for the end that all have, `Setup.descend`.
@@ -116,7 +116,7 @@ def _through_a_model(gradient: zo.TangentGradient, timer: Callable[[], Callable[
 def _of_rounds(
     gradient: zo.tangents.Surrogate, batch: Batch, timer: Callable[[], Callable[[], float]]
 ) -> Rehearsal:
-    """What a surrogate computes in all rounds, as the first batch shows it, as if it did so in one step."""
+    """Return a surrogate's computing in all rounds, as the first batch shows it, as if in one step."""
     asking = timer()
     gradient.ask(batch)
     step, learning = asking(), timer()
@@ -130,7 +130,7 @@ def _of_rounds(
 
 
 def _passed(*, waits: bool = False) -> Callable[[], float]:
-    """What gives the seconds since now, as of a machine that has nothing else to do.
+    """Return a function that gives the seconds since now, as of a machine that has nothing else to do.
 
     That is processor time, or the time that passes where several threads make that the shorter one.
 
@@ -147,7 +147,7 @@ def _passed(*, waits: bool = False) -> Callable[[], float]:
 
 
 def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
-    """What the methods of a plan compute that learn a model, by name; None where a few steps do not say it.
+    """Rehearse the methods of a plan that learn a model, by name; None where a few steps do not show it.
 
     Args:
         bound: Its problem, of which the first batch was timed.

@@ -1,4 +1,4 @@
-"""A run taken up again: the plan that its folder has in writing, and whether it is the one at hand."""
+"""A run taken up again: the plan in its folder, and whether it is the one at hand."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
 
 
 def is_gone(run: Run) -> bool:
-    """Whether the file that its problem was in is no more there."""
+    """Say whether the file that its problem was in is no more there."""
     place = None if run.problem_code is None else run.problem_code.target.place
     return isinstance(place, Path) and not os.path.isfile(place)
 
 
 def how_to_go_on(run: Run) -> str:
-    """What to do about a problem whose class only this process has."""
+    """Advise on a problem whose class only this process has."""
     return (
         "Its problem is of a notebook, of a terminal or of a function, where no other process finds it. To "
         f"go on with it there, repeat the call of tasks.run with resume={str(run.path)!r}."

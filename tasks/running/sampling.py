@@ -1,4 +1,4 @@
-"""The way of a sampling: its folder, its plan in words, draws that go on after a kill, and what is left."""
+"""The way of a sampling: its folder, its plan in words, draws that go on after a kill, and its files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ START = 50  # rows that are drawn at first, at most, and no more than a quarter 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is asked of `blackbox sample`.
+    """The order of `blackbox sample`.
 
     Attributes:
         posterior: An object of the user's class.
@@ -154,7 +154,7 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
 
 
 def _plan(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -> list[str]:
-    """What will be done, in at most three lines."""
+    """Describe the plan, in at most three lines."""
     learn = _read(folder).get("learn") or _learned(sampling, size)[0]
     draws = max(0, sampling.rows - learn - 2) // sampling.chains
     lines = [
@@ -215,7 +215,7 @@ def _learned(sampling: Sampling, size: int) -> tuple[int, int]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What a folder was begun with, or nothing."""
+    """Read the beginning of a folder, or nothing."""
     try:
         begun = reading.json_object(folder / place.SAMPLING, "Give another --out.")
     except FileNotFoundError:
@@ -235,7 +235,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _begun(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -> dict[str, Any]:
-    """What the folder was begun with; written now if it is new."""
+    """Return the beginning of the folder; written now if it is new."""
     code = trust.versions([trust.problem(sampling.where)])
     now = versions() | code | digest_of_files(files_of(box))
     begun = _read(folder)

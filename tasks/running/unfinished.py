@@ -16,7 +16,7 @@ from tasks.running.resume import problem_of
 
 
 class SoFar(NamedTuple):
-    """What a run has trained by now.
+    """The trained part of a run by now.
 
     Attributes:
         problem: What is trained.
@@ -37,7 +37,7 @@ class SoFar(NamedTuple):
 
 
 def so_far(folder: Path, method: str | None = None, seed: int | None = None, *, trust: bool = False) -> SoFar:
-    """What a run that is not finished has trained by its last checkpoint; nothing of the run is changed.
+    """Load the network of a run that is not finished, from its last checkpoint; the run is not changed.
 
     Args:
         folder: Of the run.

@@ -1,4 +1,4 @@
-"""`Course`: how many steps a training takes, and how far it is: fewer where time or rows run out before."""
+"""`Course`: the steps of a training, and its progress: fewer steps where time or rows run out before."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Course:
 
     @property
     def watches_time(self) -> bool:
-        """Whether there is a limit in time."""
+        """True if there is a limit in time."""
         return self._seconds is not None
 
     def angle(self, step: int) -> float:
-        """How far a schedule is before a step, from 0 to pi; it has no jump where steps become fewer."""
+        """Return a schedule's progress before a step, from 0 to pi; fewer steps make no jump in it."""
         return self._angle + (math.pi - self._angle) * (step - self._since) / (self.steps - self._since)
 
     def is_cut(self, step: int, seconds: float) -> bool:
-        """Whether there are fewer steps from here on.
+        """Say whether there are fewer steps from here on.
 
         Args:
             step: How many are done.
@@ -102,7 +102,7 @@ class Course:
         return max(1, int(left / (late * median(each))))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was decided, the limit in time, and the rows of a step, at most and without checks."""
+        """Save the decisions, the limit in time, and the rows of a step, at most and without checks."""
         decided = {"steps": self.steps, "since": self._since, "angle": self._angle, "tight": self.is_tight}
         rows = {"most": self._most, "needed": self._needed, "checked": self._checked}
         return {**decided, **rows, "seconds": self._seconds}

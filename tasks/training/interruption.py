@@ -1,6 +1,6 @@
-"""What a run does to its process: signals are noted, and its working directory is put back.
+"""The effects of a run on its process: signals are noted, and its working directory is put back.
 
-Of Ctrl-C, SIGTERM and SIGUSR1 the first lets the step at hand be finished; another one stops at once.
+After the first Ctrl-C, SIGTERM or SIGUSR1 the step at hand is finished; another one stops at once.
 
 SIGUSR1 is how a cluster tells that a job's time is nearly up (`#SBATCH --signal=B:USR1@300`), SIGTERM how it
 ends the job. A second SIGINT or SIGTERM stops in the middle of the step, from which the last checkpoint goes

@@ -33,7 +33,7 @@ from tasks.workers import group
 
 @dataclass(frozen=True)
 class NetworkVerdict:
-    """What a problem says of a network on test data.
+    """The figures of a network on test data.
 
     Attributes:
         figures: By name; the first is the table's.
@@ -57,7 +57,7 @@ def judged(setup: Setup, trained: Trained, rows: RunLedger) -> tuple[Row, Mappin
 
 
 def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
-    """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
+    """Return the verdict of `evaluate` on a trained network; asked for once, and kept in the run's folder."""
     path = checkpoint.evaluation(setup.run.path, setup.stage)
     of = stamp.evaluation(setup.run, trained.network)
     if path.exists():
@@ -87,7 +87,7 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
 
 
 def _with_verdict(problem: Problem, network: nn.Module, said: Any) -> Any:
-    """What `evaluate` said, led by the test loss where nothing says whether its first figure is a verdict.
+    """Put the test loss before the figures of `evaluate`, if nothing says whether the first is a verdict.
 
     A mass or a delay alone says nothing of constraints that the objective has.
 

@@ -137,7 +137,7 @@ def train(
 
 
 class Gradient(Protocol):
-    """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
+    """The source of `.grad`: one of `zo`, `AutogradGradient`, or one's own."""
 
     def backward(self, batch: Batch, /) -> Tensor:
         """Add the gradient at a batch to `.grad`; the mean loss, detached."""
@@ -148,11 +148,11 @@ class Gradient(Protocol):
         ...
 
     def state_dict(self) -> Any:
-        """For the checkpoint."""
+        """Save it for the checkpoint."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """From the checkpoint."""
+        """Restore it from the checkpoint."""
         ...
 
 
@@ -202,7 +202,7 @@ class _StageAtWork:
                 self._progress.end()
 
     def prepare(self, begin: Callable[[], None]) -> None:
-        """What is done once, before the first validation."""
+        """Do the work before the first validation, once."""
         with self._remembered(0), self._judging():
             begin()
 
@@ -258,7 +258,7 @@ class _StageAtWork:
             self._say_changed_files()
 
     def cuts(self, course: Course) -> bool:
-        """Whether the budget leaves fewer steps from here on."""
+        """Say whether the budget leaves fewer steps from here on."""
         outcome, before = self._stage.outcome, course.steps
         seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
         if not course.is_cut(outcome.step, seconds):  # by one clock in all processes
@@ -339,7 +339,7 @@ class _StageAtWork:
         self._stage.outcome.judging.add(everywhere(self._tally.since(before)))
 
     def _may_stop_inside(self) -> bool:
-        """Whether to stop in the middle of a step: only if it is all that happened since the last checkpoint.
+        """Say whether to stop inside a step: only if it is all that happened since the last checkpoint.
 
         And if the process is alone: others would wait for the rest of the step.
         """

@@ -1,4 +1,4 @@
-"""`Setup`: what a method is given to train one network, and `Trained`, what it gives back."""
+"""`Setup`: the network, data and settings of one training; and the training that methods share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: thos
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method has to train one network with: all methods of a seed are given the same.
+    """The setup of one training: all methods of a seed are given the same.
 
     Use `dataclasses.replace(setup, steps=..., network=...)` to depart from it.
 
@@ -92,7 +92,7 @@ class Setup:
 
     @property
     def process_group(self) -> Any:
-        """Of the processes that work on the run; None for one alone."""
+        """The processes that work on the run; None for one alone."""
         return group.process_group()
 
     def journal(self, name: str) -> AbstractContextManager[Journal]:
@@ -277,7 +277,7 @@ class GradientBound:
 def setup_of(
     problem: Problem, run: Run, name: str, seed: int, progress: Silence, trained: Mapping[str, Trained]
 ) -> Setup:
-    """What a method is given, the same for all methods of a seed.
+    """Make the setup of a method, the same for all methods of a seed.
 
     Raises:
         ProblemError: The problem's network is none.

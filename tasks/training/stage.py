@@ -1,4 +1,4 @@
-"""A stage of training: what it carries from step to step, and its way to the checkpoint and back."""
+"""A stage of training: its state from step to step, and its way to the checkpoint and back."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _PARTS = {  # of a checkpoint
 
 
 class Stateful(Protocol):
-    """What can be saved and put back: a module, an optimizer, a gradient estimator, a counter."""
+    """An object that can be saved and put back: a module, an optimizer, a gradient estimator, a counter."""
 
     def state_dict(self) -> Any: ...  # noqa: D102
 
@@ -57,7 +57,7 @@ class Stateful(Protocol):
 
 
 class Stage:
-    """What a stage carries from step to step, and its way to the checkpoint and back."""
+    """The state that a stage carries from step to step, and its way to the checkpoint and back."""
 
     def __init__(self, run: Run, stage: str, steps: int, state: Mapping[str, Stateful], model: str) -> None:
         self.outcome = TrainingOutcome(stage)
@@ -204,7 +204,7 @@ class Stage:
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint is worth its time, whatever the number of the step; see `Pace`."""
+        """True if a checkpoint is worth its time, whatever the number of the step; see `Pace`."""
         return self._pace.due
 
     def restore(self) -> bool:
@@ -299,17 +299,17 @@ class Stage:
 
     @property
     def saved(self) -> bool:
-        """Whether it has a checkpoint."""
+        """True if it has a checkpoint."""
         return self._path.exists()
 
     @property
     def covered(self) -> bool:
-        """Whether the checkpoint has the step at hand."""
+        """True if the checkpoint has the step at hand."""
         return self._saved == self.outcome.step
 
     @property
     def nothing_since_saved(self) -> bool:
-        """Whether a resumed run would be where this one is: just after a checkpoint, or at the start."""
+        """True if a resumed run would be where this one is: just after a checkpoint, or at the start."""
         return self.covered or (self._saved is None and self.outcome.step == 0)
 
     def interrupted(self, *, inside: bool = False) -> Interrupted:

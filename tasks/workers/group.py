@@ -53,12 +53,12 @@ _group: ContextVar[Group | None] = ContextVar("group", default=None)  # None for
 
 
 def is_member() -> bool:
-    """Whether torchrun, or `blackbox run --workers`, started this process as one of several."""
+    """Say whether torchrun, or `blackbox run --workers`, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def rank() -> int:
-    """Of this process; 0 alone."""
+    """Return this process's rank; 0 alone."""
     return int(os.environ["RANK"]) if is_member() else 0
 
 
@@ -128,7 +128,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
 
 
 def process_group() -> dist.ProcessGroup | None:
-    """What gradients of `zo` take to share out queries; None for a process alone."""
+    """Return the group in which gradients of `zo` share out queries; None for a process alone."""
     if _group.get() is None:
         return None
     import torch.distributed as dist
@@ -137,7 +137,7 @@ def process_group() -> dist.ProcessGroup | None:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it is true in some process; all ask at the same place."""
+    """Say whether it is true in some process; all ask at the same place."""
     return bool(total(int(flag))[0])
 
 
@@ -164,7 +164,7 @@ def total(*counts: int) -> list[int]:
 
 
 def of_all(value: Value) -> list[Value]:
-    """What each process says, by rank; all ask at the same place.
+    """Return each process's value, by rank; all ask at the same place.
 
     Args:
         value: Something small that can be pickled.

@@ -131,7 +131,7 @@ def store() -> Path | None:
 
 
 def watch(run: Callable[[], Path | None]) -> None:
-    """In a process that another started: stop, as by SIGTERM, when that one says so or is gone.
+    """Stop a process that another started, as by SIGTERM, when that one says so or is gone.
 
     A first process that is killed does not say which folder its run has: so `run` gives it, if it is known.
     """
@@ -166,7 +166,7 @@ def _loopback() -> str:
 
 
 def launch_id() -> str | None:
-    """What is the same for all restarts of one torchrun, and for no other; None without torchrun."""
+    """Return an id, the same for all restarts of one torchrun, and for no other; None without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     job = os.environ["TORCHELASTIC_RUN_ID"]

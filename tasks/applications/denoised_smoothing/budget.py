@@ -1,4 +1,4 @@
-"""What a method's budget of queries pays for: what is fixed, and how many optimiser steps are left."""
+"""The use of a method's budget of queries: fixed costs, and the optimiser steps that are left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 def counted(tally: RowTally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
-    """What a function finds, and how many images all processes of the run, which all come here, asked for."""
+    """Return a function's answer, and the images that all processes of the run asked for; all call this."""
     before = tally.copy()
     answer = ask()
     return answer, everywhere(tally.since(before)).rows_asked
@@ -31,12 +31,12 @@ def validation_queries(config: Config) -> int:
 
 
 def clean_queries(problem: Defence) -> int:
-    """What the loss asks for once: the classifier's predictions on the clean training images."""
+    """Return the loss's one-time queries: the classifier's predictions on the clean training images."""
     return len(problem.used) if problem.config.loss == "stability" else 0
 
 
 def queries_of_step(config: Config, variant: Variant, size: int) -> int:
-    """What an optimiser step of a method asks for.
+    """Return the queries of an optimiser step of a method.
 
     Args:
         config: The run's settings.
@@ -53,7 +53,7 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
 
 
 def steps_within(budget: int, fixed: int, a_step: int, method: str) -> int:
-    """How many steps a budget pays for.
+    """Return how many steps a budget pays for.
 
     Raises:
         ConfigurationError: Not one.
@@ -136,7 +136,7 @@ def _ratio_queries(config: Config) -> int:
 
 
 def _measures_mu(config: Config, variant: Variant) -> bool:
-    """Whether a method needs a smoothing parameter that is measured, and it is not given."""
+    """Say whether a method needs a smoothing parameter that is measured, and it is not given."""
     if config.zeroth_order.input_mu is not None:
         return False
     if variant.family == "deepzero":

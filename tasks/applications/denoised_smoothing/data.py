@@ -123,7 +123,7 @@ def load(config: Config, folder: Path | None = None) -> Sets:
 
 
 def digits_of_the_box() -> tuple[np.ndarray, np.ndarray]:
-    """What the embedded classifiers are trained on: images `(800, 64)` and labels."""
+    """Return the embedded classifiers' training data: images `(800, 64)` and labels."""
     images, labels = digits.load()
     chosen = _order(len(labels))[:BOX]
     return images[chosen].reshape(BOX, -1), labels[chosen]

@@ -55,7 +55,7 @@ class DnCNN(nn.Module):
 
 
 def encoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool) -> nn.Module:
-    """From images `(rows, *shape)` to latent vectors `(rows, size)`.
+    """Make a network from images `(rows, *shape)` to latent vectors `(rows, size)`.
 
     Args:
         shape: of an image.
@@ -72,7 +72,7 @@ def encoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool
 
 
 def decoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool) -> nn.Module:
-    """From latent vectors `(rows, size)` to images `(rows, *shape)` in [0, 1]; see `encoder`."""
+    """Make a network from latent vectors `(rows, size)` to images `(rows, *shape)` in [0, 1]."""
     if not convolutions:
         wide = _linear((latent, *reversed(widths), math.prod(shape)))
         return nn.Sequential(wide, nn.Sigmoid(), nn.Unflatten(1, shape))

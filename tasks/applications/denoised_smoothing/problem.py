@@ -172,7 +172,7 @@ class DenoisedSmoothing(Defence):
         fields: Mapping[str, Mapping[str, Any]],
         last: bool,
     ) -> None:
-        """After the first seed: export the best denoiser."""
+        """Export the best denoiser after the first seed."""
         if last and seed == run.seeds[0]:
             self._export(trained, run.path / ONNX)
 

@@ -28,7 +28,7 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1,
 
 
 def blocks(config: Config, facts: Findings) -> Sequence[Block]:
-    """What the report shows; the table for papers is written beside it, as Markdown and LaTeX."""
+    """Return the report's blocks; the table for papers is written beside it, as Markdown and LaTeX."""
     run, result = facts.run, judged(facts.result)
     if not result.table:
         return ()
@@ -63,7 +63,7 @@ def certificates(run: Run, result: Result) -> accuracy.Runs:
 
 
 def queries_of(result: Result) -> dict[str, int]:
-    """What each method's training asked for, all counted; the mean over seeds."""
+    """Return the queries of each method's training, all counted; the mean over seeds."""
     return {score.method: round(fmean(row.queries for row in score.rows)) for score in scores(result)}
 
 
@@ -73,7 +73,7 @@ def family_of(method: str) -> str:
 
 
 def best_of_families(result: Result) -> dict[str, str]:
-    """Of each family the variant with the best validation accuracy, which is asked of the box itself."""
+    """Return each family's variant with the best validation accuracy, as the box itself was asked."""
     best: dict[str, tuple[float, str]] = {}
     for score in scores(result):
         values = [row.extra.get("validation accuracy") for row in score.rows]

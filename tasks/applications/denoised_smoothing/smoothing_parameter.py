@@ -1,4 +1,4 @@
-"""mu: measured from the classifier's own answers, once for each seed and space, and what methods make of it.
+"""mu: measured from the classifier's own answers, once for each seed and space, and converted for methods.
 
 A slope taken with a step mu is wrong by noise over mu and by curvature times mu. Both show as disagreement
 with the slope of a quarter of the step, so the step is taken whose slopes agree best. More and Wild's
@@ -62,7 +62,7 @@ class Mu:
         return cls(mu, mu, mu, mu)
 
     def of(self, kind: str, central: bool, size: int) -> float:
-        """That of some directions: Gaussian ones are longer than one by the root of their size."""
+        """Return the mu of some directions: Gaussian ones are longer than one by the root of their size."""
         if kind == "cge":
             return self.coordinate_central if central else self.coordinate
         mu = self.direction_central if central else self.direction

@@ -13,7 +13,7 @@ from tasks.configuration import Count, Fraction, NamesCode, NotNegative, Positiv
 
 
 def ships(network: str, arguments: Sequence[str]) -> bool:
-    """Whether the name is of a network that ships, and not of a function of the user's."""
+    """Say whether the name is of a network that ships, and not of a function of the user's."""
     return not (":" in network or network.endswith(".py"))
 
 

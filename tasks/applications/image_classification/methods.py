@@ -188,7 +188,7 @@ def fo_sparse_weight(setup: Setup) -> Trained:
 
 
 def _cost(problem: Any, steps: int, name: str) -> Cost:
-    """Of a method from function values, with sets of the size that a run's have."""
+    """Return the cost of a method from function values, with sets of the size that a run's have."""
     config, network = problem.config, problem.network()
     sparsity: zo.estimators.Sparsity = _some(config, network)
     if name in ON_SETS:

@@ -96,7 +96,7 @@ class ImageClassification(Problem):
 
     @property
     def training_images(self) -> int:
-        """How many there are, known without them."""
+        """The number of training images, known without them."""
         return self.config.train_images or TRAIN[self.config.dataset]
 
     @property

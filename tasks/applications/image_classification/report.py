@@ -1,4 +1,4 @@
-"""The problem's own part of the report: sentences on the accuracies, and pictures of what is classified."""
+"""The problem's own part of the report: sentences on the accuracies, and pictures of classified images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 4  # confusions side by side
 
 
 def blocks(findings: Findings, config: Config) -> Sequence[Block]:
-    """What the shared report does not say.
+    """Return the blocks that the shared report lacks.
 
     Args:
         findings: The finished run, with the arrays of `ImageClassification.evaluate`.
@@ -54,7 +54,7 @@ def blocks(findings: Findings, config: Config) -> Sequence[Block]:
 
 
 def sentences(result: Result, config: Config) -> list[str]:
-    """What was trained, how it is counted, and what is lost to the differences and what to the sets."""
+    """Describe the training, the counting, and the losses due to differences and to sets."""
     weights = result.table[0].extra["weights"]
     lines = [
         f"{config.network} with {weights:,} weights, trained from scratch on {config.dataset}: "
@@ -95,7 +95,7 @@ def ratios(kept: LayerRatios, path: Path) -> Path:
 
 
 def confusions(fields: Mapping[str, Mapping[str, Any]], classes: Sequence[str], path: Path) -> Path:
-    """Which class is taken for which, of the first few methods; rows add up to 100 %."""
+    """Plot the confusion of classes, of the first few methods; rows add up to 100 %."""
 
     def draw(axes: Axes, arrays: Mapping[str, Any]) -> None:
         counts = arrays["confusion"].astype(float)

@@ -1,4 +1,4 @@
-"""Sparse sets: which weights are scored, a run's layer ratios and pruning mask, the rule of a step's set."""
+"""Sparse sets: the scored weights, a run's layer ratios and pruning mask, the rule of a step's set."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def ratios_name(seed: int) -> str:
 
 
 def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.estimators.LayerwiseCoordinates:
-    """How sets are drawn with these ratios, where a pass over the training images has `epoch` steps."""
+    """Make the rule of drawing sets with these ratios, where a pass over the images has `epoch` steps."""
     every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
     return zo.estimators.LayerwiseCoordinates(ratios, every)
 
@@ -99,7 +99,7 @@ def kept_mask(setup: Setup) -> Tensor:
 
 
 def grasp_mask(setup: Setup) -> Tensor:
-    """Where GraSP keeps a weight, and all dense ones: `(parameters,)` bool, flat."""
+    """Say where GraSP keeps a weight, and all dense ones: `(parameters,)` bool, flat."""
     sparsity = setup.config.sparsity
     scored = scores(setup, "grasp")
     mask = zo.pruning.kept_weights(scored, sparsity, minimum=SHARE * (1 - sparsity))
@@ -144,6 +144,6 @@ def uniform_ratios(network: nn.Module, sparsity: float) -> LayerRatios:
 
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that are trained: what a network of the user's own keeps fixed is in no set."""
+    """Return the trained parameters: those that a network of the user's own keeps fixed are in no set."""
     parameters = zo.estimators.Parameters(network)
     return dict(zip(parameters.names, parameters.tensors, strict=True))

@@ -131,7 +131,7 @@ def placement(name: str) -> tuple[float, float, float]:
 
 
 def inside(name: str, x: Tensor, y: Tensor) -> Tensor:
-    """How far inside the outline of the unit disc's area a point is; negative outside, same shape as `x`."""
+    """Return points' depth inside the outline of the unit disc's area; negative outside, shaped as `x`."""
     scale, x_mean, y_mean = placement(name)
     return OUTLINES[name](x * scale + x_mean, y * scale + y_mean) / scale
 
@@ -257,7 +257,7 @@ def _textured(factors: Factors, which: int, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _outline(labels: Tensor, factors: Factors, x: Tensor, y: Tensor) -> Tensor:
-    """How much of each pixel the outline covers, `(rows, side, side)`, 0 to 1."""
+    """Return how much of each pixel the outline covers, `(rows, side, side)`, 0 to 1."""
     covered = torch.empty(len(labels), *x.shape[1:])
     for label, name in enumerate(NAMES):
         rows = torch.nonzero(labels == label).flatten()

@@ -23,7 +23,7 @@ _PIXELS, _SUM = BLOCK * 3 * SIDE * SIDE, 32  # bytes of a record
 
 
 def kept_shapes(count: int, seed: int, folder: Path | None) -> tuple[Tensor, Tensor]:
-    """What `shapes(count, seed)` gives, read where it was drawn before.
+    """Return `shapes(count, seed)`, read from the file where it was drawn before.
 
     Of several processes that want the same images one draws them.
 

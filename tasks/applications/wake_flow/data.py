@@ -75,7 +75,7 @@ class WakeData:
 
     @property
     def evaluated(self) -> Flows:
-        """Those of the test, and the extrapolated ones behind them."""
+        """The flows of the test, and the extrapolated ones behind them."""
         if self.extrapolated is None:
             return self.test
         both = self.test, self.extrapolated
@@ -105,7 +105,7 @@ class Pairs:
 
 
 def reference_settings(config: Config) -> ReferenceSettings:
-    """What the reference is made from."""
+    """Return the settings that the reference is made from."""
     reynolds = (*config.train_reynolds, *config.validation_reynolds, *config.test_reynolds)
     return ReferenceSettings(
         reynolds=tuple(sorted(set(reynolds))),
@@ -148,7 +148,7 @@ def before(flows: Flows) -> tuple[Tensor, Tensor]:
 
 
 def pairs(flows: Flows, stepped: Tensor) -> Pairs:
-    """What `before` gives after one solver step, beside the frames that should have come out.
+    """Pair the flows after one solver step with the reference frames at that time.
 
     Pairs that the solver lost are out.
 

@@ -1,4 +1,4 @@
-"""How methods are judged: rollouts over Reynolds numbers never trained on, measured as they go, and kept."""
+"""The evaluation of methods: rollouts over unseen Reynolds numbers, measured as they go, and kept."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
 
 
 def held_out(extrapolated: np.ndarray) -> np.ndarray:
-    """Which rollouts are within the range trained on, or all of them if none is."""
+    """Say which rollouts are within the range trained on, or select all of them if none is."""
     return ~extrapolated if not extrapolated.all() else np.ones_like(extrapolated)
 
 
@@ -196,7 +196,7 @@ def tracks(fields: Mapping[str, Arrays]) -> Tracks:
 
 
 def methods(tracks: Tracks) -> list[str]:
-    """Of all tracks but the reference's."""
+    """Return the names of all tracks but the reference's."""
     return [name for name in tracks if name != REFERENCE]
 
 
@@ -212,7 +212,7 @@ def lost(tracks: Tracks) -> list[tuple[str, float, int, int]]:
 
 
 def shown_reynolds(tracks: Tracks) -> float:
-    """Of the flow that is shown in motion."""
+    """Return the Reynolds number of the flow that is shown in motion."""
     numbers = tracks[REFERENCE]
     return float(numbers["reynolds"][shown_row(numbers["extrapolated"])])
 

@@ -1,8 +1,8 @@
-"""What PRE's fit needs of the fine flows: their first frames, and W^T r of all later ones, kept in a file.
+"""The fine flows for PRE's fit: their first frames, and W^T r of all later ones, kept in a file.
 
 The reference keeps its frames on the coarse grid, which is not enough for a fit on the fine one; so the
-training flows run once more, and what is left of them is kept beside the reference, under a name with a hash
-of all that it depends on. W is the linear interpolation from the faces of the coarse grid to the fine one's.
+training flows run once more, and these sums are kept beside the reference, under a name with a hash of all
+that they depend on. W is the linear interpolation from the faces of the coarse grid to the fine one's.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _between_centres(cells: int, factor: int) -> sparse.csr_array:
 
 
 def _between_faces(cells: int, factor: int, first: int) -> sparse.csr_array:
-    """Of values on each cell's lower (`first` 0) or upper (1) face; the face that is left out is at zero."""
+    """Interpolate values on each cell's lower (`first` 0) or upper (1) face; the left-out face is at zero."""
     place = (np.arange(cells * factor) + first) / factor - first
     return _linear(place, cells)
 

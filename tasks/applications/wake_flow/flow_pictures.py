@@ -88,7 +88,7 @@ def draw_wake(axes: Axes, field: np.ndarray, config: Config, limit: float) -> Ax
 
 
 def _colours(drawn: Iterable[str]) -> dict[str, str]:
-    """Of methods that share a picture, and of the reference."""
+    """Return the colours of methods that share a picture, and of the reference."""
     looks = pictures.looks(name for name in drawn if name != REFERENCE)
     return {REFERENCE: pictures.REFERENCE} | {name: colour for name, (colour, _) in looks.items()}
 

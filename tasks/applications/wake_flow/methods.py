@@ -1,4 +1,4 @@
-"""How each method of the wake flow trains: from NON's weights by the shared ones, or on pairs of frames."""
+"""The training of the wake flow's methods: from NON's weights by shared methods, or on pairs of frames."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _problem(setup: Setup) -> Any:
 
 
 def _shared(method: str, config: Config) -> Method:
-    """What trains a method in the loop, of those that all problems have."""
+    """Return the shared method that trains a method in the loop."""
     named = {"FO-SOL": "first-order", "chain": "row-rge", "identity": "identity", "TAN-SOL": "tangents"}
     return by_name.METHODS[named.get(family_of(method)[0], config.estimator)]
 
@@ -160,12 +160,12 @@ def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:
 
 
 def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:
-    """Of all steps that the method takes."""
+    """Return the cost of all steps that the method takes."""
     return _cost_of_steps(problem, steps_in_loop(problem, method), method)
 
 
 def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:
-    """With the network and the windows of the method, in evaluations of the settings' batch."""
+    """Return the cost of steps with a method's network and windows, in evaluations of the settings' batch."""
     config: Config = problem.config
     as_trained, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)
     as_trained.config = replace(_spent(config, method), batch=batch)

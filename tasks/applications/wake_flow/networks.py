@@ -1,4 +1,4 @@
-"""The corrector: a convolutional network that adds to the solver's velocity what its grid lost."""
+"""The corrector: a convolutional network that adds to the solver's velocity the part that its grid lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Scales:
-    """What normalises the network's inputs and output.
+    """The scales that normalise the network's inputs and output.
 
     Attributes:
         velocity: standard deviation of the speed over the training flows.
@@ -26,7 +26,7 @@ class Scales:
 
 
 class Corrector(nn.Module):
-    """From (u, v, Re) to a correction of (u, v).
+    """A network from (u, v, Re) to a correction of (u, v).
 
     As in Solver-in-the-Loop (Um et al. 2020) inputs are u, v over the standard deviation of the
     speed, and a constant channel of Re over its own. Unlike there, the output is in units of the

@@ -1,4 +1,4 @@
-"""The wake flow's own part of a report: what came out in words, wakes, errors, the flow's own figures."""
+"""The wake flow's own part of a report: the outcome in words, wakes, errors, the flow's own figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
 
 def sentences(result: Result, config: Config) -> list[str]:
-    """What was compared, and how the methods that need no derivative stand to first order."""
+    """Describe the comparison, and how the methods that need no derivative stand to first order."""
     known, means = {**by_name.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:

@@ -1,4 +1,4 @@
-"""What certificates say together: certified accuracy and ACR, tables for papers, curves over the radius."""
+"""Summaries of certificates: certified accuracy and ACR, tables for papers, curves over the radius."""
 
 from __future__ import annotations
 

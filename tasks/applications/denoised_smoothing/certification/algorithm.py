@@ -29,7 +29,7 @@ from zo.errors import FailedQueriesError
 
 
 class Phase(IntEnum):
-    """What a noisy copy is for; each phase has noise of its own, or the bound would not hold."""
+    """The purpose of a noisy copy; each phase has noise of its own, or the bound would not hold."""
 
     SELECT = 0  # n0: which class is the top class
     ESTIMATE = 1  # N: how probable it is
@@ -127,7 +127,7 @@ ABSTAIN = -1  # the prediction where nothing can be said at this alpha
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of one image: within `radius` of it the smoothed classifier predicts `predict`.
+    """The certificate of one image: within `radius` of it the smoothed classifier predicts `predict`.
 
     Attributes:
         idx: of the image in its data set.
@@ -157,7 +157,7 @@ class Certificate:
 
     @property
     def correct(self) -> bool:
-        """Whether the prediction is the label; an abstention is wrong at every radius, 0 included."""
+        """True if the prediction is the label; an abstention is wrong at every radius, 0 included."""
         return self.predict != ABSTAIN and self.predict == self.label
 
 

@@ -99,7 +99,7 @@ def radius_cap(sigma: float, n: int, alpha: float) -> float:
 
 
 def vote_is_clear(first: int, second: int, alpha: float) -> bool:
-    """Whether the leading class is the most probable one, wrong with probability at most alpha.
+    """Say whether the leading class is the most probable one, wrong with probability at most alpha.
 
     The two-sided binomial test of the two leading counts against 1/2 (Cohen et al. 2019, PREDICT).
     """

@@ -96,7 +96,7 @@ class CertificateFile:
         _write(self.path, _line(_cells(certificate)))
 
     def counted(self, certificates: Iterable[Certificate]) -> Ledger:
-        """What the box has counted for some images of the table; their queries, where that is not known."""
+        """Return the box's counts for some images of the table; their queries, where that is not known."""
         counts: dict[int, Ledger] = {}
         content = self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
         for line in content.split(b"\n")[:-1]:
@@ -145,7 +145,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
 
 
 def _contradiction(one: Certificate, correct: int) -> str:
-    """What in a line cannot be, by the names of its columns; "" if nothing."""
+    """Describe an impossible value in a line, by the names of its columns; "" if there is none."""
     sound = {
         f"idx {one.idx}": one.idx >= 0,
         f"radius {one.radius}": 0 <= one.radius < math.inf,

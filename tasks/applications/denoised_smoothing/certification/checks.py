@@ -1,4 +1,4 @@
-"""A box as a classifier of images, and what can be found wrong before the first query is paid for."""
+"""A box as a classifier of images, and its faults that can be found before the first query is paid for."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def known_as(box: BlackBoxFunction) -> str:
 
 
 def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
-    """What so many images will ask of this box, in a sentence; nothing is asked yet.
+    """Describe the queries that so many images will take of this box; nothing is asked yet.
 
     Args:
         box: the classifier and what is wrapped around it.

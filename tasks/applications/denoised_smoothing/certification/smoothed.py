@@ -198,7 +198,7 @@ class SmoothedClassifier:
         return [done[index] for index in range(len(images))]
 
     def plan(self, images: int, n0: int = 100, n: int = 100_000) -> str:
-        """How many queries certifying so many images takes, in a sentence, if the budget allows them.
+        """Describe the queries that certifying so many images takes, if the budget allows them.
 
         The algorithm asks n0 + N times for every image, those included that end in an abstention.
 

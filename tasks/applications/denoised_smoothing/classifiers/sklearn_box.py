@@ -114,7 +114,7 @@ class SklearnClassifier(BlackBoxFunction):
         return logits
 
     def __repr__(self) -> str:
-        """With its name."""
+        """Show its name."""
         return f"SklearnClassifier({self.name!r})"
 
 

@@ -1,4 +1,4 @@
-"""What stands around a classifier: what is made of images and answers, a decoder, the count of queries."""
+"""Wrappers of a classifier: images to its inputs, its answers to scores, a decoder, the count of queries."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Scored(Wrapper):
         return torch.where(answered[:, None], hot, math.nan)
 
     def __repr__(self) -> str:
-        """With what they are made of."""
+        """Show the box and the conversion of its answers."""
         rounded = "" if self.decimals is None else f", decimals={self.decimals}"
         return f"Scored({self.box!r}, {self.gives!r}, {self.answers!r}{rounded})"
 
@@ -125,7 +125,7 @@ class Decoded(Wrapper):
         return self.box.run_rows((images,))
 
     def __repr__(self) -> str:
-        """With the size."""
+        """Show the box and the size of its inputs."""
         return f"Decoded({self.box!r}, {self.inputs[0].shape[0]})"
 
 

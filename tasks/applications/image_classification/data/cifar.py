@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: where they come from, what their archives hold, and their binary files."""
+"""CIFAR-10 and CIFAR-100: their source, their archives, and their binary files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CifarSource:
 
     @property
     def url(self) -> str:
-        """Of the archive."""
+        """The URL of the archive."""
         return f"{self.site}/{self.archive}"
 
     @property

@@ -64,7 +64,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images at random.
+    """Random changes of training images.
 
     Attributes:
         pad: at least 0 pixels of zero on each side before an image of the old size is cut out; 0 for none.

@@ -19,7 +19,7 @@ class Normalisation:
     deviation: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What a network sees: `(rows, channels, height, width)` uint8 to float32, channels last."""
+        """Convert images for a network: `(rows, channels, height, width)` uint8 to float32, channels last."""
         mean, deviation = (
             torch.tensor(values, device=images.device).view(1, -1, 1, 1)
             for values in (self.mean, self.deviation)

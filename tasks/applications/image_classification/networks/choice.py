@@ -1,4 +1,4 @@
-"""A network by its name: those that ship, and any `module:function` of the user's own."""
+"""A network by its name: shipped ones, and any `module:function` of the user's own."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def make(
 def _users_own(
     target: str, width: int | None, find: Callable[[str], Any]
 ) -> Callable[[int, ImageShape], nn.Module]:
-    """What makes the user's network; imported here, since an import may draw random numbers itself."""
+    """Return the maker of the user's network; imported here, since an import may draw random numbers."""
     if width is not None:
         raise ConfigurationError(
             f"{target}: expected no width for a function of your own, got {width}. Set it in the function."
