@@ -1,4 +1,4 @@
-"""The check along the gradient: whether the loss changes as the gradient of tangents predicts."""
+"""The check along the gradient: does the loss change as the gradient of tangents predicts?"""
 
 from __future__ import annotations
 
@@ -43,47 +43,49 @@ FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is
 
 @torch.no_grad()
 def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
-    """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
+    """Check gradient and tangents by one query along the gradient, with the masks that the base drew.
 
-    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d predicts the
-    responses of the boxes to what the query changes of their inputs. And both for each row of the batch: what
-    a row's loss changes by was predicted up to the sum, over the calls, of v (F(z + d) - F(z) - J d), where
-    v is the gradient that arrives at a call's outputs and d the change of its inputs.
+    The query measures two things. One is the agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|). The
+    other is the error of the tangents' J d as a prediction of the boxes' responses to the query. Both are
+    known for each row of the batch, too: the error of a row's predicted change is the sum, over the calls, of
+    v (F(z + d) - F(z) - J d). Here v is the gradient that arrives at a call's outputs, and d the change of
+    its inputs.
 
-    h is such that g predicts a change by a thousandth of the loss. In float32 that is some 1e4 units of
-    the loss's rounding. The length of a random query, mu sqrt(d), is far too long: hardly any of that changes
-    the loss, while along g all does, and what is measured is the curvature. The way is uphill, where near a
-    minimum curvature adds to the change instead of hiding it.
+    The step h is such that g predicts a change by a thousandth of the loss. In float32 that is some 1e4
+    units of the loss's rounding. The length of a random query, mu sqrt(d), would be far too long: hardly any
+    of that length changes the loss, while along g all of it does, and curvature would be measured. The way is
+    uphill, where near a minimum curvature adds to the change instead of hiding it.
 
-    The first check that finds fault, or a change a hundred times the predicted one, which is no fault where
-    the rows agree, is confirmed by another query, for which nothing is changed. If the loss changes all the
-    same, the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from
-    the noise, and where none is long enough nothing is asked. Where boxes are not noisy, each check that
-    finds fault is repeated, and decided, by a query a tenth as far: in front of a stiff box the way of a
-    thousandth is too long, and what was measured is the curvature. Where part of the gradient seems to be
-    missing, one goes as far downhill too: near a kink, as of a mean of absolute errors that are all small,
-    the loss rises on both sides, which no gradient says.
+    A query that changes nothing confirms the first check that finds fault. It also confirms a change a
+    hundred times the predicted one, which is no fault where the rows agree. If the loss changes all the same,
+    the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from the
+    noise, and where none is long enough nothing is asked. Where boxes are not noisy, a query a tenth as far
+    repeats and decides each check that finds fault: in front of a stiff box a thousandth of the loss is too
+    far, and curvature was measured. Where part of the gradient seems to be missing, a query goes as far
+    downhill, too. Near a kink, as of a mean of absolute errors that are all small, the loss rises on both
+    sides, which no gradient shows.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
-    Answers that a program printed with few digits are rounded as well. Then the first way is as long as the
-    change of the loss needs to be distinguishable from what rounding makes of it; where none is long enough
-    nothing is asked, and where responses are mostly rounding only the digits are reported.
+    Answers that a program printed with few digits are rounded as well. Then the first way is so long that the
+    change of the loss is distinguishable from rounding. Where none is long enough nothing is asked, and where
+    responses are mostly rounding only the digits are reported.
 
     A gradient that is too long by orders of magnitude makes the way so short that answers stay to the bit,
-    and a smooth box looks as if it were constant in pieces. Before that is said, a query goes at least a
+    and a smooth box looks as if it were constant in pieces. Before such a verdict a query goes at least a
     ten-thousandth of the weights' length.
 
     A network that computes in 16 bits, as under autocast, gives the box the very same inputs over so short a
-    way, or others at random. A check that finds fault there shows nothing, and that is said once.
+    way, or others at random. A check that finds fault there shows nothing, and a notice says so once.
 
-    Where at most a tenth of the rows fail that did not in the base, the others decide: what they predict is
-    the gradient of their mean, taken again from the recorded answers. More, or where those that failed have
-    most of the gradient, and the check shows nothing.
+    Where at most a tenth of the base's surviving rows fail, the others decide: their prediction is the
+    gradient of their mean, taken again from the recorded answers. Where more rows fail, or the failed ones
+    have most of the gradient, the check shows nothing.
 
-    Where no fault is found, but the loss changes by more than twice what g predicts, a query a tenth as far
-    shows whether that is the curvature of the way, as on chaotic ones, or part of the boxes' derivative that
-    tangents leave out, as of one that keeps something between its calls. That is asked until it is known.
+    Where no fault is found, but the loss changes by more than twice the change that g predicts, a query a
+    tenth as far finds the reason. It is the curvature of the way, as on chaotic ones, or a part of the boxes'
+    derivative that tangents leave out, as where a box keeps something between its calls. The query is
+    repeated in later checks until the reason is known.
 
     Args:
         gradient: the gradient g, with all that it was taken from.
@@ -104,7 +106,7 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
 
 
 def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
-    """What queries show: one that goes far enough to show something, and those that confirm a fault."""
+    """Look by one query that goes far enough to show something, and by others that confirm a fault."""
     change, reason = uphill.shortest()
     if change is None:
         return Check(reason=reason)
@@ -134,7 +136,7 @@ def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
 
 
 def _cut(uphill: _Uphill, check: Check, nearer: Check, change: float) -> float | None:
-    """How many times its length the gradient lacks, along itself; asks downhill too where something lacks."""
+    """Return how many times its length the gradient lacks, and ask downhill where it lacks some."""
     balance = nearer.figures.get("balance")
     if missing(check.figures.get("balance"), balance) is None:
         return None
@@ -223,7 +225,7 @@ class _Uphill:
     def _expected(
         self, predicted: float, counting: Tensor, failure_share: float, listeners: Sequence[Linearised]
     ) -> float:
-        """What the gradient predicts that the mean loss of the rows that did not fail changes by.
+        """Return the change of the mean loss that the gradient predicts over the rows that did not fail.
 
         Args:
             predicted: the same of all rows.
@@ -258,7 +260,7 @@ class _Uphill:
         return self.noise
 
     def short(self, check: Check, predicted: float) -> float | None:
-        """How many times its length the gradient lacks as far as tangents know, see `Check.short`.
+        """Return how many times its length the gradient lacks as far as tangents know, see `Check.short`.
 
         Args:
             check: what a query has shown, for which the gradient predicted this change of the mean loss.
@@ -303,7 +305,7 @@ class _Uphill:
 
 @dataclass(frozen=True)
 class Query:
-    """What a query along the gradient has measured, beside what was predicted of it.
+    """The measurements of a query along the gradient, and their predictions.
 
     Attributes:
         change: the change of each row's loss, `(rows,)`.
@@ -378,7 +380,7 @@ def _errors(
     predictions: Sequence[Tensor],
     listeners: Sequence[_Listening],
 ) -> list[Tensor] | None:
-    """What the errors of J d change of the mean loss, by call and by row of it, `(rows,)`; None if not known.
+    """Return the mean loss's change by the errors of J d, by call and row, `(rows,)`; None if not known.
 
     Args:
         responses: the responses of the check's calls.

@@ -57,7 +57,7 @@ class Outlying:
 
 
 class Outliers:
-    """Which answers of one box are too far from all others, and alone, to be learned from.
+    """The answers of one box that are too far from all others, and alone, to be learned from.
 
     A row is far where its outputs are ten standard deviations of all answers so far, in the root mean square
     over the outputs, from their mean and from what was predicted. One such row may spoil a fit for many
@@ -113,7 +113,7 @@ class Outliers:
             self._rows += len(y)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is usual, and when the last far row came."""
+        """Save the usual answers, and the time of the last far row."""
         return {"usual": self._usual.state_dict(), "rows": self._rows, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Outliers:
         self._rows, self._since = state["rows"], state["since"]
 
     def _far(self, calls: Sequence[CallPairs], values: Sequence[Tensor | None]) -> list[Tensor] | None:
-        """How far the rows of each call are, `(rows,)`, 0 where that is not known; None where none is far."""
+        """Return how far the rows of each call are, `(rows,)`, 0 where not known; None where none is far."""
         if not self.wanted or self._rows < FEWEST:
             return None
         known = [each for each in values if each is not None]
@@ -163,7 +163,7 @@ def outlying(
 
 
 def _of_batch(masks: Sequence[Tensor], rows: int) -> Tensor:
-    """Which rows of a batch have a row of a call that is marked; of other calls nobody knows whose it is."""
+    """Say which rows of a batch have a marked row of a call; other calls' rows belong to no known one."""
     of_batch = torch.zeros(rows, dtype=torch.bool, device=masks[0].device)
     for mask in masks:
         if len(mask) % rows == 0:

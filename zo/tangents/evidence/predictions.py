@@ -1,4 +1,4 @@
-"""How well tangents predict what a step shows, before they learn from it."""
+"""The error of tangents' predictions of a step, before they learn from it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
 
 
 def _of_each(calls: Sequence[CallPairs], values: Tensor | None) -> Sequence[Tensor | None]:
-    """What is known of all calls that are shown at once, call by call."""
+    """Split the known values of all calls that are shown at once, call by call."""
     return [None] * len(calls) if values is None else values.split([len(pairs.z) for pairs in calls])
 
 

@@ -1,4 +1,4 @@
-"""How far rounding of the boxes' answers hides their responses from a check."""
+"""Rounding of the boxes' answers, as far as it hides their responses from a check."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ COARSE = 1e5  # units in the last place: what varies by less between rows may ha
 
 
 def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[int, tuple[int, ...]]:
-    """For each box the places of numbers that no row of a check has moved, while others moved.
+    """Return the places of numbers that no row of a check has moved, while others moved, for each box.
 
     Args:
         gradient: of the step that is checked.
@@ -46,13 +46,13 @@ def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[in
 
 
 def _would_show(answers: Tensor) -> bool:
-    """Whether a number that is moved a little is another one, `(rows,)`."""
+    """Say whether a small move of a number would change it, `(rows,)`."""
     unit = COARSE * torch.finfo(answers.dtype).eps * answers.abs().amax()
     return len(answers.unique()) > MANY * len(answers) and bool(answers.std() > unit)
 
 
 class Unmoved(Linearised):
-    """What a tangent says, with a derivative of zero of some outputs.
+    """A tangent with a derivative of zero for some outputs.
 
     Args:
         at: what the tangent says.

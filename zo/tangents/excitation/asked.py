@@ -1,4 +1,4 @@
-"""What a box was asked for: the rows by which inputs are found whose derivative values do not show."""
+"""The rows that a box was asked for; they show the inputs whose derivative cannot be learned from values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Spread = Callable[[int, Tensor], float | None]  # of an input's numbers over wei
 
 @dataclass
 class AskedInputs:
-    """What is known of the inputs of one box.
+    """The record of one box's inputs.
 
     Attributes:
         rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
@@ -89,7 +89,7 @@ class AskedInputs:
 
     @property
     def due(self) -> bool:
-        """Whether rows have doubled since inputs were last judged."""
+        """True if rows have doubled since inputs were last judged."""
         return self.seen >= 2 * self.judged
 
     def judge(
@@ -186,7 +186,7 @@ class AskedInputs:
         runs: Tensor,
         alive: Tensor,
     ) -> None:
-        """Of candidates that are fields take some cells, and what the other inputs have around them."""
+        """Keep some cells of candidates that are fields, and the other inputs around these cells."""
         outputs = [spec for spec in box.outputs if spec.learned]
         for which in candidates:
             space, _ = grid_of([box.inputs[which], *outputs])

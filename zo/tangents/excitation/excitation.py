@@ -44,7 +44,7 @@ Where = tuple[int, int]  # a box and an input, by their places
 
 @dataclass
 class _Box:
-    """What is known of one box.
+    """The state of one box.
 
     Attributes:
         state: what its dither is at.
@@ -72,7 +72,7 @@ class _Box:
 
 
 class Excitation:
-    """Which inputs of which boxes are dithered, and by how much; from step to step.
+    """The dither of all boxes: which inputs have one, and how large it is, from step to step.
 
     Args:
         boxes: the boxes.
@@ -104,7 +104,7 @@ class Excitation:
         self._candidates: dict[int, list[int]] = {}  # of the last step, by box
 
     def __bool__(self) -> bool:
-        """Whether anything is dithered."""
+        """True if anything is dithered."""
         return self.size != 0 and any(known.state.units for known in self._known)
 
     def of_step(self, key: Key, tangents: Sequence[Excited]) -> Dither:
@@ -115,7 +115,7 @@ class Excitation:
         return Drawn(key, tangents, [self.sizes(box) for box in boxes], [k.state.known for k in self._known])
 
     def sizes(self, box: int) -> dict[int, Tensor]:
-        """By input, how large the dither of a box's is, number by number."""
+        """Return the size of a box's dither, number by number, by the place of the input."""
         state, specs = self._known[box].state, self._boxes[box].inputs
         factor = state.factor if self.size is None else self.size
         ranges = {place: specs[place].ends[1] - specs[place].ends[0] for place in state.units}
@@ -125,7 +125,7 @@ class Excitation:
 
     @property
     def waits(self) -> bool:
-        """Whether a step's gradient is not to be used: most of it would be a guess.
+        """True if a step's gradient is not to be used: most of it would be a guess.
 
         Boxes that were asked for few rows hold up nothing, and with a size of the user's nothing is waited
         for.
@@ -170,7 +170,7 @@ class Excitation:
         known.state, known.shown = known.state.begun_again(), None
 
     def excites(self, box: int) -> bool:
-        """Whether an input of a box is dithered."""
+        """Say whether an input of a box is dithered."""
         return self.size != 0 and bool(self._known[box].state.units)
 
     def refused(self, number: int, why: str) -> Notice:
@@ -271,7 +271,7 @@ class Excitation:
         return words
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of each box, and what the last dithers did."""
+        """Save the state of each box, and the effects of the last dithers."""
         return {
             "boxes": [
                 {
@@ -298,7 +298,7 @@ class Excitation:
             setattr(self, name, state[name])
 
     def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
-        """Whether about as many rows fail as before; a dither beside which many more do is made smaller."""
+        """Say whether about as many rows fail as before; a dither with many more failures is made smaller."""
         lost, rows = int((~survived).sum()), len(survived)
         refused = False
         for known in self._known:
@@ -334,5 +334,5 @@ class Excitation:
 
 
 def _of_box(spread: Callable[[Where, Tensor], float | None], place: int) -> Spread:
-    """What gives the spread of a box's inputs."""
+    """Return a function that gives the spread of a box's inputs."""
     return lambda which, numbers: spread((place, which), numbers)

@@ -1,9 +1,9 @@
-"""How the gain of a dithered input is written: what an answer is regressed on.
+"""The form of a dithered input's gain: the columns of the regression of an answer.
 
-An answer changes by A e + sum_j x_j B_j e with a dither e, where x is what the box is given: what a valve
-does goes by the difference of two temperatures, what a viscosity does by a curvature, what a thickness does
-by the load, and their means may be zero. Of fields A is one kernel around all cells, and products are those
-of neighbours.
+An answer changes by A e + sum_j x_j B_j e with a dither e, where x are the box's other inputs. A valve's
+effect depends on the difference of two temperatures, a viscosity's on a curvature, a thickness's on the load,
+and the means of these may be zero. For fields, A is one kernel around all cells, and products are those of
+neighbours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid; decisi
 
 @dataclass(frozen=True)
 class GainForm:
-    """How the gain of a box's dithered inputs is written.
+    """The form of the gain of a box's dithered inputs.
 
     Attributes:
         numbers: which of a row's differentiable inputs are dithered, `(n,)`.
@@ -46,7 +46,7 @@ class GainForm:
 
     @classmethod
     def of(cls, rows: CallPairs, dither: Tensor) -> GainForm | None:
-        """That of a call; None where numbers are too many, and on no grid."""
+        """Return the form for a call; None where numbers are too many, and on no grid."""
         parts = [part.any(dim=0) for part in dither.split(sizes(rows.inputs), dim=1)]
         dithers = [spec for spec, part in zip(rows.inputs, parts, strict=True) if bool(part.any())]
         space, wraps = grid_of([*dithers, *rows.outputs])
@@ -77,11 +77,11 @@ class GainForm:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What must be the same for sums to be added up."""
+        """The key of a form; sums of forms with one key can be added up."""
         return self.names, self.space, len(self.factors), () if self.space else tuple(self.numbers.tolist())
 
     def columns(self, dither: Tensor, beside: Tensor) -> Tensor:
-        """What is multiplied by the kernel: `(rows, cells, n)`; of no grid there is one cell.
+        """Return the columns to multiply by the kernel, `(rows, cells, n)`; without a grid there is one cell.
 
         Args:
             dither: `(rows, size_in)`.
@@ -150,7 +150,7 @@ class GainForm:
         return middle[:, 0], short[:, None] * directions.T
 
     def beside(self, given: Tensor, basis: tuple[Tensor, Tensor]) -> Tensor:
-        """What products are with, `(rows, m, cells)`.
+        """Return the factors of the products, `(rows, m, cells)`.
 
         Args:
             given: as `given` gives it.
@@ -204,6 +204,6 @@ def _others(rows: CallPairs) -> list[Tensor]:
 
 
 def _is_on(shape: tuple[int, ...], space: tuple[int, ...]) -> bool:
-    """Whether an array is a field, or several, on a grid; of no grid all are."""
+    """Say whether an array is a field, or several, on a grid; without a grid all are."""
     fields = len(shape) - len(space)
     return not space or (fields in (0, 1) and shape[fields:] == space)

@@ -1,4 +1,4 @@
-"""The gain of a dithered input: what an answer changes by with it, by regression of answers on the dither.
+"""The gain of a dithered input: the change of an answer with it, by regression of answers on the dither.
 
 A dither is drawn beside everything else that goes into a box. So the regression of what a model of values
 misses on the dither, and on its products with what the box is given (`form.py`), is an unbiased estimate of
@@ -38,7 +38,7 @@ BEYOND = 2.0  # deviations: what is more is not chance; decisions 149, 150
 
 
 class DitherResponse(NamedTuple):
-    """What a call has shown of its dither.
+    """The response of a call to its dither.
 
     Attributes:
         given: what went into the box beside the dither, see `given`.
@@ -77,7 +77,7 @@ class _LeastSquares(NamedTuple):
 
     @classmethod
     def of(cls, columns: Tensor, answers: Tensor, unit: Tensor | None) -> _LeastSquares:
-        """Those of one step: `(answers, n)` and `(answers, channels)`."""
+        """Return the sums of one step: `(answers, n)` and `(answers, channels)`."""
         squares = answers.square().mean(dim=0)
         unit = squares.sqrt() if unit is None else unit
         weight = reciprocal((squares * reciprocal(unit.square())).mean())
@@ -86,7 +86,7 @@ class _LeastSquares(NamedTuple):
         return cls(weight * moments, weight * products, weight * count * squares, count, unit)
 
     def joined(self, other: _LeastSquares) -> _LeastSquares:
-        """These, a step older, and those of another step."""
+        """Add these, a step older, and those of another step."""
         return _LeastSquares(
             FORGETTING * self.moments + other.moments,
             FORGETTING * self.products + other.products,
@@ -126,13 +126,13 @@ class _Contest:
     numbers: float = 0.0
 
     def behind(self, errors: tuple[float, float, float], numbers: int) -> _Contest:
-        """With the errors of one more step, and of how many numbers they are."""
+        """Return the contest with the errors of one more step, and the count of their numbers."""
         shown = zip(astuple(self), (*errors, numbers), strict=True)
         return _Contest(*(FADING * before + new for before, new in shown))
 
     @property
     def chance(self) -> float:
-        """What chance may make of the difference of their errors, where one of them is right.
+        """The difference that chance may make of their errors, where one of them is right.
 
         If that misses noise alone, of variance s^2, the difference is `apart` and a deviation of 2 s times
         its root.
@@ -161,7 +161,7 @@ class Gain:
 
     @classmethod
     def of(cls, form: GainForm, shown: Sequence[DitherResponse]) -> Gain:
-        """What the calls of a first step have shown."""
+        """Fit the gain to the calls of a first step."""
         basis = form.basis(torch.cat([part.given for part in shown]).double())
         return cls(form, basis, _LeastSquares.of(*_equations(form, basis, shown), None))
 
@@ -200,7 +200,7 @@ class Gain:
 
     @property
     def known(self) -> bool:
-        """Whether a number of it is so large that chance alone hardly makes the largest of as many."""
+        """True if a number of it is so large that chance alone hardly makes the largest of as many."""
         solution, chance = self._solved
         return float((solution.square() * reciprocal(chance)).max()) > 2 * math.log(solution.numel()) + CLEAR
 
@@ -233,7 +233,7 @@ class Gain:
 def _equations(
     form: GainForm, basis: tuple[Tensor, Tensor], shown: Sequence[DitherResponse]
 ) -> tuple[Tensor, Tensor]:
-    """What answers are regressed on, and the answers, of as many rows as there is room for."""
+    """Return the regression's columns, and the answers, of as many rows as there is room for."""
     inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:3])
     kernel = form.alone + form.products
     some = slice(0, max(1, NUMBERS // max(1, kernel * missed.shape[1])))  # of rows
@@ -310,7 +310,7 @@ class Excited(Tangent):
         return [self._with_all(at) for at in self.prior.at_each(calls)]
 
     def _with_all(self, at: Linearised) -> Linearised:
-        """What the tangent says, with the gain where that is in use, and without what nothing moves."""
+        """Return the tangent with the gain, if that is in use, and without outputs that nothing moves."""
         gain = self.in_use
         at = at if gain is None else _WithGain(at, gain)
         return Unmoved(at, self.unmoved) if self.unmoved else at
@@ -351,7 +351,7 @@ class Excited(Tangent):
             self.gain, self._contest = form and Gain.of(form, shown), _Contest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the gain alone: the tangent has its own."""
+        """Save the gain alone: the tangent has a state of its own."""
         gain = None if self.gain is None else self.gain.state_dict()
         return {"gain": gain, "errors": list(astuple(self._contest)), "unmoved": self.unmoved}
 
@@ -363,7 +363,7 @@ class Excited(Tangent):
 
 
 class _WithGain(Linearised):
-    """What a tangent says at some rows, and a gain of changes of the dithered inputs.
+    """A tangent at some rows, with a gain for changes of the dithered inputs.
 
     Args:
         at: what the tangent says.

@@ -1,4 +1,4 @@
-"""Whether values show a derivative: inputs that the rows shown so far determine from the other inputs.
+"""Identifiability: inputs whose derivative values do not show, since rows determine them from other inputs.
 
 Where an action is a function of the observation, as in closed loop, pairs (observation, action) lie on a
 manifold: a model may fit all values and have any derivative by the action (closed-loop identifiability,
@@ -27,7 +27,7 @@ CELLS = 16  # of a field that are looked at in each row
 
 
 def constant(x: Tensor) -> Tensor:
-    """Which numbers of an input are the same in all rows.
+    """Say which numbers of an input are the same in all rows.
 
     Args:
         x: what was asked, `(rows, size)`.
@@ -152,7 +152,7 @@ def unexplained_near(
 
 
 def _standard(x: Tensor) -> Tensor:
-    """In units of mean zero and spread one."""
+    """Standardise to mean zero and spread one."""
     x = x - x.mean(dim=0)
     return x / x.square().mean(dim=0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 

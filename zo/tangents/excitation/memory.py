@@ -1,4 +1,4 @@
-"""Hidden memory: whether a program keeps something that it does not send, found for no row.
+"""Hidden memory: a search for state that a program keeps and does not send, for no row.
 
 What a model misses of an answer is regressed on the dithers of *earlier* calls, beside all that it is shown:
 a dither is drawn beside everything else, so where what is shown is all that there is, earlier ones say
@@ -45,7 +45,7 @@ BETTER = 10.0  # times the square that it must miss less
 
 
 class Memory:
-    """What a program keeps, as far as answers show it; of one box.
+    """The hidden memory of one box, as far as answers show it.
 
     Args:
         tangent: the model of the box, before it has learned; None where there is none that learns values.
@@ -116,7 +116,7 @@ class Memory:
         }
 
     def notice(self, number: int, box: BlackBoxFunction) -> Notice:
-        """What is said when the rival takes over."""
+        """Return the notice that the rival takes over."""
         what = "the change of its state since the call before, and the action before"
         if 1 not in self.lags:
             what = f"the action of {' and '.join(counted(lag, 'call') for lag in self.lags)} before"
@@ -130,7 +130,7 @@ class Memory:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found, and what the rival has learned."""
+        """Save the search, and the rival's learning."""
         return {
             "lags": self.lags,
             "in_use": self.in_use,
@@ -281,6 +281,6 @@ def _shown(
     survived: Tensor,
     scale: Tensor,
 ) -> list[CallPairs]:
-    """What calls of a box show with what was before."""
+    """Return the rows of a box's calls, with the values of earlier calls."""
     remembered = remembering(calls, boxes, dict.fromkeys(boxes, lags))
     return [replace(call.pairs(boxes[call.box], survived), response_scale=scale) for call in remembered]

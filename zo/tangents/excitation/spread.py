@@ -1,4 +1,4 @@
-"""How far the inputs of boxes would spread if the network had other weights of the usual size."""
+"""The spread of boxes' inputs if the network had other weights of the usual size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`DitherState`: what the dither of one box is at, and what leads from one state to the next.
+"""`DitherState`: the state of one box's dither, and the transitions from one state to the next.
 
 | state | its gradient | goes on to |
 | --- | --- | --- |
@@ -27,7 +27,7 @@ MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither
 
 @dataclass(frozen=True, eq=False)
 class DitherState:
-    """What the dither of one box is at, see the module.
+    """The state of one box's dither, see the module.
 
     Attributes:
         units: by place among the inputs, for those that are dithered: the spread of each number, 0 for one
@@ -50,7 +50,7 @@ class DitherState:
 
     @property
     def waits(self) -> bool:
-        """Whether a response is waited for: until it is known, a derivative by it is a guess."""
+        """True if a response is waited for: until it is known, a derivative by it is a guess."""
         return bool(self.units) and self.phase == "waiting"
 
     def judged(self, units: Mapping[int, Tensor], *, begins: bool) -> DitherState:
@@ -65,7 +65,7 @@ class DitherState:
         return replace(self, phase=phase, waited=waited)
 
     def loses_many(self, lost: int, rows: int) -> bool:
-        """Whether far more rows of a step failed beside this dither than before it."""
+        """Say whether far more rows of a step failed beside this dither than before it."""
         before, of = self.failed
         return bool(self.units) and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
 

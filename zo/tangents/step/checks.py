@@ -1,4 +1,4 @@
-"""What a step of a `TangentGradient` refuses, with words on how to mend it."""
+"""Refusals of a step of a `TangentGradient`, with words on how to mend its fault."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
 def saw_one_row(
     tangents: Sequence[Tangent], calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]
 ) -> bool:
-    """Whether a step had a single row for some tangent that learns.
+    """Say whether a step had a single row for some tangent that learns.
 
     Args:
         tangents: the tangents, one for each box.

@@ -117,7 +117,7 @@ class Clipping:
         return longer
 
     def adds_up_to(self, grad: Tensor | None) -> bool:
-        """Whether a `.grad` is what the last gradient left, which nobody has set to zero or bounded since."""
+        """Say whether a `.grad` is as the last gradient left it: not set to zero or bounded since."""
         if grad is None or self._sum is None:
             return False
         return grad is self._sum[0]() and grad._version == self._sum[1]
@@ -204,7 +204,7 @@ class _CutOff(NamedTuple):
 
     @property
     def goes_one_way(self) -> bool:
-        """Whether more was cut off than kept, in one direction, and another one than that of what is kept."""
+        """True if more was cut off than kept, in one direction that is not the kept part's."""
         square = float(self.cut.square().sum())
         if square <= ONE_WAY * self.squares or square <= float(self.kept.square().sum()):
             return False
@@ -223,5 +223,5 @@ def _sketch(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def length_of(gradients: Sequence[Tensor]) -> float:
-    """Of all of them end to end."""
+    """Return the length of all of them end to end."""
     return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())

@@ -1,4 +1,4 @@
-"""`Evaluations`: how the steps of a gradient are evaluated with the real boxes; `Evaluation`: one of them."""
+"""`Evaluations`: the evaluation of a gradient's steps with the real boxes; `Evaluation`: one of them."""
 
 from __future__ import annotations
 
@@ -156,12 +156,12 @@ class Evaluations:
         return Evaluation(self, step, recorded, causes, before, dither, live, refused, spent)
 
     def _rows_asked(self) -> int:
-        """What the boxes have been asked for so far; boxes around one another have one ledger."""
+        """Return the rows that the boxes have been asked for so far; nested boxes have one ledger."""
         ledgers = {id(box.ledger): box.ledger for box in self.boxes}
         return sum(ledger.rows_asked for ledger in ledgers.values())
 
     def answers(self, batch: Batch, steps: int) -> Evaluation:
-        """What boxes answer on a batch, before the first step; the network is left as it was.
+        """Evaluate a batch before the first step; the network is left as it was.
 
         Args:
             batch: the batch.
@@ -192,7 +192,7 @@ class Evaluations:
 
 
 class Evaluation:
-    """What a step asked the boxes and was answered.
+    """The boxes' inputs and answers in a step.
 
     There is a graph already, through which the way back goes. In the first step, with several processes and
     where rows failed, the objective is evaluated once more for that, with the recorded answers; the first
@@ -244,7 +244,7 @@ class Evaluation:
 
     @property
     def spoilt(self) -> bool:
-        """Whether all rows failed where something was added to what a box was asked."""
+        """True if all rows failed where something was added to a box's inputs."""
         added = bool(self.dither) and any(call.added for call in self.recorded)
         return added and not bool(self.survived.any())
 
@@ -254,7 +254,7 @@ class Evaluation:
         return int((~self.survived).sum())
 
     def usual(self, window: Window) -> Window:
-        """What the step recorded, in which rows that nothing is learned from count as failed."""
+        """Return the step's window, in which rows that nothing is learned from count as failed."""
         window = replace(window, calls=tuple(replace(call, before=None) for call in window.calls))
         if self.outlying is None:
             return window
@@ -286,7 +286,7 @@ class Evaluation:
         survivors(self.losses, steps, self.causes)
 
     def pairs(self) -> list[CallPairs]:
-        """What each call shows a tangent, without rows that failed; the first step looks at the objective.
+        """Return each call's rows for tangents, without failed ones; the first step looks at the objective.
 
         Raises:
             FailedQueriesError: all rows failed.

@@ -1,4 +1,4 @@
-"""`Judgement`: what follows from a step for the trust in tangents, and for the inputs that are dithered."""
+"""`Judgement`: the consequences of a step for the trust in tangents, and for the dithered inputs."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Judgement:
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What must be the same in all processes."""
+        """The state that must be the same in all processes."""
         return *self.watch.shared, self.excitation.size
 
     def dither(self, key: Key) -> Dither:
-        """What the boxes of a step are asked beside what the objective asks."""
+        """Return the dither of a step."""
         return self.excitation.of_step(key, self._stand_ins.excited)
 
     def excite(self, evaluation: Evaluation, gradient: StepGradient) -> None:
@@ -87,7 +87,7 @@ class Judgement:
             self.excitation.saw_losses(gradient.back.loss, without)
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
-        """What a query along a gradient says of it, where one is due and no outlier would decide."""
+        """Check a gradient by queries along it, where a check is due and no outlier would decide."""
         step = gradient.step
         if self.waits or evaluation.outlying is not None or not self.watch.checks(step.number):
             return Check()
@@ -146,7 +146,7 @@ class Judgement:
             self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
 
     def metrics(self) -> dict[str, float | None]:
-        """What the last check has shown, trust, and the dither."""
+        """Return the figures of the last check, trust, and the dither."""
         return {
             **metrics(self.check),
             "tangent_distrusted": self.watch.lost,
@@ -157,7 +157,7 @@ class Judgement:
         }
 
     def dithers(self) -> tuple[dict[str, Tensor], ...]:
-        """For each box the standard deviation of the next dither, by the name of the input."""
+        """Return the standard deviation of the next dither for each box, by the name of the input."""
         return tuple(
             {box.inputs[which].name: size for which, size in self.excitation.sizes(place).items()}
             for place, box in enumerate(self._boxes)

@@ -1,4 +1,4 @@
-"""`StepOutcome`: what a step has come to, and what there is to say of its gradient and rows."""
+"""`StepOutcome`: the outcome of a step, and the notices on its gradient and rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zo.tangents.trust import Check, TrustWatch
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step has come to.
+    """The outcome of a step.
 
     Attributes:
         evaluation: what boxes were asked and answered.
@@ -34,7 +34,7 @@ class StepOutcome:
 
     @cached_property
     def zero(self) -> bool:
-        """Whether the gradient is exactly zero."""
+        """True if the gradient is exactly zero."""
         return not any(bool(gradient.any()) for gradient in self.gradient.gradients)
 
     @property

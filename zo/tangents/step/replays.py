@@ -1,4 +1,4 @@
-"""`Replays`: further gradients on what steps recorded, for no row: which windows, how many, and how."""
+"""`Replays`: further gradients on recorded steps, for no row: which windows, how many, and how."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Replays:
             self._newest = window
 
     def allowed(self) -> int:
-        """How many replays may follow the last step; from now on windows are kept."""
+        """Return how many replays may follow the last step; from now on windows are kept."""
         if not self.kept:
             self.kept = True
             if self._newest is not None:
@@ -115,7 +115,7 @@ class Replays:
         return loss, gradients if finite else ()
 
     def metrics(self) -> dict[str, float]:
-        """How many may follow, how many windows there are, and their bytes; empty where none are kept."""
+        """Return the number of replays allowed, of windows, and of their bytes; empty where none are kept."""
         if not self.kept:
             return {}
         return {

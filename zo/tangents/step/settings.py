@@ -1,4 +1,4 @@
-"""`GradientSettings`: what a `TangentGradient` is made with, checked and frozen."""
+"""`GradientSettings`: the arguments of a `TangentGradient`, checked and frozen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zo.tangents.trust import Limits
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """What a `TangentGradient` is made with, see there.
+    """The arguments of a `TangentGradient`, see there.
 
     Attributes:
         network: the network.

@@ -1,4 +1,4 @@
-"""`StandIns`: what stands for the boxes of an objective: a tangent of each, and its usual sizes."""
+"""`StandIns`: the substitutes for the boxes of an objective: a tangent of each, and its usual sizes."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class StandIns:
 
     @property
     def learn(self) -> bool:
-        """Whether some tangent learns."""
+        """True if some tangent learns."""
         return any(tangent.learns for tangent in self.tangents)
 
     @property
     def replayed(self) -> bool:
-        """Whether steps may be replayed with all of them, unasked."""
+        """True if steps may be replayed with all of them, unasked."""
         return all(tangent.replayed for tangent in self.tangents)
 
     def take_in(
@@ -114,7 +114,7 @@ class StandIns:
 
     @property
     def memory(self) -> dict[int, Lags]:
-        """Of which boxes calls show what was before, and how far back, by their places."""
+        """The lags of the boxes whose calls show earlier ones, by the boxes' places."""
         return {place: each.lags for place, each in enumerate(self._memories) if each.in_use}
 
     def look_back(
@@ -208,7 +208,7 @@ class StandIns:
             self.tangents[box].learn(steps)
 
     def improve(self) -> list[str]:
-        """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
+        """Improve the tangents, since trust is lost, and say how; nothing if no tangent has a way left."""
         remedies = [tangent.improve() for tangent in self.tangents]
         return list(dict.fromkeys(remedy for remedy in remedies if remedy is not None))
 
@@ -238,7 +238,7 @@ class StandIns:
         refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": theirs})
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned, and the units."""
+        """Save what was learned, and the units."""
         return {
             "kinds": list(self._kinds),
             "memories": [memory.state_dict() for memory in self._memories],
@@ -271,7 +271,7 @@ class StandIns:
 
 
 def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
-    """Whether answers are far from what was predicted, in usual units, or from zero where nothing was."""
+    """Say whether answers are far from predictions, in usual units, or from zero where there was none."""
     if of_call is None:  # outputs may be large and vary little
         square, most = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item(), FAR
     else:
