@@ -59,7 +59,7 @@ class Surrogate:
         falls: whether the rate falls along a cosine.
 
     Attributes:
-        fresh: as given.
+        fresh: the argument of that name.
         rounds: how many rounds there are: six, or as many as steps where these are fewer.
         steps: how many batches boxes have answered.
         updates: how many steps the optimiser has taken.

@@ -99,7 +99,7 @@ class Linearised(ABC):
         rows: the rows of the call.
 
     Attributes:
-        rows: as given.
+        rows: the argument of that name.
     """
 
     def __init__(self, rows: CallPairs) -> None:

@@ -63,7 +63,7 @@ class Template:
         specs: the arrays that it may name.
 
     Attributes:
-        text: as given.
+        text: the argument of that name.
         placeholders: those of the text, in their order.
         literals: what stands before, between and behind them.
 

@@ -89,7 +89,7 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
 
     Args:
         gradient: the gradient g, with all that it was taken from.
-        watch: what finds fault, and knows the noise.
+        watch: decides on faults, and knows the noise.
     """
     uphill = _Uphill(gradient.behind_first_writes(), watch.state.noise)
     check = _looked(uphill, watch)
@@ -152,7 +152,7 @@ class _Uphill:
         noise: the noise of the mean loss, see `Check.noise`; None where it is not known.
 
     Attributes:
-        noise: as given, or as measured since.
+        noise: the argument `noise`, or the noise measured since.
         slope: the length of the gradient.
         size: the size of the rows' losses, their mean.
         most: the largest change of the mean loss that a query is made for where rounding hides responses.
@@ -228,10 +228,10 @@ class _Uphill:
         """Return the change of the mean loss that the gradient predicts over the rows that did not fail.
 
         Args:
-            predicted: the same of all rows.
+            predicted: the predicted change over all rows.
             counting: the rows that did not fail, `(rows,)` bool.
-            failure_share: the share of the others.
-            listeners: for each call, what takes in the gradient that arrives there.
+            failure_share: the share of failed rows.
+            listeners: for each call, the listener for the gradient that arrives there.
         """
         of_answered = self._again(listeners, counting).gradients
         if not failure_share:
@@ -263,8 +263,8 @@ class _Uphill:
         """Return how many times its length the gradient lacks as far as tangents know, see `Check.short`.
 
         Args:
-            check: what a query has shown, for which the gradient predicted this change of the mean loss.
-            predicted: the change.
+            check: the result of a query.
+            predicted: the change of the mean loss that the gradient predicted for that query.
         """
         if self.noise is None and bool(self._changes(0.0)[0].nan_to_num().any()):
             return None  # noise, of which nothing stays
@@ -274,11 +274,11 @@ class _Uphill:
         return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
     def _again(self, at_calls: Sequence[Linearised], counting: Tensor) -> WayBack:
-        """The way back once more, from where the base began; no box runs.
+        """Run the backward pass once more, from the base's beginning; no box runs.
 
         Args:
-            at_calls: what stands for the boxes.
-            counting: the rows whose mean loss it is of, `(rows,)` bool.
+            at_calls: the substitutes for the boxes.
+            counting: the rows whose mean loss is differentiated, `(rows,)` bool.
         """
         gradient = self._step_gradient
         after = Snapshot(gradient.step.network)
@@ -289,7 +289,7 @@ class _Uphill:
             after.restore()
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
-        """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
+        """The changes of the rows' losses so far uphill, and a record of the boxes' calls."""
         gradient, step = self._step_gradient, self._step_gradient.step
         recorder, after = Recorder(gradient.boxes, self._dither), Snapshot(step.network)
         move = Directions((length / self.slope * self._gradient).to(step.parameters.dtype)[None])
@@ -311,7 +311,7 @@ class Query:
         change: the change of each row's loss, `(rows,)`.
         counting: the rows that failed neither here nor in the base, `(rows,)` bool.
         expectation: the change of their mean loss that the gradient predicts.
-        errors: what the errors of J d change of that mean, see `_errors`.
+        errors: the changes of that mean by the errors of J d, see `_errors`.
         response_error: the relative error of J d as a prediction of the boxes' responses; None where nothing
             responded.
     """
@@ -338,10 +338,10 @@ class Query:
 
 
 class _Listening(Linearised):
-    """Keeps what gradient arrives at the outputs of a call, and answers as a tangent does there.
+    """Keeps the gradient that arrives at the outputs of a call, and answers as a tangent does there.
 
     Args:
-        at: what the tangent says.
+        at: the tangent at these rows.
 
     Attributes:
         arrived: the gradient, `(rows, size_out)`; None where none has arrived.
@@ -367,7 +367,7 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _of_loss(rounding: Sequence[Tensor], listeners: Sequence[_Listening]) -> float:
-    """The standard deviation of what the rounding of answers makes of the mean loss's change."""
+    """The standard deviation of the mean loss's change by rounding of the answers."""
     total = 0.0
     for at, units in zip(listeners, rounding, strict=False):
         if at.arrived is not None:
@@ -385,7 +385,7 @@ def _errors(
     Args:
         responses: the responses of the check's calls.
         predictions: J d in them.
-        listeners: of each call, what has received the gradient of the mean loss of the rows that count.
+        listeners: for each call, the listener that received the gradient of the mean loss.
     """
     if not responses:
         return None

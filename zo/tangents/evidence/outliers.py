@@ -82,11 +82,11 @@ class Outliers:
 
         Args:
             calls: the calls of the box in the step, one or more.
-            values: the outputs of each as they were predicted, `(rows, size_out)`; None where none were.
-            rows: of the batch.
+            values: the predicted outputs of each call, `(rows, size_out)`; None without a prediction.
+            rows: the number of rows of the batch.
 
         Returns:
-            The calls, and how far off the farthest is that was left out; 0 where none was.
+            The calls, and the distance of the farthest row that was left out; 0 where none was.
         """
         sizes = self._far(calls, values)
         if sizes is None:
@@ -150,9 +150,9 @@ def outlying(
 
     Args:
         given: the calls of all boxes.
-        kept: the same without these.
-        farthest: how far off the farthest of them is; 0 where there are none.
-        rows: of the batch.
+        kept: the same calls without the outliers.
+        farthest: the distance of the farthest outlier; 0 where there are none.
+        rows: the number of rows of the batch.
     """
     if not farthest:
         return None

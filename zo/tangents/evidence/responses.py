@@ -22,7 +22,7 @@ class Response(NamedTuple):
 
     Attributes:
         d: the change of the differentiable inputs, `(rows, size_in)`; zero where not valid.
-        change: that of the outputs, `(rows, size_out)`; zero where not valid.
+        change: the change of the outputs, `(rows, size_out)`; zero where not valid.
         valid: `(rows,)` bool; False where a row failed, or nothing, or something else, changed.
     """
 
@@ -103,8 +103,8 @@ def errors_of_responses(
     """Return how well J d predicts the responses in the check's calls, in units of a usual response.
 
     Returns:
-        The relative error of J d; and how much rounding of the outputs makes up of the responses, of those
-        that J d predicts where they are larger: where no output answers it is not rounding that hides them.
+        The relative error of J d; and the share of rounding in the responses. The predicted responses count
+        for that share where they are larger: if no output answers, rounding is not what hides them.
     """
     squares: list[Squares | None] = []
     roundings: list[Squares | None] = []

@@ -25,15 +25,15 @@ class Drawn(Dither):
     """The dither of one step, drawn by (seed, step, call, input), so that it is the same in any process.
 
     Args:
-        key: of the step's draws.
+        key: the key of the step's draws.
         tangents: the tangents, one for each box.
-        sizes: for each box, by input the deviation of each number.
+        sizes: for each box, by input the standard deviation of each number.
         known: for each box, the share of the tangent's response that the objective is not given.
 
     Attributes:
-        sizes: as given.
-        predicted: by call, what the tangent predicted.
-        gains: of each box, with what the step has shown; None before `look`, and where there is none.
+        sizes: the argument of that name.
+        predicted: the tangent's prediction for each call.
+        gains: the gain of each box, after this step; None before `look`, and where there is none.
     """
 
     def __init__(

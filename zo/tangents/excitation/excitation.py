@@ -47,9 +47,9 @@ class _Box:
     """The state of one box.
 
     Attributes:
-        state: what its dither is at.
-        asked: what it was asked for.
-        shown: what rows have shown since the dither was last chosen.
+        state: the state of its dither.
+        asked: the record of its inputs.
+        shown: the dithered rows since the dither was last chosen.
     """
 
     state: DitherState = field(default_factory=DitherState)
@@ -76,18 +76,18 @@ class Excitation:
 
     Args:
         boxes: the boxes.
-        size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
-        steps: how many the training takes; None where that is not known.
+        size: the size of a dither in multiples of the input's spread; None to find it, 0 for no dither.
+        steps: how many steps the training takes; None where that is not known.
 
     Attributes:
-        size: as given.
-        held: steps at most whose gradient waits for the response to a first dither.
-        response: the response to the last dithers, as a share of how much the outputs change; None before
-            there was one.
-        in_loss: what the dither did to the loss of the last step that was checked, as a share of the loss;
-            None before there was one.
-        out_of_loss: the share of the response to the last dither that the loss of its step is without, as far
-            as tangents know that response; None where that step had no dither.
+        size: the argument of that name.
+        held: the most steps whose gradient waits for the response to a first dither.
+        response: the response to the last dithers, as a share of the outputs' change; None before there was
+            one.
+        in_loss: the effect of the dither on the loss of the last checked step, as a share of the loss; None
+            before there was one.
+        out_of_loss: the share of the response to the last dither that tangents have taken out of the loss of
+            its step; None where that step had no dither.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class Excitation:
         """Take in, once a step, whether the responses to dithers are known by now.
 
         Args:
-            number: of the step.
+            number: the number of the step.
             tangents: one for each box, which have seen the step.
 
         Returns:
-            A warning where that takes long, and one where it is waited for no more.
+            A warning where that takes long, and one where the wait ends in vain.
         """
         if self.size is not None:
             return []
@@ -177,8 +177,8 @@ class Excitation:
         """Choose smaller dithers, since one has left no row of a step, or a box has ended it.
 
         Args:
-            number: of the step.
-            why: what was said of it.
+            number: the number of the step.
+            why: the reason, in words.
 
         Returns:
             A warning.
@@ -210,7 +210,7 @@ class Excitation:
             spread: as for `saw`, which has seen the step.
 
         Returns:
-            What is dithered from now on and was not, in words; none where `excite` is 0.
+            The inputs that are newly dithered, in words; none where `excite` is 0.
         """
         words: list[str] = []
         waits = self.size is None
@@ -237,7 +237,7 @@ class Excitation:
 
         Args:
             calls: the calls of the step.
-            pairs: what each shows a tangent.
+            pairs: the rows that each call shows a tangent.
             dither: the dither of these calls.
             reached: boxes and inputs that weights move.
             survived: `(batch rows,)` bool, the rows that did not fail.

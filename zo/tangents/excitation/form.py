@@ -32,8 +32,8 @@ class GainForm:
 
     Attributes:
         numbers: which of a row's differentiable inputs are dithered, `(n,)`.
-        factors: which of `given` it goes by, `(m,)`.
-        names: of the dithered inputs.
+        factors: the places in `given` of the factors of products, `(m,)`.
+        names: the names of the dithered inputs.
         space: the axes of the grid that all of them are on; empty for none.
         wraps: for each axis whether its ends meet.
     """
@@ -130,9 +130,9 @@ class GainForm:
         return self._fields(outputs).flatten(2).transpose(1, 2) if self.space else outputs[:, None]
 
     def basis(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of what products are with, and combinations that do not go together, of deviation one.
+        """Return the mean of the products' factors, and uncorrelated combinations of deviation one.
 
-        Neighbours of a smooth field are nearly the same: it is what sets them apart that a gain goes by.
+        Neighbours of a smooth field are nearly the same; a gain depends on the differences between them.
 
         Args:
             given: as `given` gives it.

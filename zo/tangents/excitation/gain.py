@@ -1,10 +1,10 @@
 """The gain of a dithered input: the change of an answer with it, by regression of answers on the dither.
 
-A dither is drawn beside everything else that goes into a box. So the regression of what a model of values
-misses on the dither, and on its products with what the box is given (`form.py`), is an unbiased estimate of
-the derivative by the dithered input, however wrong the model is about all else (an instrumental variable;
-Ljung, System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative
-last, for a dither is small beside what the state does.
+A dither is drawn independently of all other inputs of a box. So the model's error is regressed on the dither,
+and on its products with the box's inputs (`form.py`). This is an unbiased estimate of the derivative by the
+dithered input, however wrong the model is about all else: the dither is an instrumental variable (Ljung,
+System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative last, since
+a dither is small beside the effect of the state.
 
 `Excited` is a tangent with such gains: they stand in for its derivative by the dithered inputs as long as
 they predict the responses to new dithers better than it does.
@@ -41,7 +41,7 @@ class DitherResponse(NamedTuple):
     """The response of a call to its dither.
 
     Attributes:
-        given: what went into the box beside the dither, see `given`.
+        given: the box's inputs beside the dither, see `given`.
         dither: `(rows, size_in)`, zero for numbers that were not dithered.
         missed: `(rows, size_out)`, the answers less those that a model predicts without the dither.
         response: `(rows, size_out)`, the response to the dither by the model.
@@ -53,20 +53,20 @@ class DitherResponse(NamedTuple):
     response: Tensor
 
     def finite(self) -> DitherResponse:
-        """The rows of which it is known what was missed."""
+        """The rows with finite `missed`."""
         rows = self.missed.isfinite().all(dim=1)
         return self if bool(rows.all()) else DitherResponse(*(part[rows] for part in self))
 
 
 class _LeastSquares(NamedTuple):
-    """The sums of least squares, of all answers together; weights are one over what a step's model missed.
+    """The sums of least squares over all answers; a weight is the inverse of the square of a step's misses.
 
     Attributes:
-        moments: of the columns, `(n, n)`.
-        products: of answers and columns, `(channels, n)`.
-        missed: of squares of the answers, `(channels,)`.
-        count: of the answers, without weights.
-        unit: of each channel, what the first step missed, `(channels,)`.
+        moments: the sums of products of columns, `(n, n)`.
+        products: the sums of products of answers and columns, `(channels, n)`.
+        missed: the sums of squares of the answers, `(channels,)`.
+        count: the number of answers, without weights.
+        unit: the root mean square that the first step missed of each channel, `(channels,)`.
     """
 
     moments: Tensor
@@ -111,13 +111,13 @@ class _LeastSquares(NamedTuple):
 
 @dataclass(frozen=True)
 class _Contest:
-    """Two predictions of what a model misses beside each other, the last steps counting most.
+    """Two predictions of a model's misses side by side; the last steps count most.
 
     Attributes:
-        one: squares of the errors of one, in units of what was missed, see `_errors`.
-        other: those of the other.
-        apart: squares of how far the two are apart.
-        numbers: how many numbers these are of.
+        one: the sum of squares of one's errors, in units of the misses, see `_errors`.
+        other: the sum of squares of the other's errors.
+        apart: the sum of squares of their differences.
+        numbers: the count of numbers in these sums.
     """
 
     one: float = 0.0
@@ -143,15 +143,15 @@ class _Contest:
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """The gain by least squares on what steps have shown, the last ones counting most; see the module.
+    """The gain by least squares on the steps so far, the last ones counting most; see the module.
 
-    A step counts by how little its model has missed. What chance makes of a number is taken off.
+    A step counts more if its model has missed less. Each number is shrunk by its expected noise.
 
     Attributes:
-        form: how it is written.
-        basis: of what products are with, as the first step had it.
-        sums: those of least squares.
-        contest: of the gain without products and with them.
+        form: the form of the gain.
+        basis: the basis of the products' factors, as the first step had it.
+        sums: the sums of least squares.
+        contest: the contest of the gain without products and with them.
     """
 
     form: GainForm
@@ -181,7 +181,7 @@ class Gain:
 
         Args:
             dither: `(rows, size_in)`, the changes.
-            inputs: what the box is given beside, see `given`.
+            inputs: the box's inputs beside the dither, see `given`.
 
         Returns:
             `(rows, size_out)`.
@@ -215,7 +215,7 @@ class Gain:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> Gain:
-        """The gain of which `state_dict` was taken."""
+        """Rebuild the gain from the output of `state_dict`."""
         form, sums = GainForm(**state["form"]), _LeastSquares(**state["sums"])
         return cls(form, tuple(state["basis"]), sums, _Contest(*state["errors"]))
 
@@ -242,23 +242,23 @@ def _equations(
 
 
 def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
-    """A solution of whose numbers what chance makes of them is taken off."""
+    """Return the solution, with each number shrunk by its expected noise."""
     return solution * (1.0 - chance * reciprocal(solution.square())).clamp_min(0.0)
 
 
 def _errors(
     missed: Tensor, predicted: Sequence[Tensor], scale: Tensor | None = None
 ) -> tuple[float, float, float]:
-    """Squares of the errors of two predictions of what was missed, and of how far they are apart.
+    """Return squares of the errors of two predictions of the misses, and of their difference.
 
-    They are in units of the square that was missed of a number, and where that is small of the mean square
-    of all numbers: nothing to predict in some would else weigh more than all that is. One that is larger than
-    the error of predicting no response counts as that.
+    The unit is the square that was missed of a number, or the mean square of all numbers where that is
+    larger by far: a number without anything to predict would outweigh all others. An error larger than that
+    of predicting no response counts as that error.
 
     Args:
-        missed: `(answers, numbers)`.
-        predicted: the same, twice.
-        scale: of each number, `(numbers,)`; None for what was missed of it, so that all weigh the same.
+        missed: the misses, `(answers, numbers)`.
+        predicted: two predictions of them, of the same shape.
+        scale: the scale of each number, `(numbers,)`; None for its own misses, so that all weigh the same.
     """
     one, other = predicted
     squares = missed.double().square().mean(dim=0)
@@ -274,13 +274,13 @@ def _errors(
 
 
 class Excited(Tangent):
-    """A tangent with the gains of inputs that are dithered, where these know more of them than it does.
+    """A tangent with the gains of dithered inputs, where these predict better than the tangent.
 
     Args:
         prior: the tangent.
 
     Attributes:
-        prior: as given.
+        prior: the argument of that name.
         gain: the gain; None before a dither was shown, or where none can be.
         unmoved: numbers of the outputs, by their places, that checks have never moved; None before a check.
     """
@@ -332,12 +332,12 @@ class Excited(Tangent):
         self.gain, self._contest = None, _Contest()
 
     def saw(self, rows: CallPairs, shown: Sequence[DitherResponse]) -> None:
-        """Take in what the calls of a step have shown of their dither.
+        """Take in the responses of a step's calls to their dither.
 
         Args:
             rows: one of the calls.
-            shown: what each has shown, of rows that did not fail, by the tangent as it was before the step;
-                rows for which it has no finite value show nothing.
+            shown: the response of each call, without failed rows, beside the tangent as it was before the
+                step; rows without a finite value of the tangent show nothing.
         """
         shown = [part.finite() for part in shown]
         if not any(len(part.dither) for part in shown):
@@ -366,7 +366,7 @@ class _WithGain(Linearised):
     """A tangent at some rows, with a gain for changes of the dithered inputs.
 
     Args:
-        at: what the tangent says.
+        at: the tangent at these rows.
         gain: the gain.
     """
 

@@ -36,8 +36,8 @@ class NextSize(NamedTuple):
     Attributes:
         known: The share of the predicted response that answers show, from 0 to 1.
         times: How many times as large the next dither should be.
-        response: The sum of the squares of the responses; 0 where it does not stand out of chance.
-        change: That of how much the outputs change.
+        response: The sum of the squares of the responses; 0 where it is not distinguishable from chance.
+        change: The sum of the squares of the outputs' changes.
     """
 
     known: float
@@ -122,8 +122,8 @@ class DitheredRows(NamedTuple):
     def verdict(self) -> NextSize:
         """Judge the known share of the response, and the size of the next dither.
 
-        Until the model knows the response, its size is that of the regression of answers on the dither, with
-        which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
+        Until the model knows the response, a regression of answers on the dither gives its size; nothing else
+        is correlated with the dither. The share of chance is left in, so that the size is never too small.
         """
         change, without = float(self.change.sum()), float(self.missed.square().sum())
         error = float((self.missed - self.response).square().sum())

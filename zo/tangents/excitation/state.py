@@ -30,8 +30,8 @@ class DitherState:
     """The state of one box's dither, see the module.
 
     Attributes:
-        units: by place among the inputs, for those that are dithered: the spread of each number, 0 for one
-            that is not; `(*shape)`.
+        units: for each dithered input, by its place: the spread of each number, `(*shape)`; 0 for numbers
+            that are not dithered.
         phase: "waiting" until a response was known, "known" or "guessed" from then on.
         waited: steps with a dither while it was waiting.
         factor: how many units a dither is.
@@ -54,7 +54,7 @@ class DitherState:
         return bool(self.units) and self.phase == "waiting"
 
     def judged(self, units: Mapping[int, Tensor], *, begins: bool) -> DitherState:
-        """Dither what values do not show; the first of what varies begins small."""
+        """Dither inputs whose derivative values do not show; the first input that varies begins small."""
         first = begins and not self.units
         return replace(self, units=units, factor=FIRST if first else self.factor)
 
@@ -70,7 +70,7 @@ class DitherState:
         return bool(self.units) and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
 
     def survived(self, lost: int, rows: int) -> DitherState:
-        """Count rows that failed, of those that were asked."""
+        """Count the rows asked for, and the failed ones."""
         return replace(self, failed=(self.failed[0] + lost, self.failed[1] + rows))
 
     def refused(self) -> DitherState:

@@ -103,7 +103,7 @@ class FlatAdam(Generic[N]):
         rate: the learning rate of Adam.
 
     Attributes:
-        network: as given.
+        network: the argument of that name.
         slopes: by name, where derivatives by the weights are written before `step`.
     """
 

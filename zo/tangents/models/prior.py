@@ -37,7 +37,7 @@ class Prior:
         inputs: the box's inputs that models see; None until a call shows them.
 
     Attributes:
-        tangent: as given.
+        tangent: the argument of that name.
         rows: at which its outputs were asked so far. Those of a row that is asked again are kept, up to
             64 MiB, and not counted.
     """

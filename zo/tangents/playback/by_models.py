@@ -52,7 +52,7 @@ def losses_by_models(
         network: the network.
         batch: any nesting of tensors with rows first.
         boxes: the boxes that the objective calls.
-        at: what the model of a box says at a call, whose outputs are not known.
+        at: gives the model of a box at a call, whose outputs are not known.
 
     Raises:
         NoValuesError: a model has no values.

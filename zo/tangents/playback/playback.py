@@ -53,7 +53,7 @@ def evaluate_again(
         step: the step, with its network, objective and batch.
         boxes: their calls are not evaluated.
         window: what was recorded, at the weights as they are.
-        at_calls: what the box's tangent says at each of its calls.
+        at_calls: the box's tangent at each of its calls.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
     Raises:
@@ -87,8 +87,8 @@ class Live:
     Args:
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
-        dither: what the boxes are asked beside what the objective asks.
-        memory: of which boxes calls show what was before.
+        dither: the dither of the boxes' inputs.
+        memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Attributes:
         seen: what was recorded, as `record` gives it.
@@ -113,7 +113,7 @@ class Live:
         """Loss and gradients as of `evaluate_again`, where all rows survived; once: the graph is gone then.
 
         Args:
-            at_calls: what the box's tangent says at each call.
+            at_calls: the box's tangent at each call.
         """
         self._at_calls.extend(at_calls)
         with torch.enable_grad():
@@ -124,7 +124,7 @@ class _LiveRecorder(Recorder):
     """Gives outputs that carry a gradient: that of the tangent, by what it says later.
 
     Attributes:
-        at_calls: what the box's tangent says at each call, to be filled before the graph is used.
+        at_calls: the box's tangent at each call, to be filled before the graph is used.
         reached: see `WayBack`.
     """
 
@@ -253,7 +253,7 @@ class _Again(Answers):
     Args:
         boxes: the boxes that the objective calls.
         window: the window that was recorded.
-        at_calls: what the box's tangent says at each of its calls.
+        at_calls: the box's tangent at each of its calls.
         alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
     """
 
@@ -341,7 +341,7 @@ def answered_by(
 
     Args:
         box: the box that is called.
-        at_calls: what the box's tangent says at each call, to be filled before the graph is used.
+        at_calls: the box's tangent at each call, to be filled before the graph is used.
         number: that of the call.
         outputs: what it is answered.
         arrays: what it asks.

@@ -25,7 +25,7 @@ class StepGradient:
         step: the step, with the batch as it was given.
         boxes: the boxes whose rows are counted.
         window: what the step recorded.
-        at_calls: what the box's tangent says at each of its calls.
+        at_calls: the box's tangent at each of its calls.
         back: loss and gradients, and what the way back has shown.
         before: buffers and generators before the base.
     """

@@ -117,8 +117,8 @@ def record(
         boxes: the boxes whose calls are recorded.
         number: the number of the step, for the processes.
         ranks: the processes that share the rows of each call; each gets all that was recorded.
-        dither: what boxes are asked beside what the objective asks.
-        memory: of which boxes calls show what was before.
+        dither: the dither of the boxes' inputs.
+        memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Raises:
         TangentError: there are no calls; or a rank failed.
@@ -142,7 +142,7 @@ class Recorder:
 
     Args:
         boxes: compared by identity, not by equality.
-        dither: what they are asked beside what the objective asks.
+        dither: the dither of the boxes' inputs.
 
     Attributes:
         rows: how many rows those calls had.

@@ -120,7 +120,7 @@ class Windows:
         replays: a fixed number; None for as many as are trusted.
         max_age: windows kept, the oldest going; None for the last third of all so far, and at least twenty.
             Together they take at most 1 GiB.
-        notices: what was said so far.
+        notices: the notices given so far.
 
     Attributes:
         most_bytes: the most bytes that they may take, but for the last.

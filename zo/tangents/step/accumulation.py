@@ -20,10 +20,10 @@ class Accumulation:
     Args:
         parameters: the parameters whose `.grad` it is.
         most: the longest gradient, in multiples of the median of those of the last steps; None for no bound.
-        notices: what was said so far.
+        notices: the notices given so far.
 
     Attributes:
-        most: as given.
+        most: the argument of that name.
     """
 
     def __init__(self, parameters: Parameters, most: float | None, notices: Notices) -> None:

@@ -35,7 +35,7 @@ class Clipping:
         most: the multiple; None for no bound.
 
     Attributes:
-        most: as given.
+        most: the argument of that name.
     """
 
     def __init__(self, most: float | None) -> None:

@@ -106,8 +106,8 @@ class Evaluations:
 
         Args:
             step: the step.
-            dither: what boxes are asked beside what the objective asks.
-            memory: of which boxes calls show what was before.
+            dither: the dither of the boxes' inputs.
+            memory: the lags of boxes whose calls show earlier ones, by the box's place.
         """
         before = Snapshot(step.network)
         if step.number == 0:
@@ -204,13 +204,13 @@ class Evaluation:
         recorded: what boxes were asked and answered.
         causes: why rows failed, as far as boxes said so.
         before: the network before it.
-        dither: what boxes were asked beside what the objective asks.
+        dither: the dither of the boxes' inputs.
         live: the graph, where there is one.
         refused: why a dither was left out, which had left no row; empty where none was.
         spent: rows that the boxes were asked for with that dither.
 
     Attributes:
-        step, dither, causes, refused: as given.
+        step, dither, causes, refused: the arguments of these names.
         boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
         losses: the losses, `(rows,)`.
@@ -306,7 +306,7 @@ class Evaluation:
         """The way back by autograd, with the tangents in the boxes' place; no box runs. Once.
 
         Args:
-            at_calls: what the box's tangent says at each call.
+            at_calls: the box's tangent at each call.
             errors: of their predictions, by call, for a message.
 
         Raises:

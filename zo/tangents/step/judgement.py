@@ -39,7 +39,7 @@ class Judgement:
         watch: trust, from step to step.
         excitation: which inputs are dithered.
         check: that of the last step.
-        notices: what was said so far.
+        notices: the notices given so far.
     """
 
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, ranks: Ranks) -> None:

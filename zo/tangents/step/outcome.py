@@ -47,7 +47,7 @@ class StepOutcome:
         """Say what a zero gradient and rows that failed mean.
 
         Args:
-            notices: what was said so far.
+            notices: the notices given so far.
             watch: takes in what predictions are not to be believed for.
             tangents: one for each box.
             lost: rows that failed, of all steps so far.

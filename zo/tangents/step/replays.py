@@ -31,7 +31,7 @@ class Replays:
     Args:
         settings: what the gradient is made with.
         stand_ins: what stands for the boxes.
-        notices: what was said so far.
+        notices: the notices given so far.
 
     Attributes:
         windows: those that are kept.

@@ -38,7 +38,7 @@ class StandIns:
         outliers: whether answers that are far off, alone, are left out.
 
     Attributes:
-        tangents: as given.
+        tangents: the argument of that name.
         excited: they again, with the gains of what is dithered: what is asked for derivatives.
         units: one for each box.
         outliers: what decides which rows are not learned from, one for each box.
@@ -82,7 +82,7 @@ class StandIns:
         Args:
             pairs: what each call has shown, in their order.
             calls: the calls.
-            rows: of the batch.
+            rows: the number of rows of the batch.
 
         Returns:
             What they say at each call then, in the units of its box.
@@ -132,7 +132,7 @@ class StandIns:
             pairs: what each has shown a tangent.
             predictions: what tangents said of those with dither.
             survived: `(batch rows,)` bool.
-            number: of the step.
+            number: the number of the step.
 
         Returns:
             A warning for each box whose tangent goes on so, by its place.

@@ -26,7 +26,7 @@ class TrustWatch:
             step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
         last: how many steps there will be; None where that is not known.
-        notices: what was said so far.
+        notices: the notices given so far.
 
     Attributes:
         terms: all of these.
