@@ -25,18 +25,18 @@ MOST = 64  # numbers of a place, its neighbours' among them, for a kernel: there
 
 
 class AlikeTangent(Tangent):
-    """J(z) is that of a model of one place, which is the same at all places.
+    """The derivative of a model of one place, which is the same at all places.
 
-    The model of a place is shown what the box is given there; of a state that the box hands on the mean of
-    the two places beside it too, the last one being beside the first; and where the place is, as a point of a
-    circle, for places that differ by a forcing. It is a `KernelTangent` where these are at most 64 numbers,
-    else an `AutoTangent`.
+    The model of a place is shown three things: the box's inputs at the place; the mean of the two places
+    beside it, for a state that the box hands on (the last place is beside the first); and the position of the
+    place, as a point of a circle, for places that differ by a forcing. It is a `KernelTangent` where these
+    are at most 64 numbers, else an `AutoTangent`.
 
     Args:
-        specs: those of the box.
-        axis: of its arrays, which counts the places; an input without derivative that has another number
-            there is shown to each place as a whole.
-        seed: of all that is drawn.
+        specs: the specs of the box.
+        axis: the axis of its arrays that counts the places; an input without derivative that has another
+            length there is shown to each place as a whole.
+        seed: the seed of all draws.
 
     Attributes:
         model: the model of a place.
@@ -190,8 +190,8 @@ class _AlikeAt(Linearised):
 
     Args:
         rows: the rows.
-        at: what the model says at their places.
-        tangent: whose model it is.
+        at: the model at their places.
+        tangent: the tangent that has the model.
     """
 
     def __init__(self, rows: CallPairs, at: Linearised, tangent: AlikeTangent) -> None:

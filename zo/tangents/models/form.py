@@ -58,7 +58,7 @@ class Form:
 
 
 def _plain(spec: ArraySpec) -> tuple[Any, ...]:
-    """Name and shape, and what is said of a grid: which of its ends meet, or that the array is on none."""
+    """Name and shape, and the layout: which ends of a grid meet, or that the array is on none."""
     if spec.layout is None:
         return spec.name, spec.shape, None
     return (spec.name, spec.shape, *([(spec.layout.periodic,)] if isinstance(spec.layout, Grid) else []))

@@ -23,11 +23,11 @@ FEW = 8  # times as many channels in as out: the latter are few
 class Convolutions:
     """Convolutions that keep the number of cells.
 
-    Along one axis each is one product of matrices, with the rows last in memory, so that what a tap of the
-    kernel sees is one piece of it: on short rows torch's own takes several times as long as its
-    multiplications. On more axes it is torch's own, rows first and channels last in memory; but from many
-    channels to few it is a product in each cell, of which each tap takes its part: torch's own takes as long
-    for one channel as for sixteen.
+    Along one axis a convolution is one product of matrices, with the rows last in memory, so that the inputs
+    of each tap of the kernel are one piece of memory: on short rows torch's own convolution takes several
+    times as long as its multiplications. On more axes it is torch's own, rows first and channels last in
+    memory. But from many channels to few it is a product in each cell, and each tap takes its part of that:
+    torch's own takes as long for one channel as for sixteen.
 
     Args:
         line: whether there is one axis of few cells. Arrays are `(channels, cells, rows)` then, else `(rows,
@@ -65,8 +65,8 @@ class Convolutions:
 
         Args:
             cotangent: the gradient of the outputs.
-            kernel: as it was given.
-            turned: the same turned around, if that is known.
+            kernel: the kernel of the convolution.
+            turned: the kernel turned around, if that is known.
         """
         turned = self.turned(kernel) if turned is None else turned
         if not self.line:

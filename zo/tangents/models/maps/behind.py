@@ -72,11 +72,11 @@ class MapBehind:
 
         Args:
             lessons: how often the model has learned.
-            form: what rows look like.
+            form: the specs of the rows.
             ends: for each axis of the outputs' grid whether its ends meet; None where they lie on none.
             window: the last rows.
-            unit: of each number of outputs, `(size_out,)`.
-            model: inputs and other inputs to outputs, each with rows first.
+            unit: the unit of each number of the outputs, `(size_out,)`.
+            model: a function of inputs and other inputs that gives outputs, each with rows first.
         """
         if lessons < self.due or not _varied(window.spread(rows_of(VARIED_ROWS, form))[2] / unit):
             return

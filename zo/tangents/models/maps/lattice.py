@@ -155,13 +155,14 @@ def space_of(outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec] = ()) -> 
     Where all outputs have as many axes, the first one holds channels, and a vector is one channel along one
     axis. Where some have one axis more than others, these have channels and the others are a channel each.
 
-    Arrays without channels, all axes of which are space, are several outputs whose first and last axes have
-    more than 16 entries, or one whose spec says that it lies on a grid; or outputs beside an input of such
-    arrays, `(channels, *shape)`. Where `Grid(periodic=...)` has an entry for each axis, these are the axes.
+    In three cases arrays have no channels, and all of their axes are space: several outputs whose first and
+    last axes have more than 16 entries; one output whose spec says that it lies on a grid; and outputs beside
+    an input of such arrays, `(channels, *shape)`. If `Grid(periodic=...)` has an entry for each axis, these
+    are the axes.
 
     Args:
         outputs: the specs of the differentiable outputs.
-        inputs: those of the differentiable inputs.
+        inputs: the specs of the differentiable inputs.
     """
     spaces = _spaces(outputs)
     grids = [spec.layout for spec in outputs if isinstance(spec.layout, Grid)]
@@ -232,7 +233,7 @@ def ends_of(who: str, periodic: bool | tuple[bool, ...] | None, axes: int) -> tu
     """Say whether the ends of each axis meet; None if that is to be measured.
 
     Raises:
-        ConfigurationError: it was said for another number of axes.
+        ConfigurationError: `periodic` is for another number of axes.
     """
     by_axis = (periodic,) * axes if isinstance(periodic, bool) else periodic
     if by_axis is not None and len(by_axis) != axes:

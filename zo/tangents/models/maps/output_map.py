@@ -22,9 +22,9 @@ class OutputMap:
 
     In units in which all numbers have the same weight, W = Pi + (S + r)^-1 (C - S Pi), with S and C the
     covariances of x with itself and with y, Pi the orthogonal projector on the span of the outputs y, and r a
-    ridge: so W is Pi where the rows say nothing else. What it is for: outputs often obey a constraint, such
-    as zero divergence, that the box imposes on whatever it is given. Values never show that, since all of
-    them obey it: a model that passes changes on is wrong there, and Pi is right.
+    ridge: so W is Pi where the rows say nothing else. Its purpose: outputs often obey a constraint, such as
+    zero divergence, that the box imposes on any input. Values never show that, since all of them obey it: a
+    model that passes changes on is wrong there, and Pi is right.
 
     The fit takes the smaller of two forms of one formula: with matrices of size x size, or of rows x rows.
     """
