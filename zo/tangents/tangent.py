@@ -20,16 +20,16 @@ from zo.tangents.record.pairs import CallPairs, sizes
 class Tangent(ABC):
     """A model of a box and of its derivative J(z).
 
-    A tangent says what it knows at some rows (`at`); one that learns is shown rows (`see`), and learns from
-    what it was shown (`learn`). Nothing else must be there: the other methods have defaults. In each step a
-    tangent is asked what it expects of the rows of the box's calls (`expect`), then `see` shows them, the
-    rows of several calls one after another, then it learns, once, and says what it knows there (`at_each`).
+    A tangent gives values and derivatives at rows (`at`). One that learns is shown rows (`see`), and learns
+    from them (`learn`). The other methods have defaults. In each step four things happen: `expect` asks for
+    predictions of the rows of the box's calls; `see` shows the rows, call by call; `learn` is called once;
+    and `at_each` asks for the tangent at the calls.
 
     Attributes:
-        learns: False of one whose J(z) never changes.
-        replayed: False of one with which nothing is replayed where the number of replays is not fixed.
-        brought: whether what it has learned is where the rows are, see `bring`.
-        lags: how far back it is shown what was before, see `zo.tangents.record.before`.
+        learns: False for a tangent whose J(z) never changes.
+        replayed: False for a tangent without replays, unless the number of replays is fixed.
+        brought: whether its state is on the device of the rows, see `bring`.
+        lags: how many calls back it is shown values, see `zo.tangents.record.before`.
     """
 
     lags: tuple[int, ...] = ()
@@ -49,11 +49,11 @@ class Tangent(ABC):
         """Look at rows: inputs and outputs, `rows.z` and `rows.y`."""
 
     def learn(self, steps: int | None = None) -> None:  # noqa: B027 - the same
-        """Learn from what was seen; there may be nothing new.
+        """Learn from the rows seen; there may be nothing new.
 
         Args:
-            steps: of learning, before the first step of training; None in a step of training, as many as it
-                takes.
+            steps: the number of learning steps before the first step of training; None in a step of
+                training, for as many as it takes.
         """
 
     def improve(self) -> str | None:
@@ -221,7 +221,7 @@ class IdentityTangent(Tangent):
 class ZeroTangent(Tangent):
     """J(z) is zero: the gradient is cut at the box.
 
-    A control: with replays, what recorded answers alone are worth, without any derivative of the box.
+    It is a control: with replays it shows the worth of recorded answers alone, without any derivative.
     """
 
     learns = False

@@ -32,8 +32,8 @@ class Before:
 
     Attributes:
         lags: how many calls ago these were.
-        numbers: of these calls, in the objective; empty for a call that has no such memory.
-        values: `(rows, size)`, see `values_before`; for a call without memory those of a later one.
+        numbers: the numbers of these calls in the objective; empty for a call without such memory.
+        values: `(rows, size)`, see `values_before`; a call without memory has the values of a later one.
     """
 
     lags: Lags
@@ -50,7 +50,7 @@ def _parts(box: BlackBoxFunction) -> tuple[list[int], list[int]]:
 
 
 def specs_before(box: BlackBoxFunction, lags: Lags) -> tuple[ArraySpec, ...]:
-    """The specs of what is shown: the change of each state, and each action so many calls ago."""
+    """The specs of the shown values: the change of each state, and each action so many calls ago."""
     states, actions = _parts(box)
 
     def named(place: int, words: str) -> ArraySpec:
@@ -73,7 +73,7 @@ def values_before(
         box: the box.
         lags: how many calls ago.
         now: the arrays of the call, one for each input, with rows first.
-        earlier: those of the call so many calls ago, for each lag.
+        earlier: the arrays of the call so many calls ago, for each lag.
     """
     states, actions = _parts(box)
     changes = [now[place] - earlier[lags.index(1)][place] for place in states if 1 in lags]
@@ -108,8 +108,8 @@ def numbers_before(found: Sequence[int | None], number: int, lags: Lags) -> tupl
     """The numbers of the calls so many before one; none where a run has begun since.
 
     Args:
-        found: for each call what it goes on from, see `goes_on_from`.
-        number: of the call.
+        found: for each call the one that it goes on from, see `goes_on_from`.
+        number: the number of the call.
         lags: how many calls before.
     """
     chain: list[int] = []

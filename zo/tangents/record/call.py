@@ -21,7 +21,7 @@ Parts: TypeAlias = tuple[Tensor | None, ...]
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """A call of a box: what it was asked and answered.
+    """A call of a box: its inputs and its answers.
 
     Attributes:
         box: its place among the boxes.
@@ -29,8 +29,8 @@ class RecordedCall:
         outputs: one tensor `(rows, *spec.shape)` for each output spec.
         added: the dither in each input, `(rows, *spec.shape)`, None for an input without; empty where there
             is none.
-        hidden: what the objective is not given of each output, in the same form.
-        before: what it shows of earlier calls, where the box has a memory.
+        hidden: the part of each output that is withheld from the objective, in the same form.
+        before: the values of earlier calls, where the box has a memory.
     """
 
     box: int

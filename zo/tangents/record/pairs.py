@@ -14,7 +14,7 @@ from blackbox import ArraySpec
 
 @dataclass(frozen=True)
 class CallPairs:
-    """Pairs (what goes in, what comes out), row by row, of the differentiable inputs and outputs alone.
+    """Pairs of input and output, row by row, of the differentiable inputs and outputs alone.
 
     A row's differentiable inputs are end to end in one vector of `size_in` numbers, its differentiable
     outputs in one of `size_out`, in the order of the specs. All of them are in the box's own units.
@@ -22,13 +22,13 @@ class CallPairs:
     Attributes:
         inputs: the specs of the differentiable inputs.
         outputs: the specs of the differentiable outputs.
-        z: `(rows, size_in)`, what goes in.
-        y: `(rows, size_out)`, what comes out, finite in all rows; empty where that is not known.
-        alive: `(rows,)` bool; False where the row failed. All, if left out.
-        others: for each input of the box that models see (`ArraySpec.modelled`) its `(rows, *shape)`, None in
-            the place of those that are differentiable; empty where that is not known.
-        response_scale: `(size_out,)`, what is usual for each output, from `Units`; zero where it has not been
-            seen to vary. Ones, if left out.
+        z: the inputs, `(rows, size_in)`.
+        y: the outputs, `(rows, size_out)`, finite in all rows; empty where they are not known.
+        alive: `(rows,)` bool; False where the row failed. All are True if left out.
+        others: for each input of the box that models see (`ArraySpec.modelled`) its `(rows, *shape)`, or None
+            for a differentiable one; empty where they are not known.
+        response_scale: `(size_out,)`, the usual size of each output, from `Units`; zero where the output has
+            not varied yet. Ones if left out.
     """
 
     inputs: tuple[ArraySpec, ...]

@@ -37,12 +37,12 @@ class Dither:
 
         Args:
             number: the number of the call in the objective.
-            place: that of the box among the boxes.
-            specs: the box's inputs.
-            inputs: what the objective asks, `(rows, *spec.shape)` each.
+            place: the place of the box among the boxes.
+            specs: the specs of the box's inputs.
+            inputs: the objective's inputs, `(rows, *spec.shape)` each.
 
         Returns:
-            For each input `(rows, *spec.shape)`, or None for one that is asked as it is.
+            For each input `(rows, *spec.shape)`, or None for one without dither.
         """
         return ()
 
@@ -55,10 +55,10 @@ class Dither:
         Args:
             number: the number of the call in the objective.
             box: the box.
-            call: what it was asked and answered.
+            call: the recorded call.
 
         Returns:
-            For each output `(rows, *spec.shape)`, or None for one that is given as it is; empty for none.
+            For each output `(rows, *spec.shape)`, or None for one that is given whole; empty for none.
         """
         return ()
 
@@ -116,7 +116,7 @@ def record(
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
         number: the number of the step, for the processes.
-        ranks: the processes that share the rows of each call; each gets all that was recorded.
+        ranks: the processes that share the rows of each call; each gets the whole record.
         dither: the dither of the boxes' inputs.
         memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
@@ -138,15 +138,15 @@ def record(
 
 
 class Recorder:
-    """Lets calls of some boxes through and keeps what went in and came out.
+    """Lets calls of some boxes through and keeps their inputs and outputs.
 
     Args:
-        boxes: compared by identity, not by equality.
+        boxes: the boxes, compared by identity, not by equality.
         dither: the dither of the boxes' inputs.
 
     Attributes:
-        rows: how many rows those calls had.
-        seen: those calls, in their order.
+        rows: how many rows the calls had.
+        seen: the calls, in their order.
         places: the places of the boxes, by identity.
     """
 

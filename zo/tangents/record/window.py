@@ -153,14 +153,14 @@ def without_failed(
     calls: list[RecordedCall],
     batch: Batch,
 ) -> tuple[list[RecordedCall], Any]:
-    """Put a row that survived in the place of each that did not, for the loss to leave out.
+    """Put a row that survived in the place of each failed one, for the loss to leave out.
 
-    A NaN times a gradient of zero is a NaN; and taken out altogether, all that is drawn or shaped by the
-    number of rows would change.
+    A NaN times a gradient of zero is a NaN. And without the rows, draws and shapes that depend on the number
+    of rows would change.
 
     Args:
         survived: whether each row survived, `(rows,)` bool.
-        calls: as they were recorded.
+        calls: the recorded calls.
         batch: tensors with rows first.
 
     Returns:

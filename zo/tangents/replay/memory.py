@@ -32,7 +32,7 @@ def _physical() -> int | None:
 
 
 def _of_groups() -> list[int]:
-    """The limits of the control groups that this process is in, and of those around them."""
+    """The limits of the control groups that this process is in, and of the groups around them."""
     try:
         lines = OWN.read_text(encoding="utf-8").splitlines()
     except OSError:

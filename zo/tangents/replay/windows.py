@@ -108,13 +108,13 @@ def _level(losses: Tensor) -> float:
 class Windows:
     """Keeps windows while they are young.
 
-    How many replays follow a window is `replays`, or where that is None follows from the losses. It is nine,
-    and grows to nineteen while new windows have the losses of the replays just before them, to a factor of
-    two: then what is learned from replays holds on fresh rows. It halves where the rows of the last replays
-    were harder, in the mean, than when the boxes answered them: then the steps undo what they are to do. And
-    it halves where the losses of five new windows are clearly above those of the five before, by a factor of
-    two and two standard errors. Below one replays rest for five windows. Losses must be above zero, and an
-    offset in them hides what this looks at.
+    `replays` is the number of replays that follow a window; if it is None the number follows from the losses.
+    It is nine at first. It grows to nineteen while new windows have the losses of the replays just before
+    them, to a factor of two: then the gains of replays hold on fresh rows. It halves where the rows of the
+    last replays were harder, in the mean, than when the boxes answered them: then the steps undo their own
+    work. It also halves where the losses of five new windows are clearly above those of the five before, by a
+    factor of two and two standard errors. Below one, replays rest for five windows. Losses must be above
+    zero, and an offset in them hides such changes.
 
     Args:
         replays: a fixed number; None for as many as are trusted.
@@ -176,13 +176,13 @@ class Windows:
         return 0 if self._rate.rest else int(self._rate.replays)
 
     def draw(self, rows: int | None, key: Key, number: int | None = None) -> Window:
-        """Rows of windows that make the same calls, as one window.
+        """Draw rows of windows that make the same calls, as one window.
 
         Args:
             rows: how many; None for as many as the last window has, and at least four.
-            key: the key of the gradient; the draw is a function of it, the last window's step, and how many
-                replays followed that.
-            number: of a draw for no replay; None for a replay's.
+            key: the key of the gradient; the draw is a function of it, the last window's step, and the number
+                of replays that followed that step.
+            number: the number of a draw without a replay; None for a replay's.
 
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.

@@ -28,17 +28,17 @@ from zo.tangents.trust import Check, TrustWatch, metrics
 
 
 class Judgement:
-    """Has gradients checked, takes in what steps have shown, and has remedies begin where trust is lost.
+    """Has gradients checked, takes in the evidence of steps, and starts remedies where trust is lost.
 
     Args:
-        settings: what the gradient is made with.
+        settings: the arguments of the gradient.
         stand_ins: the tangents.
         ranks: the processes that take a step together; the first one asks, and the others help.
 
     Attributes:
         watch: trust, from step to step.
-        excitation: which inputs are dithered.
-        check: that of the last step.
+        excitation: the dither of the boxes' inputs.
+        check: the check of the last step.
         notices: the notices given so far.
     """
 
@@ -67,10 +67,10 @@ class Judgement:
         return self.excitation.of_step(key, self._stand_ins.excited)
 
     def excite(self, evaluation: Evaluation, gradient: StepGradient) -> None:
-        """Take in what a step has shown of its dither, choose the next, and whether the gradient is used.
+        """Take in the response to a step's dither, choose the next dither, and whether the gradient is used.
 
-        It is not while a first dither's response is not known: then nothing is added, nor checked, and no
-        optimiser takes a step, of which Adam's next ones would be shorter.
+        The gradient is not used while the response to a first dither is not known. Then nothing is added or
+        checked, and no optimiser takes a step: a zero gradient would make Adam's next steps shorter.
         """
         number = gradient.step.number
         self._unknowns = self._excite(gradient, evaluation.dither)
@@ -97,10 +97,10 @@ class Judgement:
             return Check() if self._ranks.rank else checked(gradient, self.watch)
 
     def without_unmoved(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
-        """The gradient, taken again where its check has shown outputs that nothing moves, for no row.
+        """Take the gradient again where its check has shown outputs that nothing moves, for no row.
 
-        What the check says is of the gradient before, and counts no more then. Only of boxes that are
-        dithered: of others values show the derivative.
+        The check is of the gradient before, so it does not count any more. This is for dithered boxes only;
+        for other boxes values show the derivative.
         """
         new: list[int] = []
         for place, numbers in evaluation.check.unmoved.items():
@@ -122,12 +122,12 @@ class Judgement:
         return None if self.waits else self.watch.share(evaluation.check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
-        """Take in a step, and act: say what there is to say, and begin what is due where trust is lost.
+        """Take in a step, and act: give its notices, and start remedies where trust is lost.
 
         Args:
-            evaluation: what boxes were asked and answered, with the check.
+            evaluation: the evaluation of the step, with the check.
             gradient: the gradient, before it is shortened.
-            lost: rows that failed, of all steps so far.
+            lost: the number of failed rows of all steps so far.
 
         Warns:
             TangentWarning, ZeroGradientWarning, LostRowsWarning: see `StepOutcome.say` and `TrustWatch.saw`.

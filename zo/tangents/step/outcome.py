@@ -21,10 +21,10 @@ class StepOutcome:
     """The outcome of a step.
 
     Attributes:
-        evaluation: what boxes were asked and answered.
-        gradient: the gradient, with all that it was taken from.
+        evaluation: the evaluation of the step.
+        gradient: the gradient, with its tangents and window.
         unidentified: inputs whose derivative values do not show and that are not dithered, in words.
-        excited: whether inputs are dithered from now on that were not.
+        excited: whether further inputs are dithered from now on.
     """
 
     evaluation: Evaluation

@@ -14,8 +14,8 @@ class Room:
     """Bytes that a gradient's records may take.
 
     Attributes:
-        rows: for rows to learn from, of all tangents together.
-        windows: for windows to be replayed.
+        rows: bytes for rows to learn from, of all tangents together.
+        windows: bytes for windows to be replayed.
     """
 
     rows: int

@@ -32,9 +32,9 @@ class GradientSettings:
         network: the network.
         objective: the objective.
         boxes: the boxes, those of a host one by one.
-        tangents: a tangent of its own for each.
-        parameters: those that are trained.
-        seed, process_group, steps, limits: as given.
+        tangents: a tangent of its own for each box.
+        parameters: the parameters that are trained.
+        seed, process_group, steps, limits: the arguments of these names.
     """
 
     network: nn.Module

@@ -39,11 +39,11 @@ class StandIns:
 
     Attributes:
         tangents: the argument of that name.
-        excited: they again, with the gains of what is dithered: what is asked for derivatives.
+        excited: the tangents with the gains of dithered inputs, which give the derivatives.
         units: one for each box.
-        outliers: what decides which rows are not learned from, one for each box.
-        outlying: those of the last step; None for none.
-        errors: for each call of the last step, the relative error of what its tangent predicted.
+        outliers: one for each box; they decide which rows are not learned from.
+        outlying: the outliers of the last step; None for none.
+        errors: for each call of the last step, the relative error of its tangent's prediction.
         error: the same over all calls together; None where there was nothing to predict.
     """
 
@@ -77,15 +77,15 @@ class StandIns:
     def take_in(
         self, pairs: Sequence[CallPairs], calls: Sequence[RecordedCall], rows: int
     ) -> list[Linearised]:
-        """Have the tangents predict what a step has shown, and learn from it.
+        """Have the tangents predict the rows of a step, and then learn from them.
 
         Args:
-            pairs: what each call has shown, in their order.
+            pairs: the rows of each call, in the order of the calls.
             calls: the calls.
             rows: the number of rows of the batch.
 
         Returns:
-            What they say at each call then, in the units of its box.
+            The tangent at each call after that, in the units of its box.
         """
         self._before = {}
         squares: list[Squares | None] = [None] * len(pairs)
@@ -125,17 +125,17 @@ class StandIns:
         survived: Tensor,
         number: int,
     ) -> dict[int, Notice]:
-        """Find what programs keep, and have tangents go on that are shown what was before; see `Memory`.
+        """Find the hidden memory of programs, and go on with tangents that are shown it; see `Memory`.
 
         Args:
             calls: the calls of the step.
-            pairs: what each has shown a tangent.
-            predictions: what tangents said of those with dither.
+            pairs: the rows of each call.
+            predictions: the tangents' predictions for calls with dither.
             survived: `(batch rows,)` bool.
             number: the number of the step.
 
         Returns:
-            A warning for each box whose tangent goes on so, by its place.
+            A warning for each box that goes on with such a tangent, by its place.
         """
         notices: dict[int, Notice] = {}
         for place, (box, memory) in enumerate(zip(self._boxes, self._memories, strict=True)):
@@ -170,10 +170,10 @@ class StandIns:
         self._before = {}
 
     def refuse_prefit(self, steps: int) -> None:
-        """Refuse learning before the first step that cannot be.
+        """Refuse `prefit` where it cannot be.
 
         Args:
-            steps: of learning.
+            steps: the number of learning steps.
 
         Raises:
             ConfigurationError: the number is out of range, or a tangent does not learn.
@@ -182,7 +182,7 @@ class StandIns:
         checks.refuse_unlearned(self.tangents)
 
     def see(self, evaluation: Evaluation) -> set[int]:
-        """Have the tangents see what boxes answered, before the first step; the places of those boxes."""
+        """Show boxes' answers to the tangents before the first step; return the places of these boxes."""
         for call in evaluation.recorded:
             tangent = self.tangents[call.box]
             bring(tangent, call.inputs[0].device)
@@ -190,11 +190,11 @@ class StandIns:
         return {call.box for call in evaluation.recorded}
 
     def learn_before(self, boxes: Collection[int], steps: int) -> None:
-        """Have the tangents learn what they saw before the first step.
+        """Have the tangents learn the rows that they saw before the first step.
 
         Args:
-            boxes: the places of those that were called: the others have nothing to learn from.
-            steps: of learning.
+            boxes: the places of the boxes that were called: the others have nothing to learn from.
+            steps: the number of learning steps.
 
         Raises:
             ConfigurationError: none was called.

@@ -54,9 +54,9 @@ def decide(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
     """Return the trust in tangents after a step.
 
     Args:
-        terms: what the gradient was made with.
+        terms: the fixed terms of trust.
         state: the trust before the step.
-        evidence: what the step has shown.
+        evidence: the evidence of the step.
     """
     state, check = _seen(terms, state, evidence), evidence.check
     average = terms.limits.thresholds.average
@@ -100,8 +100,8 @@ def _judged(terms: TrustTerms, state: State, due: bool) -> TrustVerdict:
     """The verdict by the faults of the last check, and by the error of predictions where that is due.
 
     Args:
-        terms: what the gradient was made with.
-        state: the trust, with what the step has shown.
+        terms: the fixed terms of trust.
+        state: the trust, with the evidence of the step.
         due: whether `average` steps have passed since the error was last judged. A check may come in between,
             when the error has not had the time to fall.
     """

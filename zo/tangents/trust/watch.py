@@ -29,8 +29,8 @@ class TrustWatch:
         notices: the notices given so far.
 
     Attributes:
-        terms: all of these.
-        state: what trust has come to.
+        terms: the fixed terms of trust.
+        state: the trust so far.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class TrustWatch:
     def may_be_short(self, check: Check) -> bool:
         """Say whether a check that finds no fault shows a far too short gradient, until that is told.
 
-        Not before another has found none: at first little is known.
+        It says so only after an earlier check without fault: at first little is known.
         """
         agreement, times = check.figures.get("agreement", 1.0), self.state.short
         open_question = self.state.passed and not self.state.cut and times is not None and times < TOO_SHORT
@@ -93,20 +93,20 @@ class TrustWatch:
         improve: Remedy = tuple,
         excite: Remedy = tuple,
     ) -> None:
-        """Take in what a step has shown, and act.
+        """Take in the evidence of a step, and act.
 
         Args:
             step: the number of the step.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
             check: the check of the step.
-            improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
-            excite: asked before that for inputs that are dithered now, in words.
+            improve: improves the tangents without further rows where trust is lost, and says how, in words.
+            excite: called before that; dithers further inputs, and names them, in words.
 
         Warns:
-            TangentWarning: trust is lost, by which limit, and what is done about it: inputs are dithered,
+            TangentWarning: trust is lost. The message names the limit and the remedy: inputs are dithered,
                 tangents learn longer, another kind is tried, or nothing is left. Or three checks in a row
                 showed nothing. Or the box is constant in pieces, or its answers have too few digits for a
-                check, or are others when it is asked the same again. Each warning is given once.
+                check, or differ when it is asked the same again. Each warning is given once.
         """
         evidence = Evidence(step, error, check)
         verdict = decide(self.terms, self.state, evidence)

@@ -22,12 +22,12 @@ CONTROL = (
 
 
 def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator[Notice]:
-    """Yield the notices that a step's evidence gives by itself, whatever follows from it.
+    """Yield the notices that a step's evidence gives by itself, whatever the verdict.
 
     Args:
-        terms: what the gradient was made with.
+        terms: the fixed terms of trust.
         state: the trust after the step.
-        evidence: what the step has shown.
+        evidence: the evidence of the step.
     """
     check, at = evidence.check, f"Step {evidence.step + 1}: "
     reason = check.reason
@@ -116,7 +116,7 @@ def stuck(terms: TrustTerms, step: int, verdict: TrustVerdict) -> Notice:
 
 
 def stuck_name(state: State) -> str:
-    """The name of `stuck`, which is said again where trust had returned, once."""
+    """The name of the notice `stuck`, which is given again, once, where trust had returned."""
     return f"stuck, time {min(1 + state.returned, 2)}"
 
 
