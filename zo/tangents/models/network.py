@@ -67,10 +67,10 @@ class Learning:
 
 
 class NetworkTangent(ValueTangent):
-    """J(z) is that of y = W o N: a network N, trained on the last rows, and perhaps an `OutputMap` W.
+    """The derivative of y = W o N: a network N, trained on the last rows, and perhaps an `OutputMap` W.
 
-    Inputs, and what the box makes of its state, are standardised. A subclass says what N is (`build`), which
-    numbers share a unit (`groups`), and how it learns where nothing else is given (`LEARNING`).
+    Inputs, and the box's change of its state, are standardised. A subclass builds N (`build`), and says which
+    numbers share a unit (`groups`), and how N learns by default (`LEARNING`).
     """
 
     LEARNING: ClassVar[Learning]
@@ -305,7 +305,7 @@ class NetworkTangent(ValueTangent):
         raise NotImplementedError
 
     def _steps_of(self, count: int) -> list[Tensor]:
-        """Steps of learning; the mean square of what was missed in each."""
+        """Take steps of learning; return the mean square error of each."""
         self._learner.begin()
         if not self.whole_rows:
             return [self._step_on_a_graph() for _ in range(count)]

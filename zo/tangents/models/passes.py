@@ -35,15 +35,16 @@ class Passes(nn.Module, ABC):
 
     @abstractmethod
     def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        """The way back from outputs: to the inputs, or to the weights alone.
+        """Run the backward pass from outputs to the inputs, or to the weights alone.
 
         Args:
-            tape: what `passed` kept.
+            tape: the record of `passed`.
             cotangent: the gradient of its outputs.
-            slopes: for each weight where its derivative goes; None for that by the inputs.
+            slopes: for each weight the tensor that its derivative is written to; None for the derivative by
+                the inputs.
 
         Returns:
-            That by the inputs, arranged, if it was asked for.
+            The derivative by the inputs, arranged, if it was asked for.
         """
 
     @abstractmethod
@@ -104,7 +105,7 @@ class FlatAdam(Generic[N]):
 
     Attributes:
         network: the argument of that name.
-        slopes: by name, where derivatives by the weights are written before `step`.
+        slopes: the tensors, by name, that derivatives by the weights are written to before `step`.
     """
 
     def __init__(self, network: N, rate: float) -> None:

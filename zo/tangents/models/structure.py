@@ -67,8 +67,8 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
     """Find the structure of a box by the layouts and shapes of its specs.
 
     Raises:
-        ConfigurationError: outputs are said to lie on a grid, and do not lie on one, or their last axis looks
-            like that of channels.
+        ConfigurationError: the specs put outputs on a grid, but these do not fit one, or their last axis
+            looks like channels.
     """
     output_layouts, input_layouts = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
     meshes = {layout for layout in output_layouts if isinstance(layout, Mesh)}

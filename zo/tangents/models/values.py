@@ -24,24 +24,24 @@ from zo.tangents.tangent import Linearised, Tangent, Unknown
 
 
 class ValueTangent(Tangent):
-    """J(z) is the derivative of a model that learns what goes into the box and comes out.
+    """The derivative of a model that learns the box's outputs from its inputs.
 
-    All inputs of the box go into the model, those too that carry no gradient. The rows that
-    training runs anyway are its data. A row that failed is left out.
+    All inputs of the box go into the model, also the ones without a gradient. The rows that training runs
+    anyway are its data. A row that failed is left out.
 
-    The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
-    inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
+    The model is y = W o N. N is the model of a subclass, which learns from rows (`take`, `learn`) and gives
+    values (`within`). W is a linear `OutputMap`, fitted to the last rows now and then.
 
     The map takes its units from `_moments`, which `take` fills with each row: mean and spread of inputs,
-    other inputs, outputs, and y - `carried(z)`. One without a map may leave them empty; then its `moments`
-    has to give none. A model that keeps sums instead of rows, as `StencilTangent` does, leaves the window to
-    the map; without one `window=1` does.
+    other inputs, outputs, and y - `carried(z)`. A tangent without a map may leave them empty; then its
+    `moments` has to give none. A model that keeps sums instead of rows, as `StencilTangent` does, leaves the
+    window to the map; without a map `window=1` is enough.
 
     Args:
         window: rows kept, the oldest going.
         output_map: whether there is a W.
-        prior: a differentiable model of the box, under it: it learns y - prior(x), and all that it says is of
-            the sum. A function of torch tensors that takes all inputs of the box, a module, a box that
+        prior: a differentiable model of the box, under this one, which learns y - prior(x) and answers with
+            the sum. It is a function of torch tensors that takes all inputs of the box, a module, a box that
             answers with a derivative, or a tangent that knows values.
 
     Attributes:
@@ -89,7 +89,7 @@ class ValueTangent(Tangent):
         """Look at rows, at least one and all finite, that are in the window now; these go into `_moments`.
 
         Args:
-            form: what the rows of the box look like; the same in all calls.
+            form: the specs of the box's rows, the same in all calls.
             z: the differentiable inputs of each row, end to end, `(rows, size_in)`.
             others: the other inputs, end to end, `(rows, size)`.
             y: the differentiable outputs, `(rows, size_out)`.

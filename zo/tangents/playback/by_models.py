@@ -24,7 +24,7 @@ class NoValuesError(TangentError):
     """A model knows no values of its box: of changes alone, or of nothing yet.
 
     Attributes:
-        place: of the box, among those that have models.
+        place: the place of the box, among the boxes with models.
     """
 
     def __init__(self, message: str, place: int) -> None:
@@ -47,7 +47,7 @@ def losses_by_models(
     """The loss of each row by models' values, `(rows,)`, with a graph by their derivatives.
 
     Args:
-        who: asks, for messages.
+        who: the caller, for messages.
         objective: the objective.
         network: the network.
         batch: any nesting of tensors with rows first.

@@ -30,7 +30,7 @@ class WayBack(NamedTuple):
     Attributes:
         loss: the mean loss, detached.
         gradients: the gradient of each of the chosen parameters.
-        beside: in the first step, whether there is a way from the weights to the loss that passes no box.
+        beside: whether there is a way from the weights to the loss that passes no box, in the first step.
         reached: boxes and their inputs, by their places, that depend on weights.
     """
 
@@ -47,12 +47,12 @@ def evaluate_again(
     at_calls: Sequence[Linearised],
     rows: Tensor | None = None,
 ) -> WayBack:
-    """The objective once more, with recorded answers, and autograd through it and the tangents.
+    """Evaluate the objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
         step: the step, with its network, objective and batch.
         boxes: their calls are not evaluated.
-        window: what was recorded, at the weights as they are.
+        window: the record, at the weights as they are.
         at_calls: the box's tangent at each of its calls.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
@@ -60,7 +60,7 @@ def evaluate_again(
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
 
     Warns:
-        TangentWarning: of the first step, what requires a gradient too and is no parameter of the network.
+        TangentWarning: in the first step, a tensor requires a gradient and is no parameter of the network.
     """
     counting = window.survived if rows is None else rows
     answers = _Again(boxes, window, at_calls, counting)
@@ -91,7 +91,7 @@ class Live:
         memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Attributes:
-        seen: what was recorded, as `record` gives it.
+        seen: the record, as `record` gives it.
         reached: see `WayBack`.
 
     Raises:
@@ -110,7 +110,7 @@ class Live:
         self.seen = with_calls(Recorded(self._losses.detach(), calls, recorder.rows), boxes)
 
     def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss and gradients as of `evaluate_again`, where all rows survived; once: the graph is gone then.
+        """Loss and gradients as of `evaluate_again`, where all rows survived; once, as the graph is freed.
 
         Args:
             at_calls: the box's tangent at each call.
@@ -121,7 +121,7 @@ class Live:
 
 
 class _LiveRecorder(Recorder):
-    """Gives outputs that carry a gradient: that of the tangent, by what it says later.
+    """Gives outputs that carry the tangent's gradient, which the tangent gives later.
 
     Attributes:
         at_calls: the box's tangent at each call, to be filled before the graph is used.
@@ -254,7 +254,7 @@ class _Again(Answers):
         boxes: the boxes that the objective calls.
         window: the window that was recorded.
         at_calls: the box's tangent at each of its calls.
-        alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
+        alive: `(batch rows,)` bool, the rows whose inputs must equal the recorded ones.
     """
 
     def __init__(
@@ -314,7 +314,7 @@ class _Again(Answers):
                 raise self.differs(f"{where} to be what it was when boxes were asked", "another")
 
     def _refuse_chosen_rows(self, where: str) -> NoReturn:
-        """Refuse a box that is given some rows of a batch, of which one failed: others stand in its place."""
+        """Refuse a box that gets some rows of a batch with a failed one: others stand in its place."""
         raise TangentError(
             f"objective: expected {where} to be the same without the {int((~self.alive).sum())} of "
             f"{len(self.alive)} rows that failed, got other rows: another row of the batch is evaluated in "
@@ -342,10 +342,10 @@ def answered_by(
     Args:
         box: the box that is called.
         at_calls: the box's tangent at each call, to be filled before the graph is used.
-        number: that of the call.
-        outputs: what it is answered.
-        arrays: what it asks.
-        before: what it shows of earlier calls, `(rows, size)`; None where no gradient goes through that.
+        number: the number of the call.
+        outputs: the answers.
+        arrays: the inputs.
+        before: the values of earlier calls, `(rows, size)`; None where no gradient goes through these.
     """
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]

@@ -86,7 +86,7 @@ def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
 
     Args:
         loss: the mean loss, with its graph.
-        weights: of which one is enough.
+        weights: the weights; one that is reached is enough.
         around: the function's class, as `torch.autograd.Function` has it.
     """
     ids = {id(weight) for weight in weights}
@@ -108,7 +108,7 @@ def warn_of_others(leaves: Sequence[ReferenceType[Tensor]], network: nn.Module) 
 
     Args:
         leaves: see `leaves_beside`, of a loss whose graph is gone.
-        network: whose parameters get gradients.
+        network: the network whose parameters get gradients.
     """
     others = [leaf for leaf in (leaf() for leaf in leaves) if leaf is not None]
     if others:
@@ -169,7 +169,7 @@ class Narrow(Operations):
     seen: str | None = None
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
-        """Note the result if it is narrow and made of what requires a gradient."""
+        """Note the result if it is narrow and made of tensors that require a gradient."""
         if self.seen is None:
             narrow = [t for t in tree_leaves(result) if isinstance(t, Tensor) and is_narrow(t)]
             sources = (t for t in tree_leaves(arguments) if isinstance(t, Tensor))

@@ -28,10 +28,10 @@ class Member:
     """A network with a learning rate of its own.
 
     Attributes:
-        factor: of its rate, on the optimiser's.
-        state: of the network, see `OwnState`; None before the first step.
-        moments: what the optimiser remembers of its steps, by parameter.
-        losses: on the last windows, before it trained on them; infinite where one was not finite.
+        factor: its learning rate, as a multiple of the optimiser's.
+        state: the state of the network, see `OwnState`; None before the first step.
+        moments: the optimiser's memory of its steps, by parameter.
+        losses: the losses on the last windows, before it trained on them; infinite where one was not finite.
     """
 
     factor: float

@@ -22,19 +22,19 @@ COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and ho
 class Rivalry:
     """The contest of a surrogate with the rates: whether it leads, and when boxes are asked at its weights.
 
-    Boxes are asked at its weights as soon as models foretell the losses of new windows, to a factor of two in
-    the geometric mean of the last five: where what they have wrong is above the loss itself, nothing is to be
-    learned from them. Those rows judge it, beside the loss that the best rate is foretold on them by what was
-    answered: at others' rows alone a surrogate is foretold what it believes itself. From three rows on it
-    leads, unless they speak against it.
+    Boxes are asked at the surrogate's weights as soon as models foretell the losses of new windows, to a
+    factor of two in the geometric mean of the last five: models with an error above the loss itself teach
+    nothing. These rows judge the surrogate. Its loss is compared with the best rate's loss on the same rows,
+    foretold from their answers: at others' rows a surrogate would only confirm its own models. From three
+    rows on it leads, unless they speak against it.
 
     Attributes:
         holds: whether all boxes' rows are asked at its weights, since nothing speaks against it.
-        foretold: of the last windows at a rate's weights, the logarithm of the loss that models foretold over
-            what boxes gave; bounded.
-        usual: what boxes gave on these windows.
-        asked: losses of the last rows at its weights, as boxes had them and as the best rate was foretold.
-        wait: windows between two trials of one that was found worse; twice as many after each that fails.
+        foretold: for the last windows at a rate's weights, the logarithm of the models' loss over the boxes'
+            loss; bounded.
+        usual: the boxes' losses on these windows.
+        asked: for the last rows at its weights, the boxes' loss and the foretold loss of the best rate.
+        wait: windows between two trials after it was found worse; twice as many after each failed trial.
         next: the window of the next trial.
     """
 
@@ -71,8 +71,8 @@ class Rivalry:
         """Return the rivalry after a window that was asked at a rate's weights.
 
         Args:
-            loss: as boxes had it.
-            foretold: by models that had not learned from it.
+            loss: the loss, by the boxes' answers.
+            foretold: the loss that models foretold before they learned from the window.
         """
         gaps = (*self.foretold, _gap(foretold, loss))[-COMPARED:]
         seen = replace(self, foretold=gaps, usual=(*self.usual, loss)[-COMPARED:])
@@ -95,8 +95,8 @@ class Rivalry:
 
         Args:
             window: the number of the window.
-            loss: as boxes had it; not finite where they failed.
-            rate: that of the best rate, as it is foretold; it may be not finite too.
+            loss: the loss, by the boxes' answers; not finite where they failed.
+            rate: the foretold loss of the best rate; it may be not finite, too.
         """
         asked = (*self.asked, (loss, rate))[-KEPT:]
         new = replace(self, asked=asked)

@@ -48,7 +48,7 @@ class Evaluations:
         ranks: the processes that share the rows of a step.
         key: the key of all draws.
         boxes: the boxes that the objective calls.
-        turns: the order in which gradients draw.
+        turns: the turns of the steps that draw, see `Turns`.
     """
 
     def __init__(self, settings: GradientSettings) -> None:

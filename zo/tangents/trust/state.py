@@ -45,7 +45,8 @@ class State:
         failed: the number of checks in a row that showed nothing, since rows failed.
         flat: whether the box was constant in pieces when it was last asked.
         narrow: whether a check showed nothing, since the network computes in 16 bits.
-        whole: whether a check has found nothing missing from the gradient; the objective does not change.
+        whole: whether a check has found nothing missing from the gradient; that depends on the objective
+            alone.
         cut: whether a check has found a part missing.
         beside: whether a way from the weights to the loss passes no box.
         returned: how often trust has returned.

@@ -139,8 +139,9 @@ class Fit(StepFit):
     def _smoothed(self, theta: np.ndarray) -> np.ndarray:
         """Coefficients whose equations are fulfilled best after a solve with the matrix of `theta`.
 
-        What is not carried misses the outputs by K^-1 (q - K y), with K and q of the same coefficients; with
-        K^-1 of those before it is linear (Sanathanan and Koerner). Without it what is rough in y decides.
+        A field that is not carried misses the outputs by K^-1 (q - K y), with K and q of the same
+        coefficients. With K^-1 of the coefficients before, that error is linear (Sanathanan and Koerner).
+        Without K^-1 the rough part of y decides.
         """
         rows, start = self.rows, self.form.start()
         step = self.step(theta)
@@ -354,10 +355,10 @@ class _Round:
     """The cost in units of the cost that a round began with, in its coordinates, and its slope.
 
     Attributes:
-        fit: whose cost.
+        fit: the fit that has the cost.
         begun: the coefficients at the start, where coordinates are zero.
-        ways: how coefficients follow coordinates, transposed.
-        cost: at the start.
+        ways: the derivative of coefficients by coordinates, transposed.
+        cost: the cost at the start.
     """
 
     fit: Fit
@@ -385,7 +386,7 @@ def _affordable(form: MeshForm, rows: Rows, work: float) -> Rows:
 
 
 def _sizes(design: np.ndarray) -> np.ndarray:
-    """The sizes of columns; infinite of what is rounding beside the largest, such as a constant's slopes."""
+    """The sizes of columns; infinite where one is rounding beside the largest, as a constant's slopes are."""
     size = np.linalg.norm(design, axis=0)
     return np.where(size > FAINT * size.max(initial=0.0), size, np.inf)
 

@@ -22,7 +22,7 @@ class MeshMatrices:
     """A mesh's matrices, made when first asked for.
 
     Attributes:
-        elements: of the mesh.
+        elements: the elements of the mesh.
     """
 
     def __init__(self, elements: Elements) -> None:
@@ -56,7 +56,7 @@ class MeshMatrices:
         return maps
 
     def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:
-        """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
+        """Return a matrix of K, by its kind, and by its coefficient's polynomial among those of a degree."""
         key = (*kind, degree, place)
         if key not in self._made:
             weight = self.weights(degree)[place]

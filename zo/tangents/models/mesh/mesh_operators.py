@@ -82,9 +82,9 @@ class Elements:
         """Stiffness, convection and mass in one, with coefficients for each cell.
 
         Args:
-            tensor: of the stiffness, `(cells, dimensions, dimensions)`.
-            velocity: of the convection, `(cells, dimensions)`.
-            reaction: of the mass, `(cells,)`.
+            tensor: the coefficients of the stiffness, `(cells, dimensions, dimensions)`.
+            velocity: the velocity of the convection, `(cells, dimensions)`.
+            reaction: the coefficients of the mass, `(cells,)`.
         """
         corners = self.cells.shape[1]
         local = self.slopes @ tensor @ self.slopes.swapaxes(1, 2)

@@ -28,8 +28,8 @@ class NodeArrays:
     """The arrays of a row, and the mesh on whose nodes some of them lie.
 
     Attributes:
-        shapes: of the arrays, end to end in a row.
-        mesh: whose nodes they lie on.
+        shapes: the shapes of the arrays, end to end in a row.
+        mesh: the mesh on whose nodes they lie.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -90,7 +90,7 @@ class Rows:
         extras: `(rows, extras, nodes)`, all other inputs on the nodes.
         numbers: `(rows, numbers)`, inputs that lie on no node.
         goal: `(rows, fields, nodes)`, the outputs.
-        change: `(fields,)`, the spread of what the outputs add to the state.
+        change: `(fields,)`, the spread of the outputs' change of the state.
         carried: `(fields,)` bool, whether a field has an input that it follows.
         free: `(fields * nodes,)`, 0 at nodes with a prescribed output.
         held: `(rows,)` bool, the rows that are held out.
@@ -131,9 +131,9 @@ class RowsOnMesh:
     """The reading of a box's rows as fields on the nodes of a mesh.
 
     Attributes:
-        form: of the box's rows.
-        inputs: the arrays of all inputs, those without a gradient last.
-        outputs: those of the outputs.
+        form: the specs of the box's rows.
+        inputs: the arrays of all inputs; inputs without a gradient come last.
+        outputs: the arrays of the outputs.
     """
 
     form: Form
@@ -146,8 +146,8 @@ class RowsOnMesh:
 
         Args:
             who: the model, for messages.
-            form: of the box's rows.
-            mesh: whose nodes fields lie on.
+            form: the specs of the box's rows.
+            mesh: the mesh on whose nodes fields lie.
 
         Raises:
             ConfigurationError: an output does not lie on the mesh, or no input does, or a node has too many
@@ -176,7 +176,7 @@ class RowsOnMesh:
             z: `(rows, size_in)`.
             others: `(rows, size)`, inputs without a gradient.
             y: `(rows, size_out)`.
-            rounding: what a number may vary by, over its size, and still be the same.
+            rounding: how far a number may vary, over its size, and count as constant.
         """
         found = []
         inputs = np.concatenate([z, others], axis=1)
@@ -275,7 +275,7 @@ class RowsOnMesh:
         )
 
     def pulled(self, units: Units, state: np.ndarray, extras: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The adjoint of `read`: to cotangents of what it gives, those of rows of inputs."""
+        """The adjoint of `read`: cotangents of rows of inputs from cotangents of its results."""
         fields = np.zeros((len(state), self.inputs.fields, state.shape[2]))
         for place, source in enumerate(units["source"].tolist()):
             if source >= 0:
@@ -310,7 +310,7 @@ def _steady(values: np.ndarray, rounding: float, axes: tuple[int, ...]) -> np.nd
 
 
 def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The mean along axes; of what is one number that number, without the rounding of a sum."""
+    """The mean along axes; a constant is returned itself, without the rounding of a sum."""
     first = _first(values, axes)
     return np.where((values == first).all(axis=axes), first.squeeze(axes), values.mean(axis=axes))
 

@@ -13,23 +13,23 @@ from zo.tangents.models.passes import Passes, Slopes, Tape
 
 
 class ParticleNetwork(Passes):
-    """Standardised flat inputs and others to what the outputs add, standardised, by autograd.
+    """A network from standardised flat inputs and others to the outputs' change, standardised, by autograd.
 
-    A particle's hidden numbers take the sum of what its neighbours say, in each round once. What one says to
-    another depends on the differences of their inputs and on the hidden numbers of both. All particles and
-    all pairs share the weights, so the order in which they are listed makes no difference.
+    In each round a particle's hidden numbers take the sum of its neighbours' messages. A message depends on
+    the differences of both particles' inputs and on the hidden numbers of both. All particles and all pairs
+    share the weights, so the order in which they are listed makes no difference.
 
     Args:
-        arrays: of the arrays of a row, end to end, how many numbers each particle has; 0 for an array whose
+        arrays: how many numbers a particle has in each array of a row, end to end; 0 for an array whose
             numbers are given to all particles.
         sizes: the sizes of these arrays.
         moving: how many of the arrays, the first, have their differences taken.
-        list_at: where the pairs begin among a row's numbers, and where they end.
-        answered: numbers of a particle in each output.
+        list_at: the places among a row's numbers at which the pairs begin and end.
+        answered: how many numbers a particle has in each output.
         particles: the number of particles in a row.
         spread: the spread of the differences between neighbours, of each number of a particle.
         width: the width of the hidden layers.
-        rounds: in how many rounds neighbours say something.
+        rounds: the number of rounds of messages.
     """
 
     def __init__(

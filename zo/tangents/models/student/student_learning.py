@@ -21,11 +21,11 @@ class Learner:
 
     Args:
         network: `(rows, *shape in)` to `(rows, *shape out)`.
-        loss: what its scores are to the box's outputs.
+        loss: the relation of its scores to the box's outputs.
         window: the number of rows kept.
         batch: rows of a step.
         learning_rate: the learning rate of Adam.
-        standardise: the inputs, and for the loss the outputs.
+        standardise: whether to standardise the inputs, and the outputs for the loss.
         key: the key on which draws depend.
 
     Attributes:

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 class StudentLoss(ABC):
     """The relation of the network's scores to the box's outputs, `(rows, *shape)` both, and its loss.
 
-    `mean` and `scale` are those of the outputs, `shape` or numbers.
+    `mean` and `scale` describe the outputs, of their shape or as numbers.
     """
 
     def check(self, shapes: Sequence[Shape]) -> None:
@@ -104,12 +104,12 @@ class Logits(StudentLoss):
         return y.softmax(dim=-1)
 
     def values(self, scores: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """Logits whose mean over the classes is that of all rows seen."""
+        """Logits with the mean over the classes that all rows seen have."""
         return scores - scores.mean(dim=-1, keepdim=True) + mean.mean(dim=-1, keepdim=True)
 
 
 class Labels(StudentLoss):
-    """The outputs are one-hot vectors, or scores of which only the largest counts."""
+    """The outputs are one-hot vectors, or scores whose largest alone counts."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """One-hot vectors of the largest entries."""
