@@ -113,7 +113,7 @@ class TangentError(BlackBoxError, RuntimeError):
 
 
 class TangentWarning(UserWarning):
-    """Trust in learned tangents is lost; the message says by which limit, and what is done about it."""
+    """Trust in learned tangents is lost; the message names the limit and the remedy."""
 
 
 class KeepBestWarning(UserWarning):

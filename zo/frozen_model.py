@@ -136,7 +136,7 @@ class FrozenModel:
         return at.values + (at.to(z, pairs.others) if self.hessian else at.by_products(z))
 
     def _bends(self, inputs: Sequence[Tensor], unit_in: Tensor, unit_out: Tensor) -> bool:
-        """Say whether autograd gives a second derivative of the model, and it is that of differences."""
+        """Say whether autograd gives a second derivative of the model that agrees with differences."""
         z, pairs = self._pairs(inputs)
         at = self.tangent.at(pairs)
         draws = torch.Generator().manual_seed(0)

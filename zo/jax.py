@@ -336,10 +336,10 @@ class JaxForm:
     Attributes:
         inputs: the box's specs.
         leading: the axes of rows, without those that `vmap` adds.
-        taken: what the box takes.
-        shapes: of the outputs.
-        given: what the box gives.
-        seen: what JAX has of that: of 64 bits half, where it has no more.
+        taken: the dtypes of the box's inputs.
+        shapes: the shapes of the outputs.
+        given: the dtypes of the box's outputs.
+        seen: the dtypes of the outputs in JAX, with 32 bits in the place of 64 where JAX has no more.
     """
 
     inputs: tuple[ArraySpec, ...]

@@ -25,11 +25,12 @@ def lower(rows: Tensor, bests: Tensor | None) -> bool:
     second, the second lower than the first, and the first lower than the third.
 
     Args:
-        rows: `(rows,)`; not finite where a row failed. With more than a tenth of them they are not.
+        rows: The held-out losses, `(rows,)`; not finite where a row failed. With more than a tenth of such
+            rows the losses are not lower.
         bests: The bests of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
 
     Raises:
-        ConfigurationError: They are of another number of rows.
+        ConfigurationError: The losses are of another number of rows.
     """
     finite = rows.isfinite()
     if not len(rows) or int((~finite).sum()) > FEW * len(rows):
@@ -139,7 +140,7 @@ class KeepBest:
             A sentence that says which they are.
 
         Warns:
-            KeepBestWarning: the best are those of the start, because none were better.
+            KeepBestWarning: the weights of the start are the best, because none were better.
         """
         self._validate()
         assert self._best is not None  # the start at least

@@ -176,9 +176,10 @@ class LossGradient:
     def backward(self, batch: Batch = None) -> Tensor:
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
-        It is that of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not in it,
-        so leave that out. The objective runs under `torch.no_grad()`; one that takes a derivative itself, as
-        for the residual of a differential equation, does so under `torch.enable_grad()`.
+        It is the gradient of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not
+        in it, so leave that out. The objective runs under `torch.no_grad()`; an objective that takes a
+        derivative itself, as for the residual of a differential equation, does so under
+        `torch.enable_grad()`.
 
         Args:
             batch: Any nesting of tensors with rows first; nothing for a closure.
@@ -319,7 +320,7 @@ class LossGradient:
         return is_due(number) or self.serving.is_open(self.network.training)
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
-        """Cut the plan into pieces, the size of which the first step chooses."""
+        """Cut the plan into pieces of a size that the first step chooses."""
         self._made = base.made or self._made
         if self.chunk is None:
             self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan)
@@ -338,7 +339,7 @@ class LossGradient:
         return repr((words, self.parameters.names, self.network.training))
 
     def _marks(self, pieces: Pieces, batch: Batch) -> dict[str, int]:
-        """Checksums of what must be the same in all processes; none for a process alone."""
+        """Checksums of the state that must be the same in all processes; none for a process alone."""
         if self._ranks.size == 1:
             return {}
         return {
@@ -395,11 +396,11 @@ class LossGradient:
         """Noise, and doubt about the slopes, of a step that is checked; the first process judges.
 
         Args:
-            pieces: All of the step's.
-            marks: What must be the same in all processes.
+            pieces: All pieces of the step.
+            marks: The checksums that must be the same in all processes.
             serving: The evaluators that evaluated them.
             before: The noise that was measured before the queries.
-            differences: `(queries,)`, what they changed.
+            differences: The changes by the queries, `(queries,)`.
             valid: `(queries,)` bool, False where one was dropped.
         """
         base, tally = pieces.base, pieces.base.step.tally

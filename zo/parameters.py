@@ -369,7 +369,7 @@ def _words(tensor: Tensor) -> Tensor:
 def _choose(
     network: nn.Module, choices: Choice | Iterable[Choice] | None, before: Iterable[Tensor] = ()
 ) -> dict[str, nn.Parameter]:
-    """The chosen parameters by name; `before` are those of an earlier choice, which may be frozen since."""
+    """Return the chosen parameters by name; those of an earlier choice, `before`, may be frozen."""
     every = dict(network.named_parameters())
     listed = [choices] if isinstance(choices, str | type | Exclude) else list(choices or [])
     wanted = [choice for choice in listed if not isinstance(choice, Exclude)]

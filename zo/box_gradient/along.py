@@ -47,12 +47,12 @@ def along_gradient(
 ) -> Agreement:
     """Move some rows both ways along their gradients, and see by how much the scalar changes.
 
-    They are asked a third time where they are, which shows the box's noise.
+    They are also asked a third time without a move, which shows the box's noise.
 
     Args:
-        queries: those of the call, of which there are none.
-        gradients: `(rows, size)` of each perturbed input.
-        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        queries: the plan of the call, without queries.
+        gradients: the gradient of each perturbed input, `(rows, size)`.
+        outputs: the base's outputs with a cotangent, by their place among the box's outputs.
         cotangents: the gradients of these outputs, of their shapes, under the same places.
     """
     values, gradient = queries.values.double(), torch.cat(gradients, dim=1).double()

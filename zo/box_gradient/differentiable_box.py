@@ -54,8 +54,8 @@ class RowCounts:
     Attributes:
         calls: forward calls that recorded a gradient; they number the draws.
         rows: perturbed rows, evaluated in backward: each row's queries are its own.
-        dropped: those of them left out because they failed.
-        checks: further rows, in which some queries were asked again, or the other way.
+        dropped: perturbed rows that were left out because they failed.
+        checks: further rows, for queries asked again, or the other way.
     """
 
     calls: int = 0
@@ -76,7 +76,7 @@ class DifferentiableBox(nn.Module):
     by itself, around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
-        counts: what was spent, a `RowCounts`.
+        counts: the calls and rows so far, a `RowCounts`.
     """
 
     def __init__(

@@ -36,23 +36,23 @@ def most_asked(pairs: int, *, central: bool) -> int:
 def look_again(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows
 ) -> tuple[Doubt | None, int]:
-    """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
+    """Compare a few slopes with slopes over half their steps; in doubt more, also over twice, and the base.
 
-    Forward ones are compared with those of their steps back too. A kink right at the base is reported where
-    the slopes back are others, but the same over half of the step: not one that is passed on the way back,
-    nor a jump there, of which the forward slopes know nothing.
+    Forward slopes are compared with slopes back, too. A kink right at the base is reported where the slopes
+    back differ, but are the same over half of the step. That excludes a kink further back, and a jump there,
+    which the forward slopes do not show.
 
-    The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
-    all are similar, the one that changed most where it is nearly all.
+    The pairs of query and row are chosen so that equal parts of the sum of squares come from each: a typical
+    pair where all are similar, and the largest one where it is nearly all.
 
     Args:
         queries: the queries of one call.
         differences: `(queries, rows)` float64, the scalar of each minus the base's.
         valid: `(queries, rows)` bool, False where a query failed.
-        change: what rows that are asked again change of the scalar.
+        change: gives the change of the scalar by rows that are asked again.
 
     Returns:
-        What is doubtful, or None; and how many rows were asked.
+        The doubt, or None; and how many rows were asked.
     """
     again = _Again(queries, differences, valid, change)
     if not len(again.row):
@@ -76,7 +76,7 @@ def gives_slopes(
     """Say whether some slope is not zero and half of the step gives nearly the same; count the rows asked.
 
     Raises:
-        BudgetError, RowFailedError: of the rows that are asked again.
+        BudgetError, RowFailedError: a row that was asked again failed, or the budget is spent.
     """
     again = _Again(queries, differences, valid, change)
     return len(again.row) > 0 and doubt_of(again.full, again.slopes(0.5)).half <= SLIGHT, again.asked

@@ -40,15 +40,15 @@ COARSE = 0.1  # of slopes: an error from which on all steps are tried, those lon
 
 @dataclass(frozen=True)
 class FiniteDifference:
-    """A derivative by finite differences, and how far it is to be believed.
+    """A derivative by finite differences, with an estimate of its error.
 
     Attributes:
         value: f(x), as f gave it.
         gradient: `(*y.shape, *x.shape)` float64, an array or a tensor as x; for a number y of the shape of x.
-        error: estimates of the absolute errors of these, seldom exceeded; infinite where nothing is known.
-        steps: the steps that they were taken over, in units of x.
-        kinks: where slopes to both sides differ however short the step: no derivative is there, `gradient` is
-            the mean of both, and `error` half of what they differ by.
+        error: estimates of its absolute errors, seldom exceeded; infinite where nothing is known.
+        steps: the steps of the differences, in units of x.
+        kinks: True where slopes to both sides differ however short the step. There is no derivative there;
+            `gradient` is the mean of both slopes, and `error` half of their difference.
         evaluations: how often f was called, the base included.
         failed: how many of these raised an error or gave numbers that are not finite.
     """
@@ -65,11 +65,11 @@ class FiniteDifference:
         """Say where another derivative differs from this one, beyond this one's error.
 
         Args:
-            derivative: what is checked, of the shape of `gradient`.
-            tolerance: how far it may be off besides, as a part of the size of `gradient`.
+            derivative: the derivative to check, of the shape of `gradient`.
+            tolerance: a further error that is allowed, as a part of the size of `gradient`.
 
         Returns:
-            Of that shape, bool.
+            An array of that shape, bool.
         """
         if tuple(derivative.shape) != tuple(self.gradient.shape):
             raise ConfigurationError(
@@ -92,24 +92,25 @@ def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> 
     calls of f for each number of x, and up to 80 where no step is found; for a network's weights take
     `zo.LossGradient`, for a box in a training `zo.differentiable`.
 
-    The error is an estimate, for noise and rounding one that a twentieth of the numbers exceed, for smooth
-    functions several times what it is. Where it is more than the tolerance of a check, the check cannot tell.
-    Of a function that comes in steps the slope across them is given. Where it is flat beside a kink, that is
-    zero. A kink beside x that is nearer than rounding lets steps be is taken for one at x.
+    The error is an estimate. For noise and rounding a twentieth of the true errors exceed it; for smooth
+    functions it is several times the true error. A check with a tolerance below it decides nothing. For a
+    function that comes in steps the slope across these is returned. Where it is flat beside a kink, the slope
+    is zero. A kink nearer to x than the shortest possible step counts as a kink at x.
 
     Args:
-        f: takes an array like x, and gives a float, an array or a tensor of floats. It may write to x.
-        x: array or tensor of float32 or float64, any shape.
+        f: a function of an array like x that gives a float, an array or a tensor of floats. It may write to
+            x.
+        x: an array or tensor of float32 or float64, any shape.
         scale: the longest step of each number, of a shape that broadcasts to that of x. None takes the size
-            of each number, 1 where it is zero; where that gives no slope, longer ones are tried, up to the
+            of each number, 1 where it is zero; where that gives no slope, longer steps are tried, up to the
             largest number of x or 1.
 
     Returns:
-        The derivative, its error, its steps, and what it took.
+        The derivative, its error, its steps, and the number of calls.
 
     Raises:
         ConfigurationError: x or f(x) is not of finite floats, or a scale is not positive or lost in rounding.
-        Exception: what f raises at x itself.
+        Exception: f raises it at x itself.
     """
     numpy = not isinstance(x, Tensor)
     base = as_tensor(np.asarray(x) if numpy else x).clone()
@@ -180,8 +181,8 @@ class _Ladder:
     """Slopes over steps of each number, the longest first.
 
     Args:
-        queries: of the numbers of one row, forward and back, over the longest steps.
-        value: `(outputs,)` float64, that of the base.
+        queries: the queries of the numbers of one row, forward and back, over the longest steps.
+        value: the value of the base, `(outputs,)` float64.
     """
 
     def __init__(self, queries: RowQueries, value: Tensor) -> None:
@@ -223,7 +224,7 @@ class _Ladder:
         return gradient, error, step, kinks.gather(0, chosen)[0]
 
     def _judged(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Slopes, steps, errors, half of what both sides differ by, and kinks; the longest steps first."""
+        """Slopes, steps, errors, half of the sides' difference, and kinks; the longest steps first."""
         plus, minus, ahead, behind = map(torch.stack, zip(*(level[1:] for level in self.levels), strict=True))
         forward, back = plus / ahead[..., None], minus / behind[..., None]
         both = (plus - minus) / (ahead - behind)[..., None]

@@ -28,15 +28,15 @@ class RowQueries:
     as many with central differences, whose second half of the queries goes back along the same ones.
 
     Attributes:
-        box: is called with up to `max_rows` (query, row) pairs at a time, queries outermost; None for all.
-        inputs: all the box's, `(rows, *shape)` each.
-        perturbed: the places of those that are moved; end to end they have `size` numbers a row.
-        values: `(rows, size)`, these in the widest of their dtypes.
+        box: the box, called with up to `max_rows` (query, row) pairs at a time, queries outermost.
+        inputs: all inputs of the box, `(rows, *shape)` each.
+        perturbed: the places of the moved inputs; end to end they have `size` numbers a row.
+        values: the moved inputs, `(rows, size)`, in the widest of their dtypes.
         steps: `(queries, rows)` float64, signed.
         directions: `(directions, rows, size)`; None for the coordinates, one after another.
         factor: c of the directions, by which their mean is multiplied.
         central: whether the second half of the queries goes back.
-        units: `(size,)` float64, of the numbers of a row: directions are those of their numbers times these.
+        units: the units of the numbers of a row, `(size,)` float64: directions are multiplied by these.
     """
 
     box: BlackBoxFunction
@@ -64,8 +64,8 @@ class RowQueries:
 
         Args:
             query: the numbers of the queries, `(n,)`.
-            row: `(n,)`, of each of them.
-            times: the factor by which their steps are multiplied.
+            row: the row of each query, `(n,)`.
+            times: the factor of their steps.
 
         Returns:
             Call after call of the box: the row of each pair, the step that it took, and the outputs.
@@ -146,11 +146,11 @@ def plan_queries(
     """The queries of one call.
 
     Args:
-        box: the one that was called.
-        estimator: what its queries are; None for no queries.
-        inputs: all of the base, `(rows, *shape)` each, failed rows too: directions are drawn for them, so
-            that no row's directions depend on the others' failures.
-        perturbed: the places of those that are moved.
+        box: the box that was called.
+        estimator: the estimator that plans its queries; None for no queries.
+        inputs: all inputs of the base, `(rows, *shape)` each, with failed rows: directions are drawn for
+            these, too, so that no row's directions depend on the others' failures.
+        perturbed: the places of the moved inputs.
         alive: `(n,)`, the rows that did not fail.
         draws: the generator of the call's directions.
         max_rows: the most rows of one call; None for no limit.
@@ -211,9 +211,9 @@ def row_differences(
 
     Args:
         queries: the queries to run.
-        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        outputs: the base's outputs with a cotangent, by their place among the box's outputs.
         cotangents: the gradients of these outputs, of their shapes, under the same places.
-        moved: `(size,)` bool of outputs, by their places: numbers that any query changed are marked.
+        moved: `(size,)` bool for each output, by its place: numbers that any query changed are marked.
 
     Returns:
         `(queries, rows)` float64, zero where the query failed; `(queries, rows)` bool, False there; and
@@ -248,13 +248,13 @@ def from_other_side(
 
     Args:
         queries: the queries of one call.
-        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        outputs: the base's outputs with a cotangent, by their place among the box's outputs.
         cotangents: the gradients of these outputs, of their shapes, under the same places.
-        differences: `(queries, rows)` float64, of `row_differences`.
+        differences: `(queries, rows)` float64, from `row_differences`.
         valid: `(queries, rows)` bool, False where a query failed.
 
     Returns:
-        Differences and validity with what was answered, and how many rows were asked.
+        Differences and validity with the new answers, and how many rows were asked.
     """
     if queries.central:
         lacking = valid & ~valid.roll(len(valid) // 2, dims=0)
@@ -324,10 +324,9 @@ def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
 
 
 def _refuse_lost_directions(mu: float, directions: Tensor, values: Tensor) -> None:
-    """Below a unit in the last place of a row its queries are the base, and its gradient too small.
+    """Refuse directions below a unit in the last place: queries would be the base, and gradients too small.
 
-    What counts is the usual entry of all rows: of an input of one number a row's own may be as small as
-    chance will have it.
+    The usual entry of all rows counts: in an input of one number a row's own entry may be small by chance.
     """
     entry = mu * float(directions.square().mean().sqrt())
     typical = values.square().mean(dim=1).sqrt()

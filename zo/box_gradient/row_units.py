@@ -127,7 +127,7 @@ def _open(spec: ArraySpec) -> bool:
 
 
 def _usual(spread: Tensor) -> Tensor:
-    """The root mean square of those that are not zero; zero if all are."""
+    """The root mean square of the numbers that are not zero; zero if all are."""
     moving = spread[spread > 0]
     return moving.square().mean().sqrt() if len(moving) else spread.new_zeros(())
 

@@ -34,8 +34,8 @@ class Shown:
         """Take in a call.
 
         Args:
-            inputs: all of them, `(rows, *shape)` each.
-            moved: the places of those that require a gradient and are no earlier answer of the box.
+            inputs: all inputs, `(rows, *shape)` each.
+            moved: the places of inputs that require a gradient and are no earlier answer of the box.
 
         Returns:
             The names of inputs whose derivative these rows do not show, where that is found.

@@ -81,7 +81,7 @@ class TangentRows:
             cotangents: `(rows, *shape)` by the place of the output; where there is none it is zero.
 
         Returns:
-            Gradients `(rows, size)` by the place of the input, of those with a derivative.
+            Gradients `(rows, size)` of inputs with a derivative, by their places.
         """
         cotangent = self.cotangent(pairs, cotangents)
         with _learning:

@@ -34,7 +34,7 @@ _drawing = RLock()  # of all trainings of the process: whoever draws, or puts a 
 
 
 def states() -> States:
-    """The states of the CPU's generator and of those of GPUs that are in use."""
+    """The states of the CPU's generator and of the generators of GPUs that are in use."""
     return (torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []))
 
 
@@ -136,9 +136,9 @@ class Draws:
 
     Args:
         before: the states that the base started from.
-        after: those that it ended with.
+        after: the states that it ended with.
         replay: evaluates the base once more, and puts everything back but the generators.
-        watched: what the base was seen to draw, where other threads run; None if it was not watched.
+        watched: the draws of the base, where other threads run; None if it was not watched.
 
     Raises:
         DisturbedBase: Another thread drew in the base.
@@ -201,15 +201,15 @@ class Draws:
     def disturbed(self, ended: Sequence[States], drawn: WatchedDraws | None = None) -> bool:
         """Say whether another thread drew in the last of some tries.
 
-        How much is drawn may depend on the weights, as by rejection: another end than the base's says only
+        The amount of draws may depend on the weights, as by rejection: another end than the base's shows only
         that a thread may have drawn, where there is one.
 
         Args:
-            ended: The states behind the tries.
-            drawn: What was seen of the last of them; None where it was not watched.
+            ended: The states after the tries.
+            drawn: The draws of the last try; None where it was not watched.
 
         Raises:
-            Disturbed: As `trust_base` does.
+            Disturbed: See `trust_base`.
         """
         if not self._any or same(ended[-1], self._after) or not others_run():
             return False

@@ -67,15 +67,15 @@ _backwards = _Backwards()
 def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Weights are NaN inside the block, except while the forward of one of the modules that hold them runs.
 
-    What else reads them comes out NaN: a penalty on the weights in the objective, a functional call
-    with a layer's weight. Such a read sees the base's weights in a stacked evaluation, and the
-    gradient would lack its part, however small or asleep it is when the evaluators are compared.
-    They are shown while autograd runs backward inside the block, as for a force that is the gradient of an
-    energy: what it differentiates has been read before, and is NaN where it was read elsewhere.
+    Any other read of them gives NaN: a penalty on the weights in the objective, a functional call with a
+    layer's weight. Such a read sees the base's weights in a stacked evaluation, and the gradient would lack
+    its part, however small or inactive it is when the evaluators are compared. The weights are shown while
+    autograd runs backward inside the block, as for a force that is the gradient of an energy: autograd's
+    inputs have been read before, and are NaN where they were read elsewhere.
 
     Args:
         tensors: the weights to hide.
-        modules: those whose forward knows the variants; none where nothing is to read the weights.
+        modules: the modules whose forward knows the variants; none where nothing may read the weights.
     """
     kept = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}
     memories = {memory_of(tensor) for tensor, _, _ in kept.values()}
@@ -94,7 +94,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
             put_version(tensor, version)
 
     def apart(tensor: Tensor) -> Tensor:
-        """A copy of what may be the weight itself, as one expanded to rows, so that it stays readable."""
+        """Copy a tensor that may be the weight itself, as one expanded to rows, so that it stays readable."""
         return tensor.clone() if memory_of(tensor) in memories else tensor
 
     def shown(module: nn.Module, forward: Forward) -> Forward:

@@ -23,15 +23,15 @@ class Operations(TorchDispatchMode, ABC):
 
     @abstractmethod
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
-        """Called behind each operation.
+        """Look at the result of an operation.
 
         Args:
-            operation: As torch dispatches it.
-            arguments: What it was called with, by place and by name.
-            result: What the operation gave.
+            operation: The operation, as torch dispatches it.
+            arguments: Its arguments, by place and by name.
+            result: Its result.
 
         Returns:
-            What the caller gets: the result, or another in its place.
+            The result for the caller: this one, or another in its place.
         """
 
     def __torch_dispatch__(

@@ -33,7 +33,7 @@ class Copied(NamedTuple):
 
     Attributes:
         value: The thing itself.
-        copy: A copy of what it held.
+        copy: A copy of its contents.
     """
 
     value: Any
@@ -48,8 +48,8 @@ class Inside:
     """The parts of a network's attributes that may be written to in place.
 
     Attributes:
-        written: What a forward wrote to.
-        left_alone: Lists and dicts that it did not write to; what is added to them is taken out again.
+        written: The objects that a forward wrote to.
+        left_alone: Lists and dicts that it did not write to; additions to them are taken out again.
     """
 
     written: Copies
@@ -59,14 +59,14 @@ class Inside:
 class Snapshot:
     """Buffers, parameters and attributes of a network and the state of torch's generators, to go back to.
 
-    Attributes are such as a counter, kept features or a list of them, with what is written inside of lists,
-    dicts, sets, tensors and arrays, and generators of torch. In other objects it stays.
+    Attributes are for instance a counter, kept features or a list of them. Writes inside of lists, dicts,
+    sets, tensors and arrays, and to generators of torch, are undone. Writes inside of other objects stay.
 
     Args:
         network: The network whose state is kept.
         parameters: The parameters by name whose values are kept; None for all of them.
-        inside: What is kept of what attributes hold, as `inside` of a snapshot of the same state gives it;
-            None for all, which takes long where that is much, such as a vocabulary or a replay buffer.
+        inside: The contents of attributes to keep, as `inside` of a snapshot of the same state gives them;
+            None for all, which takes long for large contents, such as a vocabulary or a replay buffer.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Snapshot:
         return Inside(written, left_alone)
 
     def changed(self, known: Iterable[int] = ()) -> list[str]:
-        """The attributes, as Class.name, inside of which something was written, but for what is known."""
+        """Name the attributes, as Class.name, that were written to inside, but for the known ones."""
         changed = self._changed().keys() - set(known)
         return [
             f"{type(module).__name__}.{name}"
@@ -200,7 +200,7 @@ class Snapshot:
 
 
 def as_it_is_now(inside: Inside) -> Inside:
-    """New copies of what was written to; for a snapshot of the same network."""
+    """Copy the written objects anew; for a snapshot of the same network."""
     return Inside({key: Copied(value, _copied(value)) for key, (value, _) in inside.written.items()})
 
 
@@ -222,7 +222,7 @@ def _inside(values: Iterable[Any]) -> Copies:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of what can be written to in place; None of all else, and of what cannot be copied."""
+    """Copy an object that can be written to in place; None for others, and where it cannot be copied."""
     if isinstance(value, Tensor):
         strided = not is_lazy(value) and value.layout is torch.strided and not value.is_nested
         return _stored(value.detach()).clone() if strided and not value.is_inference() else None
@@ -266,7 +266,7 @@ def _same(value: Any, kept: Any) -> bool:
 
 
 def _put_back(value: Any, kept: Any) -> None:
-    """Write a copy back into what it was taken of."""
+    """Write a copy back into its original."""
     if isinstance(value, Tensor):
         _stored(value.data).copy_(kept)
     elif isinstance(value, torch.Generator):

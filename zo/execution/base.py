@@ -29,7 +29,7 @@ class Base:
     """The result of a step's base evaluation.
 
     Attributes:
-        step: What the step's queries share.
+        step: The step, with all that its queries share.
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
         causes: Rows of black boxes that failed in it.
@@ -94,17 +94,17 @@ class Base:
 
 
 def behind_first_writes(base: Base, evaluate: Callable[[], Base]) -> Base:
-    """The base evaluation behind weights that a first batch sets; the one that is there where it sets none.
+    """The base evaluation after a first batch has set weights; the given one where it sets none.
 
     A layer may write its weights on its first batch, as one of activation normalization does. It would write
-    them in each query too, over what the query moves.
+    them in each query too, over the query's move.
 
     Args:
-        base: The first one of a network, or of a mode, in which weights were written.
+        base: The first base of a network, or of a mode; weights were written in it.
         evaluate: Evaluates the same once more.
 
     Raises:
-        ObjectiveError, FailedQueriesError: As `evaluate_base` raises them; the network is as it was.
+        ObjectiveError, FailedQueriesError: See `evaluate_base`; the network is as it was.
     """
     try:
         base.after.restore()
@@ -134,9 +134,9 @@ def evaluate_base(
     """Evaluate the objective once, and leave the network as it was, for the queries to start from.
 
     Args:
-        network: Its forward may write to buffers, and to weights, as a momentum encoder's does.
+        network: The network; its forward may write to buffers, and to weights, as a momentum encoder's does.
         objective: The objective that is evaluated.
-        parameters: Those that will be perturbed.
+        parameters: The parameters that will be perturbed.
         batch: Any nesting of tensors with rows first; None for a closure.
         number: The number of the step.
         measure: Whether to measure the memory that it takes, as at a first step.

@@ -104,11 +104,11 @@ def most_checks(
 
     Args:
         number: The number of the step.
-        parameters: Those that are perturbed.
-        evaluators: Those that may serve, `Loop` last.
-        queries: The queries of the step's plan.
-        chunk: How many of them are a chunk at least.
-        stack: How many of a chunk are a stack; None for all.
+        parameters: The perturbed parameters.
+        evaluators: The evaluators that may serve, `Loop` last.
+        queries: The number of queries in the step's plan.
+        chunk: The least number of queries in a chunk.
+        stack: How many queries of a chunk are a stack; None for all.
         repeated: How many queries are evaluated again at a step that is checked.
     """
     stacks = -(-queries // chunk) * -(-chunk // (stack or chunk))
@@ -170,8 +170,8 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
         evaluator: The fast evaluator to check.
         step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
-        truth: What it must give.
-        remember: Keeps what was evaluated, as for `truth_of`.
+        truth: The results that it must give.
+        remember: Keeps the evaluations, as for `truth_of`.
     """
     wrong: list[str] = []
     try:
@@ -372,7 +372,7 @@ def _long(pieces: list[Piece], step: Step, chunk: int, plan_length: float) -> li
 def _agree(
     evaluator: Evaluator, step: Step, base: Tensor, piece: Piece, changes: Tensor, rounding: Tensor
 ) -> bool:
-    """Say whether changes `(queries, rows)` are those of `loop`, row by row."""
+    """Say whether changes `(queries, rows)` agree with `loop`, row by row."""
     truth = piece.truth
     changes, allowed = changes[: len(truth)], evaluator.agreement * truth.abs() + rounding
     lost = ~torch.isfinite(changes) & torch.isfinite(truth)

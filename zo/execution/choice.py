@@ -43,10 +43,10 @@ def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator
 
     Args:
         chosen: A name, or an evaluator of the user's own.
-        objective: What they are to evaluate.
+        objective: The objective that they are to evaluate.
 
     Raises:
-        ConfigurationError: No such name; or a stack for a closure, which has no batch to repeat.
+        ConfigurationError: The name is unknown; or a stack for a closure, which has no batch to repeat.
     """
     by_name: Mapping[str, type[Evaluator]] = registered("zo.evaluators", SHIPPED)
     closed = isinstance(objective, Closed)
@@ -75,13 +75,13 @@ def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator
 class Serving:
     """The evaluator of each kind of queries; decided by the check, and from then on a record.
 
-    It is decided for coordinates and for directions, in training and in evaluation mode apart, since they
-    take different ways through a fast evaluator.
+    It is decided by itself for coordinates and for directions, in training and in evaluation mode, since
+    these take different ways through a fast evaluator.
 
     Attributes:
-        evaluators: Those that may serve, the fastest first, `Loop` last.
-        numbers: The place among them of the one that serves, by the kind of queries; those before it have
-            been found wrong.
+        evaluators: The evaluators that may serve, the fastest first, `Loop` last.
+        numbers: The place of the serving evaluator among them, by the kind of queries; the evaluators before
+            it have been found wrong.
         unchecked: Kinds whose evaluator is to be checked before the next step.
     """
 
@@ -117,7 +117,7 @@ class Serving:
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
     def found_wrong(self, training: bool, fault: str) -> Serving:
-        """The next evaluators in the place of those that served in this mode, with a warning why."""
+        """Replace the evaluators that served in this mode by the next ones, with a warning why."""
         numbers, last = dict(self.numbers), len(self.evaluators) - 1
         for kind, number in self.numbers.items():
             if kind.endswith(_mode(training)) and number < last:
@@ -127,7 +127,7 @@ class Serving:
         return replace(self, numbers=numbers, unchecked=self.unchecked | unchecked)
 
     def state_dict(self) -> dict[str, str]:
-        """The name of what serves, by the kind of queries, and whether it is still to be checked."""
+        """The name of the serving evaluator, by the kind of queries, and whether it needs a check."""
         return {
             kind: type(self.evaluators[number]).__name__ + (UNCHECKED if kind in self.unchecked else "")
             for kind, number in self.numbers.items()
@@ -182,7 +182,7 @@ class Decision:
     """The decision on a step before its pieces are evaluated.
 
     Attributes:
-        serving: What evaluates the queries, as its state.
+        serving: The evaluators of the queries, as their state.
         noise: How far two evaluations of the base were apart; None if it was evaluated once.
         known: Numbers of pieces from the journal.
     """
@@ -196,7 +196,7 @@ class StepEvaluators:
     """The evaluators of a step, each begun once, at the first query that it serves.
 
     Args:
-        serving: What serves which queries.
+        serving: The evaluator of each kind of queries.
         base: The step's base evaluation.
     """
 
@@ -224,11 +224,11 @@ def _too_large(base: Base) -> bool:
 def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations) -> tuple[int, int | None]:
     """Return the number of queries in a chunk, equal for all of an even number of chunks, and in a stack.
 
-    One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
-    processes does not matter here, since other chunks round differently.
+    With one chunk a second process would have nothing to do, and with three one process would wait. The
+    number of processes does not matter here, since other chunks round differently.
 
     Args:
-        evaluators: Those that may serve; all of them must find room.
+        evaluators: The evaluators that may serve; all of them must find room.
         base: The step's base, with the memory that it took.
         plan: The queries of the step.
 

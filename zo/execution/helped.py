@@ -23,24 +23,24 @@ from zo.execution.shared_rows import SharedRows, apart
 def helped(
     ranks: Ranks, boxes: Sequence[BlackBoxFunction], step: int, device: torch.device
 ) -> Iterator[None]:
-    """A block in which the first process calls boxes, and before which the others answer a share of the rows.
+    """A block in which the first process calls boxes; the others answer a share of the rows before it.
 
         with helped(ranks, boxes, step, device):
             if ranks.rank == 0:
                 losses = objective(network, batch)
 
-    The others come to the block when the first has left it. The first alone goes through the objective: where
+    The others reach the block when the first has left it. The first alone goes through the objective: where
     it fails there, no other waits for a call that never comes.
 
     Args:
         ranks: the processes, which all come here.
         boxes: the boxes whose rows are shared out.
         step: the number of the step.
-        device: the network's, where the others evaluate rows that the first has on a GPU.
+        device: the network's device, where the others evaluate rows that the first has on a GPU.
 
     Raises:
-        BlackBoxError: of the ranks' kind: a process died.
-        RanksError: of a call in the first process: another one failed at its rows, and raises that itself.
+        BlackBoxError: a process died; the error is of the ranks' kind.
+        RanksError: in a call of the first process another one failed at its rows, and raises that itself.
     """
     if ranks.rank:
         _help(ranks, boxes, step, device)
@@ -137,12 +137,13 @@ def _root(ranks: Ranks) -> int:
 def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
     """Return how many rows of a call one process evaluates at a time: all where only the first may.
 
-    Equal shares, or the blocks of a `SharedRows` in the stack. The first alone keeps a budget, noise, whose
-    draws may be the same in all processes, and what goes on from row to row.
+    Shares are equal, or the blocks of a `SharedRows` in the stack. The first process evaluates all rows where
+    it alone keeps a budget, where noise might be the same in all processes, and where rows depend on rows
+    before them.
 
     Args:
-        box: with its wrappers.
-        rows: of the call.
+        box: the box with its wrappers.
+        rows: the number of rows of the call.
         size: how many processes there are.
     """
     if box.of_process or not box.settable:
@@ -188,7 +189,7 @@ def _to_send(outcome: Outcome) -> Outcome:
 
 
 def _joined(blocks: Sequence[range], answers: Sequence[list[Outcome]], device: torch.device) -> Outcome:
-    """The outcome of all rows, of those of blocks that were dealt to the processes in turn."""
+    """Join the outcomes of blocks that were dealt to the processes in turn."""
     size = len(answers)
     dealt = [answers[place % size][place // size] for place in range(len(blocks))]
     columns = zip(*(outcome.outputs for outcome in dealt), strict=True)

@@ -34,8 +34,8 @@ class StepJournal:
     """The journal of one step.
 
     Args:
-        store: Where entries are kept.
-        step: The step; its tally counts what checks have cost, and gets that of recalled pieces.
+        store: The store of the entries.
+        step: The step; its tally counts the queries of checks, with those of recalled pieces.
         fingerprint: The checksum of all that the step's queries depend on.
     """
 
@@ -57,7 +57,7 @@ class StepJournal:
         self._store.put(self._key(name), {"numbers": numbers, "spent": spent})
 
     def known(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The numbers, by name, of those pieces that an earlier process has left."""
+        """Return the numbers of pieces that an earlier process has left, by name."""
         recalled = {}
         for name in names:
             entry = self._store.get(self._key(name)) or {}

@@ -111,8 +111,8 @@ def joined(count: int, parts: Sequence[Evaluated]) -> tuple[Tensor, Tensor]:
     """The numbers of all pieces in their order.
 
     Args:
-        count: How many there are.
-        parts: Of several processes, or of a journal.
+        count: How many pieces there are.
+        parts: The parts of several processes, or of a journal.
 
     Returns:
         Differences `(queries,)` float64, zero where a query is dropped, and `(queries,)` bool, False there.
@@ -197,7 +197,7 @@ def _with_lost(pieces: Pieces, number: int, numbers: Tensor) -> Tensor:
 
 
 def _on_the_cpu(numbers: dict[int, Tensor]) -> dict[int, Tensor]:
-    """All numbers, at once: each time that some are asked for, a GPU runs out of what it has to do."""
+    """Move all numbers to the CPU at once: each separate copy would leave a GPU without work."""
     device = next((values.device for values in numbers.values() if values.device.type != "cpu"), None)
     if device is None:
         return numbers

@@ -33,8 +33,8 @@ LENGTH = 0.1  # of the step that shows what depends on weights: far above 16 bit
 def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool = True) -> Iterator[None]:
     """Refuse to run the block inside of autocast, and in it layers that do and hold perturbed weights.
 
-    Modules behind such a layer that give 16 bits, as frozen ones in bfloat16, are refused too: what a step of
-    mu changes is rounded away there. In front of all perturbed weights they may.
+    Modules behind such a layer that give 16 bits, as frozen ones in bfloat16, are refused too: they round
+    away the changes by mu. In front of all perturbed weights they are allowed.
 
     Args:
         network: the network that is trained.
@@ -88,7 +88,7 @@ def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool
 def makes_narrow(step: Step, base: Tensor) -> Tensor:
     """Say whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
 
-    For a base that was not measured itself: what is compiled would run otherwise, and round otherwise.
+    It is for a base that was not measured itself: compiled code would run and round differently there.
 
     Args:
         step: The step, with its network, objective and batch.
@@ -151,10 +151,10 @@ def _active(device: str) -> str:
 
 
 class _Narrow(Operations):
-    """Notes what operations give in 16 bits or less.
+    """Notes results of operations in 16 bits or less.
 
     Attributes:
-        results: In order, the operation with its dtype, and the sum of what it gave.
+        results: In order, the operation with its dtype, and the sum of its result.
     """
 
     def __init__(self) -> None:

@@ -85,7 +85,7 @@ class Asker:
 
 
 def scaled(parameters: Parameters, query: Perturbation, factor: float) -> tuple[Perturbation, float]:
-    """A single query with a step of another length, and by which factor the weights' floats let it move."""
+    """A single query with a step of another length, and the factor that the weights' floats really allow."""
     if isinstance(query, Directions):
         return Directions(query.steps * factor), factor
     steps = parameters.steps(query.indices, factor * float(query.steps)).to(query.steps)
@@ -93,7 +93,7 @@ def scaled(parameters: Parameters, query: Perturbation, factor: float) -> tuple[
 
 
 def differenced(changes: Tensor) -> Tensor:
-    """Changes `(slopes, queries of one)` as one number each: half the difference of those with both signs."""
+    """Changes `(slopes, queries of one)` as one number each: of two signs, half of their difference."""
     return changes[:, 0] if changes.shape[1] == 1 else (changes[:, 0] - changes[:, 1]) / 2
 
 
@@ -122,15 +122,15 @@ def doubt_about(
     """Ask some queries again at half of mu, forward ones also back; where off, more, also at twice of mu.
 
     Args:
-        ask: What evaluates queries once more.
+        ask: Evaluates queries once more.
         plan: The queries of the step.
-        difference: `(queries,)`, what they changed.
+        difference: The changes by the queries, `(queries,)`.
         valid: `(queries,)` bool, False where one was dropped.
         key: The key of the step, on which draws depend.
         anew: Plans the queries of another step, for directions where this one has too few to judge by.
 
     Returns:
-        The doubt about the kind of queries whose slopes are off most, None where none are by too much.
+        The doubt about the kind of queries with the largest errors; None where no error is too large.
     """
     worst: Doubt | None = None
     for kind, numbers in enumerate(plan.slopes()):

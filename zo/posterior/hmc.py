@@ -27,11 +27,11 @@ class Proposal(NamedTuple):
     """Ends of trajectories.
 
     Attributes:
-        q: `(rows, size)`; where it began if the trajectory became infinite.
-        kinetic: what momenta lose, `(rows,)`.
-        model: the potential by the force, at the end.
+        q: the ends, `(rows, size)`; the beginning if the trajectory became infinite.
+        kinetic: the loss of kinetic energy, `(rows,)`.
+        model: the potential by the model, at the end.
         alive: whether all of the trajectory was finite.
-        begin: the potential by the force, where it began.
+        begin: the potential by the model, at the beginning.
     """
 
     q: Tensor
@@ -72,7 +72,7 @@ def propose(force: Force, q: Tensor, move: Move, generator: torch.Generator) -> 
 
 
 def accepted(gain: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Say which rows are accepted, and with which probability, by the decrease of the total energy."""
+    """Say which rows are accepted, and return the probability, by the decrease of the total energy."""
     uniform = torch.rand(len(gain), dtype=gain.dtype, generator=generator)
     gain = torch.nan_to_num(gain, nan=-torch.inf)
     return uniform.log() < gain, gain.clamp(max=0).exp()

@@ -2,11 +2,11 @@
 
 A change is one of these, `variants` outermost:
 
-    Entries      of a parameter: one entry of it, as coordinate-wise queries have it
-    OneChannel   of an activation, in one channel of the variant: what a single weight of a layer does
+    Entries      one entry of a parameter, as coordinate-wise queries change it
+    OneChannel   one channel of an activation in each variant, as a single weight of a layer changes it
     Tensor       `(variants, *shape)`, anywhere
 
-Truth values and whole numbers, as a comparison gives them, change by whole numbers.
+Booleans and integers, as a comparison gives them, change by integers.
 
 Most rules ask for a tensor and get it (`Moved.change`); the others are there for speed.
 """

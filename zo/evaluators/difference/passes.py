@@ -45,7 +45,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     Args:
         tape: the tape of the base.
         number: the number of the parameter that is changed, in the order of `Parameters`.
-        change: of it; of one variant if `large` is a number.
+        change: the change of that parameter, with one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
 
     Raises:
@@ -106,12 +106,12 @@ def _lost(change: Change, base: Tensor, rows: int) -> list[Tensor]:
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, Any]) -> Argument:
-    """The change of what a recorded call gives, or several, by its rule.
+    """The change of a recorded call's result, or of several results, by its rule.
 
     Args:
         node: the recorded call.
         value: a function that gives the base's value of a recorded tensor.
-        changes: the changes of what it reads, where there are some.
+        changes: the changes of the tensors that it reads, where there are some.
 
     Raises:
         NotReadable: the rule does not describe this call; the message says where and what.

@@ -37,7 +37,7 @@ class TapedCall:
 
     Attributes:
         function: the function that was called.
-        output: what it gave in the base.
+        output: its result in the base.
     """
 
     function: Callable[..., Any]
@@ -71,7 +71,7 @@ def difference_rule(*functions: Callable[..., Any], elementwise: bool = False) -
 
 
 def named(*names: str) -> list[Callable[..., Any]]:
-    """All functions and tensor methods of torch that go by these names."""
+    """All functions and tensor methods of torch that have these names."""
     places = (torch, Tensor, functional, torch.special)
     return [getattr(place, name) for name in names for place in places if hasattr(place, name)]
 

@@ -29,8 +29,8 @@ class Tape:
 
     Attributes:
         nodes: parameters and recorded calls, see `TapeMode`.
-        base: losses `(rows,)` as they were recorded, or a black box gave them.
-        losses: where they are; None if they depend on no weight.
+        base: the base's losses, `(rows,)`, as recorded, or as a black box gave them.
+        losses: the reference of the losses; None if they depend on no weight.
         sizes: bytes of the largest result of each node.
         reached: for each parameter, by number, the calls that depend on it, in order.
         last: for each node the last call that reads it.
@@ -109,8 +109,8 @@ def tape_of(step: Step, base: Tensor, most: int) -> Tape:
 def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple[Argument, bool]:
     """Return the tape's losses, and whether a black box gives them.
 
-    A loss that cannot be recorded is kept as a single call: of a black box all variants' rows together,
-    as with `stacked`; of others in float64, see `subtracted`.
+    A loss that cannot be recorded is kept as a single call: a black box gets all variants' rows together, as
+    with `stacked`; other losses are computed in float64, see `subtracted`.
     """
     assert isinstance(step.objective, OutputLoss)
     loss, targets = step.objective.judged, step.objective.targets(step.batch)

@@ -1,11 +1,10 @@
 """`TapeMode`: keeps every function call between the perturbed weights and the losses of one base evaluation.
 
-The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that
-depends on one: what it is handed in their place has the right shape and holds NaN (one number, expanded),
-and stands for the true tensor, which the mode puts in when a torch function is called. So whatever
-reads a weight past it (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
-found, however little it does. What is no float has no NaN, and holds zero: a mask that is read past the
-mode shows in the losses, which are compared with the base's.
+The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that depends
+on one. It gets stand-ins of the right shape that hold NaN (one number, expanded). The mode puts in the true
+tensor when a torch function is called. So code that reads a weight past the mode (a penalty in compiled code,
+a tensor of NumPy) gives NaN and is found, however small its effect. Integers and booleans have no NaN, and
+hold zero: a mask that is read past the mode shows in the losses, which are compared with the base's.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ class Node:
 
     Attributes:
         call: function and base result.
-        rule: the rule by which changes pass.
-        args, kwargs: what it was called with, a `Ref` for what depends on the weights.
-        refs: those of the arguments.
+        rule: the rule for changes.
+        args, kwargs: its arguments, with a `Ref` for each tensor that depends on the weights.
+        refs: the references among the arguments.
         where: name of the module that made the call, for messages.
     """
 

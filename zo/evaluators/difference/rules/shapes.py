@@ -27,7 +27,7 @@ def linear_change(call: TapedCall, *args: Argument, **kwargs: Argument) -> Argum
 
 
 def _joined(call: TapedCall, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
-    """The change of tensors that are joined, some of which do not move."""
+    """The change of joined tensors; some of them may not move."""
     return linear_change(
         call,
         [item if isinstance(item, Moved) else torch.zeros_like(item) for item in tensors],
@@ -115,7 +115,7 @@ def _diff(
     prepend: Argument = None,
     append: Argument = None,
 ) -> Argument:
-    """Differences along an axis, and of what is joined to it, which need not move."""
+    """Differences along an axis, with the tensors joined to it, which need not move."""
     parts = (
         part if part is None or isinstance(part, Moved) else torch.zeros_like(part)
         for part in (input, prepend, append)
