@@ -93,8 +93,8 @@ def nearest(name: str, names: Iterable[str], what: str = "The names are") -> str
 
     Args:
         name: the name that came.
-        names: those that are known, in the order in which they are listed.
-        what: how the sentence begins that lists all names, where none is near.
+        names: the known names, in the order in which they are listed.
+        what: the beginning of the sentence that lists all names, where none is near.
     """
     known = list(names)
     close = difflib.get_close_matches(name, known, n=1)

@@ -16,10 +16,10 @@ _LOOKS = 1.0  # seconds between two looks for an owner, where the system does no
 
 
 class Stop:
-    """The wish that what runs in another thread ends: rows of code that waits for a program can be ended.
+    """The wish that work in another thread ends: rows of code that waits for a program can be ended.
 
     Attributes:
-        asked: whether it was said.
+        asked: whether the work has been asked to end.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Stop:
 
     @contextmanager
     def heard_by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Let a function be called when it is said, by the thread that says it, while the block lasts."""
+        """Call a function, in the asking thread, when the work is asked to end, while the block lasts."""
         with self._lock:
             self._ends.append(end)
             asked = self.asked
@@ -134,7 +134,7 @@ def _is_there(process: int) -> bool:
 
 
 def begin_worker(owner: int, first: Callable[..., object] | None, arguments: tuple[object, ...]) -> None:
-    """The first thing that a pool's worker does: it watches its owner, then does what it was to do first."""
+    """Start a pool's worker: it watches its owner, and then calls its own first function."""
     end_with(owner)
     if first is not None:
         first(*arguments)

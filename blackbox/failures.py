@@ -38,8 +38,8 @@ class FailedRow:
 
     Attributes:
         failure: The way in which it failed.
-        error: What was raised.
-        where: Which row of which box it was, and its inputs in short; "" where that is not noted.
+        error: The error that was raised.
+        where: The row and its box, with its inputs in short; "" where that is not noted.
     """
 
     failure: Failure
@@ -106,10 +106,10 @@ def whereabouts(
     """Describe a failed row: "row 3 (flow=0.01, state: 64 numbers from -1 to 2), output 'drop'".
 
     Args:
-        specs: Of the inputs.
-        inputs: Each `(rows, *spec.shape)`.
-        row: Where in the inputs.
-        number: Where in the call.
+        specs: The specs of the inputs.
+        inputs: The inputs, each `(rows, *spec.shape)`.
+        row: The place of the row in the inputs.
+        number: The place of the row in the call.
         not_finite: The names of outputs that are not finite.
     """
     short = inputs_in_short(specs, inputs, row)

@@ -80,14 +80,14 @@ class BlackBoxFunction(ABC):
         deterministic: set in SOME: False if equal inputs may give different outputs.
         settable: set in SOME: False if a row goes on from another row's answer, as in `Session`, so that the
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
-        alike: set in SOME: the axis of all arrays that carry a gradient which counts alike places, such as
-            columns, cells or agents: what an input does is the same at each.
-        remembers: set in SOME: how many calls ago a row was given what an answer goes by, of rows that go on
-            from other rows' answers.
-        of_process: set in SOME: True if rows go on from answers that this process was given, as of programs
-            that call the network (`Hosted`): those that another process has kept are of no use here.
-        environment_variables: set in SOME: the names of variables of the environment on which answers depend,
-            so that a cache (`Cached`) asks again where they have other values.
+        alike: set in SOME: the axis, in all arrays with a gradient, that counts places of the same kind, such
+            as columns, cells or agents: an input has the same effect at each.
+        remembers: set in SOME: how many calls back an answer depends on inputs, for rows that go on from
+            other rows' answers.
+        of_process: set in SOME: True if rows go on from answers that this process got, as of programs that
+            call the network (`Hosted`): answers that another process has kept are of no use here.
+        environment_variables: set in SOME: the names of environment variables that answers depend on, so
+            that a cache (`Cached`) asks again where they have other values.
         failures: what happens to failed rows, those that raise or return a value that is not finite. "raise"
             (default): the call raises `RowFailedError`. "keep": the row's output is NaN and it is counted;
             rows whose *input* is not finite are then not run at all. If all outputs are integers, nothing can
@@ -202,10 +202,10 @@ class BlackBoxFunction(ABC):
     def answered(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
         """Say which rows have an answer that a model of the box can learn from, `(rows,)` bool; None for all.
 
-        Not those of a run that is over, which gives something only so that arrays have a shape.
+        Rows of a run that is over have no answer: their outputs only give arrays a shape.
 
         Args:
-            outputs: what the box gave, `(rows, *spec.shape)` each.
+            outputs: the outputs of the box, `(rows, *spec.shape)` each.
         """
         return None
 
@@ -377,7 +377,7 @@ def check_complete(box: BlackBoxFunction) -> None:
 
 
 def check_copies(owner: str, inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...]) -> None:
-    """Refuse an output that is said to be an input which it cannot be."""
+    """Refuse an output that is declared a copy of an input that it cannot copy."""
     for spec in inputs:
         if spec.copy_of is not None:
             raise DefinitionError(

@@ -56,12 +56,13 @@ class Mesh:
     Args:
         edges: pairs of nodes that touch, `(edges, 2)`, each counted from 0, once, in either order. They may
             be left out where there are triangles or tetrahedra.
-        triangles: of a mesh in the plane or of a surface, `(triangles, 3)` nodes.
-        coordinates: of the nodes, `(nodes, dimensions)`, in any unit of length; one to three dimensions.
-        tetrahedra: of a mesh in space, `(tetrahedra, 4)` nodes; in place of triangles.
+        triangles: the triangles of a mesh in the plane or of a surface, `(triangles, 3)` nodes.
+        coordinates: the coordinates of the nodes, `(nodes, dimensions)`, in any unit of length; one to three
+            dimensions.
+        tetrahedra: the tetrahedra of a mesh in space, `(tetrahedra, 4)` nodes; in place of triangles.
         fixed: nodes at which the box prescribes its outputs, as on a clamped or heated edge. None, the
             default, leaves that to be measured: nodes at which the outputs never change.
-        nodes: their number, where there are no coordinates and the last nodes have no edge.
+        nodes: the number of nodes, where there are no coordinates and the last nodes have no edge.
 
     Raises:
         DefinitionError: nothing connects the nodes, or the arrays have other shapes or name nodes that are
@@ -106,8 +107,8 @@ class Mesh:
         between neighbours alone.
 
         Args:
-            kept: bool, of the grid's shape, one to three axes: which cells there are.
-            spacing: of the cells, one number or one for each axis.
+            kept: a bool array of the grid's shape, one to three axes: True where there is a cell.
+            spacing: the spacing of the cells, one number or one for each axis.
 
         Raises:
             DefinitionError: `kept` has other axes, is not bool, or has no two cells side by side; or the
@@ -273,12 +274,12 @@ def checked_layout(name: str, shape: tuple[int, ...], layout: object) -> Layout:
     """The layout of a spec, checked against its shape: "grid" becomes a `Grid`.
 
     Args:
-        name: the spec's, for the message.
-        shape: the spec's.
-        layout: what the user gave.
+        name: the name of the spec, for the message.
+        shape: the shape of the spec.
+        layout: the user's layout.
 
     Raises:
-        DefinitionError: it is nothing of the kind, or does not fit the shape.
+        DefinitionError: it is no layout, or does not fit the shape.
     """
     if layout is None or (isinstance(layout, str) and layout == "auto"):
         return layout  # type: ignore[return-value]

@@ -178,11 +178,11 @@ class Ledger:
         """Take rows out of the budgets around this call for a worker that counts in a ledger of its own.
 
         Args:
-            rows: how many the worker needs.
-            part: of what nobody has set aside it is lent this part beside, for rows that it runs again.
+            rows: how many rows the worker needs.
+            part: a further loan for rows that it runs again, as a part of the rows that nobody has set aside.
 
         Returns:
-            What it may run, to be ended by `settle`; None where no budget bounds it.
+            The loan, to be ended by `settle`; None where no budget bounds it.
 
         Raises:
             BudgetError: a `Budgeted` around this call has not that many left.
@@ -233,7 +233,7 @@ class Ledger:
         """Add the counts of an earlier process, unless those of the same key were added before.
 
         Args:
-            key: What the counts are of, such as a run's folder; anything that can be hashed.
+            key: The key of the counts, such as a run's folder; anything that can be hashed.
             other: The counts.
         """
         with _counting:

@@ -61,7 +61,7 @@ def from_name(name: str, folder: Path | None) -> ModuleType:
 
 
 def spec_for(name: str, importer: str) -> ModuleSpec | None:
-    """The spec of what a module imports, as `importlib.util.find_spec` gives it to that module."""
+    """Return the spec of an import in a module, as `importlib.util.find_spec` gives it to that module."""
     top = name.partition(".")[0]
     if top not in sys.modules and _installed(top) is None:
         beside(top, importer.partition(".")[0])
@@ -102,7 +102,7 @@ def hint(error: BaseException | None) -> str:
 
 
 def _imported(name: str, top: str, place: str) -> ModuleType:
-    """A module of a named place, of which nothing is kept where its import fails."""
+    """Import a module of a named place; where that fails nothing of it is kept."""
     _note(top, place)
     invalidate_caches()  # the file may be younger than the last look into its folder
     try:

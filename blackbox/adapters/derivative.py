@@ -22,14 +22,14 @@ the inputs wanted, to the gradients `(rows, *shape)` of these."""
 def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[Any, ...]) -> Any:
     """The box's outputs for these arrays, differentiable by its own vector-Jacobian products.
 
-    The rows are those of a reference: they are not counted in the box's ledger, since who trains by one
-    counts them.
+    The rows are a reference's: they do not count in the box's ledger, since the training that uses the
+    reference counts them.
 
     Args:
-        box: what is called, with its policy for failed rows.
-        pull_back: its vector-Jacobian products. A row at which no gradient arrives gets zeros whatever it
-            gives: the outputs of a failed row have no derivative.
-        arrays: as the box takes them.
+        box: the box that is called, with its policy for failed rows.
+        pull_back: its vector-Jacobian products. A row at which no gradient arrives gets zeros, whatever these
+            give: the outputs of a failed row have no derivative.
+        arrays: the inputs of the box.
     """
     twin = type(box).__new__(type(box))  # not copy(), which would load a file or a program anew
     vars(twin).update({**vars(box), "_ledger": Ledger()})

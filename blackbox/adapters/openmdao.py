@@ -35,15 +35,15 @@ def component(
 ) -> Any:
     """A black box as an `ExplicitComponent` of OpenMDAO.
 
-    Inputs and outputs have the names and shapes of the specs; those of whole numbers are discrete. Partial
-    derivatives are declared between those whose specs are differentiable: to OpenMDAO all others are zero. A
-    row that fails, in a value or a derivative, is an `AnalysisError`, from which drivers can step back.
+    Inputs and outputs have the names and shapes of the specs; arrays of whole numbers are discrete. Partial
+    derivatives are declared between arrays with differentiable specs: to OpenMDAO all others are zero. A row
+    that fails, in a value or a derivative, is an `AnalysisError`, so that drivers can step back.
 
     The Jacobian is made of vector-Jacobian products, one for each number of the outputs, all in one call of
     `derivative`: with `zo.CGE` of central differences, each takes the base and two rows for each number of
-    the inputs. Around a `Cached` box equal rows run once. For many outputs of which few functions are
-    differentiated, take `matrix_free=True` and `problem.setup(mode="rev")`: a product costs one call with one
-    cotangent. Products in forward mode, which `check_partials` asks for, make the whole Jacobian.
+    the inputs. Around a `Cached` box equal rows run once. To differentiate few functions of many outputs,
+    take `matrix_free=True` and `problem.setup(mode="rev")`: a product costs one call with one cotangent.
+    Products in forward mode, which `check_partials` asks for, make the whole Jacobian.
 
     Args:
         box: the black box.
@@ -155,9 +155,9 @@ class _Work:
 
     Args:
         box: the black box.
-        derivative: what autograd goes through.
-        count: rows.
-        error: what a failed row raises.
+        derivative: the function that autograd goes through.
+        count: the number of rows.
+        error: the class of error that a failed row raises.
     """
 
     def __init__(

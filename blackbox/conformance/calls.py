@@ -281,8 +281,8 @@ def work(name: str, number: str, parent: str) -> None:
 
     Args:
         name: the folder. Only this user can write to it.
-        number: which worker this is; it names the files.
-        parent: the process that waits for the answers, and with which this one ends.
+        number: the number of this worker; it names the files.
+        parent: the process that waits for the answers; this process ends with it.
     """
     end_with(int(parent))
     folder = Path(name)

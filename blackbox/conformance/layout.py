@@ -61,8 +61,8 @@ def told(found: list[tuple[str, np.ndarray, np.ndarray]], outputs: list[str]) ->
     """Judge layouts by responses.
 
     Args:
-        found: by input its name, the responses `(moves, size)` of a vector of the same size, and which number
-            each move was of, `(moves,)`.
+        found: for each input its name, the responses `(moves, size)` of a vector of the same size, and the
+            number that each move was of, `(moves,)`.
         outputs: the names of the vectors that responded.
     """
     shares = [near for _, response, places in found if (near := _near(response, places)) is not None]

@@ -5,9 +5,9 @@ Forward differences, More and Wild, *Estimating derivatives of noisy simulations
 central ones it is s^2 / 2 mu^2 + mu^4 |f'''|^2 / 36, least at mu = (3 s / |f'''|)^(1/3). s, f'' and f''' are
 root mean squares over lines and output numbers, which makes the sum of all errors least.
 
-The noise that counts is that of the differences at mu itself, which need not be ECnoise's on much shorter
-lines: a rounded probability that stays at 0 has none. So s is read off the second differences. Their mean
-square is 6 s^2 + h^4 |f''|^2; over h^2 it is least close to the best forward step, where it is 14 s^2.
+The noise of the differences at mu itself counts. It need not be ECnoise's, on much shorter lines: a rounded
+probability that stays at 0 has none. So s is read off the second differences. Their mean square is
+6 s^2 + h^4 |f''|^2; over h^2 it is least close to the best forward step, where it is 14 s^2.
 """
 
 from __future__ import annotations
@@ -146,12 +146,12 @@ class Rung:
 
     Attributes:
         h: the step.
-        first: of [f(h) - f(-h)] / 2.
-        second: of f(h) - 2 f(0) + f(-h), and no less than rounding makes it.
-        third: of [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)] / 2; 0 at the first step.
+        first: the sum for [f(h) - f(-h)] / 2.
+        second: the sum for f(h) - 2 f(0) + f(-h), and no less than rounding gives.
+        third: the sum for [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)] / 2; 0 at the first step.
         expected: the noise's variance, by ECnoise.
-        quantised: the noise's variance, by the quantisation of those numbers that move.
-        moving: whether enough numbers move for the sums to say something.
+        quantised: the noise's variance, by the quantisation of the numbers that move.
+        moving: whether enough numbers move for meaningful sums.
     """
 
     h: float
@@ -212,9 +212,9 @@ def recommend(responses: Responses, lines: Lines, noise: np.ndarray) -> Steps | 
     """The best steps along lines; None where the outputs do not change along any.
 
     Args:
-        responses: what is looked at.
-        lines: where.
-        noise: `(columns,)`, the noise level of the responses.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
+        noise: the noise level of the responses, `(columns,)`.
     """
     ladder = climb_down(responses, lines, noise)
     if ladder is None:
@@ -246,12 +246,12 @@ def _nearest(ladder: list[Rung], mu: float) -> Rung:
 
 
 def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> list[Rung] | None:
-    """Halve the step, from twice the input's spread on, until noise is all there is.
+    """Halve the step, from twice the input's spread on, until only noise is left.
 
     Args:
-        responses: what is looked at.
-        lines: where.
-        noise: `(columns,)`, the noise level of the responses.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
+        noise: the noise level of the responses, `(columns,)`.
 
     Returns:
         The ladder, the largest step first; None where the outputs do not change along any line.

@@ -88,8 +88,8 @@ def ecnoise(values: np.ndarray, size: np.ndarray | None = None) -> NoiseLevels:
 def measure_noise(responses: Responses, lines: Lines) -> np.ndarray:
     """The standard deviation of the noise in each column of the responses, `(columns,)`, in their units.
 
-    All columns of one output have the root mean square of what was detected in it, or the noise of its
-    quantisation or of its rounding where that is larger.
+    All columns of one output have the root mean square of its detected noise, or the noise of its
+    quantisation or rounding where that is larger.
     """
     detected = _detect(responses, lines)
     noise = np.zeros(len(responses.output))

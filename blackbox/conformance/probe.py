@@ -46,14 +46,14 @@ class Probe:
         rows: the most rows that may be run; None for no limit.
         seed: the seed of everything that is drawn.
         processes: whether checks may start processes.
-        seconds: the most seconds that may pass from now on; None for no limit. A call is judged beforehand by
-            what calls took so far.
+        seconds: the most seconds that may pass from now on; None for no limit. The time of a call is
+            estimated beforehand, by the calls so far.
 
     Attributes:
         jitter: for each output, the largest difference of equal calls, in the output's units.
-        quanta: for each output, the step of the grid that its values are on, or what the last significant
-            digit of its largest is worth; 0 where they have all digits of their dtype.
-        recommendations: which mu to take, for each differentiable input.
+        quanta: for each output, the step of the grid that its values are on, or the worth of the last
+            significant digit of the largest value; 0 where values have all digits of their dtype.
+        recommendations: the recommended mu for each differentiable input.
     """
 
     def __init__(

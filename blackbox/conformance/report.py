@@ -31,10 +31,10 @@ class Finding:
 
     Attributes:
         check: the name of the check, such as "batch-mates".
-        verdict: how it went. A fault spoils training or breaks the contract; a warning limits how the box
-            can be used.
-        sentence: what was seen, and where something is wrong, how to mend it.
-        number: what was measured; None where there is nothing to measure.
+        verdict: the verdict. A fault spoils training or breaks the contract; a warning limits how the box can
+            be used.
+        sentence: the finding, and the mend of a fault.
+        number: the measurement; None where there is nothing to measure.
         unit: the unit of the number, in words.
     """
 
@@ -85,10 +85,10 @@ class Recommendation:
         input: the name of the input.
         size: how many numbers the input has.
         coordinates: the steps along single coordinates, for `CGE`.
-        unit: what the steps are in: "own", the input's own unit; "scale", its spec's scale, in which
-            `zo.differentiable` takes its mu; "spread", the spread of each number over the samples, for an
-            input without a scale whose spreads are so far apart that no one mu is right in its own unit: with
-            `scale=` these spreads in its spec they are as "scale".
+        unit: the unit of the steps: "own", the input's own unit; "scale", its spec's scale, in which
+            `zo.differentiable` takes its mu; or "spread", the spread of each number over the samples. The
+            last is for an input without a scale whose spreads are so far apart that no single mu is right in
+            its own unit; put the spreads into its spec as `scale=`.
         directions: the steps along directions of unit length, for `RowRGE` with "orthogonal" or "sphere".
             Directions of "gaussian" and "rademacher" are longer by the square root of `size`, so their mu is
             smaller by as much: `long_directions`.
@@ -248,7 +248,7 @@ class CheckInterrupted(KeyboardInterrupt):
     Not an `Exception`: an `except Exception` on the way up would go on with what the user has stopped.
 
     Args:
-        report: with the findings so far.
+        report: the report with the findings so far.
     """
 
     def __init__(self, report: Report) -> None:

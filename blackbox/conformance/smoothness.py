@@ -1,9 +1,9 @@
 """Check of smoothness: jumps on lines through the samples, closed in on by bisection.
 
-Between points a distance h apart the second difference falls with h^2 where the box is smooth and with h at a
-kink, which finite differences average over; across a jump it stays what it is. So a grid on each line shows
-where to look, and the places that stand out most are bisected, always towards the largest second difference,
-until it is as small as noise or has stayed what it was for long enough.
+Between points a distance h apart the second difference falls with h^2 where the box is smooth, and with h at
+a kink, which finite differences average over. Across a jump it does not fall. So a grid on each line shows
+where to look. The places with the most unusual second differences are bisected, always towards the largest
+one, until it is as small as noise or has not fallen for long enough.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Places:
     """Places under bisection: three equally spaced points each, and one number of the responses there.
 
     Attributes:
-        responses: what is looked at.
-        lines: where.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
         line: `(places,)`, the line of each.
         column: `(places,)`, the number of the responses that is followed.
         start: `(places,)`, the length of the first point.
@@ -198,8 +198,8 @@ def _standing_out(
     """The places of each line whose second difference is least like those beside it.
 
     Args:
-        responses: what is looked at.
-        lines: where.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
         grid: `(points,)`, lengths.
         values: `(lines, points, columns)`, the responses there.
         floor: `(columns,)`, second differences that are noise.

@@ -91,7 +91,7 @@ class AnswerFile:
         return answers
 
     def tell_damaged(self, count: int) -> None:
-        """Warn of damaged answers, if there are any and nothing was said before."""
+        """Warn of damaged answers, once, if there are any."""
         if count:
             self._warn(f"holds {count} damaged answers", "They are asked for again.")
 

@@ -46,32 +46,32 @@ class Cached(Wrapper):
     that names a file counts with the file's content. Variables of the environment count where the box names
     them in `environment_variables`. A box that holds anything else is refused, unless `version` is given.
 
-    What the box changes itself while it runs (counts, what it has prepared) is left out. A box that somebody
-    else changes is another box from then on, which a warning says once. All arrays and weights of the box
-    are read in each call (a second for 1.5 GB). A box with large ones can have an attribute `identity`, a
-    text that stands for code and values.
+    The box's own changes while it runs (counts, prepared values) are left out. A box that somebody else
+    changes is another box from then on, and a warning says so once. All arrays and weights of the box are
+    read in each call (a second for 1.5 GB). A box with large ones can have an attribute `identity`, a text
+    that stands for code and values.
 
     Not seen are installed packages and their versions, services, code that is found by a text
-    (`import_module(name)`, `exec`), programs and files that the code itself names, and what is in a folder:
-    change `version` with those. Files of code are read when a process first looks at a box that uses them. Do
-    not edit them between the start of a process and then.
+    (`import_module(name)`, `exec`), programs and files that the code itself names, and the contents of a
+    folder: change `version` with these. Files of code are read when a process first looks at a box that uses
+    them. Do not edit them between the start of a process and then.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
-    path), ...)`, workers store their own answers as they finish. Answers are those of the batch in which a
+    path), ...)`, workers store their own answers as they finish. An answer comes from the batch in which a
     row first ran: if a box's rows depend on their batch-mates, another filling agrees only up to rounding.
     Two processes that request the same new row at the same time both run it.
 
     Args:
         box: the black box whose answers are worth keeping.
         path: the file, on a disk of this machine.
-        version: a text of your own that is part of what the box is known by, and stands for what cannot be
-            described; None to refuse that.
+        version: a text of your own that is part of the box's identity, and stands for values that cannot be
+            described; None to refuse these.
         block: how many rows run and are then stored at a time; None for all at once.
 
     Raises:
-        ConfigurationError: the box holds what cannot be described, is not deterministic, or the file is
-            something else, as one of version 0.2 is; from a call, the box now holds what cannot be described.
+        ConfigurationError: the box holds a value that cannot be described, is not deterministic, or the file
+            is something else, as one of version 0.2 is; in a call, the box now holds such a value.
     """
 
     transparent = True

@@ -26,9 +26,9 @@ class HeldExecutor:
 
     Attributes:
         current: the executor in use; None before the first call, and after it was let go of.
-        answered: whether a worker of the current one ever has.
+        answered: whether a worker of the current executor has ever answered.
         had_workers: whether a cluster that is asked for its workers ever had any.
-        calls: of all threads, that are using it now.
+        calls: the number of calls, in all threads, that are using it now.
     """
 
     def __init__(self, source: Executor | Callable[[], Executor]) -> None:
@@ -64,15 +64,15 @@ class HeldExecutor:
     def replace(self, broken: Executor | None, why: str, error: BaseException | None, *, kill: bool) -> None:
         """Let go of an executor; the next block makes another.
 
-        A process pool that breaks asks its processes to end and waits until they have, Python 3.12 under the
-        lock that `submit` and `shutdown` take. It waits for ever for one that does not hear it, and in 3.11
-        for one that `submit` was just starting; and Python waits for the pool when it exits. So `kill` ends
-        them first.
+        A process pool that breaks asks its processes to end and waits until they have; Python 3.12 does so
+        under the lock that `submit` and `shutdown` take. It waits for ever for a process that does not hear
+        it, and in 3.11 for one that `submit` was just starting. Python also waits for the pool when it exits.
+        So `kill` ends the processes first.
 
         Args:
             broken: the executor; nothing is done where it is no longer the current one.
-            why: what is the matter with it, for the message.
-            error: what was raised, if anything was.
+            why: its fault, for the message.
+            error: the error that was raised; None for none.
             kill: whether its processes are killed.
 
         Raises:

@@ -63,11 +63,11 @@ _MADE_OF = {
 def identity(box: BlackBoxFunction, leave: Leave | None = None) -> str:
     """The class and specs of a box in words, and digests of its code and values; the same in each process.
 
-    Code counts by files, whole: that of the class, those of its parents and of functions that the box holds,
-    and those of the user's modules that these import. Installed packages, Python and this library do not
-    count, nor do their versions. A function of a notebook counts by its text.
+    Code counts by whole files: the files of the class, of its parents, of functions that the box holds, and
+    of the user's modules that these import. Installed packages, Python and this library do not count, nor do
+    their versions. A function of a notebook counts by its text.
 
-    Values are the attributes of the box and of its class, those in closures and defaults, and the globals
+    Values are the attributes of the box and of its class, values in closures and defaults, and the globals
     that functions name: numbers, texts, arrays, weights, functions, and objects of the user's own classes. A
     path or text that names a file counts with the file's content; a folder counts by its name. The variables
     that the box names in `environment_variables` count with their values. Transparent wrappers are not seen.
@@ -76,7 +76,7 @@ def identity(box: BlackBoxFunction, leave: Leave | None = None) -> str:
 
     Args:
         box: the black box.
-        leave: what stands for a value that cannot be described; None to refuse it.
+        leave: gives the words for a value that cannot be described; None to refuse it.
 
     Raises:
         ConfigurationError: something cannot be described, and there is no `leave`.
@@ -96,7 +96,7 @@ def parts(
 
     Args:
         box: the box.
-        leave: as of `identity`.
+        leave: as for `identity`.
         only: the names of the parts to compute; None for all.
 
     Raises:
@@ -122,9 +122,9 @@ def described(where: str, value: Any, leave: Leave | None = None) -> str:
     """A value in words that are the same in every process, and different for different values.
 
     Args:
-        where: how messages call it.
+        where: the name of the value in messages.
         value: the value.
-        leave: what stands for a value that cannot be described; None to refuse it.
+        leave: gives the words for a value that cannot be described; None to refuse it.
 
     Raises:
         ConfigurationError: it cannot be described, as an open file, a generator or a handle cannot.

@@ -179,7 +179,7 @@ class _Full(Exception):
 
 
 class _Digest:
-    """A file of which only a digest is kept, of at most `LOOKED_INTO` bytes."""
+    """A file that keeps only a digest, of at most `LOOKED_INTO` bytes."""
 
     def __init__(self) -> None:
         self.digest, self._left = blake2b(digest_size=16), LOOKED_INTO

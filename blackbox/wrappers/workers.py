@@ -113,13 +113,13 @@ class Task:
 
     Args:
         box: the box, which threads of this process use as it is.
-        context: in which these run it; neither travels.
-        key: tells the box from all others, in any process.
+        context: the context in which these threads run it; neither is sent to workers.
+        key: distinguishes the box from all others, in any process.
         packed: the box, or the function that makes it, pickled; None where the worker should have it.
         inputs: the rows.
         loan: how many rows the worker may run, see `Ledger.lend`; None for any number.
         timeout: seconds after which the worker's process ends itself; None for never.
-        owner: the process with which the worker's is to end; None where it is nobody's.
+        owner: the process with which the worker's process has to end; None for none.
 
     Attributes:
         here: whether it has begun in this process.
@@ -160,7 +160,7 @@ class Reply:
     Attributes:
         outcome: answers and failed rows; None with an error, or where the box is missing.
         error: a fault of the box, to be raised.
-        counts: what another process counted for this block.
+        counts: the counts of another process for this block.
         missing: the worker has not got the box yet, and has run nothing.
     """
 

@@ -300,7 +300,7 @@ class CommandLine(BlackBoxFunction):
 
 
 def _named(arrays: Sequence[ArrayFile], texts: Sequence[Template]) -> list[str]:
-    """The names of the arrays that have a file, and of those that texts have a placeholder for."""
+    """The names of arrays with a file, and of arrays with a placeholder in a text."""
     return [file.spec.name for file in arrays] + [name for text in texts for name in text.names()]
 
 
@@ -350,7 +350,7 @@ def command_of(
 
 
 def known_command(command: Sequence[Template | Path | str]) -> list[tuple[str, str]]:
-    """The parts of a command, folders with the digest of what is in them; a file that a text names counts."""
+    """The parts of a command, with the digests of folders' contents, and of files that a text names."""
     words = [part.text if isinstance(part, Template) else str(part) for part in command]
     folders = [content(part) if isinstance(part, Path) and part.is_dir() else "" for part in command]
     return list(zip(words, folders, strict=True))
@@ -392,7 +392,7 @@ def check_own(results: Sequence[str], texts: Sequence[str]) -> None:
 
 
 def _statuses(statuses: Collection[int]) -> tuple[int, ...]:
-    """Exit statuses as given, each a whole number from 0 to 255."""
+    """Check exit statuses, each a whole number from 0 to 255, and return them."""
     given = [] if isinstance(statuses, int) else list(statuses)
     if not given or any(not isinstance(status, int) or not 0 <= status <= 255 for status in given):
         raise ConfigurationError(
@@ -402,7 +402,7 @@ def _statuses(statuses: Collection[int]) -> tuple[int, ...]:
 
 
 def _words(words: str | Sequence[str]) -> tuple[str, ...]:
-    """Words that mean failure, as given."""
+    """Check the words that mean failure, and return them."""
     given = [words] if isinstance(words, str) else list(words)
     if any(not isinstance(each, str) or not each.strip() for each in given):
         raise ConfigurationError(

@@ -29,7 +29,7 @@ class Dialect:
     Attributes:
         separator: "," or ";" or a tab; "" for white space.
         decimal: "." or ",".
-        doubtful: whether commas separate numbers none of which has a point: they might be decimal.
+        doubtful: whether commas separate numbers without points: these commas might be decimal.
     """
 
     separator: str
@@ -40,8 +40,8 @@ class Dialect:
         """The words of a line, decimals behind points; "#" begins a comment, and 2*0.0 is two words.
 
         Args:
-            line: of the text.
-            most: words, where some are repeated; the rest is left out.
+            line: a line of the text.
+            most: the most words, where some are repeated; the rest is left out.
         """
         words = self.fields(_COMMENT.split(line, maxsplit=1)[0])
         if self.decimal == ",":
@@ -72,14 +72,14 @@ def lines_of(text: str) -> list[str]:
 
 
 def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
-    """The way in which a text has its numbers: white space between them, but in .csv.
+    """Find the notation of a text's numbers: white space between them, but in .csv.
 
-    There it is semicolons or tabs if they have numbers between them, which may then have decimal commas; else
-    commas, with decimal points.
+    A .csv file has semicolons or tabs if there are numbers between these, perhaps with decimal commas; else
+    it has commas, with decimal points.
 
     Args:
-        path: of the text.
-        text: all of it.
+        path: the path of the text.
+        text: the whole text.
         floating: whether the numbers that are wanted are floats.
 
     Raises:
@@ -134,10 +134,10 @@ def _score(separator: str, lines: Sequence[str]) -> int:
 
 
 def _refuse_decimal_commas(path: Path, lines: Sequence[str]) -> None:
-    """Refuse a text with commas alone, some of which look as if they were decimal.
+    """Refuse a text with commas alone if some look like decimal commas.
 
     Raises:
-        ValueError: with a line that has them.
+        ValueError: the message has a line with such commas.
     """
     for line in lines:
         bare = re.sub(r'"[^"]*"', '""', line)

@@ -121,9 +121,9 @@ def output(folder: Path, name: str, began: int = 0) -> Path:
     """A file that the program left in the folder, safe to open.
 
     Args:
-        folder: of the run.
-        name: of the file.
-        began: when the run did, by `time_of`.
+        folder: the folder of the run.
+        name: the name of the file.
+        began: the time when the run began, by `time_of`.
 
     Raises:
         FileNotFoundError: there is none.

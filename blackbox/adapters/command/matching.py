@@ -25,10 +25,10 @@ class Match(NamedTuple):
 
     Attributes:
         text: The whole text.
-        start: Where the template's first words begin, or its first number.
-        end: Where its last words end, or its last number.
-        spans: Where the numbers of each placeholder begin and end.
-        stuck: What follows each placeholder's last number without a space, up to the next words.
+        start: The place where the template's first words begin, or its first number.
+        end: The place where its last words end, or its last number.
+        spans: The places where the numbers of each placeholder begin and end.
+        stuck: The text after each placeholder's last number without a space, up to the next words.
     """
 
     text: str

@@ -43,19 +43,19 @@ def run(
 ) -> None:
     """Run a program in a folder until it ends; its output goes to stdout.txt and stderr.txt there.
 
-    The program is the head of a process group of its own. What is left of the group is killed when the
-    program ends, when its time is up (asked by SIGTERM first), and when we are interrupted, or the call for
-    which we run in a thread (`blackbox.ending`). On Linux so are processes that have left the group, and all
-    are killed when this process dies.
+    The program is the head of a process group of its own. The rest of the group is killed in four cases: when
+    the program ends; when its time is up (after a SIGTERM); when we are interrupted; and when the call for
+    which we run in a thread ends (`blackbox.ending`). On Linux processes that have left the group are killed,
+    too, and all are when this process dies.
 
     Args:
         arguments: the program and its arguments, handed over as they are.
         folder: where the program runs.
-        environment: all environment variables of the program, but for BLACKBOX_RUN, by which its processes
-            are found.
+        environment: all environment variables of the program, but for BLACKBOX_RUN, which marks its
+            processes.
         timeout: seconds that the program may take; None for any time.
         stdin: whether it reads the folder's stdin.txt as its standard input; else there is nothing to read.
-        statuses: with which it may end.
+        statuses: the exit statuses of success.
 
     Raises:
         TimeoutError: the program took longer than `timeout`.
@@ -86,7 +86,7 @@ class Running:
         stdin: whether it reads the folder's stdin.txt as its standard input.
 
     Attributes:
-        name: the program's.
+        name: the name of the program.
         pid: the number of its process, and of its group.
 
     Raises:
@@ -290,7 +290,7 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
     """A new folder for a run, removed at the end.
 
     Args:
-        parent: where the folder is made; None for the system's temporary folder.
+        parent: the folder in which it is made; None for the system's temporary folder.
         keep_failed: whether the folder is kept when an error passes through, and named in its message.
     """
     folder, kept = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)).absolute(), False

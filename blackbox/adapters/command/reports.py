@@ -39,17 +39,18 @@ def may_begin(literal: str, before: str) -> bool:
 
 
 def later_report(literals: Sequence[str], text: str, end: int, count: int) -> str:
-    """The line of a report that comes behind the last one with numbers, which ends at `end`; "" if none does.
+    """The line of a report behind the last one with numbers, which ends at `end`; "" if there is none.
 
-    It is one where the template's words come again, with any white space between them: all in front of the
-    first number, the first line of those alone (a title), or a further line's without a number behind them.
-    Where there are no words, it is a line with as many numbers, of which some are "--", "N/A" or the like.
+    It is a line with the template's words again, with any white space between them. It has all words in front
+    of the first number, or their first line alone (a title), or a further line's words without a number
+    behind them. For a template without words, it is a line with as many entries, some of them "--", "N/A" or
+    the like.
 
     Args:
-        literals: of the template.
-        text: all of it.
-        end: of the last match.
-        count: numbers that the template has.
+        literals: the literal parts of the template.
+        text: the whole text.
+        end: the end of the last match.
+        count: how many numbers the template has.
     """
     places = [
         place for pattern, begins in _beginnings(literals) for place in _first(pattern, text, end, begins)
@@ -62,13 +63,13 @@ def later_report(literals: Sequence[str], text: str, end: int, count: int) -> st
 
 
 def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str:
-    """The words in front of a number that stand in front of another on the same line; "" if none do.
+    """The words in front of a number that stand in front of another one on its line, too; "" if none do.
 
     Args:
-        literals: of the template.
-        text: all of it.
-        start: of the last match.
-        end: of the last match.
+        literals: the literal parts of the template.
+        text: the whole text.
+        start: the start of the last match.
+        end: the end of the last match.
     """
     before = text.rfind("\n", 0, start) + 1, start
     after = end, end + len(line_after(text, end))
@@ -90,9 +91,10 @@ def next_row(text: str, end: int, template: str, lines: bool) -> str:
     """The next line that is not empty and no comment, if numbers seem to go on in it; else "".
 
     Args:
-        text: all of it.
-        end: of the numbers, on their line.
-        template: by which they are read; a line that begins with a sign as one of its own does is no comment.
+        text: the whole text.
+        end: the end of the numbers, on their line.
+        template: the template that reads them; a line that begins with a sign like one of its own lines is no
+            comment.
         lines: whether the numbers are on several lines.
     """
     comments = tuple(sign for sign in "#!%" if not re.search(rf"(?m)^\s*{sign}", template))

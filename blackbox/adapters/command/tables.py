@@ -62,15 +62,15 @@ def read_table(path: Path, shape: tuple[int, ...], floating: bool) -> np.ndarray
     """The numbers of a text, in C order.
 
     Args:
-        path: .csv has commas between numbers, or what `dialect_of` finds; any other spaces. What follows "#"
-            is left out, and so is a first line of words.
-        shape: of the array. A line has a row of the last axis, or several whole ones; or a part of one, as
-            programs write that begin a new line after so many numbers.
+        path: the file. A .csv file has commas between numbers, or the separator that `dialect_of` finds; any
+            other file has spaces. Text after "#" is left out, and so is a first line of words.
+        shape: the shape of the array. A line has a row of the last axis, or several whole rows; or a part of
+            one, as of programs that begin a new line after so many numbers.
         floating: whether the numbers are floats.
 
     Raises:
-        ValueError, OSError: a word is no number; there are other than so many; or the lines are as long as
-            those of an array of another shape.
+        ValueError, OSError: a word is no number; there are more or fewer numbers; or the lengths of the lines
+            fit an array of another shape.
     """
     count = math.prod(shape)
     numbers: list[float] = []

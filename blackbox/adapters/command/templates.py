@@ -57,18 +57,18 @@ class Template:
     """A text whose placeholders name arrays. All other braces, JSON's or OpenFOAM's, stay as they are.
 
     Args:
-        where: how messages call it.
-        text: the text; a placeholder is a name that is known, an index in brackets where it is for one
-            number, and a format after a colon, as in `{velocity[0]:.3e}`.
+        where: its name in messages.
+        text: the text; a placeholder is a known name, an index in brackets where it is for one number, and a
+            format after a colon, as in `{velocity[0]:.3e}`.
         specs: the arrays that it may name.
 
     Attributes:
         text: the argument of that name.
-        placeholders: those of the text, in their order.
-        literals: what stands before, between and behind them.
+        placeholders: the placeholders of the text, in their order.
+        literals: the text before, between and behind them.
 
     Raises:
-        ConfigurationError: an index is outside its array, or a format is none for numbers.
+        ConfigurationError: an index is outside its array, or a format is not for numbers.
     """
 
     def __init__(self, where: str, text: str, specs: Sequence[ArraySpec]) -> None:
@@ -97,23 +97,23 @@ class Template:
         return "".join(literal + numbers for literal, numbers in zip(self.literals, filled, strict=True))
 
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
-        """The arrays by name, read where the text looks like the template, the last time.
+        """Read the arrays, by name, where the text looks like the template for the last time.
 
         A run of white space stands for any other, and for none between a sign and a number; in front of a
-        number only white space with a line end stands for one. A template begins
-        where a line does, or on a line behind a number or a sign such as a comma, not behind a word; with a
-        line end in front of it, only where a line begins. A number ends at white space, at the text's end, at
-        the template's next words, or behind the last one at a bracket, a quote, or a comma that no digit or
-        letter follows. Words may follow on the line; numbers not, nor a unit with a prefix such as mm, and
-        nothing where the template ends in a line end.
+        number only white space with a line end stands for one. A template begins where a line does, or on a
+        line behind a number or a sign such as a comma, but not behind a word. With a line end in front of it,
+        it begins only where a line does. A number ends at white space, at the text's end, or at the
+        template's next words. The last number also ends at a bracket, a quote, or a comma without a digit or
+        letter after it. Words may follow on the line. Numbers, or a unit with a prefix such as mm, may not;
+        and nothing may where the template ends in a line end.
 
-        The last report counts, also if it is none: where the words in front of a number come again behind the
-        last match, an older number is not taken for theirs.
+        The last report counts, even without numbers: where the words in front of a number come again behind
+        the last match, an older number is not taken for theirs.
 
         Raises:
-            ValueError: nothing in the text looks like it; where it does so the last time, there is something
-                else than a number, or more than the template has a place for; or its words come again, behind
-                that without its numbers, or on its line.
+            ValueError: nothing in the text looks like the template. Or the last such place has something else
+                than a number, or more numbers than the template. Or the template's words come again, behind
+                that place without numbers, or on its line.
         """
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         match, astray = Matcher(self.literals, list(map(self._count, self.placeholders))).find(text)
@@ -149,10 +149,10 @@ class Template:
                 )
 
     def _refuse_later(self, match: Match) -> None:
-        """Refuse a text in which a report comes behind the last one that has numbers, or on its line.
+        """Refuse a text with a report behind the last one that has numbers, or on its line.
 
         Raises:
-            ValueError: with the line where it does.
+            ValueError: the message has the line of that report.
         """
         count = sum(map(self._count, self.placeholders))
         if line := later_report(self.literals, match.text, match.end, count):
@@ -206,7 +206,7 @@ class Template:
         """Refuse a line that goes on with numbers, or with anything, that the template has no place for.
 
         Raises:
-            ValueError: with what more there is.
+            ValueError: the message has the surplus.
         """
         for index, place in enumerate(self.placeholders):
             start, end = match.spans[index]
@@ -239,7 +239,7 @@ class Template:
         """Refuse numbers at the template's end that go on in the text, or have a number of another line.
 
         Raises:
-            ValueError: with what more there is.
+            ValueError: the message has the surplus.
         """
         if self.literals[-1].strip():
             return

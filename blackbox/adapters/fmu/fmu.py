@@ -62,8 +62,8 @@ class Fmu(BlackBoxFunction):
 
     Args:
         path: the FMU; its code runs in this process.
-        times: when outputs are read; each is a whole number of steps after the start. A number for one time;
-            None to read them when the FMU is initialised, without a step.
+        times: the times at which outputs are read, each a whole number of steps after the start. A number for
+            one time; None to read outputs when the FMU is initialised, without a step.
         parameters: names of variables that are set before the simulation: parameters, and start values.
         inputs: names of variables that are set over time; None for all whose causality is "input".
         outputs: names of variables that are read; None for all numbers whose causality is "output".
@@ -80,7 +80,7 @@ class Fmu(BlackBoxFunction):
 
     Attributes:
         units: units by the names of inputs and outputs, for those that have one.
-        reset: as above; False from the row on whose answer was another one after a reset.
+        reset: the argument `reset`; False from the row on whose answer differed after a reset.
 
     Raises:
         MissingExtraError: FMPy is not installed.
@@ -186,7 +186,7 @@ class Fmu(BlackBoxFunction):
     def _compared(
         self, number: int, outputs: tuple[Array, ...], *values: Mapping[Variable, Array]
     ) -> tuple[Array, ...]:
-        """The answer of a new instance, if it is another one than that of the one that was reset."""
+        """The answer of a new instance, if it differs from the answer of the one that was reset."""
         try:
             first = self._by_a_new_instance(*values)
             if _equal(outputs, first) or not _equal(first, self._by_a_new_instance(*values)):
@@ -311,7 +311,7 @@ class Fmu(BlackBoxFunction):
         return self._instances.one
 
     def _split(self, arrays: Sequence[Array]) -> tuple[dict[Variable, Array], dict[Variable, Array]]:
-        """Values of the parameters, and of what is driven, `(intervals, *shape)`."""
+        """Values of the parameters, and of the driven variables, `(intervals, *shape)`."""
         count, intervals = len(self._parameters), len(self.input_times)
         parameters = dict(zip(self._parameters, arrays[:count], strict=True))
         driven = {

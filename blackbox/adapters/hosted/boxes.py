@@ -106,7 +106,7 @@ class Exchange(HostBox):
     """The step that follows an answered call: the next call, of whatever name, or the end.
 
     Args:
-        host: whose program asks.
+        host: the host whose program asks.
         call: the name of the call.
         stage: its number among the call's stages.
     """
@@ -180,11 +180,11 @@ class Exchange(HostBox):
         return mark_non_finite(outcome)
 
     def fill(self, outcome: Outcome, inputs: tuple[Tensor, ...], after: dict[int, Place]) -> None:
-        """Write what follows; rows that wait for another call, or have ended, stay as they are.
+        """Write the outputs after an answer; rows that wait for another call, or have ended, stay.
 
         Args:
-            outcome: of all rows.
-            inputs: of all rows.
+            outcome: the outcome of all rows.
+            inputs: the inputs of all rows.
             after: the places that answers have led to, by row.
         """
         *arrays, asked, histories = outcome.outputs
@@ -286,7 +286,7 @@ class Ending(Exchange):
 
 
 def state(slots: list[Slot]) -> tuple[ArraySpec, ...]:
-    """The specs of what is known of a row between two calls."""
+    """The specs of the known arrays of a row between two calls."""
     return (*(slot.named() for slot in slots), ASKED, HISTORY)
 
 

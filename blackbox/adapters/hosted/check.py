@@ -44,12 +44,12 @@ def check_host(
         host: the program.
         cases: cases that training has too; two or more.
         calls: how many calls of a run are answered; None for 8, or for three rounds of all calls and stages.
-        seed: of all draws.
+        seed: the seed of all draws.
 
     Returns:
-        What was found: whether the same case and answers give the same run, also beside others; whether what
-        is answered changes what is seen later; whether what a call shows determines what follows; and what an
-        exchange costs.
+        Findings on four questions: whether the same case and answers give the same run, also beside other
+        runs; whether answers change later calls; whether a call's arrays determine the rest of the run; and
+        the cost of an exchange.
     """
     calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
     began, before = time.monotonic(), host.counts.exchanges
@@ -85,8 +85,8 @@ class _DrawnAnswers:
 
     Args:
         host: the program.
-        calls: how many are answered.
-        seed: of the draws.
+        calls: how many calls are answered.
+        seed: the seed of the draws.
     """
 
     def __init__(self, host: Hosted, calls: int, seed: int) -> None:
@@ -328,12 +328,12 @@ def _is_single(way: _Way) -> bool:
 
 
 def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -> float | str:
-    """The most that is hidden at a call, of what the answers of one round do; or why nobody knows.
+    """The largest hidden share, over calls, of the effect of one round's answers; or why it is unknown.
 
     Args:
-        form: of the vectors.
+        form: the layout of the vectors.
         ways: runs, the first without moves.
-        length: of the moves.
+        length: the length of the moves.
         eps: the last place of a program's numbers, to which it rounds.
     """
     own, found, why = dict[int, Array](), list[float](), "more answers have to be moved, by a larger calls="
@@ -379,10 +379,10 @@ def _left(d: Array, e: Array, moves: int, tolerance: float) -> Array | None:
     """Return for each column of e its spread beside combinations of d's columns; None if nothing can be left.
 
     Args:
-        d: changes of what is known, `(rows, numbers)`.
-        e: changes of what follows.
-        moves: how many numbers made them.
-        tolerance: of combinations that cancel.
+        d: changes of the known numbers, `(rows, numbers)`.
+        e: changes of the next numbers.
+        moves: how many numbers were moved.
+        tolerance: the tolerance for combinations that cancel.
     """
     d = d[:, np.abs(d).max(axis=0) > 0]
     u, sizes, _ = np.linalg.svd(d / np.abs(d).max(axis=0))

@@ -30,7 +30,7 @@ class AskingHost(Host):
 
 
 class InThread(Running):
-    """A function that runs in a thread, with what a program has: a name, an end, last words.
+    """A function that runs in a thread like a program: it has a name, an end, last words.
 
     It cannot be killed. Where its run is not needed any more its next call raises, which ends it.
 
@@ -38,8 +38,8 @@ class InThread(Running):
         function: `function(case, host)`.
         case: the number of the run's case.
         arguments: none.
-        folder: where its last words are written.
-        environment: names the socket.
+        folder: the folder for its last words.
+        environment: the variables that name the socket.
     """
 
     def __init__(

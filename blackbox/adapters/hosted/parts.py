@@ -22,16 +22,16 @@ class HostParts(BoxGroup):
     """A host as its boxes and its loop see it; `Hosted` makes it.
 
     Attributes:
-        form: what its calls see and give, as a vector.
+        form: the layout of its calls' arrays in a vector.
         slots: the arrays in a row's vector.
-        state: the specs of what is known of a row between two calls.
-        programs: those that run.
+        state: the specs of the known arrays of a row between two calls.
+        programs: the running programs.
         ledger: the rows of all boxes.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
         start: the black box of the runs' first calls.
         exchanges: the black boxes of all calls and stages.
-        boxes: these, and those of the ends of runs.
-        notices: what was said once.
+        boxes: the exchanges, and the black boxes of the ends of runs.
+        notices: the notices given so far.
     """
 
     form: VectorForm

@@ -34,10 +34,10 @@ class Start:
 
     Attributes:
         arguments: the program and its arguments.
-        environment: of the program, without the socket's.
+        environment: the environment variables of the program, without the socket's.
         prepare: puts files into the run's folder.
-        results: reads what the program has left there at its end, by output.
-        kind: how it is run.
+        results: reads the program's results there at its end, by output.
+        kind: the class that runs it.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Program:
     """A running program; it waits for an answer, or is at its end.
 
     Args:
-        form: how a row's vector is made.
-        start: what the run begins with.
+        form: the layout of a row's vector.
+        start: the start of the run.
         timeout: the seconds that may pass between two messages; None for any time.
-        shared_bytes: of the largest message.
+        shared_bytes: the size of the largest message.
         scratch: the folder in which the run's folder is made.
         keep_failed: whether the folder of a failed run is kept.
     """

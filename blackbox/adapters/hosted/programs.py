@@ -48,16 +48,16 @@ class Place:
     """A place of a run: a case, and the answers to its calls so far.
 
     Attributes:
-        key: what the place is known by: the case, and which of its parent's children it is, all the way.
-        case: of the run.
+        key: the identity of the place: the case, and its number among its parent's children, all the way up.
+        case: the case of the run.
         parent: the place before the last answer; None at the run's first call.
         given: that answer, as numbers.
-        vector: what is known there, see `VectorForm`.
+        vector: the known numbers there, see `VectorForm`.
         count: how many calls were answered.
         children: the places after it.
-        born: how many there were ever.
-        program: one that waits there; None if there is none.
-        waiting: the answer that it has been given and nobody has read the outcome of.
+        born: how many children there were ever.
+        program: a program that waits there; None if there is none.
+        waiting: an answer that the program has got, while nobody has read its outcome.
     """
 
     key: bytes
@@ -129,7 +129,7 @@ class Programs:
         """The place of a case's first call.
 
         Raises:
-            Exception: what the program failed by.
+            Exception: the error of the program.
         """
         known = self._roots.get(case)
         if known is not None:
@@ -157,7 +157,7 @@ class Programs:
 
         Raises:
             SessionError: the program does not repeat itself.
-            Exception: what a new run of the program failed by.
+            Exception: the error of a new run of the program.
         """
         known = place.child(given)
         if known is not None:

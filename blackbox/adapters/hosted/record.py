@@ -14,11 +14,11 @@ from blackbox.errors import NoRowLeftError
 class CallRecord:
     """The arrays seen and given in a call, for the rows of a run; they are attributes, by their names.
 
-    What is seen has an entry more than what is given where a run was ended while the call waited.
+    Seen arrays have one entry more than given ones where a run was ended while the call waited.
 
     Attributes:
-        mask: which entries are of a row's run, `(rows, entries)` bool, of what is seen; the others are zeros.
-            True to the end in a row that failed, whose arrays are NaN.
+        mask: which entries of the seen arrays belong to a row's run, `(rows, entries)` bool; other entries
+            are zeros. It is True to the end in a row that failed, whose arrays are NaN.
         seen_names: the names of the arrays that are seen.
     """
 
@@ -41,13 +41,13 @@ class CallRecord:
 class HostedRun:
     """The record of the runs of some cases; each call's `CallRecord` is an attribute, by its name.
 
-    Where rows failed and none is left that shows how long a call's arrays are, to ask for them raises
+    Where all rows failed, so that none shows how long a call's arrays are, access to them raises
     `NoRowLeftError`.
 
     Attributes:
-        outputs: what runs have left at their ends by name, `(rows, *shape)`; zeros in rows that have not
-            ended, NaN in those that failed.
-        ended: which rows have come to their own end, `(rows,)` bool.
+        outputs: the results of runs at their ends, by name, `(rows, *shape)`; zeros in rows that have not
+            ended, NaN in rows that failed.
+        ended: which rows have reached their own end, `(rows,)` bool.
     """
 
     def __init__(

@@ -30,16 +30,16 @@ def serve(
 
     Args:
         arguments: the program and its arguments.
-        calls: what it calls.
-        networks: what answers each call, by its name, as in `Hosted.run`.
-        dtype: of arrays whose spec leaves it open.
+        calls: the calls of the program.
+        networks: the network of each call, by its name, as in `Hosted.run`.
+        dtype: the dtype of arrays whose spec leaves it open.
 
     Returns:
-        How many calls were answered.
+        The number of answered calls.
 
     Raises:
         ConfigurationError: there is no such program, or a call has no network.
-        RuntimeError: the program ended with another status than 0, or asked for what is not expected.
+        RuntimeError: the program ended with another status than 0, or made a call that is not expected.
     """
     words = [*arguments]
     executable = shutil.which(words[0]) if words else None

@@ -49,7 +49,7 @@ class Part:
 
     Attributes:
         values: the numbers.
-        first: where the part begins in the whole array; None for an array that is whole.
+        first: the beginning of the part in the whole array; None for an array that is whole.
         whole: the shape of the whole.
     """
 
@@ -64,7 +64,7 @@ class Message:
 
     Attributes:
         kind: CALL, OUTPUT or CLOSE.
-        name: of the call or the output.
+        name: the name of the call or the output.
         parts: the arrays by name, "" for one without.
         columns: whether the program has arrays in column order.
     """
@@ -106,7 +106,7 @@ class _Entry(NamedTuple):
         return -(-math.prod(self.dims) * self.dtype.itemsize // 8) * 8
 
     def part(self, data: memoryview, columns: bool) -> Part:
-        """The array, as a copy of what begins there."""
+        """Return a copy of the array that begins there."""
         values = np.frombuffer(data, self.dtype, math.prod(self.dims))
         values = values.reshape(self.dims, order="F" if columns else "C").copy(order="C")
         return Part(values, self.first, self.whole) if self.whole else Part(values)
@@ -116,15 +116,15 @@ class Line:
     """The trainer's end of a connection to one process of a program.
 
     Args:
-        connection: accepted from the program.
+        connection: the connection accepted from the program.
         shared_bytes: the size of the largest message, either way, for which shared memory is worth it; 0 for
             none.
-        is_wanted: whether a message's arrays are, by its kind and name, and shapes by their names; else they
-            are dropped, however large. It raises where the shapes are not what is expected.
+        is_wanted: says whether a message's arrays are wanted, by its kind and name, and shapes by their
+            names; others are dropped, however large. It raises where the shapes are not as expected.
         timeout: the seconds that the program may take to receive an answer; None for any time.
 
     Attributes:
-        connection: as given; it does not block.
+        connection: the argument `connection`; it does not block.
         rank: the process's number.
         size: how many processes there are.
     """
@@ -153,7 +153,7 @@ class Line:
         Raises:
             Gone: the program has closed the connection.
             WireError: it has sent something else.
-            ValueError: what `is_wanted` raises.
+            ValueError: `is_wanted` raises it.
         """
         while (message := self._next()) is None:
             if not self._fill():
@@ -161,7 +161,7 @@ class Line:
         return message
 
     def _next(self) -> Message | None:
-        """A message of what has been received; None where more is to come."""
+        """Parse a message from the received bytes; None where more have to come."""
         if not self._welcomed:
             if self._have < HELLO.size:
                 return None

@@ -27,8 +27,9 @@ class Gymnasium(Session):
 
     See `Session` for what a row is, what is kept alive, and how gradients are found. The observation and
     action have the shapes of their spaces, and float actions reach the environment in their space's dtype,
-    neither clipped nor scaled. Numbers beyond their space by more than its width are said once. After an
-    episode has ended, rows go on: the observation stays, the reward is zero, and the flags keep their values.
+    neither clipped nor scaled. A warning says once if numbers lie beyond their space by more than its width.
+    After an episode has ended, rows go on: the observation stays, the reward is zero, and the flags keep
+    their values.
 
     Args:
         environment: the name of a registered environment, or a function that makes one, such as

@@ -18,10 +18,10 @@ class History:
     """A seed, and the actions since the reset.
 
     Attributes:
-        seed: of the reset.
-        actions: their bytes, one behind the other.
-        seen: what `seen` gives of the observation that the simulator gave last; empty for an array of zeros,
-            which stands for the history of a row that failed.
+        seed: the seed of the reset.
+        actions: the bytes of the actions, one behind the other.
+        seen: the digests, by `seen`, of the simulator's last observation; empty for an array of zeros, which
+            stands for the history of a row that failed.
     """
 
     seed: int
@@ -37,8 +37,8 @@ class History:
         """Pack it into an array of bytes, `(size,)` uint8.
 
         Args:
-            size: of the array.
-            width: bytes of one action.
+            size: the size of the array.
+            width: the bytes of one action.
         """
         head = self.seed.to_bytes(WORD, "little", signed=True)
         head += (len(self.actions) // width).to_bytes(WORD, "little") + self.seen
@@ -49,7 +49,7 @@ class History:
         """Unpack the array that `pack` gives.
 
         Raises:
-            ValueError: the array is none of those.
+            ValueError: the array was not made by `pack`.
         """
         data = array.tobytes()
         count = int.from_bytes(data[WORD : 2 * WORD], "little")

@@ -39,16 +39,16 @@ class LiveEnvironments:
     Safe for threads, which take turns. After a fork each process has its own.
 
     Args:
-        owner: how messages call the box.
+        owner: the name of the box in messages.
         make: makes an environment.
-        read: what a simulator gave as arrays: `read(answer, with_outputs)`.
-        act: an action's bytes as what `step` takes.
-        width: bytes of one action.
-        steps: the most after a reset.
-        most: environments that are kept.
+        read: converts a simulator's answer to arrays: `read(answer, with_outputs)`.
+        act: converts an action's bytes to the argument of `step`.
+        width: the bytes of one action.
+        steps: the most steps after a reset.
+        most: the most environments that are kept.
         save: `save(environment)` gives a snapshot; None if there are none.
         load: `load(environment, snapshot)` puts the environment back.
-        snapshots: how many are kept.
+        snapshots: how many snapshots are kept.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class LiveEnvironments:
 
         Raises:
             SessionError: the simulator does not repeat itself, or the history is of another one.
-            Exception: what a new environment raises after the same actions.
+            Exception: a new environment raises it after the same actions.
         """
         with self._turn():
             if self._starts is not None and len(self._starts) > 1:
@@ -134,20 +134,20 @@ class LiveEnvironments:
     def forgets(self, seed: int, actions: Sequence[bytes], before: tuple[int, Sequence[bytes]]) -> str | None:
         """Describe what is forgotten on one way of actions; a new environment's answers are the right ones.
 
-        They are held against those of a second one, which takes turns with a third on another way, of that
-        third one after its reset, and of it where a snapshot of the first is loaded half-way and before the
-        last step.
+        They are compared with three others: the answers of a second environment, which takes turns with a
+        third one on another way; of that third one after its reset; and of the third one where a snapshot of
+        the first is loaded half-way and before the last step.
 
         Args:
-            seed: of the reset.
-            actions: their bytes, one by one.
+            seed: the seed of the reset.
+            actions: the bytes of the actions, one by one.
             before: seed and actions of the other way.
 
         Returns:
-            In words what answers otherwise, and after how many actions; None where nothing does.
+            A sentence that says which one answers differently, and after how many actions; None if all agree.
 
         Raises:
-            Exception: what an environment raises.
+            Exception: an environment raises it.
         """
         with self._turn():
             first, second, used = self._made(), self._made(), self._made()

@@ -56,43 +56,41 @@ class Session(BlackBoxFunction):
     number of times, and in any process, and always has the same answer. Hand observation and history on as
     they came.
 
-    A number of environments is kept alive, each at the end of the history that it has lived through. A row
-    that goes on where one of them is takes one step. If there is none (histories branch, more rows are under
-    way than environments are kept, or an environment crashed), an environment is reset to the seed of the row
-    and its actions are *replayed*. `counts` says how often. With `save` and `load`, snapshots take the place
-    of replays.
+    A number of environments is kept alive, each at the end of its own history. A row that goes on where one
+    of them is takes one step. If there is none (histories branch, more rows are under way than environments
+    are kept, or an environment crashed), an environment is reset to the seed of the row and its actions are
+    *replayed*. `counts` says how often. With `save` and `load`, snapshots take the place of replays.
 
-    The box cannot be set to another observation than the history's: what perturbs inputs (`zo.differentiable`
-    with an estimator, the method row-rge) is refused, and a row with a changed observation raises
-    `SessionError`. Take `zo.TangentGradient`, which learns from the observations and actions of rows that
-    training runs anyway, or `zo.LossGradient`.
+    The box cannot be set to another observation than the history's. So estimators that perturb inputs
+    (`zo.differentiable` with an estimator, the method row-rge) are refused, and a row with a changed
+    observation raises `SessionError`. Take `zo.TangentGradient`, which learns from the observations and
+    actions of rows that training runs anyway, or `zo.LossGradient`.
 
     An environment that raises an error is thrown away, and a new one replays; if that raises as well, the row
-    fails. What kills the process itself is survived by a `Parallel` with processes around the box: histories
-    travel with their rows. Its workers replay what they have not lived through. Seeds that change nothing, of
-    which a batch is one row, are said once, at the first step.
+    fails. If the process itself may be killed, put a `Parallel` with processes around the box: histories
+    travel with their rows, and its workers replay the parts that they lack. If seeds change nothing, so that
+    a batch is one row many times, a warning says so once, at the first step.
 
     Args:
-        make: makes an environment, which has `reset(seed)`, giving the first observation, and `step(action)`,
-            giving the next one, or a tuple of it and what `outputs` names. After `reset` an environment must
-            do the same for the same seed and actions, whatever was before.
+        make: a function that makes an environment. It has `reset(seed)`, which gives the first observation,
+            and `step(action)`, which gives the next one, or a tuple of it and the `outputs`. After `reset` an
+            environment must do the same for the same seed and actions, whatever it did before.
         observation: the spec of the observation, input and output of a row.
         action: the spec of the action; `step` gets an array of its shape, a number for the shape (), in its
             dtype, which is float64 if it is left open.
-        outputs: the specs of what `step` gives after the observation, such as a reward.
+        outputs: the specs of further results of `step`, after the observation, such as a reward.
         steps: the most steps after a reset. A history has room for as many actions.
         live: the most environments that are kept alive. As many as there are rows in a call (variants times
             batch), and there are no replays but where histories branch.
         save: `save(environment)` gives a snapshot, whose later changes are not the environment's.
         load: `load(environment, snapshot)` puts any environment of `make` where the snapshot was taken, also
             several times for one snapshot. The environment has been reset to the row's seed before.
-        snapshots: the most snapshots that are kept, one for each row that was run; those taken longest ago
-            go.
+        snapshots: the most snapshots that are kept, one for each row that was run; the oldest go first.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Attributes:
         start: the black box of `reset`: seeds, `(rows,)` int64, to observations and histories.
-        first: what `start` gives for one seed, as arrays; the last 4,096 seeds are remembered.
+        first: the results of `start` for one seed, as arrays; the last 4,096 seeds are remembered.
 
     Raises:
         ConfigurationError: `make` cannot be called, a number is out of range, or one of `save` and `load` is
@@ -173,8 +171,8 @@ class Session(BlackBoxFunction):
 
         Args:
             seeds: whole numbers `(*leading,)`: a tensor, a NumPy array or a list.
-            dtype: of the observation, for tensors, if its spec leaves it open; None for torch's default. In
-                NumPy it is float64.
+            dtype: the dtype of the observation, for tensors, if its spec leaves it open; None for torch's
+                default. In NumPy it is float64.
 
         Returns:
             The first observation `(*leading, *shape)` and the history, as tensors unless seeds came in NumPy.
@@ -241,13 +239,13 @@ class Session(BlackBoxFunction):
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Rows along given actions, which a tangent can learn from before training: `tangent.fit`.
 
-        They are rows like others: counted by the ledger, and failed by the policy. What comes after a failed
-        row is left out.
+        They are rows like others: the ledger counts them, and the policy for failed rows holds. Rows after a
+        failed one are left out.
 
         Args:
-            seeds: `(rows,)`.
-            actions: what is done in each step, `(rows, steps, *shape)`; results are tensors of its dtype if
-                it is a tensor.
+            seeds: the seeds, `(rows,)`.
+            actions: the actions of each step, `(rows, steps, *shape)`; results are tensors of its dtype if it
+                is a tensor.
 
         Returns:
             The inputs observation, action and history, and the answers of the box, `(rows * steps, *shape)`
@@ -307,12 +305,12 @@ class Session(BlackBoxFunction):
 
         Args:
             histories: `(rows, size)`, the last input of rows; the longest of four seeds are lived through.
-            generator: of random actions, which go on from there to 32 steps; None for none.
-            seconds: how long one of the ways may take that then goes on to `steps`, with its actions again:
-                what happens at the end of an episode shows there.
+            generator: the generator of random actions, which go on from there to 32 steps; None for none.
+            seconds: how many seconds one of the ways may then take to go on to `steps`, with its actions
+                again: the end of an episode shows there.
 
         Raises:
-            Exception: what an environment raises.
+            Exception: an environment raises it.
         """
         ways, began, before = self._ways(histories, generator), monotonic(), self.counts.steps
         others = [*ways[1:], *ways[:1]]

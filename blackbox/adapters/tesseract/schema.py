@@ -33,9 +33,9 @@ class SchemaArray:
     Attributes:
         path: its name as Tesseracts write it, such as `a.layers.[0].v`.
         keys: the way to it in nested dicts and lists.
-        shape: its sizes, those of the example where the schema leaves them open; None for each that is open
-            still, and None in all where even their number is.
-        dtype: of the array that the Tesseract takes or gives.
+        shape: its sizes, with the example's where the schema leaves them open. A size that is still open is
+            None; the whole shape is None where the number of axes is open.
+        dtype: the dtype of the array that the Tesseract takes or gives.
         differentiable: whether the schema marks it so.
         is_array: False for a plain number.
         in_example: whether the example has it.
@@ -105,11 +105,11 @@ def input_fields(
     """All numbers among the inputs that the schema requires, the example has or the user has chosen.
 
     Args:
-        node: the schema of the inputs, or of what is at `keys` in them.
-        schemas: those it refers to.
+        node: the schema of the inputs, or of the part at `keys` in them.
+        schemas: the schemas that it refers to.
         example: the value there, or nothing.
         chosen: paths that the user wants, also where the schema has a default.
-        keys: where in the inputs we are.
+        keys: the present place in the inputs.
 
     Raises:
         ConfigurationError: a text, a list or a dict is required, and there is no example for it.
@@ -148,10 +148,10 @@ def output_fields(
     """All numbers among the outputs; None where how many there are depends on lists and dicts.
 
     Args:
-        node: the schema of the outputs, or of what is at `keys` in them.
-        schemas: those it refers to.
+        node: the schema of the outputs, or of the part at `keys` in them.
+        schemas: the schemas that it refers to.
         example: the value there, or nothing.
-        keys: where in the outputs we are.
+        keys: the present place in the outputs.
     """
     node = _alternative(node, schemas, example)
     if "properties" in node and "array_flags" not in node:

@@ -34,11 +34,11 @@ class Tesseract(BlackBoxFunction):
             box = Tesseract(served)
 
     Inputs and outputs are the arrays of its schemas, however nested, named after their paths: `a.v` is the
-    input `a_v`, `layers.[0].w` is `layers__0__w`. Those that the schema does not mark as differentiable have
+    input `a_v`, `layers.[0].w` is `layers__0__w`. Arrays that the schema does not mark as differentiable have
     no derivative. A plain number that the schema requires and the example does not give is an input, too; all
     other numbers, texts and flags are the same for all rows: the example's, or the schema's defaults. Plain
-    numbers among the outputs are outputs, texts are left out. Floats are converted to what the schema asks
-    for, and the caller's precision comes back.
+    numbers among the outputs are outputs, texts are left out. Floats are converted to the schema's dtype, and
+    the caller's precision comes back.
 
     An `apply` that raises, or gives no answer, is a failed row. Rows run one after another; a served
     Tesseract with several workers takes them side by side from `Parallel` and a thread pool.
@@ -49,9 +49,9 @@ class Tesseract(BlackBoxFunction):
         tesseract: an address, the path of a `tesseract_api.py`, whose code runs in this process, or a
             `tesseract_core.Tesseract`, which is to be served as long as the box is used. The first two can
             be sent to other processes.
-        example: inputs as `apply` takes them, as many as are needed: they give the sizes that the schema
-            leaves open, the lengths of its lists, which fields of a union or with a default take part, and
-            the values of what does not vary. Of arrays among the inputs only the shape counts.
+        example: inputs as `apply` takes them, as many as are needed. They give the sizes that the schema
+            leaves open, the lengths of its lists, the fields of a union or with a default that take part, and
+            the values of fields that do not vary. Only the shape of an array among the inputs counts.
         inputs: the paths of the fields that vary by row, in the order of the box's inputs; None for all
             arrays that the schema requires or the example has.
         vectorized: True for a Tesseract whose arrays, in and out, all have an open first axis that is

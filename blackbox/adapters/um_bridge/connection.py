@@ -39,7 +39,7 @@ class BusyError(ServerError, TryAgain):
 
 
 class _Request:
-    """A request that waits for its answer: until when, and by which socket, so that it can be given up.
+    """A request that waits for its answer, with its deadline and its socket, so that it can be given up.
 
     Args:
         end: the deadline, of `time.monotonic`; infinite for none.
@@ -103,10 +103,10 @@ class Connection:
     Redirections are not followed, so a token goes to the server that it is for and no other.
 
     Args:
-        url: of the server, "http://host:port" and any path in front of the protocol's own.
+        url: the address of the server, "http://host:port" and any path in front of the protocol's own.
         timeout: seconds for an answer; None waits as long as it takes.
-        token: sent as a bearer token; None for none.
-        most: requests at a time; further threads wait for their turn.
+        token: the bearer token to send; None for none.
+        most: the most requests at a time; further threads wait for their turn.
     """
 
     def __init__(self, url: str, timeout: float | None, token: str | None, most: int) -> None:
@@ -125,12 +125,12 @@ class Connection:
         """POST a message, or GET where there is none, and read the answer.
 
         Args:
-            path: of the protocol, "/Evaluate".
-            message: what `to_text` takes.
+            path: a path of the protocol, such as "/Evaluate".
+            message: the message, as `to_text` takes it.
             max_bytes: the longest answer that is read.
 
         Raises:
-            UnreachableError, NoAnswerError, BusyError, ServerError: naming the server.
+            UnreachableError, NoAnswerError, BusyError, ServerError: the message names the server.
         """
         if self._process != os.getpid():
             self._open()  # after a fork the parent's sockets are not ours: answers would get mixed up

@@ -52,7 +52,7 @@ def vector(value: object, size: int) -> np.ndarray:
     """A list of numbers as an array `(size,)` of the dtype that holds them.
 
     Raises:
-        ValueError: what was expected and what came.
+        ValueError: the value is no such list; the message says what was expected.
     """
     if not isinstance(value, list):
         raise ValueError(f"expected a list of {counted(size, 'number')}, got {_shown(value)}")

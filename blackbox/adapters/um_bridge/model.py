@@ -38,8 +38,8 @@ class ServedModel:
 
     Args:
         box: the black box.
-        derivative: what gradients come from; None for the box's own derivative, if it has one. One that is
-            given is asked by one thread at a time: it may learn, and number its calls.
+        derivative: the source of gradients; None for the box's own derivative, if it has one. A given one is
+            asked by one thread at a time: it may learn, and number its calls.
 
     Raises:
         ConfigurationError, DefinitionError: it is no black box, or not complete, or `derivative` no function.

@@ -136,10 +136,10 @@ class Application:
 class LimitedProtocol(H11Protocol):
     """HTTP/1.1 with a limit of the time that a request may take to come in, and of connections.
 
-    uvicorn waits for headers without end, and its `limit_concurrency` counts connections that have sent none
-    as busy: 900 half-sent requests held all service. Here such a connection is closed when its time is over,
-    or earlier, the one that has waited longest first, when there are more than may be. Where all of them
-    have sent a request, the new one is told so.
+    uvicorn waits for headers without end, and its `limit_concurrency` counts connections without a request as
+    busy: 900 half-sent requests stopped all service. Here such a connection is closed when its time is over.
+    It is closed earlier, the one that has waited longest first, when there are too many. Where all of them
+    have sent a request, the new one is refused.
     """
 
     def __init__(self, *arguments: Any, seconds: float, most: int, **keywords: Any) -> None:

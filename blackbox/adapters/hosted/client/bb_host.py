@@ -56,7 +56,7 @@ class Part:
 
     Args:
         values: the part.
-        first: where it begins in the whole array, counted from 0, a number for each dimension.
+        first: its beginning in the whole array, counted from 0, a number for each dimension.
         whole: the shape of the whole.
     """
 
@@ -65,7 +65,7 @@ class Part:
 
 
 class Host:
-    """A program's end of the line to a trainer; the functions of this module are those of one of them."""
+    """A program's end of the line to a trainer; the functions of this module use one such object."""
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path  # of the socket; None for that of BLACKBOX_HOST
@@ -78,8 +78,8 @@ class Host:
         """Say whether a trainer has started the program, and connect to it; the other functions call this.
 
         Args:
-            rank: of several processes that each ask, this one's number.
-            size: how many there are.
+            rank: the number of this process, where several processes ask.
+            size: how many processes there are.
         """
         if self._looked == os.getpid():
             return self._line is not None
