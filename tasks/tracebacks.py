@@ -92,7 +92,7 @@ def of_resources(error: BaseException) -> str | None:
 
 
 def _lines_of_user(error: BaseException) -> traceback.TracebackException:
-    """The traceback of an error, and of those that led to it, without the frames of packages."""
+    """The traceback of an error, and of the errors that led to it, without the frames of packages."""
     shown: traceback.TracebackException = traceback.TracebackException.from_exception(error)
     link: traceback.TracebackException | None = shown
     while link is not None:

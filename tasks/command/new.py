@@ -41,18 +41,18 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
 
     Args:
         name: "my-problem", "my_problem" and "MyProblem" give `my_problem.py` with the class `MyProblem`.
-        folder: Where; made if it is missing, and its parent is there.
-        kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
-            proposes a design and the box scores it; "program", a program that reads and writes files, with
-            `name_program.py` in its place; "hosted", a program that calls the network, `name_program.c`, and
-            what compiles it; "classifier", a network in front of a classifier that only answers; "posterior",
-            unknowns of a box that was measured, to be drawn.
+        folder: The folder; made if it is missing, in a parent that is there.
+        kind: "correct", a coarse solver stepped in a loop and a network that corrects it. "design", a network
+            proposes a design and the box scores it. "program", a program that reads and writes files, with
+            `name_program.py` in its place. "hosted", a program that calls the network, `name_program.c`, and
+            the files to compile it. "classifier", a network in front of a classifier that only answers.
+            "posterior", unknowns of a box that was measured, to be drawn.
 
     Returns:
-        What was written, and what to type next.
+        Sentences that list the files, and the next commands.
 
     Raises:
-        ConfigurationError: Python, an installed package, or what the files of that kind import or define has
+        ConfigurationError: Python, an installed package, or an import or definition in files of that kind has
             that name, a file is there already, or there is no place for the folder; nothing is written.
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower().strip("_")

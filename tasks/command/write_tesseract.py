@@ -38,16 +38,16 @@ def write(
     """Write the files of a Tesseract.
 
     Args:
-        box: what the target makes, whose specs become the schemas; floats of any dtype become float64.
-        target: where it is, as `blackbox.registry.make` takes it. A file is copied into the folder.
-        arguments: what it is made with.
-        folder: where; made if missing.
+        box: the box of the target. Its specs become the schemas; floats of any dtype become float64.
+        target: the target, as `blackbox.registry.make` takes it. A file is copied into the folder.
+        arguments: the arguments that make the box.
+        folder: the folder; made if missing.
         derivative: "differences"; or a tangent learned from the "values" of the solves alone.
         vectorized: whether all arrays have an open first axis, which is rows.
-        mu: of the differences, in the scales of the inputs.
+        mu: the mu of the differences, in the scales of the inputs.
 
     Returns:
-        What was written, and what to type next.
+        Sentences that list the files, and the next commands.
 
     Raises:
         ConfigurationError: the box has no differentiable input or output, a name that a schema cannot have,

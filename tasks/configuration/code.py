@@ -50,7 +50,7 @@ class NamedBySetting:
     Attributes:
         setting: Its name.
         text: Its text, for a reader.
-        code: What that is, which is what trust is asked of, and what is executed.
+        code: The code of that text: trust is asked of it, and it is executed.
     """
 
     setting: str

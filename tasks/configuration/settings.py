@@ -92,8 +92,8 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
 
     Args:
         name: The setting.
-        expected: What it may be, as it goes on from "expected".
-        value: What came.
+        expected: The allowed values, as words after "expected".
+        value: The value.
     """
     return ConfigurationError(
         f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')}, in Python "

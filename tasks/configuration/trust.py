@@ -44,11 +44,11 @@ class Shipped:
 
 @dataclass(frozen=True)
 class Named:
-    """Code in a file or module, such as a problem's class or what a setting names.
+    """Code in a file or module, such as a problem's class or the code of a setting.
 
     Attributes:
-        target: Where it is.
-        arguments: What it is called with: the same program with others does other things.
+        target: The file or module, and the name in it.
+        arguments: Its arguments: the same program with other arguments does other things.
     """
 
     target: Target
@@ -64,8 +64,8 @@ class Script:
     """A script with a loop of its own.
 
     Attributes:
-        path: Absolute, so that it is the same file from wherever it is executed.
-        arguments: What it is called with.
+        path: The absolute path, so that it is the same file from wherever it is executed.
+        arguments: The arguments of the script.
 
     Raises:
         ConfigurationError: The path is not absolute.

@@ -1,6 +1,6 @@
 """Atomic writes: a file is either the old one or the new one, whenever the process or the machine stops.
 
-What the disk did not take is said so that it can be mended, with the last good state (`writing`).
+A write that the disk refuses becomes an error that says how to mend it, with the last good state (`writing`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     atomic), reach the disk, and only then take the name.
 
     Raises:
-        OSError: with `path` as its file, which the system leaves out where a disk is full.
+        OSError: the file cannot be written; the error names `path`, also where a disk is full.
     """
     # with the process's id, so that two processes that write one file do not mix their bytes
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -135,11 +135,11 @@ def writing(what: str, last_good: Callable[[], str]) -> Iterator[None]:
     """Turn an error of the system, raised while a part of a run is written, into a sentence.
 
     Args:
-        what: is being written: "the checkpoint after step 12".
-        last_good: says what is still on the disk; asked only then.
+        what: the part that is written: "the checkpoint after step 12".
+        last_good: a function that describes the state on the disk; called only then.
 
     Raises:
-        StorageError: in place of an `OSError`.
+        StorageError: the system refused the write; it replaces an `OSError`.
     """
     try:
         yield

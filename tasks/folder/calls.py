@@ -111,12 +111,12 @@ def keep_sizes(folder: Path) -> None:
 
 
 def note_lost(folder: Path) -> bool:
-    """Note that notes are gone, where files are shorter than they were or not there; whether that is new.
+    """Note that notes are lost, where files are shorter than they were or missing; say whether that is new.
 
-    From then on the rows are a bound, `exact` is False.
+    From then on the rows are a bound, and `exact` is False.
 
     Raises:
-        RunFolderError: What was kept of their sizes cannot be read.
+        RunFolderError: The kept sizes of the files cannot be read.
     """
     try:
         before = reading.json_object(folder / SIZES, "Delete it.")

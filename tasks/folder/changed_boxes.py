@@ -27,11 +27,11 @@ def read(folder: Path) -> list[str]:
 
 
 def add(folder: Path, sentences: Sequence[str]) -> None:
-    """Keep sentences beside those that are there, each once.
+    """Add sentences to the kept ones, each once.
 
     Raises:
-        OSError: They cannot be written.
-        RunFolderError: Those that are there cannot be read.
+        OSError: The sentences cannot be written.
+        RunFolderError: The kept sentences cannot be read.
     """
     known = read(folder)
     new = [sentence for sentence in sentences if sentence not in known]

@@ -26,7 +26,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of what the figures depend on, and of this package."""
+    """Versions of Python, of the packages that figures depend on, and of this package."""
     ours = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
     return ours | {package: version(package) for package in _PACKAGES}
 

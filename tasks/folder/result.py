@@ -104,14 +104,14 @@ class Row:
         """The line of a stage that `tasks.methods.train` has trained.
 
         Args:
-            outcome: What a stage came to, whose name is "seed-0/method".
-            figures: What came out on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
-                is the line's figure, others go along.
+            outcome: The outcome of a stage with a name such as "seed-0/method".
+            figures: The figures on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first is
+                the line's figure, others are further figures.
             unit: The unit of the first figure.
             higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
         Raises:
-            ConfigurationError: The stage is named otherwise, or there is no figure.
+            ConfigurationError: The stage has another form of name, or there is no figure.
         """
         named = re.fullmatch(r"seed-(\d+)/(.+)", outcome.stage)
         if named is None or not figures:
@@ -190,11 +190,11 @@ class Result:
         """Read `result.json` of a run folder.
 
         Args:
-            folder: of the run.
-            so_far: Whether the lines of a run that is not finished will do.
+            folder: The folder of the run.
+            so_far: Whether the lines of a run that is not finished are accepted.
 
         Raises:
-            RunFolderError: it is missing (the run is not finished), torn, or of another schema.
+            RunFolderError: The file is missing (the run is not finished), torn, or of another schema.
         """
         path, wanted = folder / NAME, "a finished run"
         if so_far and not path.is_file():
@@ -221,7 +221,7 @@ class Result:
 
 
 def _wrong_in(result: Result) -> Iterator[str]:
-    """Yield the faults of which no report could be made: "a number as rows, got 'x'"."""
+    """Yield the faults that would break a report: "a number as rows, got 'x'"."""
     if not result.table:
         yield "a line for each method and seed, got none"
     if len({(row.method, row.seed) for row in result.table}) < len(result.table):

@@ -43,9 +43,9 @@ class InProcess:
     """The part of a run that a process has in no file of its folder; all values of the run share it.
 
     Attributes:
-        callbacks: What else happens while stages of the run train; see `tasks.Callback`.
-        callbacks_said: Of which exceptions of callbacks the user has been warned.
-        notes: What the run has warned of, and at which stage and step it is.
+        callbacks: The callbacks while stages of the run train; see `tasks.Callback`.
+        callbacks_said: The exceptions of callbacks that the user has been warned of.
+        notes: The run's warnings, and its present stage and step.
         watched: Programs and other files that the boxes name, see `Run.note_files`.
     """
 
@@ -92,9 +92,9 @@ class Run:
         """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
 
         Args:
-            root: where runs lie; made if missing.
-            terms: what the run is begun with; this user runs its code from here on.
-            command: how the run was started; the process's own command line if not given.
+            root: the folder of runs; made if missing.
+            terms: the terms of the run; this user runs its code from here on.
+            command: the command that started the run; the process's own command line if not given.
 
         Raises:
             ConfigurationError: the settings cannot be written as JSON.
@@ -168,7 +168,7 @@ class Run:
         return trust.problem(self.problem) if self.problem else None
 
     def code_versions(self) -> dict[str, str]:
-        """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
+        """The files of the script or problem, and of settings' code, with digits of their SHA-256."""
         code = [] if self.code is None else [self.code]
         return trust.versions([*code, *map(trust.named, self.named)])
 
@@ -291,11 +291,11 @@ class Run:
         return (self.path / "result.json").is_file()
 
     def finish(self, table: Sequence[Row], *, left_out: Sequence[tuple[str, int]] = ()) -> Result:
-        """Write `result.json`, which finishes the run: what came out, on which machine, with which versions.
+        """Write `result.json`, which finishes the run: the figures, the machine, and the versions.
 
         Args:
-            table: A line for each method and seed; `Row.of` makes one of a training's outcome. Metrics of
-                methods that turned out not to be applicable are dropped.
+            table: A line for each method and seed; `Row.of` makes one from a training's outcome. Metrics of
+                methods that were not applicable are dropped.
             left_out: Methods and seeds without a line, see `Result`.
         """
         if not table:

@@ -31,9 +31,9 @@ class Terms:
         task: Name of the task.
         preset: Name of the preset that the settings started from.
         config: The settings, a dataclass.
-        seeds: With each of them, every method is trained once.
+        seeds: The seeds; with each of them, every method is trained once.
         data: Folder of the task's data.
-        problem: Where the problem's class is: `module:Class`, or `/folder/file.py:Class`.
+        problem: The place of the problem's class: `module:Class`, or `/folder/file.py:Class`.
         script: The script that makes the run, if it has a loop of its own.
         chosen: Settings that follow from the budget, see `planning.plan`; None until the run has
             chosen.

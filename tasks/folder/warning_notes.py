@@ -29,7 +29,7 @@ class WarningNotes:
     """The warnings of a run, and the place at which the next one is noted.
 
     Attributes:
-        stage: What is worked on, as in the metrics: "seed-0/rge"; "" outside of stages, where data are made.
+        stage: The stage at work, as in the metrics: "seed-0/rge"; "" outside of stages, where data are made.
         step: The optimiser step at hand, from 1; 0 before the first; None outside of steps, as in the test.
     """
 
@@ -45,14 +45,14 @@ class WarningNotes:
     def noting(self, folder: Path) -> Iterator[None]:
         """A block whose warnings are noted in a run's folder, and shown as ever: each once, while it lasts.
 
-        What a filter of Python ignores, or makes an error, is not noted. In a block inside of it nothing is
-        changed.
+        Warnings that a filter of Python ignores, or makes errors, are not noted. An inner block of this kind
+        changes nothing.
 
         Args:
             folder: The run's folder.
 
         Raises:
-            RunFolderError: What was noted there before cannot be read.
+            RunFolderError: The earlier notes there cannot be read.
         """
         if self._folder is not None:
             yield
@@ -178,7 +178,7 @@ def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def without_numbers(text: str) -> str:
-    """A text by which two warnings are the same one: what is said again with other numbers is."""
+    """Return a text without its numbers; warnings that differ only in numbers count as the same one."""
     return _NUMBER.sub("#", text)
 
 

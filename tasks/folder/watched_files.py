@@ -24,9 +24,9 @@ class WatchedFiles:
         self._seen = {path: (stamp_of(path), digest_of_files([path])) for path in files}
 
     def changed(self) -> list[str]:
-        """The names of those that have changed since, each of them once.
+        """The names of the files that have changed since, each of them once.
 
-        A look at times and sizes; contents are read only of those where these changed.
+        It compares times and sizes, and reads contents only where these changed.
         """
         changed = []
         for path, seen in list(self._seen.items()):

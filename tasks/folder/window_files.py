@@ -25,7 +25,7 @@ class WindowFiles:
     """The files of a training's windows.
 
     Args:
-        folder: of these files alone, `checkpoints/seed-0__tangents.windows`; made when it is needed.
+        folder: the folder of these files alone, `checkpoints/seed-0__tangents.windows`; made when needed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,8 +36,8 @@ class WindowFiles:
         """Write the windows that have no file yet.
 
         Args:
-            state: of a training's parts, by name.
-            finished: whether the training is, and no window is needed any more.
+            state: the state of a training's parts, by name.
+            finished: whether the training is finished, so that no window is needed any more.
 
         Returns:
             The state with references in the place of large windows.

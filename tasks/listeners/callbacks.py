@@ -52,17 +52,17 @@ class Callback:
         """Validation gave `value` after `step` optimiser steps; NaN where it failed."""
 
     def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
-        """A stage is finished: steps, seconds, the validation by which weights were chosen, the ledger."""
+        """A stage is finished; the outcome has steps, seconds, the best validation, and the ledger."""
 
     def on_result(self, run: Run, result: Result) -> None:
         """The run is finished: `result.table` has a row for each method and seed."""
 
 
 class Listeners:
-    """The callbacks of a run, called one after the other, whose exceptions do not get far.
+    """The callbacks of a run, called one after the other; their exceptions end no training, unless strict.
 
     Args:
-        run: The run that has them; what is said of an exception is said once in a run.
+        run: The run that has them; a warning of an exception is given once in a run.
     """
 
     def __init__(self, run: Run) -> None:

@@ -94,7 +94,7 @@ class MLflow(Callback):
             self._send(stage)
 
     def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
-        """Send the rest, with the validation by which weights were chosen."""
+        """Send the rest, with the validation that chose the weights."""
         best = outcome.best_validation
         if best is not None:
             self._keep(stage, outcome.best_step or 0, {"best validation": best})

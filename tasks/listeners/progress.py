@@ -27,7 +27,7 @@ IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
 class Progress(Silence):
-    """Keeps count of stages, steps and their pace, and shows none of it: the parent of those that do.
+    """Keeps count of stages, steps and their pace, and shows nothing; subclasses show it.
 
     Stages follow one another: `begin(stage, steps)`, any number of `update(step, metrics)`, `end()`;
     or `counter(stage)` for work that counts itself. As a context manager it tidies the terminal up,
@@ -47,7 +47,7 @@ class Progress(Silence):
         self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
-        """Start a stage of `steps` steps, of which `done` were done earlier."""
+        """Start a stage of `steps` steps; `done` of them were done earlier."""
         self._stage, self._unit, self._steps = stage, unit, steps
         self._first = self._step = done
         self._started = self._clock()

@@ -57,20 +57,20 @@ class AutogradCounts:
 class AutogradGradient:
     """Fills `.grad` by autograd, with something else in the place of each black box.
 
-    Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
+    Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does. Then
     the objective is evaluated once more, without them, from buffers as they were; and again where others fail
-    then. A gradient that is exactly zero is said once.
+    then. A warning says once that a gradient is exactly zero.
 
     Args:
-        network: What is trained.
+        network: The network that is trained.
         objective: `objective(network, batch) -> Tensor (rows,)`; it calls the boxes.
-        stands: What stands in the place of each box. One that is a `zo.differentiable` box has its own counts
-            and state, which are kept.
-        most_zeros: Steps from the first one on whose gradient may be exactly zero in every weight, which then
-            has not moved; None for any number.
+        stands: The substitute for each box. A `zo.differentiable` box has its own counts and state, which are
+            kept.
+        most_zeros: How many first steps may have a gradient that is exactly zero in every weight; None for
+            any number.
 
     Attributes:
-        counts: What was done so far, see `AutogradCounts`.
+        counts: The counts so far, see `AutogradCounts`.
     """
 
     def __init__(

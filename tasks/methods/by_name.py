@@ -113,11 +113,12 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
     """The methods of some names, in their order; no box is made for it.
 
     Args:
-        problem: Whose methods they may be, beside those of all problems.
-        names: Those that its settings name, if None.
+        problem: The problem, which may have methods of its own beside those of all problems.
+        names: The names; those of the settings if None.
 
     Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
+        ConfigurationError: A method is unknown, named twice, or needs a reference or box that the problem
+            lacks.
     """
     wanted: Sequence[str] = problem.config.methods if names is None else names
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason

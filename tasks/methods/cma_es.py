@@ -54,7 +54,7 @@ class CmaCounts:
     Attributes:
         steps: Generations.
         queries: Evaluations of the objective: the candidates, and the `checks` that compare evaluators.
-        dropped: Candidates of which a row failed that did not fail in all; they are ranked last.
+        dropped: Candidates with a failed row that did not fail in all; they are ranked last.
         lost: Rows of batches that failed in all candidates, and were left out.
     """
 
@@ -69,26 +69,26 @@ class CmaEs:
     """Moves a network's weights by generations of CMA-ES, in the place of a gradient and an optimizer.
 
     All candidates of a generation are evaluated on the same batch. The first is evaluated alone, and buffers
-    and generators are then as it left them; the others are evaluated together, as `zo.LossGradient` does with
-    its variants: where layers allow it, and as many at a time as memory does. At steps 0, 1, 10, 100, ... the
-    first is evaluated among the others too; if its losses differ by what could change the order of the
-    candidates, and not by chance, all are evaluated one by one from then on.
+    and generators are then as it left them. The others are evaluated together, as `zo.LossGradient` does with
+    its variants: where layers allow it, and as many at a time as memory allows. At steps 0, 1, 10, 100, ...
+    the first is evaluated among the others too. If its losses differ by more than chance, and by enough to
+    change the order of candidates, all are evaluated one by one from then on.
 
     Args:
-        network: What is trained. After `move` it has the mean of the distribution.
+        network: The network that is trained. After `move` it has the mean of the distribution.
         objective: `objective(network, batch) -> Tensor (rows,)`.
         sigma0: Standard deviation of each weight in the first generation.
         popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
         diagonal: Whether the covariance is a diagonal (sep-CMA-ES), which takes no more memory than the
             weights.
-        seed: On which all draws depend; no generator of NumPy's or torch's shares them.
-        chunk: How many candidates are evaluated together; None for what memory allows.
+        seed: The seed of all draws; no generator of NumPy's or torch's shares them.
+        chunk: How many candidates are evaluated together; None for as many as memory allows.
 
     Attributes:
-        counts: What was done so far, see `CmaCounts`.
+        counts: The counts so far, see `CmaCounts`.
 
     Raises:
-        ConfigurationError: There are more weights than a whole covariance is for.
+        ConfigurationError: There are too many weights for a full covariance.
         MissingExtraError: The package `cma` is not installed.
     """
 
@@ -158,7 +158,7 @@ class CmaEs:
             tensor.copy_(values)
 
     def metrics(self) -> dict[str, float]:
-        """The counts, by name; `rows` are those of data, for objectives that call no box."""
+        """The counts, by name; `rows` are rows of data, for objectives that call no box."""
         counts = {name: float(count) for name, count in asdict(self.counts).items()}
         return {**counts, "sigma": float(self._search.sigma), "rows": counts["queries"] * self._rows}
 
@@ -178,7 +178,8 @@ class CmaEs:
         """Go on where `state_dict` was taken; takes as long as the search itself took, without the boxes.
 
         Raises:
-            ConfigurationError: What it was told does not lead there: of other settings, or another `cma`.
+            ConfigurationError: The recorded generations do not reproduce the saved weights: they are of other
+                settings, or of another version of `cma`.
         """
         self._start, self._told = state["start"], []
         self._search = self._begin(self._start.numpy())
@@ -202,7 +203,7 @@ class CmaEs:
         return asked
 
     def _tell(self, asked: list[np.ndarray], values: np.ndarray) -> None:
-        """Move the distribution by the values of candidates, of which nothing but the order matters."""
+        """Move the distribution by the values of candidates; only their order matters."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of candidates that are all equal
             self._search.tell(asked, list(values))
@@ -316,8 +317,9 @@ def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
         losses: Losses `(candidates, rows)` float64, NaN or infinite where a row failed; no row failed in all.
 
     Returns:
-        Finite values `(candidates,)` float64, and `(candidates,)` bool, True where a row failed. Those stand
-        behind all others: first by the number of rows that failed, then by the mean of those that did not.
+        Finite values `(candidates,)` float64, and `(candidates,)` bool, True where a row failed. Candidates
+        with failed rows rank behind all others: first by the number of failed rows, then by the mean of the
+        other rows.
     """
     finite = losses.isfinite()
     means = torch.where(finite, losses, 0.0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)

@@ -121,11 +121,11 @@ def population(setup: Setup) -> Trained:
 
 
 def _of_tangents(setup: Setup, replays: int | None) -> tuple[zo.TangentGradient, Callable[[], None] | None]:
-    """A gradient by the default's tangents, and what they learn before the first step.
+    """A gradient by the default's tangents, and a function that lets them learn before the first step.
 
     Args:
-        setup: What the method was given.
-        replays: As of `zo.tangents.Limits`.
+        setup: The setup of the method.
+        replays: The setting of `zo.tangents.Limits`.
     """
     config = setup.config
     gradient = _tangent_gradient(setup, None, replace(limits_of(config), replays=replays))
@@ -235,7 +235,7 @@ def check_outputs(problem: Problem) -> None:
 
 
 def check_rows(problem: Problem) -> None:
-    """Refuse boxes, or settings, by which `row_rge` cannot ask."""
+    """Refuse boxes, or settings, that `row_rge` cannot work with."""
     for box in problem.boxes.values():
         zo.differentiable(box, _row_rule(problem))
 

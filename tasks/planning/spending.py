@@ -55,16 +55,16 @@ def settled(
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
     Args:
-        plan: As the user asks for it.
+        plan: The user's plan.
         bound: Its problem in the run, which takes the settings over.
-        asked: What the problem says of its cost, see `trial.asked`.
+        asked: The problem's cost, see `trial.asked`.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
-        keep: Whether the plan's trial is to have what the boxes answered then.
-        rehearse: Gives what methods compute beside the boxes, by a trial with the boxes' answers.
+        keep: Whether the plan's trial keeps the boxes' answers.
+        rehearse: Estimates the methods' computing beside the boxes, by a trial with the boxes' answers.
 
     Raises:
-        ConfigurationError: The run takes more rows than its budget has, or steps are to follow from one
-            without room for a training: none was run, but for the data.
+        ConfigurationError: The run takes more rows than its budget has, or the budget that steps follow from
+            has no room for a training: no row was run, but for the data.
     """
     problem, chooses, sizes = bound.problem, plan.is_open, asked.sizes
     tries = _tries(plan)
@@ -196,8 +196,8 @@ def _with_choice(plan: Plan, choice: _Choice) -> Plan:
     does.
 
     Args:
-        plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        choice: What of it fits.
+        plan: A plan with a budget; it leaves `steps` and perhaps other settings to be chosen.
+        choice: The choice that fits into the budget.
     """
     preset = bool(plan.problem.presets)
     if not choice.known:
@@ -217,8 +217,8 @@ class _Choice:
     """The choice of how many steps a budget of rows and minutes allows, and at how many learning rates.
 
     Attributes:
-        plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        problem: The plan's, in the run, with what it has made.
+        plan: A plan with a budget; it leaves `steps` and perhaps other settings to be chosen.
+        problem: The plan's problem, in the run, with its box and data.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         spent: Seconds that the run has taken by now.
@@ -231,7 +231,7 @@ class _Choice:
     spent: float = 0.0
 
     def rows(self, settings: Mapping[str, object]) -> PlannedRows:
-        """Return the rows of a seed, with some settings in the place of those of the plan."""
+        """Return the rows of a seed, with some settings in the place of the plan's."""
         problem = self.problem.with_settings(**settings)
         tested = rows_of_test(problem, self.plan.chosen)
         sizes = self.sizes if tested is None else _sized(self.sizes, problem, tested)
@@ -364,8 +364,8 @@ def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: b
     """Return the rows that the settings of a problem ask for.
 
     Args:
-        problem: With its settings.
-        plan: Its methods, and what it has chosen.
+        problem: The problem with its settings.
+        plan: The plan, with its methods and chosen settings.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         supposing: Whether a problem's own validation or test is supposed to take each row of its data once,

@@ -61,7 +61,7 @@ class Asked:
     Attributes:
         made: Rows that were run to make the data.
         sizes: How many rows are asked for at once; None where `instead` says why.
-        instead: What is said of the cost where rows are not known.
+        instead: Sentences on the cost where rows are not known.
     """
 
     made: int
@@ -110,13 +110,13 @@ class Rehearsal:
 def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
     """Ask a problem for the cost of so many seeds, or for the rows of one evaluation of its objective.
 
-    First methods refuse what they cannot train, and answers that the problem has are made: their rows are
-    among those of data.
+    Before that methods refuse problems that they cannot train, and the problem's own answers are made: their
+    rows count as rows of data.
 
     Args:
         bound: The problem in the run.
-        methods: Those that will be trained, by name.
-        seeds: How many.
+        methods: The methods that will be trained, by name.
+        seeds: How many seeds.
 
     Raises:
         ConfigurationError: A method cannot train with these settings, or these boxes.
@@ -198,10 +198,10 @@ class Trial:
         second: Seconds that a row takes; None where none was run.
         evaluation: Seconds that an evaluation of the objective takes; None where none was run.
         back: Losses of the batch that were finite in the last one; None where that is not known.
-        spent: What the boxes counted.
+        spent: The boxes' counts.
         unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
-        answers: What they answered in the last one, call by call, where that is kept.
-        fault: What a box's own code raised in every row, with its traceback; None where rows may differ.
+        answers: The boxes' answers in the last evaluation, call by call, where they are kept.
+        fault: The error of a box's own code in every row, with its traceback; None where rows may differ.
     """
 
     second: float | None = None
@@ -217,11 +217,11 @@ class Trial:
         return (self.evaluation or 0.0) * rows / sizes.objective
 
     def refuse_unread(self) -> None:
-        """Stop where all of the first batch failed for what the next would fail for.
+        """Stop where all of the first batch failed for a reason that the next batch shares.
 
         Raises:
-            FailedBatchError: With the cause.
-            Exception: What the box's own code raised, as it was raised there.
+            FailedBatchError: All rows failed; the message has the cause.
+            Exception: The error of the box's own code, as it was raised there.
         """
         if self.fault is not None:
             self.fault.add_note(

@@ -17,7 +17,7 @@ LOW = re.compile("loss|error|mis(fit|match)|\\b[nr]*m[as]e\\b")  # of names of f
 
 @dataclass(frozen=True)
 class RowMean:
-    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
+    """A figure of `evaluate`: the mean over the rows that came back, and the count of the other rows.
 
     One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
     whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
@@ -28,7 +28,7 @@ class RowMean:
         rows: A number for each row, `(rows,)`; not finite where the row failed.
 
     Raises:
-        ProblemError: It is no row of numbers, or there is none.
+        ProblemError: The rows are no row of numbers, or there is none.
     """
 
     rows: Any

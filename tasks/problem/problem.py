@@ -47,7 +47,7 @@ class Surroundings:
     """The surroundings of a problem. By itself it shows, counts and keeps nothing; a run has its own.
 
     Attributes:
-        progress: What the user sees; a run's is a `tasks.Progress`.
+        progress: The progress that the user sees; a run's is a `tasks.Progress`.
         making: `making(boxes)` gives a block in which data is made; `boxes()` are the problem's own by then.
     """
 
@@ -80,32 +80,32 @@ class Problem:
     `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
     configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
     the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Where a
-    budget chooses the rows of a batch, `data` is called once more with them. Those of a parent are methods,
-    `super().box()`. What a subclass may leave out says so.
+    budget chooses the rows of a batch, `data` is called once more with them. In a subclass the parent's are
+    methods, `super().box()`. Methods that a subclass may leave out say "Optional".
 
-    It declares, and holds nothing of a run: each run makes an object of the class with its settings for
-    itself, and calls what it may have to say to one: `begin` with the folder, `judge` with what a method was
-    given, `so_far` and `report` with what came out. An `__init__` and attributes from outside are refused.
+    A problem is a declaration, and holds nothing of a run: each run makes its own object of the class with
+    its settings. It calls `begin` with the folder, `judge` with a method's setup, `so_far` and `report` with
+    the results. An `__init__` and attributes from outside are refused.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.
-        folder: Where data is kept that takes long to make or to load.
+        folder: The folder for data that takes long to make or to load.
         **settings: Settings that depart from `config`.
 
     Attributes:
         config: The settings.
-        folder: Where data is kept.
+        folder: The folder for data.
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
         looks: Colour and mark of these in figures, by name, such as ("#0072b2", "^"), as Matplotlib has them;
             one without gets another that is free.
-        callbacks: What else happens while a run trains, see `tasks.Callback`.
-        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
-            names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
-        progress: What the user sees, for data that takes long to make: nothing outside of a run.
+        callbacks: The callbacks while a run trains, see `tasks.Callback`.
+        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`. Any
+            names will do; ParaView understands "time", "z", "y" and "x", in this order.
+        progress: The progress that the user sees, for data that takes long to make: nothing outside of a run.
         units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
             the tables and axes of the report.
-        queries: What the table counts under that name, for its caption.
+        queries: The meaning of "queries" in the table, for its caption.
         higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
     Raises:
@@ -148,7 +148,7 @@ class Problem:
                 setattr(cls, name, once)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, which no run has: `anew.refuse_state` goes by the note of it."""
+        """Set an attribute, and note it: no run has it, so `anew.refuse_state` refuses it."""
         super().__setattr__(name, value)
         if name not in anew.OF_EVERY_PROBLEM:
             vars(self)[anew.ASSIGNED] = {*vars(self).get(anew.ASSIGNED, ()), name}
@@ -184,7 +184,7 @@ class Problem:
     def box(self) -> Any:
         """The black box, wrapped or not; or a dict of several.
 
-        `box = {}` in the class says that the objective calls none: then rows are those of the data that the
+        `box = {}` in the class says that the objective calls none. Then rows are rows of the data that the
         objective is evaluated on, and methods that put something in a box's place are refused.
         """
         raise ProblemError(
@@ -246,9 +246,9 @@ class Problem:
         return {}
 
     def prior(self, box: str) -> Any:
-        """A differentiable model of a box, on whose rest tangents learn: a twin that costs less.
+        """A differentiable model of a box, a twin that costs less; tangents learn the rest.
 
-        Optional: None. A wrong one is left, and that is said, see `zo.tangents.AutoTangent`.
+        Optional: None. A wrong one is dropped, with a notice, see `zo.tangents.AutoTangent`.
 
         Args:
             box: The box's name, "box" where there is one.
@@ -280,9 +280,9 @@ class Problem:
         """Figures by name, the first for the table, and arrays. Optional: the mean test loss.
 
         A figure is a number or a text; `tasks.RowMean` where rows may have failed. The report compares
-        methods by the first one. If that is no loss or error by its name, and the class does not say
-        `higher_is_better`, then the mean test loss is put before it, for which the boxes are asked once more:
-        a low mass alone says nothing of constraints that the objective has.
+        methods by the first one. It may be no loss or error by its name, in a class that does not say
+        `higher_is_better`. Then the mean test loss is put before it, and the boxes are asked once more for
+        that: a low mass alone says nothing of constraints that the objective has.
         """
         if self.data.test is None:
             raise ProblemError(
@@ -296,8 +296,8 @@ class Problem:
         Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
 
         Args:
-            setup: What the method was given, a `tasks.methods.Setup`.
-            trained: What it gave back.
+            setup: The setup of the method, a `tasks.methods.Setup`.
+            trained: The result of the method.
         """
         return self.evaluate(trained.network)
 
@@ -320,18 +320,18 @@ class Problem:
         """Do something when a method has been trained and judged, such as a picture. Optional: nothing.
 
         Args:
-            run: Its folder, a `tasks.Run`; of several processes only the first one's stays.
-            seed: At hand.
-            trained: What has been trained with this seed by now, by method.
+            run: The run's folder, a `tasks.Run`; of several processes only the first one's stays.
+            seed: The seed at hand.
+            trained: The networks trained with this seed by now, by method.
             fields: The arrays that `evaluate` gave, by method.
-            last: Whether it was the seed's last method; one that is not applicable is in neither.
+            last: Whether it was the seed's last method. A method that is not applicable is not among these.
         """
 
     def report(self, findings: Any) -> Sequence[Any]:
         """Return the report's contents beside the table, the curves and the ledger. Optional: the pictures.
 
         Args:
-            findings: What came out of the run, a `tasks.report.findings.Findings`.
+            findings: The findings of the run, a `tasks.report.findings.Findings`.
 
         Returns:
             Blocks of `tasks.report.html_report`, and pictures.

@@ -36,14 +36,14 @@ def found(target: str, base: type[Kind]) -> tuple[type[Kind], str]:
 
     Args:
         target: The text.
-        base: What is looked for: subclasses of `tasks.Problem` or `tasks.Posterior`.
+        base: The class whose subclasses are wanted: `tasks.Problem` or `tasks.Posterior`.
 
     Returns:
-        The class, and where it is as a run's `config.json` has it: files by their absolute path.
+        The class, and its place as a run's `config.json` has it: files by their absolute path.
 
     Raises:
         ConfigurationError: There is no such name, file or class.
-        ProblemError: It is no subclass of `base`.
+        ProblemError: The class is no subclass of `base`.
     """
     names.check_single(target, "blackbox.tasks")
     code = trust.problem(target)
@@ -83,14 +83,14 @@ def _class_of(code: trust.Shipped | trust.Named, base: type[Kind]) -> type[Kind]
 
 
 def made_anew(problem: Problem, **settings: Any) -> Problem:
-    """An object of a problem's class with its settings, of which nothing is made: a run's own.
+    """A new object of a problem's class with its settings, without box or data: a run's own.
 
     Args:
-        problem: As the user gives it.
+        problem: The user's problem.
         **settings: Settings that depart from its own.
 
     Raises:
-        ProblemError: It is no problem, or more than its class, its settings and its folder make it up.
+        ProblemError: It is no problem, or has more than its class, its settings and its folder.
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"expected a tasks.Problem to run, got {problem!r}. Give an object: Name().")

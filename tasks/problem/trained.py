@@ -50,12 +50,12 @@ class TrainingOutcome:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with the weights that validation chose, and what its training took.
+    """A network with the weights that validation chose, and the outcome of its training.
 
     Attributes:
         network: The trained network.
-        outcome: What the stage came to: steps, seconds, validation, and the ledger of its optimiser steps.
-        queries: Perturbed objectives (of `row-rge`, perturbed rows).
+        outcome: The outcome of the stage: steps, seconds, validation, and the ledger of its optimiser steps.
+        queries: Perturbed objectives (for `row-rge`, perturbed rows).
         dropped: The perturbed objectives that failed.
         figures: Further figures for the table.
     """

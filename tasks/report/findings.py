@@ -102,7 +102,7 @@ class Findings:
         return curves
 
     def gaps(self) -> list[str]:
-        """Describe the steps of which `metrics.jsonl` has no line, in a sentence for each training."""
+        """Describe the steps without a line in `metrics.jsonl`, in a sentence for each training."""
         lines = []
         for row in self.result.table:
             stage, steps = stage_name(row.seed, row.method), row.extra.get("steps")

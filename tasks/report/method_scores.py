@@ -32,7 +32,7 @@ class Score:
 
     @property
     def refused(self) -> str:
-        """Why the method has nothing to go by in this problem; "" where it has."""
+        """The reason why the method is not applicable to this problem; "" where it is."""
         return next((str(row.extra[NOT_APPLICABLE]) for row in self.rows if NOT_APPLICABLE in row.extra), "")
 
     @property
@@ -52,7 +52,7 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """The mean, with a sign by which lower is better."""
+        """The mean, with a sign that makes lower better."""
         return -self.mean if self.rows[0].higher_is_better else self.mean
 
     @property
@@ -99,7 +99,7 @@ def with_spread(values: Sequence[float]) -> str:
 
 
 def untouched(result: Result) -> list[str]:
-    """A sentence for each method of which validation chose the weights that it started from, and why."""
+    """A sentence, with the reason, for each method whose start weights were the best in validation."""
     lines = []
     for score in scores(result):
         rows = [row for row in score.rows if row.extra.get("steps") and row.extra.get("chosen step") == 0]

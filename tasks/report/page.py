@@ -31,12 +31,12 @@ NAME = "report.html"
 def write(run: Run, problem: Problem | None = None) -> Path:
     """Write the report of a run, and its table as `table.md` and `table.tex`.
 
-    Of a run that is not finished it is of the methods that are.
+    For a run that is not finished it reports the methods that are.
 
     Args:
-        run: Its folder.
-        problem: What was trained, for its own part. If None, a page that is there stays as it is, for its
-            part in it cannot be made again.
+        run: The run's folder.
+        problem: The problem, for its own part of the page. If None, an old page stays as it is, since that
+            part cannot be made again.
 
     Raises:
         RunFolderError: No method is finished.

@@ -178,17 +178,18 @@ def panels(
                 fields, lambda axes, arrays: arrays["found"] - arrays["truth"], colours="K")}
 
     Args:
-        fields: Arrays by method and name, as `pictures` is given them.
-        draw: `draw(axes, arrays)`, with rows `draw(axes, arrays, row)`, draws a panel. What it returns may be
-            a field, `(height, width)`, or a curve, `(points,)`, which is then drawn, a field with its first
-            line below (a long flat one is stretched to its panel, one of both signs is white at zero);
-            or an artist with colours, such as `axes.scatter(...)` gives; or None.
+        fields: Arrays by method and name, as `pictures` gets them.
+        draw: `draw(axes, arrays)`, with rows `draw(axes, arrays, row)`, draws a panel. It may return a field,
+            `(height, width)`, or a curve, `(points,)`, which is then drawn. It may also return an artist with
+            colours, such as `axes.scatter(...)` gives, or None. A field has its first line below; a long flat
+            field is stretched to its panel, and a field of both signs is white at zero.
         rows: Panels of each method, from top to bottom.
         columns: Methods side by side; None for all of them.
-        colours: What colours mean, with the unit, such as "temperature (K)".
+        colours: The meaning of the colours, with the unit, such as "temperature (K)".
         size: Width and height of a panel, in inches.
-        **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`. Without `ylim`,
-            panels of curves side by side have one range, unless it is twenty times that of one of them.
+        **axes: Settings of every panel's axes, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`.
+            Without `ylim`, panels of curves side by side have one range, unless it is twenty times the range
+            of one of them.
 
     Raises:
         ProblemError: Contours have other levels in one panel than in another.

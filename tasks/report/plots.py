@@ -69,8 +69,8 @@ def trust(
 
     Args:
         errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
-        agreements: In each check, the change of the loss along the gradient over what the gradient says;
-            drawn at the edge where it is far off.
+        agreements: In each check, the change of the loss along the gradient over the predicted change; drawn
+            at the edge where it is far off.
         distrusted: Above 0 in steps without trust; a strip below shows them, with a lane for each method.
     """
     style_of = looks(dict.fromkeys([*errors, *agreements, *distrusted]))

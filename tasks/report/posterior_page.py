@@ -47,14 +47,14 @@ def write(
     """Write the page and its pictures.
 
     Args:
-        folder: Where.
-        data: What `zo.sample` gave, whose `x` has the dimension `unknown`, with names.
-        title: Of the page.
-        about: What the posterior is.
-        asked: Rows that were to be run.
-        causes: Why rows failed in this process, and how many.
+        folder: The folder of the page.
+        data: The result of `zo.sample`, with names for the dimension `unknown` of `x`.
+        title: The title of the page.
+        about: A description of the posterior.
+        asked: The number of rows that were to be run.
+        causes: The causes of failed rows in this process, with their numbers.
         machine: Machine and versions.
-        footer: How it was started.
+        footer: The command that started it.
     """
     summary = summarised(data)
     with _quiet():

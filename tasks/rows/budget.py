@@ -20,7 +20,7 @@ def judges_by_windows(problem: Problem, chosen: Mapping[str, Any]) -> bool:
     """Say whether windows, judged before anything trains on them, validate a training, for no row.
 
     Args:
-        problem: With presets, or a validation of its own, it validates as its class says.
+        problem: The problem; with presets, or a validation of its own, it validates as its class says.
         chosen: Settings that follow from a budget.
     """
     own = type(problem).validate is not Problem.validate
@@ -28,10 +28,10 @@ def judges_by_windows(problem: Problem, chosen: Mapping[str, Any]) -> bool:
 
 
 def rows_of_test(problem: Problem, chosen: Mapping[str, Any]) -> int | None:
-    """The rows of data in the test of a run whose steps follow from a budget; None for all that there are.
+    """The rows of data in the test of a run whose steps follow from a budget; None for all rows.
 
     Args:
-        problem: With presets, or a judgement of its own, it is tested as its class says.
+        problem: The problem; with presets, or a judgement of its own, it is tested as its class says.
         chosen: Settings that follow from the budget.
     """
     data, config = problem.data.test, problem.config
@@ -52,7 +52,7 @@ def seconds_left(minutes: float, spent: float) -> float:
     """Return the seconds left for trainings and tests, with some kept for checkpoints and report.
 
     Args:
-        minutes: Of the run.
+        minutes: The minutes of the run.
         spent: Seconds that it has taken by now.
     """
     seconds = 60 * minutes

@@ -59,7 +59,7 @@ class FirstRows:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """A block in which they are kept of what boxes answer, by themselves or through `KeptAnswers`."""
+        """A block in which the first answers of boxes, or of `KeptAnswers`, are kept."""
 
         def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             with rows_run_by(None):
@@ -102,10 +102,10 @@ class FirstRows:
                 self._names = {}  # it is an aid; what must not be lost says so by itself
 
     def ask_again(self, budget: int | None, device: str) -> None:
-        """Ask the rows that earlier processes of the run have kept, and say which box answers otherwise.
+        """Ask the rows that earlier processes of the run have kept, and warn of boxes with other answers.
 
         Where answers differ by more than rounding, the rows are asked twice more: a box that differs as much
-        from itself is noisy, and nothing is said. The rows count, and are no more than a small part of a
+        from itself is noisy, and there is no warning. The rows count, and are no more than a small part of a
         budget.
 
         Warns:
@@ -169,7 +169,7 @@ def at_hand() -> FirstRows | None:
 
 
 def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
-    """Root of the mean square of what outputs differ by."""
+    """The root mean square of outputs' differences."""
     pairs = zip(before, now, strict=True)
     squares = [(a.cpu().double() - b.cpu().double()).square().flatten() for a, b in pairs]
     every = torch.cat(squares) if squares else torch.zeros(0)

@@ -60,11 +60,11 @@ class KeptAnswers:
     They are written every few seconds, so a piece of work that is soon done writes none.
 
     Args:
-        name: The name of the work, which its files have; folder, rank and code are those of `attach`.
+        name: The name of the work, which its files have; for folder, rank and code see `attach`.
 
     Attributes:
-        place: Where in the work the process is, a number that grows; `end` says up to where it is done.
-        recalled: What earlier processes have counted for the answers that were used.
+        place: The process's place in the work, a number that grows; `end` says up to where it is done.
+        recalled: The counts of earlier processes for the answers that were used.
         process_group: The group of processes that all do this work; None for this one alone.
     """
 
@@ -128,10 +128,10 @@ class KeptAnswers:
         """A block in which boxes are asked only for rows that were not answered.
 
         Args:
-            before: Called right before rows are run, with the box and their number.
-            aside: Says of which boxes answers are not counted in `recalled`; of none if None.
-            least: Seconds: the rows that a call runs before that are not kept, nor those of a box whose last
-                call was shorter. 0 to keep all.
+            before: A function that is called right before rows are run, with the box and their number.
+            aside: Names the boxes whose answers are not counted in `recalled`; None for none.
+            least: Rows that a call runs in its first `least` seconds are not kept, nor rows of a box whose
+                last call was shorter. 0 to keep all.
         """
 
         def ask(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -186,10 +186,10 @@ class KeptAnswers:
         """Keep the outputs of some keys.
 
         Args:
-            keys: What the outputs are known by.
-            lengths: Rows of each key.
+            keys: The keys of the outputs.
+            lengths: The number of rows of each key.
             outputs: The outputs of all keys, one after another, `(rows, ...)`.
-            extra: By how many more rows were run than those.
+            extra: How many further rows were run.
         """
         self._bytes += _size(outputs)
         if self._bytes > MOST:

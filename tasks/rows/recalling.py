@@ -84,7 +84,7 @@ class Recalling:
     def _run(
         self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
     ) -> Outcome:
-        """Run rows, and keep the answers to parts none of whose rows has failed."""
+        """Run rows, and keep the answers to parts without a failed row."""
         if before is not None:
             before(self._box, self._box.rows_to_run(inputs))
         if self._tells:

@@ -34,18 +34,18 @@ DATA = "data"  # the label of rows that boxes run to make data which are not the
 
 
 class RunLedger:
-    """The rows of one run of a problem: those of its boxes, and those of others that make its data.
+    """The rows of one run of a problem: of its boxes, and of other boxes that make its data.
 
-    In the order in which a run needs them: `unwritten`, `in_folder`, `bound` and `written`; `rows_of_data`
-    and `making` wherever data is made.
+    A run needs the methods in this order: `unwritten`, `in_folder`, `bound` and `written`; `rows_of_data` and
+    `making` wherever data is made.
 
     Args:
         rows: The budget of the run; None for no limit.
 
     Attributes:
-        answers: To the rows by which data is made.
+        answers: The answers to the rows that make data.
         elsewhere: Rows that other boxes than the problem's have run, such as a fine solver that only `data`
-            knows, those of earlier processes included.
+            knows, with the rows of earlier processes.
     """
 
     def __init__(self, rows: int | None) -> None:
@@ -269,10 +269,10 @@ def calls_noted(
 
 
 def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> None:
-    """Add to ledgers, once each, what earlier processes of the run have written down of their boxes.
+    """Add to ledgers, once each, the counts that earlier processes of the run have written down.
 
-    So a budget bounds what the run asks for in all, also where a kill made it ask again. A wrapper whose
-    class says `remembers = True` keeps that by itself. Arguments are those of `calls_noted`.
+    So a budget bounds all rows of the run, also where a kill made it ask again. A wrapper whose class says
+    `remembers = True` keeps its counts by itself. For the arguments see `calls_noted`.
     """
     ledgers = _labelled(boxes, stage)
     if not ledgers or any(ledger.watched for ledger in ledgers.values()):

@@ -15,11 +15,12 @@ from tasks.workers import group
 class RowTally:
     """The counts of several black boxes, as one ledger; boxes that share a ledger count once.
 
-    Of boxes that several processes ask alike (`SharedRows`) it is what this process evaluates itself.
+    For boxes that several processes ask the same (`SharedRows`) it counts the rows that this process
+    evaluates itself.
 
     Args:
         boxes: The boxes.
-        *recalled: What earlier processes have counted for answers of theirs that are used.
+        *recalled: The counts of earlier processes for answers of theirs that are used.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], *recalled: Ledger) -> None:

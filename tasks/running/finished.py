@@ -39,14 +39,14 @@ class FinishedRun:
     """A run with a result; `tasks.run` and `tasks.load` return one.
 
     Args:
-        run: Its folder, with a result.
-        problem: What was trained; None where the code is not at hand, then `network` is refused.
-        untrusted: Why, where the run is from elsewhere.
+        run: The run's folder, with a result.
+        problem: The problem; None where the code is not at hand, then `network` is refused.
+        untrusted: The reason for that, where the run is from elsewhere.
 
     Attributes:
         path: The run's folder.
-        result: The table and what it was made with, as in `result.json`.
-        problem: What was trained.
+        result: The result, as in `result.json`.
+        problem: The problem.
         untrusted: The error that names the code, where it is not at hand since the run is from elsewhere.
     """
 
@@ -76,11 +76,11 @@ class FinishedRun:
     def network(self, method: str, seed: int = 0) -> nn.Module:
         """The network that a method trained, with the weights that validation chose.
 
-        It is on the device of the settings; that of a run on a GPU on the CPU, where there is none.
+        It is on the device of the settings; on the CPU if that is a GPU and there is none.
 
         Raises:
             ConfigurationError: The run has no such method or seed.
-            NotApplicableError: The method had nothing to go by with this seed.
+            NotApplicableError: The method was not applicable with this seed.
             ProblemError: The problem's code is not at hand.
         """
         if self.problem is None:
@@ -111,14 +111,14 @@ class FinishedRun:
 
         Raises:
             ConfigurationError: The run has no such method or seed.
-            NotApplicableError: The method had nothing to go by with this seed.
+            NotApplicableError: The method was not applicable with this seed.
         """
         self._judged(method, seed)
         kept = checkpoint.load_evaluation(self.path, stage_name(seed, method))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def _judged(self, method: str, seed: int) -> list[str]:
-        """The methods that were applicable with a seed, one of which is the method asked for."""
+        """The methods that were applicable with a seed; the method asked for has to be one of them."""
         rows = {row.method: row for row in self.result.table if row.seed == seed}
         if method not in rows:
             known = ", ".join(dict.fromkeys(row.method for row in self.result.table))

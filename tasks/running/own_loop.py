@@ -49,9 +49,9 @@ def own_run(
     Args:
         name: The run's name, in its folder's name and in the report.
         config: The settings: a dataclass of plain values, such as a subclass of `tasks.Config`.
-        seeds: Numbers on which draws depend, one training with each.
-        runs: Where the run's folder is made.
-        data: Where the script keeps data; noted in the run's configuration.
+        seeds: The seeds of draws; there is one training with each.
+        runs: The folder in which the run's folder is made.
+        data: The folder for the script's data; noted in the run's configuration.
 
     Raises:
         ConfigurationError: The settings cannot be written as JSON.

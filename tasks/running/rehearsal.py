@@ -150,8 +150,8 @@ def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
     """Rehearse the methods of a plan that learn a model, by name; None where a few steps do not show it.
 
     Args:
-        bound: Its problem, of which the first batch was timed.
-        plan: With a trial that has the boxes' answers; without them nothing is known.
+        bound: Its problem, whose first batch was timed.
+        plan: The plan, with a trial that has the boxes' answers; without them nothing is known.
     """
     methods = plan.methods if plan.trial.answers else {}
     costs = {name: way.cost(bound.problem, 1) for name, way in methods.items() if way.cost is not None}
@@ -180,9 +180,9 @@ def _impatient(started: float, done: int, most: int) -> None:
 
 @contextmanager
 def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
-    """A block in which boxes answer call by call what is given, again and again, and run nothing.
+    """A block in which boxes give these answers, call by call, again and again, and run nothing.
 
-    A call of more rows is one of several variants: those after the first are answered almost as that is.
+    A call of more rows has several variants: further ones get almost the answers of the first.
     """
     number = 0
     noise = zo.estimators.Key(0).generator(0)

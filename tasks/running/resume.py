@@ -20,14 +20,14 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
 
     Args:
         folder: The run's folder.
-        plan: What the run is expected to do.
-        any_seeds: Whether the seeds are those of the run, whatever the plan has.
+        plan: The expected plan of the run.
+        any_seeds: Whether to take the run's seeds, whatever the plan has.
 
     Returns:
         The run, and the plan with its seeds, and with the settings that it has chosen by its budget.
 
     Raises:
-        RunFolderError: It is of another problem, or of other settings or seeds.
+        RunFolderError: The run is of another problem, or of other settings or seeds.
 
     Warns:
         CheckpointWarning: The file with the problem has changed.

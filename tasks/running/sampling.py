@@ -39,10 +39,10 @@ class Sampling:
 
     Attributes:
         posterior: An object of the user's class.
-        where: Where that class is, as a text that names it.
-        rows: Of the box in all.
-        chains: Side by side.
-        seed: Of all that is drawn.
+        where: The place of that class, as a text that names it.
+        rows: The number of all rows of the box.
+        chains: The number of chains side by side.
+        seed: The seed of all draws.
         learn: Rows before the model is frozen; None for as many as `zo.sample` takes.
         command: The words of the command line after `blackbox`.
     """
@@ -76,15 +76,15 @@ def _folder(sampling: Sampling, out: Path | None) -> Path:
 
 
 def carry_out(sampling: Sampling, out: Path | None, progress: Progress) -> None:
-    """Say what will be done, draw, and leave draws and a report in the folder.
+    """Print the plan, draw, and leave draws and a report in the folder.
 
     Args:
-        sampling: What is asked.
+        sampling: The order.
         out: A folder, where it goes on if it was begun; None for a new one, which goes if nothing was begun.
-        progress: What the user sees.
+        progress: The progress that the user sees.
 
     Raises:
-        Interrupted: The user stopped it; where there were draws by then, they and a report are there.
+        Interrupted: The user stopped it; the draws so far, and a report of them, are kept.
         ConfigurationError: A value is out of range, or the folder has a sampling of another problem.
         RunFolderError: The folder has other files.
         ProblemError: The problem gives no box, or no name for each unknown.

@@ -29,16 +29,16 @@ def work_on(
     timeout: float,
     without: Sequence[str] = (),
 ) -> None:
-    """Work on a run, in this process or in several that are started here; or as one of those.
+    """Work on a run, in this process or in several that are started here; or as one of these.
 
     Args:
-        begun: Makes or opens it, and refuses one whose code is not trusted; called in the first process. The
-            others have a copy of the folder, and the plan that it has in writing.
-        at_work: Is told of the run in the first process, before anything of it is done.
-        words: Of the command line, after `blackbox`, which the others have too.
+        begun: Makes or opens the run, and refuses one whose code is not trusted; called in the first process.
+            The others have a copy of the folder, with its written plan.
+        at_work: A function that is called with the run in the first process, before any work on it.
+        words: The words of the command line, after `blackbox`, which the others have too.
         tensorboard: Whether metrics are written as event files, too.
-        workers: Processes to start.
-        timeout: Seconds after which one that does not answer is given up.
+        workers: The number of processes to start.
+        timeout: Seconds after which a process that does not answer is given up.
         without: Methods that the plan of `begun` leaves out.
     """
     first: tuple[Run, Plan] | None = None
@@ -64,9 +64,9 @@ def new(plan: Plan, root: Path, words: Sequence[str]) -> tuple[Run, Plan]:
     """A new run, or where torchrun has started this launch again, the run that it had before.
 
     Args:
-        plan: What the run will do.
-        root: Where run folders are made.
-        words: Of the command line, after `blackbox`.
+        plan: The plan of the run.
+        root: The folder in which run folders are made.
+        words: The words of the command line, after `blackbox`.
     """
     before = restarted(root, plan.problem.name())
     if before is not None:

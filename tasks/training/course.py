@@ -15,19 +15,19 @@ LATE = 1.1  # times the seconds that are left: where the steps that are left tak
 
 
 class Course:
-    """The steps of a training, of which a budget leaves fewer where they take more of it than was thought.
+    """The steps of a training; a budget leaves fewer of them where they take more than was planned.
 
-    What is decided is in `state_dict`, so that a training goes on with it whatever the clock says then.
+    Decisions are in `state_dict`, so that a training goes on with them whatever the clock says then.
 
     Args:
-        steps: As planned.
-        seconds: In which they should end; None for no limit.
+        steps: The planned steps.
+        seconds: The seconds in which they should end; None for no limit.
         rows_left: Gives the rows that boxes may still run for them; None for no limit.
         checks: Gives the queries so far that a step can do without; None where it needs all of its rows.
 
     Attributes:
-        steps: As they are now.
-        is_tight: Whether the next step has no rows for a check, only for what it needs.
+        steps: The present number of steps.
+        is_tight: Whether the next step has rows for its own needs only, and none for a check.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Course:
         """Say whether there are fewer steps from here on.
 
         Args:
-            step: How many are done.
-            seconds: What they took, in earlier processes too.
+            step: How many steps are done.
+            seconds: The time that they took, in earlier processes too.
         """
         self._ends.append(seconds)
         more = math.inf
@@ -86,13 +86,13 @@ class Course:
                 self._most = max(self._most, took)
 
     def _more(self, step: int, left: float, marks: Sequence[float], late: float) -> float:
-        """The steps that what is left of a budget is enough for, at the pace of the last ones.
+        """The steps that the rest of a budget is enough for, at the pace of the last ones.
 
         Args:
-            step: How many are done.
-            left: Of the budget.
-            marks: What the budget had given behind each of the last steps.
-            late: Times what is left, that the steps that are left may take before they become fewer.
+            step: How many steps are done.
+            left: The rest of the budget.
+            marks: The part of the budget spent after each of the last steps.
+            late: How many times the rest the remaining steps may take before they become fewer.
         """
         each = [later - before for before, later in pairwise(marks)]
         if left <= 0:

@@ -36,10 +36,10 @@ class NetworkVerdict:
     """The figures of a network on test data.
 
     Attributes:
-        figures: By name; the first is the table's.
+        figures: Figures by name; the first is the table's.
         fields: Arrays by name.
         failed: Rows that the means of figures leave out, by the figure's name.
-        ledger: What the boxes counted meanwhile.
+        ledger: The boxes' counts meanwhile.
     """
 
     figures: Mapping[str, Any]
@@ -120,13 +120,13 @@ def _with_verdict(problem: Problem, network: nn.Module, said: Any) -> Any:
 
 
 def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
-    """Refuse a test of which no row was answered, as of a server that is down: it says nothing of a network.
+    """Refuse a test without any answered row, as of a server that is down: it shows nothing of a network.
 
-    Rows that came back, but not finite, are an answer: a network may drive a solver there.
+    Rows that came back, but not finite, are answers: a network may drive a solver there.
 
     Args:
-        setup: What is judged.
-        spent: What the boxes counted, with what they answered in an earlier process.
+        setup: The setup of the training that is judged.
+        spent: The boxes' counts, with their answers in an earlier process.
     """
     without = spent.rows_raised + spent.rows_timed_out + spent.rows_lost
     if not without or without + spent.rows_skipped < spent.rows_asked:
@@ -140,7 +140,7 @@ def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
 
 
 def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:
-    """Figures, arrays, and rows that failed, of what a problem's `evaluate` returned."""
+    """Split the result of a problem's `evaluate` into figures, arrays, and failed rows."""
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
     values, failed = without_failed(said) if isinstance(said, Mapping) else ({}, {})
@@ -238,7 +238,7 @@ def line_without(setup: Setup, why: str, spent: Ledger) -> Row:
 
 
 def with_one_metric(table: Sequence[Row]) -> list[Row]:
-    """The lines, of which those of methods that could not be judged have the metric of the others."""
+    """Return the lines; methods that could not be judged get the metric of the others."""
     known = next((row for row in table if row.metric), None)
     if known is None:
         return list(table)

@@ -58,8 +58,8 @@ def train(
     (seed, step). In `metrics.jsonl` step k means: after k optimiser steps.
 
     Args:
-        run: where metrics and checkpoints go.
-        stage: name of the stage in the run: "seed-0/zo-sol".
+        run: the run that gets metrics and checkpoints.
+        stage: the name of the stage in the run: "seed-0/zo-sol".
         steps: optimiser steps of the whole stage.
         step: does optimiser step i (from 0) and returns its metrics, `loss` among them; `queries`
             and `rows`, cumulative, are shown as progress.
@@ -70,14 +70,15 @@ def train(
             step, every `validate_every` steps and at the end. The weights of the lowest finite one are
             loaded into the model at the end. None: the last weights are kept. It gives None where there is
             nothing to judge by yet.
-        validate_every: optimiser steps between validations, each of which leaves a checkpoint. Where these
-            take longer than some seconds there are more, as many as take a twentieth of the time at most.
-        progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
-        boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
-            outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
-            interrupted step has run are counted where it goes on.
-        begin: what is done once, before the first validation; rows are counted with those of validation.
-        course: says how many of the steps are taken, where time may run out; all of them if None. If it
+        validate_every: optimiser steps between validations; each validation leaves a checkpoint. Where these
+            steps take longer than some seconds there are more checkpoints, in at most a twentieth of the
+            time.
+        progress: the progress that the user sees; a bar in a terminal, lines elsewhere, if None.
+        boxes: the black boxes that steps call. Their counts in steps, in all processes, are kept in the
+            outcome's ledger and, as `rows`, in the metrics. Failed rows are shown, and rows of an interrupted
+            step are counted where it goes on.
+        begin: a function that is called once, before the first validation; its rows count as validation's.
+        course: decides how many of the steps are taken, where time may run out; all of them if None. If it
             decides by a clock, it is among `state`.
         windows: whether each validation is on rows of its own, as on the windows of the training. Then the
             last weights are kept, unless their losses are clearly above the lowest before.
@@ -87,10 +88,10 @@ def train(
 
     Raises:
         NonFiniteLossError: a step's loss was NaN or infinite.
-        FailedBatchError: all rows of a batch failed, and with those of steps right before ten rows in a row.
+        FailedBatchError: all rows of a batch failed, and, with the steps right before, ten rows in a row.
             Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
-        Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the step at hand was finished and a checkpoint written, or
-            its finished queries were.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1 stopped the stage; the step at hand was finished and a
+            checkpoint written, or its finished queries were.
         CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
         StorageError: the disk did not take metrics or a checkpoint; the one before is as it was.
 
@@ -157,14 +158,14 @@ class Gradient(Protocol):
 
 
 class _StageAtWork:
-    """The work on a stage in this process: what a step and a validation take beside what the stage carries.
+    """The work on a stage in this process: all that a step and a validation take beside the stage's state.
 
-    Rows are noted as they are run, answers of boxes and finished queries are kept until a checkpoint has what
-    came of them, and signals, callbacks and the progress are attended to.
+    Rows are noted as they are run. Answers of boxes and finished queries are kept until a checkpoint has
+    their results. Signals, callbacks and the progress are attended to.
 
     Args:
         run: The run that the stage is part of.
-        stage: What it carries from step to step.
+        stage: The stage, with its state from step to step.
         boxes: The black boxes that steps call.
     """
 
@@ -321,11 +322,11 @@ class _StageAtWork:
 
     @contextmanager
     def _remembered(self, place: int, least: float = 0.0) -> Iterator[None]:
-        """A block in which boxes are asked only for what they have not answered in this place before.
+        """A block in which boxes are asked only for rows that they have not answered in this place before.
 
         Args:
             place: 2 k for the validation after k steps, 2 k + 1 for the step that follows it.
-            least: Seconds of a call of which nothing is kept.
+            least: The first seconds of a call, in which no answers are kept.
         """
         self._answers.place = place
         with self._answers.used(None, lambda box: not self._tally.counts(box), least):

@@ -41,22 +41,22 @@ class Setup:
     Use `dataclasses.replace(setup, steps=..., network=...)` to depart from it.
 
     Attributes:
-        problem: What is trained, its boxes in the run's wrappers.
-        run: Where metrics and checkpoints go.
+        problem: The problem, with its boxes in the run's wrappers.
+        run: The run that gets metrics and checkpoints.
         name: The method's name.
-        seed: One of the run's seeds, on which all draws depend.
-        network: With this seed's first weights; the method trains it in place.
+        seed: One of the run's seeds; all draws depend on it.
+        network: The network with this seed's first weights; the method trains it in place.
         steps: Optimiser steps.
         batch: The training batch of a step, from 0.
         objective: `objective(network, batch) -> Tensor (rows,)`.
-        learning_rate: At the start; it follows the configuration's schedule.
-        validate: By which weights are chosen; None to keep the last.
-        progress: What the user sees.
-        trained: What the methods before have trained with this seed.
-        reserve: Rows of the run's budget that are for what comes behind this training, whose steps become
-            fewer where there are no more; None where steps do not follow from a budget.
-        seconds: In which the training should end, see `Course`; None for no limit.
-        answers: In `judge`: what boxes have answered there, kept until the evaluation is on the disk.
+        learning_rate: The learning rate at the start; it follows the configuration's schedule.
+        validate: The validation that chooses weights; None to keep the last.
+        progress: The progress that the user sees.
+        trained: The networks that the methods before have trained with this seed.
+        reserve: Rows of the run's budget for the work after this training, whose steps become fewer where no
+            more are left; None where steps do not follow from a budget.
+        seconds: The seconds in which the training should end, see `Course`; None for no limit.
+        answers: In `judge`: the boxes' answers there, kept until the evaluation is on the disk.
     """
 
     problem: Problem
@@ -98,11 +98,11 @@ class Setup:
     def journal(self, name: str) -> AbstractContextManager[Journal]:
         """A block of work that asks boxes outside of the steps, and its journal, so that a kill costs little.
 
-        What an earlier process finished is in it when the block begins, and goes when it ends without an
-        error. Gradients and `zo.pruning` take it; each process of the run has its own.
+        It has the entries of an earlier process when the block begins, and loses them when the block ends
+        without an error. Gradients and `zo.pruning` take it; each process of the run has its own.
 
         Args:
-            name: Of the work; no stage of the run may have it.
+            name: The name of the work; no stage of the run may have it.
         """
         folder, version = group.journal_folder(self.run.path), stamp.code(self.run)
         return journaled(folder, name, RowTally(self.boxes), rank=group.rank(), of=version)
@@ -125,18 +125,21 @@ class Setup:
         """Take the steps that are left along a gradient: the loop of every method.
 
         Args:
-            gradient: What fills `.grad` of the weights of `network`.
-            optimizer: Adam if None.
+            gradient: The gradient, which fills `.grad` of the weights of `network`.
+            optimizer: The optimiser; Adam if None.
             rate: The learning rate of a step; the configuration's schedule if None.
-            update: What step i does with `.grad`; `optimizer.step()` if None.
-            judged: What is validated and kept, such as a running mean of the weights; `network` if None.
+            update: A function that takes step i along `.grad`; `optimizer.step()` if None.
+            judged: The network to validate and keep, such as a running mean of the weights; `network` if
+                None.
             state: Further things that steps change, for the checkpoint.
             figures: Further numbers for each step's line of metrics.
             validate_every: Optimiser steps between validations; the configuration's if None.
-            begin: What is done once before the first step, such as a check; not in a run that goes on.
-            replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
-                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`.
-            population: What takes the steps in the place of gradient and optimiser, which are its own.
+            begin: A function that is called once before the first step, such as a check; not in a run that
+                goes on.
+            replayed: Whether further steps on recorded answers follow each step: as many as
+                `gradient.replays()` says, each along `gradient.replay()`; see `zo.TangentGradient`.
+            population: A population that takes the steps in the place of gradient and optimiser, which are
+                its own.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged

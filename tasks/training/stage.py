@@ -316,7 +316,7 @@ class Stage:
         """The sentence that the user reads.
 
         Args:
-            inside: in the middle of a step, of which the finished queries are kept.
+            inside: whether it is in the middle of a step, whose finished queries are kept.
         """
         stage, step = self.outcome.stage, self.outcome.step
         if inside:

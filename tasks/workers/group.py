@@ -41,7 +41,7 @@ class Group:
     """The processes that can talk to each other now.
 
     Attributes:
-        waiting: The group of `torch.distributed` for long waits, and for what is said in words.
+        waiting: The group of `torch.distributed` for long waits, and for messages in words.
         first_folder: In other processes than the first: the folder of its run, where they can reach it.
     """
 
@@ -199,10 +199,10 @@ def shared_folder(made: Callable[[], Path]) -> Iterator[Path]:
     """The folder of the run that the first process makes or opens; in the others a copy, deleted in the end.
 
     Args:
-        made: called in the first process only.
+        made: makes or opens it; called in the first process only.
 
     Raises:
-        WorkersError: in the others, where the first one could not.
+        WorkersError: the first process could not; the others raise it.
     """
     if (group := _group.get()) is None:
         yield made()

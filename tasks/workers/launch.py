@@ -34,10 +34,10 @@ _others: ContextVar[Sequence[Process]] = ContextVar("others", default=())  # whi
 
 @contextmanager
 def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
-    """A block in which this process is the first of several; those others do what its command line says.
+    """A block in which this process is the first of several; the others follow its command line.
 
     They end with the block: by themselves, or asked as by SIGTERM where it raises, or killed after a while.
-    Should this process be killed, they stop as by SIGTERM.
+    If this process is killed, they stop as by SIGTERM.
     """
     if workers == 1:
         yield
@@ -126,7 +126,7 @@ def meet(timeout: float) -> None:
 
 
 def store() -> Path | None:
-    """The file by which the processes find each other; None where torchrun started them."""
+    """The file that lets the processes find each other; None where torchrun started them."""
     return Path(os.environ[_STORE]) if _STORE in os.environ else None
 
 

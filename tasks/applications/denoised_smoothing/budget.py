@@ -40,8 +40,8 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
 
     Args:
         config: The run's settings.
-        variant: One that trains through the classifier.
-        size: Numbers of what its differences are taken in, an image or a latent vector.
+        variant: A method that trains through the classifier.
+        size: How many numbers its differences are taken in: those of an image or a latent vector.
     """
     kind, settings = variant.kind, config.zeroth_order
     sides = 2 if settings.central or kind == WIDE else 1

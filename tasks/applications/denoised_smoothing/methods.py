@@ -106,10 +106,10 @@ class TrainingStart:
     """The start of a method through the classifier.
 
     Attributes:
-        setup: With the weights to start from, and the held-out error of the classifier to choose by.
+        setup: The setup, with the weights to start from, and the classifier's held-out error to choose by.
         problem: The problem of the setup.
-        variant: The method's name, read.
-        asked: Queries before the first step, by what for.
+        variant: The method's name, parsed.
+        asked: Queries before the first step, by purpose.
     """
 
     setup: Setup
@@ -300,11 +300,11 @@ def estimator(
 
 
 def student(setup: Setup) -> Trained:
-    """Some queries before training, then a few rows of each batch; the student learns a step from them.
+    """Ask some queries before training, then a few rows of each batch; the student learns a step from them.
 
-    The loss of all rows is that of the student's answers; the classifier's own are what the student learns,
-    and what the weights are judged by. Where they are not better than the start's on held-out images, asked
-    of the classifier itself, the start is kept: a student is smooth also where the classifier is not, and may
+    The student's answers give the loss of all rows. The classifier's own answers teach the student, and judge
+    the weights. If the trained weights are not better than the start's on held-out images, asked of the
+    classifier itself, the start is kept: a student is smooth even where the classifier is not, and may
     mislead.
     """
     start = TrainingStart.of(setup)

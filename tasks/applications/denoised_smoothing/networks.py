@@ -25,14 +25,14 @@ FLAT = 1024  # numbers of an image up to which a student is a multilayer percept
 class DnCNN(nn.Module):
     """Predicts the noise and takes it off, x - net(x); Zhang et al. (2017), IEEE Trans. Image Process. 26.
 
-    With batch norm, depth 17 and width 64 it has 558,400 parameters for colour and 556,096 for grey: the
-    first convolution has a bias, those before a batch norm and the last one have none. Without batch norm
-    those between have one.
+    With batch norm, depth 17 and width 64 it has 558,400 parameters for colour and 556,096 for grey. The
+    first convolution has a bias; convolutions before a batch norm, and the last one, have none. Without batch
+    norm the ones in between have a bias.
 
     Args:
-        channels: of an image.
-        depth: convolutions, at least 2.
-        width: channels between them.
+        channels: the channels of an image.
+        depth: the number of convolutions, at least 2.
+        width: the channels between them.
         batch_norm: whether the convolutions between the first and the last are followed by one.
     """
 
@@ -58,10 +58,11 @@ def encoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool
     """Make a network from images `(rows, *shape)` to latent vectors `(rows, size)`.
 
     Args:
-        shape: of an image.
-        widths: of the hidden layers: features of linear ones, channels of convolutions of stride 2.
-        latent: numbers of the latent vector, or its channels where there are convolutions.
-        convolutions: which of the two.
+        shape: the shape of an image.
+        widths: the widths of the hidden layers: features of linear layers, or channels of convolutions of
+            stride 2.
+        latent: the size of the latent vector, or its channels where there are convolutions.
+        convolutions: whether the layers are convolutions.
     """
     if not convolutions:
         return nn.Sequential(nn.Flatten(), _linear((math.prod(shape), *widths, latent)))

@@ -53,7 +53,7 @@ def judged(result: Result) -> Result:
 
 
 def certificates(run: Run, result: Result) -> accuracy.Runs:
-    """The certificates of a run, by method and seed, of those that a result has."""
+    """The certificates of a run, by method and seed, for the lines of a result."""
     return {
         score.method: [
             read_certificates(run.path / certificates_name(seed, score.method)) for seed in run.seeds

@@ -43,10 +43,10 @@ class Mu:
     """Smoothing parameters at a box's input.
 
     Attributes:
-        coordinate, coordinate_central: of single numbers, forward and central.
-        direction, direction_central: of directions of unit length, forward and antithetic.
-        queries: asked for them.
-        measured: False where they are the configuration's.
+        coordinate, coordinate_central: mu for single numbers, forward and central.
+        direction, direction_central: mu for directions of unit length, forward and antithetic.
+        queries: the queries of the measurement.
+        measured: False where they come from the configuration.
     """
 
     coordinate: float
@@ -72,13 +72,13 @@ class Mu:
 def find(
     setup: Setup, variant: Variant, box: BlackBoxFunction, front: Callable[[Tensor], Tensor], space: str
 ) -> Mu:
-    """The smoothing parameters of a method, measured at what `front` makes of noisy training images.
+    """The smoothing parameters of a method, measured at noisy training images behind `front`.
 
     Args:
-        setup: What the method is given.
-        variant: Its name, read; one with a wide step takes the configuration's.
-        box: The classifier, or with a decoder before it.
-        front: What comes before it.
+        setup: The setup of the method.
+        variant: Its name, parsed; a method with a wide step takes the configuration's parameters.
+        box: The classifier, perhaps with a decoder before it.
+        front: The network before it.
         space: "image" or "latent", for the file that keeps them.
     """
     config = setup.config

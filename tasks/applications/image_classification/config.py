@@ -31,7 +31,7 @@ class ZerothOrder(configuration.ZerothOrder):
 
 @dataclass(frozen=True)
 class Config(configuration.Config):
-    """Settings of a run. Learning rates are those of SGD; images are in [0, 1] before they are normalised."""
+    """Settings of a run. Learning rates are for SGD; images are in [0, 1] before they are normalised."""
 
     methods: tuple[str, ...] = ("deepzero", "rge", "fo-sparse-gradient", "fo")
     """What is compared, in the order of the table."""

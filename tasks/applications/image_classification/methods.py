@@ -47,10 +47,10 @@ class ExactGradient(AutogradGradient):
     The set is the one that `LossGradient` with the same sparsity and seed has at the same step.
 
     Args:
-        network: What is trained.
+        network: The network that is trained.
         objective: `objective(network, batch) -> Tensor (rows,)`.
-        sparsity: The rule by which a step takes its coordinates; None for all.
-        seed: On which the draws of sets depend.
+        sparsity: The rule that chooses the coordinates of a step; None for all.
+        seed: The seed of the draws of sets.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ def descend(
     """SGD along a method's gradient, with a warm-up.
 
     Args:
-        setup: What is trained, with its settings.
+        setup: The setup of the training.
         gradient: The gradient of the network's weights.
-        learning_rate: After the warm-up; the setup's if None.
-        spent: Queries before the first step, each on the images by which weights are scored.
-        update: What step i does with `.grad`; SGD if None.
+        learning_rate: The learning rate after the warm-up; the setup's if None.
+        spent: Queries before the first step, each on the images that score weights.
+        update: A function that takes step i along `.grad`; SGD if None.
     """
     config, network = setup.config, setup.network
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one

@@ -31,8 +31,8 @@ def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool) -> None
     """Refuse, before anything is trained, a sparsity that leaves some layer without a weight.
 
     Args:
-        network: The one that is trained.
-        config: With the sparsity.
+        network: The network that is trained.
+        config: The configuration, with the sparsity.
         on_sets: Whether a method trains on sets.
 
     Raises:

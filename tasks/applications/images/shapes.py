@@ -33,7 +33,7 @@ def shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Args:
         count: number of images, at least 1.
-        seed: of the sequence, >= 0; other seeds give other images of the same distribution.
+        seed: the seed of the sequence, >= 0; other seeds give other images of the same distribution.
 
     Returns:
         Images `(count, 3, 32, 32)`, uint8, and labels `(count,)`, int64, 0 to 9 as in `NAMES`.

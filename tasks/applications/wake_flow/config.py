@@ -59,7 +59,7 @@ def budget_of(method: str) -> int | None:
     """The solver rows that a method's training may take: "FO-SOL large@960" -> 960; None without such.
 
     Raises:
-        ConfigurationError: What stands behind the "@" is no such number.
+        ConfigurationError: There is no such number behind the "@".
     """
     name, at, rows = method.partition("@")
     if not at:

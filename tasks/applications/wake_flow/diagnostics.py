@@ -81,11 +81,11 @@ def lost(errors: np.ndarray) -> np.ndarray:
 
 
 def stability(errors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Steps until the error passes that of the baseline at the same step, or all of them.
+    """Steps until the error passes the baseline's error at the same step, or all of them.
 
     Args:
-        errors: `(rollouts, steps)`; a step that is lost has passed it.
-        baseline: likewise, of the solver alone; where it is lost itself, it is passed by no finite error.
+        errors: the errors, `(rollouts, steps)`; a lost step has passed the baseline.
+        baseline: the errors of the solver alone, `(rollouts, steps)`; no finite error passes a lost step.
 
     Returns:
         `(rollouts,)`, whole numbers from 0 to `steps`.

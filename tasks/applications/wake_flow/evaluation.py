@@ -132,9 +132,9 @@ class Yardstick:
 
 
 def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
-    """Rollouts `(rollouts,)` by which methods are not compared: outside the range trained on.
+    """Rollouts `(rollouts,)` that are not used to compare methods: those outside the range trained on.
 
-    Where all of the test is outside, it is what there is to compare by; the further ones still are not.
+    Where all of the test is outside, it is used; the further rollouts still are not.
     """
     low, high = min(config.train_reynolds), max(config.train_reynolds)
     outside = ((reynolds < low) | (reynolds > high)).cpu().numpy()

@@ -28,9 +28,9 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
     """Read them from `folder`, or compute and keep them; of several processes one computes them.
 
     Args:
-        config: of the run.
-        folder: of the reference.
-        progress: called with fine steps done and in all.
+        config: the configuration of the run.
+        folder: the folder of the reference.
+        progress: a function that is called with the fine steps done and their total.
 
     Returns:
         The training flows' first frames `(flows, 2, height, width)` on the coarse grid, and W^T r of all

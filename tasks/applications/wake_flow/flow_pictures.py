@@ -45,7 +45,7 @@ def vorticity(velocity: np.ndarray, cell: float) -> np.ndarray:
 def turned(field: np.ndarray) -> np.ndarray:
     """A field `(height, width)` as a picture, first row on top, with the stream from left to right.
 
-    A quarter turn, no reflection: that would change the sign of vorticity.
+    It is a quarter turn, not a reflection, which would change the sign of vorticity.
     """
     return field.T
 

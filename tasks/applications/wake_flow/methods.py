@@ -109,10 +109,10 @@ def _spent(config: Config, method: str) -> Config:
 
 
 def steps_in_loop(problem: Any, method: str) -> int:
-    """Optimiser steps of a method in the loop: those of the settings, or all that its budget has room for.
+    """Optimiser steps of a method in the loop: the settings' steps, or all that its budget has room for.
 
-    What steps cost is what the method says beforehand: with checks, and for one that learns with four more,
-    by which checks that find fault are repeated, where they were and nearer.
+    The method gives the cost of steps beforehand, with checks. For a method that learns there are four more
+    evaluations, for checks that find fault and are repeated, at the same distance and nearer.
     """
     config, rows = problem.config, budget_of(method)
     if rows is None:

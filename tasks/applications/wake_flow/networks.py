@@ -17,7 +17,7 @@ class Scales:
     Attributes:
         velocity: standard deviation of the speed over the training flows.
         reynolds: standard deviation of the training Reynolds numbers.
-        correction: standard deviation of what one solver step misses of the training flows.
+        correction: standard deviation of the error of one solver step on the training flows.
     """
 
     velocity: float
@@ -34,8 +34,8 @@ class Corrector(nn.Module):
     The wall's faces (first column of u) are not corrected.
 
     Args:
-        layers: from 3 channels to 2 on the same cells: `plain` or `residual`.
-        scales: of inputs and output, from the training data.
+        layers: the layers from 3 channels to 2 on the same cells: `plain` or `residual`.
+        scales: the scales of inputs and output, from the training data.
     """
 
     def __init__(self, layers: nn.Module, scales: Scales) -> None:

@@ -1,8 +1,8 @@
-"""Corrections fitted beforehand, for PRE: what, added to the coarse flow, brings it nearest to the fine one.
+"""Corrections fitted beforehand, for PRE: fields that bring the coarse flow nearest to the fine one.
 
 As in Um et al. 2020 (their code's karman_pre.py) a coarse flow runs beside the fine reference and is
-corrected after every step. With W the interpolation from the coarse faces to the fine ones, r the fine
-flow, s the coarse one after its step and c' the correction before, the correction c is that of
+corrected after every step. Let W be the interpolation from the coarse faces to the fine ones, r the fine
+flow, s the coarse one after its step and c' the correction before. The correction c is the minimiser of
 
     min_c  |W (s + c) - r|^2 / 2 + beta |c - c'|^2      with  div c = 0,
 
@@ -84,16 +84,16 @@ def corrections(
     """PRE's pairs of the training flows: the coarse flow after a step, and corrected.
 
     Args:
-        config: of the run.
-        data: of the run; the fine flow is computed once more, since the reference keeps the coarse grid's
-            alone, and what the fit needs of it is kept beside the reference.
-        solver: of the coarse flow, which marks rows that failed NaN; from where it loses a flow, that has
-            no pairs.
-        beta: weight of the temporal regulariser, 0 for PRE-SR.
-        progress: called with fine steps done and in all.
+        config: the configuration of the run.
+        data: the data of the run. The fine flow is computed once more, since the reference keeps the coarse
+            grid alone; the parts that the fit needs are kept beside the reference.
+        solver: the solver of the coarse flow, which marks failed rows NaN; a flow has no pairs from the step
+            on in which the solver loses it.
+        beta: the weight of the temporal regulariser, 0 for PRE-SR.
+        progress: a function that is called with the fine steps done and their total.
 
     Raises:
-        SolverError: it lost all flows in their first step.
+        SolverError: the solver lost all flows in their first step.
     """
     velocity, targets = fine_flows.load(config, data.path.parent, progress)
     fit = CorrectionFit(Channel(config.width), config.reference_width // config.width, beta / config.dt)

@@ -140,7 +140,7 @@ class WakeFlow(Problem):
         return evaluation.Yardstick(self.config, self.flows)
 
     def coordinates(self) -> Mapping[str, Any]:
-        """The middles of cells, in the solver's units of length, of which the cylinder's diameter is 20."""
+        """The middles of cells, in the solver's units of length; the cylinder's diameter is 20."""
         channel = Channel(self.config.width)
         return {
             "x": channel.cell * (np.arange(channel.width) + 0.5),

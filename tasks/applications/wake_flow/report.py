@@ -36,9 +36,9 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
     Args:
         run: Its folder.
-        result: What came out of the run.
+        result: The result of the run.
         config: The run's settings.
-        by_seed: What was measured, by seed; at least one.
+        by_seed: The measurements by seed; at least one.
     """
     first = next(iter(by_seed.values()))
     return (

@@ -25,7 +25,7 @@ def certified_accuracy(certificates: Sequence[Certificate], radii: Radii) -> Flo
     """The share of images that are predicted right with a certificate of at least each radius.
 
     Args:
-        certificates: of the images; abstentions are wrong at every radius, 0 included.
+        certificates: the certificates of the images; abstentions are wrong at every radius, 0 included.
         radii: any number of them, in the images' units.
 
     Returns:
@@ -51,13 +51,13 @@ def accuracy_band(
 ) -> tuple[Floats, Floats]:
     """Two-sided Clopper-Pearson limits of shares that so many images gave.
 
-    What another draw of test images might have given, point by point; it says nothing on training, of
-    which other seeds tell.
+    They show the spread over other draws of test images, point by point. They show nothing of the spread over
+    trainings, for which there are other seeds.
 
     Args:
-        shares: of `images`.
-        images: how many there are.
-        confidence: of each interval.
+        shares: the shares of `images`.
+        images: how many images there are.
+        confidence: the confidence of each interval.
     """
     from scipy import stats
 

@@ -1,8 +1,8 @@
-"""The certificate file: a table with Cohen's columns and ours, and beside it what it hangs on.
+"""The certificate file: a table with Cohen's columns and ours, and beside it all that it depends on.
 
 `NAME.tsv` has one line for each image: `idx label predict radius correct time` as in the files of Cohen et
 al. (2019), then `nA pA_lower N queries failed hits`. Numbers are written in full: rounded to three digits, as
-in those files, a radius of .2496 would count at .25. `NAME.json` says what was certified and how.
+in those files, a radius of .2496 would count at .25. `NAME.json` describes the certification.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class CertificateFile:
     """A table that grows by one line for each certified image, and survives any sudden end.
 
     Args:
-        path: of the table; its record is beside it, with the suffix ".json", and with ".ledger" what the box
-            counted for each image.
+        path: the path of the table. Its record is beside it, with the suffix ".json", and the box's counts
+            for each image, with the suffix ".ledger".
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,7 +54,7 @@ class CertificateFile:
         A last line without its end, torn by a kill, is dropped from the file.
 
         Args:
-            record: what the certificates hang on, JSON values.
+            record: the settings that the certificates depend on, JSON values.
 
         Returns:
             The certificates that are there already.

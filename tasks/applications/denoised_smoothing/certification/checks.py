@@ -107,10 +107,10 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
 
 
 def known_as(box: BlackBoxFunction) -> str:
-    """The identity of a box, by which a certificate names it.
+    """The identity of a box, as a certificate records it.
 
     Raises:
-        ProblemError: it has none.
+        ProblemError: the box has none.
     """
     try:
         return identity(box)
@@ -124,13 +124,13 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
     """Describe the queries that so many images will take of this box; nothing is asked yet.
 
     Args:
-        box: the classifier and what is wrapped around it.
-        images: how many.
-        queries: for all of them; rows that fail and are asked again come on top.
+        box: the classifier with its wrappers.
+        images: how many images.
+        queries: the queries of all images; rows that fail and are asked again come on top.
 
     Raises:
-        BudgetError: it does not fit into what is left of a `Budgeted` in the stack, even if every answer
-            that a `Cached` keeps served.
+        BudgetError: they do not fit into the rest of a `Budgeted` in the stack, even if every answer that a
+            `Cached` keeps served.
     """
     left, kept = [], 0
     inner = box

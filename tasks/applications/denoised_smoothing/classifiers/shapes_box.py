@@ -34,9 +34,9 @@ def convolutional(images: int = IMAGES, steps: int = STEPS, folder: Path | None 
     """The classifier, trained where it is not at hand: some 20 seconds of one core.
 
     Args:
-        images: to train on.
-        steps: of Adam.
-        folder: where images and classifier are kept, also half trained; None to train it anew.
+        images: the number of images to train on.
+        steps: the steps of Adam.
+        folder: the folder for images and classifier, also a half-trained one; None to train it anew.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(

@@ -38,13 +38,13 @@ class SklearnClassifier(BlackBoxFunction):
     logits. Images are flattened in C order and given in float64.
 
     Args:
-        classifier: fitted; its classes are the numbers 0, 1, ...
-        shape: of an image, `(channels, height, width)`.
-        name: what a cache knows it by: change it whenever the answers do.
+        classifier: a fitted classifier; its classes are the numbers 0, 1, ...
+        shape: the shape of an image, `(channels, height, width)`.
+        name: its name for a cache: change it whenever the answers change.
         failures: "raise" or "keep", see `BlackBoxFunction`.
 
     Raises:
-        DataError: the classes are others.
+        DataError: the classes are not 0, 1, ...
     """
 
     def __init__(

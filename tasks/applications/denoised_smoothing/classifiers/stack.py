@@ -35,12 +35,12 @@ class DefendedClassifier:
     """A classifier to be defended.
 
     Attributes:
-        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding. Of several
-            processes that ask alike one answers each row.
-        kind: what is behind the scores: "logits", "probabilities" or "labels".
-        classes: how many it knows.
+        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding. Where several
+            processes ask the same, one process answers each row.
+        kind: the source of the scores: "logits", "probabilities" or "labels".
+        classes: how many classes it knows.
         twin: the same logits with a derivative, for the upper reference; None where there is none.
-        shape: of an image.
+        shape: the shape of an image.
         first_alone: whether only the run's first process may ask, which keeps budget, rate and log.
     """
 
@@ -108,11 +108,10 @@ def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
 
     Args:
         config: The run's settings.
-        folder: Where data is, and a classifier that ships is kept if it takes long to train; None to keep
-            none.
+        folder: The folder of data, and of a shipped classifier that takes long to train; None to keep none.
 
     Raises:
-        ConfigurationError: There is none of that name, or it does not know the images.
+        ConfigurationError: There is no classifier of that name, or it does not know the images.
     """
     if not config.box:
         raise refused("box", "a classifier: model.onnx, file.py:Class or a name", config.box)

@@ -45,17 +45,18 @@ class Clamped(Wrapper):
 
 
 class Scored(Wrapper):
-    """Numbers to train on, `(classes,)`, of what a service would answer that has this classifier behind it.
+    """Scores to train on, `(classes,)`, from the answers of a service with this classifier behind it.
 
-    Logits are taken as they are, of probabilities the logarithm, of labels one-hot vectors.
+    Logits are scores themselves; probabilities give their logarithms, and labels one-hot vectors.
 
     Args:
         box: the classifier.
-        gives: what it answers: "logits", "probabilities" or "labels".
-        answers: what the service makes of that: the same, probabilities of logits, or the label of either.
-        classes: how many there are.
-        decimals: to which it rounds probabilities; one that is rounded to zero counts as half of the last
-            digit, since its logarithm would not be finite.
+        gives: the kind of the classifier's answers: "logits", "probabilities" or "labels".
+        answers: the kind of the service's answers: the same, probabilities from logits, or the label of
+            either.
+        classes: how many classes there are.
+        decimals: the decimals that probabilities are rounded to; one that is rounded to zero counts as half
+            of the last digit, since its logarithm would not be finite.
     """
 
     def __init__(
@@ -107,9 +108,9 @@ class Decoded(Wrapper):
     """The decoder belongs to the box: it costs no query, and differences are taken in its few numbers.
 
     Args:
-        box: takes images.
-        decoder: `(rows, size)` to images in [0, 1]; frozen.
-        size: of a latent vector.
+        box: the box, which takes images.
+        decoder: a frozen module, `(rows, size)` to images in [0, 1].
+        size: the size of a latent vector.
     """
 
     def __init__(self, box: BlackBoxFunction, decoder: nn.Module, size: int) -> None:
@@ -132,12 +133,13 @@ class Decoded(Wrapper):
 class Metered(Wrapper):
     """Counts the rows that the box was ever sent, in a file that grows by a byte for each.
 
-    Those of earlier processes are added to the ledger when it is made. What was written and not asked,
-    since the process died between, counts as asked: a budget may be overstated by a call, never understated.
+    Rows of earlier processes are added to the ledger when it is made. Rows that were written down but not
+    asked, since the process died in between, count as asked: the count may be too large by a call, but never
+    too small.
 
     Args:
         box: the black box.
-        path: of the file; made if it is not there.
+        path: the path of the file; made if it is not there.
     """
 
     transparent = True
