@@ -276,7 +276,7 @@ class BlackBoxFunction(ABC):
             where = whereabouts(self.inputs, inputs, 0, 0, ())
             raise OutputError(
                 f"{errors[0]} That was {where} of {counted(count, 'row')}. No row has had the declared "
-                "lengths yet; where runs end early, begin with inputs of which one does not."
+                "lengths yet; where runs end early, begin with at least one input whose run does not."
             ) from errors[0]
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:

@@ -140,8 +140,8 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
             )
         if known[name].needs_box and problem.has_no_box():
             raise ConfigurationError(
-                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
-                f"{name!r}, which puts something in its place. Leave it out."
+                f"methods: expected methods for a problem without a black box, {problem.name()}, got "
+                f"{name!r}, which puts something in a box's place. Leave it out."
             )
         if known[name].needs_reference and not problem.has_reference():
             raise ConfigurationError(

@@ -189,9 +189,9 @@ class CmaEs:
                 self._tell(asked, values)
         if not torch.allclose(self.mean, state["mean"], rtol=0, atol=1e-6 * self._search.sigma0):
             raise ConfigurationError(
-                "cma-es: expected what it was told to lead to the weights where the state was taken, got "
-                f"others, {float((self.mean - state['mean']).abs().max()):.1e} off. Go on with the settings "
-                "and the version of cma that the run was begun with, or start anew."
+                "cma-es: expected the recorded generations to reproduce the saved weights, got weights that "
+                f"are {float((self.mean - state['mean']).abs().max()):.1e} off. Go on with the settings and "
+                "the version of cma that the run was begun with, or start anew."
             )
         self.counts = CmaCounts(**state["counts"])
         self._chunk, self._stacks, self._rows = state["chunk"], state["stacks"], state["rows"]

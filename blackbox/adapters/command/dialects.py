@@ -100,8 +100,8 @@ def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
         )
     if commas and all(map(_MAY_BE_THOUSANDS.fullmatch, commas)):
         raise ValueError(
-            f"{path.name}: expected numbers that can be read in one way, got {commas[0]!r}, whose comma may "
-            "be decimal or not. Have the program write points, or take (file, function)."
+            f"{path.name}: expected numbers with one meaning, got {commas[0]!r}, whose comma may stand for "
+            "decimals or for thousands. Have the program write points, or take (file, function)."
         )
     doubtful = separator == "," and not points and not commas and floating
     if doubtful:

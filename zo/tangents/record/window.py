@@ -184,10 +184,10 @@ def _refuse_lists(batch: Batch, rows: int) -> None:
             and next(tensors(sequence), None) is None
         ):
             raise TangentError(
-                f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
-                f"{type(sequence).__name__} {reprlib.repr(sequence)} beside {rows} rows, which would stay "
-                "as it is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of "
-                "the batch."
+                f"TangentGradient.replay: expected a batch with all data of its rows in tensors, got "
+                f"{type(sequence).__name__} {reprlib.repr(sequence)} for {rows} rows, which would stay as it "
+                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
+                "batch."
             )
         for each in sequence:
             map_tensors(look, each, _LISTS)
