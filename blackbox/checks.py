@@ -96,6 +96,6 @@ def nearest(name: str, names: Iterable[str], what: str = "The names are") -> str
         names: the known names, in the order in which they are listed.
         what: the beginning of the sentence that lists all names, where none is near.
     """
-    known = list(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"{what} {', '.join(known) or 'none'}."
+    known_names = list(names)
+    close = difflib.get_close_matches(name, known_names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"{what} {', '.join(known_names) or 'none'}."

@@ -29,12 +29,12 @@ def significant_digits(values: np.ndarray) -> int | None:
     most = MOST.get(values.dtype)
     if most is None:
         return None
-    taken = values[np.isfinite(values) & (values != 0)]
-    if len(taken) < FEWEST:
+    numbers = values[np.isfinite(values) & (values != 0)]
+    if len(numbers) < FEWEST:
         return None
-    if any(not _keeps(value, most) for value in taken[: 2 * FEWEST]):  # mostly so, and quickly seen
+    if any(not _keeps(value, most) for value in numbers[: 2 * FEWEST]):  # mostly so, and quickly seen
         return None
-    different = np.unique(np.abs(taken))
+    different = np.unique(np.abs(numbers))
     if len(different) < FEWEST:
         return None
     different = different[:: math.ceil(len(different) / VALUES)]

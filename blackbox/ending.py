@@ -39,9 +39,9 @@ class Stop:
         """Call a function, in the asking thread, when the work is asked to end, while the block lasts."""
         with self._lock:
             self._ends.append(end)
-            asked = self.asked
+            is_asked = self.asked
         try:
-            if asked:
+            if is_asked:
                 end()
             yield
         finally:
@@ -79,9 +79,9 @@ def pause(seconds: float) -> None:
     if _stop.get() is None:
         time.sleep(seconds)
         return
-    said = Event()
-    with ended_by(said.set):
-        said.wait(seconds)
+    ended = Event()
+    with ended_by(ended.set):
+        ended.wait(seconds)
 
 
 _watched: set[tuple[int, int]] = set()  # (this process, its owner): a fork has no threads of its parent

@@ -387,8 +387,8 @@ def check_copies(owner: str, inputs: tuple[ArraySpec, ...], outputs: tuple[Array
     for spec in outputs:
         if spec.copy_of is None:
             continue
-        known = {one.name: one.shape for one in inputs if one.differentiable}
-        if not spec.differentiable or known.get(spec.copy_of) != spec.shape:
+        shapes = {one.name: one.shape for one in inputs if one.differentiable}
+        if not spec.differentiable or shapes.get(spec.copy_of) != spec.shape:
             raise DefinitionError(
                 f"{owner}, output {spec.name!r}, copy_of: expected the name of a differentiable input "
                 f"of shape {spec.shape}, got {spec.copy_of!r}. Leave it out where the output is another."

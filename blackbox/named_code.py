@@ -36,11 +36,11 @@ class _Finder:
 def from_file(path: Path) -> ModuleType:
     """The module in a file, by its plain name where no installed one has it; its code is executed."""
     name = path.stem
-    taken = sys.modules[name].__spec__ if name in sys.modules else _installed(name)
-    if not name.isidentifier() or not (taken is None or _is_file(taken.origin, path)):
+    spec_there = sys.modules[name].__spec__ if name in sys.modules else _installed(name)
+    if not name.isidentifier() or not (spec_there is None or _is_file(spec_there.origin, path)):
         name = f"blackbox_file_{name.replace('.', '_')}"
-        taken = getattr(sys.modules.get(name), "__spec__", None)
-        if taken is not None and not _is_file(taken.origin, path):
+        spec_there = getattr(sys.modules.get(name), "__spec__", None)
+        if spec_there is not None and not _is_file(spec_there.origin, path):
             del sys.modules[name]
     return _imported(name, name, str(path))
 
@@ -125,12 +125,12 @@ def _folder(place: str) -> str:
 
 def _installed(top: str) -> ModuleSpec | None:
     """The spec of a top-level module wherever Python finds it without a look beside named code."""
-    before = _places.pop(top, None)
+    previous_place = _places.pop(top, None)
     try:
         return find_spec(top)
     finally:
-        if before is not None:
-            _places[top] = before
+        if previous_place is not None:
+            _places[top] = previous_place
 
 
 def _is_file(origin: str | None, path: Path) -> bool:

@@ -118,7 +118,7 @@ def _current_folder() -> str | None:
 
 def _state(folder: str) -> object:
     try:
-        found = os.stat(folder or ".")
+        status = os.stat(folder or ".")
     except OSError:
         return folder
-    return folder, found.st_ino, found.st_mtime_ns
+    return folder, status.st_ino, status.st_mtime_ns

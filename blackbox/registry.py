@@ -64,13 +64,13 @@ def make(target: str | Target, arguments: Mapping[str, Any], names: Mapping[str,
     Raises:
         ConfigurationError: the target is a group of black boxes, or no black box.
     """
-    made = make_any(target, arguments, names)
-    if isinstance(made, BoxGroup):
+    box = make_any(target, arguments, names)
+    if isinstance(box, BoxGroup):
         raise ConfigurationError(
-            f"{target}: expected one BlackBoxFunction, got {made!r}, which has several: "
-            f"{', '.join(made.named_boxes)}. A program that calls the network can be checked, not served."
+            f"{target}: expected one BlackBoxFunction, got {box!r}, which has several: "
+            f"{', '.join(box.named_boxes)}. A program that calls the network can be checked, not served."
         )
-    return made
+    return box
 
 
 def make_any(
@@ -196,9 +196,9 @@ def only_class(target: Target, base: type, name: str) -> Any:
     ]
     if len(subclasses) != 1:
         named = ", ".join(kind.__name__ for kind in subclasses) or "none"
-        others = _meant(module, None) if base is BlackBoxFunction and not subclasses else []
-        if others:
-            mend = f"Name a function that makes one, {place}:NAME. It has {', '.join(others)}."
+        objects = _meant(module, None) if base is BlackBoxFunction and not subclasses else []
+        if objects:
+            mend = f"Name a function that makes one, {place}:NAME. It has {', '.join(objects)}."
         else:
             mend = f"Write {place}:CLASS." if subclasses else "Write one there, or name another file."
         raise ConfigurationError(f"{place}: expected one subclass of {name}, found {named}. {mend}")

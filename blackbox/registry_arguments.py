@@ -59,17 +59,17 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
             f"{target}: expected something that makes a black box, got {make!r}. Name a subclass of "
             "BlackBoxFunction, or a function that returns an instance of one."
         ) from None
-    known = {
+    parameters = {
         name: item
         for name, item in signature.parameters.items()
         if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)
     }
     open_ended = any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values())
     for name, value in arguments.items():
-        if name not in known:
+        if name not in parameters:
             if open_ended:
                 continue
-            mend = nearest(name, known, "It takes")
+            mend = nearest(name, parameters, "It takes")
             raise ConfigurationError(f"{target}: expected no argument {name!r}. {mend}")
         hint = _hints(make).get(name, Any)
         if not _fits(value, hint):
@@ -78,7 +78,7 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
             )
     missing = [
         name
-        for name, item in known.items()
+        for name, item in parameters.items()
         if item.default is inspect.Parameter.empty and name not in arguments
     ]
     if missing:

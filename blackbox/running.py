@@ -132,12 +132,12 @@ def failed_alike(failed: Iterable[FailedRow]) -> bool:
 
 def _refused(error: BaseException) -> bool:
     """Say whether no server was there to ask: no row can be the reason."""
-    seen: list[BaseException] = []
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in seen:
+    while cause is not None and cause not in causes:
         if isinstance(cause, ConnectionRefusedError | gaierror):
             return True
-        seen.append(cause)
+        causes.append(cause)
         reason = getattr(cause, "reason", None)  # of urllib and urllib3
         context = cause.__context__ if isinstance(cause, OSError) else None  # of requests
         cause = reason if isinstance(reason, BaseException) else cause.__cause__ or context

@@ -134,8 +134,9 @@ class RowsCallable(_Callable):
         good = [row for row in range(count) if row not in outcome.failed]
         if not good:
             return
-        last, before = good[-1], good[-2:][0]
-        rows = [last, last, before] if count == 2 else [last, before]  # neither first nor last as before
+        last, second_last = good[-1], good[-2:][0]
+        # neither row has the place that it had
+        rows = [last, last, second_last] if count == 2 else [last, second_last]
         try:
             self.ledger.claim(len(rows))
             again = super().run_rows(rows_of(inputs, rows))

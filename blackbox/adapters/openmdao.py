@@ -136,10 +136,10 @@ def component(
             mode: str,
             discrete_inputs: Values | None = None,
         ) -> None:
-            wanted = [spec for spec in work.inputs if spec.name in d_inputs]
+            specs = [spec for spec in work.inputs if spec.name in d_inputs]
             arriving = {spec.name: d_outputs[spec.name] for spec in work.outputs if spec.name in d_outputs}
             if mode == "rev":
-                for name, product in work.product(inputs, discrete_inputs, wanted, arriving).items():
+                for name, product in work.product(inputs, discrete_inputs, specs, arriving).items():
                     d_inputs[name] += product.reshape(d_inputs[name].shape)
                 return
             for (out, into), block in work.jacobian(inputs, discrete_inputs).items():

@@ -31,7 +31,7 @@ def layout(probe: Probe) -> Finding:
     ]
     if not inputs:
         return Finding(NAME, Verdict.OK, "No vector goes in and out whose layout its ArraySpec leaves open.")
-    found: list[tuple[str, np.ndarray, np.ndarray]] = []
+    responses: list[tuple[str, np.ndarray, np.ndarray]] = []
     responded: list[str] = []
     for place in inputs:
         size = box.inputs[place].shape[0]
@@ -43,13 +43,13 @@ def layout(probe: Probe) -> Finding:
         steps = MOVED * np.where(steps > 0, steps, 1.0)
         where = np.arange(len(array)), np.tile(numbers, SAMPLES)
         array[where] += steps[where[1]]
-        before = np.repeat(probe.base[output][:SAMPLES], len(numbers), axis=0)
-        response = probe(moved)[output].astype(np.float64) - before
-        rounding = np.finfo(before.dtype).eps * np.abs(before).max()
+        base_rows = np.repeat(probe.base[output][:SAMPLES], len(numbers), axis=0)
+        response = probe(moved)[output].astype(np.float64) - base_rows
+        rounding = np.finfo(base_rows.dtype).eps * np.abs(base_rows).max()
         response[np.abs(response) < DIGITS * rounding] = 0.0
-        found.append((box.inputs[place].name, response, where[1]))
+        responses.append((box.inputs[place].name, response, where[1]))
         responded.append(box.outputs[output].name)
-    return told(found, responded)
+    return told(responses, responded)
 
 
 def places_of(size: int) -> np.ndarray:

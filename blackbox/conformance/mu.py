@@ -70,14 +70,14 @@ def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) ->
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
     if _random(probe):
-        said = f"Standard deviation of the noise in the outputs: {', '.join(levels)}; {source}."
+        sentence = f"Standard deviation of the noise in the outputs: {', '.join(levels)}; {source}."
     else:
-        said = (
+        sentence = (
             "No random noise: equal calls agree. Along a line the outputs scatter about a smooth curve by a "
             f"standard deviation of {', '.join(levels)}; {source}."
         )
-    said += f" On {lines} lines for each input."
-    return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
+    sentence += f" On {lines} lines for each input."
+    return Finding("noise level", Verdict.OK, sentence, relative, "of the outputs' spread")
 
 
 def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> Finding:
@@ -297,7 +297,7 @@ def _rungs(
     active = moved.any(axis=1, keepdims=True)
     if not active.any():
         return None
-    seen = active & np.isfinite(second) & np.isfinite(third)
+    columns = active & np.isfinite(second) & np.isfinite(third)
     quanta = responses.probe.quanta
     quantum = np.array([quanta[place] / responses.spread[place] for place in responses.output])
     enough = min(MOVED, max(1, int(active.sum()) // 2))
@@ -306,13 +306,13 @@ def _rungs(
         return np.where(where, np.square(values), 0.0).sum(axis=(0, 2))
 
     sums = [
-        summed(first, seen),
-        np.maximum(summed(second, seen), 6 * summed(responses.rounding, seen)),
-        summed(third, seen),
-        summed(noise, seen),
-        summed(quantum, seen & moved) / 12,
+        summed(first, columns),
+        np.maximum(summed(second, columns), 6 * summed(responses.rounding, columns)),
+        summed(third, columns),
+        summed(noise, columns),
+        summed(quantum, columns & moved) / 12,
     ]
-    moving = (seen & moved).sum(axis=(0, 2)) >= enough
+    moving = (columns & moved).sum(axis=(0, 2)) >= enough
     return [
         Rung(float(steps[level]), *(float(total[level]) for total in sums), moving=bool(moving[level]))
         for level in range(plus.shape[1])

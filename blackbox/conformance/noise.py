@@ -96,8 +96,8 @@ def measure_noise(responses: Responses, lines: Lines) -> np.ndarray:
     for place in responses.places:
         columns = responses.output == place
         levels = detected[:, columns]
-        known = levels[np.isfinite(levels)]
-        level = math.sqrt(np.square(known).mean()) if known.size else 0.0
+        finite_levels = levels[np.isfinite(levels)]
+        level = math.sqrt(np.square(finite_levels).mean()) if finite_levels.size else 0.0
         quantum = responses.probe.quanta[place] / responses.spread[place] / math.sqrt(12)
         noise[columns] = np.maximum(responses.rounding[columns], max(level, quantum))
     return noise

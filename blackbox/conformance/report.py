@@ -196,23 +196,23 @@ class Report:
         """One line: how many faults and warnings, and what it cost."""
         faults, warnings = len(self.faults), len(self.warnings)
         verdicts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}"
-        said = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
+        sentence = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
         lost = next(
             (finding for finding in self.findings if finding.check == "answers" and finding.number), None
         )
         if self.drawn and lost is None:
-            said += (
+            sentence += (
                 f" Inputs were {self.taken} standard normal draws, times their scale; "
                 "samples of your problem say more."
             )
         elif self.taken < self.offered:
-            said += f" {self.taken} of the {self.offered:,} samples were taken, spread over all of them."
+            sentence += f" {self.taken} of the {self.offered:,} samples were taken, spread over all of them."
         left_out = len(self.of(Verdict.SKIPPED))
         if left_out:
-            said += f" {_count(left_out, 'line')} not measured."
+            sentence += f" {_count(left_out, 'line')} not measured."
         if self.interrupted:
-            said += f" Stopped after {self.seconds:.2g} s; this is what was found so far."
-        return said if lost is None else f"{said}\n{lost.sentence}"
+            sentence += f" Stopped after {self.seconds:.2g} s; this is what was found so far."
+        return sentence if lost is None else f"{sentence}\n{lost.sentence}"
 
     def __rich__(self) -> RenderableType:
         """The summary, a table, and what no check sees, for people."""

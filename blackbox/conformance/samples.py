@@ -39,8 +39,8 @@ class TakenSamples:
 
     def thinned(self, most: int) -> TakenSamples:
         """Return at most so many of them, spread over all."""
-        kept = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
-        return TakenSamples(tuple(array[kept] for array in self.arrays), self.places[kept], self.offered)
+        rows = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
+        return TakenSamples(tuple(array[rows] for array in self.arrays), self.places[rows], self.offered)
 
 
 def checked_samples(box: BlackBoxFunction, samples: Samples) -> TakenSamples:

@@ -50,7 +50,7 @@ def smoothness(probe: Probe) -> Finding:
     inputs = [place for place, spec in enumerate(probe.box.inputs) if spec.differentiable]
     if not inputs or not any(spec.differentiable for spec in probe.box.outputs):
         return Finding("smoothness", Verdict.SKIPPED, "Not measured: no derivative is wanted of this box.")
-    responses, before = Responses(probe), probe.spent
+    responses, rows_before = Responses(probe), probe.spent
     count = _affordable_lines(probe, len(inputs))
     jumps_at: list[tuple[str, Jump]] = []  # each with where it is, in words
     lengths, failed = [], 0.0
@@ -61,7 +61,7 @@ def smoothness(probe: Probe) -> Finding:
         jumps_at += [(f"along {name!r}, {abs(jump.length):.3g}{unit} from", jump) for jump in jumps]
         lengths.append(f"{2 * lines.longest:.2g}{unit} in {name!r}")
         failed = max(failed, share)
-    where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - before:,} rows"
+    where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - rows_before:,} rows"
     if failed:
         where += f" ({100 * failed:.2g} % of the points on them failed)"
     if not jumps_at:
@@ -108,11 +108,11 @@ def _search(responses: Responses, lines: Lines) -> tuple[list[Jump], float]:
         bends = row[np.isfinite(row)]
         if len(bends) > LAST and bends[-1] > JUMP and bends[-LAST - 1] < CONSTANT * bends[-1]:
             candidates.append(place)
-    kept: list[Jump] = []
+    jumps: list[Jump] = []
     for jump in sorted(places.confirmed(candidates), key=lambda jump: -jump.height):
-        if all(old.line != jump.line or abs(old.length - jump.length) > grid[1] - grid[0] for old in kept):
-            kept.append(jump)
-    return kept, float(np.isnan(values).any(axis=2).mean())
+        if all(old.line != jump.line or abs(old.length - jump.length) > grid[1] - grid[0] for old in jumps):
+            jumps.append(jump)
+    return jumps, float(np.isnan(values).any(axis=2).mean())
 
 
 @dataclass

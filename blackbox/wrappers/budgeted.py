@@ -60,16 +60,16 @@ class Budgeted(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run all rows or, if they do not fit, none."""
-        asked = len(inputs[0])
-        with self._budget.reserved(asked) as fits:
+        rows = len(inputs[0])
+        with self._budget.reserved(rows) as fits:
             if fits:
                 return self.box.run_rows(inputs)
-        asked = self.box.rows_to_run(inputs)  # fewer than there are where a cache has some of them
-        with self._budget.reserved(asked) as fits:
+        rows = self.box.rows_to_run(inputs)  # fewer than there are where a cache has some of them
+        with self._budget.reserved(rows) as fits:
             if fits:
                 return self.box.run_rows(inputs)
         raise BudgetError(
-            f"{self!r}: expected a call of at most {counted(self.rows_left, 'row')}, got one of {asked:,} "
+            f"{self!r}: expected a call of at most {counted(self.rows_left, 'row')}, got one of {rows:,} "
             f"({self.ledger.rows_run:,} of {self.rows:,} are spent). None of it was run. "
             "Raise the budget, or plan fewer queries a step."
         )

@@ -116,16 +116,16 @@ class Cached(Wrapper):
         keys = self._keys(inputs, box)
         outcome = unanswered(self, inputs)
         missing = self._fill_known(outcome, keys)
-        asked = list(missing)
-        block = self.block or max(1, len(asked))
-        for start in range(0, len(asked), block):
-            some = asked[start : start + block]
+        keys_to_run = list(missing)
+        block = self.block or max(1, len(keys_to_run))
+        for start in range(0, len(keys_to_run), block):
+            some = keys_to_run[start : start + block]
             part = self._run(rows_of(inputs, [missing[key][0] for key in some]))
             finite = finite_rows(part.outputs).tolist()
-            kept = [new for new in range(len(some)) if finite[new] and new not in part.failed]
+            good_rows = [new for new in range(len(some)) if finite[new] and new not in part.failed]
             answers = _encoded(part.outputs)
-            self._answers.write(box, identity, {some[new]: answers(new) for new in kept})
-            self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in kept))
+            self._answers.write(box, identity, {some[new]: answers(new) for new in good_rows})
+            self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in good_rows))
             source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
             failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
             expanded = Outcome(tuple(t[source] for t in part.outputs), failed)
@@ -136,8 +136,8 @@ class Cached(Wrapper):
         """Distinct rows that are not in the file."""
         keys = self._keys(inputs, self._look()[0])
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        known = self._answers.read(list(first))
-        rows = sorted(row for key, row in first.items() if key not in known)
+        answers = self._answers.read(list(first))
+        rows = sorted(row for key, row in first.items() if key not in answers)
         return self.box.rows_to_run(rows_of(inputs, rows)) if rows else 0
 
     def rows_kept(self) -> int:
@@ -190,9 +190,9 @@ class Cached(Wrapper):
         """Take note that somebody other than the box has changed these parts of it."""
         changed = sorted(key for key in last.keys() | now.keys() if last.get(key) != now.get(key))
         self._last = last
-        known = parts(self.box, self._leave(), changed)
+        new_parts = parts(self.box, self._leave(), changed)
         self._last = now
-        self._parts = {key: words for key, words in self._parts.items() if key not in changed} | known
+        self._parts = {key: words for key, words in self._parts.items() if key not in changed} | new_parts
         self._named()
         inner = self.box
         while isinstance(inner, Wrapper):

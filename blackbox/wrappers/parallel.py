@@ -118,8 +118,8 @@ class Parallel(Wrapper):
         timeout: float | None = None,
     ) -> None:
         """Check, then wrap."""
-        made = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
-        super().__init__(made)
+        inner_box = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
+        super().__init__(inner_box)
         self.block = check_count("Parallel", "block", block)
         self.in_flight = None if in_flight is None else check_count("Parallel", "in_flight", in_flight)
         self.timeout = None if timeout is None else check_positive("Parallel", "timeout", timeout)

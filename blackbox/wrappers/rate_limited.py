@@ -68,10 +68,10 @@ class RateLimited(Wrapper):
 
     def _leave_alone(self, answers: Outcome) -> None:
         """Start no row for as long as the box asks for."""
-        asked = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
-        if asked:
+        waits = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
+        if waits:
             with self._lock:
-                self._quiet_until = max(self._quiet_until, monotonic() + max(asked))
+                self._quiet_until = max(self._quiet_until, monotonic() + max(waits))
 
     def _restart(self) -> None:
         self._lock = Lock()

@@ -78,11 +78,11 @@ class PackedBox:
         Raises:
             ConfigurationError: one is, and workers make the box by a function.
         """
-        before = self._attributes
-        if self.was_packed and before is not None:
-            if attributes.keys() != before.keys() or not all(
-                attributes[name] is before[name]
-                or (isinstance(before[name], bytes) and attributes[name] == before[name])
+        old_attributes = self._attributes
+        if self.was_packed and old_attributes is not None:
+            if attributes.keys() != old_attributes.keys() or not all(
+                attributes[name] is old_attributes[name]
+                or (isinstance(old_attributes[name], bytes) and attributes[name] == old_attributes[name])
                 for name in attributes
             ):
                 self.renew()
@@ -173,11 +173,11 @@ class Reply:
         """Tensors as arrays, errors as what can be pickled."""
         state = dict(vars(self))
         if self.outcome is not None:
-            seen: dict[int, FailedRow] = {}  # rows that share a reason still do
+            plain_failures: dict[int, FailedRow] = {}  # rows that share a reason still do
             for why in self.outcome.failed.values():
-                if id(why) not in seen:
-                    seen[id(why)] = FailedRow(why.failure, why.error and _portable(why.error))
-            failed = {row: seen[id(why)] for row, why in self.outcome.failed.items()}
+                if id(why) not in plain_failures:
+                    plain_failures[id(why)] = FailedRow(why.failure, why.error and _portable(why.error))
+            failed = {row: plain_failures[id(why)] for row, why in self.outcome.failed.items()}
             state["outcome"] = (_arrays(self.outcome.outputs), failed)
         state["error"] = self.error and _portable(self.error)
         return state
@@ -210,10 +210,10 @@ def _reply(task: Task) -> Reply:
         return Reply(missing=True)
     try:
         box.failures, box.isolates = task.failures, task.isolates
-        before = box.ledger.copy()
+        counts_before = box.ledger.copy()
         with _bounded(box.ledger, task.loan), _ending_the_process_after(task.timeout):
             reply = _run(box, task)
-        return replace(reply, counts=box.ledger.since(before))
+        return replace(reply, counts=box.ledger.since(counts_before))
     finally:
         with _taking:
             if task.key in _boxes:
@@ -272,11 +272,11 @@ def _take(task: Task) -> BlackBoxFunction | None:
             while len(_boxes) > _KEPT:
                 _boxes.popitem(last=False)
         _boxes.move_to_end(task.key)
-        known = _boxes[task.key]
-        if known.idle:
-            return known.idle.pop()
-    made = pickle.loads(known.packed)
-    return made if isinstance(made, BlackBoxFunction) else made()
+        entry = _boxes[task.key]
+        if entry.idle:
+            return entry.idle.pop()
+    new_box = pickle.loads(entry.packed)
+    return new_box if isinstance(new_box, BlackBoxFunction) else new_box()
 
 
 def _arrays(tensors: tuple[Tensor, ...]) -> list[Any]:

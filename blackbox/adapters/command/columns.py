@@ -174,10 +174,10 @@ def _place(path: Path, dialect: Dialect, heading: str, above: list[_Line], width
             mentions.append((line, fields, fields.index(heading) if certain else None))
     mend = "Give the column's number, from 1."
     if not mentions:
-        shown = "; ".join(", ".join(_headings(dialect, line.text)[0]) for line in above)[:200]
+        text = "; ".join(", ".join(_headings(dialect, line.text)[0]) for line in above)[:200]
         raise ValueError(
             f"{path.name}: expected a column {heading!r} in a line above the numbers, found "
-            f"{f'the headings {shown}' if shown else 'no headings'}, and {counted(width, 'column')}. "
+            f"{f'the headings {text}' if text else 'no headings'}, and {counted(width, 'column')}. "
             "Give one of the headings, or the column's number, from 1."
         )
     nearest, fields, place = mentions[-1]

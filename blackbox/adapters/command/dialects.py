@@ -127,10 +127,10 @@ def _separator_of(path: Path, lines: Sequence[str]) -> str:
 
 
 def _score(separator: str, lines: Sequence[str]) -> int:
-    others = re.compile(r"[,;\t]")
+    separators = re.compile(r"[,;\t]")
     fields = [field for line in lines for field in Dialect(separator).fields(line)]
     numbers = [field for field in fields if is_number(field) or _WITH_COMMA.fullmatch(field)]
-    return len(numbers) - sum(others.search(field) is not None for field in set(fields) - set(numbers))
+    return len(numbers) - sum(separators.search(field) is not None for field in set(fields) - set(numbers))
 
 
 def _refuse_decimal_commas(path: Path, lines: Sequence[str]) -> None:

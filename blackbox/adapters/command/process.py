@@ -223,9 +223,9 @@ def _wait(pid: int, timeout: float | None) -> bool:
     except (AttributeError, OSError):  # not Linux, or one that refuses
         return _looked_for(pid, timeout)
     try:
-        seen = select.poll()
-        seen.register(handle, select.POLLIN)
-        ended = bool(seen.poll(None if timeout is None else 1000 * timeout))
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        ended = bool(poller.poll(None if timeout is None else 1000 * timeout))
     finally:
         os.close(handle)
     # Where SIGCHLD is ignored its status is gone, which is not to be taken for 0.
@@ -255,8 +255,8 @@ def environment_of(own: Mapping[str, str]) -> dict[str, str]:
 
     Numbers are to have points wherever a run is made: LC_ALL is C.UTF-8, unless a locale is among its own.
     """
-    told = any(name == "LANG" or name.startswith("LC_") for name in own)
-    return {**os.environ, **({} if told else {"LC_ALL": "C.UTF-8"}), **own}
+    has_locale = any(name == "LANG" or name.startswith("LC_") for name in own)
+    return {**os.environ, **({} if has_locale else {"LC_ALL": "C.UTF-8"}), **own}
 
 
 def said(status: int) -> str:
@@ -293,16 +293,16 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
         parent: the folder in which it is made; None for the system's temporary folder.
         keep_failed: whether the folder is kept when an error passes through, and named in its message.
     """
-    folder, kept = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)).absolute(), False
+    folder, keeps = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)).absolute(), False
     _guard.note("+", folder)
     try:
         yield folder
     except Exception as error:
-        kept = keep_failed
-        if kept and getattr(error, "errno", None) is None:  # else the message is the system's, and fixed
+        keeps = keep_failed
+        if keeps and getattr(error, "errno", None) is None:  # else the message is the system's, and fixed
             error.args = (f"{error} The run's folder: {folder}",)
         raise
     finally:
-        if not kept:
+        if not keeps:
             leftovers.remove(str(folder))
         _guard.note("-", folder)

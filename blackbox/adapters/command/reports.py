@@ -71,7 +71,7 @@ def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str
         start: the start of the last match.
         end: the end of the last match.
     """
-    before = text.rfind("\n", 0, start) + 1, start
+    span_before = text.rfind("\n", 0, start) + 1, start
     after = end, end + len(line_after(text, end))
     for index, literal in enumerate(literals[:-1]):
         words = literal.rpartition("\n")[2].strip()
@@ -80,9 +80,9 @@ def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str
         pattern = re.compile(rf"{_loose(words).pattern}\s*+(?={LIKE})")
         on_first = "\n" not in "".join(literals[: index + 1]).lstrip()
         on_last = "\n" not in "".join(literals[index + 1 :]).rstrip()
-        for first, last in [before] * on_first + [after] * on_last:
-            for found in pattern.finditer(text, first, last):
-                if may_begin(words, line_before(text, max(first, found.start() - SEEN), found.start())):
+        for first, last in [span_before] * on_first + [after] * on_last:
+            for match in pattern.finditer(text, first, last):
+                if may_begin(words, line_before(text, max(first, match.start() - SEEN), match.start())):
                     return words
     return ""
 
@@ -182,8 +182,8 @@ def _loose(words: str) -> re.Pattern[str]:
 def _first(pattern: re.Pattern[str], text: str, start: int, begins: Begins) -> list[int]:
     """The first place from a start on where a pattern matches and a report begins, if there is one."""
     for match in pattern.finditer(text, start):
-        before = line_before(text, max(0, match.start() - SEEN), match.start())
-        if begins(before, line_after(text, match.end(), SEEN)):
+        text_before = line_before(text, max(0, match.start() - SEEN), match.start())
+        if begins(text_before, line_after(text, match.end(), SEEN)):
             return [match.start()]
     return []
 

@@ -32,8 +32,8 @@ def may_be_headings(words: list[str]) -> bool:
 
     It is not if beside numbers it has only what stands for one, as Fortran's "*****" where one does not fit.
     """
-    others = [word for word in words if not is_number(word)]
-    return any(re.search("[^\\W\\d_]", word) for word in others) or len(others) == len(words) > 0
+    no_numbers = [word for word in words if not is_number(word)]
+    return any(re.search("[^\\W\\d_]", word) for word in no_numbers) or len(no_numbers) == len(words) > 0
 
 
 def separators(path: Path, line: str) -> str:

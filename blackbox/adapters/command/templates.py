@@ -191,9 +191,9 @@ class Template:
                 raise ValueError
             return np.array([number(word, spec.floating) for word in words], kind)
         except (ValueError, OverflowError):
-            wanted = ("a number" if spec.floating else "an integer") if count == 1 else f"{count} numbers"
+            form = ("a number" if spec.floating else "an integer") if count == 1 else f"{count} numbers"
             raise ValueError(
-                f"{self.where}: expected {wanted} for {{{place.name}}}, got {_short(text + stuck)}. What is "
+                f"{self.where}: expected {form} for {{{place.name}}}, got {_short(text + stuck)}. What is "
                 "no part of a number, such as a unit, belongs into the template; commas and letters in "
                 "numbers do not."
             ) from None
@@ -211,8 +211,8 @@ class Template:
         for index, place in enumerate(self.placeholders):
             start, end = match.spans[index]
             after = self._ends_line(index) and _MORE_AFTER.match(line_after(match.text, end))
-            before = self._begins_line(index) and _MORE_BEFORE.search(line_before(match.text, 0, start))
-            if after or before:
+            more_before = self._begins_line(index) and _MORE_BEFORE.search(line_before(match.text, 0, start))
+            if after or more_before:
                 where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
                 raise ValueError(
                     f"{self.where}: expected {self._wanted(place)}, but more {where}. Correct the shape, or "
@@ -245,15 +245,15 @@ class Template:
             return
         text, (start, end), place = match.text, match.spans[-1], self.placeholders[-1]
         rest, further, literal = line_after(text, end), "", self.literals[-2]
-        before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
-        if many and before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
-            closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[before[-1]])}").match(text, end)
+        text_before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
+        if many and text_before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
+            closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[text_before[-1]])}").match(text, end)
             further = "" if closed else text[end : end + SEEN].strip() or "the end of the text"
         elif lines and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
             further = rest  # words, whose line its first numbers may be
         elif (
             re.fullmatch(r"[\s,;]*(?:[&\\]|\.{3})?\s*", rest)
-            and (lines or before)
+            and (lines or text_before)
             and (many or "\n" in literal)
         ):
             further = next_row(text, end, self.text, lines)

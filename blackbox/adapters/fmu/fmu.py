@@ -130,23 +130,23 @@ class Fmu(BlackBoxFunction):
         self._plan(
             times, input_times, step, float(default.stepSize) if default and default.stepSize else None
         )
-        known = variables_of(self._model)
+        variables = variables_of(self._model)
         if inputs is None:
-            inputs = [v.name for v in known.values() if v.causality == "input" and v.is_number]
+            inputs = [v.name for v in variables.values() if v.causality == "input" and v.is_number]
         if outputs is None:
-            outputs = [v.name for v in known.values() if v.causality == "output" and v.is_number]
-        self._parameters = [chosen(known, name, "parameters", set=True) for name in parameters]
-        self._driven = [chosen(known, name, "inputs", set=True) for name in inputs]
-        self._read = [chosen(known, name, "outputs") for name in outputs]
+            outputs = [v.name for v in variables.values() if v.causality == "output" and v.is_number]
+        self._parameters = [chosen(variables, name, "parameters", set=True) for name in parameters]
+        self._driven = [chosen(variables, name, "inputs", set=True) for name in inputs]
+        self._read = [chosen(variables, name, "outputs") for name in outputs]
         self._constants: dict[Variable, Any] = {
-            chosen(known, name, "start_values", set=True, text=True): value
+            chosen(variables, name, "start_values", set=True, text=True): value
             for name, value in (start_values or {}).items()
         }
         intervals = () if self._single and len(self.input_times) == 1 else (len(self.input_times),)
-        held = [v.spec(intervals) for v in self._driven]
-        self.inputs = (*(v.spec() for v in self._parameters), *held)
+        driven_specs = [v.spec(intervals) for v in self._driven]
+        self.inputs = (*(v.spec() for v in self._parameters), *driven_specs)
         if not self.inputs or not self._read:
-            settable = ", ".join(v.name for v in known.values() if v.settable and v.is_number)
+            settable = ", ".join(v.name for v in variables.values() if v.settable and v.is_number)
             raise ConfigurationError(
                 "Fmu: expected something to set and something to read, got "
                 f"{counted(len(self.inputs), 'input')} and {counted(len(self._read), 'output')}. Name some; "
@@ -222,7 +222,7 @@ class Fmu(BlackBoxFunction):
     ) -> tuple[Array, ...]:
         """Simulate, and return the readings by output, `(times, *shape)`."""
         readings: list[list[Array]] = []
-        held = 0
+        interval = 0
         with self._simulation(parameters, driven) as instance:
             instance.begin()
             for number in range(self._reads[-1] + 1):
@@ -231,9 +231,9 @@ class Fmu(BlackBoxFunction):
                 if number in self._reads:
                     readings.append([instance.get(variable) for variable in self._read])
                 if number in self._changes[1:] and number < self._reads[-1]:
-                    held += 1
+                    interval += 1
                     for variable, values in driven.items():
-                        instance.set(variable, values[held])
+                        instance.set(variable, values[interval])
         return tuple(np.stack(values) for values in zip(*readings, strict=True))
 
     def reference(self, *arrays: Any) -> Any:
@@ -264,7 +264,7 @@ class Fmu(BlackBoxFunction):
     def _pull_back(
         self, inputs: list[Array], cotangents: dict[int, Array], wanted: list[int]
     ) -> dict[int, Array]:
-        known = [*self._parameters, *self._driven]
+        targets = [*self._parameters, *self._driven]
         unknown = [self._read[place] for place in cotangents]
         products = {place: np.zeros_like(inputs[place], dtype=np.float64) for place in wanted}
         arriving = np.concatenate([c.reshape(len(c), -1) for c in cotangents.values()], axis=1)
@@ -274,7 +274,7 @@ class Fmu(BlackBoxFunction):
                     for place in wanted:
                         into = products[place][row : row + 1].reshape(-1)  # a view
                         for number in range(len(into)):
-                            into[number] = instance.derivative(unknown, known[place], number) @ cotangent
+                            into[number] = instance.derivative(unknown, targets[place], number) @ cotangent
                     instance.begin()
             except RuntimeError as error:
                 raise RowFailedError(

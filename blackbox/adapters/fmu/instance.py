@@ -253,11 +253,11 @@ class Instance:
     def __init__(self, folder: Path, model: Any) -> None:
         self._is_3 = model.fmiVersion.startswith("3")
         with _loading:
-            before = os.getcwd()
+            directory = os.getcwd()
             try:
                 self._fmu: Any = (_new_of_fmi_3 if self._is_3 else _new_of_fmi_2)(str(folder), model)
             finally:
-                os.chdir(before)  # FMPy leaves another one where a library cannot be loaded
+                os.chdir(directory)  # FMPy leaves another one where a library cannot be loaded
         self._free = weakref.finalize(self, self._fmu.freeInstance)
         self.simulations = 0
 

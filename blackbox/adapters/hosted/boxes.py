@@ -122,18 +122,23 @@ class Exchange(HostBox):
         self.slots = [*form.seen[call], *form.remembered((call, stage))]
         prefix = f"{call}_" if len(form.calls) > 1 else ""
         self.given = tuple(replace(spec, name=prefix + spec.name) for spec in form.calls[call].given)
-        before = {slot.name for slot in form.remembered()} if single else set[str]()
-        seen = [slot.named() for slot in self.slots]
+        remembered_names = {slot.name for slot in form.remembered()} if single else set[str]()
+        seen_specs = [slot.named() for slot in self.slots]
         self.inputs = (
-            *(replace(s, differentiable=False, modelled=False) if s.name in before else s for s in seen),
+            *(
+                replace(s, differentiable=False, modelled=False) if s.name in remembered_names else s
+                for s in seen_specs
+            ),
             *self.given,
             HISTORY,
         )
-        copies, known = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
+        copies, derivatives = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
         self.outputs = tuple(
             # what is remembered is an input as it was; what this stage is not shown, the next is not either
             replace(spec, copy_of=copies[spec.name])
-            if spec.name in copies and spec.name not in before and known.get(copies[spec.name])
+            if spec.name in copies
+            and spec.name not in remembered_names
+            and derivatives.get(copies[spec.name])
             else replace(spec, differentiable=spec.name not in copies and spec.differentiable)
             for spec in host.state
         )
@@ -160,8 +165,8 @@ class Exchange(HostBox):
         places = [self._place(history) for history in arrays[-1]]
         asking = {row: place for row, place in enumerate(places) if place and place.vector[0] == self.kind}
         self._refuse_changed(asking, arrays)
-        given = self._numbers(arrays)
-        self.host.programs.go_on([(place, given[row].copy()) for row, place in asking.items()])
+        numbers = self._numbers(arrays)
+        self.host.programs.go_on([(place, numbers[row].copy()) for row, place in asking.items()])
         outcome, after = unanswered(self, inputs), dict[int, Place]()
         for row, place in enumerate(places):
             self.ledger.spend(1)
@@ -169,7 +174,7 @@ class Exchange(HostBox):
                 if place is None:
                     raise RuntimeError("the row goes on from one that failed")
                 if row in asking:
-                    after[row] = self.host.programs.after(place, given[row].copy())
+                    after[row] = self.host.programs.after(place, numbers[row].copy())
             except Exception as error:
                 if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
                     raise
@@ -187,21 +192,25 @@ class Exchange(HostBox):
             inputs: the inputs of all rows.
             after: the places that answers have led to, by row.
         """
-        *arrays, asked, histories = outcome.outputs
+        *arrays, next_kinds, histories = outcome.outputs
         going = [row for row, place in after.items() if place.vector[0] != ENDED]
-        still = [row for row in range(len(asked)) if row not in going and row not in outcome.failed]
-        known = {slot.name: array for slot, array in zip(self.slots, inputs, strict=False)}
+        still = [row for row in range(len(next_kinds)) if row not in going and row not in outcome.failed]
+        inputs_by_name = {slot.name: array for slot, array in zip(self.slots, inputs, strict=False)}
         vectors = np.stack([after[row].vector for row in going]) if going else None
         for slot, whole in zip(self.host.slots, arrays, strict=True):
             if vectors is not None:
                 whole[going] = torch.from_numpy(slot.of(vectors)).to(whole.device)
             if still:
-                whole[still] = known[slot.name][still].to(whole.dtype) if slot.name in known else 0
+                whole[still] = (
+                    inputs_by_name[slot.name][still].to(whole.dtype) if slot.name in inputs_by_name else 0
+                )
         if still:
-            asked[still], histories[still] = IDLE, inputs[-1][still]
+            next_kinds[still], histories[still] = IDLE, inputs[-1][still]
         if after:
             keys = np.frombuffer(b"".join(place.key for place in after.values()), np.uint8).copy()
-            asked[[*after]] = torch.tensor([int(place.vector[0]) for place in after.values()]).to(asked)
+            next_kinds[[*after]] = torch.tensor([int(place.vector[0]) for place in after.values()]).to(
+                next_kinds
+            )
             histories[[*after]] = torch.from_numpy(keys.reshape(-1, KEY)).to(histories)
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
@@ -220,10 +229,10 @@ class Exchange(HostBox):
 
     def _numbers(self, arrays: list[Array]) -> Array:
         """Return the given arrays, `(rows, numbers)`, one number behind the other, as programs get them."""
-        given = arrays[len(self.slots) : -1]
+        arrays_given = arrays[len(self.slots) : -1]
         parts = [
             array.astype(spec.dtype or np.float64).astype(np.float64).reshape(len(array), -1)
-            for spec, array in zip(self.given, given, strict=True)
+            for spec, array in zip(self.given, arrays_given, strict=True)
         ]
         return np.concatenate(parts, axis=1)
 
@@ -317,16 +326,16 @@ def given_arrays(owner: str, specs: tuple[ArraySpec, ...], given: Any, rows: int
     if isinstance(given, dict):
         parts = tuple(given.get(spec.name) for spec in specs)
     shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-    wanted = [(rows, *spec.shape) for spec in specs]
+    shapes_wanted = [(rows, *spec.shape) for spec in specs]
     flat = [(rows,) if spec.shape == () else None for spec in specs]
-    if shapes != wanted:
+    if shapes != shapes_wanted:
         # a last axis of one number is usual for a number
         if len(parts) == len(specs) and all(
             shape == want or (free is not None and shape == (rows, 1))
-            for shape, want, free in zip(shapes, wanted, flat, strict=True)
+            for shape, want, free in zip(shapes, shapes_wanted, flat, strict=True)
         ):
-            return [part.reshape(want) for part, want in zip(parts, wanted, strict=True)]
-        names = ", ".join(f"{spec.name} {want}" for spec, want in zip(specs, wanted, strict=True))
+            return [part.reshape(want) for part, want in zip(parts, shapes_wanted, strict=True)]
+        names = ", ".join(f"{spec.name} {want}" for spec, want in zip(specs, shapes_wanted, strict=True))
         raise SessionError(
             f"{owner}: expected tensors {names} from the network, got {', '.join(map(str, shapes))}. Mend "
             "the network's last layer, or the Call."

@@ -52,21 +52,21 @@ def check_host(
         the cost of an exchange.
     """
     calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
-    began, before = time.monotonic(), host.counts.exchanges
-    said = set(host.notices.said)
+    began, exchanges = time.monotonic(), host.counts.exchanges
+    notices = set(host.notices.said)
     host.notices.settle("early")  # runs may be shorter than these calls
     policy, host.failures = host.failures, "raise"  # a run that fails is a finding
     try:
         findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]
     finally:
-        host.notices.said, host.failures = said, policy
+        host.notices.said, host.failures = notices, policy
         host.close()
     return Report(
         box=repr(host),
         findings=tuple(findings),
         recommendations=(),
         drawn=False,
-        rows=host.counts.exchanges - before,
+        rows=host.counts.exchanges - exchanges,
         taken=len(cases),
         offered=len(cases),
         seconds=time.monotonic() - began,
@@ -143,8 +143,8 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
         took = time.monotonic() - started
     except BlackBoxError as error:
         return [Finding(RUNS, Verdict.FAULT, f"A run failed: {error}")]
-    asked = sum(int(first[name].mask.sum()) for name in first)
-    findings = [Finding(RUNS, Verdict.OK, "The program runs and asks.", asked / len(cases), "calls a run")]
+    answers = sum(int(first[name].mask.sum()) for name in first)
+    findings = [Finding(RUNS, Verdict.OK, "The program runs and asks.", answers / len(cases), "calls a run")]
     host.close()  # what is remembered would answer in the place of new runs
     try:
         again = drawn.run(cases[::-1])
@@ -186,7 +186,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
         )
         findings += _responses(drawn, cases[0])
     numbers = host.form.size
-    cost = 1000 * took / max(1, asked)
+    cost = 1000 * took / max(1, answers)
     findings.append(
         Finding(COST, Verdict.OK, f"A row has {numbers:,} numbers; starts are in it.", cost, "ms a call")
     )
@@ -195,12 +195,12 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
 
 def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
     """Check that answers change later calls, and that the arrays shown determine what follows."""
-    base, seen = drawn.run([case]), dict[str, tuple[bool, bool]]()
+    base, effects = drawn.run([case]), dict[str, tuple[bool, bool]]()
     for name in base:
         moved = [_moved(drawn, case, name, length) for length in (FAR, 1.0)]
-        seen[name] = any(_differ(base, moved[0])), any(_differ(base, moved[1]))
-    silent = [name for name, (_, far) in seen.items() if not far]
-    steps = [name for name, (near, far) in seen.items() if far and not near]
+        effects[name] = any(_differ(base, moved[0])), any(_differ(base, moved[1]))
+    silent = [name for name, (_, far) in effects.items() if not far]
+    steps = [name for name, (near, far) in effects.items() if far and not near]
     if silent and drawn.calls <= len(drawn.host.form.kinds):
         words = f"Not measured: a round has {len(drawn.host.form.kinds)} calls. Give a larger calls=."
         return [Finding(ANSWERS, Verdict.SKIPPED, words)]
@@ -242,17 +242,17 @@ def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
     for name, call in drawn.host.form.calls.items():
         if len(call.seen) != 1 or len(call.given) != 1:
             continue
-        seen, given = call.seen[0], call.given[0]
-        if not (is_open(seen) and is_open(given) and seen.shape == given.shape):
+        spec_seen, spec_given = call.seen[0], call.given[0]
+        if not (is_open(spec_seen) and is_open(spec_given) and spec_seen.shape == spec_given.shape):
             continue
-        places = places_of(given.shape[0])
-        moves = torch.zeros(len(places), given.shape[0], dtype=torch.float64)
+        places = places_of(spec_given.shape[0])
+        moves = torch.zeros(len(places), spec_given.shape[0], dtype=torch.float64)
         moves[range(len(places)), places] = 0.1 * drawn.scales(name)[places]
-        runs = drawn.run([case] * len(places), {(name, 0): moves})[name][seen.name]
-        response = runs - drawn.run([case])[name][seen.name]
-        shown = next((each for each in response[:, 1:4].unbind(1) if bool(each.any())), None)
-        if shown is not None:  # of the first call that shows the answer
-            findings.append(told([(given.name, shown.numpy(), places)], [seen.name]))
+        runs = drawn.run([case] * len(places), {(name, 0): moves})[name][spec_seen.name]
+        response = runs - drawn.run([case])[name][spec_seen.name]
+        visible = next((each for each in response[:, 1:4].unbind(1) if bool(each.any())), None)
+        if visible is not None:  # of the first call that shows the answer
+            findings.append(told([(spec_given.name, visible.numpy(), places)], [spec_seen.name]))
     return findings
 
 
@@ -312,11 +312,11 @@ def _way(drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor
             arrays = [array.flatten() for array in drawn.answers(name, numbers[name])]
             move = moves.get((name, numbers[name]), torch.zeros(sum(map(len, arrays))))
             parts = zip(arrays, move.split([*map(len, arrays)]), strict=True)
-            given = torch.cat([(array + part).to(array.dtype).double() for array, part in parts]).numpy()
+            answer = torch.cat([(array + part).to(array.dtype).double() for array, part in parts]).numpy()
             numbers[name] += 1
-            place = host.programs.after(place, given)
+            place = host.programs.after(place, answer)
             way.vectors.append(place.vector)
-            way.answers.append(given)
+            way.answers.append(answer)
         host.programs.release([case])
     return way
 
@@ -336,7 +336,11 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
         length: the length of the moves.
         eps: the last place of a program's numbers, to which it rounds.
     """
-    own, found, why = dict[int, Array](), list[float](), "more answers have to be moved, by a larger calls="
+    effects, shares, why = (
+        dict[int, Array](),
+        list[float](),
+        "more answers have to be moved, by a larger calls=",
+    )
     for place in range(len(form.kinds) - 1, min(len(way.answers) for way in ways)):
         kinds = {(int(way.vectors[place][0]), int(way.vectors[place + 1][0])) for way in ways}
         kind, after = kinds.pop()
@@ -344,8 +348,8 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
             why = "how many calls are made depends on answers"
         if kinds or after < 0:
             continue
-        shown = [*form.seen[form.kinds[kind][0]], *form.remembered(form.kinds[kind])]
-        parts = [_changes(ways, place, slot.place) for slot in shown if slot.spec.floating]
+        slots = [*form.seen[form.kinds[kind][0]], *form.remembered(form.kinds[kind])]
+        parts = [_changes(ways, place, slot.place) for slot in slots if slot.spec.floating]
         answers = np.stack([way.answers[place] for way in ways])
         d = np.hstack([*parts, answers[1:] - answers[0]])
         sent = [slot for slot in form.seen[form.kinds[after][0]] if slot.spec.floating]
@@ -354,7 +358,7 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
             ROUNDED * eps * np.abs(np.hstack([ways[0].vectors[place + 1][slot.place] for slot in sent]))
         )
         spread = np.sqrt(np.square(e).mean(axis=0))
-        own.setdefault(after, spread)  # of a round's answers alone
+        effects.setdefault(after, spread)  # of a round's answers alone
         moves = sum(map(len, ways[0].answers[: place + 1]))
         if not (moved := spread > rounding).any():
             why = "small changes of answers change nothing"
@@ -364,10 +368,10 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
             continue
         left = (
             np.sqrt(np.maximum(left**2 - rounding**2, 0))[moved]
-            / np.maximum(own[after], FAINT * spread)[moved]
+            / np.maximum(effects[after], FAINT * spread)[moved]
         )
-        found.append(float(np.sqrt(np.square(left).mean())))
-    return max(found) if found else why
+        shares.append(float(np.sqrt(np.square(left).mean())))
+    return max(shares) if shares else why
 
 
 def _changes(ways: Sequence[_Way], place: int, numbers: slice) -> Array:

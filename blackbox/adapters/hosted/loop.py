@@ -60,9 +60,9 @@ class Loop:
         self._bounded, done = calls is not None, 0
         try:
             while bool(self._going().any()) and (calls is None or done < calls):
-                asked = self._asked
-                for kind in self._waiting(asked):
-                    self._answer(kind, asked)
+                next_kinds = self._asked
+                for kind in self._waiting(next_kinds):
+                    self._answer(kind, next_kinds)
                 done += 1
                 if calls is None and done == LONG:
                     self._host.notices.once(
@@ -137,25 +137,25 @@ class Loop:
 
     def _see(self, name: str, mask: Tensor) -> list[Tensor]:
         form, rounds = self._host.form, self._records[name]
-        seen = [self._state[slot.name] for slot in form.seen[name]]
+        arrays = [self._state[slot.name] for slot in form.seen[name]]
         rounds.masks.append(mask | self._failed())
-        for record, array in zip(rounds.seen.values(), seen, strict=True):
+        for record, array in zip(rounds.seen.values(), arrays, strict=True):
             record.append(array)
-        return seen
+        return arrays
 
     def _answer(self, kind: int, asked: Tensor) -> None:
         host = self._host
         name, _ = host.form.kinds[kind]
         box, mask = host.exchanges[kind], self._mask(kind, asked)
         everywhere, places = bool(mask.all()), mask.nonzero().flatten()
-        seen = self._see(name, mask)
-        shown = seen if everywhere else [array[places] for array in seen]
-        given = given_arrays(repr(box), box.given, self._networks[name](*shown), len(places))
+        arrays_seen = self._see(name, mask)
+        rows_seen = arrays_seen if everywhere else [array[places] for array in arrays_seen]
+        answer = given_arrays(repr(box), box.given, self._networks[name](*rows_seen), len(places))
         if not everywhere:
-            given = [filled(part, places, self._rows) for part in given]
-        for record, array in zip(self._records[name].given.values(), given, strict=True):
+            answer = [filled(part, places, self._rows) for part in answer]
+        for record, array in zip(self._records[name].given.values(), answer, strict=True):
             record.append(array)
-        row = (*(self._state[slot.name] for slot in box.slots), *given, self._history)
+        row = (*(self._state[slot.name] for slot in box.slots), *answer, self._history)
         *arrays, after, history = host.boxes[kind](*row)
         ends = mask & (after == ENDED)
         if host.form.outputs and bool(ends.any()):

@@ -152,8 +152,8 @@ class Program:
         self._history[name].appendleft(np.concatenate([self._present, given[:at]]))
         self._asked = None
         try:
-            for line, own in zip(self._lines, self._shares(arrays), strict=True):
-                line.answer(own)
+            for line, part in zip(self._lines, self._shares(arrays), strict=True):
+                line.answer(part)
         except wire.WireError:
             pass  # it has ended: the next look at it says how
 
@@ -218,11 +218,11 @@ class Program:
 
     def _call(self, name: str, arrays: dict[str, Array]) -> Array:
         form = self._form
-        seen = sent_arrays(name, form.calls[name].seen, arrays)
+        arrays_seen = sent_arrays(name, form.calls[name].seen, arrays)
         stage = self._counts[name] % form.calls[name].stages
         self._counts[name] += 1
         self._asked = name, stage
-        self._present = np.concatenate([array.ravel().astype(np.float64) for array in seen])
+        self._present = np.concatenate([array.ravel().astype(np.float64) for array in arrays_seen])
         vector = self._with_history(form.kinds.index((name, stage)))
         vector[form.seen[name][0].place.start : form.seen[name][-1].place.stop] = self._present
         return vector

@@ -131,10 +131,10 @@ class Programs:
         Raises:
             Exception: the error of the program.
         """
-        known = self._roots.get(case)
-        if known is not None:
+        root = self._roots.get(case)
+        if root is not None:
             self.counts.repeated += 1
-            return known
+            return root
         program = self._fresh(case)
         place = Place(_key(b"", case), case, None, np.empty(0), self._read(program), 0)
         self._roots[case] = place
@@ -143,12 +143,12 @@ class Programs:
 
     def go_on(self, moves: Sequence[tuple[Place, Array]]) -> None:
         """Answer programs whose outcomes `after` will ask for, so that they go on side by side."""
-        for place, given in moves:
-            if place.child(given) is not None:
+        for place, answer in moves:
+            if place.child(answer) is not None:
                 continue
             if place.program is not None and place.waiting is None:
-                place.program.answer(given)
-                place.waiting = given
+                place.program.answer(answer)
+                place.waiting = answer
             elif place.parent is None and len(self._running) + self._started() < self._most:
                 self._starting.setdefault(place.case, []).append(self._new(place.case))
 
@@ -159,10 +159,10 @@ class Programs:
             SessionError: the program does not repeat itself.
             Exception: the error of a new run of the program.
         """
-        known = place.child(given)
-        if known is not None:
+        child = place.child(given)
+        if child is not None:
             self.counts.repeated += 1
-            return known
+            return child
         answered = place.waiting is not None and np.array_equal(place.waiting, given)
         program = self._at(place, given)
         place.waiting = None
@@ -215,12 +215,12 @@ class Programs:
         begun = self.counts.exchanges
         program = self._fresh(place.case)
         vector = self._read(program)
-        for known, after in zip(way, [*way[1:], None], strict=True):
-            if not np.array_equal(vector, known.vector):
+        for stop, after in zip(way, [*way[1:], None], strict=True):
+            if not np.array_equal(vector, stop.vector):
                 program.end()
                 raise SessionError(
                     f"{self._owner}: expected a program that does the same whenever it runs a case and gets "
-                    f"the same answers, got another in case {place.case} after {known.count} calls. Seed all "
+                    f"the same answers, got another in case {place.case} after {stop.count} calls. Seed all "
                     "that is random from the case, and let no run read what another has written."
                 )
             if after is not None:

@@ -61,8 +61,8 @@ class HostedRun:
             return self.__dict__["_records"][name]
         except KeyError:
             self._refuse_lost(name)
-            known = ", ".join(self.__dict__.get("_records", ()))
-            raise AttributeError(f"expected a call, one of {known}, outputs or ended, got {name!r}") from None
+            names = ", ".join(self.__dict__.get("_records", ()))
+            raise AttributeError(f"expected a call, one of {names}, outputs or ended, got {name!r}") from None
 
     def __getitem__(self, name: str) -> CallRecord:
         self._refuse_lost(name)
@@ -102,19 +102,19 @@ class Rounds:
 
         def entries(arrays: list[Tensor]) -> Tensor:
             stacked = torch.stack(arrays, dim=1)
-            kept = torch.stack(self.masks[: len(arrays)], dim=1)
-            stacked = _entries_where(kept, stacked)
+            mask_of_entries = torch.stack(self.masks[: len(arrays)], dim=1)
+            stacked = _entries_where(mask_of_entries, stacked)
             if order is not None:
-                place = torch.argsort(kept.int(), dim=1, descending=True, stable=True)
+                place = torch.argsort(mask_of_entries.int(), dim=1, descending=True, stable=True)
                 stacked = stacked[torch.arange(len(stacked), device=place.device)[:, None], place]
             stacked = stacked[:, :count]
             if not bool(failed.any()):
                 return stacked
             return torch.cat([stacked[:, :-1], lost_rows(failed, stacked[:, -1])[:, None]], dim=1)
 
-        seen = {name: entries(arrays) for name, arrays in self.seen.items()}
-        given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
-        return CallRecord(seen, given, mask[:, :count])
+        arrays_seen = {name: entries(arrays) for name, arrays in self.seen.items()}
+        arrays_given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
+        return CallRecord(arrays_seen, arrays_given, mask[:, :count])
 
 
 def _entries_where(mask: Tensor, stacked: Tensor) -> Tensor:

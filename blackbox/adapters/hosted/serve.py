@@ -61,13 +61,13 @@ def serve(
             while int((vector := program.read())[0]) != ENDED:
                 name, _ = form.kinds[int(vector[0])]
                 call = form.calls[name]
-                seen = [torch.from_numpy(slot.of(vector))[None] for slot in form.seen[name]]
-                seen = [
+                arrays_seen = [torch.from_numpy(slot.of(vector))[None] for slot in form.seen[name]]
+                arrays_seen = [
                     array.to(dtype) if spec.dtype is None else array
-                    for array, spec in zip(seen, call.seen, strict=True)
+                    for array, spec in zip(arrays_seen, call.seen, strict=True)
                 ]
-                given = given_arrays(f"{name!r}", call.given, networks[name](*seen), 1)
-                program.answer(np.concatenate([part.double().cpu().numpy().ravel() for part in given]))
+                answer = given_arrays(f"{name!r}", call.given, networks[name](*arrays_seen), 1)
+                program.answer(np.concatenate([part.double().cpu().numpy().ravel() for part in answer]))
                 answered += 1
     finally:
         program.end()

@@ -64,28 +64,28 @@ class Gymnasium(Session):
         import_extra("Gymnasium", "gymnasium", "gymnasium")
         making = _Making(environment, tuple(settings.items()))
         try:
-            shown = making.made()
+            example = making.made()
         except Exception as error:
             raise ConfigurationError(
                 f"Gymnasium, environment: expected one that gymnasium can make, got {environment!r} "
                 f"({type(error).__name__}: {error}). See gymnasium.pprint_registry() for names."
             ) from error
-        spec = getattr(shown, "spec", None)
+        spec = getattr(example, "spec", None)
         steps = steps or (spec.max_episode_steps if spec else None)
         if steps is None:
             raise ConfigurationError(
                 "Gymnasium, steps: expected a number, as the environment has no max_episode_steps, got None. "
                 "Give the most steps after a reset."
             )
-        observation = _spec("observation", shown.observation_space)
+        observation = _spec("observation", example.observation_space)
         self._environment, self._keywords = environment, settings
-        action = _spec("action", shown.action_space)
-        self._space, self._notices = shown.action_space, Notices()
+        action = _spec("action", example.action_space)
+        self._space, self._notices = example.action_space, Notices()
         self._limits = {
             name: (str(space), *limits_of(space))
-            for name, space in (("observation", shown.observation_space), ("action", shown.action_space))
+            for name, space in (("observation", example.observation_space), ("action", example.action_space))
         }
-        shown.close()
+        example.close()
         super().__init__(
             making,
             observation=observation,
@@ -150,8 +150,8 @@ class Gymnasium(Session):
     def __repr__(self) -> str:
         """The environment's name."""
         name = self._environment
-        shown = repr(name) if isinstance(name, str) else getattr(name, "__qualname__", type(name).__name__)
-        return f"Gymnasium({shown}, steps={self.steps})"
+        label = repr(name) if isinstance(name, str) else getattr(name, "__qualname__", type(name).__name__)
+        return f"Gymnasium({label}, steps={self.steps})"
 
 
 OLD = (

@@ -55,9 +55,9 @@ class History:
         count = int.from_bytes(data[WORD : 2 * WORD], "little")
         if HEAD + count * width > len(data):
             raise ValueError(f"{count} actions of {width} bytes do not fit into {len(data)} bytes")
-        seen = data[2 * WORD : HEAD]
+        digests = data[2 * WORD : HEAD]
         seed = int.from_bytes(data[:WORD], "little", signed=True)
-        return cls(seed, data[HEAD : HEAD + count * width], seen if any(seen) else b"")
+        return cls(seed, data[HEAD : HEAD + count * width], digests if any(digests) else b"")
 
 
 def longest_ways(histories: Array, width: int) -> list[tuple[int, list[bytes]]]:

@@ -154,9 +154,9 @@ class LiveEnvironments:
             try:
                 places = sorted({len(actions) // 2, len(actions) - 1}) if self._save is not None else []
                 expected, states = self._lived(first, seed, actions, places)
-                others = self._stepping(used, *before)
-                turns, _ = self._lived(second, seed, actions, beside=others)
-                deque(others, maxlen=0)  # to their end
+                steps_of_third = self._stepping(used, *before)
+                turns, _ = self._lived(second, seed, actions, beside=steps_of_third)
+                deque(steps_of_third, maxlen=0)  # to their end
                 again = turns, self._lived(used, seed, actions)[0]
                 for answers, what in zip(again, (ANEW, USED), strict=True):
                     if (at := first_unlike(expected, answers)) is not None:
@@ -189,8 +189,8 @@ class LiveEnvironments:
 
     def _look_at_seeds(self, starts: dict[int, Answer], action: bytes) -> None:
         """Say it where rows of other seeds are copies: they begin alike, and go on alike."""
-        self._starts, (first, *others) = None, starts.values()
-        if not all(same_answer(first, other) for other in others):
+        self._starts, (first, *further_starts) = None, starts.values()
+        if not all(same_answer(first, other) for other in further_starts):
             return
         alike = False
         with suppress(Exception):  # the row that waits will say what is wrong

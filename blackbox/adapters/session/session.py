@@ -219,14 +219,14 @@ class Session(BlackBoxFunction):
                 "normalise inside the network; take zo.TangentGradient or zo.LossGradient, not differences "
                 "at the box's inputs."
             )
-        taken = np.ascontiguousarray(action, dtype=self._dtype).tobytes()
-        if len(past.actions) + len(taken) > self.steps * self._width:
+        action_bytes = np.ascontiguousarray(action, dtype=self._dtype).tobytes()
+        if len(past.actions) + len(action_bytes) > self.steps * self._width:
             raise SessionError(
                 f"{self!r}: expected at most {self.steps:,} steps after a reset, got one more. Make it with "
                 "a larger steps=."
             )
-        answer = self._environments.step(past, taken)
-        after = History(past.seed, past.actions + taken, seen(answer[0]))
+        answer = self._environments.step(past, action_bytes)
+        after = History(past.seed, past.actions + action_bytes, seen(answer[0]))
         return (*answer, after.pack(self.inputs[2].shape[0], self._width))
 
     def _first(self, seed: int) -> tuple[Array, Array]:
@@ -312,17 +312,19 @@ class Session(BlackBoxFunction):
         Raises:
             Exception: an environment raises it.
         """
-        ways, began, before = self._ways(histories, generator), monotonic(), self.counts.steps
-        others = [*ways[1:], *ways[:1]]
-        found = (self._environments.forgets(*way, other) for way, other in zip(ways, others, strict=True))
-        words = next((words for words in found if words is not None), None)
-        lived = self.counts.steps - before
+        ways, began, steps_before = self._ways(histories, generator), monotonic(), self.counts.steps
+        other_ways = [*ways[1:], *ways[:1]]
+        findings = (
+            self._environments.forgets(*way, other) for way, other in zip(ways, other_ways, strict=True)
+        )
+        words = next((words for words in findings if words is not None), None)
+        lived = self.counts.steps - steps_before
         if words is not None or not lived:
             return words
         (seed, way), pace = ways[0], (monotonic() - began) / lived
         longer = [*islice(cycle(way), int(min(self.steps, seconds / PASSES / max(pace, 1e-9))))]
         with suppress(Exception):  # an episode may end before, and steps after its end raise
-            return self._environments.forgets(seed, longer, others[0]) if len(longer) > len(way) else None
+            return self._environments.forgets(seed, longer, other_ways[0]) if len(longer) > len(way) else None
 
     def copies(self, histories: Array) -> str | None:
         """Explain the fault of seeds with the same answers, for `check_black_box`; None if there is none.

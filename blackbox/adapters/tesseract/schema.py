@@ -119,8 +119,8 @@ def input_fields(
         for name, inner in node["properties"].items():
             value = example.get(name, _NOTHING) if isinstance(example, Mapping) else _NOTHING
             path = path_of((*keys, name))
-            wanted = any(f"{choice}.".startswith(f"{path}.") for choice in chosen)
-            if name in node.get("required", ()) or value is not _NOTHING or wanted:
+            is_wanted = any(f"{choice}.".startswith(f"{path}.") for choice in chosen)
+            if name in node.get("required", ()) or value is not _NOTHING or is_wanted:
                 yield from input_fields(inner, schemas, value, chosen, (*keys, name))
     elif isinstance(node.get("additionalProperties"), Mapping) or node.get("type") == "array":
         if example is _NOTHING:

@@ -203,29 +203,29 @@ class Tesseract(BlackBoxFunction):
 
     def _input_fields(self, schemas: Mapping[str, Any]) -> list[SchemaArray]:
         root = schemas["ApplyInputSchema"]["properties"]["inputs"]
-        chosen = self._chosen or ()
-        fields = list(tesseract_schema.input_fields(root, schemas, self.example, chosen))
+        paths = self._chosen or ()
+        fields = list(tesseract_schema.input_fields(root, schemas, self.example, paths))
         for field in fields:
             if field.is_array and field.in_example:  # lists that stand for arrays
                 self.example = put(self.example, field.keys, np.asarray(at(self.example, field.keys)))
-        known = {field.path: field for field in fields}
-        for path in chosen:
-            if path not in known:
+        by_path = {field.path: field for field in fields}
+        for path in paths:
+            if path not in by_path:
                 raise ConfigurationError(
                     f"Tesseract, inputs: expected the paths of numbers, got {path!r}. "
-                    f"{nearest(path, list(known))}"
+                    f"{nearest(path, list(by_path))}"
                 )
         if self._chosen is None:
-            chosen = [path for path, field in known.items() if field.is_array or not field.in_example]
-        for path, field in known.items():
-            if path not in chosen and not field.in_example:
+            paths = [path for path, field in by_path.items() if field.is_array or not field.in_example]
+        for path, field in by_path.items():
+            if path not in paths and not field.in_example:
                 raise ConfigurationError(
                     f"Tesseract, inputs: expected {path!r} among them, or a value in the example, "
                     "got neither. Add one."
                 )
-        for path in chosen:
-            known[path].check("input", self.vectorized, "Give example={...} with an array of that shape.")
-        return [known[path] for path in chosen]
+        for path in paths:
+            by_path[path].check("input", self.vectorized, "Give example={...} with an array of that shape.")
+        return [by_path[path] for path in paths]
 
     def _output_fields(self, schemas: Mapping[str, Any]) -> list[SchemaArray]:
         root = schemas["ApplyOutputSchema"]

@@ -243,5 +243,5 @@ def _error(error: object) -> str:
 
 
 def _excerpt(text: bytes) -> str:
-    shown = " ".join(text[: 4 * EXCERPT].decode("utf-8", "replace").split())
-    return shown if len(shown) <= EXCERPT else shown[:EXCERPT] + "..."
+    excerpt = " ".join(text[: 4 * EXCERPT].decode("utf-8", "replace").split())
+    return excerpt if len(excerpt) <= EXCERPT else excerpt[:EXCERPT] + "..."

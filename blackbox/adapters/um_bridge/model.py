@@ -70,11 +70,18 @@ class ServedModel:
         """`/ModelInfo`, `/InputSizes`, `/OutputSizes`: no row is run."""
         if path == "/ModelInfo":
             # Estimates pass for exact at a client: whoever serves has to ask for them.
-            known = {} if self.frozen is None else {"derivative": self.frozen.derivative_info}
+            derivative = {} if self.frozen is None else {"derivative": self.frozen.derivative_info}
             # which model it will be, and so whether it bends, is not known before it is frozen
-            hessian = bool(known) and known["derivative"].get("hessian", True)
-            others = {"ApplyJacobian": bool(known), "ApplyHessian": hessian}
-            return {"support": {"Evaluate": True, "Gradient": self.derivative is not None, **others}, **known}
+            hessian = bool(derivative) and derivative["derivative"].get("hessian", True)
+            derivative_endpoints = {"ApplyJacobian": bool(derivative), "ApplyHessian": hessian}
+            return {
+                "support": {
+                    "Evaluate": True,
+                    "Gradient": self.derivative is not None,
+                    **derivative_endpoints,
+                },
+                **derivative,
+            }
         if path == "/InputSizes":
             return {"inputSizes": [_size(spec) for spec in self.box.inputs]}
         return {"outputSizes": [_size(spec) for spec in self.box.outputs]}
@@ -146,9 +153,9 @@ class ServedModel:
     @property
     def headers(self) -> dict[str, str]:
         """The error of a frozen derivative, by output, for the answers that have one."""
-        known = {} if self.frozen is None else self.frozen.derivative_info
-        errors = ", ".join(f"{name}={error:.3g}" for name, error in known.get("errors", {}).items())
-        return {"derivative-error": errors, "derivative-rows": str(known["rows"])} if errors else {}
+        derivative_info = {} if self.frozen is None else self.frozen.derivative_info
+        errors = ", ".join(f"{name}={error:.3g}" for name, error in derivative_info.get("errors", {}).items())
+        return {"derivative-error": errors, "derivative-rows": str(derivative_info["rows"])} if errors else {}
 
     def product(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         """`/Gradient`, `/ApplyJacobian` or `/ApplyHessian` of a frozen derivative; no row is run.

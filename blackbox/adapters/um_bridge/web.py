@@ -152,17 +152,17 @@ class LimitedProtocol(H11Protocol):
         """Close another connection if there are too many."""
         super().connection_made(transport)
         self._time()
-        kept: list[Any] = [
+        connections: list[Any] = [
             connection for connection in self.connections if not connection.transport.is_closing()
         ]
         waiting = [
             connection
-            for connection in kept
+            for connection in connections
             if connection is not self and connection.conn.their_state in INCOMPLETE
         ]
-        if len(kept) > self._most and waiting:
+        if len(connections) > self._most and waiting:
             min(waiting, key=lambda connection: connection._since).transport.abort()
-        elif len(kept) > self._most:
+        elif len(connections) > self._most:
             self.app: Any = _error(503, "Busy", f"expected at most {self._most} connections at a time.")
 
     def data_received(self, data: bytes) -> None:

@@ -151,7 +151,7 @@ class Host:
         if kind != ANSWER or count > MOST:
             self._fail("expected an answer of at most 32 arrays, got something else")
         entries = [self._entry(self._read(ENTRY.size)) for _ in range(count)]
-        if size != sum(-(-wanted // 8) * 8 for _, _, _, wanted in entries):
+        if size != sum(-(-length // 8) * 8 for _, _, _, length in entries):
             self._fail("expected an answer as long as its arrays, got another length")
         if not flags & SHARED:
             data = memoryview(self._read(size))
@@ -160,10 +160,10 @@ class Host:
         else:
             self._fail("expected an answer in the memory that the trainer shares, got none")
         answers, place = {}, 0
-        for name, format_, dims, wanted in entries:
+        for name, format_, dims, length in entries:
             numbers = array.array(format_)
-            numbers.frombytes(data[place : place + wanted])
-            place += -(-wanted // 8) * 8
+            numbers.frombytes(data[place : place + length])
+            place += -(-length // 8) * 8
             answers[name] = self._as_array(numbers, dims)
         return answers
 
@@ -172,10 +172,10 @@ class Host:
         name, type_, rank, *dims = ENTRY.unpack(data)
         if type_ not in (1, 2) or not 0 <= rank <= 4 or min(dims) < 0:
             self._fail("expected arrays of floats in an answer, got something else")
-        wanted = 4 * type_
+        size = 4 * type_
         for n in dims[:rank]:
-            wanted *= n
-        return name.rstrip(b"\0").decode(errors="replace"), FORMATS[type_], dims[:rank], wanted
+            size *= n
+        return name.rstrip(b"\0").decode(errors="replace"), FORMATS[type_], dims[:rank], size
 
     def _as_array(self, numbers: array.array, dims: list[int]) -> Any:
         numpy = sys.modules.get("numpy")
