@@ -48,18 +48,18 @@ def of_user(error: BaseException) -> str | None:
     frames = _users(error)
     if frames:
         file, where = frames[-1].tb_frame.f_code.co_filename, place(error)
-        shown = "".join(_lines_of_user(error).format())
+        traceback_text = "".join(_lines_of_user(error).format())
     elif isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         file, where = error.filename, f"{error.filename}, line {error.lineno}"
-        shown = "".join(traceback.format_exception_only(error))
+        traceback_text = "".join(traceback.format_exception_only(error))
     else:
         return None
-    said = " ".join(str(error).split())
-    colon = ": " if said else ""
-    mended = _dtypes(said)
+    message = " ".join(str(error).split())
+    colon = ": " if message else ""
+    mended = _dtypes(message)
     return (
-        f"{where}: your code raised {type(error).__name__}{colon}{said}"
-        f"{_namesake(error, Path(file).parent)}{hint(error)}{mended}\n{'' if mended else shown}"
+        f"{where}: your code raised {type(error).__name__}{colon}{message}"
+        f"{_namesake(error, Path(file).parent)}{hint(error)}{mended}\n{'' if mended else traceback_text}"
     )
 
 
@@ -74,31 +74,31 @@ def place(error: BaseException) -> str:
 
 def of_resources(error: BaseException) -> str | None:
     """Memory that is not there, or a process that died, in one sentence; None for other errors."""
-    said = " ".join(str(error).split("\n")[0].split())
+    message = " ".join(str(error).split("\n")[0].split())
     if isinstance(error, BrokenExecutor | ExecutorError):
         return (
-            f"expected processes that go on to the end, got one that died: {said or type(error).__name__} "
+            f"expected processes that go on to the end, got one that died: {message or type(error).__name__} "
             "Look for what killed it, often a lack of memory."
         )
     memory = isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in said for sign in _NO_MEMORY)
+        isinstance(error, RuntimeError) and any(sign in message for sign in _NO_MEMORY)
     )
     if not memory:
         return None
     return (
-        f"expected memory for what the settings ask for, got {said!r}. "
+        f"expected memory for what the settings ask for, got {message!r}. "
         "Lower what makes it large, such as --batch."
     )
 
 
 def _lines_of_user(error: BaseException) -> traceback.TracebackException:
     """The traceback of an error, and of the errors that led to it, without the frames of packages."""
-    shown: traceback.TracebackException = traceback.TracebackException.from_exception(error)
-    link: traceback.TracebackException | None = shown
+    summary: traceback.TracebackException = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = summary
     while link is not None:
         link.stack = traceback.StackSummary.from_list([f for f in link.stack if _is_users(f.filename)])
         link = link.__cause__ or link.__context__
-    return shown
+    return summary
 
 
 def _users(error: BaseException) -> list[TracebackType]:

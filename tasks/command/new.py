@@ -137,10 +137,10 @@ def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
             f"--folder: expected a folder, or a new one in a folder that is there, got {folder}: there is no "
             f"{folder.parent}. Correct the path, or make that folder first."
         )
-    taken = module in PACKAGES or module in sys.stdlib_module_names
-    if not taken and not (folder / f"{module}.py").exists():
-        taken = find_spec(module) is not None
-    if taken:
+    is_taken = module in PACKAGES or module in sys.stdlib_module_names
+    if not is_taken and not (folder / f"{module}.py").exists():
+        is_taken = find_spec(module) is not None
+    if is_taken:
         raise ConfigurationError(
             f"{name!r}: expected a name that no module has, got that of {module!r}. "
             f"Take another, such as my-{name}."

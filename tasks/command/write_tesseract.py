@@ -61,9 +61,9 @@ def write(
                 "with an underscore or model_. Rename it in the spec."
             )
     code = Path(target.rpartition(":")[0]) if not target.endswith(".py") else Path(target)
-    made = repr(target)
+    target_text = repr(target)
     if code.suffix == ".py":
-        made = f"str(Path(__file__).parent / {target.replace(str(code), code.name, 1)!r})"
+        target_text = f"str(Path(__file__).parent / {target.replace(str(code), code.name, 1)!r})"
     files = [folder / name for name in (API, CONFIG, REQUIREMENTS)]
     files += [folder / code.name] if code.suffix == ".py" else []
     for path in files:
@@ -71,7 +71,7 @@ def write(
             raise ConfigurationError(f"{path}: expected no such file, got one. Name another folder.")
     text = Template(TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         target=target,
-        made=made,
+        made=target_text,
         arguments=repr(dict(arguments)),
         derivative=derivative,
         vectorized=vectorized,

@@ -91,10 +91,10 @@ Code: TypeAlias = Shipped | Named | Script
 
 def problem(text: str) -> Shipped | Named:
     """Parse a problem's name, `module:Class`, `file.py:Class` or `file.py`."""
-    known = names.problems()
-    target = target_of(text, known)
+    problems = names.problems()
+    target = target_of(text, problems)
     # by its module alone: what an entry point calls a file would be another one in each folder
-    shipped = isinstance(target.place, str) and str(target) in known.values()
+    shipped = isinstance(target.place, str) and str(target) in problems.values()
     return Shipped(replace(target, installed=True)) if shipped else Named(target)
 
 

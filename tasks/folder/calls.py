@@ -119,11 +119,11 @@ def note_lost(folder: Path) -> bool:
         RunFolderError: The kept sizes of the files cannot be read.
     """
     try:
-        before = reading.json_object(folder / SIZES, "Delete it.")
+        sizes = reading.json_object(folder / SIZES, "Delete it.")
     except FileNotFoundError:
         return False
     now = _sizes(folder)
-    longer = (size for name, size in before.items() if isinstance(size, int) and size > now.get(name, 0))
+    longer = (size for name, size in sizes.items() if isinstance(size, int) and size > now.get(name, 0))
     if _LOST in now or not any(longer):
         return False
     (folder / FOLDER).mkdir(exist_ok=True)

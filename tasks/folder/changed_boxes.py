@@ -18,12 +18,12 @@ def read(folder: Path) -> list[str]:
         RunFolderError: The file cannot be read.
     """
     try:
-        said = reading.json_object(folder / NAME, "Delete it.").get("changed")
+        names = reading.json_object(folder / NAME, "Delete it.").get("changed")
     except FileNotFoundError:
         return []
-    if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
+    if not isinstance(names, list) or not all(isinstance(sentence, str) for sentence in names):
         raise RunFolderError(f"{folder / NAME}: expected a list of sentences, got others. Delete it.")
-    return said
+    return names
 
 
 def add(folder: Path, sentences: Sequence[str]) -> None:
@@ -33,6 +33,6 @@ def add(folder: Path, sentences: Sequence[str]) -> None:
         OSError: The sentences cannot be written.
         RunFolderError: The kept sentences cannot be read.
     """
-    known = read(folder)
-    new = [sentence for sentence in sentences if sentence not in known]
-    atomic.write_json(folder / NAME, {"changed": [*known, *new]})
+    names = read(folder)
+    new = [sentence for sentence in sentences if sentence not in names]
+    atomic.write_json(folder / NAME, {"changed": [*names, *new]})

@@ -38,16 +38,16 @@ def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
     """
     from blackbox.adapters.command.files import content  # with all of torch, which `--version` does not need
 
-    found: dict[str, str] = {}
-    taken = set(versions())
+    digests: dict[str, str] = {}
+    distributions = set(versions())
     for path in dict.fromkeys(paths):
-        name = str(path) if path.name in taken else path.name
-        taken.add(path.name)
+        name = str(path) if path.name in distributions else path.name
+        distributions.add(path.name)
         try:
-            found[name] = content(path)[:12] if path.exists() else "gone"
+            digests[name] = content(path)[:12] if path.exists() else "gone"
         except OSError:
-            found[name] = "unreadable"
-    return found
+            digests[name] = "unreadable"
+    return digests
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:

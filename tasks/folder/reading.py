@@ -112,11 +112,11 @@ def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
         lines: The metrics of the stage.
         steps: How many steps were done.
     """
-    seen = sorted({line["step"] for line in lines if "loss" in line and 1 <= line["step"] <= steps})
-    ends = zip([0, *seen], [*seen, steps + 1], strict=True)
+    loss_steps = sorted({line["step"] for line in lines if "loss" in line and 1 <= line["step"] <= steps})
+    ends = zip([0, *loss_steps], [*loss_steps, steps + 1], strict=True)
     parts = [(low + 1, high - 1) for low, high in ends if high - low > 1]
     if not parts:
         return ""
-    (first, last), others = parts[0], len(parts) - 1
+    (first, last), more = parts[0], len(parts) - 1
     words = f"step {first}" if first == last else f"steps {first} to {last}"
-    return words + (f" and {others} more gaps" if others else "")
+    return words + (f" and {more} more gaps" if more else "")

@@ -120,11 +120,11 @@ class Row:
                 f"{outcome.stage!r} and {dict(figures)}."
             )
         values, failed = without_failed(figures)
-        (metric, value), *others = values.items()
+        (metric, value), *more_figures = values.items()
         value = plain("Row.of", metric, value)
         number = math.nan if value is None or isinstance(value, str) else float(value)
-        further = {name: plain("Row.of", name, other) for name, other in others}
-        chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
+        further = {name: plain("Row.of", name, other) for name, other in more_figures}
+        choice = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         return cls(
             method=named[2],
             seed=int(named[1]),
@@ -134,7 +134,7 @@ class Row:
             rows=outcome.ledger.rows_run,
             queries=int(outcome.metrics.get("queries", 0)),
             seconds=outcome.seconds,
-            extra={**further, "steps": outcome.step, **chosen},
+            extra={**further, "steps": outcome.step, **choice},
             ledger=asdict(outcome.ledger),
             higher_is_better=higher_is_better,
             failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
@@ -196,14 +196,14 @@ class Result:
         Raises:
             RunFolderError: The file is missing (the run is not finished), torn, or of another schema.
         """
-        path, wanted = folder / NAME, "a finished run"
+        path, expectation = folder / NAME, "a finished run"
         if so_far and not path.is_file():
-            path, wanted = folder / SO_FAR, "a run of which a method is finished"
+            path, expectation = folder / SO_FAR, "a run of which a method is finished"
         try:
             values = reading.json_object(path, f"Delete it and run: blackbox resume {quote(str(folder))}")
         except FileNotFoundError:
             raise RunFolderError(
-                f"{folder}: expected {wanted}, got one without {path.name}. "
+                f"{folder}: expected {expectation}, got one without {path.name}. "
                 f"Finish it with: blackbox resume {quote(str(folder))}"
             ) from None
         schema = values.get("schema")

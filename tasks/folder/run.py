@@ -230,9 +230,9 @@ class Run:
             ConfigurationError: it has no budget, or a larger one.
             RunLockedError: another process is working on it.
         """
-        before = self.config.get("rows")
-        if self.script or before is None or rows < before:
-            had = "none" if before is None else f"one of {before:,}"
+        old_rows = self.config.get("rows")
+        if self.script or old_rows is None or rows < old_rows:
+            had = "none" if old_rows is None else f"one of {old_rows:,}"
             mend = "Change it in the script." if self.script else "Leave out --rows, or raise it."
             raise ConfigurationError(
                 f"--rows: expected at least the budget of {self.path}, which has {had}, got {rows:,}. {mend}"
@@ -259,10 +259,10 @@ class Run:
             What has changed since they were first written down, in words; "" for nothing.
         """
         self.here.watched.begin(files)
-        before, now = self._written()["versions"], digest_of_files(files)
-        if new := {name: value for name, value in now.items() if name not in before}:
-            self._write({"versions": {**before, **new}})
-        return changes({**before, **new}, now)
+        old_versions, now = self._written()["versions"], digest_of_files(files)
+        if new := {name: value for name, value in now.items() if name not in old_versions}:
+            self._write({"versions": {**old_versions, **new}})
+        return changes({**old_versions, **new}, now)
 
     def _with(self, changed: Mapping[str, object]) -> Run:
         with self.lock():
@@ -277,8 +277,8 @@ class Run:
 
     def changed(self, terms: Terms) -> str:
         """Describe its differences from other terms; "" if there is none."""
-        before, now = {"name": self.task, "seeds": list(self.seeds), **self.config}, terms.written()
-        return differences(before, {"name": now["task"], "seeds": now["seeds"], **now["config"]})
+        old_terms, now = {"name": self.task, "seeds": list(self.seeds), **self.config}, terms.written()
+        return differences(old_terms, {"name": now["task"], "seeds": now["seeds"], **now["config"]})
 
     @property
     def begun(self) -> bool:

@@ -40,10 +40,10 @@ def evaluation(run: Run, network: nn.Module) -> str:
     digest = sha256(f"{settings(run)} {code(run)} {version(PACKAGE)}".encode())
     state = network.state_dict()
     # outputs depend as well on buffers that are not saved, such as masks
-    others = {
+    more_settings = {
         name: buffer for name, buffer in network.named_buffers(remove_duplicate=False) if name not in state
     }
-    for name, value in (state | others).items():
+    for name, value in (state | more_settings).items():
         if isinstance(value, torch.Tensor) and not is_lazy(value):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(bits(_plain(value).cpu()).numpy().tobytes())

@@ -114,14 +114,14 @@ def refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
     """
     if not os.path.lexists(path / BEGUN):  # `Run.lock` writes it, before anything is done
         return
-    kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
-    before, now = ({**side, "config": None} for side in (kept, lasting(content)))
-    settings = kept.get("config")
+    old_record = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
+    old_side, now = ({**side, "config": None} for side in (old_record, lasting(content)))
+    settings = old_record.get("config")
     config = settings if isinstance(settings, dict) else {}
-    parts = differences(before, now), differences(config, lasting(content)["config"])
-    if others := ", ".join(filter(None, parts)):
+    parts = differences(old_side, now), differences(config, lasting(content)["config"])
+    if text := ", ".join(filter(None, parts)):
         raise RunFolderError(
-            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {others}. Put "
+            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {text}. Put "
             "them back, or start a new run. Where data moved, leave that setting as it was, and give "
             "`blackbox resume` --data."
         )

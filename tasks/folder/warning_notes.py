@@ -58,7 +58,7 @@ class WarningNotes:
             yield
             return
         self._take_in(read(folder))
-        self._folder, before = folder, warnings.showwarning
+        self._folder, usual_show = folder, warnings.showwarning
         self._shown.clear()
 
         def show(
@@ -73,7 +73,7 @@ class WarningNotes:
             place = (category, str(message), filename, lineno)
             if place not in self._shown:
                 self._shown.add(place)
-                before(message, category, filename, lineno, file, line)
+                usual_show(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         try:
@@ -81,34 +81,34 @@ class WarningNotes:
                 yield
         finally:
             if warnings.showwarning is show:
-                warnings.showwarning = before
+                warnings.showwarning = usual_show
             self._folder = None
 
     @contextmanager
     def at(self, stage: str, step: int | None = None) -> Iterator[None]:
         """A block in which what is warned of belongs to a stage, also what an earlier stage had said."""
-        before = self.stage, self.step
-        if stage != before[0]:
-            self._say_how_many_more(before[0])
+        old_place = self.stage, self.step
+        if stage != old_place[0]:
+            self._say_how_many_more(old_place[0])
         self.stage, self.step = stage, step
         # Python gives no warning twice from one place, until filters may have changed
         with warnings.catch_warnings():
             try:
                 yield
             finally:
-                if stage != before[0]:
+                if stage != old_place[0]:
                     self._say_how_many_more(stage)
-                self.stage, self.step = before
+                self.stage, self.step = old_place
 
     def forget(self, folder: Path, stage: str, step: int) -> None:
         """Drop what was noted of a stage past a step, from where it goes on; all of it where that is -1."""
         with self._lock:
             lines = read(folder)
-            kept = [line for line in lines if not _is_past(line, stage, step)]
-            if len(kept) < len(lines):
-                text = "".join(f"{json.dumps(line)}\n" for line in kept)
+            valid_lines = [line for line in lines if not _is_past(line, stage, step)]
+            if len(valid_lines) < len(lines):
+                text = "".join(f"{json.dumps(line)}\n" for line in valid_lines)
                 atomic.write_bytes(folder / NAME, text.encode())
-            self._take_in(kept)
+            self._take_in(valid_lines)
 
     def _take_in(self, lines: Sequence[Mapping[str, Any]]) -> None:
         self._known = {_key(line) for line in lines}
@@ -146,8 +146,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: Another line cannot be read.
     """
-    texts, wanted = ("stage", "kind", "text"), "stage, step, kind and text"
-    lines, _torn = reading.json_lines(folder / NAME, texts, wanted, steps=False)
+    texts, columns = ("stage", "kind", "text"), "stage, step, kind and text"
+    lines, _torn = reading.json_lines(folder / NAME, texts, columns, steps=False)
     return [values for _, values in lines]
 
 

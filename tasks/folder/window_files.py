@@ -50,9 +50,9 @@ class WindowFiles:
         def put(part: str, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [] if finished else [self._reference(part, window, sums) for window in windows]
 
-        kept = _changed(state, put)
+        small_state = _changed(state, put)
         self._sums = sums
-        return kept
+        return small_state
 
     def take(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The state that `put` was given.
@@ -106,9 +106,9 @@ def _changed(
     state: Mapping[str, Any], change: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """The state with the windows of each part that has some changed, which is given by name."""
-    made = dict(state)
+    new_state = dict(state)
     for name, part in state.items():
         windows = part.get("windows") if isinstance(part, Mapping) else None
         if isinstance(windows, Mapping) and isinstance(windows.get("windows"), list):
-            made[name] = {**part, "windows": {**windows, "windows": change(name, windows["windows"])}}
-    return made
+            new_state[name] = {**part, "windows": {**windows, "windows": change(name, windows["windows"])}}
+    return new_state

@@ -105,13 +105,13 @@ class AutogradGradient:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
             LostRowsWarning: Rows were left out though no black box failed.
         """
-        step, before = self.counts.steps, Snapshot(self.network)
+        step, start = self.counts.steps, Snapshot(self.network)
         try:
-            losses = self._losses(batch, step, before)
+            losses = self._losses(batch, step, start)
             if losses.requires_grad:
                 self._add_gradient(losses.mean())
         except BaseException:
-            before.restore()
+            start.restore()
             raise
         if self.flat or "zero" not in self._notices.said:
             grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
@@ -151,7 +151,7 @@ class AutogradGradient:
     def _add_gradient(self, loss: Tensor) -> None:
         """Add it to the weights' `.grad`, in place, which is as it was where it is not finite."""
         weights = list(self.network.parameters())
-        held = [(weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in weights]
+        slopes = [(weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in weights]
         try:
             loss.backward()
             grads = [weight.grad for weight in weights if weight.grad is not None]
@@ -165,7 +165,7 @@ class AutogradGradient:
                     "the derivative of what stands in the box's place. Go on with the next batch."
                 )
         except BaseException:
-            for weight, (grad, copy) in zip(weights, held, strict=True):
+            for weight, (grad, copy) in zip(weights, slopes, strict=True):
                 if grad is not None and copy is not None and not grad.is_sparse:
                     weight.grad = grad.copy_(copy)
                 else:

@@ -37,10 +37,10 @@ def student(setup: Setup) -> Trained:
     def learn() -> None:
         for name, (inputs, outputs) in answers.items():
             box = setup.problem.boxes[name]
-            seen = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
+            arrays = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
             tangent = stands[box].tangent  # the copy that learns
             assert isinstance(tangent, zo.tangents.StudentTangent)
-            tangent.fit(seen, outputs, steps=setup.config.prefit)
+            tangent.fit(arrays, outputs, steps=setup.config.prefit)
 
     return setup.descend(gradient, begin=learn if answers else None)
 

@@ -132,7 +132,7 @@ class CmaEs:
                 network and generators are as they were.
         """
         self.parameters.refuse_replaced(self.network)
-        step, before, asked = self.counts.steps, Snapshot(self.network), self._ask()
+        step, start, asked = self.counts.steps, Snapshot(self.network), self._ask()
         steps = torch.from_numpy(np.stack(asked)) - self.parameters.flat().double()
         candidates = Directions(steps.to(self.parameters.dtype))
         self._rows = count_rows(batch)
@@ -142,7 +142,7 @@ class CmaEs:
                 means = torch.where(losses_of_all.isfinite(), losses_of_all, torch.nan).nanmean(dim=0)
                 alive = survivors(means, step, causes)
         except BaseException:
-            before.restore()
+            start.restore()
             raise
         values, failed = ranked(losses_of_all[:, alive].double().cpu())
         self._tell(asked, values.numpy())
@@ -184,9 +184,9 @@ class CmaEs:
         self._start, self._told = state["start"], []
         self._search = self._begin(self._start.numpy())
         for values in state["told"].numpy():
-            asked = self._ask()
+            candidates = self._ask()
             if np.isfinite(values).all():
-                self._tell(asked, values)
+                self._tell(candidates, values)
         if not torch.allclose(self.mean, state["mean"], rtol=0, atol=1e-6 * self._search.sigma0):
             raise ConfigurationError(
                 "cma-es: expected the recorded generations to reproduce the saved weights, got weights that "
@@ -198,9 +198,9 @@ class CmaEs:
 
     def _ask(self) -> list[np.ndarray]:
         """The candidates of a generation, `(weights,)` float64 each."""
-        asked = self._search.ask()
-        self._told.append(np.full(len(asked), np.nan))
-        return asked
+        solutions = self._search.ask()
+        self._told.append(np.full(len(solutions), np.nan))
+        return solutions
 
     def _tell(self, asked: list[np.ndarray], values: np.ndarray) -> None:
         """Move the distribution by the values of candidates; only their order matters."""

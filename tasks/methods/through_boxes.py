@@ -40,10 +40,10 @@ def no_gradient(setup: Setup) -> Trained:
 
     def begin() -> None:
         """See that there is a way beside the box: a gradient of zero would train nothing, step by step."""
-        before, step = Snapshot(setup.network), 0
+        start, step = Snapshot(setup.network), 0
         while alone.flat:
             alone.backward(setup.batch(step))
-            before.restore()
+            start.restore()
             setup.network.zero_grad()
             step += 1
 
@@ -247,10 +247,10 @@ def check_tangents(problem: Problem) -> None:
 
 def tangents_of_boxes(problem: Problem) -> list[str]:
     """Name the first tangent of each box, and the structure that the box is taken for."""
-    said = []
+    sentences = []
     for name, box in problem.boxes.items():
         tangent = zo.tangents.AutoTangent(box, prior=problem.prior(name))
         models = tangent.models.values()
         kinds = " and ".join(type(m).__name__ + (" above a prior" if m.prior else "") for m in models)
-        said.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
-    return said
+        sentences.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
+    return sentences

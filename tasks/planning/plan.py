@@ -84,8 +84,8 @@ class Plan:
             settings: The settings of `chosen`.
             aside: Sentences on how they were chosen.
         """
-        known = None not in settings.values()
-        problem = self.problem.with_settings(**settings) if known else self.problem
+        has_costs = None not in settings.values()
+        problem = self.problem.with_settings(**settings) if has_costs else self.problem
         return replace(self, problem=problem, chosen=dict(settings), aside=tuple(aside))
 
     def without(self, names: Collection[str]) -> Plan:
@@ -160,7 +160,7 @@ def plan_of(
             f"{config.rows}. Leave --rows out."
         )
     if preset is None:
-        preset = next((name for name, known in problem.presets.items() if known == config), "own")
+        preset = next((name for name, usual in problem.presets.items() if usual == config), "own")
     where = problems.where_is(type(problem)) if where is None else where
     return Plan(problem, tuple(map(int, seeds)), methods, preset, where, dict(chosen or {}))
 

@@ -180,12 +180,12 @@ def _were_run(made: int) -> str:
 
 def _as_set(plan: Plan) -> Plan:
     """A plan whose steps stay as they are set, for its rows are not known beforehand."""
-    said = (
+    sentence = (
         "  Steps stay as they are set, and --rows and --minutes are the limit alone: what methods, "
         f"validation and test of {plan.problem.name()} take is not known beforehand.",
     )
     as_set = {name: getattr(plan.config, name) for name in plan.chosen}
-    return plan.choosing({} if plan.problem.presets else as_set, said)
+    return plan.choosing({} if plan.problem.presets else as_set, sentence)
 
 
 def _with_choice(plan: Plan, choice: _Choice) -> Plan:
@@ -208,8 +208,8 @@ def _with_choice(plan: Plan, choice: _Choice) -> Plan:
     steps = group.of_all(choice.most_steps())[0]  # each has a clock of its own
     if steps is None or (steps == 0 and preset):  # which is refused for what it takes at least
         return plan.choosing({} if preset else choice.settings(plan.config.steps))
-    said = f"  The preset's {counted(plan.config.steps, 'step')} would take {least:,} rows at least."
-    return plan.choosing(choice.settings(max(1, steps)), (said,) if preset else ())
+    sentence = f"  The preset's {counted(plan.config.steps, 'step')} would take {least:,} rows at least."
+    return plan.choosing(choice.settings(max(1, steps)), (sentence,) if preset else ())
 
 
 @dataclass(frozen=True)
@@ -376,9 +376,11 @@ def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: b
         name: None if method.cost is None else method.cost(problem, config.steps)
         for name, method in methods.items()
     }
-    known = {name: cost for name, cost in costs.items() if cost is not None}
-    steps = {name: round(sizes.objective * cost.evaluations) for name, cost in known.items()}
-    most = {name: round(sizes.objective * (cost.most or cost.evaluations)) for name, cost in known.items()}
+    sure_costs = {name: cost for name, cost in costs.items() if cost is not None}
+    steps = {name: round(sizes.objective * cost.evaluations) for name, cost in sure_costs.items()}
+    most = {
+        name: round(sizes.objective * (cost.most or cost.evaluations)) for name, cost in sure_costs.items()
+    }
     validates = kind.validate is Problem.validate or (supposing and sizes.validation)
     tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and sizes.test)
     free = judges_by_windows(problem, plan.chosen)

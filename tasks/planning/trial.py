@@ -128,9 +128,9 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
                 method.check(problem)
     if problem.config.prefit and any(method.learns_answers for method in methods.values()):
         problem.known_answers()
-    said = problem.cost(seeds)
-    if said is not None:
-        instead = ("Cost:", *(f"  {line}" for line in said))
+    cost = problem.cost(seeds)
+    if cost is not None:
+        instead = ("Cost:", *(f"  {line}" for line in cost))
         return Asked(ledger.rows_of_data(), instead=instead)
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
@@ -268,11 +268,11 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
         for _ in range(tries):
             answers.clear()
-            before, started = tally.copy(), perf_counter()
+            ledger_before, started = tally.copy(), perf_counter()
             losses = evaluated(problem.objective, network, batch, count_rows(batch))
             passed = perf_counter() - started
             quickest = min(quickest, passed)
-            best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            best = min(best, passed / (tally.since(ledger_before).rows_run or math.nan))  # NaN is never less
             unread = group.any_of(_unread(boxes, losses, tally.since(first)))
             if unread or group.any_of(fault is not None):
                 break
@@ -290,8 +290,8 @@ def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bo
     """Say whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
     programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
     back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
-    others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
-    return programs and not back and not others and spent.rows_failed == spent.rows_run >= 2
+    more_causes = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
+    return programs and not back and not more_causes and spent.rows_failed == spent.rows_run >= 2
 
 
 def _fault(box: BlackBoxFunction, rows: tuple[Tensor, ...], outcome: Outcome) -> Exception | None:

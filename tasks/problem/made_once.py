@@ -52,6 +52,6 @@ class MadeOnce:
         if getattr_static(type(problem), self._name) is not self:
             return OfParent(self._name, method)
         assigned = vars(problem).get(ASSIGNED, set())
-        made = vars(problem)[self._name] = self._make(problem, method)
+        value = vars(problem)[self._name] = self._make(problem, method)
         vars(problem)[ASSIGNED] = assigned  # what the method has set it sets in a run too
-        return made
+        return value

@@ -125,10 +125,10 @@ class Problem:
     def __init__(self, config: Any = None, *, folder: Path = Path("data"), **settings: Any) -> None:
         config = self.Config() if config is None else config
         anew.refuse_config(type(self), config, self.Config)
-        known = [field.name for field in dataclasses.fields(config)]
+        field_names = [field.name for field in dataclasses.fields(config)]
         for name in settings:
-            if name not in known:
-                mend = nearest(name, known)
+            if name not in field_names:
+                mend = nearest(name, field_names)
                 if hasattr(getattr(config, "zeroth_order", None), name):
                     mend = f"Write zeroth_order=replace(Config.zeroth_order, {name}=...)."
                 raise ConfigurationError(f"{type(self).__name__}: no setting is named {name!r}. {mend}")
@@ -336,8 +336,8 @@ class Problem:
         Returns:
             Blocks of `tasks.report.html_report`, and pictures.
         """
-        made = self.pictures(findings.fields[findings.seeds[0]])
-        return [Picture(caption, figure) for caption, figure in made.items()]
+        figures = self.pictures(findings.fields[findings.seeds[0]])
+        return [Picture(caption, figure) for caption, figure in figures.items()]
 
     def training_batch(self, seed: int, step: int) -> Batch:
         """The batch of a step, on the device of the settings."""
@@ -386,9 +386,9 @@ class Problem:
         """
 
         def own() -> list[BlackBoxFunction]:
-            made = vars(self).get("box", vars(type(self)).get("box"))
-            boxes = list(made.values()) if isinstance(made, Mapping) else [made]
-            boxes = [*made.named_boxes.values()] if isinstance(made, BoxGroup) else boxes
+            maker = vars(self).get("box", vars(type(self)).get("box"))
+            boxes = list(maker.values()) if isinstance(maker, Mapping) else [maker]
+            boxes = [*maker.named_boxes.values()] if isinstance(maker, BoxGroup) else boxes
             return [box for box in boxes if isinstance(box, BlackBoxFunction)]
 
         return self._surroundings.making(own)
@@ -437,13 +437,13 @@ class Problem:
 
 
 def _called(problem: Problem, name: str, method: Callable[[], Any]) -> Any:
-    made = method()
-    if isinstance(made, OfParent):
+    value = method()
+    if isinstance(value, OfParent):
         raise ProblemError(
             f"{type(problem).__name__}.{name}: expected what its parent's method returns, got the method. "
             f"Call it: super().{name}()."
         )
-    return made
+    return value
 
 
 def _made_box(problem: Problem, method: Callable[[], Any]) -> Any:

@@ -60,15 +60,15 @@ def load(code: trust.Shipped | trust.Named) -> type[Problem]:
 
 
 def _class_of(code: trust.Shipped | trust.Named, base: type[Kind]) -> type[Kind]:
-    target, known = code.target, names.problems()
+    target, problems = code.target, names.problems()
     if isinstance(target.place, str) and not target.attribute:
         raise ConfigurationError(
             f"{target.place!r}: expected a problem's name, module:Class or file.py:Class. "
-            f"{nearest(target.place, known)}"
+            f"{nearest(target.place, problems)}"
         )
     with executing():
         if target.attribute:
-            kind = registry.find(target, known, base)
+            kind = registry.find(target, problems, base)
         else:
             kind = registry.only_class(target, base, f"tasks.{base.__name__}")
     if not (inspect.isclass(kind) and issubclass(kind, base)):

@@ -98,13 +98,13 @@ def colour(method: str) -> str:
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and mark of methods that share a figure; those that none declares get other ones."""
-    known = _declared.get()
+    declared = _declared.get()
     looks_of: dict[str, tuple[str, str]] = {}
     # of six colours and seven marks each pair comes once in 42
-    others = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in known.values())
+    more_looks = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in declared.values())
     for method in methods:
-        look = known.get(family(method))
-        looks_of[method] = next(others) if look is None or look in looks_of.values() else look
+        look = declared.get(family(method))
+        looks_of[method] = next(more_looks) if look is None or look in looks_of.values() else look
     return looks_of
 
 
@@ -131,12 +131,12 @@ def figure(
         The figure and an array `(rows, columns)` of its axes. No pyplot is involved: nothing has
         to be closed, and threads and tests do not see each other's figures.
     """
-    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
-    axes = made.subplots(rows, columns, squeeze=False, **grid)
+    new_figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(new_figure)
+    axes = new_figure.subplots(rows, columns, squeeze=False, **grid)
     for panel in axes.flat:
         style(panel)
-    return made, axes
+    return new_figure, axes
 
 
 def style(axes: Axes) -> None:
@@ -196,7 +196,7 @@ def panels(
     """
     across = min(columns or len(fields), len(fields))
     down = -(-len(fields) // across) * rows
-    made, places = figure(size[0] * across, size[1] * down, down, across)
+    new_figure, places = figure(size[0] * across, size[1] * down, down, across)
     coloured: list[Any] = []
     curves: dict[int, list[Axes]] = {}
     for (line, column), place in np.ndenumerate(places):
@@ -223,8 +223,8 @@ def panels(
         _share_heights(side_by_side)
     if coloured:
         _share_colours(coloured)
-        made.colorbar(coloured[0][0], ax=places, label=colours)
-    return made
+        new_figure.colorbar(coloured[0][0], ax=places, label=colours)
+    return new_figure
 
 
 def _share_colours(drawn: Sequence[tuple[Any, bool]]) -> None:
@@ -254,9 +254,9 @@ def _share_heights(places: Sequence[Axes]) -> None:
     if len({place.get_yscale() for place in places}) > 1:
         return
     limits = np.array([place.get_ylim() for place in places])
-    known = np.log(limits) if places[0].get_yscale() == "log" else limits
-    heights = np.abs(np.diff(known, axis=1))
-    if known.max() - known.min() <= FLAT * heights.min():
+    plot_limits = np.log(limits) if places[0].get_yscale() == "log" else limits
+    heights = np.abs(np.diff(plot_limits, axis=1))
+    if plot_limits.max() - plot_limits.min() <= FLAT * heights.min():
         for place in places:
             low, high = limits.min(), limits.max()
             place.set_ylim(*((low, high) if limits[0, 0] < limits[0, 1] else (high, low)))

@@ -110,7 +110,7 @@ def counts(result: Result) -> pandas.DataFrame:
     table = pandas.DataFrame(
         {
             "method": score.method,
-            **{shown: total([row.ledger.get(name) for row in score.rows]) for name, shown in COUNTS.items()},
+            **{label: total([row.ledger.get(name) for row in score.rows]) for name, label in COUNTS.items()},
             "dropped queries": total([row.extra.get("dropped queries") for row in score.rows]),
             "failed in validation": score.failed(VALIDATION),
             IN_TEST: score.failed(TEST),

@@ -23,8 +23,8 @@ def judges_by_windows(problem: Problem, chosen: Mapping[str, Any]) -> bool:
         problem: The problem; with presets, or a validation of its own, it validates as its class says.
         chosen: Settings that follow from a budget.
     """
-    own = type(problem).validate is not Problem.validate
-    return "validate_every" in chosen and not problem.presets and not own
+    has_validation = type(problem).validate is not Problem.validate
+    return "validate_every" in chosen and not problem.presets and not has_validation
 
 
 def rows_of_test(problem: Problem, chosen: Mapping[str, Any]) -> int | None:
@@ -35,8 +35,8 @@ def rows_of_test(problem: Problem, chosen: Mapping[str, Any]) -> int | None:
         chosen: Settings that follow from the budget.
     """
     data, config = problem.data.test, problem.config
-    own = type(problem).judge is not Problem.judge
-    if "steps" not in chosen or problem.presets or own or data is None:
+    has_judge = type(problem).judge is not Problem.judge
+    if "steps" not in chosen or problem.presets or has_judge or data is None:
         return None
     rows = max(FEW, config.steps * config.batch // TESTED)
     return rows if rows < count_rows(data) else None

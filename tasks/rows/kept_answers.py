@@ -261,13 +261,13 @@ class KeptAnswers:
         if not folder.is_dir():
             return []
         pattern = re.compile(re.escape(self._name) + r"\.(\d+)\.(\d+)\.(\d+)" + re.escape(checkpoint.ENDING))
-        found = [
+        files = [
             (path, tuple(map(int, match.groups())))
             for path in folder.iterdir()
             if (match := pattern.fullmatch(path.name))
         ]
-        found.sort(key=lambda pair: (pair[1][2], pair[1][1]))
-        return [(path, (last, rank)) for path, (last, rank, _) in found]
+        files.sort(key=lambda pair: (pair[1][2], pair[1][1]))
+        return [(path, (last, rank)) for path, (last, rank, _) in files]
 
 
 def _entries(path: Path, code: Mapping[str, str]) -> list[_KeptCall] | None:

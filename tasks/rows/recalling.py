@@ -100,17 +100,17 @@ class Recalling:
                 whole.append(here)
         run = ledger.rows_run - run_before
         if whole and self._wanted:
-            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
+            whole_rows = rows_of(outcome.outputs, [row for here in whole for row in here])
             extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
             keys = [self._key(rows_of(inputs, here)) for here in whole]
-            self._answers.keep(keys, [len(here) for here in whole], kept, extra)
+            self._answers.keep(keys, [len(here) for here in whole], whole_rows, extra)
         return outcome
 
     @cached_property
     def _name(self) -> bytes:
         """The digest that distinguishes the box's answers from those of others."""
-        known = identity(self._box, lambda value: name_of(type(value)))
-        return blake2b(known.encode(), digest_size=16).digest()
+        box_name = identity(self._box, lambda value: name_of(type(value)))
+        return blake2b(box_name.encode(), digest_size=16).digest()
 
     def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         """Keep the answers to rows that a worker has sent back."""
@@ -131,5 +131,5 @@ class Recalling:
 
 def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
     """Say whether outputs from a file, which may be anyone's, have the shapes of these rows of a box."""
-    wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
-    return [tuple(output.shape) for output in outputs] == wanted
+    shapes = [(len(rows), *output.shape[1:]) for output in whole.outputs]
+    return [tuple(output.shape) for output in outputs] == shapes

@@ -68,10 +68,10 @@ class RunLedger:
         Args:
             boxes: Gives those that have been made; asked before and after.
         """
-        before = {id(ledger): ledger.rows_run for ledger in _labelled(boxes()).values()}
+        rows_before = {id(ledger): ledger.rows_run for ledger in _labelled(boxes()).values()}
         yield
         for ledger in _labelled(boxes()).values():
-            more = ledger.rows_run - before.get(id(ledger), 0)
+            more = ledger.rows_run - rows_before.get(id(ledger), 0)
             self._unwritten[id(ledger)] = self._unwritten.get(id(ledger), 0) + more
 
     @contextmanager
@@ -172,8 +172,8 @@ class RunLedger:
     def rows_of_data(self) -> int:
         """Rows that were run to make the data, in all processes, which all ask here."""
         spent = self._tally.since(self._before).rows_run + self.answers.recalled.rows_run
-        (made,) = group.total(spent + (self.elsewhere if group.rank() == 0 else 0))  # all decide alike
-        return made
+        (rows_made,) = group.total(spent + (self.elsewhere if group.rank() == 0 else 0))  # all decide alike
+        return rows_made
 
     @contextmanager
     def making(self, boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
@@ -281,10 +281,10 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
     kept = {
         id(parts[-1].ledger) for parts in stacks if any(getattr(part, "remembers", False) for part in parts)
     }
-    before = group.total(
+    rows_before = group.total(
         *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
     )
-    for (label, ledger), rows in zip(ledgers.items(), before, strict=True):
+    for (label, ledger), rows in zip(ledgers.items(), rows_before, strict=True):
         ledger.add_once((folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in kept else rows))
 
 

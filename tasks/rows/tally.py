@@ -66,7 +66,7 @@ def everywhere(spent: Ledger) -> Ledger:
     for of_process, first in group.of_all((spent.causes, spent.first_failure)):
         causes.update(of_process)
         firsts.append(first)
-    first = next((said for said in firsts if said is not None), None)
+    first = next((text for text in firsts if text is not None), None)
     return replace(spent, **summed, causes=dict(causes), first_failure=first)
 
 

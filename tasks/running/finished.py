@@ -96,8 +96,8 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
-        wanted = by_name.methods_named(problem)
-        for name, way in wanted.items():  # methods may start from what those before have trained
+        methods = by_name.methods_named(problem)
+        for name, way in methods.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
             setup = setup_of(problem, self._run, name, seed, Silence(), trained)
@@ -121,9 +121,9 @@ class FinishedRun:
         """The methods that were applicable with a seed; the method asked for has to be one of them."""
         rows = {row.method: row for row in self.result.table if row.seed == seed}
         if method not in rows:
-            known = ", ".join(dict.fromkeys(row.method for row in self.result.table))
+            names = ", ".join(dict.fromkeys(row.method for row in self.result.table))
             raise ConfigurationError(
-                f"{self.path}: expected one of the methods {known} and of the seeds {self._run.seeds}, got "
+                f"{self.path}: expected one of the methods {names} and of the seeds {self._run.seeds}, got "
                 f"{method!r} and {seed!r}."
             )
         if NOT_APPLICABLE in rows[method].extra:

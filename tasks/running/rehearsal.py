@@ -63,11 +63,11 @@ class _Rehearsing(Setup):
         timer = _passed if self.config.device == "cpu" else partial(_passed, waits=True)
 
         def along(add: Callable[[], Any]) -> float:
-            before = timer()
+            start_time = timer()
             optimizer.zero_grad()
             add()
             optimizer.step()
-            return before()
+            return start_time()
 
         if isinstance(gradient, zo.tangents.Surrogate):
             raise _Over(_of_rounds(gradient, batch, timer))
@@ -191,15 +191,15 @@ def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
         nonlocal number
         known = answers[number % len(answers)]
         number += 1
-        wanted, there = len(rows[0]), len(known.outputs[0])
+        count, there = len(rows[0]), len(known.outputs[0])
         outputs = []
         for values in known.outputs:
-            more = torch.cat([values] * -(-wanted // there))[:wanted].clone()
-            if more.is_floating_point() and wanted > there:
+            more = torch.cat([values] * -(-count // there))[:count].clone()
+            if more.is_floating_point() and count > there:
                 drawn = torch.randn(more[there:].shape, generator=noise).to(more)
                 more[there:] += 1e-3 * values.std() * drawn
             outputs.append(more)
-        return Outcome(tuple(outputs), dict(known.failed) if wanted == there else {})
+        return Outcome(tuple(outputs), dict(known.failed) if count == there else {})
 
     with rows_run_by(answer):
         yield

@@ -52,9 +52,9 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
     plan = plan.choosing(run.chosen) if same else replace(plan, chosen=dict(run.chosen))
     if any_seeds:
         plan = replace(plan, seeds=run.seeds)
-    if others := run.changed(plan.terms):
+    if changes := run.changed(plan.terms):
         raise RunFolderError(
-            f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
+            f"{run.path}: expected the settings of that run, got others: {changes}. Take its settings, or "
             "leave resume out for a new run."
         )
     changed_code.warn_of_changes(run, plan.terms.code)

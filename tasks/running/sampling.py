@@ -112,7 +112,7 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
         stack.enter_context(same_directory())
         stack.enter_context(exits_as_errors("the problem"))
         stop = stack.enter_context(StopRequest())
-        shown = _Shown(progress, stop, begun["learn"], sampling.rows)
+        display = _Shown(progress, stop, begun["learn"], sampling.rows)
         stack.enter_context(progress)
         again = f"Go on with: {_again(sampling, folder)}"
         try:
@@ -128,12 +128,12 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
                 twin=sampling.posterior.twin(),
                 learn=begun["learn"],
                 checkpoint=folder.absolute() / CHECKPOINT,
-                progress=shown,
+                progress=display,
             )
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped before there were 20 draws of each chain. {again}") from None
         finally:
-            shown.end()
+            display.end()
     data = _named(data, sampling.posterior, size)
     _write(data, folder / DRAWS)
     page = posterior_page.write(

@@ -107,8 +107,8 @@ def planned(
         preset: The preset that the settings started from; if None, the one that equals them.
         where: The place of the problem's class; if None, its own.
     """
-    problem, chosen = left_to_the_budget(problem, preset, by_hand)
-    return plan_of(problem, methods_named(problem), seeds, preset=preset, where=where, chosen=chosen)
+    problem, choice = left_to_the_budget(problem, preset, by_hand)
+    return plan_of(problem, methods_named(problem), seeds, preset=preset, where=where, chosen=choice)
 
 
 def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:
@@ -124,12 +124,12 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
         run.here.callbacks.extend(plan.problem.callbacks)
         goes_on = not run.finished
         if goes_on:
-            with make_progress() if progress is None else progress as shown:
-                shown.say(f"Run folder: {as_named.path}")
+            with make_progress() if progress is None else progress as display:
+                display.say(f"Run folder: {as_named.path}")
                 if not run.problem:
-                    shown.say(how_to_go_on(run))
+                    display.say(how_to_go_on(run))
                 with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
-                    problem = carry_out(run, plan, shown).problem
+                    problem = carry_out(run, plan, display).problem
             run = run.reread()
         else:
             problem = with_answers(run, plan.problem)

@@ -50,14 +50,14 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
                 setup = replace(setup, reserve=reserve, seconds=seconds)
                 torch.manual_seed(seed)  # for what draws without a key, as dropout; checkpoints keep it
                 tally = RowTally(setup.boxes)
-                before = tally.copy()
+                ledger_before = tally.copy()
                 try:
                     trained[name] = method.train(setup)
                 except NotApplicableError as error:
                     if len(methods) == 1:
                         raise
                     progress.say(f"{setup.stage}: not applicable. {error}")
-                    line = judge.line_without(setup, str(error), everywhere(tally.since(before)))
+                    line = judge.line_without(setup, str(error), everywhere(tally.since(ledger_before)))
                     table.append(replace(line, role=method.role))
                 else:
                     line, arrays = judge.judged(setup, trained[name], bound.ledger)

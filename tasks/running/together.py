@@ -48,8 +48,8 @@ def work_on(
         first = begun()
         return first[0].path
 
-    others = launch.started(words, 1 if group.is_member() else workers)
-    with others, group.joined(timeout), group.shared_folder(first_folder) as folder:
+    processes = launch.started(words, 1 if group.is_member() else workers)
+    with processes, group.joined(timeout), group.shared_folder(first_folder) as folder:
         if first is None:
             take_part(Run.open(folder), without)
             return
@@ -68,10 +68,10 @@ def new(plan: Plan, root: Path, words: Sequence[str]) -> tuple[Run, Plan]:
         root: The folder in which run folders are made.
         words: The words of the command line, after `blackbox`.
     """
-    before = restarted(root, plan.problem.name())
-    if before is not None:
-        say(f"Going on with {before}.")
-        return taken_up(Run.open(before))
+    old_run = restarted(root, plan.problem.name())
+    if old_run is not None:
+        say(f"Going on with {old_run}.")
+        return taken_up(Run.open(old_run))
     run = Run.create(root, plan.terms, command=["blackbox", *words])
     note_launch(run.path)
     return run, plan

@@ -94,7 +94,7 @@ class Course:
             marks: The part of the budget spent after each of the last steps.
             late: How many times the rest the remaining steps may take before they become fewer.
         """
-        each = [later - before for before, later in pairwise(marks)]
+        each = [later - earlier for earlier, later in pairwise(marks)]
         if left <= 0:
             return 0
         if len(each) < FEWEST or (self.steps - step) * median(each) <= late * left:

@@ -57,21 +57,21 @@ def ending_interrupts() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = _handle(_ENDING, stop)
+    old_handler = _handle(_ENDING, stop)
     try:
         yield
     finally:
-        _put_back(before)
+        _put_back(old_handler)
 
 
 @contextmanager
 def same_directory() -> Iterator[None]:
     """A block after which the working directory is where it was, also where a box has moved it."""
-    before = os.getcwd()
+    directory = os.getcwd()
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(directory)
 
 
 def _handle(numbers: tuple[signal.Signals, ...], handler: Any) -> dict[int, Any]:

@@ -61,24 +61,26 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     path = checkpoint.evaluation(setup.run.path, setup.stage)
     of = stamp.evaluation(setup.run, trained.network)
     if path.exists():
-        kept = checkpoint.load_evaluation(setup.run.path, setup.stage)
-        if not group.any_of(not stamp.fits(setup.run, kept, of)):
-            return NetworkVerdict(**{name: kept[name] for name in ("figures", "fields", "failed", "ledger")})
+        content = checkpoint.load_evaluation(setup.run.path, setup.stage)
+        if not group.any_of(not stamp.fits(setup.run, content, of)):
+            return NetworkVerdict(
+                **{name: content[name] for name in ("figures", "fields", "failed", "ledger")}
+            )
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
     tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
-    before = tally.copy()
+    ledger_before = tally.copy()
     with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
-        said = _with_verdict(
+        result = _with_verdict(
             setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
         )
-    spent = tally.since(before)
+    spent = tally.since(ledger_before)
     spent.add(answers.recalled)
     spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
     spent = everywhere(spent)
     _refuse_without_answers(setup, spent)
-    figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")
+    figures, fields, failed = _taken_apart(result, f"{type(setup.problem).__name__}.evaluate")
     verdict = NetworkVerdict(figures, fields, failed, asdict(spent))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
@@ -190,7 +192,7 @@ def warn_of_units(problem: Problem, names: Sequence[str]) -> None:
 def _line(setup: Setup, trained: Trained, verdict: NetworkVerdict) -> Row:
     """The line of the table of a method that was trained and judged."""
     outcome, ledger = trained.outcome, trained.outcome.ledger
-    (metric, value), *others = verdict.figures.items()
+    (metric, value), *more_figures = verdict.figures.items()
     finite = isinstance(value, int | float) and math.isfinite(value)
     extra: dict[str, Any] = {
         "weights": sum(weight.numel() for weight in trained.network.parameters()),
@@ -202,7 +204,7 @@ def _line(setup: Setup, trained: Trained, verdict: NetworkVerdict) -> Row:
         "rows of validation": outcome.judging.rows_run,
         "rows of test": verdict.ledger["rows_run"],
         **{name: plain(setup.name, name, figure) for name, figure in trained.figures.items()},
-        **dict(others),
+        **dict(more_figures),
     }
     in_test = sum(verdict.ledger[name] for name in ("rows_failed", "rows_skipped"))
     failed = {name: count for name, count in ((VALIDATION, outcome.best_failed), (TEST, in_test)) if count}

@@ -230,12 +230,12 @@ class _StageAtWork:
         started = perf_counter()
         try:
             with noted() as causes, self._tally.afresh(), self._remembered(2 * outcome.step + 1, LEAST):
-                before = self._tally.copy()
+                ledger_before = self._tally.copy()
                 try:
                     metrics = step(outcome.step)
                 except FailedBatchError as error:  # of all processes at once
                     metrics = stage.without_gradient(error)
-                spent = self._tally.since(before)
+                spent = self._tally.since(ledger_before)
                 spent.add(self._journal.used)
         except StoppedInside:
             raise stage.interrupted(inside=True) from None
@@ -248,25 +248,25 @@ class _StageAtWork:
         logged = outcome.metrics
         self._listeners.tell("on_step", self._name, outcome.step, {**logged, "seconds": outcome.seconds})
         failures = outcome.ledger.failures()
-        shown: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
+        figures: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
         if self._boxes and not self._pooled:
-            shown[IN_BOXES] = self._tally.copy().seconds
+            figures[IN_BOXES] = self._tally.copy().seconds
         if failures and self._notices.first("failed"):
             first = (outcome.ledger.first_failure or "not known").rstrip(".")
             self._progress.say(f"{self._name}: rows fail. The first: {first}.")
-        self._progress.update(outcome.step, {**logged, **shown})
+        self._progress.update(outcome.step, {**logged, **figures})
         if perf_counter() - self._looked >= INTERVAL:
             self._say_changed_files()
 
     def cuts(self, course: Course) -> bool:
         """Say whether the budget leaves fewer steps from here on."""
-        outcome, before = self._stage.outcome, course.steps
+        outcome, steps = self._stage.outcome, course.steps
         seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
         if not course.is_cut(outcome.step, seconds):  # by one clock in all processes
             return False
         self._progress.say(
             f"{self._name}: steps take more than was thought; the budget is enough for {course.steps:,} of "
-            f"{before:,}, and the learning rate ends with them."
+            f"{steps:,}, and the learning rate ends with them."
         )
         return True
 
@@ -335,9 +335,9 @@ class _StageAtWork:
     @contextmanager
     def _judging(self) -> Iterator[None]:
         """A block whose rows are counted apart from those of steps, recalled answers included."""
-        before = self._tally.copy()
+        ledger_before = self._tally.copy()
         yield
-        self._stage.outcome.judging.add(everywhere(self._tally.since(before)))
+        self._stage.outcome.judging.add(everywhere(self._tally.since(ledger_before)))
 
     def _may_stop_inside(self) -> bool:
         """Say whether to stop inside a step: only if it is all that happened since the last checkpoint.

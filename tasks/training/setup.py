@@ -142,7 +142,7 @@ class Setup:
                 its own.
         """
         config, network = self.config, self.network
-        chosen = network if judged is None else judged
+        judged_one = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
         left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
         checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
@@ -207,27 +207,27 @@ class Setup:
         def judge() -> float | Tensor | None:
             if by_windows:
                 return windows.losses()
-            value = None if validate is None else validate(chosen)
+            value = None if validate is None else validate(judged_one)
             return math.nan if value is None else value
 
-        kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
-        if chosen is not network:
-            kept["judged"] = chosen
+        saved_state = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
+        if judged_one is not network:
+            saved_state["judged"] = judged_one
         if bound is not None:
-            kept["bound"] = bound
+            saved_state["bound"] = bound
         if population is not None:
-            kept["population"] = population
+            saved_state["population"] = population
         if population is not None or by_windows:
-            kept["windows"] = windows
+            saved_state["windows"] = windows
         if config.minutes is not None or "steps" in self.run.chosen:
-            kept["course"] = course
+            saved_state["course"] = course
         outcome = train(
             self.run,
             self.stage,
             steps=self.steps,
             step=step,
-            state=kept,
-            model="network" if chosen is network else "judged",
+            state=saved_state,
+            model="network" if judged_one is network else "judged",
             validate=judge if by_windows or validate is not None else None,
             validate_every=validate_every or config.validate_every,
             progress=self.progress,
@@ -243,7 +243,11 @@ class Setup:
             self.progress.say(f"{self.stage}: what led at the end was {led}.")
             figures_of_gradient["leader"] = led
         return Trained(
-            chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
+            judged_one,
+            outcome,
+            int(counts.get("queries", 0)),
+            int(counts.get("dropped", 0)),
+            figures_of_gradient,
         )
 
     def _rate(self, course: Course, step: int) -> float:

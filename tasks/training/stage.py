@@ -75,8 +75,8 @@ class Stage:
 
     def without_gradient(self, error: FailedBatchError) -> dict[str, float]:
         """The metrics of a step without a gradient; raises it where too many are, or all of the stage."""
-        before = self.outcome.metrics
-        rows, lost = before.get(LOST_ROWS, 0) + error.rows, before.get(LOST_STEPS, 0)
+        metrics = self.outcome.metrics
+        rows, lost = metrics.get(LOST_ROWS, 0) + error.rows, metrics.get(LOST_STEPS, 0)
         other = isinstance(error, NonFiniteGradientError)
         if rows >= MOST_LOST and not other:
             error.args = (f"{error}{_AWAY}",)
@@ -90,7 +90,7 @@ class Stage:
                 f"{several} one after another; {LOST_STEPS} in metrics.jsonl counts them.{rare}",
                 ProblemWarning,
             )
-        counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
+        counts = {name: metrics[name] for name in COUNTED if name in metrics}  # all else is of another step
         return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
 
     def stepped(self, metrics: Mapping[str, float], seconds: float) -> None:
@@ -343,11 +343,11 @@ class Stage:
 
     def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""
-        others = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
-        if others:
+        changes = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
+        if changes:
             raise CheckpointError(
                 f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
-                f"{others}. Put them back in {self._run.path / 'config.json'}, or start a new run."
+                f"{changes}. Put them back in {self._run.path / 'config.json'}, or start a new run."
             )
 
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:

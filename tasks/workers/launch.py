@@ -43,7 +43,7 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
         yield
         return
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    before = dict(os.environ)
+    environment = dict(os.environ)
     with TemporaryDirectory(prefix="blackbox-") as folder:
         os.environ |= {
             "RANK": "0",
@@ -52,14 +52,14 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
             _STORE: f"{folder}/store",
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
         }
-        raised, others = True, list[Process]()
-        token = _others.set(others)
+        raised, processes = True, list[Process]()
+        token = _others.set(processes)
         try:
             for rank in range(1, workers):
                 variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: "yes"}
                 # in a session of its own: Ctrl-C reaches it through the first process
                 command = [sys.executable, *program, *arguments]
-                others.append(
+                processes.append(
                     subprocess.Popen(
                         command, env=os.environ | variables, start_new_session=True, stdin=subprocess.PIPE
                     )
@@ -68,8 +68,8 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
             raised = False
         finally:
             os.environ.clear()
-            os.environ |= before
-            _end(others, raised)
+            os.environ |= environment
+            _end(processes, raised)
             _others.reset(token)
 
 
@@ -112,14 +112,14 @@ def meet(timeout: float) -> None:
     file, rank = store(), os.environ.get("RANK", "0")
     if file is None:
         return
-    others = _others.get()
+    processes = _others.get()
     file.with_name(f"rank-{rank}").touch()
     end = time.monotonic() + timeout
-    for number, other in enumerate(others, 1):
+    for number, other in enumerate(processes, 1):
         while not file.with_name(f"rank-{number}").exists() and time.monotonic() < end:
             if other.poll() is not None:
                 raise WorkersError(
-                    f"Process 0: expected to find {len(others) + 1} processes of this run, but process "
+                    f"Process 0: expected to find {len(processes) + 1} processes of this run, but process "
                     f"{number} ended with {other.returncode}. Its own output says more."
                 )
             time.sleep(0.02)

@@ -20,9 +20,9 @@ Answer = TypeVar("Answer")
 
 def counted(tally: RowTally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
     """Return a function's answer, and the images that all processes of the run asked for; all call this."""
-    before = tally.copy()
+    ledger_before = tally.copy()
     answer = ask()
-    return answer, everywhere(tally.since(before)).rows_asked
+    return answer, everywhere(tally.since(ledger_before)).rows_asked
 
 
 def validation_queries(config: Config) -> int:
@@ -97,23 +97,23 @@ def plan(problem: Defence, seeds: int) -> Sequence[str]:
         ConfigurationError: More than the run may.
     """
     config = problem.config
-    asked = {name: config.queries_of(name) for name in config.methods if is_own(name)}
+    own_queries = {name: config.queries_of(name) for name in config.methods if is_own(name)}
     images = min(config.certify_images, len(problem.images.test))
     certificates = len(config.methods) * images * (config.n0 + config.n)
-    planned = seeds * (sum(asked.values()) + certificates)
+    planned = seeds * (sum(own_queries.values()) + certificates)
     if config.rows is not None and planned > config.rows:
         raise ConfigurationError(
             f"rows: expected a run of at most {config.rows:,} queries, got a plan of {planned:,} "
             f"({words.counted(len(config.methods), 'method')}, {words.counted(seeds, 'seed')}, certification "
             "included). None was asked. Raise --rows, or lower --queries, --n or --certify-images."
         )
-    others = [name for name in config.methods if not is_own(name)]
+    other_methods = [name for name in config.methods if not is_own(name)]
     return [
-        *(f"{name}: at most {most:,} queries" for name, most in asked.items() if most),
-        *(f"{name}: not known before the first step" for name in others),
+        *(f"{name}: at most {most:,} queries" for name, most in own_queries.items() if most),
+        *(f"{name}: not known before the first step" for name in other_methods),
         f"certificates: {certificates:,} queries",
         f"in all {words.counted(seeds, 'seed')}: {planned:,} queries"
-        + (" and those not known" if others else ""),
+        + (" and those not known" if other_methods else ""),
     ]
 
 

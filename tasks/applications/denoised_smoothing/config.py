@@ -263,10 +263,10 @@ class Config(configuration.Config):
 
     def queries_of(self, method: str) -> int:
         """The budget of a method of this problem: its own, or that of its kind; 0 where it asks nothing."""
-        asked = read(method)
-        if asked.queries is not None:
-            return asked.queries
-        return self.queries if asked.family in ZERO_ORDER else self.fo_queries * (asked.family == "fo-ds")
+        reading = read(method)
+        if reading.queries is not None:
+            return reading.queries
+        return self.queries if reading.family in ZERO_ORDER else self.fo_queries * (reading.family == "fo-ds")
 
 
 SMALL = Config(

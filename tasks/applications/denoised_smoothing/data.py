@@ -46,8 +46,8 @@ class ImageSet:
 
     def images(self, index: Tensor | None = None) -> Tensor:
         """`(rows, channels, height, width)` float32: those of these places, or all."""
-        chosen = self.index if index is None else self.index[index.numpy()]
-        return torch.from_numpy(self.source.take(chosen))
+        places = self.index if index is None else self.index[index.numpy()]
+        return torch.from_numpy(self.source.take(places))
 
     def batch(self, seed: int, step: int, rows: int, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """Images drawn with replacement: noisy ones, clean ones, and their places in the set."""
@@ -125,8 +125,8 @@ def load(config: Config, folder: Path | None = None) -> Sets:
 def digits_of_the_box() -> tuple[np.ndarray, np.ndarray]:
     """Return the embedded classifiers' training data: images `(800, 64)` and labels."""
     images, labels = digits.load()
-    chosen = _order(len(labels))[:BOX]
-    return images[chosen].reshape(BOX, -1), labels[chosen]
+    places = _order(len(labels))[:BOX]
+    return images[places].reshape(BOX, -1), labels[places]
 
 
 def _order(count: int) -> np.ndarray:

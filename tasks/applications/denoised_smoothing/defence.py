@@ -39,8 +39,8 @@ class Defence(Problem):
         if folder == self.run_folder:
             return
         self.run_folder = folder
-        for made in ("classifier", "box", "targets"):
-            self.__dict__.pop(made, None)
+        for part in ("classifier", "box", "targets"):
+            self.__dict__.pop(part, None)
 
     @cached_property
     def images(self) -> Sets:

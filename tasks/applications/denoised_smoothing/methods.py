@@ -92,7 +92,7 @@ def _restore(setup: Setup, batch: Callable[[int], Pair], held_out: Pair) -> Trai
     def validate(network: nn.Module) -> float:
         network.eval()
         parts = zip(held_out[0].split(256), held_out[1].split(256), strict=True)
-        total = sum(image_loss(network(noisy).clamp(0, 1), wanted).sum().item() for noisy, wanted in parts)
+        total = sum(image_loss(network(noisy).clamp(0, 1), clean).sum().item() for noisy, clean in parts)
         network.train()
         return total / len(held_out[0])
 
@@ -149,13 +149,13 @@ class TrainingStart:
     def with_queries(self, trained: Trained) -> Trained:
         """Add the queries of a training to it, by purpose."""
         outcome = trained.outcome
-        asked = {
+        queries = {
             **self.asked,
             "validation": outcome.judging.rows_asked,
             "training": outcome.ledger.rows_asked,
         }
-        figures = {f"queries: {kind}": count for kind, count in asked.items()}
-        return replace(trained, queries=sum(asked.values()), figures=figures)
+        figures = {f"queries: {kind}": count for kind, count in queries.items()}
+        return replace(trained, queries=sum(queries.values()), figures=figures)
 
 
 def sent_images(network: nn.Module, noisy: Tensor, decoder: nn.Module | None = None) -> Tensor:

@@ -96,9 +96,9 @@ def find(
             + ("" if mu.measured else "slopes agree at no step, the wide one is taken: ")
             + f"{mu.direction:.2g} along directions, {mu.coordinate:.2g} of a single number"
         )
-    kept = {name: value for name, value in _content(path).items() if name != stamp.OF}
+    content = {name: value for name, value in _content(path).items() if name != stamp.OF}
     try:
-        return from_dict(Mu, kept)
+        return from_dict(Mu, content)
     except ConfigurationError as error:
         raise RunFolderError(f"{path}: {error} {_MEND}") from None
 
@@ -114,7 +114,7 @@ def _content(path: Path) -> dict[str, Any]:
 def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
     config, problem = setup.config, problem_of(setup)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
-    noisy, _, wanted = problem.batch(setup.seed, FIRST, max(1, lines))
+    noisy, _, labels = problem.batch(setup.seed, FIRST, max(1, lines))
     z = front(noisy).flatten(1)
     generator = zo.estimators.Key(setup.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
@@ -125,7 +125,7 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
         return box(rows.unflatten(1, box.inputs[0].shape))
 
     base = answers(z)
-    target = torch.where(wanted < 0, predictions(base).clamp(min=0), wanted)
+    target = torch.where(labels < 0, predictions(base).clamp(min=0), labels)
     with torch.enable_grad():  # the loss's slopes are looked at, in the scores that the box gave
         leaf = base.detach().nan_to_num().requires_grad_()
         (weight,) = torch.autograd.grad(box_loss(leaf, target, problem.classifier.kind).sum(), leaf)
@@ -182,12 +182,12 @@ def of_weights(setup: Setup, network: nn.Module, mu: float) -> float:
         pieces = change.split([weight.numel() for weight in weights])
         return [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
 
-    chosen = torch.randperm(len(flat), generator=generator)[:64]
+    places = torch.randperm(len(flat), generator=generator)[:64]
     step = 1e-2 * float(flat.square().mean().sqrt())
     training = network.training
     network.eval()
     base, lengths = network(noisy), []
-    for place in chosen:
+    for place in places:
         change = torch.zeros_like(flat)
         change[place] = step
         with moved(weights, parts(change)):

@@ -69,12 +69,12 @@ class ExactGradient(AutogradGradient):
         parameters, step = self.parameters, self.counts.steps
         if self.sparsity is None:
             return super().backward(batch)
-        before = [tensor.grad for tensor in parameters.tensors]
+        slopes = [tensor.grad for tensor in parameters.tensors]
         self.network.zero_grad(set_to_none=True)
         loss = super().backward(batch)
         inside = torch.zeros(parameters.size, dtype=torch.bool)
         inside[self.sparsity.draw(parameters, self._key.at(step))] = True
-        for tensor, mask, earlier in zip(parameters.tensors, parameters.split(inside), before, strict=True):
+        for tensor, mask, earlier in zip(parameters.tensors, parameters.split(inside), slopes, strict=True):
             slope = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             slope = torch.where(mask.to(slope.device), slope, 0.0)
             tensor.grad = slope if earlier is None else earlier + slope

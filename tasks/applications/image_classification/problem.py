@@ -150,16 +150,16 @@ class ImageClassification(Problem):
         """
         part, classes = self.images.test, len(CLASSES[self.config.dataset])
         logits = self._logits(network, part)
-        taken, few = logits.argmax(dim=1), min(EXAMPLES, len(part))
+        predictions, few = logits.argmax(dim=1), min(EXAMPLES, len(part))
         loss = float(cross_entropy(logits, part.labels).double().mean())
-        counts = torch.bincount(part.labels * classes + taken, minlength=classes**2)
+        counts = torch.bincount(part.labels * classes + predictions, minlength=classes**2)
         return {
             "accuracy": _right(logits, part.labels),
             "loss": loss if math.isfinite(loss) else None,
             "confusion": counts.view(classes, classes),
             "examples": part.pixels[:few],
             "labels": part.labels[:few],
-            "taken": taken[:few],
+            "taken": predictions[:few],
         }
 
     def report(self, findings: Findings) -> Sequence[Block]:

@@ -40,13 +40,13 @@ def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool) -> None
     """
     sparsity, trained = config.sparsity, _trained(network).values()
     sizes = [tensor.numel() for tensor in trained if tensor.ndim > 1]
-    kept = round((1 - sparsity) * sum(sizes))
-    if on_sets and kept < len(sizes):
+    weight_count = round((1 - sparsity) * sum(sizes))
+    if on_sets and weight_count < len(sizes):
         highest = 1 - len(sizes) / sum(sizes)
         raise refused(
             "sparsity",
             f"at most {highest:.4g}, so that each of the {len(sizes)} layers keeps a weight of the "
-            f"{sum(sizes):,} scored ones (this one keeps {kept} in all)",
+            f"{sum(sizes):,} scored ones (this one keeps {weight_count} in all)",
             sparsity,
         )
 
@@ -138,8 +138,8 @@ def uniform_ratios(network: nn.Module, sparsity: float) -> LayerRatios:
     whole = set(dense_names(network))
     layers = []
     for name, tensor in _trained(network).items():
-        kept = tensor.numel() if name in whole else max(1, round((1 - sparsity) * tensor.numel()))
-        layers.append(zo.pruning.Layer(name, tensor.numel(), kept))
+        weight_count = tensor.numel() if name in whole else max(1, round((1 - sparsity) * tensor.numel()))
+        layers.append(zo.pruning.Layer(name, tensor.numel(), weight_count))
     return LayerRatios("uniform", sparsity, tuple(layers))
 
 

@@ -41,9 +41,9 @@ def shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
     images = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
     for block, start in enumerate(range(0, count, BLOCK)):
-        kept = min(BLOCK, count - start)
-        images[start : start + kept] = draw_block(seed, block)[:kept]
-        labels[start : start + kept] = labels_of(seed, block)[:kept]
+        rows = min(BLOCK, count - start)
+        images[start : start + rows] = draw_block(seed, block)[:rows]
+        labels[start : start + rows] = labels_of(seed, block)[:rows]
     return images, labels
 
 

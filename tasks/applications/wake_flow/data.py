@@ -100,8 +100,8 @@ class Pairs:
 
     def draw(self, key: Key, count: int) -> tuple[Tensor, Tensor]:
         """Pairs drawn at random: `(count, 2, 2, height, width)` and Re `(count,)`."""
-        chosen = torch.randint(len(self.frames), (count,), generator=key.generator(PAIRS))
-        return self.frames[chosen], self.reynolds[chosen]
+        places = torch.randint(len(self.frames), (count,), generator=key.generator(PAIRS))
+        return self.frames[places], self.reynolds[places]
 
 
 def reference_settings(config: Config) -> ReferenceSettings:
@@ -129,8 +129,8 @@ def load(config: Config, folder: Path, progress: Callable[[int, int], None] | No
         extrapolated = Flows(beside.frames, beside.reynolds).to(config.device)
 
     def flows(reynolds: tuple[float, ...]) -> Flows:
-        chosen = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]
-        return Flows(reference.frames[chosen], reference.reynolds[chosen]).to(config.device)
+        places = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]
+        return Flows(reference.frames[places], reference.reynolds[places]).to(config.device)
 
     return WakeData(
         train=flows(config.train_reynolds),

@@ -102,8 +102,8 @@ class Yardstick:
         extrapolated = self._known["extrapolated"]
         row, judged = shown_row(extrapolated), torch.from_numpy(held_out(extrapolated))
         series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
-        total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
-        wanted, before = set(self._known["times"].tolist()), frames[:, 0]
+        total, track = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
+        times, frame = set(self._known["times"].tolist()), frames[:, 0]
         for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
             difference = velocity - frames[:, step]
             values = (
@@ -111,14 +111,14 @@ class Yardstick:
                 gauges.wake_error(difference),
                 *gauges.divergences(velocity),
                 diagnostics.kinetic_energy(velocity),
-                *gauges.forces(before, velocity, reynolds),
+                *gauges.forces(frame, velocity, reynolds),
             )
-            before = velocity
+            frame = velocity
             for name, value in zip(SERIES, values, strict=True):
                 series[name].append(value)
             total += difference[judged].abs().mean(dim=(0, 1), dtype=torch.float64)
-            if step in wanted:
-                kept.append(velocity[row])
+            if step in times:
+                track.append(velocity[row])
         arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
         gone = diagnostics.lost(arrays["error"])
         mean = total / len(gone[0])
@@ -127,7 +127,7 @@ class Yardstick:
         return {
             **{name: np.where(gone, np.nan, values) for name, values in arrays.items()},
             "error_map": mean.float().numpy(),
-            "moving": torch.stack(kept).numpy(),
+            "moving": torch.stack(track).numpy(),
         }
 
 

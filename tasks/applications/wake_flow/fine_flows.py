@@ -48,10 +48,10 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
     file = path(config, folder)
     shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
     attributes = settings.attributes() | {"kept": "first frames, and W^T r"}
-    kept, _ = reference_file.load_or_make(
+    flows, _ = reference_file.load_or_make(
         file, attributes, shape, lambda: simulate(settings, keep, progress, reference_file.part_of(file))
     )
-    return kept[:, 0], kept[:, 1:]
+    return flows[:, 0], flows[:, 1:]
 
 
 def path(config: Config, folder: Path) -> Path:

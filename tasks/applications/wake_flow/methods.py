@@ -60,8 +60,8 @@ def pre(setup: Setup) -> Trained:
     def batch(i: int) -> Batch:
         key = zo.estimators.Key(setup.seed, i)
         frames, reynolds = pairs.draw(key, PAIRS)
-        chosen = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
-        turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)
+        mirror_mask = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
+        turn = mirror_mask.to(frames.device).view(-1, 1, 1, 1, 1)
         return torch.where(turn, mirrored(frames), frames), reynolds
 
     return _on_pairs(setup, pairs, batch)
@@ -85,8 +85,8 @@ def in_loop(setup: Setup) -> Trained:
     windows, rate = config.pace_of(setup.name)
     network = first_weights(setup)
     if config.start == "NON":
-        before = method_name("NON", family_of(setup.name)[1])
-        network = cast(Corrector, copy.deepcopy(setup.trained[before].network))
+        first_stage = method_name("NON", family_of(setup.name)[1])
+        network = cast(Corrector, copy.deepcopy(setup.trained[first_stage].network))
     started = replace(
         setup,
         network=network,
@@ -146,10 +146,10 @@ def _shared(method: str, config: Config) -> Method:
 
 def variant(name: str) -> Method | None:
     """The method of a name with a budget of rows behind it; None for another name."""
-    known, at, _ = name.partition("@")  # the settings have refused what is no number of rows behind it
-    if not at or known not in METHODS:
+    base, at, _ = name.partition("@")  # the settings have refused what is no number of rows behind it
+    if not at or base not in METHODS:
         return None
-    return replace(METHODS[known], cost=partial(_cost_in_loop, method=name))
+    return replace(METHODS[base], cost=partial(_cost_in_loop, method=name))
 
 
 def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:
@@ -187,7 +187,7 @@ def _methods() -> dict[str, Method]:
         "identity": "In the loop, with one for the solver's derivative.",
         "TAN-SOL": "In the loop, with a model of the solver that is fitted to its values.",
     }
-    made = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
+    methods = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
     for large in (False, True):
         size = " The large network." if large else ""
         for family, about in families.items():
@@ -195,8 +195,8 @@ def _methods() -> dict[str, Method]:
             train = in_loop if looped else non if family == "NON" else pre
             cost = partial(_cost_in_loop if looped else _cost_of_pairs, method=name)
             learns = family == "TAN-SOL"  # by the shared tangents
-            made[name] = Method(about + size, train, cost, learns_answers=learns, replays=learns)
-    return made
+            methods[name] = Method(about + size, train, cost, learns_answers=learns, replays=learns)
+    return methods
 
 
 METHODS = _methods()

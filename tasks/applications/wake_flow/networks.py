@@ -54,8 +54,8 @@ class Corrector(nn.Module):
             `(rows, 2, height, width)`.
         """
         constant = (reynolds / self.scales.reynolds).view(-1, 1, 1, 1).expand_as(velocity[:, :1])
-        seen = torch.cat([velocity / self.scales.velocity, constant], dim=1)
-        correction = self.scales.correction * self.layers(seen)
+        channels = torch.cat([velocity / self.scales.velocity, constant], dim=1)
+        correction = self.scales.correction * self.layers(channels)
         wall = torch.ones_like(velocity[:1])
         wall[:, 0, :, 0] = 0
         return velocity + correction * wall
@@ -68,8 +68,8 @@ def plain(hidden: Sequence[int]) -> nn.Sequential:
     published network (`model_mercury` in the code of Um et al. 2020).
     """
     layers: list[nn.Module] = []
-    for before, after in pairwise([3, *hidden, 2]):
-        layers += [nn.Conv2d(before, after, 5, padding=2), nn.ReLU()]
+    for inputs, after in pairwise([3, *hidden, 2]):
+        layers += [nn.Conv2d(inputs, after, 5, padding=2), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 

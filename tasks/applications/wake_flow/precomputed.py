@@ -99,15 +99,15 @@ def corrections(
     fit = CorrectionFit(Channel(config.width), config.reference_width // config.width, beta / config.dt)
     reynolds, rows = data.train.reynolds.cpu(), 0  # the fit is on the CPU
     stream = np.array([0.0, SPEED]).reshape(2, 1, 1)
-    before = np.zeros(velocity.shape)
+    last_correction = np.zeros(velocity.shape)
     frames = []
     for target in targets.unbind(dim=1):
         rows += int(velocity.isfinite().flatten(1).all(dim=1).sum())  # a lost flow is not stepped
         stepped = solver(velocity, reynolds)
-        before = fit(target.double().numpy(), stepped.double().numpy() - stream, before)
-        velocity = stepped + torch.from_numpy(before).float()
+        last_correction = fit(target.double().numpy(), stepped.double().numpy() - stream, last_correction)
+        velocity = stepped + torch.from_numpy(last_correction).float()
         frames.append(torch.stack([stepped, velocity], dim=1))
-    joined, wanted = torch.cat(frames), reynolds.repeat(len(frames))
+    joined, reynolds_of_rows = torch.cat(frames), reynolds.repeat(len(frames))
     alive = joined.isfinite().flatten(1).all(dim=1)
     if not alive.any():
         raise SolverError(
@@ -115,4 +115,4 @@ def corrections(
             "step. Step one reference frame by hand with failures='raise' to see why."
         )
     device = data.train.frames.device
-    return Pairs(joined[alive].to(device), wanted[alive].to(device), rows, rows - int(alive.sum()))
+    return Pairs(joined[alive].to(device), reynolds_of_rows[alive].to(device), rows, rows - int(alive.sum()))

@@ -33,8 +33,8 @@ def certified_accuracy(certificates: Sequence[Certificate], radii: Radii) -> Flo
         classifier's accuracy under any perturbation of that l2 norm.
     """
     radius, correct = _columns(certificates)
-    wanted = np.atleast_1d(np.asarray(radii, dtype=float))
-    return (correct & (radius >= wanted[:, None])).mean(axis=1)
+    radius_array = np.atleast_1d(np.asarray(radii, dtype=float))
+    return (correct & (radius >= radius_array[:, None])).mean(axis=1)
 
 
 def average_certified_radius(certificates: Sequence[Certificate]) -> float:
@@ -137,7 +137,7 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
 
     with pictures.palette(LOOKS):
         hues = {method: pictures.colour(method) for method in runs}
-    made, (row,) = pictures.figure(width=6.4, height=4.0)
+    figure, (row,) = pictures.figure(width=6.4, height=4.0)
     axes = row[0]
     certificates = [one for seeds in runs.values() for of_seed in seeds for one in of_seed]
     end = 1.06 * max([cap, *(one.radius for one in certificates if one.correct)])
@@ -160,4 +160,4 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
     axes.set(xlim=(0, end), ylim=(0, 100))
     axes.set(xlabel="l2 radius (white is 1 above black)", ylabel="certified accuracy (%)")
     pictures.legend_above(axes, 4)
-    return pictures.save(made, path)
+    return pictures.save(figure, path)

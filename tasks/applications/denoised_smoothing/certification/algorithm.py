@@ -174,10 +174,10 @@ def certify_image(
         settings: sigma, n0, n, alpha and the settings of the noise.
     """
     started = perf_counter()
-    chosen, failed = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)
+    class_votes, failed = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)
     # Where every query of the choice failed there is no class to count for, and class 0 is as good as any:
     # the choice may be made in any way that does not look at the N queries.
-    top = int(chosen.argmax())  # the lowest of equal ones
+    top = int(class_votes.argmax())  # the lowest of equal ones
     counted, more_failed = count_votes(base, image, index, Phase.ESTIMATE, settings.n, settings)
     votes = int(counted[top])
     probability = lower_bound(votes, settings.n, settings.alpha)

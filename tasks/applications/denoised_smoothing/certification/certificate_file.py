@@ -62,11 +62,11 @@ class CertificateFile:
         Raises:
             DataError: the file belongs to another certification, or cannot be read.
         """
-        wanted = json.loads(json.dumps(atomic.strict(record)))
+        content = json.loads(json.dumps(atomic.strict(record)))
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # The record first: a table without one could not be told from another's.
-            atomic.write_json(self.record_path, wanted)
+            atomic.write_json(self.record_path, content)
             atomic.write_bytes(self.path, _line(COLUMNS))
             return []
         try:
@@ -76,10 +76,10 @@ class CertificateFile:
                 f"{self.path}: expected its record {self.record_path.name} beside it, got none that can be "
                 f"read ({error}). Without it the table may be anything's: move it away and certify anew."
             ) from None
-        for key in [*wanted, *(key for key in recorded if key not in wanted)]:
-            if recorded.get(key) != wanted.get(key):
+        for key in [*content, *(key for key in recorded if key not in content)]:
+            if recorded.get(key) != content.get(key):
                 raise DataError(
-                    f"{self.path}: expected certificates with {key} {wanted.get(key)!r}, got a file with "
+                    f"{self.path}: expected certificates with {key} {content.get(key)!r}, got a file with "
                     f"{recorded.get(key)!r}. Give another file, or what this one was made with, or delete "
                     "this one."
                 )
@@ -128,8 +128,8 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
         for number, line in enumerate(lines, start=2):
             where = f"{path}, line {number}"
             cells = zip(COLUMNS.values(), line.split("\t"), strict=True)
-            idx, label, predict, far, correct, *others = (kind(cell) for kind, cell in cells)
-            one = Certificate(idx, label, predict, far, *others)
+            idx, label, predict, far, correct, *other_cells = (kind(cell) for kind, cell in cells)
+            one = Certificate(idx, label, predict, far, *other_cells)
             if idx in certificates:
                 raise ValueError("an idx that is there twice")
             if wrong := _contradiction(one, correct):

@@ -59,8 +59,8 @@ class ClassifierBox:
         """
         spec = self.box.inputs[0]
         shaped = rows.to(spec.torch_dtype or torch.float32).reshape(len(rows), *spec.shape)
-        asked = self.box if self.scores else Scored(self.box, "labels", "labels", self.classes)
-        return predictions(asked(shaped).cpu())
+        label_box = self.box if self.scores else Scored(self.box, "labels", "labels", self.classes)
+        return predictions(label_box(shaped).cpu())
 
 
 def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> ClassifierBox:
@@ -132,22 +132,22 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
         BudgetError: they do not fit into the rest of a `Budgeted` in the stack, even if every answer that a
             `Cached` keeps served.
     """
-    left, kept = [], 0
+    left, cached_answers = [], 0
     inner = box
     while isinstance(inner, Wrapper):
         if isinstance(inner, Budgeted):
             left.append(inner.rows_left)
         if isinstance(inner, Cached):
-            kept += inner.rows_kept()
+            cached_answers += inner.rows_kept()
         inner = inner.box
     words = f"Certifying {counted(images, 'image')} takes {counted(queries, 'query')}"
-    if kept:
-        words += f"; the cache keeps {kept:,} answers of this box, those among them cost nothing"
+    if cached_answers:
+        words += f"; the cache keeps {cached_answers:,} answers of this box, those among them cost nothing"
     if left:
         budget = min(left)
-        if queries - kept > budget:
+        if queries - cached_answers > budget:
             raise BudgetError(
-                f"{box!r}: expected a plan of at most {budget + kept:,} queries, got {queries:,} "
+                f"{box!r}: expected a plan of at most {budget + cached_answers:,} queries, got {queries:,} "
                 f"for {counted(images, 'image')}. None was asked. "
                 "Raise the budget, certify fewer images, or lower N."
             )

@@ -183,12 +183,12 @@ class SmoothedClassifier:
         for index, (image, label) in enumerate(zip(images, truth, strict=True)):
             if index in done:
                 continue
-            before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
+            ledger_before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
             with torch.no_grad():
                 done[index] = certify_image(self._base, image, index, label, settings)
             refuse_failed(index, done[index].failed, done[index].queries, max_failed)
             if table is not None:
-                spent = tally.since(before)
+                spent = tally.since(ledger_before)
                 spent.add(Ledger() if answers is None else answers.recalled.since(recalled))
                 table.append(done[index], everywhere(spent))
             if answers is not None:
@@ -240,9 +240,9 @@ class SmoothedClassifier:
                 came = f"{tuple(self._front(rows).shape)}"
         except (AttributeError, RuntimeError) as error:
             came = f"an error ({error})"
-        if came != (wanted := f"{tuple(rows.shape)}"):
+        if came != (shape := f"{tuple(rows.shape)}"):
             raise ProblemError(
-                f"denoiser: expected {wanted} back for images of that shape, got {came}. Make it with the "
+                f"denoiser: expected {shape} back for images of that shape, got {came}. Make it with the "
                 "images' number of channels, pad its convolutions, and give an image back for each."
             )
         return images

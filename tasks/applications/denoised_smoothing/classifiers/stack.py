@@ -68,12 +68,12 @@ def make_box(
         DataError: Images or labels that do not fit it.
     """
     inner = classifier(config) if inner is None else inner
-    gives, asked = config.gives, config.asked
-    known = classifier_box(inner, (config.classes or sets.classes) if gives == "labels" else config.classes)
-    known.check_image_shape(sets.shape)
+    gives, form = config.gives, config.asked
+    box = classifier_box(inner, (config.classes or sets.classes) if gives == "labels" else config.classes)
+    box.check_image_shape(sets.shape)
     for part in (sets.train, sets.validation, sets.test):
-        check_labels(known, part.labels, len(part))
-    if (gives == "labels") == known.scores:
+        check_labels(box, part.labels, len(part))
+    if (gives == "labels") == box.scores:
         raise ProblemError(
             f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
             "--box-gives logits, probabilities or labels, whichever it answers."
@@ -81,8 +81,8 @@ def make_box(
     twin = _twin(inner, gives)
     if inner.inputs[0].shape != sets.shape or inner.inputs[0].dtype == "float64":
         inner = Shaped(inner, sets.shape)
-    if gives != asked and (gives == "labels" or asked == "logits"):
-        raise refused("answers", f"what can be made of {gives}", asked)
+    if gives != form and (gives == "labels" or form == "logits"):
+        raise refused("answers", f"what can be made of {gives}", form)
     service = inner
     # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
     if folder is not None:
@@ -96,11 +96,11 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scored(Clamped(service), gives, asked, known.classes, config.decimals)
+    scores = Scored(Clamped(service), gives, form, box.classes, config.decimals)
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.execution.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return DefendedClassifier(shared, asked, known.classes, twin, sets.shape, first_alone)
+    return DefendedClassifier(shared, form, box.classes, twin, sets.shape, first_alone)
 
 
 def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:

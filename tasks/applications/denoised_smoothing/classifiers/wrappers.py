@@ -153,12 +153,12 @@ class Metered(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Write down, then run; rows that were run again are written down afterwards."""
-        count, before = len(inputs[0]), self.ledger.copy()
+        count, ledger_before = len(inputs[0]), self.ledger.copy()
         self._write(count)
         try:
             return self.box.run_rows(inputs)
         finally:
-            self._write(max(0, self.ledger.since(before).rows_run - count))
+            self._write(max(0, self.ledger.since(ledger_before).rows_run - count))
 
     def _write(self, rows: int) -> None:
         with self.path.open("ab", buffering=0) as file:

@@ -96,13 +96,13 @@ def resnet(
         nn.BatchNorm2d(width),
         nn.ReLU(),
     ]
-    before = width
+    channels = width
     for stage in range(STAGES):
         after = width * 2**stage
         for block in range(blocks):
-            layers.append(BasicBlock(before, after, stride=2 if stage and not block else 1))
-            before = after
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+            layers.append(BasicBlock(channels, after, stride=2 if stage and not block else 1))
+            channels = after
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     he(network)
     return network
 
