@@ -193,10 +193,10 @@ class UnknownSlopes:
                 plan.chunk(first, first + 1), Coordinates
             ):  # all directions may fill the memory
                 continue
-            asked = plan.chunk(first, last)
-            if isinstance(asked, Coordinates) and last - first == numbers.numel():
-                answered |= set(asked.indices[valid[first:last]].tolist())
-                failed |= set(asked.indices[~valid[first:last]].tolist())
+            part = plan.chunk(first, last)
+            if isinstance(part, Coordinates) and last - first == numbers.numel():
+                answered |= set(part.indices[valid[first:last]].tolist())
+                failed |= set(part.indices[~valid[first:last]].tolist())
         failed -= answered
         times = {index: count for index, count in self._times.items() if index not in answered}
         self._times = times | {index: times.get(index, 0) + 1 for index in failed}

@@ -175,7 +175,7 @@ class FrozenBox(Wrapper):
             inputs = inputs_around(self.box, around, rows, self.seed)
             self._turn = Lock()
             try:
-                known = buy_rows(self, inputs, path=path)
+                record = buy_rows(self, inputs, path=path)
             finally:
                 self._turn = nullcontext()
         elif around is not None:
@@ -184,8 +184,8 @@ class FrozenBox(Wrapper):
                 "that are there. Leave around out."
             )
         else:
-            known = self._recorded(rows)
-        return self._freeze(known.finite())
+            record = self._recorded(rows)
+        return self._freeze(record.finite())
 
     def _recorded(self, rows: Any) -> RecordedRows:
         """Rows that are there."""
@@ -210,10 +210,10 @@ class FrozenBox(Wrapper):
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(count, generator=generator).to(rows.inputs[0].device)
         judges = max(round(self.held_out * count), min(JUDGES, count // SHARE))
-        unseen, seen = rows.of(order[:judges].sort().values), rows.of(order[judges:].sort().values)
-        model = FrozenModel.learned(self.box, self._tangent, seen)
+        unseen, training_rows = rows.of(order[:judges].sort().values), rows.of(order[judges:].sort().values)
+        model = FrozenModel.learned(self.box, self._tangent, training_rows)
         errors = model.errors(unseen)
-        info = FrozenInfo(model.words, len(seen), len(unseen), errors, model.hessian)
+        info = FrozenInfo(model.words, len(training_rows), len(unseen), errors, model.hessian)
         self._model, self.info = model, info
         return self
 

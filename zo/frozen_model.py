@@ -163,8 +163,8 @@ class FrozenModel:
         )
         z = self._flat(self.inputs, inputs, inputs[0])
         specified = zip(self.inputs, inputs, strict=True)
-        others = tuple(None if spec.differentiable else t for spec, t in specified if spec.modelled)
-        return z, CallPairs(moving, following, z.detach(), others=others)
+        fixed_arrays = tuple(None if spec.differentiable else t for spec, t in specified if spec.modelled)
+        return z, CallPairs(moving, following, z.detach(), others=fixed_arrays)
 
     def _flat(self, specs: Sequence[ArraySpec], arrays: Parts, like: Tensor) -> Tensor:
         """Arrays with a derivative end to end, `(rows, size)` in float64; zero for those that are None."""

@@ -206,7 +206,7 @@ class KeepBest:
 
     def _losses(self) -> Tensor:
         """The held-out losses one by one, `(rows,)`, float64 on the CPU; of a single number just that."""
-        before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
+        snapshot, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
         try:
             with torch.no_grad():
                 result = self.validate()
@@ -218,6 +218,6 @@ class KeepBest:
                         f"got {'None. Does it end with `return`?' if result is None else repr(result)}"
                     ) from error
         finally:
-            before.restore()
+            snapshot.restore()
             for module, training in modes:
                 module.training = training

@@ -381,8 +381,8 @@ class LossGradient:
                         narrow = bool(remember("narrow", lambda: makes_narrow(base.step, base.losses)))
                     self._notices.say(narrow_notice(base.step, base.losses) if narrow else None)
                 serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
-        known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
-        return Decision(serving.state_dict(), noise, known)
+        numbers = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
+        return Decision(serving.state_dict(), noise, numbers)
 
     def _judgement(
         self,
@@ -445,8 +445,8 @@ class LossGradient:
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""
         total = sum(tensor.numel() for tensor in self.network.parameters())
-        kept = "Difference" in self.serving.state_dict().values() and self._made
-        keeps = f" keeping about {kept / 2**20:.3g} MiB of activations" if kept else ""
+        size = "Difference" in self.serving.state_dict().values() and self._made
+        keeps = f" keeping about {size / 2**20:.3g} MiB of activations" if size else ""
         return (
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "
             f"{described(self.estimator)}, {self.serving!r}{keeps}, chunk={self.chunk})"

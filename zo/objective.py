@@ -87,15 +87,15 @@ class OutputLoss:
     def judged(self, output: Any, targets: Any) -> Tensor:
         """The loss of an output that is there already, in float64 where the loss runs in it."""
         if self._wide is None:
-            before = torch.get_rng_state(), _cuda_states()
+            states = torch.get_rng_state(), _cuda_states()
             try:
                 with intercepted(_refuse_in_float64):
                     loss = self.loss(*_widened((output, targets)))
             except Exception:  # if it is another fault than that of float64, it is raised by what follows
                 self._wide = False
-                torch.set_rng_state(before[0])
-                if before[1]:
-                    torch.cuda.set_rng_state_all(before[1])
+                torch.set_rng_state(states[0])
+                if states[1]:
+                    torch.cuda.set_rng_state_all(states[1])
             else:
                 self._wide = True
                 return loss

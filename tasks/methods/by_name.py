@@ -140,7 +140,7 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
             )
         if methods[name].needs_box and problem.has_no_box():
             raise ConfigurationError(
-                f"methods: expected methods for a problem without a black box, {problem.name()}, got "
+                f"methods: expected methods that need no black box, since {problem.name()} has none, got "
                 f"{name!r}, which puts something in a box's place. Leave it out."
             )
         if methods[name].needs_reference and not problem.has_reference():

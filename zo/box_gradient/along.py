@@ -85,10 +85,10 @@ def along_gradient(
     both = valid.all(dim=0)
     if int(both.sum()) < FEWEST:
         return Agreement(asked=valid.numel())
-    measured, said = (changes[0] - changes[1])[both] / 2, FAR * lengths[rows][both]
-    found = float(measured.sum() / said.sum())
-    apart = measured - found * said
+    measured, guess = (changes[0] - changes[1])[both] / 2, FAR * lengths[rows][both]
+    slope = float(measured.sum() / guess.sum())
+    apart = measured - slope * guess
     noise = changes[2][both]
     noisy = bool(noise.square().sum() > apart.square().sum() / 2)
-    error = float(apart.square().sum().sqrt() / said.sum()) * (len(said) / (len(said) - 1)) ** 0.5
-    return Agreement(found, error, noisy, valid.numel())
+    error = float(apart.square().sum().sqrt() / guess.sum()) * (len(guess) / (len(guess) - 1)) ** 0.5
+    return Agreement(slope, error, noisy, valid.numel())

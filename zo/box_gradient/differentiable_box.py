@@ -159,9 +159,9 @@ class DifferentiableBox(nn.Module):
             if array.requires_grad and not type(array.grad_fn).__name__.startswith(BlackBoxCall.__name__)
         ]
         with _lock:
-            found = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
-        if found:
-            self._once.hidden(call, found)
+            names = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
+        if names:
+            self._once.hidden(call, names)
 
     @contextmanager
     def _number(self, recorded: bool) -> Iterator[int]:
@@ -222,8 +222,8 @@ class DifferentiableBox(nn.Module):
                 self.box, self.estimator, base, perturbed, alive, draws, self.max_rows, units
             )
             if self._tangent is None:
-                kept = {place: results[place][alive] for place in arriving}
-                pieces = self._by_queries(call, queries, kept, arriving)
+                outputs_alive = {place: results[place][alive] for place in arriving}
+                pieces = self._by_queries(call, queries, outputs_alive, arriving)
             else:
                 survived = [tensor[alive] for tensor in results]
                 pieces = self._by_tangent(call, self._tangent, queries, survived, arriving)
@@ -249,19 +249,19 @@ class DifferentiableBox(nn.Module):
             if not self.check:
                 return False
             rows = alive[:TRIED]
-            kept = {at: outputs[at][rows] for at in cotangents}
+            outputs_of_rows = {at: outputs[at][rows] for at in cotangents}
             arriving = {at: cotangent[: len(rows)] for at, cotangent in cotangents.items()}
             rule, draws = RowRGE(estimator.mu, 1), torch.Generator().manual_seed(place)
             try:
                 tried = plan_queries(self.box, rule, base, [place], rows, draws, self.max_rows, {place: unit})
-                change = partial(change_of, outputs=kept, cotangents=arriving)
+                change = partial(change_of, outputs=outputs_of_rows, cotangents=arriving)
                 for other in unit[unit != 1].unique():  # numbers of one size at a time
                     assert tried.directions is not None
                     those = tried.directions * (unit == other).to(tried.directions)
                     part = replace(tried, directions=those)
-                    differences, valid, _ = row_differences(part, kept, arriving)
-                    good, asked = gives_slopes(part, differences, valid, change)
-                    self._spent(checks=valid.numel() + asked)
+                    differences, valid, _ = row_differences(part, outputs_of_rows, arriving)
+                    good, checks = gives_slopes(part, differences, valid, change)
+                    self._spent(checks=valid.numel() + checks)
                     if not good:
                         return False
             except (BudgetError, RowFailedError, ConfigurationError):
@@ -286,8 +286,8 @@ class DifferentiableBox(nn.Module):
         by_place = learner.pull_back(call, learner.rows(queries.inputs, outputs), cotangents)
         gradients = [by_place[place] for place in queries.perturbed]
         if self.check and self.box.settable and learner.due:  # a few rows are moved along the gradient
-            kept = {place: outputs[place] for place in cotangents}
-            agreement = along_gradient(queries, gradients, kept, cotangents)
+            outputs_with_gradient = {place: outputs[place] for place in cotangents}
+            agreement = along_gradient(queries, gradients, outputs_with_gradient, cotangents)
             self._spent(checks=agreement.asked)
             if agreement.found is not None and agreement.wrong:
                 self._once.wrong(call, repr(learner.tangent), agreement.found)
@@ -303,12 +303,12 @@ class DifferentiableBox(nn.Module):
         self._once.still(call, outputs, cotangents, moved)
         if self.check and is_checked(call):
             change = partial(change_of, outputs=outputs, cotangents=cotangents)
-            doubt, asked = look_again(queries, differences, valid, change)
-            self._spent(checks=asked)
+            doubt, checks = look_again(queries, differences, valid, change)
+            self._spent(checks=checks)
             if doubt is not None:
                 self._once.doubt(call, doubt)
-        differences, valid, asked = from_other_side(queries, outputs, cotangents, differences, valid)
-        self._spent(checks=asked)
+        differences, valid, checks = from_other_side(queries, outputs, cotangents, differences, valid)
+        self._spent(checks=checks)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 

@@ -96,22 +96,22 @@ class _Again:
 
     def choose(self, count: int) -> None:
         """Choose at most so many pairs."""
-        chosen, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
-        self.query, self.row, self.changes = chosen // rows, chosen % rows, self.all.flatten()[chosen]
+        places, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
+        self.query, self.row, self.changes = places // rows, places % rows, self.all.flatten()[places]
         self.full = torch.ones_like(
             self.changes
         )  # each stands for an equal part, so that all have the same weight
 
     def slopes(self, times: float) -> Tensor:
         """Slopes of steps of another length, relative to these, `(n,)`; NaN where a row failed."""
-        taken, central = self.queries.steps[self.query, self.row], self.queries.central
+        lengths, central = self.queries.steps[self.query, self.row], self.queries.central
         query = torch.cat([self.query, self.query + self.half]) if central else self.query
         scalars, step, valid = self._scalars(query, times)
         if central:
-            taken = (taken - self.queries.steps[self.query + self.half, self.row]) / 2
+            lengths = (lengths - self.queries.steps[self.query + self.half, self.row]) / 2
             (scalars, back), (step, behind), (valid, too) = (part.chunk(2) for part in (scalars, step, valid))
             scalars, step, valid = scalars - back, step - behind, valid & too
-        return torch.where(valid & (step != 0), (scalars / step) / (self.changes / taken), torch.nan)
+        return torch.where(valid & (step != 0), (scalars / step) / (self.changes / lengths), torch.nan)
 
     def back(self) -> Tensor | None:
         """Slopes of forward steps the other way, `(n,)`; NaN where a row failed, None of central steps."""

@@ -128,8 +128,8 @@ def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> 
     ladder = _Ladder(queries, output.flatten().double().cpu())
     ladder.climb(most.flatten())
     shape = (*output.shape, *base.shape)
-    found = (part.T.reshape(shape) for part in ladder.best())  # (numbers of x, numbers of f)
-    gradient, error, steps, kinks = (part.numpy() if numpy else part.to(base.device) for part in found)
+    parts = (part.T.reshape(shape) for part in ladder.best())  # (numbers of x, numbers of f)
+    gradient, error, steps, kinks = (part.numpy() if numpy else part.to(base.device) for part in parts)
     return FiniteDifference(
         value, gradient, error, steps, kinks, box.ledger.rows_run + 1, box.ledger.rows_failed
     )
@@ -234,15 +234,15 @@ class _Ladder:
         # Both sides keep slopes of their own over the next shorter step, and not by its noise. A kink is left
         # behind where they no longer do; among the noise of still shorter steps it stays.
         gaps = (forward - back).abs() / 2
-        kept = gaps[1:] / gaps[:-1]
+        ratios = gaps[1:] / gaps[:-1]
         clear = torch.zeros_like(errors, dtype=torch.bool)
-        clear[:-1] = (kept > STAYS) & (gaps[1:] > 2 * KINKED * errors[:-1])
+        clear[:-1] = (ratios > STAYS) & (gaps[1:] > 2 * KINKED * errors[:-1])
         kinks = clear.clone()
-        for level, stays in enumerate(kept > STAYS):
+        for level, stays in enumerate(ratios > STAYS):
             kinks[level] |= stays & kinks[level - 1]
         kinks[-1] = kinks[-2:].any(dim=0)
         like = kinks.clone()  # a kink, or what may be one that shorter steps leave behind
-        like[:-1] |= (kept > STAYS) & (kept < 1 / STAYS)
+        like[:-1] |= (ratios > STAYS) & (ratios < 1 / STAYS)
         like[1:] |= like[:-1].clone()  # over the step in which it lies
         unsure = torch.where(clear, errors - gaps, torch.where(like, errors + gaps, errors))
         errors = torch.where(like, errors + gaps, errors)
@@ -253,28 +253,28 @@ class _Ladder:
 
     def _errors(self, slopes: Tensor, steps: Tensor, central: Tensor) -> Tensor:
         """Errors of slopes by neighbouring ones and by rounding, where there are no kinks."""
-        known, lengths = slopes.isfinite(), steps[..., None]
+        finite, lengths = slopes.isfinite(), steps[..., None]
         differ = torch.full_like(slopes, math.inf)
         differ[1:] = (slopes[1:] - slopes[:-1]).abs().nan_to_num(nan=math.inf)
         bent = torch.where(central, differ / BENT, differ)
         # what shorter steps differ by is noise over their length; of these there have to be two
-        noise = torch.where(known, differ.nan_to_num(posinf=0.0) * lengths, 0.0)
+        noise = torch.where(finite, differ.nan_to_num(posinf=0.0) * lengths, 0.0)
         shorter = torch.zeros_like(slopes)
         if len(slopes) > 1:
             shorter[:-1] = noise.flip(0).cummax(dim=0).values.flip(0)[1:]
-        count = known.flip(0).cumsum(dim=0).flip(0) - known.int()
+        count = finite.flip(0).cumsum(dim=0).flip(0) - finite.int()
         eps = torch.finfo(self.queries.box.outputs[0].torch_dtype or torch.float64).eps
         floor = torch.maximum(eps * self.value.abs(), self.jumps) / lengths
         errors = torch.maximum(torch.maximum(bent, NOISY * shorter / lengths), floor)
-        errors = torch.where(known & (count >= 2), errors, math.inf)
+        errors = torch.where(finite & (count >= 2), errors, math.inf)
         silent = torch.stack([level.silent for level in self.levels])
-        moving = (known & ~silent).any(dim=0)
+        moving = (finite & ~silent).any(dim=0)
         # Where no step changes f, by as much as other numbers show no slope of, the change may be lost. Where
         # some do, shorter ones that do not are lost in the digits of f, or f is flat there.
-        shown = (
+        noise_floor = (
             torch.where(moving, errors * lengths, math.inf).nan_to_num(math.inf, math.inf).amin(dim=(0, 1))
         )
-        unmoved = torch.maximum(floor, shown.nan_to_num(posinf=0.0) / lengths)
+        unmoved = torch.maximum(floor, noise_floor.nan_to_num(posinf=0.0) / lengths)
         lost = torch.where(self.flat, floor, math.inf)
         return torch.where(silent, torch.where(moving, lost, unmoved), errors)
 
@@ -303,8 +303,9 @@ class _Ladder:
         than the first was from x.
         """
         silent = torch.stack([level.silent for level in self.levels])
-        asked = torch.stack([level.ahead.isfinite() | level.behind.isfinite() for level in self.levels])
-        still = (silent | ~asked[..., None]).flip(0).cummin(dim=0).values.flip(0)  # here and over all shorter
+        finite = torch.stack([level.ahead.isfinite() | level.behind.isfinite() for level in self.levels])
+        # here and over all shorter
+        still = (silent | ~finite[..., None]).flip(0).cummin(dim=0).values.flip(0)
         ends = still[1:] & silent[1:] & ~still[:-1]  # the next longer step changes f
         for number, (longer, shorter) in enumerate(pairwise(self.levels)):
             going = torch.nonzero(ends[number].any(dim=1)).flatten()

@@ -73,9 +73,9 @@ class RowQueries:
         at_once = self.max_rows or max(1, len(row))
         for queries, rows in zip(query.split(at_once), row.split(at_once), strict=True):
             step = times * self.steps[queries, rows]
-            asked, results = self._ask(queries, rows, step)
+            inputs, results = self._ask(queries, rows, step)
             if self.directions is None and times:  # as rounding in the input's own floats leaves it
-                parts = [asked[place].reshape(len(rows), -1).double() for place in self.perturbed]
+                parts = [inputs[place].reshape(len(rows), -1).double() for place in self.perturbed]
                 moved = torch.cat(parts, dim=1)
                 moved -= self.values[rows].double()
                 step = moved.gather(1, self._coordinate(queries)[:, None])[:, 0]
@@ -84,12 +84,12 @@ class RowQueries:
     def _ask(self, query: Tensor, row: Tensor, step: Tensor) -> tuple[list[Tensor], Outputs]:
         sizes = [self.inputs[place][0].numel() for place in self.perturbed]
         moved = dict(zip(self.perturbed, self._moved(query, row, step).split(sizes, dim=1), strict=True))
-        asked = [
+        inputs = [
             moved[place].to(array.dtype).reshape(len(row), *array.shape[1:]) if place in moved else array[row]
             for place, array in enumerate(self.inputs)
         ]
-        results = self.box(*asked)
-        return asked, results if isinstance(results, tuple) else (results,)
+        results = self.box(*inputs)
+        return inputs, results if isinstance(results, tuple) else (results,)
 
     def reduce(self, differences: Tensor, valid: Tensor) -> Tensor:
         """The gradient of every row.
@@ -105,8 +105,8 @@ class RowQueries:
         slopes, valid = slopes_along(self.steps, differences, valid, central=self.central)
         if self.directions is None:
             return slopes.T
-        kept = valid.double().sum(dim=0).clamp(min=1)
-        gradient = torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
+        counts = valid.double().sum(dim=0).clamp(min=1)
+        gradient = torch.einsum("qr,qrs->rs", slopes * (self.factor / counts), self.directions.double())
         # Slopes along u times the units, times u over the units: of the directions here twice that.
         return gradient if self.units is None else gradient / self.units**2
 
@@ -173,8 +173,10 @@ def plan_queries(
     if isinstance(estimator, CGE):
         # (z + mu) - z in the input's own floats is what it really moves by.
         pairs = list(zip(flat, parts, strict=True))
-        taken = [[((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed]
-        steps = torch.cat([torch.cat(parts, dim=1).T for parts in taken])
+        exact_steps = [
+            [((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed
+        ]
+        steps = torch.cat([torch.cat(parts, dim=1).T for parts in exact_steps])
         _refuse_lost_steps(estimator, steps, values)
         return RowQueries(box, alive_inputs, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
@@ -268,13 +270,13 @@ def from_other_side(
         for rows, step, results in queries.again(query, row, 0.5 if queries.central else -1.0):
             scalar, finite, _ = change_of(rows, results, outputs, cotangents)
             which = query[first : first + len(rows)]
-            taken, known = queries.steps[which, rows], differences[which, rows]
+            lengths, rises = queries.steps[which, rows], differences[which, rows]
             slope, answered = scalar / step, finite & (step != 0)
             if queries.central:  # the straight line through both slopes, at a step of zero
-                part = step / taken
-                slope = torch.where(answered, (slope - part * known / taken) / (1 - part), known / taken)
+                part = step / lengths
+                slope = torch.where(answered, (slope - part * rises / lengths) / (1 - part), rises / lengths)
                 answered = torch.ones_like(answered)
-            scalars.append(torch.where(answered, slope * taken, 0.0))
+            scalars.append(torch.where(answered, slope * lengths, 0.0))
             found.append(answered)
             first += len(rows)
     except (BudgetError, RowFailedError):  # the other rows are there

@@ -49,8 +49,8 @@ class RowUnits:
             spread = spreads(inputs[place][alive])
             if len(spec.shape) > 1 or spread.numel() > MOST:
                 spread = _usual(spread)[None]
-            before = self._largest.get(place, [0.0])
-            spread = torch.maximum(spread, spread.new_tensor(before))
+            largest = self._largest.get(place, [0.0])
+            spread = torch.maximum(spread, spread.new_tensor(largest))
             self._largest[place] = spread.tolist()
             self._differing[place] = self._differing.get(place, False) or apart(spec, spread) is not None
 
@@ -78,8 +78,8 @@ class RowUnits:
 
     def differ(self, perturbed: Sequence[int]) -> dict[int, tuple[float, bool]]:
         """The inputs that want other steps: their usual size, and whether they take them."""
-        wanted = {place: unit for place, unit in self._wanted(perturbed).items() if (unit != 1).any()}
-        return {place: (self._size(place), self._borne.get(place, False)) for place in wanted}
+        units = {place: unit for place, unit in self._wanted(perturbed).items() if (unit != 1).any()}
+        return {place: (self._size(place), self._borne.get(place, False)) for place in units}
 
     def _size(self, place: int) -> float:
         return float(_usual(torch.tensor(self._largest[place], dtype=torch.float64)))

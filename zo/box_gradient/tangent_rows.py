@@ -69,8 +69,8 @@ class TangentRows:
             for specs in (self.box.inputs, self.box.outputs)
         )
         pairs = zip(self.box.inputs, inputs, strict=True)
-        others = tuple(None if spec.differentiable else array for spec, array in pairs if spec.modelled)
-        return CallPairs(moving, following, z, y, others=others)
+        fixed_arrays = tuple(None if spec.differentiable else array for spec, array in pairs if spec.modelled)
+        return CallPairs(moving, following, z, y, others=fixed_arrays)
 
     def pull_back(self, call: int, pairs: CallPairs, cotangents: dict[int, Tensor]) -> dict[int, Tensor]:
         """Predict the outputs, learn from them, and give the gradients.
@@ -127,11 +127,11 @@ class TangentRows:
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of `DifferentiableBox.metrics`."""
-        known = [(error, size) for error, size in self._errors.values() if error is not None]
-        total = sum(size for _, size in known)
+        errors = [(error, size) for error, size in self._errors.values() if error is not None]
+        total = sum(size for _, size in errors)
         named: dict[str, float | None] = {}
         if total:
-            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in known if size) / total)
+            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in errors if size) / total)
         named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
         return {name: error for name, error in named.items() if error is not None}
 
@@ -168,8 +168,8 @@ class TangentRows:
                     TangentWarning,
                 )
             )
-        known = "unknown" not in self._notices.said
-        self.due = known and self._passes % JUDGED == 0 and is_checked(self._passes // JUDGED)
+        has_error = "unknown" not in self._notices.said
+        self.due = has_error and self._passes % JUDGED == 0 and is_checked(self._passes // JUDGED)
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:

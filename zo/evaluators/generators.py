@@ -161,11 +161,11 @@ class Draws:
 
     def _repeats(self, watched: WatchedDraws) -> bool:
         """Say whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
-        seen = WatchedDraws()
+        draws = WatchedDraws()
         try:
-            with seen:
+            with draws:
                 self._replay()
-            return seen.is_like(watched) and same(states(), self._after)
+            return draws.is_like(watched) and same(states(), self._after)
         finally:
             put_back(self._before)
 
@@ -230,19 +230,19 @@ class Draws:
         drawn: list[list[str]] = []
         ends: list[States] = []
         for _ in range(TRIES):
-            seen = WatchedDraws()
+            draws = WatchedDraws()
             try:
-                with seen:
+                with draws:
                     self._replay()
                 ended = states()
             finally:
                 put_back(self._before)
-            drawn.append(seen.names)
+            drawn.append(draws.names)
             # Only others draw; or this one draws otherwise each time, which is noise, and told as that.
-            if not seen.names or drawn[0] != seen.names:
+            if not draws.names or drawn[0] != draws.names:
                 self._any = False
                 return
-            if not seen.alone(self._before, ended):
+            if not draws.alone(self._before, ended):
                 continue
             if same(ended, self._after):
                 self._trusted = True
@@ -316,10 +316,10 @@ class WatchedDraws(Operations):
         if seeded is None or _device(arguments, named).type != "cpu":
             result = operation(*arguments, **named)
         else:  # another thread may draw between the look and the operation, so this one draws by itself
-            own = torch.Generator()
-            own.set_state(start[0])
-            result = seeded(*arguments, **{**named, "generator": own})
-            torch.set_rng_state(own.get_state())
+            fresh = torch.Generator()
+            fresh.set_state(start[0])
+            result = seeded(*arguments, **{**named, "generator": fresh})
+            torch.set_rng_state(fresh.get_state())
         self._around += [start, states()]
         size = result.numel() if isinstance(result, Tensor) else 0
         self.names.append(f"{operation} {size}")
@@ -337,5 +337,5 @@ def _seeded(operation: Any) -> Any:
 
 def _device(arguments: tuple[Any, ...], named: dict[str, Any]) -> torch.device:
     """Return the device on which an operation draws."""
-    given = [value.device for value in arguments if isinstance(value, Tensor)]
-    return torch.device(named.get("device") or (given[0] if given else "cpu"))
+    devices = [value.device for value in arguments if isinstance(value, Tensor)]
+    return torch.device(named.get("device") or (devices[0] if devices else "cpu"))

@@ -37,12 +37,12 @@ class _Backwards:
             if self._blocks == 1:
                 self._engine = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
                 torch.autograd._engine_run_backward = self._run  # pyright: ignore[reportPrivateImportUsage]
-        own = self._own()
-        own.append(around)
+        stack = self._own()
+        stack.append(around)
         try:
             yield
         finally:
-            own.pop()
+            stack.pop()
             with self._lock:
                 self._blocks -= 1
                 if self._blocks == 0:
@@ -77,18 +77,18 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         tensors: the weights to hide.
         modules: the modules whose forward knows the variants; none where nothing may read the weights.
     """
-    kept = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}
-    memories = {memory_of(tensor) for tensor, _, _ in kept.values()}
+    copies = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}
+    memories = {memory_of(tensor) for tensor, _, _ in copies.values()}
     running: Counter[int] = Counter()  # by tensor: how many forwards that may read it
     inside = 0
 
     def hide(key: int) -> None:
         with temporarily_clear_interpreter_stack():  # torch.func refuses to write what it differentiates
-            kept[key][0].data.fill_(float("nan"))
-            renew(kept[key][0])
+            copies[key][0].data.fill_(float("nan"))
+            renew(copies[key][0])
 
     def show(key: int) -> None:
-        tensor, value, version = kept[key]
+        tensor, value, version = copies[key]
         with temporarily_clear_interpreter_stack():
             tensor.data.copy_(value)
             put_version(tensor, version)
@@ -98,7 +98,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         return tensor.clone() if memory_of(tensor) in memories else tensor
 
     def shown(module: nn.Module, forward: Forward) -> Forward:
-        keys = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
+        keys = [id(tensor) for tensor in module.parameters() if id(tensor) in copies]
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
@@ -121,7 +121,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
 
     @contextmanager
     def awake() -> Iterator[None]:
-        asleep = [key for key in kept if not running[key]]
+        asleep = [key for key in copies if not running[key]]
         for key in asleep:
             show(key)
         try:
@@ -132,10 +132,10 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
 
     forwards = {module: shown(module, module.forward) for module in modules}
     with replaced(forwards), _backwards.each_in(awake):
-        for key in kept:
+        for key in copies:
             hide(key)
         try:
             yield
         finally:
-            for key in kept:
+            for key in copies:
                 show(key)

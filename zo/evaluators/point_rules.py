@@ -83,12 +83,12 @@ class PointRule:
     ) -> None:
         """Add the effect of changes of one parameter, by its name in the module, to the output, in place."""
         if name == "bias":
-            channels, seen = changes.entries, torch.ones((), dtype=y.dtype, device=y.device)
+            channels, factors = changes.entries, torch.ones((), dtype=y.dtype, device=y.device)
         else:
-            channels, seen = self.reach(module, changes, x, y, variants)
+            channels, factors = self.reach(module, changes, x, y, variants)
         target = by_variant(y, variants, self.axis)
         steps = changes.steps.view(-1, *[1] * (target.ndim - 2))
-        target[changes.variants, channels] += steps * seen
+        target[changes.variants, channels] += steps * factors
 
 
 def _linear(
@@ -151,8 +151,8 @@ class Kernel:
         Returns:
             `(changes, rows, *reached)`.
         """
-        seen = self.windows(channels, reached)
-        return seen[(torch.arange(len(channels), device=channels.device), *taps)]
+        windows = self.windows(channels, reached)
+        return windows[(torch.arange(len(channels), device=channels.device), *taps)]
 
     def windows(self, channels: Tensor, reached: tuple[int, ...]) -> Tensor:
         """Return the inputs that each tap reads: `(changes, *size, rows, *reached)`, a view.

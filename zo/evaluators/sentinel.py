@@ -111,11 +111,11 @@ def _shaken(step: Step, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor
     """
     weights, loop = step.parameters.flat(), Loop().begin(step, base)
     here = here.to(weights)
-    seen = _Coarsest()
-    with uncompiled(), seen:
+    coarsest = _Coarsest()
+    with uncompiled(), coarsest:
         still = loop(Directions(here[None]))[0]
     # What is rounded further still, to 16 bits, jumps as a box does that rounds its outputs.
-    eps = min(seen.eps, torch.finfo(torch.float32).eps)
+    eps = min(coarsest.eps, torch.finfo(torch.float32).eps)
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (shakes, len(weights)), generator=generator) * 2 - 1
     step.tally.queries += shakes + 1

@@ -94,13 +94,15 @@ class Snapshot:
             if not isinstance(module, torch.jit.ScriptModule)
         ]
         if inside is None:
-            inside = Inside(_inside(value for _, kept in self._attributes for value in kept.values()))
+            inside = Inside(
+                _inside(value for _, attributes in self._attributes for value in attributes.values())
+            )
         self._inside, self._left_alone = inside.written, inside.left_alone
         tensors = {key: value for key, (value, _) in self._inside.items() if isinstance(value, Tensor)}
         self._marks = {key: _mark(value) for key, value in tensors.items()}
-        chosen = dict(network.named_parameters()) if parameters is None else parameters
+        weights = dict(network.named_parameters()) if parameters is None else parameters
         self._parameters = {
-            n: (tensor, _stored(tensor.detach()).clone(), _mark(tensor)) for n, tensor in chosen.items()
+            n: (tensor, _stored(tensor.detach()).clone(), _mark(tensor)) for n, tensor in weights.items()
         }
         self.generators = states()
 
@@ -207,12 +209,12 @@ def as_it_is_now(inside: Inside) -> Inside:
 def _inside(values: Iterable[Any]) -> Copies:
     """Copy the parts of nestings that can be written to in place, by identity; no parameters."""
     copies: Copies = {}
-    seen, left = set[int](), list(values)
+    ids, left = set[int](), list(values)
     while left:  # not by recursion: a list of lists may be deep
         value = left.pop()
-        if type(value) in _ATOMS or id(value) in seen or isinstance(value, nn.Parameter):
+        if type(value) in _ATOMS or id(value) in ids or isinstance(value, nn.Parameter):
             continue
-        seen.add(id(value))
+        ids.add(id(value))
         copy = _copied(value)
         if copy is not None:
             copies[id(value)] = Copied(value, copy)
@@ -324,7 +326,7 @@ def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterat
     """Add a step to the entry at a flat index for the duration of the block; `old` is a copy."""
     # Not by a flat view: it needs contiguous memory.
     place = tuple(int(index) for index in np.unravel_index(entry, tensor.shape))
-    before = now = version_of(tensor)
+    version = now = version_of(tensor)
     try:
         tensor.data[place] += step.to(tensor.dtype)  # a single number: a GPU takes it from the CPU
         renew(tensor)
@@ -335,4 +337,4 @@ def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterat
             tensor.data[place] = old[place]
         else:  # a forward wrote more of it, as an embedding with max_norm does
             tensor.data.copy_(old)
-        put_version(tensor, before)
+        put_version(tensor, version)

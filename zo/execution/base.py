@@ -156,7 +156,7 @@ def evaluate_base(
             "Call backward() with none, or make it an objective(network, batch)."
         )
     parameters.refuse_replaced(network)
-    before = Snapshot(network)
+    snapshot = Snapshot(network)
     versions = _versions(batch)
     try:
         with (
@@ -174,20 +174,20 @@ def evaluate_base(
                 "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
-        written, inside = before.written(peak.written), before.inside(peak.written)
+        written, inside = snapshot.written(peak.written), snapshot.inside(peak.written)
         after = Snapshot(network, inside=as_it_is_now(inside))
     finally:
-        before.restore()
+        snapshot.restore()
     step = Step(network, parameters, objective, batch, len(base), written, inside, number=number)
 
     def again() -> None:
         step.tally.queries += 1
         with uncompiled():
-            base_losses(step, before)
+            base_losses(step, snapshot)
 
-    step = replace(step, draws=Draws(before.generators, after.generators, again, watched))
+    step = replace(step, draws=Draws(snapshot.generators, after.generators, again, watched))
     return Base(
-        step, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
+        step, base, survived, causes, snapshot, after, peak.peak, peak.made, peak.narrow if measure else None
     )
 
 

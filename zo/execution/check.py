@@ -271,10 +271,10 @@ def refuse_off(
 def _entries(size: int, number: int, first: bool) -> list[int]:
     """Flat indices in a tensor of so many entries; always two or more, for a stack of one is no stack."""
     if first:
-        chosen = {0, (size - 1) // 2, size - 1}
+        places = {0, (size - 1) // 2, size - 1}
     else:
-        chosen = {(7919 * number) % size, (104729 * number + size // 2) % size}
-    return sorted(chosen) if len(chosen) > 1 else [*chosen, *chosen]
+        places = {(7919 * number) % size, (104729 * number + size // 2) % size}
+    return sorted(places) if len(places) > 1 else [*places, *places]
 
 
 def _by_loop(step: Step, base: Tensor, queries: Perturbation) -> Tensor:

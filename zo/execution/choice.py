@@ -109,8 +109,8 @@ class Serving:
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(queries): queries for queries in reversed(ends)}.values():
             kind = _kind(example, training)
-            chosen = self.evaluators[0].serves(type(example))  # or else the next ones take its place
-            if kind not in numbers and not chosen and _too_large(base):
+            is_served = self.evaluators[0].serves(type(example))  # or else the next ones take its place
+            if kind not in numbers and not is_served and _too_large(base):
                 numbers[kind] = len(self.evaluators) - 1
             else:
                 numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), remember)

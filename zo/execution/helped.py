@@ -80,19 +80,19 @@ class _First:
                 return _run(box, inputs)
             parts = [tuple(tensor[block.start : block.stop] for tensor in inputs) for block in blocks]
             self._send([(place, inputs[0].is_cpu, _in_memory(parts[rank::size])) for rank in range(size)])
-            own = _answer(box, parts[::size])
+            first_answer = _answer(box, parts[::size])
         answers: list[Any] = [None] * size
         with self._ranks.answering(self._step):
             dist.gather_object(None, answers, _root(self._ranks), self._ranks.group)
         self._in_reach = True
-        if isinstance(own, Exception):
-            raise own
+        if isinstance(first_answer, Exception):
+            raise first_answer
         for rank, answer in enumerate(answers[1:], start=1):
             if answer is None:
                 raise RanksError(
                     f"expected rank {rank} to evaluate its share of the rows, which failed there."
                 )
-        return _joined(blocks, [own, *answers[1:]], inputs[0].device)
+        return _joined(blocks, [first_answer, *answers[1:]], inputs[0].device)
 
     def end(self) -> None:
         """Let the others go on; not where one cannot be reached any more, which ends the step."""

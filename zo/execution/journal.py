@@ -44,12 +44,12 @@ class StepJournal:
 
     def remember(self, name: str, work: Callable[[], Tensor]) -> Tensor:
         """The numbers of a piece: from the journal, or by `work`, and then kept there."""
-        known = self.known([name])
-        if known:
-            return known[name]
-        before = self._tally.queries
+        recalled = self.known([name])
+        if recalled:
+            return recalled[name]
+        queries = self._tally.queries
         numbers = work()
-        self.keep(name, numbers, self._tally.queries - before)
+        self.keep(name, numbers, self._tally.queries - queries)
         return numbers
 
     def keep(self, name: str, numbers: Tensor, spent: int) -> None:

@@ -94,11 +94,11 @@ def makes_narrow(step: Step, base: Tensor) -> Tensor:
         step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
     """
-    seen = _Narrow()
+    watch = _Narrow()
     step.tally.queries += 1
-    with uncompiled(), seen:
+    with uncompiled(), watch:
         Loop().begin(step, base)(Directions(torch.zeros(1, step.parameters.size)))
-    return torch.tensor(bool(seen.results))
+    return torch.tensor(bool(watch.results))
 
 
 def narrow_notice(step: Step, base: Tensor) -> Notice | None:
@@ -113,16 +113,16 @@ def narrow_notice(step: Step, base: Tensor) -> Notice | None:
     """
     weights, results = step.parameters.flat(), []
     for length in (0.0, LENGTH):
-        seen = _Narrow()
+        watch = _Narrow()
         step.tally.queries += 1
         try:
-            with uncompiled(), seen:
+            with uncompiled(), watch:
                 Loop().begin(step, base)(Directions((length * (weights.abs() + 1))[None]))
         except BudgetError:
             raise
         except Exception:  # a step as long may be too long for the objective
             return None
-        results.append(seen.results)
+        results.append(watch.results)
     moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if not moved:
         return None

@@ -139,15 +139,15 @@ def doubt_about(
         if not changes.any():
             continue
         draws = _draws(changes, key.generator(AGAIN, kind))
-        asked: dict[tuple[int, float], float] = {}
-        doubt = _sampled(ask, plan, numbers, changes, draws[: asked_at_first(len(changes))], asked)
+        answers: dict[tuple[int, float], float] = {}
+        doubt = _sampled(ask, plan, numbers, changes, draws[: asked_at_first(len(changes))], answers)
         if doubt.off <= DOUBTFUL:
             continue
         example = plan.chunk(int(numbers[0, 0]), int(numbers[0, 0]) + 1)
         if len(changes) < LEAST and isinstance(example, Directions):
             doubt = _of_more(ask, plan, numbers, changes, anew(key.at(key.step + FAR)), kind)
         else:
-            doubt = _sampled(ask, plan, numbers, changes, draws, asked, further=True)
+            doubt = _sampled(ask, plan, numbers, changes, draws, answers, further=True)
         if doubt.off > OFF[type(example)] and (worst is None or doubt.off > worst.off):
             worst = doubt
     return worst

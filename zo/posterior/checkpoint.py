@@ -62,8 +62,8 @@ class Checkpoint:
                 f"sample, checkpoint: expected one that zo.sample wrote in {self._path}, got a file that "
                 f"cannot be read as one ({type(error).__name__}). Give another file, or delete this one."
             ) from error
-        given = {name: value for name, value in settings.items() if value is not None}
-        refuse_other_run(f"sample, checkpoint {self._path}", given, saved)
+        settings_given = {name: value for name, value in settings.items() if value is not None}
+        refuse_other_run(f"sample, checkpoint {self._path}", settings_given, saved)
         state["draws"] = [
             dict(zip(stacked, values, strict=True)) for values in zip(*stacked.values(), strict=True)
         ]

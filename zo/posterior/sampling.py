@@ -110,8 +110,8 @@ def sample(
             f"sample, start: expected at least {LEAST_START} rows of {size} numbers, got shape "
             f"{tuple(start.shape)}. Give draws of the prior, or rows about a guess."
         )
-    wanted = None if learn is None else max(check_count("sample", "learn", learn), len(start))
-    learned: int = learned_from(rows, size, len(start), twin is not None) if wanted is None else wanted
+    count = None if learn is None else max(check_count("sample", "learn", learn), len(start))
+    learned: int = learned_from(rows, size, len(start), twin is not None) if count is None else count
     least = learned + 2 + LEAST_DRAWS * chains
     if rows < least:
         raise ConfigurationError(
@@ -134,27 +134,27 @@ def sample(
     settings = {
         "chains": chains,
         "seed": seed,
-        "learn": wanted,
+        "learn": count,
         "tangent": repr(frozen),
         "lower": unknowns.lower.tolist(),
         "upper": unknowns.upper.tolist(),
         "box": arrays_of(box),
     }
-    kept = Checkpoint(checkpoint)
+    saves = Checkpoint(checkpoint)
     free = unknowns.free(start.double())
-    state = kept.load(settings, generator)
+    state = saves.load(settings, generator)
     with torch.no_grad():
         if state is None:
             state = _begun(target, free, twin, {**settings, "learn": learned})
-            kept.save(state, generator)
+            saves.save(state, generator)
             spent = False
         else:
             spent = state["frozen"] and _rows(state, 1) > rows
-            kept.refuse_other(state, target, free, twin, ask=not spent)
+            saves.refuse_other(state, target, free, twin, ask=not spent)
         learned = state["settings"]["learn"]
         while not state["frozen"] and len(state["q"]) < learned:
             buy(target, fit, state, generator, min(ROUND, learned - len(state["q"])))
-            kept.save(state, generator)
+            saves.save(state, generator)
             if progress is not None:
                 progress(_rows(state), 0.0)
         stopped = False
@@ -164,9 +164,9 @@ def sample(
             else:
                 model = freeze(target, fit_last, state, generator)
                 _place(target, state, chains, generator)
-                kept.save(state, generator)
-            stopped = _chains(target, model, state, rows, generator, kept, progress)
-            kept.save(state, generator)
+                saves.save(state, generator)
+            stopped = _chains(target, model, state, rows, generator, saves, progress)
+            saves.save(state, generator)
     counts = {
         "rows": _rows(state),
         "rows_learned": len(state["q"]),
@@ -270,23 +270,23 @@ def _chains(
         Whether it was stopped by Ctrl-C.
     """
     move = Move(state["size"], state["steps"], state["root"])
-    draws, told, judged, effective = state["draws"], False, 0, 0.0
-    count, before = len(draws), generator.get_state()
+    draws, has_warned, judged, effective = state["draws"], False, 0, 0.0
+    count, generator_state = len(draws), generator.get_state()
     try:
         while _rows(state, 1) <= rows:
             last = draws[-1] if draws else {"q": state["at"], "potential": state["potential"]}
             draws.append(_proposed(target, model, last, move, generator))
-            count, before = len(draws), generator.get_state()
+            count, generator_state = len(draws), generator.get_state()
             kept.save(state, generator, now=False)
-            if count % SAVED == 0 and not told and count * len(state["at"]) >= JUDGED:
-                told = _told(draws, target)
+            if count % SAVED == 0 and not has_warned and count * len(state["at"]) >= JUDGED:
+                has_warned = _told(draws, target)
             if progress is not None:
                 if count % SAVED == 0 and count >= OFTEN * judged:
                     judged, effective = count, _least_effective(draws)
                 progress(_rows(state), effective)
     except BaseException as error:
         if len(draws) == count:  # the proposal under way is made again
-            generator.set_state(before)
+            generator.set_state(generator_state)
         kept.save(state, generator)
         if not isinstance(error, KeyboardInterrupt) or count < LEAST_DRAWS:
             raise

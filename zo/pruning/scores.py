@@ -116,9 +116,11 @@ def scores(
         FailedQueriesError: queries failed.
     """
     check_choice("pruning.scores", "method", method, METHODS)
-    known = sorted({*signature(scores).parameters, *signature(LossGradient).parameters} - {"settings"})
+    setting_names = sorted(
+        {*signature(scores).parameters, *signature(LossGradient).parameters} - {"settings"}
+    )
     for name in settings:  # also where the method needs none of them
-        check_choice("pruning.scores", "a setting", name, known)
+        check_choice("pruning.scores", "a setting", name, setting_names)
     scored, whole = _divide(network, parameters, dense)
 
     def as_scores(values: Tensor, queries: int = 0) -> Scores:

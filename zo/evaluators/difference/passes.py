@@ -141,9 +141,9 @@ def _refusing(node: Node) -> Iterator[None]:
         raise
     except (RuntimeError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
         name = resolve_name(node.call.function) or getattr(node.call.function, "__name__", "a function")
-        said = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
         raise NotReadable(
-            f"{node.where}: expected a call of {name} that changes can be carried through, got {said}. "
+            f"{node.where}: expected a call of {name} that changes can be carried through, got {reason}. "
             "Use evaluator='stacked'."
         ) from error
 
@@ -166,8 +166,8 @@ def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
                 raise ValueError(f"a result {tuple(value.shape)} where the base's is {tuple(base.shape)}")
     exclusive = node.call.function in MAKING
     for ref in node.refs if not exclusive else ():  # a view of it may be read later
-        if isinstance(kept := changes.get(ref), Anew):
-            changes[ref] = Anew(kept.value)
+        if isinstance(change := changes.get(ref), Anew):
+            changes[ref] = Anew(change.value)
     return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, exclusive)
 
 

@@ -153,9 +153,9 @@ class TapeMode(TorchFunctionMode):
             raise self._refused(func, "writes to a tensor that it is given")
         if isinstance(ref_kwargs.get("out"), Tensor | Ref):
             raise self._refused(func, "writes to a tensor that it is given")
-        if (made := decomposed(called)) is not None:
+        if (composite := decomposed(called)) is not None:
             with self:
-                result = made(*args, **kwargs)
+                result = composite(*args, **kwargs)
         else:
             result = self.add(called, RULES.get(called, subtracted), ref_args, ref_kwargs, refs)
         if not (written or inplace):
@@ -185,9 +185,9 @@ class TapeMode(TorchFunctionMode):
             What stands for its results.
         """
         if output is None:
-            before = _generators() if rule is subtracted else []
+            states = _generators() if rule is subtracted else []
             output = function(*self._real(args), **self._real(kwargs))
-            if not all(map(torch.equal, before, _generators() if before else [])):
+            if not all(map(torch.equal, states, _generators() if states else [])):
                 raise self._refused(function, "draws at random")
         args, kwargs = _without_running_statistics(function, args, kwargs)
         if isinstance(output, list):
@@ -240,9 +240,9 @@ class TapeMode(TorchFunctionMode):
             self._written[_memory(target)] = target
         else:
             memory = _memory(self.value(ref))
-            for held, other in self._known.values():
-                if held is not target and _memory(self.value(other)) == memory:
-                    self._stale[id(held)] = held
+            for tensor, other in self._known.values():
+                if tensor is not target and _memory(self.value(other)) == memory:
+                    self._stale[id(tensor)] = tensor
         self._known[id(target)] = target, new
         return target
 
@@ -335,5 +335,5 @@ def _without_running_statistics(function: Argument, args: Argument, kwargs: Argu
     switches = {functional.batch_norm: "training", functional.instance_norm: "use_input_stats"}
     if function not in switches or not kwargs.get(switches[function], function is functional.instance_norm):
         return args, kwargs
-    kept = {name: value for name, value in kwargs.items() if not name.startswith("running_")}
-    return (args[0],), {**kept, "running_mean": None, "running_var": None}
+    options = {name: value for name, value in kwargs.items() if not name.startswith("running_")}
+    return (args[0],), {**options, "running_mean": None, "running_var": None}

@@ -55,9 +55,9 @@ def _reshape(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Cha
         raise NotImplementedError(f"a view of its memory as {call.output.dtype}")
     one, shape = input.of, call.output.shape
     if isinstance(one, OneChannel) and one.axis < len(shape):
-        before = input.base.shape[: one.axis + 1]
-        if shape[: one.axis + 1] == before:  # only axes behind the channels changed
-            return one.like(one.values.reshape(len(one.values), *before[:-1], 1, *shape[one.axis + 1 :]))
+        outer_shape = input.base.shape[: one.axis + 1]
+        if shape[: one.axis + 1] == outer_shape:  # only axes behind the channels changed
+            return one.like(one.values.reshape(len(one.values), *outer_shape[:-1], 1, *shape[one.axis + 1 :]))
     return input.change.reshape(input.variants, *shape)
 
 
