@@ -262,12 +262,12 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            words = " ".join(str(error).split())
+            text = " ".join(str(error).split())
             reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
             failure = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
             raise self._error(
                 f"Step {step + 1}: {failure}rank {self.rank} expected an answer of all {self.size} ranks, "
-                f"got none from some: {words[:300].rstrip('.')}. A process died or hangs: its own output says "
+                f"got none from some: {text[:300].rstrip('.')}. A process died or hangs: its own output says "
                 "more. Start all of them again from the last checkpoint."
             ) from (cause or error)
         finally:
