@@ -45,7 +45,7 @@ class RowArrays:
 
     @property
     def device(self) -> torch.device:
-        """Where the caller's arrays live."""
+        """The device of the caller's arrays."""
         return self.inputs[0].device
 
     def give_back(self, outputs: tuple[Tensor, ...]) -> Any:
@@ -63,8 +63,8 @@ def in_order(
     Args:
         owner: the box's name, for messages.
         specs: the input specs.
-        arrays: those that came in their order, which are the first ones.
-        named: the others, by the names of their specs.
+        arrays: the arrays given by position, which are the first ones.
+        named: the other arrays, by the names of their specs.
 
     Raises:
         CountError: a name is no input's, or an input came twice or not at all.
@@ -96,10 +96,10 @@ def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]
     Args:
         owner: the box's name, for messages.
         specs: the input specs.
-        arrays: what the caller gave.
+        arrays: the caller's arrays.
 
     Raises:
-        CountError, DtypeError, ShapeError: saying which input, what was expected and what came.
+        CountError, DtypeError, ShapeError: the message names the input, the expectation and the array.
     """
     if len(arrays) != len(specs):
         expected = ", ".join(spec.name for spec in specs)
@@ -154,7 +154,7 @@ def failed_outputs(
     Args:
         specs: the output specs.
         inputs: the rows' inputs; they give count and device.
-        dtype: for specs that leave it open.
+        dtype: the dtype for specs that leave it open.
     """
     return tuple(
         torch.full(
@@ -168,7 +168,7 @@ def failed_outputs(
 
 
 def finite_rows(tensors: tuple[Tensor, ...]) -> Tensor:
-    """Which rows hold nothing but finite numbers: `(rows,)` of bool, on the CPU."""
+    """Say which rows hold nothing but finite numbers: `(rows,)` of bool, on the CPU."""
     ok = torch.ones(len(tensors[0]), dtype=torch.bool)
     for tensor in tensors:
         # A finite sum proves all of it finite, at a twentieth of the cost; the rest is looked at.
@@ -214,13 +214,13 @@ def spreads(values: Tensor) -> Tensor:
 def spreads_apart(spec: ArraySpec, values: Tensor) -> tuple[float, float] | None:
     """The least and the largest spread of an array's numbers over rows, where their units seem to differ.
 
-    They seem to where the spec has no scale, and one axis or none (on a grid one unit is the rule, and how
-    much it varies differs by nature) with at most 1,024 numbers; where there are 8 rows; where the spreads
-    are a factor of 100 or more apart, constant numbers and a twentieth at either end left out; and where
-    two neighbours are a factor of 10 apart, which they are not along a smooth profile.
+    They seem to if four conditions hold. The spec has no scale, and one axis or none with at most 1,024
+    numbers: on a grid one unit is the rule, and spreads differ by nature. There are at least 8 rows. The
+    spreads are a factor of 100 or more apart, without constant numbers and a twentieth at either end. And two
+    neighbours are a factor of 10 apart, which does not happen along a smooth profile.
 
     Args:
-        spec: of the array.
+        spec: the spec of the array.
         values: `(rows, *spec.shape)`.
 
     Returns:

@@ -74,5 +74,5 @@ def rows_run_by(runner: Runner | None) -> Iterator[None]:
 
 
 def runner() -> Runner | None:
-    """What runs rows in this context, None where boxes do."""
+    """Return the function that runs rows in this context, None where boxes do."""
     return _runner.get()

@@ -1,4 +1,4 @@
-"""Checks of arguments, one for each kind of setting, and the known name that is nearest to one that is not.
+"""Checks of arguments, one for each kind of setting, and the known name nearest to an unknown one.
 
 Each `check_*` takes the `owner`, the class or function that received the value, and the argument's `name`,
 both for the message. It returns the value, or raises a `ConfigurationError` that says what was expected, what
@@ -52,7 +52,7 @@ def check_number(
 
 
 def is_finite(value: object) -> bool:
-    """Whether it is a finite number that a float can hold; a bool is none."""
+    """Say whether it is a finite number that a float can hold; a bool is none."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an int of hundreds of digits
@@ -93,9 +93,9 @@ def nearest(name: str, names: Iterable[str], what: str = "The names are") -> str
 
     Args:
         name: the name that came.
-        names: those that are known, in the order in which they are listed.
-        what: how the sentence begins that lists all names, where none is near.
+        names: the known names, in the order in which they are listed.
+        what: the beginning of the sentence that lists all names, where none is near.
     """
-    known = list(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"{what} {', '.join(known) or 'none'}."
+    known_names = list(names)
+    close = difflib.get_close_matches(name, known_names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"{what} {', '.join(known_names) or 'none'}."

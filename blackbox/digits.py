@@ -1,4 +1,4 @@
-"""How many significant decimal digits answers have, where a program printed fewer than their dtype holds."""
+"""The count of significant decimal digits in answers, if a program printed fewer than their dtype holds."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def significant_digits(values: np.ndarray) -> int | None:
     most = MOST.get(values.dtype)
     if most is None:
         return None
-    taken = values[np.isfinite(values) & (values != 0)]
-    if len(taken) < FEWEST:
+    numbers = values[np.isfinite(values) & (values != 0)]
+    if len(numbers) < FEWEST:
         return None
-    if any(not _keeps(value, most) for value in taken[: 2 * FEWEST]):  # mostly so, and quickly seen
+    if any(not _keeps(value, most) for value in numbers[: 2 * FEWEST]):  # mostly so, and quickly seen
         return None
-    different = np.unique(np.abs(taken))
+    different = np.unique(np.abs(numbers))
     if len(different) < FEWEST:
         return None
     different = different[:: math.ceil(len(different) / VALUES)]
@@ -48,12 +48,12 @@ def significant_digits(values: np.ndarray) -> int | None:
 
 
 def last_digit(size: float, digits: int) -> float:
-    """What one unit of the last of so many significant digits is worth in a number of this size, above 0."""
+    """Return the worth of one unit in the last of so many significant digits of a number of this size > 0."""
     return 10.0 ** (math.floor(math.log10(size)) + 1 - digits)
 
 
 def _keeps(value: np.floating, digits: int) -> bool:
-    """Whether a value is its rounding to so many significant digits, in the value's dtype."""
+    """Say whether a value is its rounding to so many significant digits, in the value's dtype."""
     rounded = float(f"{float(value):.{digits}g}")
     with np.errstate(over="ignore"):
         return bool(value.dtype.type(rounded) == value)

@@ -1,4 +1,4 @@
-"""What ends with the one that it works for: workers with their owner, programs with the call they are for."""
+"""Ending of dependants: workers end with their owner, programs with the call that they are for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LOOKS = 1.0  # seconds between two looks for an owner, where the system does no
 
 
 class Stop:
-    """The wish that what runs in another thread ends: rows of code that waits for a program can be ended.
+    """The wish that work in another thread ends: rows of code that waits for a program can be ended.
 
     Attributes:
-        asked: whether it was said.
+        asked: whether the work has been asked to end.
     """
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class Stop:
 
     @contextmanager
     def heard_by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Let a function be called when it is said, by the thread that says it, while the block lasts."""
+        """Call a function, in the asking thread, when the work is asked to end, while the block lasts."""
         with self._lock:
             self._ends.append(end)
-            asked = self.asked
+            is_asked = self.asked
         try:
-            if asked:
+            if is_asked:
                 end()
             yield
         finally:
@@ -58,7 +58,7 @@ def set_stop(stop: Stop) -> None:
 
 
 def stopped() -> bool:
-    """Whether what runs in this context should have ended."""
+    """Say whether the work in this context should have ended."""
     stop = _stop.get()
     return stop is not None and stop.asked
 
@@ -79,9 +79,9 @@ def pause(seconds: float) -> None:
     if _stop.get() is None:
         time.sleep(seconds)
         return
-    said = Event()
-    with ended_by(said.set):
-        said.wait(seconds)
+    ended = Event()
+    with ended_by(ended.set):
+        ended.wait(seconds)
 
 
 _watched: set[tuple[int, int]] = set()  # (this process, its owner): a fork has no threads of its parent
@@ -134,7 +134,7 @@ def _is_there(process: int) -> bool:
 
 
 def begin_worker(owner: int, first: Callable[..., object] | None, arguments: tuple[object, ...]) -> None:
-    """The first thing that a pool's worker does: it watches its owner, then does what it was to do first."""
+    """Start a pool's worker: it watches its owner, and then calls its own first function."""
     end_with(owner)
     if first is not None:
         first(*arguments)

@@ -39,7 +39,7 @@ class NonFiniteInputError(InputError):
 
 
 class BoundsWarning(UserWarning):
-    """The first numbers that a box is given lie far outside of what its spec says is usual."""
+    """The first inputs of a box lie far outside of its spec's bounds."""
 
 
 class NotDifferentiableError(BlackBoxError, RuntimeError):
@@ -47,15 +47,15 @@ class NotDifferentiableError(BlackBoxError, RuntimeError):
 
 
 class OutputError(BlackBoxError, RuntimeError):
-    """What the black box gave back breaks its own output specs: a fault of the box, not of a row."""
+    """The black box's result breaks its own output specs: a fault of the box, not of a row."""
 
 
 class TryAgain(BlackBoxError, RuntimeError):
     """Raised by a box for a row that it cannot take now, and may take later: a busy server, a licence in use.
 
     Args:
-        message: what keeps the box from taking it.
-        after: seconds that it asks to be left alone; `Retrying` and `RateLimited` wait that long.
+        message: the reason why the box cannot take the row.
+        after: seconds that the box asks to be left alone; `Retrying` and `RateLimited` wait that long.
     """
 
     def __init__(self, message: str = "", *, after: float = 0.0) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 
 def named_by_stub(package: str, parts: Sequence[str] = ()) -> tuple[Callable[[str], Any], list[str]]:
-    """What `__getattr__` and `__all__` of a package are, by the imports of its stub.
+    """Make `__getattr__` and `__all__` of a package from the imports of its stub.
 
     Args:
         package: Its name; beside its `__init__.py` lies an `__init__.pyi` of lines

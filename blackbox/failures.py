@@ -1,4 +1,4 @@
-"""Why a row failed, in words that ledger, report and error share; the policy; and who listens."""
+"""Reasons why a row failed, in words that ledger, report and error share; the policy; and listeners."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class FailedRow:
 
     Attributes:
         failure: The way in which it failed.
-        error: What was raised.
-        where: Which row of which box it was, and its inputs in short; "" where that is not noted.
+        error: The error that was raised.
+        where: The row and its box, with its inputs in short; "" where that is not noted.
     """
 
     failure: Failure
@@ -65,7 +65,7 @@ class FailedRow:
 
 @dataclass
 class Outcome:
-    """What became of a block of rows: outputs, each `(rows, *spec.shape)`, and the rows that failed.
+    """The result of a block of rows: outputs, each `(rows, *spec.shape)`, and the rows that failed.
 
     The tensors own their memory. Values of failed rows mean nothing until the policy has been applied.
     """
@@ -95,7 +95,7 @@ def exits_as_errors(who: str = "the box") -> Iterator[None]:
 
 
 def exit_error(who: str, stop: SystemExit) -> RuntimeError:
-    """What a call of `sys.exit` becomes, with its traceback."""
+    """Turn a call of `sys.exit` into an error, with its traceback."""
     words = f"{who} called sys.exit({stop.code!r}), where it was to go on or to raise an error"
     return RuntimeError(words).with_traceback(stop.__traceback__)
 
@@ -103,13 +103,13 @@ def exit_error(who: str, stop: SystemExit) -> RuntimeError:
 def whereabouts(
     specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int, number: int, not_finite: Sequence[str]
 ) -> str:
-    """Which row failed: "row 3 (flow=0.01, state: 64 numbers from -1 to 2), output 'drop'".
+    """Describe a failed row: "row 3 (flow=0.01, state: 64 numbers from -1 to 2), output 'drop'".
 
     Args:
-        specs: Of the inputs.
-        inputs: Each `(rows, *spec.shape)`.
-        row: Where in the inputs.
-        number: Where in the call.
+        specs: The specs of the inputs.
+        inputs: The inputs, each `(rows, *spec.shape)`.
+        row: The place of the row in the inputs.
+        number: The place of the row in the call.
         not_finite: The names of outputs that are not finite.
     """
     short = inputs_in_short(specs, inputs, row)
@@ -118,7 +118,7 @@ def whereabouts(
 
 
 def inputs_in_short(specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int) -> str:
-    """What a row was given: "flow=0.01, size=[2, 0.5], state: 64 numbers from -1 to 2".
+    """Describe a row's inputs: "flow=0.01, size=[2, 0.5], state: 64 numbers from -1 to 2".
 
     Few numbers have all the digits that it takes to run the row again.
     """

@@ -80,16 +80,16 @@ class BlackBoxFunction(ABC):
         deterministic: set in SOME: False if equal inputs may give different outputs.
         settable: set in SOME: False if a row goes on from another row's answer, as in `Session`, so that the
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
-        alike: set in SOME: the axis of all arrays that carry a gradient which counts alike places, such as
-            columns, cells or agents: what an input does is the same at each.
+        alike: set in SOME: the axis, in all arrays with a gradient, that counts places of the same kind, such
+            as columns, cells or agents: an input has the same effect at each.
         earlier: set in SOME: the names of inputs that come from an earlier step of a program, which answers
             may depend on or not, as in stages of a scheme (`Hosted`). Models find out.
-        remembers: set in SOME: how many calls ago a row was given what an answer goes by, of rows that go on
-            from other rows' answers.
-        of_process: set in SOME: True if rows go on from answers that this process was given, as of programs
-            that call the network (`Hosted`): those that another process has kept are of no use here.
-        environment_variables: set in SOME: the names of variables of the environment on which answers depend,
-            so that a cache (`Cached`) asks again where they have other values.
+        remembers: set in SOME: how many calls back an answer depends on inputs, for rows that go on from
+            other rows' answers.
+        of_process: set in SOME: True if rows go on from answers that this process got, as of programs that
+            call the network (`Hosted`): answers that another process has kept are of no use here.
+        environment_variables: set in SOME: the names of environment variables that answers depend on, so
+            that a cache (`Cached`) asks again where they have other values.
         failures: what happens to failed rows, those that raise or return a value that is not finite. "raise"
             (default): the call raises `RowFailedError`. "keep": the row's output is NaN and it is counted;
             rows whose *input* is not finite are then not run at all. If all outputs are integers, nothing can
@@ -180,9 +180,9 @@ class BlackBoxFunction(ABC):
         return self._call(arrays, refuse_graph=True)
 
     def call(self, *arrays: Any) -> Any:
-        """What `box(*arrays)` does unless a handler of `blackbox.calls.intercepted` replaces it.
+        """Evaluate as `box(*arrays)` does where no handler of `blackbox.calls.intercepted` replaces it.
 
-        For such handlers. Gradients that arrays require are silently not passed on.
+        It is for such handlers. Gradients that arrays require are silently not passed on.
         """
         return self._call(arrays, refuse_graph=False)
 
@@ -199,16 +199,16 @@ class BlackBoxFunction(ABC):
             self.ledger.count(seconds=perf_counter() - started)
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
-        """How many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
+        """Return how many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
         return len(inputs[0])
 
     def answered(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
-        """Which rows have an answer that a model of the box can learn from, `(rows,)` bool; None for all.
+        """Say which rows have an answer that a model of the box can learn from, `(rows,)` bool; None for all.
 
-        Not those of a run that is over, which gives something only so that arrays have a shape.
+        Rows of a run that is over have no answer: their outputs only give arrays a shape.
 
         Args:
-            outputs: what the box gave, `(rows, *spec.shape)` each.
+            outputs: the outputs of the box, `(rows, *spec.shape)` each.
         """
         return None
 
@@ -261,7 +261,7 @@ class BlackBoxFunction(ABC):
     def _whereabouts(
         self, inputs: tuple[Tensor, ...], outcome: Outcome, row: int, number: int | None = None
     ) -> str:
-        """Which row of an outcome failed: its number, its inputs in short, and its outputs."""
+        """Describe a failed row of an outcome: its number, its inputs in short, and its outputs."""
         broken = [
             spec.name
             for spec, part in zip(self.outputs, outcome.outputs, strict=True)
@@ -279,7 +279,7 @@ class BlackBoxFunction(ABC):
             where = whereabouts(self.inputs, inputs, 0, 0, ())
             raise OutputError(
                 f"{errors[0]} That was {where} of {counted(count, 'row')}. No row has had the declared "
-                "lengths yet; where runs end early, begin with inputs of which one does not."
+                "lengths yet; where runs end early, begin with at least one input whose run does not."
             ) from errors[0]
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
@@ -306,7 +306,7 @@ class BlackBoxFunction(ABC):
         ) from failed.error
 
     def _hint(self, failed: FailedRow) -> str:
-        """What else is to be said of a row that failed, such as how a box of this kind is called."""
+        """Return a further hint on a row that failed, such as the way to call a box of this kind."""
         return ""
 
     def _refuse_graph(self, arrays: tuple[Any, ...]) -> None:
@@ -340,7 +340,7 @@ class BlackBoxFunction(ABC):
 
 
 def defines(cls: type, method: str) -> bool:
-    """Whether a class has a method of its own, not the base's placeholder."""
+    """Say whether a class has a method of its own, not the base's placeholder."""
     return not getattr(getattr(cls, method), "is_placeholder", False)
 
 
@@ -349,13 +349,13 @@ def _markable(box: BlackBoxFunction) -> bool:
 
 
 def keeps_failed_rows(box: BlackBoxFunction) -> bool:
-    """Whether a failed row is kept, as NaN."""
+    """Say whether a failed row is kept, as NaN."""
     # Integers have no NaN: a kept row would pass for an answer of 0.
     return box.failures == "keep" and _markable(box)
 
 
 def how_to_mend(box: BlackBoxFunction) -> str:
-    """How to go on with rows that fail: the end of a message."""
+    """Say how to go on with rows that fail: the end of a message."""
     if _markable(box):
         return "let such rows pass as NaN with failures='keep'."
     return "give an output a float dtype: integers cannot be marked NaN, so such rows cannot be kept."
@@ -380,7 +380,7 @@ def check_complete(box: BlackBoxFunction) -> None:
 
 
 def check_copies(owner: str, inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...]) -> None:
-    """Refuse an output that is said to be an input which it cannot be."""
+    """Refuse an output that is declared a copy of an input that it cannot copy."""
     for spec in inputs:
         if spec.copy_of is not None:
             raise DefinitionError(
@@ -390,8 +390,8 @@ def check_copies(owner: str, inputs: tuple[ArraySpec, ...], outputs: tuple[Array
     for spec in outputs:
         if spec.copy_of is None:
             continue
-        known = {one.name: one.shape for one in inputs if one.differentiable}
-        if not spec.differentiable or known.get(spec.copy_of) != spec.shape:
+        shapes = {one.name: one.shape for one in inputs if one.differentiable}
+        if not spec.differentiable or shapes.get(spec.copy_of) != spec.shape:
             raise DefinitionError(
                 f"{owner}, output {spec.name!r}, copy_of: expected the name of a differentiable input "
                 f"of shape {spec.shape}, got {spec.copy_of!r}. Leave it out where the output is another."

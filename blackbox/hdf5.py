@@ -1,4 +1,4 @@
-"""What lies in an HDF5 file that came from elsewhere itself, and not in another to which it leads."""
+"""Data that an HDF5 file from elsewhere holds itself, and not in another file to which it leads."""
 
 from __future__ import annotations
 

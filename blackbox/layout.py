@@ -1,4 +1,4 @@
-"""What the axes of an array are: the nodes of a `Mesh`, the cells of a `Grid`, or neither."""
+"""The meaning of an array's axes: the nodes of a `Mesh`, the cells of a `Grid`, or neither."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ class Mesh:
     Args:
         edges: pairs of nodes that touch, `(edges, 2)`, each counted from 0, once, in either order. They may
             be left out where there are triangles or tetrahedra.
-        triangles: of a mesh in the plane or of a surface, `(triangles, 3)` nodes.
-        coordinates: of the nodes, `(nodes, dimensions)`, in any unit of length; one to three dimensions.
-        tetrahedra: of a mesh in space, `(tetrahedra, 4)` nodes; in place of triangles.
+        triangles: the triangles of a mesh in the plane or of a surface, `(triangles, 3)` nodes.
+        coordinates: the coordinates of the nodes, `(nodes, dimensions)`, in any unit of length; one to three
+            dimensions.
+        tetrahedra: the tetrahedra of a mesh in space, `(tetrahedra, 4)` nodes; in place of triangles.
         fixed: nodes at which the box prescribes its outputs, as on a clamped or heated edge. None, the
             default, leaves that to be measured: nodes at which the outputs never change.
-        nodes: their number, where there are no coordinates and the last nodes have no edge.
+        nodes: the number of nodes, where there are no coordinates and the last nodes have no edge.
 
     Raises:
         DefinitionError: nothing connects the nodes, or the arrays have other shapes or name nodes that are
@@ -106,8 +107,8 @@ class Mesh:
         between neighbours alone.
 
         Args:
-            kept: bool, of the grid's shape, one to three axes: which cells there are.
-            spacing: of the cells, one number or one for each axis.
+            kept: a bool array of the grid's shape, one to three axes: True where there is a cell.
+            spacing: the spacing of the cells, one number or one for each axis.
 
         Raises:
             DefinitionError: `kept` has other axes, is not bool, or has no two cells side by side; or the
@@ -189,7 +190,7 @@ class Mesh:
 
     @property
     def size(self) -> int:
-        """How many nodes there are."""
+        """The number of nodes."""
         assert self.nodes is not None  # counted when it was made
         return self.nodes
 
@@ -224,7 +225,7 @@ class Mesh:
         return Mesh(edges=joined, coordinates=middle, nodes=len(edges))
 
     def node_axis(self, shape: Sequence[int]) -> int | None:
-        """Which axis of an array of this shape counts the nodes: the first that can; None if none does."""
+        """Return the axis of an array of this shape that counts the nodes: the first that can, or None."""
         if len(shape) not in (1, 2):
             return None
         return next((axis for axis, size in enumerate(shape) if size == self.nodes), None)
@@ -240,13 +241,13 @@ class Mesh:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Whether all numbers are equal."""
+        """Say whether all numbers are equal."""
         if not isinstance(other, Mesh):
             return NotImplemented
         return self is other or self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Of the numbers; kept, since specs are hashed often."""
+        """Hash the numbers; the hash is kept, since specs are hashed often."""
         if "_hash" not in self.__dict__:
             object.__setattr__(self, "_hash", hash(self._key()))
         return self.__dict__["_hash"]
@@ -256,7 +257,7 @@ class Mesh:
         return Mesh, tuple(self.plain().values())
 
     def __repr__(self) -> str:
-        """How many nodes and cells there are, not the numbers themselves."""
+        """Show the number of nodes and cells, not the numbers themselves."""
         parts = [f"{self.nodes} nodes"]
         parts += [f"{len(getattr(self, name))} {name}" for name in CORNERS if getattr(self, name) is not None]
         if self.coordinates is not None:
@@ -273,12 +274,12 @@ def checked_layout(name: str, shape: tuple[int, ...], layout: object) -> Layout:
     """The layout of a spec, checked against its shape: "grid" becomes a `Grid`.
 
     Args:
-        name: the spec's, for the message.
-        shape: the spec's.
-        layout: what the user gave.
+        name: the name of the spec, for the message.
+        shape: the shape of the spec.
+        layout: the user's layout.
 
     Raises:
-        DefinitionError: it is nothing of the kind, or does not fit the shape.
+        DefinitionError: it is no layout, or does not fit the shape.
     """
     if layout is None or (isinstance(layout, str) and layout == "auto"):
         return layout  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The ledger: how many rows a stack of wrappers was asked for, ran and lost; and budgets that it keeps to."""
+"""The ledger: rows that a stack of wrappers was asked for, ran and lost; and budgets that it keeps to."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Ledger:
 
     @property
     def has_answered(self) -> bool:
-        """Whether a row has ever come back; no count, so no part of what is stored or compared."""
+        """True if a row has ever come back; no count, so no part of the ledger's stored or compared state."""
         return vars(self).get("_answered", False)
 
     def note_answer(self) -> None:
@@ -128,7 +128,7 @@ class Ledger:
 
     @property
     def watched(self) -> bool:
-        """Whether a function is called for each row, see `watch`."""
+        """True if a function is called for each row, see `watch`."""
         return self._watcher is not None
 
     def watch(self, watcher: Callable[[int], None] | None) -> None:
@@ -178,11 +178,11 @@ class Ledger:
         """Take rows out of the budgets around this call for a worker that counts in a ledger of its own.
 
         Args:
-            rows: how many the worker needs.
-            part: of what nobody has set aside it is lent this part beside, for rows that it runs again.
+            rows: how many rows the worker needs.
+            part: a further loan for rows that it runs again, as a part of the rows that nobody has set aside.
 
         Returns:
-            What it may run, to be ended by `settle`; None where no budget bounds it.
+            The loan, to be ended by `settle`; None where no budget bounds it.
 
         Raises:
             BudgetError: a `Budgeted` around this call has not that many left.
@@ -216,7 +216,7 @@ class Ledger:
                 share.grow(max(loan.rows, counts.rows_run) - loan.total if loan else 0)
 
     def bounded(self) -> bool:
-        """Whether a `Budgeted` around this call bounds the rows that it may run."""
+        """Say whether a `Budgeted` around this call bounds the rows that it may run."""
         return bool(self._shares())
 
     def _shares(self) -> list[Share]:
@@ -233,7 +233,7 @@ class Ledger:
         """Add the counts of an earlier process, unless those of the same key were added before.
 
         Args:
-            key: What the counts are of, such as a run's folder; anything that can be hashed.
+            key: The key of the counts, such as a run's folder; anything that can be hashed.
             other: The counts.
         """
         with _counting:
@@ -247,7 +247,7 @@ class Ledger:
             return Ledger(**asdict(self))
 
     def since(self, earlier: Ledger) -> Ledger:
-        """What was counted after `earlier`, a copy taken before; the first failure if there was none yet."""
+        """Return the counts after `earlier`, a copy taken before; the first failure if there was none yet."""
         return Ledger(
             **{name: getattr(self, name) - getattr(earlier, name) for name in _NUMBERS},
             causes=dict(Counter(self.causes) - Counter(earlier.causes)),
@@ -291,7 +291,7 @@ class Budget:
         self.ledger, self.rows, self.set_aside = ledger, rows, 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what threads of this process have set aside."""
+        """Pickle it without the rows that threads of this process have set aside."""
         return Budget, (self.ledger, self.rows)
 
     @property
@@ -328,7 +328,7 @@ class Budget:
 
 
 class Share:
-    """What one call has set aside of a budget and not spent yet."""
+    """The rows that one call has set aside of a budget and not spent yet."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget, self.rows = budget, 0

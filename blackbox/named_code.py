@@ -36,11 +36,11 @@ class _Finder:
 def from_file(path: Path) -> ModuleType:
     """The module in a file, by its plain name where no installed one has it; its code is executed."""
     name = path.stem
-    taken = sys.modules[name].__spec__ if name in sys.modules else _installed(name)
-    if not name.isidentifier() or not (taken is None or _is_file(taken.origin, path)):
+    spec_there = sys.modules[name].__spec__ if name in sys.modules else _installed(name)
+    if not name.isidentifier() or not (spec_there is None or _is_file(spec_there.origin, path)):
         name = f"blackbox_file_{name.replace('.', '_')}"
-        taken = getattr(sys.modules.get(name), "__spec__", None)
-        if taken is not None and not _is_file(taken.origin, path):
+        spec_there = getattr(sys.modules.get(name), "__spec__", None)
+        if spec_there is not None and not _is_file(spec_there.origin, path):
             del sys.modules[name]
     return _imported(name, name, str(path))
 
@@ -61,7 +61,7 @@ def from_name(name: str, folder: Path | None) -> ModuleType:
 
 
 def spec_for(name: str, importer: str) -> ModuleSpec | None:
-    """The spec of what a module imports, as `importlib.util.find_spec` gives it to that module."""
+    """Return the spec of an import in a module, as `importlib.util.find_spec` gives it to that module."""
     top = name.partition(".")[0]
     if top not in sys.modules and _installed(top) is None:
         beside(top, importer.partition(".")[0])
@@ -85,7 +85,7 @@ def beside(name: str, importer: str) -> ModuleSpec | None:
 
 
 def hint(error: BaseException | None) -> str:
-    """Where a module lies that other code, or another process, did not find; "" if not beside named code.
+    """Name the place of a module that other code, or another process, did not find; "" if not by named code.
 
     What an installed package imports for the user's code, such as `joblib.load`, is imported by that package.
     """
@@ -102,7 +102,7 @@ def hint(error: BaseException | None) -> str:
 
 
 def _imported(name: str, top: str, place: str) -> ModuleType:
-    """A module of a named place, of which nothing is kept where its import fails."""
+    """Import a module of a named place; where that fails nothing of it is kept."""
     _note(top, place)
     invalidate_caches()  # the file may be younger than the last look into its folder
     try:
@@ -125,12 +125,12 @@ def _folder(place: str) -> str:
 
 def _installed(top: str) -> ModuleSpec | None:
     """The spec of a top-level module wherever Python finds it without a look beside named code."""
-    before = _places.pop(top, None)
+    previous_place = _places.pop(top, None)
     try:
         return find_spec(top)
     finally:
-        if before is not None:
-            _places[top] = before
+        if previous_place is not None:
+            _places[top] = previous_place
 
 
 def _is_file(origin: str | None, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Warnings at the user's line, and `Notices`: what is said once."""
+"""Warnings at the user's line, and `Notices`: each notice is given once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Notice:
     """A warning that has not been given yet.
 
     Attributes:
-        name: what it is about; `Notices` gives one warning for each name.
+        name: the name of its subject; `Notices` gives one warning for each name.
         words: the sentences.
         category: the class of the warning.
     """
@@ -30,17 +30,17 @@ class Notices:
     """Gives each warning once.
 
     Attributes:
-        said: the names of those that were given, or that another one has made needless.
+        said: the names of notices that were given, or that another one has made needless.
     """
 
     def __init__(self) -> None:
         self.said = set[str]()
 
     def say(self, *notices: Notice | None) -> None:
-        """Give warnings whose names are new; None is nothing to say.
+        """Give warnings whose names are new; None is no warning.
 
         Warns:
-            Warning: of each notice's category, at the user's line.
+            Warning: each notice, with its category, at the user's line.
         """
         for notice in notices:
             if notice is not None:
@@ -50,13 +50,13 @@ class Notices:
         """Give a warning if its name is new.
 
         Warns:
-            Warning: of that category, at the user's line.
+            Warning: the warning, with that category, at the user's line.
         """
         if self.first(name):
             warn(words, category)
 
     def first(self, name: str) -> bool:
-        """Whether a name is new; from now on it is not."""
+        """Say whether a name is new; from now on it is not."""
         new = name not in self.said
         self.said.add(name)
         return new
@@ -78,7 +78,7 @@ def warn(words: str, category: type[Warning]) -> None:
         category: the class of the warning.
 
     Warns:
-        Warning: of that category.
+        Warning: the warning, with that category.
     """
     frame = _of_user(sys._getframe(1))
     warnings.warn_explicit(

@@ -18,12 +18,11 @@ _SIMPLE = (bool, int, float, complex, np.number, np.bool_)
 def plain(value: object) -> Array:
     """An array's numbers in their own dtype; masked floats are NaN.
 
-    Behind a mask, as files of netCDF4 have it where a value is missing, lies a fill value, or what was there
-    before.
+    A mask, as files of netCDF4 have it where a value is missing, hides a fill value, or an earlier value.
 
     Raises:
         TypeError: the numbers have a unit, or masked ones cannot be NaN.
-        ValueError, RuntimeError: of a list that is ragged, or of tensors that require a gradient.
+        ValueError, RuntimeError: a list is ragged, or tensors require a gradient.
     """
     if type(value) is np.ndarray:  # no subclass: as it is
         return value
@@ -56,7 +55,7 @@ def exactly(value: object, dtype: object) -> Array:
 
     Args:
         value: numbers in any form that NumPy takes, or a tensor.
-        dtype: of floats, whole numbers or booleans.
+        dtype: a dtype of floats, whole numbers or booleans.
 
     Raises:
         TypeError: they are no real numbers, or have a unit.

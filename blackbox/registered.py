@@ -1,4 +1,4 @@
-"""Registration: what ships, by a table of places, and what installed packages add to it by entry points.
+"""Registration: a table of places for shipped parts; installed packages add theirs by entry points.
 
     [project.entry-points."zo.tangents"]
     my-model = "my_package.model:CANDIDATE"
@@ -40,7 +40,7 @@ def added(group: str, shipped: Collection[str]) -> dict[str, dict[str, str]]:
 
 
 def registered(group: str, shipped: Mapping[str, str], left_out: Collection[str] = ()) -> dict[str, Any]:
-    """What ships and is there, and behind it what installed packages have added, imported now.
+    """Import the shipped parts that are there, and then the parts that installed packages have added.
 
     Args:
         group: The entry points' group.
@@ -59,12 +59,12 @@ def registered(group: str, shipped: Mapping[str, str], left_out: Collection[str]
 
 
 def is_there(shelf: str) -> bool:
-    """Whether the module of a shelf is there, by its name: it may have been taken out."""
+    """Say whether the module of a shelf is there, by its name: it may have been taken out."""
     return find_spec(shelf) is not None
 
 
 def _on_the_shelf(place: str) -> Any | None:
-    """What is at a place of this project; None where its shelf was taken out."""
+    """Return the object at a place of this project; None where its shelf was taken out."""
     module, _, name = place.partition(":")
     try:
         return getattr(import_module(module), name)
@@ -75,7 +75,7 @@ def _on_the_shelf(place: str) -> Any | None:
 
 
 def _installed_value(group: str, name: str, places: Mapping[str, str]) -> Any:
-    """What a package has added under a name that no other wants."""
+    """Return the object that a package has added under a name that no other wants."""
     who = "; ".join(places.values())
     if len(places) > 1:
         raise ConfigurationError(
@@ -118,7 +118,7 @@ def _current_folder() -> str | None:
 
 def _state(folder: str) -> object:
     try:
-        found = os.stat(folder or ".")
+        status = os.stat(folder or ".")
     except OSError:
         return folder
-    return folder, found.st_ino, found.st_mtime_ns
+    return folder, status.st_ino, status.st_mtime_ns

@@ -20,13 +20,13 @@ from blackbox.registry_arguments import call
 
 @dataclass(frozen=True)
 class Target:
-    """What a text names, made of it once by `target_of`, so that all who ask about it mean the same code.
+    """The code that a text names; `target_of` makes it once, so that all users of it mean the same code.
 
     Attributes:
         place: A file, by its absolute path, or a module, by its name.
-        attribute: What is meant in it; "" for the only thing of its kind in a file. A module without one is a
+        attribute: The name in it; "" for the only thing of its kind in a file. A module without a name is a
             text that names nothing, as `find` says.
-        installed: Whether it is what an installed package names, of which no folder has a module.
+        installed: Whether an installed package names it, so that no folder can hold its module.
     """
 
     place: Path | str
@@ -34,12 +34,12 @@ class Target:
     installed: bool = False
 
     def __str__(self) -> str:
-        """As a text that names it."""
+        """Return a text that names it."""
         return f"{self.place}:{self.attribute}" if self.attribute else str(self.place)
 
 
 def target_of(text: str, names: Mapping[str, str] | None = None) -> Target:
-    """What a text names; nothing is looked up, imported or executed.
+    """Parse the name of a target; nothing is looked up, imported or executed.
 
     Args:
         text: A name, `module:Name`, `file.py:Name`, or `file.py`.
@@ -62,15 +62,15 @@ def make(target: str | Target, arguments: Mapping[str, Any], names: Mapping[str,
     """The black box that a target names; see `make_any`.
 
     Raises:
-        ConfigurationError: what it names is a group of black boxes, or none.
+        ConfigurationError: the target is a group of black boxes, or no black box.
     """
-    made = make_any(target, arguments, names)
-    if isinstance(made, BoxGroup):
+    box = make_any(target, arguments, names)
+    if isinstance(box, BoxGroup):
         raise ConfigurationError(
-            f"{target}: expected one BlackBoxFunction, got {made!r}, which has several: "
-            f"{', '.join(made.named_boxes)}. A program that calls the network can be checked, not served."
+            f"{target}: expected one BlackBoxFunction, got {box!r}, which has several: "
+            f"{', '.join(box.named_boxes)}. A program that calls the network can be checked, not served."
         )
-    return made
+    return box
 
 
 def make_any(
@@ -79,10 +79,9 @@ def make_any(
     """The black box that a target names, or the group of them.
 
     Args:
-        target: a name, `module:Class` or `file.py:Class`, or what it names. In the place of the class
-            there may be a function that makes a black box, or a black box; `file.py` alone means its only
-            class.
-        arguments: what the class or function is called with.
+        target: a name, `module:Class` or `file.py:Class`, or its `Target`. In the place of the class there
+            may be a function that makes a black box, or a black box; `file.py` alone means its only class.
+        arguments: the arguments of the class or function.
         names: name -> the `module:Class` that it means.
 
     Raises:
@@ -114,10 +113,10 @@ def find(target: str | Target, names: Mapping[str, str], base: type | None = Non
     """The object that a target names: a class, a function or a value.
 
     Args:
-        target: `module:Name` or `file.py:Name`, or what it names; `file.py` alone means its only black box.
-        names: those that would have been known, for the message.
-        base: what is looked for, for the message: subclasses of this class; None for black boxes and
-            functions, which may make one.
+        target: `module:Name` or `file.py:Name`, or its `Target`; `file.py` alone means its only black box.
+        names: the known names, for the message.
+        base: the class whose subclasses are wanted, for the message; None for black boxes and functions,
+            which may make one.
 
     Raises:
         ConfigurationError: there is no such module, file or name.
@@ -184,7 +183,7 @@ def only_class(target: Target, base: type, name: str) -> Any:
     Args:
         target: The file or the module.
         base: the class.
-        name: what messages call it.
+        name: the name of the class in messages.
 
     Raises:
         ConfigurationError: there is no such file or module, or it defines none or several.
@@ -197,9 +196,9 @@ def only_class(target: Target, base: type, name: str) -> Any:
     ]
     if len(subclasses) != 1:
         named = ", ".join(kind.__name__ for kind in subclasses) or "none"
-        others = _meant(module, None) if base is BlackBoxFunction and not subclasses else []
-        if others:
-            mend = f"Name a function that makes one, {place}:NAME. It has {', '.join(others)}."
+        objects = _meant(module, None) if base is BlackBoxFunction and not subclasses else []
+        if objects:
+            mend = f"Name a function that makes one, {place}:NAME. It has {', '.join(objects)}."
         else:
             mend = f"Write {place}:CLASS." if subclasses else "Write one there, or name another file."
         raise ConfigurationError(f"{place}: expected one subclass of {name}, found {named}. {mend}")

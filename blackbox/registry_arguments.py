@@ -59,17 +59,17 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
             f"{target}: expected something that makes a black box, got {make!r}. Name a subclass of "
             "BlackBoxFunction, or a function that returns an instance of one."
         ) from None
-    known = {
+    parameters = {
         name: item
         for name, item in signature.parameters.items()
         if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)
     }
     open_ended = any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values())
     for name, value in arguments.items():
-        if name not in known:
+        if name not in parameters:
             if open_ended:
                 continue
-            mend = nearest(name, known, "It takes")
+            mend = nearest(name, parameters, "It takes")
             raise ConfigurationError(f"{target}: expected no argument {name!r}. {mend}")
         hint = _hints(make).get(name, Any)
         if not _fits(value, hint):
@@ -78,7 +78,7 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
             )
     missing = [
         name
-        for name, item in known.items()
+        for name, item in parameters.items()
         if item.default is inspect.Parameter.empty and name not in arguments
     ]
     if missing:
@@ -118,7 +118,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; where the annotation is not all plain, the callee checks."""
+    """Say whether a value is of an annotated type; annotations that are not plain are left to the callee."""
     choices = _choices(hint)
     if not all(choice in _SCALARS or _is_collection(choice) for choice in choices):
         return True
@@ -128,7 +128,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is_collection(hint: Any) -> bool:
-    """Whether a hint is a list, a mapping or the like, which no number, true, false or null is."""
+    """Say whether a hint is a list, a mapping or the like, which no number, true, false or null is."""
     kind = get_origin(hint) or hint
     return inspect.isclass(kind) and (issubclass(kind, Collection) or kind is Iterable) and kind is not str
 

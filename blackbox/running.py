@@ -1,4 +1,4 @@
-"""Running rows: one by one or in blocks, halving a block that raises, and checking what came back."""
+"""Running rows: one by one or in blocks, halving a block that raises, and checking the results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
 
 
 class _Raised(Outcome):
-    """Of a block that raised as a whole, and may be taken apart: the error is that of every row."""
+    """The outcome of a block that raised as a whole, and may be taken apart: every row has the error."""
 
     @property
     def error(self) -> FailedRow:
@@ -107,7 +107,7 @@ def _halved(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raised) 
 
 
 def _whichever(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raised) -> bool:
-    """Whether a block raises whichever rows it has, by about log2(rows) single ones, the middle one first."""
+    """Say whether a block raises whichever rows it has, by about log2(rows) single ones, the middle first."""
     count = len(inputs[0])
     probes = math.ceil(math.log2(count)) | 1  # odd, so that the middle is among them
     spread = [place * (count - 1) // (probes - 1) for place in range(probes)]
@@ -119,25 +119,25 @@ def _whichever(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raise
 
 
 def _same_error(raised: _Raised, outcome: Outcome) -> bool:
-    """Whether both raised errors of one type with one text, but for addresses in memory."""
+    """Say whether both raised errors of one type with one text, but for addresses in memory."""
     return isinstance(outcome, _Raised) and failed_alike([raised.error, outcome.error])
 
 
 def failed_alike(failed: Iterable[FailedRow]) -> bool:
-    """Whether all raised errors of one type with one text, but for addresses in memory; none asks to wait."""
+    """Say whether all raised errors of one type with one text, but for addresses; none asks to wait."""
     errors = [why.error for why in failed]
     kinds = {(type(error), re.sub(r"0x[0-9a-fA-F]+", "", str(error))) for error in errors}
     return len(kinds) == 1 and errors[0] is not None and not isinstance(errors[0], TryAgain)
 
 
 def _refused(error: BaseException) -> bool:
-    """Whether no server was there to ask, which no row can be the reason of."""
-    seen: list[BaseException] = []
+    """Say whether no server was there to ask: no row can be the reason."""
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in seen:
+    while cause is not None and cause not in causes:
         if isinstance(cause, ConnectionRefusedError | gaierror):
             return True
-        seen.append(cause)
+        causes.append(cause)
         reason = getattr(cause, "reason", None)  # of urllib and urllib3
         context = cause.__context__ if isinstance(cause, OSError) else None  # of requests
         cause = reason if isinstance(reason, BaseException) else cause.__cause__ or context
@@ -216,24 +216,24 @@ def write_rows(whole: Outcome, rows: list[int], part: Outcome) -> None:
 
 
 def rows_of(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
-    """These rows of the inputs; all of them in their order are handed on as they are."""
+    """Select these rows of the inputs; all rows in their order are handed on as they are."""
     if rows == list(range(len(inputs[0]))):
         return inputs
     return tuple(t[rows] for t in inputs)
 
 
 def ends_early(box: BlackBoxFunction, outcome: Outcome) -> bool:
-    """Whether the rest of a call need not be run: it will raise, and nobody asks what else failed."""
+    """Say whether the rest of a call need not run: it will raise, and nobody asks for further failures."""
     return bool(outcome.failed) and box.failures == "raise" and not box.isolates
 
 
 def _rows_may_fail(box: BlackBoxFunction) -> bool:
-    """Whether a failed row is a value that somebody waits for, and not the end of the call."""
+    """Say whether a failed row is a value that somebody waits for, and not the end of the call."""
     return box.failures == "keep" or box.isolates
 
 
 def _claimed(box: BlackBoxFunction, rows: int) -> bool:
-    """Whether the budget allows that rows are run again; they are then set aside."""
+    """Say whether the budget allows to run rows again; they are then set aside."""
     try:
         box.ledger.claim(rows)
     except BudgetError:

@@ -33,22 +33,21 @@ class ArraySpec:
         scale: the size of a usual change of the array's numbers in their own units, one for all or one for
             each in the array's shape. Gradients at the box's inputs (`zo.differentiable`) move each number by
             mu times its scale. None, the default, means 1 there, and lets learned tangents measure it.
-        layout: what the axes are, for learned tangents: a `Mesh` of which one axis counts the nodes; "grid"
+        layout: the meaning of the axes, for learned tangents: a `Mesh`, if one axis counts its nodes; "grid"
             or `Grid(periodic=...)` for cells of a regular grid, with or without a first axis of channels;
-            None for neither, as in a table of numbers. "auto", the default, goes by the shape:
+            None for neither, as in a table of numbers. "auto", the default, depends on the shape:
             `(channels, *space)` is a grid, and so is `(*space)` beside such an array or another of its shape;
             all else is neither. Channels come first: turn arrays in the box where they are last.
-        modelled: False for an array without derivative that says which run a row belongs to, not what is
-            simulated: a history, a key, a seed. Learned tangents then do not see it.
-        bounds: the lowest and the highest number that is usual in the array, such as (0, 1) for images, and
-            (0, None) for one side alone. A number may lie beyond them, and the box is asked for it as it is.
-            What is drawn without being asked for keeps within: a dither (`zo.TangentGradient`) takes no
-            number out of the bounds, nor further out one that lies beyond, and a check that is given no
-            samples draws its own there. Steps of mu do not look at them. A box warns (`BoundsWarning`) if
-            numbers of its first call lie beyond by more than ten times the distance of the two, as bytes of
-            0 to 255 do.
-        copy_of: of an output, the name of the input that it is, unchanged, such as an action that is handed
-            on to the next call. Learned tangents then have its derivative, and learn nothing of it.
+        modelled: False for an array without derivative that identifies a row's run and is no part of the
+            simulation: a history, a key, a seed. Learned tangents then do not see it.
+        bounds: the lowest and the highest usual number in the array, such as (0, 1) for images, and (0, None)
+            for one side alone. A number may lie beyond them, and the box is asked for it as it is. Our own
+            draws keep within: a dither (`zo.TangentGradient`) takes no number out of the bounds, nor further
+            out one that lies beyond, and a check without given samples draws its own there. Steps of mu do
+            not look at them. A box warns (`BoundsWarning`) if numbers of its first call lie beyond by more
+            than ten times the distance of the two, as bytes of 0 to 255 do.
+        copy_of: for an output, the name of the input that it copies, such as an action that is handed on to
+            the next call. Learned tangents then have its derivative, and learn nothing of it.
 
     Raises:
         DefinitionError: the values are inconsistent.
@@ -138,17 +137,17 @@ class ArraySpec:
 
     @property
     def floating(self) -> bool:
-        """Whether the array holds floats, so that a failed row can be marked by NaN."""
+        """True if the array holds floats, so that a failed row can be marked by NaN."""
         return self.dtype is None or self.dtype.startswith("float")
 
     @property
     def context(self) -> bool:
-        """Whether a model of the box sees the input beside those that carry a gradient."""
+        """True if a model of the box sees the input beside those that carry a gradient."""
         return self.modelled and not self.differentiable
 
     @property
     def learned(self) -> bool:
-        """Whether it carries a gradient that a model of the box has to know."""
+        """True if it carries a gradient that a model of the box has to know."""
         return self.differentiable and self.copy_of is None
 
     @property
@@ -173,18 +172,18 @@ class ArraySpec:
         return np.asarray(low + abs(drawn) if math.isfinite(low) else high - abs(drawn))
 
     def accepts(self, dtype: torch.dtype) -> bool:
-        """Whether an array of this dtype satisfies the spec."""
+        """Say whether an array of this dtype satisfies the spec."""
         if self.dtype is None:
             return dtype in (torch.float32, torch.float64)
         return dtype == self.torch_dtype
 
 
 def none_differentiable(kind: str, specs: Sequence[ArraySpec]) -> str:
-    """What is wrong where no input or no output of a box has a derivative, and how to mend it.
+    """Explain why no input or no output of a box has a derivative, and how to mend it.
 
     Args:
         kind: "input" or "output".
-        specs: Of these, none of which is differentiable.
+        specs: The inputs or outputs; none is differentiable.
     """
     named = ", ".join(f"{spec.name} ({spec.dtype or 'differentiable=False'})" for spec in specs)
     whole = [spec.name for spec in specs if not spec.floating]
@@ -206,15 +205,15 @@ def identifier(name: str) -> str:
 
 
 def check_specs(owner: str, field: str, specs: object) -> None:
-    """Refuse what is not a non-empty tuple of differently named specs.
+    """Refuse anything but a non-empty tuple of differently named specs.
 
     Args:
         owner: the class's name, for the message.
         field: "inputs" or "outputs".
-        specs: what the class has under that name.
+        specs: the attribute of the class with that name.
 
     Raises:
-        DefinitionError: naming `owner`.
+        DefinitionError: the specs are no such tuple; the message names `owner`.
     """
     if not isinstance(specs, tuple) or not specs or not all(isinstance(s, ArraySpec) for s in specs):
         raise DefinitionError(

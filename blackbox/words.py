@@ -7,8 +7,8 @@ def counted(number: int, noun: str) -> str:
     """A whole number and what it counts: "1 query", "2,000 queries", "0 rows".
 
     Args:
-        number: How many.
-        noun: In the singular; what goes before it may stand there too, as in "perturbed row".
+        number: The number.
+        noun: The noun in the singular, perhaps with an adjective, as in "perturbed row".
     """
     return f"{number:,} {noun if number == 1 else plural(noun)}"
 

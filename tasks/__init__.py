@@ -1,4 +1,4 @@
-"""What a user runs: problems, the methods that train them, runs that resume, reports, and the command line.
+"""The user's entry: problems, the methods that train them, runs that resume, reports, and the command line.
 
     class Brusselator(tasks.Problem): ...
 

@@ -33,7 +33,7 @@ class ProblemError(BlackBoxError, TypeError):
 
 
 class NotApplicableError(BlackBoxError, ValueError):
-    """A method has nothing to go by in a problem, such as no gradient in any weight."""
+    """A method cannot be applied to a problem, for instance since no weight has a gradient."""
 
 
 class CallbackWarning(UserWarning):
@@ -52,7 +52,7 @@ class TrustError(RunFolderError, PermissionError):
     """A folder from elsewhere names code, and nobody said that it may be executed.
 
     Attributes:
-        code: What would be executed, in words.
+        code: The code that would be executed, in words.
     """
 
     code = ""

@@ -1,4 +1,4 @@
-"""Whose an error is: a problem's own code gets one sentence and its own part of the traceback."""
+"""The owner of an error: a problem's own code gets one sentence and its own part of the traceback."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def of_user(error: BaseException) -> str | None:
     frames = _users(error)
     if frames:
         file, where = frames[-1].tb_frame.f_code.co_filename, place(error)
-        shown = "".join(_lines_of_user(error).format())
+        traceback_text = "".join(_lines_of_user(error).format())
     elif isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         file, where = error.filename, f"{error.filename}, line {error.lineno}"
-        shown = "".join(traceback.format_exception_only(error))
+        traceback_text = "".join(traceback.format_exception_only(error))
     else:
         return None
-    said = " ".join(str(error).split())
-    colon = ": " if said else ""
-    mended = _dtypes(said)
+    message = " ".join(str(error).split())
+    colon = ": " if message else ""
+    mended = _dtypes(message)
     return (
-        f"{where}: your code raised {type(error).__name__}{colon}{said}"
-        f"{_namesake(error, Path(file).parent)}{hint(error)}{mended}\n{'' if mended else shown}"
+        f"{where}: your code raised {type(error).__name__}{colon}{message}"
+        f"{_namesake(error, Path(file).parent)}{hint(error)}{mended}\n{'' if mended else traceback_text}"
     )
 
 
 def place(error: BaseException) -> str:
-    """Where in the user's own code an error arose: "file.py, line 3, in pictures"; "" if not there."""
+    """Name the user's own code where an error arose: "file.py, line 3, in pictures"; "" if there is none."""
     for last in _users(error)[-1:]:
         code = last.tb_frame.f_code
         inside = "" if code.co_name == "<module>" else f", in {code.co_name}"
@@ -74,31 +74,31 @@ def place(error: BaseException) -> str:
 
 def of_resources(error: BaseException) -> str | None:
     """Memory that is not there, or a process that died, in one sentence; None for other errors."""
-    said = " ".join(str(error).split("\n")[0].split())
+    message = " ".join(str(error).split("\n")[0].split())
     if isinstance(error, BrokenExecutor | ExecutorError):
         return (
-            f"expected processes that go on to the end, got one that died: {said or type(error).__name__} "
+            f"expected processes that go on to the end, got one that died: {message or type(error).__name__} "
             "Look for what killed it, often a lack of memory."
         )
     memory = isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in said for sign in _NO_MEMORY)
+        isinstance(error, RuntimeError) and any(sign in message for sign in _NO_MEMORY)
     )
     if not memory:
         return None
     return (
-        f"expected memory for what the settings ask for, got {said!r}. "
+        f"expected memory for what the settings ask for, got {message!r}. "
         "Lower what makes it large, such as --batch."
     )
 
 
 def _lines_of_user(error: BaseException) -> traceback.TracebackException:
-    """The traceback of an error, and of those that led to it, without the frames of packages."""
-    shown: traceback.TracebackException = traceback.TracebackException.from_exception(error)
-    link: traceback.TracebackException | None = shown
+    """The traceback of an error, and of the errors that led to it, without the frames of packages."""
+    summary: traceback.TracebackException = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = summary
     while link is not None:
         link.stack = traceback.StackSummary.from_list([f for f in link.stack if _is_users(f.filename)])
         link = link.__cause__ or link.__context__
-    return shown
+    return summary
 
 
 def _users(error: BaseException) -> list[TracebackType]:
@@ -113,7 +113,7 @@ def _traces(error: BaseException) -> Iterator[TracebackType]:
 
 
 def _is_users(file: str) -> bool:
-    """Whether a file is neither this project's nor an installed package's."""
+    """Say whether a file is neither this project's nor an installed package's."""
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
@@ -121,7 +121,7 @@ def _is_users(file: str) -> bool:
 
 
 def _namesake(error: BaseException, folder: Path) -> str:
-    """Where a file wants its own `tasks`, or another of this project's names: which file to rename."""
+    """Name the user's file that hides this project's `tasks`, or another of its names; "" if none does."""
     if not isinstance(error, ImportError) or error.name is None:
         return ""
     name = error.name.partition(".")[0]
@@ -134,7 +134,7 @@ def _namesake(error: BaseException, folder: Path) -> str:
 
 
 def _dtypes(said: str) -> str:
-    """How to mend what torch says of the dtypes that problems often have by mistake; "" of all else."""
+    """Advise on torch's error about dtypes that problems often have by mistake; "" for all else."""
     if "dtype" in said and "Double" in said and "Float" in said:
         return (
             ". NumPy's numbers are float64, and weights float32 unless they are made otherwise: convert "

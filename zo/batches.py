@@ -138,8 +138,8 @@ def some_rows(tensor: Tensor, rows: Tensor) -> Tensor:
     if tensor.is_nested or tensor.layout not in (torch.strided, *_SPARSE):
         kind = "nested (jagged)" if tensor.is_nested else str(tensor.layout)
         raise ObjectiveError(
-            "batch: expected tensors of which rows can be taken, to be replayed or in the place of failed "
-            f"ones, got one that is {kind}. Pad it, as by torch.nested.to_padded_tensor, with its lengths "
+            "batch: expected tensors whose rows can be taken, for replays or in the place of failed ones, "
+            f"got one that is {kind}. Pad it, as by torch.nested.to_padded_tensor, with its lengths "
             "beside it, or train without replays (Limits(replays=0))."
         )
     if tensor.layout is torch.strided:

@@ -26,7 +26,7 @@ LEARNING = 303  # rows that a network learns from, by its seed and step of learn
 
 @dataclass(frozen=True)
 class Key:
-    """What the draws of one optimiser step depend on.
+    """The seed and step that determine the draws of one optimiser step.
 
     Draws are made on the CPU, so they do not depend on the device, and the global generators are
     neither read nor moved.

@@ -77,7 +77,7 @@ class EvaluatorWarning(UserWarning):
 
 
 class NoiseWarning(UserWarning):
-    """What `mu` changes is not far above noise, between two evaluations at the same weights, or rounding."""
+    """A change by `mu` is not far above noise, that is, two evaluations at the same weights, or rounding."""
 
 
 class SlopeWarning(UserWarning):
@@ -113,7 +113,7 @@ class TangentError(BlackBoxError, RuntimeError):
 
 
 class TangentWarning(UserWarning):
-    """Trust in learned tangents is lost; the message says by which limit, and what is done about it."""
+    """Trust in learned tangents is lost; the message names the limit and the remedy."""
 
 
 class KeepBestWarning(UserWarning):

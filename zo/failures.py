@@ -1,4 +1,4 @@
-"""How many failed rows and queries a step accepts, and the warnings of these, of noise and of zero."""
+"""Failed rows and queries: the number that a step accepts, and the warnings of them, of noise and of zero."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ONE_ROW = (
 
 
 def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:
-    """Which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.
+    """Say which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.
 
     Args:
         base: The losses of the base, `(rows,)`.
@@ -81,7 +81,7 @@ def lost_notice(
         step: The number of the step.
         survived: `(rows,)` bool, False where the loss was not finite.
         causes: Rows of black boxes that failed meanwhile, which their ledgers count.
-        batch: What the objective was given, to say whether it is the reason.
+        batch: The batch of the objective, to say whether it is the reason.
     """
     if any(cause.failure is not Failure.SKIPPED for cause in causes) or survived.all():
         return None
@@ -128,7 +128,7 @@ def many_lost_notice(step: int, lost: int, rows: int, causes: Sequence[FailedRow
 
 
 def bearable(most: float, queries: int) -> float:
-    """How many of some queries may fail: a fraction of them, and one alone unless the fraction is zero."""
+    """Return how many of some queries may fail: a fraction of them, or one unless the fraction is zero."""
     return max(1.0, most * queries) if most else 0.0
 
 
@@ -154,9 +154,9 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
 
 
 class UnknownSlopes:
-    """Weights of which no query was answered, the last times that they were asked.
+    """Weights without any answered query, the last times that they were asked.
 
-    A query that fails by chance fails elsewhere the next time. One at the edge of what a box answers fails
+    A query that fails by chance fails elsewhere the next time. A query at the edge of a box's domain fails
     again, since its weight has not moved.
     """
 
@@ -176,9 +176,9 @@ class UnknownSlopes:
 
         Args:
             step: The number of the step.
-            plan: Its queries; of directions nothing is known of a single weight.
+            plan: Its queries; directions show nothing of a single weight.
             valid: `(queries,)` bool, False where a query failed.
-            parameters: Whose weights they move.
+            parameters: The parameters that they move.
             causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
 
         Warns:
@@ -193,10 +193,10 @@ class UnknownSlopes:
                 plan.chunk(first, first + 1), Coordinates
             ):  # all directions may fill the memory
                 continue
-            asked = plan.chunk(first, last)
-            if isinstance(asked, Coordinates) and last - first == numbers.numel():
-                answered |= set(asked.indices[valid[first:last]].tolist())
-                failed |= set(asked.indices[~valid[first:last]].tolist())
+            part = plan.chunk(first, last)
+            if isinstance(part, Coordinates) and last - first == numbers.numel():
+                answered |= set(part.indices[valid[first:last]].tolist())
+                failed |= set(part.indices[~valid[first:last]].tolist())
         failed -= answered
         times = {index: count for index, count in self._times.items() if index not in answered}
         self._times = times | {index: times.get(index, 0) + 1 for index in failed}
@@ -223,13 +223,13 @@ def _first(causes: Sequence[FailedRow]) -> str:
 
 
 def noise_notice(step: int, noise: float, reordered: float, differences: Tensor) -> Notice | None:
-    """The warning where noise is not small beside what `mu` changes; None where not.
+    """The warning where noise is not small compared with the changes by `mu`; None where it is.
 
     Args:
         step: The number of the step.
         noise: How far two evaluations at the same weights were apart; 0 if nothing was evaluated twice.
         reordered: How far they may be apart by sums in another order alone.
-        differences: `(queries,)`, what the queries changed.
+        differences: The changes by the queries, `(queries,)`.
     """
     size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
     if noise <= (NOISY if noise > reordered else NOISIEST) * size:
@@ -274,7 +274,7 @@ def zero_notice(step: int, gradient: Tensor, why: str = ZERO) -> Notice | None:
     Args:
         step: The number of the step.
         gradient: The gradient of this step, `(size,)`.
-        why: What may be the reason.
+        why: The possible reason.
     """
     if gradient.any():
         return None

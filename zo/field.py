@@ -53,15 +53,15 @@ class Field(nn.Module):
 
 @dataclass(frozen=True)
 class FieldFit:
-    """What came of `fit_field`.
+    """The result of `fit_field`.
 
     Attributes:
-        loss: the least, by the boxes' own answers; the field has its values.
-        losses: of all evaluations, in their order; infinite where a box failed.
-        rows: that the boxes ran.
-        why: what ended it: "rows" (those that were given, or a box's own budget), "tolerance", or "stalled"
+        loss: the least loss, by the boxes' own answers; the field has its values.
+        losses: the losses of all evaluations, in their order; infinite where a box failed.
+        rows: the number of rows that the boxes ran.
+        why: the reason for the end: "rows" (the argument, or a box's own budget), "tolerance", or "stalled"
             where no move by the tangents lowers the loss.
-        gradient: with the tangents, their trust and what they cost.
+        gradient: the gradient, with the tangents, their trust and their counts.
     """
 
     loss: float
@@ -84,45 +84,45 @@ def fit_field(
     seed: int = 0,
     evaluated: Callable[[float], None] | None = None,
 ) -> FieldFit:
-    """Lower the objective over a field's values, boxes being asked for their values alone.
+    """Lower the objective over a field's values, by values of the boxes alone.
 
         field = zo.Field(last_state)
         fit = zo.fit_field(field, objective, boxes=[solver], rows=400)
 
     An evaluation runs the boxes, and the tangents learn from their answers. Then, for no row, L-BFGS lowers
-    the objective as the tangents have it near there, each call answered by y_k + M(x) - M(x_k), as in a
-    replay (in weather forecasting: incremental 4D-Var). The next evaluation says what that was worth. A move
-    that did not lower the loss is shortened to a quarter, up to three times; where that does not help either
-    it is undone, and the next is given a quarter of the iterations.
+    the objective near there by the tangents, with each call answered by y_k + M(x) - M(x_k), as in a replay
+    (in weather forecasting: incremental 4D-Var). The next evaluation judges that move. A move that did not
+    lower the loss is shortened to a quarter, up to three times. If that does not help either the move is
+    undone, and the next one gets a quarter of the iterations.
 
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
-    L-BFGS on an adjoint. Where they are not, they still end at the boxes' own solution if the objective can
-    come near zero. What can be found at all is for the problem to say: a field that what was seen does not
-    determine stays as it began, so begin near, or add a penalty to the objective.
+    L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the
+    objective can come near zero. Parts of a field that the observations do not determine stay as they began,
+    so begin near, or add a penalty to the objective.
 
     Args:
         field: a `Field`, or any network of few thousand numbers.
         objective: `objective(field, batch) -> Tensor (rows,)`, as for `TangentGradient`; every evaluation has
             the same batch.
         boxes: the boxes that it calls.
-        rows: of the boxes, at most: after the first evaluation none begins that would take more.
-        batch: what the objective is given; None for one row, `torch.zeros(1, 1)`.
-        tangent: as for `TangentGradient`; None for `AutoTangent` and, of a box that moves a state on, on a
-            periodic grid of at most 4,096 cells, an `EquationTangent` beside it: the one is used that
-            foretold the last moves better, see `zo.tangents.models.foretold`.
-        inner: iterations of L-BFGS between evaluations, at most.
+        rows: the most rows of the boxes: after the first evaluation none begins that would take more.
+        batch: the batch of the objective; None for one row, `torch.zeros(1, 1)`.
+        tangent: as for `TangentGradient`; None for `AutoTangent`. For a box that moves a state on, on a
+            periodic grid of at most 4,096 cells, None adds an `EquationTangent` beside it: the one that
+            foretold the last moves better is used, see `zo.tangents.models.foretold`.
+        inner: the most iterations of L-BFGS between evaluations.
         tolerance: a loss that is low enough.
-        seed: of what tangents draw.
-        evaluated: is told the loss of each evaluation, with the field as it was evaluated.
+        seed: the seed of the tangents' draws.
+        evaluated: a function that is called with the loss of each evaluation, with the field as evaluated.
 
     Returns:
-        What came of it, see `FieldFit`. The field has the values of the least loss, also where it raises.
+        The result, see `FieldFit`. The field has the values of the least loss, also where it raises.
 
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
-        FailedQueriesError, RowFailedError: the boxes fail where the field begins. A move to where they fail
-            is shortened and undone as one that raised the loss; the first is told (`TangentWarning`). So is
-            a search that ends after one evaluation, whose answers show no derivative.
+        FailedQueriesError, RowFailedError: the boxes fail where the field begins. A later move to where they
+            fail is shortened and undone like one that raised the loss. A `TangentWarning` says so the first
+            time, and also if the search ends after one evaluation, whose answers show no derivative.
         BudgetError: a box's own budget is spent before the first evaluation.
         ObjectiveError, TangentError: see `TangentGradient.backward`.
     """

@@ -36,7 +36,7 @@ Rows = int | str | os.PathLike[str] | Sequence[Any] | RecordedRows
 
 @dataclass(frozen=True)
 class FrozenInfo:
-    """What a frozen derivative is, and how well its model foretells rows that it has not learned from.
+    """A frozen derivative's model, and how well it foretells rows that it has not learned from.
 
     Attributes:
         tangent: the model, in words.
@@ -71,7 +71,7 @@ def frozen(
     held_out: float = 0.1,
     seed: int = 0,
 ) -> FrozenBox:
-    """A box with a derivative that is learned once and is one fixed function then: what samplers need.
+    """A box with a derivative that is learned once and is then one fixed function, as samplers need.
 
         solver = zo.frozen(box, rows=(inputs, answers))         # recorded: arrays
         solver = zo.frozen(box, rows="samples.h5")              # recorded: a file
@@ -89,15 +89,15 @@ def frozen(
 
     Args:
         box: the box, whose values pass unchanged.
-        tangent: the model, of which a copy learns. None for a `SelectedTangent`, which chooses by rows left
-            out between a line, a kernel, an additive one, a perceptron and others that are registered;
-            on grids and meshes for an `AutoTangent`.
-        rows: what to learn from: inputs and answers as `(inputs, outputs)`; an HDF5 file, see
+        tangent: the model; a copy of it learns. None for a `SelectedTangent`, which chooses by held-out rows
+            between a line, a kernel, an additive kernel, a perceptron and other registered models; on grids
+            and meshes None is for an `AutoTangent`.
+        rows: the rows to learn from: inputs and answers as `(inputs, outputs)`; an HDF5 file, see
             `zo.recorded_rows`; or a number of rows, to be bought around `around`. None to learn later, by
             `learn` or `load_state_dict`: until then a derivative is refused.
         around: inputs `(rows, *shape)` near which rows are bought, see `zo.recorded_rows.inputs_around`.
         held_out: the fraction of the rows that is held out; at least 20 rows, or a fifth where that is fewer.
-        seed: of what is drawn: rows to buy, the held-out ones, a network's weights.
+        seed: the seed of all draws: rows to buy, rows to hold out, a network's weights.
 
     Raises:
         ConfigurationError: the box has nothing to differentiate, a setting makes no sense, or there are too
@@ -119,7 +119,7 @@ class FrozenBox(Wrapper):
 
     Attributes:
         box: the box whose values it has.
-        info: what the derivative is; None until it is frozen.
+        info: the description of the derivative; None until it is frozen.
     """
 
     transparent = True
@@ -159,8 +159,8 @@ class FrozenBox(Wrapper):
         While rows are bought, calls from other threads wait until a block of 64 is answered.
 
         Args:
-            rows: as `frozen` takes them.
-            around: as `frozen` takes it.
+            rows: the rows, as for `frozen`.
+            around: the centres of bought rows, as for `frozen`.
             path: an HDF5 file that bought rows are written to, block by block; None for none.
 
         Returns:
@@ -175,7 +175,7 @@ class FrozenBox(Wrapper):
             inputs = inputs_around(self.box, around, rows, self.seed)
             self._turn = Lock()
             try:
-                known = buy_rows(self, inputs, path=path)
+                record = buy_rows(self, inputs, path=path)
             finally:
                 self._turn = nullcontext()
         elif around is not None:
@@ -184,8 +184,8 @@ class FrozenBox(Wrapper):
                 "that are there. Leave around out."
             )
         else:
-            known = self._recorded(rows)
-        return self._freeze(known.finite())
+            record = self._recorded(rows)
+        return self._freeze(record.finite())
 
     def _recorded(self, rows: Any) -> RecordedRows:
         """Rows that are there."""
@@ -210,10 +210,10 @@ class FrozenBox(Wrapper):
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(count, generator=generator).to(rows.inputs[0].device)
         judges = max(round(self.held_out * count), min(JUDGES, count // SHARE))
-        unseen, seen = rows.of(order[:judges].sort().values), rows.of(order[judges:].sort().values)
-        model = FrozenModel.learned(self.box, self._tangent, seen)
+        unseen, training_rows = rows.of(order[:judges].sort().values), rows.of(order[judges:].sort().values)
+        model = FrozenModel.learned(self.box, self._tangent, training_rows)
         errors = model.errors(unseen)
-        info = FrozenInfo(model.words, len(seen), len(unseen), errors, model.hessian)
+        info = FrozenInfo(model.words, len(training_rows), len(unseen), errors, model.hessian)
         self._model, self.info = model, info
         return self
 
@@ -238,9 +238,9 @@ class FrozenBox(Wrapper):
         return super().__call__(*arrays)
 
     def reference(self, *arrays: Any) -> Any:
-        """The box's outputs, one row each, through which autograd goes by the frozen derivative.
+        """The box's outputs, one row each; autograd goes through them by the frozen derivative.
 
-        A row that failed, or of which the model has no finite number, has a gradient of zero.
+        A row that failed, or without finite numbers of the model, has a gradient of zero.
         """
         self._known()
         answer = self.call(*arrays)
@@ -278,7 +278,7 @@ class FrozenBox(Wrapper):
         return rows, model.values(traced)
 
     def _wants_graph(self, arrays: Sequence[Any]) -> bool:
-        """Whether a derivative is asked for, in either mode."""
+        """Say whether a derivative is asked for, in either mode."""
         return any(
             (torch.is_grad_enabled() and array.requires_grad)
             or torch.autograd.forward_ad.unpack_dual(array).tangent is not None
@@ -315,8 +315,8 @@ class FrozenBox(Wrapper):
             changes: the change d, an array for each input, or None for zero.
 
         Returns:
-            The change of each output, in its shape; None of one without derivative. One alone where there is
-            one output.
+            The change of each output, in its shape; None for an output without derivative. A single change
+            where there is one output.
 
         Raises:
             NotDifferentiableError, InputError, ConfigurationError: see `vjp`.
@@ -334,7 +334,7 @@ class FrozenBox(Wrapper):
             changes: d, as for `jvp`.
 
         Returns:
-            As of `vjp`.
+            The same form as for `vjp`.
 
         Raises:
             NotDifferentiableError: the model has no second derivative, or nothing is frozen yet.
@@ -352,7 +352,7 @@ class FrozenBox(Wrapper):
 
     @property
     def derivative_info(self) -> dict[str, Any]:
-        """What the derivative is, in plain values: for a server's clients and for `blackbox check`."""
+        """The derivative in plain values: for a server's clients and for `blackbox check`."""
         if self.info is None:
             return {"frozen": False}
         return {"frozen": True, **asdict(self.info)}
@@ -397,7 +397,7 @@ class FrozenBox(Wrapper):
         """Take over a frozen derivative; nothing is learned.
 
         Raises:
-            ConfigurationError: it is that of a box with other arrays, or of another tangent or prior.
+            ConfigurationError: the state is of a box with other arrays, or of another tangent or prior.
         """
         refuse_other_run("frozen", self._kind(), state)
         info, tangent = FrozenInfo(**state["info"]), copy.deepcopy(self._tangent)
@@ -406,7 +406,7 @@ class FrozenBox(Wrapper):
         return self
 
     def _kind(self) -> dict[str, str]:
-        """What a state must be of: these arrays, and this tangent before it learned."""
+        """Return the arrays and the unlearned tangent that a saved state must match."""
         return {"box": arrays_of(self.box), "tangent": repr(self._tangent)}
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -136,7 +136,7 @@ class FrozenModel:
         return at.values + (at.to(z, pairs.others) if self.hessian else at.by_products(z))
 
     def _bends(self, inputs: Sequence[Tensor], unit_in: Tensor, unit_out: Tensor) -> bool:
-        """Whether autograd gives a second derivative of the model, and it is that of differences."""
+        """Say whether autograd gives a second derivative of the model that agrees with differences."""
         z, pairs = self._pairs(inputs)
         at = self.tangent.at(pairs)
         draws = torch.Generator().manual_seed(0)
@@ -163,8 +163,8 @@ class FrozenModel:
         )
         z = self._flat(self.inputs, inputs, inputs[0])
         specified = zip(self.inputs, inputs, strict=True)
-        others = tuple(None if spec.differentiable else t for spec, t in specified if spec.modelled)
-        return z, CallPairs(moving, following, z.detach(), others=others)
+        fixed_arrays = tuple(None if spec.differentiable else t for spec, t in specified if spec.modelled)
+        return z, CallPairs(moving, following, z.detach(), others=fixed_arrays)
 
     def _flat(self, specs: Sequence[ArraySpec], arrays: Parts, like: Tensor) -> Tensor:
         """Arrays with a derivative end to end, `(rows, size)` in float64; zero for those that are None."""
@@ -179,14 +179,14 @@ class FrozenModel:
         return torch.cat(parts, 1)
 
     def _apart(self, specs: Sequence[ArraySpec], flat: Tensor) -> list[Tensor | None]:
-        """What `_flat` puts together."""
+        """Split flat rows into the arrays that `_flat` joined."""
         moving = tuple(spec for spec in specs if spec.differentiable)
         pieces = iter(flat.split(sizes(moving), dim=1))
         return [next(pieces).reshape(len(flat), *s.shape) if s.differentiable else None for s in specs]
 
 
 def usual_tangent(box: BlackBoxFunction, seed: int) -> Tangent:
-    """What learns a box where the user names no tangent."""
+    """Make the model that learns a box where the user names no tangent."""
     specs = Specs.of(box)
     if specs.structure.kind != "table":
         return AutoTangent(box, seed)

@@ -243,8 +243,8 @@ class JaxBox:
         shapes = self._shaped(form.shapes, form.seen), self._shaped(form.kept_shapes, form.kept)
         shapes = *shapes, self._jax.ShapeDtypeStruct((), np.int32)
         number = None if number is None else number.value
-        values, kept, number = self._on_host(partial(self._record, form), shapes, number, arrays)
-        return values, (marks, number, arrays, kept)
+        values, outputs, number = self._on_host(partial(self._record, form), shapes, number, arrays)
+        return values, (marks, number, arrays, outputs)
 
     def _backward(self, base: Any, cotangents: Sequence[Any]) -> tuple[Any, ...]:
         """The gradients of the inputs that want one; None is zero."""
@@ -256,14 +256,16 @@ class JaxBox:
             return (None,) * (1 + len(inputs))
         marks, number, arrays, kept = base
         needed = tuple(mark is not None for mark in marks)
-        wanted = [array for array, needs in zip(arrays, needed, strict=True) if needs]
-        shapes = self._shaped([array.shape for array in wanted], [array.dtype for array in wanted])
+        arrays_to_move = [array for array, needs in zip(arrays, needed, strict=True) if needs]
+        shapes = self._shaped(
+            [array.shape for array in arrays_to_move], [array.dtype for array in arrays_to_move]
+        )
         function = partial(self._pull_back, self._form(arrays), needed)
         gradients = iter(self._on_host(function, shapes, number, arrays, kept, arriving))
         return None, *(next(gradients) if needs else None for needs in needed)
 
     def _on_host(self, function: Callable[..., Any], shapes: Any, *arguments: Any) -> Any:
-        """What a function of NumPy arrays gives: at once, or, where something is traced, when that is run."""
+        """Call a function of NumPy arrays: at once, or, if something is traced, when the trace runs."""
         jax = self._jax
 
         def run(*arguments: Any) -> Any:
@@ -336,10 +338,10 @@ class JaxForm:
     Attributes:
         inputs: the box's specs.
         leading: the axes of rows, without those that `vmap` adds.
-        taken: what the box takes.
-        shapes: of the outputs.
-        given: what the box gives.
-        seen: what JAX has of that: of 64 bits half, where it has no more.
+        taken: the dtypes of the box's inputs.
+        shapes: the shapes of the outputs.
+        given: the dtypes of the box's outputs.
+        seen: the dtypes of the outputs in JAX, with 32 bits in the place of 64 where JAX has no more.
     """
 
     inputs: tuple[ArraySpec, ...]
@@ -351,7 +353,7 @@ class JaxForm:
 
     @classmethod
     def of(cls, box: BlackBoxFunction, arrays: Sequence[Any], in_jax: Callable[[Any], Any]) -> JaxForm:
-        """That of a call with these arrays, of which only shapes and dtypes are looked at.
+        """Return the form of a call with these arrays; only their shapes and dtypes are used.
 
         Args:
             box: the box that is called.
@@ -364,15 +366,17 @@ class JaxForm:
         if len(arrays) != len(box.inputs):
             to_rows(repr(box), box.inputs, tuple(arrays))  # which refuses them
         pairs = list(zip(box.inputs, arrays, strict=True))
-        taken = tuple(_dtype_taken(repr(box), spec, array, in_jax) for spec, array in pairs)
+        input_dtypes = tuple(_dtype_taken(repr(box), spec, array, in_jax) for spec, array in pairs)
         empty = (
             torch.empty(array.shape, dtype=dtype, device="meta")
-            for dtype, (_, array) in zip(taken, pairs, strict=True)
+            for dtype, (_, array) in zip(input_dtypes, pairs, strict=True)
         )
         rows = to_rows(repr(box), box.inputs, tuple(empty))
-        given = tuple(_numpy_dtype(spec.torch_dtype or rows.dtype) for spec in box.outputs)
+        output_dtypes = tuple(_numpy_dtype(spec.torch_dtype or rows.dtype) for spec in box.outputs)
         shapes = tuple((*rows.leading, *spec.shape) for spec in box.outputs)
-        return cls(box.inputs, rows.leading, taken, shapes, given, tuple(map(in_jax, given)))
+        return cls(
+            box.inputs, rows.leading, input_dtypes, shapes, output_dtypes, tuple(map(in_jax, output_dtypes))
+        )
 
     @property
     def kept(self) -> tuple[np.dtype[Any], ...]:
@@ -386,7 +390,7 @@ class JaxForm:
     def kept_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Their shapes."""
         pairs = zip(self.shapes, self.kept, strict=True)
-        return tuple((*shape, 2) if kept == np.uint32 else shape for shape, kept in pairs)
+        return tuple((*shape, 2) if dtype == np.uint32 else shape for shape, dtype in pairs)
 
     def leading_of(self, first: Tensor) -> tuple[int, ...]:
         """All leading axes of the first input, those of `vmap` in front."""
@@ -411,7 +415,7 @@ class JaxForm:
         )
 
     def outputs(self, kept: Sequence[Any]) -> tuple[Tensor, ...]:
-        """What `as_kept` was made of."""
+        """Return the outputs that `as_kept` was made of."""
         arrays = map(np.ascontiguousarray, kept)
         return tuple(
             as_tensor(array.view(dtype)[..., 0] if array.dtype == np.uint32 else array.astype(dtype))
@@ -419,7 +423,7 @@ class JaxForm:
         )
 
     def cotangents(self, cotangents: Sequence[Any]) -> tuple[Tensor | None, ...]:
-        """Those of the outputs, in their dtypes; None where there is none."""
+        """Return the cotangents of the outputs, in their dtypes; None where there is none."""
         pairs = zip(cotangents, self.given, strict=True)
         return tuple(None if c is None else as_tensor(np.asarray(c).astype(dtype)) for c, dtype in pairs)
 
@@ -428,17 +432,17 @@ def _dtype_taken(owner: str, spec: ArraySpec, array: Any, in_jax: Callable[[Any]
     """The dtype in which the box takes an array: its own, or a wider one that the spec asks for."""
     name = str(array.dtype)
     if name in DTYPES:
-        wanted = np.dtype(spec.dtype or name)
+        dtype = np.dtype(spec.dtype or name)
         if (
-            wanted.kind == np.dtype(name).kind
-            and np.can_cast(name, wanted)
-            and spec.accepts(DTYPES[str(wanted)])
+            dtype.kind == np.dtype(name).kind
+            and np.can_cast(name, dtype)
+            and spec.accepts(DTYPES[str(dtype)])
         ):
-            return DTYPES[str(wanted)]
-    wanted = spec.dtype or "float32"
+            return DTYPES[str(dtype)]
+    dtype = spec.dtype or "float32"
     raise DtypeError(
         f"{owner}, input {spec.name!r}: expected {spec.dtype or 'float32 or float64'}, got {name}. "
-        f"Convert it first: {spec.name}.astype('{in_jax(np.dtype(wanted))}')."
+        f"Convert it first: {spec.name}.astype('{in_jax(np.dtype(dtype))}')."
     )
 
 

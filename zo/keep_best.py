@@ -1,4 +1,4 @@
-"""`KeepBest`: which weights are kept is decided by a loss on other data, through the boxes themselves."""
+"""`KeepBest`: keeps the weights with the least loss on other data, through the boxes themselves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ FEW = 0.1  # of the rows that may fail, for the rest to decide; decision 34
 
 
 def lower(rows: Tensor, bests: Tensor | None) -> bool:
-    """Whether held-out losses are lower than each best so far, in the mean over the rows that both have.
+    """Say whether held-out losses are below each best so far, in the mean over the rows that both have.
 
     Lower than the last one is not enough: where other rows fail each time, a third can be lower than the
     second, the second lower than the first, and the first lower than the third.
 
     Args:
-        rows: `(rows,)`; not finite where a row failed. With more than a tenth of them they are not.
+        rows: The held-out losses, `(rows,)`; not finite where a row failed. With more than a tenth of such
+            rows the losses are not lower.
         bests: The bests of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
 
     Raises:
-        ConfigurationError: They are of another number of rows.
+        ConfigurationError: The losses are of another number of rows.
     """
     finite = rows.isfinite()
     if not len(rows) or int((~finite).sum()) > FEW * len(rows):
@@ -139,7 +140,7 @@ class KeepBest:
             A sentence that says which they are.
 
         Warns:
-            KeepBestWarning: the best are those of the start, because none were better.
+            KeepBestWarning: the weights of the start are the best, because none were better.
         """
         self._validate()
         assert self._best is not None  # the start at least
@@ -205,7 +206,7 @@ class KeepBest:
 
     def _losses(self) -> Tensor:
         """The held-out losses one by one, `(rows,)`, float64 on the CPU; of a single number just that."""
-        before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
+        snapshot, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
         try:
             with torch.no_grad():
                 result = self.validate()
@@ -217,6 +218,6 @@ class KeepBest:
                         f"got {'None. Does it end with `return`?' if result is None else repr(result)}"
                     ) from error
         finally:
-            before.restore()
+            snapshot.restore()
             for module, training in modes:
                 module.training = training

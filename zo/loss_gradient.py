@@ -44,7 +44,7 @@ from zo.slopes import NOISY, warn_of_slopes
 
 @dataclass
 class QueryCounts:
-    """What a gradient has asked for, since it was made.
+    """The count of queries and rows of a gradient, since it was made.
 
     Attributes:
         steps: How many gradients were estimated.
@@ -176,9 +176,10 @@ class LossGradient:
     def backward(self, batch: Batch = None) -> Tensor:
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
-        It is that of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not in it,
-        so leave that out. The objective runs under `torch.no_grad()`; one that takes a derivative itself, as
-        for the residual of a differential equation, does so under `torch.enable_grad()`.
+        It is the gradient of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not
+        in it, so leave that out. The objective runs under `torch.no_grad()`; an objective that takes a
+        derivative itself, as for the residual of a differential equation, does so under
+        `torch.enable_grad()`.
 
         Args:
             batch: Any nesting of tensors with rows first; nothing for a closure.
@@ -266,7 +267,7 @@ class LossGradient:
         return self._ranks.waited
 
     def next_queries(self) -> int:
-        """What the next step will cost: perturbed objectives of its plan, without the base and checks.
+        """The perturbed objectives that the next step's plan will cost, without the base and checks.
 
         `counts.queries` has those of all steps so far.
         """
@@ -315,11 +316,11 @@ class LossGradient:
         self._first = True
 
     def _is_due(self, number: int) -> bool:
-        """Whether evaluators and slopes are checked at a step."""
+        """Say whether evaluators and slopes are checked at a step."""
         return is_due(number) or self.serving.is_open(self.network.training)
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
-        """Cut the plan into pieces, the size of which the first step chooses."""
+        """Cut the plan into pieces of a size that the first step chooses."""
         self._made = base.made or self._made
         if self.chunk is None:
             self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan)
@@ -333,12 +334,12 @@ class LossGradient:
         return Pieces(base, plan, self.chunk, journal, drawn, self.max_dropped)
 
     def _settings(self, number: int) -> str:
-        """What a step depends on beside weights, batch and random state, in words."""
+        """Describe the settings of a step beside weights, batch and random state."""
         words = (self._key.at(number), described(self.estimator), self.chunk, self.stack, self.max_dropped)
         return repr((words, self.parameters.names, self.network.training))
 
     def _marks(self, pieces: Pieces, batch: Batch) -> dict[str, int]:
-        """Checksums of what must be the same in all processes; none for a process alone."""
+        """Checksums of the state that must be the same in all processes; none for a process alone."""
         if self._ranks.size == 1:
             return {}
         return {
@@ -348,7 +349,7 @@ class LossGradient:
         }
 
     def _share(self, pieces: Pieces, known: Collection[int] = ()) -> list[int]:
-        """Which pieces this process evaluates, of those that are not known."""
+        """Return this process's share of the pieces that are not known."""
         left = [number for number in range(len(pieces)) if number not in known]
         rank, size = self._ranks.rank, self._ranks.size
         if self.first_alone:
@@ -356,7 +357,7 @@ class LossGradient:
         return dealt(left, rank, size)
 
     def _decision(self, pieces: Pieces, marks: Mapping[str, int]) -> Decision:
-        """What the first process decides of a step that is checked: from then on it serves in all of them."""
+        """Share the first process's decision on a step that is checked: all follow it from then on."""
         with self._ranks.meeting(pieces.base.step.number, "check") as meeting:
             meeting.marks = marks
             if self._ranks.rank == 0:
@@ -380,8 +381,8 @@ class LossGradient:
                         narrow = bool(remember("narrow", lambda: makes_narrow(base.step, base.losses)))
                     self._notices.say(narrow_notice(base.step, base.losses) if narrow else None)
                 serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
-        known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
-        return Decision(serving.state_dict(), noise, known)
+        numbers = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
+        return Decision(serving.state_dict(), noise, numbers)
 
     def _judgement(
         self,
@@ -395,11 +396,11 @@ class LossGradient:
         """Noise, and doubt about the slopes, of a step that is checked; the first process judges.
 
         Args:
-            pieces: All of the step's.
-            marks: What must be the same in all processes.
+            pieces: All pieces of the step.
+            marks: The checksums that must be the same in all processes.
             serving: The evaluators that evaluated them.
             before: The noise that was measured before the queries.
-            differences: `(queries,)`, what they changed.
+            differences: The changes by the queries, `(queries,)`.
             valid: `(queries,)` bool, False where one was dropped.
         """
         base, tally = pieces.base, pieces.base.step.tally
@@ -444,8 +445,8 @@ class LossGradient:
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""
         total = sum(tensor.numel() for tensor in self.network.parameters())
-        kept = "Difference" in self.serving.state_dict().values() and self._made
-        keeps = f" keeping about {kept / 2**20:.3g} MiB of activations" if kept else ""
+        size = "Difference" in self.serving.state_dict().values() and self._made
+        keeps = f" keeping about {size / 2**20:.3g} MiB of activations" if size else ""
         return (
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "
             f"{described(self.estimator)}, {self.serving!r}{keeps}, chunk={self.chunk})"

@@ -87,15 +87,15 @@ class OutputLoss:
     def judged(self, output: Any, targets: Any) -> Tensor:
         """The loss of an output that is there already, in float64 where the loss runs in it."""
         if self._wide is None:
-            before = torch.get_rng_state(), _cuda_states()
+            states = torch.get_rng_state(), _cuda_states()
             try:
                 with intercepted(_refuse_in_float64):
                     loss = self.loss(*_widened((output, targets)))
             except Exception:  # if it is another fault than that of float64, it is raised by what follows
                 self._wide = False
-                torch.set_rng_state(before[0])
-                if before[1]:
-                    torch.cuda.set_rng_state_all(before[1])
+                torch.set_rng_state(states[0])
+                if states[1]:
+                    torch.cuda.set_rng_state_all(states[1])
             else:
                 self._wide = True
                 return loss
@@ -186,7 +186,7 @@ def losses(
 
 
 def evaluated(objective: Objective, network: nn.Module, batch: Batch, rows: int | None) -> Any:
-    """What an objective returns; NaN for each row where a box has no row left, see `NoRowLeftError`.
+    """Call an objective; NaN for each row where a box has no row left, see `NoRowLeftError`.
 
     Args:
         objective: the objective.
@@ -214,7 +214,7 @@ def mean_loss(losses: Tensor) -> Tensor:
 
 
 def _dtypes(network: nn.Module, batch: Batch) -> str:
-    """What dtypes meet in an objective, and how to make them one; a note to torch's error."""
+    """List the dtypes that meet in an objective, and how to make them one; a note to torch's error."""
     weights = {str(weight.dtype)[6:] for weight in network.parameters() if weight.is_floating_point()}
     data = {str(part.dtype)[6:] for part in tensors(batch) if part.is_floating_point()}
     return (
@@ -225,7 +225,7 @@ def _dtypes(network: nn.Module, batch: Batch) -> str:
 
 
 def described_result(result: Any) -> str:
-    """What an objective returned that is no loss for each row, and how to mend it: the end of a message."""
+    """Describe a result of an objective that is no loss for each row, and its mend: the end of a message."""
     if result is None:
         return "None. Does it end with `return`?"
     if not isinstance(result, Tensor):

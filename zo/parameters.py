@@ -77,13 +77,13 @@ class Parameters:
         _refuse_replicas(network)
         one = choices is None or isinstance(choices, str | type | Exclude)
         self._choices = choices if one else tuple(choices)  # pyright: ignore[reportArgumentType]
-        chosen = _choose(network, self._choices)
-        if not chosen:
+        weights = _choose(network, self._choices)
+        if not weights:
             raise ParameterError(
                 f"{type(network).__name__}: expected at least one parameter to perturb, found none. "
                 "Parameters with requires_grad=False are left out; give their full names to choose them."
             )
-        for name, tensor in chosen.items():
+        for name, tensor in weights.items():
             if tensor.is_complex():
                 raise ParameterError(
                     f"Parameter {name!r}: expected real numbers, got {str(tensor.dtype)[6:]}, whose real and "
@@ -101,8 +101,8 @@ class Parameters:
                     f"Parameter {name!r}: expected float32 or float64, got {str(tensor.dtype)[6:]}. "
                     "A step of mu is lost in coarser numbers: keep the weights in float32."
                 )
-        self.names = tuple(chosen)
-        self.tensors = tuple(chosen.values())
+        self.names = tuple(weights)
+        self.tensors = tuple(weights.values())
         self.starts: list[int] = []
         self.size = 0
         for tensor in self.tensors:
@@ -169,7 +169,7 @@ class Parameters:
                 _tensors_at_work.difference_update(mine)
 
     def _changed(self, network: nn.Module) -> str | None:
-        """What is not as it was when these were chosen, in words; None if all is."""
+        """Name the first difference from the choice of these parameters; None if nothing differs."""
         every, now = dict(network.named_parameters()), _choose(network, self._choices, self.tensors)
         for name, tensor, (dtype, shape) in zip(self.names, self.tensors, self._kinds, strict=True):
             if every.get(name) is not tensor:
@@ -199,7 +199,7 @@ class Parameters:
         return torch.cat([tensor.cpu() for tensor in whole])
 
     def steps(self, indices: Tensor, mu: float) -> Tensor:
-        """What the weights at flat indices `(n,)` move by when mu is added in their own floats, `(n,)`.
+        """Return the steps that weights at flat indices `(n,)` take when mu is added in their floats, `(n,)`.
 
         (w + mu) - w is up to 1e-3 off mu for w = 1, mu = 1e-4 in float32; zero where mu is lost.
         """
@@ -256,13 +256,13 @@ def accumulate(tensor: Tensor, gradient: Tensor) -> None:
     one buffer for all weights, in which processes add up their gradients.
     """
     with torch.inference_mode(False), torch.no_grad():  # else nobody may write to it, as clipping does
-        before = tensor.grad
-        if before is None:
+        total = tensor.grad
+        if total is None:
             tensor.grad = torch.empty_like(tensor, dtype=gradient.dtype).copy_(gradient)
-        elif before.is_inference() or before.requires_grad or before.layout is not torch.strided:
-            tensor.grad = gradient + before  # a sparse one can only be added to a dense one
+        elif total.is_inference() or total.requires_grad or total.layout is not torch.strided:
+            tensor.grad = gradient + total  # a sparse one can only be added to a dense one
         else:
-            before += gradient
+            total += gradient
     for hook in (tensor._post_accumulate_grad_hooks or {}).values():
         hook(tensor)
 
@@ -336,14 +336,14 @@ def _refuse_overlap(neighbours: list[tuple[str, Tensor]], chosen: frozenset[str]
     # frozen ones may be large, and each step comes here
     if chosen.isdisjoint(name for name, _ in neighbours):
         return
-    *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in neighbours]
+    *neighbours_before, (name, tensor) = [(name, _words(tensor)) for name, tensor in neighbours]
     if name in chosen and len(tensor.unique()) < len(tensor):
         raise ParameterError(
             f"parameter {name!r}: expected each number to have memory of its own, got some in the same "
             "memory, as in an expanded tensor, where a step of one moves several. Keep the tensor as it was "
             "before it was expanded, and expand it in the forward."
         )
-    for other, words in others:
+    for other, words in neighbours_before:
         if not chosen.isdisjoint((name, other)) and torch.isin(tensor, words).any():
             raise ParameterError(
                 f"parameters {other!r} and {name!r}: expected each to have memory of its own, got two in the "
@@ -369,26 +369,26 @@ def _words(tensor: Tensor) -> Tensor:
 def _choose(
     network: nn.Module, choices: Choice | Iterable[Choice] | None, before: Iterable[Tensor] = ()
 ) -> dict[str, nn.Parameter]:
-    """The chosen parameters by name; `before` are those of an earlier choice, which may be frozen since."""
+    """Return the chosen parameters by name; those of an earlier choice, `before`, may be frozen."""
     every = dict(network.named_parameters())
     listed = [choices] if isinstance(choices, str | type | Exclude) else list(choices or [])
-    wanted = [choice for choice in listed if not isinstance(choice, Exclude)]
+    choices_to_take = [choice for choice in listed if not isinstance(choice, Exclude)]
     unwanted = [choice for without in listed if isinstance(without, Exclude) for choice in without.choices]
     trained = {id(tensor) for tensor in every.values() if tensor.requires_grad}
     explicit = {name for name, _ in network.named_parameters(remove_duplicate=False)} | {"*"}
-    taken: set[int] = set()
-    for choice in wanted:
+    ids: set[int] = set()
+    for choice in choices_to_take:
         matches = {id(tensor) for tensor in _matches(network, choice)}
-        taken |= matches if choice in explicit else matches & (trained | set(map(id, before)))
-    if not wanted and (unwanted or choices is None):
-        taken = trained
-    taken = taken - {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
+        ids |= matches if choice in explicit else matches & (trained | set(map(id, before)))
+    if not choices_to_take and (unwanted or choices is None):
+        ids = trained
+    ids = ids - {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
     # Without empty ones, such as placeholders: there is nothing to move.
-    return {name: tensor for name, tensor in every.items() if id(tensor) in taken and tensor.numel()}
+    return {name: tensor for name, tensor in every.items() if id(tensor) in ids and tensor.numel()}
 
 
 def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Parameter]:
-    """What a name, a pattern or a module type stands for; never nothing."""
+    """Find the parameters that a name, a pattern or a module type stands for; never none."""
     # Duplicates too: a tied parameter answers to each of its names.
     every = dict(network.named_parameters(remove_duplicate=False))
     if isinstance(choice, str):

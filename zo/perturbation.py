@@ -56,16 +56,16 @@ class Perturbations(ABC):
     @property
     @abstractmethod
     def queries(self) -> int:
-        """How many perturbed objectives the step will evaluate; the base is not one of them."""
+        """The number of perturbed objectives that the step will evaluate, without the base."""
 
     @abstractmethod
     def chunk(self, start: int, stop: int) -> Perturbation:
         """Queries start to stop - 1; the same whatever chunks are asked for, and in whatever order."""
 
     def slopes(self) -> tuple[Tensor, ...]:
-        """Which queries give one slope together, for each kind of queries: `(slopes, queries of one)` int64.
+        """Group the queries that give one slope together, for each kind: `(slopes, queries of one)` int64.
 
-        Two queries of a slope go opposite ways, as in central differences. By default each gives its own, and
-        all are of one kind. A check asks some of them again over half of mu, and compares within a kind.
+        Two queries of a slope go opposite ways, as in central differences. By default each query gives a
+        slope of its own, and all are of one kind. A check repeats some over half of mu, kind by kind.
         """
         return (torch.arange(self.queries)[:, None],)

@@ -28,7 +28,7 @@ Arrays: TypeAlias = Any
 
 @dataclass(frozen=True)
 class RecordedRows:
-    """What a box was asked, and what it answered.
+    """The inputs and answers of a box.
 
     Attributes:
         inputs: one tensor `(rows, *shape)` for each input of the box, in its order.
@@ -39,7 +39,7 @@ class RecordedRows:
     outputs: tuple[Tensor, ...]
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self.inputs[0])
 
     def of(self, places: Tensor) -> RecordedRows:
@@ -48,7 +48,7 @@ class RecordedRows:
         return RecordedRows(inputs, outputs)
 
     def finite(self) -> RecordedRows:
-        """Those with finite numbers alone."""
+        """Return the rows whose numbers are all finite."""
         good = torch.ones(len(self), dtype=torch.bool)
         for tensor in (*self.inputs, *self.outputs):
             good &= tensor.reshape(len(self), -1).isfinite().all(1).cpu()
@@ -168,19 +168,19 @@ def inputs_around(
     generator = np.random.default_rng(seed)
     if around is None:
         return tuple(_usual(box, spec, generator, count) for spec in box.inputs)
-    given = to_rows(repr(box), box.inputs, _several(around))
-    tensors = given.inputs
-    if given.count >= count:
-        places = torch.linspace(0, given.count - 1, count).round().long()
+    rows = to_rows(repr(box), box.inputs, _several(around))
+    tensors = rows.inputs
+    if rows.count >= count:
+        places = torch.linspace(0, rows.count - 1, count).round().long()
         return tuple(tensor[places] for tensor in tensors)
-    if given.count < 2:
+    if rows.count < 2:
         raise ConfigurationError(
             f"{box!r}, around: expected at least 2 inputs, whose spread says how far to go, got "
-            f"{given.count}. Give draws from a prior, or as many as there are rows."
+            f"{rows.count}. Give draws from a prior, or as many as there are rows."
         )
-    fresh = count - given.count
-    weights = torch.from_numpy(generator.standard_normal((fresh, given.count))).to(tensors[0].device)
-    chosen = torch.from_numpy(generator.integers(0, given.count, fresh)).to(tensors[0].device)
+    fresh = count - rows.count
+    weights = torch.from_numpy(generator.standard_normal((fresh, rows.count))).to(tensors[0].device)
+    chosen = torch.from_numpy(generator.integers(0, rows.count, fresh)).to(tensors[0].device)
     return tuple(
         torch.cat([tensor, _drawn(spec, tensor, weights, chosen)])
         for spec, tensor in zip(box.inputs, tensors, strict=True)
@@ -220,5 +220,5 @@ def _dataset(path: str | Path, file: Any, kind: str, spec: ArraySpec) -> np.ndar
             "groups inputs and outputs, and in them the arrays as the box's specs do."
         )
     array = np.asarray(dataset[()])
-    wanted = spec.dtype or (array.dtype.name if array.dtype.name in ("float32", "float64") else "float64")
-    return array.astype(wanted)
+    dtype = spec.dtype or (array.dtype.name if array.dtype.name in ("float32", "float64") else "float64")
+    return array.astype(dtype)

@@ -1,4 +1,4 @@
-"""Which run a saved state belongs to: an estimator in words, and the refusal of another run's state."""
+"""The run that a saved state belongs to: an estimator in words, and the refusal of another run's state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def described(value: object) -> str:
 
 
 def arrays_of(box: BlackBoxFunction) -> str:
-    """What goes into a box and comes out, in words: names and shapes, and `fixed` what has no derivative."""
+    """Describe a box's inputs and outputs: names and shapes, and `fixed` where there is no derivative."""
 
     def words(spec: ArraySpec) -> str:
         copy = "" if spec.copy_of is None else f" copy of {spec.copy_of}"

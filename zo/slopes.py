@@ -1,4 +1,4 @@
-"""Whether finite differences are slopes: judged by what half of mu gives, and where that is off, twice of it.
+"""A check that finite differences are slopes: compared with half of mu and, in doubt, with twice of it.
 
 Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
 rounding and noise by twice as much, and a jump gives twice the slope or none, with the same slope before it
@@ -33,7 +33,7 @@ Cause = Literal["noise", "rounding", "curvature", "jump", "kink"]
 
 @dataclass(frozen=True)
 class Doubt:
-    """How far slopes depend on mu.
+    """The dependence of slopes on mu.
 
     Attributes:
         half: By how much those over half of mu are off those over mu, as a part of their size.
@@ -53,12 +53,12 @@ class Doubt:
 
     @property
     def off(self) -> float:
-        """By how much steps of another length, or the other way, show slopes to be off."""
+        """The relative change of slopes over steps of another length, or the other way."""
         return self.back if self.cause == "kink" else self.half
 
     @property
     def error(self) -> float:
-        """How far the slopes are off, about, as a part of their size."""
+        """The approximate error of the slopes, as a part of their size."""
         if self.cause in ("noise", "rounding"):  # four times the variance at mu / 2, on top of that at mu
             return self.half / math.sqrt(3)
         if self.cause == "kink":
@@ -106,7 +106,7 @@ def doubt_of(
         weights = 2 / (square + full.square()).clamp(min=1e-300)
 
     def mean(squares: Tensor) -> float:
-        """Over all directions, of those that are known."""
+        """Average over all directions that are known."""
         finite = torch.isfinite(squares)
         return float((weights * squares)[finite].mean()) if finite.any() else math.nan
 
@@ -134,7 +134,7 @@ def doubt_of(
 
 
 def _jumps(full: Tensor, half: Tensor, twice: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of some changes are jumps within mu, `(directions,)` bool, and what they are without.
+    """Find the changes that jump within mu, `(directions,)` bool, and return the changes without the jumps.
 
     A jump within the first half of mu is in the changes over all three steps, one within the second half in
     the longer two, and the rest of each is smooth: as long as its step. A jump is larger than the rest, which

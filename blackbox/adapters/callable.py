@@ -75,7 +75,7 @@ def from_callable(
 
 
 class _Callable(BlackBoxFunction, abstract=True):
-    """What functions of one row and of all rows have in common; made by `from_callable`."""
+    """The common part of functions of one row and of all rows; made by `from_callable`."""
 
     def __init__(
         self,
@@ -134,8 +134,9 @@ class RowsCallable(_Callable):
         good = [row for row in range(count) if row not in outcome.failed]
         if not good:
             return
-        last, before = good[-1], good[-2:][0]
-        rows = [last, last, before] if count == 2 else [last, before]  # neither first nor last as before
+        last, second_last = good[-1], good[-2:][0]
+        # neither row has the place that it had
+        rows = [last, last, second_last] if count == 2 else [last, second_last]
         try:
             self.ledger.claim(len(rows))
             again = super().run_rows(rows_of(inputs, rows))
@@ -168,7 +169,7 @@ class RowsCallable(_Callable):
 
 
 def _apart(all_values: Tensor, values: Tensor, others: Tensor) -> bool:
-    """Whether answers differ by more than rounding or a solver's tolerance makes them."""
+    """Say whether answers differ by more than rounding or a solver's tolerance."""
     size = all_values.double().square().mean().sqrt()
     return bool((others.double() - values.double()).square().mean().sqrt() > APART * size)
 

@@ -22,14 +22,14 @@ the inputs wanted, to the gradients `(rows, *shape)` of these."""
 def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[Any, ...]) -> Any:
     """The box's outputs for these arrays, differentiable by its own vector-Jacobian products.
 
-    The rows are those of a reference: they are not counted in the box's ledger, since who trains by one
-    counts them.
+    The rows are a reference's: they do not count in the box's ledger, since the training that uses the
+    reference counts them.
 
     Args:
-        box: what is called, with its policy for failed rows.
-        pull_back: its vector-Jacobian products. A row at which no gradient arrives gets zeros whatever it
-            gives: the outputs of a failed row have no derivative.
-        arrays: as the box takes them.
+        box: the box that is called, with its policy for failed rows.
+        pull_back: its vector-Jacobian products. A row at which no gradient arrives gets zeros, whatever these
+            give: the outputs of a failed row have no derivative.
+        arrays: the inputs of the box.
     """
     twin = type(box).__new__(type(box))  # not copy(), which would load a file or a program anew
     vars(twin).update({**vars(box), "_ledger": Ledger()})
@@ -60,7 +60,7 @@ class _Call(Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Vector-Jacobian products of the rows at which a gradient arrives."""
         inputs: tuple[Tensor, ...] = ctx.saved_tensors
-        wanted = [place for place, needs in enumerate(ctx.needs_input_grad[2:]) if needs]
+        needed = [place for place, needs in enumerate(ctx.needs_input_grad[2:]) if needs]
         rows = [t.reshape(-1, *spec.shape) for spec, t in zip(ctx.box.inputs, inputs, strict=True)]
         arriving = {
             place: cotangent.reshape(-1, *ctx.box.outputs[place].shape)
@@ -71,15 +71,15 @@ class _Call(Function):
         for cotangent in arriving.values():
             used |= (cotangent.flatten(1) != 0).any(dim=1) if cotangent.ndim > 1 else cotangent != 0
         gradients: list[Tensor | None] = [None] * len(rows)
-        for place in wanted:
+        for place in needed:
             gradients[place] = torch.zeros_like(rows[place])
         if used.any():
             products = ctx.pull_back(
                 [_numpy(t[used]) for t in rows],
                 {place: _numpy(cotangent[used]) for place, cotangent in arriving.items()},
-                wanted,
+                needed,
             )
-            for place in wanted:
+            for place in needed:
                 part = torch.from_numpy(np.ascontiguousarray(products[place]))
                 gradients[place][used] = part.to(rows[place])  # pyright: ignore[reportOptionalSubscript]
         shaped = (None if g is None else g.reshape(t.shape) for g, t in zip(gradients, inputs, strict=True))

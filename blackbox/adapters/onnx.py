@@ -181,7 +181,7 @@ class OnnxModel(BlackBoxFunction):
 
 @dataclass(frozen=True)
 class OnnxArray:
-    """What the file says of one input or output.
+    """One input or output, as the file describes it.
 
     Attributes:
         name: its name in the file; the spec's name is a Python identifier made of it.

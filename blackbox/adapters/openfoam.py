@@ -80,13 +80,13 @@ def write_field(path: str | os.PathLike[str], values: Any) -> None:
 
 @dataclass(frozen=True)
 class _InternalField:
-    """An `internalField` and where it stands in its file.
+    """An `internalField` with its place in its file.
 
     Attributes:
         file: the file's bytes.
-        start: where the entry begins in them.
-        end: where it ends.
-        values: `(cells, components)`; of a uniform field `(1, components)`.
+        start: the place in them where the entry begins.
+        end: the place where it ends.
+        values: `(cells, components)`; for a uniform field `(1, components)`.
         uniform: whether one value is for all cells.
     """
 

@@ -35,15 +35,15 @@ def component(
 ) -> Any:
     """A black box as an `ExplicitComponent` of OpenMDAO.
 
-    Inputs and outputs have the names and shapes of the specs; those of whole numbers are discrete. Partial
-    derivatives are declared between those whose specs are differentiable: to OpenMDAO all others are zero. A
-    row that fails, in a value or a derivative, is an `AnalysisError`, from which drivers can step back.
+    Inputs and outputs have the names and shapes of the specs; arrays of whole numbers are discrete. Partial
+    derivatives are declared between arrays with differentiable specs: to OpenMDAO all others are zero. A row
+    that fails, in a value or a derivative, is an `AnalysisError`, so that drivers can step back.
 
     The Jacobian is made of vector-Jacobian products, one for each number of the outputs, all in one call of
     `derivative`: with `zo.CGE` of central differences, each takes the base and two rows for each number of
-    the inputs. Around a `Cached` box equal rows run once. For many outputs of which few functions are
-    differentiated, take `matrix_free=True` and `problem.setup(mode="rev")`: a product costs one call with one
-    cotangent. Products in forward mode, which `check_partials` asks for, make the whole Jacobian.
+    the inputs. Around a `Cached` box equal rows run once. To differentiate few functions of many outputs,
+    take `matrix_free=True` and `problem.setup(mode="rev")`: a product costs one call with one cotangent.
+    Products in forward mode, which `check_partials` asks for, make the whole Jacobian.
 
     Args:
         box: the black box.
@@ -136,10 +136,10 @@ def component(
             mode: str,
             discrete_inputs: Values | None = None,
         ) -> None:
-            wanted = [spec for spec in work.inputs if spec.name in d_inputs]
+            specs = [spec for spec in work.inputs if spec.name in d_inputs]
             arriving = {spec.name: d_outputs[spec.name] for spec in work.outputs if spec.name in d_outputs}
             if mode == "rev":
-                for name, product in work.product(inputs, discrete_inputs, wanted, arriving).items():
+                for name, product in work.product(inputs, discrete_inputs, specs, arriving).items():
                     d_inputs[name] += product.reshape(d_inputs[name].shape)
                 return
             for (out, into), block in work.jacobian(inputs, discrete_inputs).items():
@@ -155,9 +155,9 @@ class _Work:
 
     Args:
         box: the black box.
-        derivative: what autograd goes through.
-        count: rows.
-        error: what a failed row raises.
+        derivative: the function that autograd goes through.
+        count: the number of rows.
+        error: the class of error that a failed row raises.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class _Work:
 
 
 def _places(count: int, out: ArraySpec, into: ArraySpec) -> tuple[np.ndarray, np.ndarray]:
-    """Where the blocks of rows are in the Jacobian: its rows and columns, as the blocks are flattened."""
+    """Return the places of rows' blocks in the Jacobian: its rows and columns, as blocks are flattened."""
     numbers, across = math.prod(out.shape), math.prod(into.shape)
     row, at, column = np.indices((count, numbers, across))
     return (row * numbers + at).ravel(), (row * across + column).ravel()

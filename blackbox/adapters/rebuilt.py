@@ -15,7 +15,7 @@ def rebuilt(kind: type[Any], path: Path, settings: dict[str, Any], checksum: str
         kind: the class, which takes the path and the settings, and has an attribute `checksum`.
         path: the file.
         settings: keyword arguments.
-        checksum: that of the file from which the pickled box was made.
+        checksum: the checksum of the file from which the pickled box was made.
 
     Raises:
         ConfigurationError: the file is no longer the one with this checksum.

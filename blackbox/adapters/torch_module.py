@@ -83,7 +83,7 @@ class TorchModule(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[nn.Module, str]:
-        """What the answers depend on: the module's code, numbers and settings, and the kind of device."""
+        """The identity of the answers: the module's code, numbers and settings, and the kind of device."""
         return self.module, self.device.type
 
     def __repr__(self) -> str:

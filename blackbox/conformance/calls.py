@@ -1,4 +1,4 @@
-"""Checks of how a black box can be called: by several threads, and by several processes."""
+"""Checks of calls of a black box from several threads, and from several processes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def thread_safety(probe: Probe) -> Finding:
 def _differing_alone(
     probe: Probe, batches: Sequence[Arrays], alone: Sequence[Arrays], rounds: int
 ) -> list[str]:
-    """What differs in as many calls that are made one after the other, where rows are left for them."""
+    """Describe the differences in as many calls made in sequence, where rows are left for them."""
     try:
         probe.spend(rounds * sum(len(batch[0]) for batch in batches))
         answers = [[probe.uncounted(batch) for _ in range(rounds)] for batch in batches]
@@ -98,7 +98,7 @@ def _differing_alone(
 
 @dataclass(frozen=True)
 class CheckReply:
-    """What one worker process gave back.
+    """The reply of one worker process.
 
     Attributes:
         answers: the answer to each round; a string is the error that the call raised. None of a process that
@@ -166,7 +166,7 @@ def _count(probe: Probe) -> int:
 
 
 def _roomy(probe: Probe) -> bool:
-    """Whether a sixth of what is left is enough for all meetings of the threads."""
+    """Say whether a sixth of the rows left is enough for all meetings of the threads."""
     return probe.left >= 6 * THREADS * (1 + MEETINGS) * 8
 
 
@@ -209,7 +209,7 @@ def _safe(probe: Probe, here: Arrays, replies: list[CheckReply]) -> Finding:
 
 
 def _wrong(probe: Probe, expected: Arrays, answers: Sequence[Arrays | str]) -> list[str]:
-    """What is wrong with each answer that is not as expected; a string is the error that a call raised."""
+    """Describe each answer that is not as expected; a string is the error that a call raised."""
     bad = []
     for answer in answers:
         if isinstance(answer, str):
@@ -263,7 +263,7 @@ def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
 
 
 def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline: float) -> CheckReply:
-    """What a process has answered when it ends."""
+    """Return the reply of a process when it ends."""
     rebuilt = (folder / f"ready-{number}").exists()
     try:
         status = process.wait(max(0.0, deadline - time.monotonic()))
@@ -281,8 +281,8 @@ def work(name: str, number: str, parent: str) -> None:
 
     Args:
         name: the folder. Only this user can write to it.
-        number: which worker this is; it names the files.
-        parent: the process that waits for the answers, and with which this one ends.
+        number: the number of this worker; it names the files.
+        parent: the process that waits for the answers; this process ends with it.
     """
     end_with(int(parent))
     folder = Path(name)

@@ -152,13 +152,13 @@ def check_black_box(
         seconds = check_positive("check_black_box", "seconds", seconds)
     if samples is None:
         draws = standard_draws(box, np.random.default_rng(seed))
-        taken = TakenSamples(draws, np.arange(len(draws[0])), 0)
+        drawn_samples = TakenSamples(draws, np.arange(len(draws[0])), 0)
     else:
-        taken = checked_samples(box, samples)
-    if rows is not None and rows < 4 * len(taken.places):  # most of them are for the checks
-        taken = taken.thinned(max(2, rows // 16))
-    probe = Probe(box, taken.arrays, rows, seed, processes, seconds)
-    probe.places, probe.drawn = taken.places, samples is None
+        drawn_samples = checked_samples(box, samples)
+    if rows is not None and rows < 4 * len(drawn_samples.places):  # most of them are for the checks
+        drawn_samples = drawn_samples.thinned(max(2, rows // 16))
+    probe = Probe(box, drawn_samples.arrays, rows, seed, processes, seconds)
+    probe.places, probe.drawn = drawn_samples.places, samples is None
     findings: list[Finding] = []
 
     def report(interrupted: bool) -> Report:
@@ -169,7 +169,7 @@ def check_black_box(
             drawn=samples is None,
             rows=probe.spent,
             taken=len(probe.places),
-            offered=taken.offered,
+            offered=drawn_samples.offered,
             seconds=probe.elapsed,
             limits=(rows, seconds),
             interrupted=interrupted,
@@ -217,19 +217,19 @@ def _fit_samples(probe: Probe) -> None:
             probe(probe.rows(0, 1))  # alone, to be compared with a later call
         return
     for row in np.unique(np.linspace(0, count - 1, 4).astype(int))[:3]:
-        before = probe.elapsed
-        known = bool(probe.took)
+        elapsed = probe.elapsed
+        is_timed = bool(probe.took)
         with suppress(BoxRaisedError):
             probe(probe.pick(np.array([row])))
-        quick = count * (probe.elapsed - before) <= probe.seconds / PART
-        if probe.took and (known or quick):
+        quick = count * (probe.elapsed - elapsed) <= probe.seconds / PART
+        if probe.took and (is_timed or quick):
             break
         if probe.expected(1) > probe.seconds_left:
             break
     affordable = probe.seconds_left / PART / probe.pace if probe.pace else count
     if affordable < count:
-        kept = np.unique(np.linspace(0, count - 1, max(2, int(affordable))).astype(int))
-        probe.samples, probe.places = probe.pick(kept), probe.places[kept]
+        places = np.unique(np.linspace(0, count - 1, max(2, int(affordable))).astype(int))
+        probe.samples, probe.places = probe.pick(places), probe.places[places]
 
 
 def _find(probe: Probe, findings: list[Finding]) -> None:
@@ -288,18 +288,18 @@ def _raised(name: str, cause: BaseException | None) -> Finding:
 
 def learned_derivative(box: BlackBoxFunction) -> tuple[Finding, ...]:
     """The finding of a box with a frozen derivative: how wrong it is. Other boxes have none."""
-    known = getattr(box, "derivative_info", None)
-    if known is None:
+    info = getattr(box, "derivative_info", None)
+    if info is None:
         return ()
-    if not known["frozen"]:
+    if not info["frozen"]:
         sentence = "Its derivative has not been learned yet, and is refused until then. Call learn(rows)."
         return (Finding("learned derivative", Verdict.WARNING, sentence),)
-    errors = ", ".join(f"{name} {error:.2g}" for name, error in known["errors"].items())
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in info["errors"].items())
     sentence = (
-        f"{known['tangent']} learned from {known['rows']:,} rows and is fixed; errors of its values on "
-        f"{known['held_out']:,} held-out rows, in spreads of the answers: {errors}."
+        f"{info['tangent']} learned from {info['rows']:,} rows and is fixed; errors of its values on "
+        f"{info['held_out']:,} held-out rows, in spreads of the answers: {errors}."
     )
-    worst = max(known["errors"].values())
+    worst = max(info["errors"].values())
     return (Finding("learned derivative", Verdict.OK, sentence, worst, "spreads off"),)
 
 

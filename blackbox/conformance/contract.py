@@ -1,4 +1,4 @@
-"""Checks of the contract: shapes and dtypes, inputs left alone, NaN inputs, what a call leaves behind."""
+"""Checks of the contract: shapes and dtypes, unchanged inputs, NaN inputs, traces that a call leaves."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def answers(probe: Probe) -> list[Finding]:
 
 
 def _why(probe: Probe, row: Arrays, number: int, raised: str) -> tuple[str, BaseException | None]:
-    """Which row failed and why, in the words that the ledger uses, and the error that was kept of it."""
+    """Describe the failed row and the reason, in the ledger's words, and return the error kept of it."""
     tensors = tuple(torch.from_numpy(array) for array in row)
     which = whereabouts(probe.box.inputs, tensors, 0, number, ())
     if raised:
@@ -100,19 +100,21 @@ def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool, sess
     if not failed and not why:
         return Finding("answers", Verdict.OK, f"All {count} samples are answered.", 0.0, "of the rows failed")
     if failed:
-        said = f"{failed} of {counted(count, 'row')} failed: {why or 'their shapes or dtypes are broken'}."
+        sentence = (
+            f"{failed} of {counted(count, 'row')} failed: {why or 'their shapes or dtypes are broken'}."
+        )
     else:
-        said = f"A call of {counted(count, 'row')} raised, each row alone did not: {why}."
+        sentence = f"A call of {counted(count, 'row')} raised, each row alone did not: {why}."
     if session:  # no row fails of itself: the simulator does not repeat what it gave
         return Finding(
-            "answers", Verdict.FAULT, said.replace("..", "."), failed / count, "of the rows failed"
+            "answers", Verdict.FAULT, sentence.replace("..", "."), failed / count, "of the rows failed"
         )
     drawn = "Inputs were standard normal draws: give rows of your problem,"
     mend = drawn if probe.drawn else "Mend the box, or give samples that it is made for:"
     mend = f"{mend} {how_to_give_samples(probe.box)}."
     fault = not failed or (alive < 2 and not broken)
     verdict = Verdict.FAULT if fault else Verdict.WARNING
-    return Finding("answers", verdict, f"{said} {mend}", failed / count, "of the rows failed")
+    return Finding("answers", verdict, f"{sentence} {mend}", failed / count, "of the rows failed")
 
 
 def with_all_failures(probe: Probe, finding: Finding) -> Finding:
@@ -120,12 +122,12 @@ def with_all_failures(probe: Probe, finding: Finding) -> Finding:
     if finding.check != "answers" or finding.verdict is not Verdict.OK or not probe.failed:
         return finding
     total = probe.spent
-    said = (
+    sentence = (
         f"{finding.sentence.rstrip('.')}, but {probe.failed:,} of all {counted(total, 'row')} that the check "
         f"ran near them failed; the first: {probe.first_failure.rstrip('.')}. Training meets such rows too: "
         "mend the box, or see that it has inputs that it is made for."
     )
-    return Finding("answers", Verdict.WARNING, said, probe.failed / total, "of the rows failed")
+    return Finding("answers", Verdict.WARNING, sentence, probe.failed / total, "of the rows failed")
 
 
 def inputs_left_alone(probe: Probe) -> Finding:
@@ -133,8 +135,8 @@ def inputs_left_alone(probe: Probe) -> Finding:
     size = min(4, len(probe.samples[0]))
     passed, arrays = probe.rows(0, size), probe.rows(0, size)
     probe(passed)
-    for spec, before, after in zip(probe.box.inputs, arrays, passed, strict=True):
-        if (changed := after != before).any():
+    for spec, array, after in zip(probe.box.inputs, arrays, passed, strict=True):
+        if (changed := after != array).any():
             sentence = (
                 f"The caller's input {spec.name!r} was written to by a call. Copy it first; in a wrapper, "
                 "run_rows must not write to its inputs."
@@ -229,7 +231,7 @@ def _now() -> dict[str, Any]:
 
 @dataclass
 class Left:
-    """What a call left behind: the names of changed `settings` and of `random` generators."""
+    """Traces that a call left: the names of changed `settings` and of `random` generators."""
 
     settings: list[str] = field(default_factory=list)
     random: list[str] = field(default_factory=list)
@@ -237,18 +239,18 @@ class Left:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Left]:
-    """What the block leaves behind, known after it; all is put back: a check leaves the process as it was."""
-    left, before = Left(), _now()
+    """Collect the block's traces, known after it; all is put back: a check leaves the process as it was."""
+    left, settings = Left(), _now()
     try:
         yield left
     finally:
         after = _now()
-        changed = [name for name, value in before.items() if after[name] != value]
-        left.settings = [_named(name, before[name], after[name]) for name in changed if name in _SETTINGS]
+        changed = [name for name, value in settings.items() if after[name] != value]
+        left.settings = [_named(name, settings[name], after[name]) for name in changed if name in _SETTINGS]
         left.random = [name for name in changed if name in _GENERATORS]
         for name in changed:
             _, put_back = (_SETTINGS | _GENERATORS)[name]
-            put_back(before[name])
+            put_back(settings[name])
 
 
 def global_state(probe: Probe, first: Left) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The check of layouts: is a vector that goes in and out a line of cells, which its specs do not say?"""
+"""The check of layouts: a vector that goes in and out may be a line of cells, without its specs saying so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layout(probe: Probe) -> Finding:
     ]
     if not inputs:
         return Finding(NAME, Verdict.OK, "No vector goes in and out whose layout its ArraySpec leaves open.")
-    found: list[tuple[str, np.ndarray, np.ndarray]] = []
+    responses: list[tuple[str, np.ndarray, np.ndarray]] = []
     responded: list[str] = []
     for place in inputs:
         size = box.inputs[place].shape[0]
@@ -43,26 +43,26 @@ def layout(probe: Probe) -> Finding:
         steps = MOVED * np.where(steps > 0, steps, 1.0)
         where = np.arange(len(array)), np.tile(numbers, SAMPLES)
         array[where] += steps[where[1]]
-        before = np.repeat(probe.base[output][:SAMPLES], len(numbers), axis=0)
-        response = probe(moved)[output].astype(np.float64) - before
-        rounding = np.finfo(before.dtype).eps * np.abs(before).max()
+        base_rows = np.repeat(probe.base[output][:SAMPLES], len(numbers), axis=0)
+        response = probe(moved)[output].astype(np.float64) - base_rows
+        rounding = np.finfo(base_rows.dtype).eps * np.abs(base_rows).max()
         response[np.abs(response) < DIGITS * rounding] = 0.0
-        found.append((box.inputs[place].name, response, where[1]))
+        responses.append((box.inputs[place].name, response, where[1]))
         responded.append(box.outputs[output].name)
-    return told(found, responded)
+    return told(responses, responded)
 
 
 def places_of(size: int) -> np.ndarray:
-    """Which numbers of a vector are moved: both ends, and others between."""
+    """Choose the numbers of a vector that are moved: both ends, and others between."""
     return np.unique(np.linspace(0, size - 1, PLACES).astype(int))
 
 
 def told(found: list[tuple[str, np.ndarray, np.ndarray]], outputs: list[str]) -> Finding:
-    """What follows from responses.
+    """Judge layouts by responses.
 
     Args:
-        found: by input its name, the responses `(moves, size)` of a vector of the same size, and which number
-            each move was of, `(moves,)`.
+        found: for each input its name, the responses `(moves, size)` of a vector of the same size, and the
+            number that each move was of, `(moves,)`.
         outputs: the names of the vectors that responded.
     """
     shares = [near for _, response, places in found if (near := _near(response, places)) is not None]
@@ -87,7 +87,7 @@ def told(found: list[tuple[str, np.ndarray, np.ndarray]], outputs: list[str]) ->
 
 
 def _near(response: np.ndarray, places: np.ndarray) -> tuple[float, float] | None:
-    """Which share of the response of other numbers is near, and which of that across the ends."""
+    """Return the share of other numbers' response that is near, and the part of that across the ends."""
     size = response.shape[1]
     apart = np.arange(size) - places[:, None]
     round_ends = np.minimum(np.abs(apart), size - np.abs(apart))
@@ -100,5 +100,5 @@ def _near(response: np.ndarray, places: np.ndarray) -> tuple[float, float] | Non
 
 
 def is_open(spec: ArraySpec) -> bool:
-    """Whether an array is a vector that may be a line of cells, and does not say so."""
+    """Say whether an array is a vector that may be a line of cells, and does not say so."""
     return spec.differentiable and spec.layout == "auto" and len(spec.shape) == 1 and spec.shape[0] >= FEWEST

@@ -52,7 +52,7 @@ class Lines:
 
 
 class Responses:
-    """What checks look at in answers: up to 512 numbers of the differentiable outputs, over their spread.
+    """The numbers that checks look at: up to 512 of the differentiable outputs, over their spread.
 
     Attributes:
         probe: calls the black box.

@@ -1,13 +1,13 @@
-"""Which mu to take: derivatives on a ladder of steps, weighed against the noise.
+"""The choice of mu: derivatives on a ladder of steps, weighed against the noise.
 
 Forward differences, More and Wild, *Estimating derivatives of noisy simulations*, ACM Trans. Math. Softw. 38
 (2012) 19: the mean square error 2 s^2 / mu^2 + mu^2 |f''|^2 / 4 is least at mu = 8^(1/4) sqrt(s / |f''|). For
 central ones it is s^2 / 2 mu^2 + mu^4 |f'''|^2 / 36, least at mu = (3 s / |f'''|)^(1/3). s, f'' and f''' are
 root mean squares over lines and output numbers, which makes the sum of all errors least.
 
-The noise that counts is that of the differences at mu itself, which need not be ECnoise's on much shorter
-lines: a rounded probability that stays at 0 has none. So s is read off the second differences. Their mean
-square is 6 s^2 + h^4 |f''|^2; over h^2 it is least close to the best forward step, where it is 14 s^2.
+The noise of the differences at mu itself counts. It need not be ECnoise's, on much shorter lines: a rounded
+probability that stays at 0 has none. So s is read off the second differences. Their mean square is
+6 s^2 + h^4 |f''|^2; over h^2 it is least close to the best forward step, where it is 14 s^2.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) ->
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
     if _random(probe):
-        said = f"Standard deviation of the noise in the outputs: {', '.join(levels)}; {source}."
+        sentence = f"Standard deviation of the noise in the outputs: {', '.join(levels)}; {source}."
     else:
-        said = (
+        sentence = (
             "No random noise: equal calls agree. Along a line the outputs scatter about a smooth curve by a "
             f"standard deviation of {', '.join(levels)}; {source}."
         )
-    said += f" On {lines} lines for each input."
-    return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
+    sentence += f" On {lines} lines for each input."
+    return Finding("noise level", Verdict.OK, sentence, relative, "of the outputs' spread")
 
 
 def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> Finding:
@@ -121,7 +121,7 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
 
 
 def _useless(probe: Probe) -> str:
-    """What is to be done where no mu gives a slope: equal calls that agree to the bit are not noisy."""
+    """Advise where no mu gives a slope: equal calls that agree to the bit are not noisy."""
     if _random(probe):
         return " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
     return (
@@ -132,7 +132,7 @@ def _useless(probe: Probe) -> str:
 
 
 def _random(probe: Probe) -> bool:
-    """Whether equal calls differed, or the box says that they may."""
+    """Say whether equal calls differed, or the box says that they may."""
     return any(probe.jitter) or not probe.box.deterministic
 
 
@@ -146,12 +146,12 @@ class Rung:
 
     Attributes:
         h: the step.
-        first: of [f(h) - f(-h)] / 2.
-        second: of f(h) - 2 f(0) + f(-h), and no less than rounding makes it.
-        third: of [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)] / 2; 0 at the first step.
+        first: the sum for [f(h) - f(-h)] / 2.
+        second: the sum for f(h) - 2 f(0) + f(-h), and no less than rounding gives.
+        third: the sum for [f(2h) - 2 f(h) + 2 f(-h) - f(-2h)] / 2; 0 at the first step.
         expected: the noise's variance, by ECnoise.
-        quantised: the noise's variance, by the quantisation of those numbers that move.
-        moving: whether enough numbers move for the sums to say something.
+        quantised: the noise's variance, by the quantisation of the numbers that move.
+        moving: whether enough numbers move for meaningful sums.
     """
 
     h: float
@@ -176,7 +176,7 @@ class _Rule:
         return rung.second if self.order == 2 else rung.third
 
     def clear(self, rung: Rung, noise: float) -> bool:
-        """Whether the difference is distinguishable from noise of this variance."""
+        """Say whether the difference is distinguishable from noise of this variance."""
         return self.difference(rung) > CLEAR**2 * self.factor * noise
 
     def derivative(self, ladder: list[Rung], noise: float) -> float:
@@ -212,9 +212,9 @@ def recommend(responses: Responses, lines: Lines, noise: np.ndarray) -> Steps | 
     """The best steps along lines; None where the outputs do not change along any.
 
     Args:
-        responses: what is looked at.
-        lines: where.
-        noise: `(columns,)`, the noise level of the responses.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
+        noise: the noise level of the responses, `(columns,)`.
     """
     ladder = climb_down(responses, lines, noise)
     if ladder is None:
@@ -246,12 +246,12 @@ def _nearest(ladder: list[Rung], mu: float) -> Rung:
 
 
 def climb_down(responses: Responses, lines: Lines, noise: np.ndarray) -> list[Rung] | None:
-    """Halve the step, from twice the input's spread on, until noise is all there is.
+    """Halve the step, from twice the input's spread on, until only noise is left.
 
     Args:
-        responses: what is looked at.
-        lines: where.
-        noise: `(columns,)`, the noise level of the responses.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
+        noise: the noise level of the responses, `(columns,)`.
 
     Returns:
         The ladder, the largest step first; None where the outputs do not change along any line.
@@ -297,7 +297,7 @@ def _rungs(
     active = moved.any(axis=1, keepdims=True)
     if not active.any():
         return None
-    seen = active & np.isfinite(second) & np.isfinite(third)
+    columns = active & np.isfinite(second) & np.isfinite(third)
     quanta = responses.probe.quanta
     quantum = np.array([quanta[place] / responses.spread[place] for place in responses.output])
     enough = min(MOVED, max(1, int(active.sum()) // 2))
@@ -306,13 +306,13 @@ def _rungs(
         return np.where(where, np.square(values), 0.0).sum(axis=(0, 2))
 
     sums = [
-        summed(first, seen),
-        np.maximum(summed(second, seen), 6 * summed(responses.rounding, seen)),
-        summed(third, seen),
-        summed(noise, seen),
-        summed(quantum, seen & moved) / 12,
+        summed(first, columns),
+        np.maximum(summed(second, columns), 6 * summed(responses.rounding, columns)),
+        summed(third, columns),
+        summed(noise, columns),
+        summed(quantum, columns & moved) / 12,
     ]
-    moving = (seen & moved).sum(axis=(0, 2)) >= enough
+    moving = (columns & moved).sum(axis=(0, 2)) >= enough
     return [
         Rung(float(steps[level]), *(float(total[level]) for total in sums), moving=bool(moving[level]))
         for level in range(plus.shape[1])

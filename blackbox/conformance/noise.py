@@ -25,7 +25,7 @@ VALUES = 300  # of those, at most so many are looked at: the gaps among more are
 
 
 class Status(IntEnum):
-    """What became of one function; the paper's `inform`."""
+    """The result for one function; the paper's `inform`."""
 
     DETECTED = 1
     TOO_CLOSE = 2  # half of the neighbouring values are equal: 100 times the spacing is next
@@ -88,16 +88,16 @@ def ecnoise(values: np.ndarray, size: np.ndarray | None = None) -> NoiseLevels:
 def measure_noise(responses: Responses, lines: Lines) -> np.ndarray:
     """The standard deviation of the noise in each column of the responses, `(columns,)`, in their units.
 
-    All columns of one output have the root mean square of what was detected in it, or the noise of its
-    quantisation or of its rounding where that is larger.
+    All columns of one output have the root mean square of its detected noise, or the noise of its
+    quantisation or rounding where that is larger.
     """
     detected = _detect(responses, lines)
     noise = np.zeros(len(responses.output))
     for place in responses.places:
         columns = responses.output == place
         levels = detected[:, columns]
-        known = levels[np.isfinite(levels)]
-        level = math.sqrt(np.square(known).mean()) if known.size else 0.0
+        finite_levels = levels[np.isfinite(levels)]
+        level = math.sqrt(np.square(finite_levels).mean()) if finite_levels.size else 0.0
         quantum = responses.probe.quanta[place] / responses.spread[place] / math.sqrt(12)
         noise[columns] = np.maximum(responses.rounding[columns], max(level, quantum))
     return noise

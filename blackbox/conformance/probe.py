@@ -46,14 +46,14 @@ class Probe:
         rows: the most rows that may be run; None for no limit.
         seed: the seed of everything that is drawn.
         processes: whether checks may start processes.
-        seconds: the most seconds that may pass from now on; None for no limit. A call is judged beforehand by
-            what calls took so far.
+        seconds: the most seconds that may pass from now on; None for no limit. The time of a call is
+            estimated beforehand, by the calls so far.
 
     Attributes:
         jitter: for each output, the largest difference of equal calls, in the output's units.
-        quanta: for each output, the step of the grid that its values are on, or what the last significant
-            digit of its largest is worth; 0 where they have all digits of their dtype.
-        recommendations: which mu to take, for each differentiable input.
+        quanta: for each output, the step of the grid that its values are on, or the worth of the last
+            significant digit of the largest value; 0 where values have all digits of their dtype.
+        recommendations: the recommended mu for each differentiable input.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class Probe:
         if rows > self.rows_left:
             raise OutOfRowsError(f"{rows:,} rows needed, {self.rows_left:,.0f} left")
         if self.expected(rows) > self.seconds_left or self.seconds_left == 0:
-            said = f"{counted(rows, 'row')} would take about {self.expected(rows):.2g} s"
-            raise OutOfSecondsError(f"{said}, {self.seconds_left:.2g} s of {self.seconds:g} are left")
+            sentence = f"{counted(rows, 'row')} would take about {self.expected(rows):.2g} s"
+            raise OutOfSecondsError(f"{sentence}, {self.seconds_left:.2g} s of {self.seconds:g} are left")
         self.progress(self.check, self.spent)
         self.spent += rows
 
@@ -139,19 +139,19 @@ class Probe:
             OutOfRowsError, BoxRaisedError.
         """
         self.spend(len(arrays[0]))
-        asked = tuple(array.copy() for array in arrays)  # a wrapper may write to its inputs
-        before, known = monotonic(), self.box.ledger.first_failure
+        copies = tuple(array.copy() for array in arrays)  # a wrapper may write to its inputs
+        started, first_failure = monotonic(), self.box.ledger.first_failure
         try:
             answers = self.uncounted(arrays)
         except BoxRaisedError as raised:
-            self.first = self.first or (asked, f"{type(raised.__cause__).__name__}: {raised.__cause__}")
+            self.first = self.first or (copies, f"{type(raised.__cause__).__name__}: {raised.__cause__}")
             raise
-        took = monotonic() - before
-        self.first = self.first or (asked, answers)
+        took = monotonic() - started
+        self.first = self.first or (copies, answers)
         # Rows that fail at once say nothing about what others take.
         finite = finite_rows(tuple(torch.from_numpy(array) for array in answers))
         answered = int(finite.sum())
-        self._count_failed(arrays, finite, known)
+        self._count_failed(arrays, finite, first_failure)
         if answered:
             self.took[answered] = took
         return answers
@@ -201,7 +201,7 @@ class Probe:
             return self.box.run_rows(tuple(torch.from_numpy(array.copy()) for array in arrays))
 
     def unit(self, place: int) -> tuple[np.ndarray, Unit]:
-        """What each number of an input is moved in, `(size,)`, and what that is.
+        """Return the unit in which each number of an input is moved, `(size,)`, and the unit's kind.
 
         The spec's scale; without one, where the units of the numbers seem to differ, their spreads over the
         samples (the median one for numbers that are constant); else 1.
@@ -231,10 +231,10 @@ def not_measured(probe: Probe, check: str, out: OutOfRowsError) -> Finding:
     more = f"--rows {rows}, in Python rows={rows}"
     if isinstance(out, OutOfSecondsError):
         # A third more than the rows take, for what else takes time.
-        wanted = probe.elapsed + 4 / 3 * probe.pace * (
+        seconds_wanted = probe.elapsed + 4 / 3 * probe.pace * (
             rows if probe.limit is None else min(rows, probe.limit)
         )
-        seconds = 60 * math.ceil(max(wanted, 2 * (probe.seconds or 0)) / 60)
+        seconds = 60 * math.ceil(max(seconds_wanted, 2 * (probe.seconds or 0)) / 60)
         more = f"--seconds {seconds}, in Python seconds={seconds}"
     return Finding(check, Verdict.SKIPPED, f"Not measured: {out}. Take more, such as {more}.")
 

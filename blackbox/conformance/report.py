@@ -17,7 +17,7 @@ from blackbox.words import counted, plural
 
 
 class Verdict(Enum):
-    """How a check went; the value is the word that people read."""
+    """The result of a check; the value is the word that people read."""
 
     OK = "ok"
     WARNING = "warning"
@@ -31,10 +31,10 @@ class Finding:
 
     Attributes:
         check: the name of the check, such as "batch-mates".
-        verdict: how it went. A fault spoils training or breaks the contract; a warning limits how the box
-            can be used.
-        sentence: what was seen, and where something is wrong, how to mend it.
-        number: what was measured; None where there is nothing to measure.
+        verdict: the verdict. A fault spoils training or breaks the contract; a warning limits how the box can
+            be used.
+        sentence: the finding, and the mend of a fault.
+        number: the measurement; None where there is nothing to measure.
         unit: the unit of the number, in words.
     """
 
@@ -79,16 +79,16 @@ class Steps:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which mu to take for one input.
+    """The recommended mu for one input.
 
     Attributes:
         input: the name of the input.
         size: how many numbers the input has.
         coordinates: the steps along single coordinates, for `CGE`.
-        unit: what the steps are in: "own", the input's own unit; "scale", its spec's scale, in which
-            `zo.differentiable` takes its mu; "spread", the spread of each number over the samples, for an
-            input without a scale whose spreads are so far apart that no one mu is right in its own unit: with
-            `scale=` these spreads in its spec they are as "scale".
+        unit: the unit of the steps: "own", the input's own unit; "scale", its spec's scale, in which
+            `zo.differentiable` takes its mu; or "spread", the spread of each number over the samples. The
+            last is for an input without a scale whose spreads are so far apart that no single mu is right in
+            its own unit; put the spreads into its spec as `scale=`.
         directions: the steps along directions of unit length, for `RowRGE` with "orthogonal" or "sphere".
             Directions of "gaussian" and "rademacher" are longer by the square root of `size`, so their mu is
             smaller by as much: `long_directions`.
@@ -148,12 +148,12 @@ class Report:
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """What spoils training or breaks the contract."""
+        """The findings that spoil training or break the contract."""
         return self.of(Verdict.FAULT)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """What limits how the box can be used."""
+        """The findings that limit how the box can be used."""
         return self.of(Verdict.WARNING)
 
     def of(self, verdict: Verdict) -> tuple[Finding, ...]:
@@ -196,23 +196,23 @@ class Report:
         """One line: how many faults and warnings, and what it cost."""
         faults, warnings = len(self.faults), len(self.warnings)
         verdicts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}"
-        said = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
+        sentence = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
         lost = next(
             (finding for finding in self.findings if finding.check == "answers" and finding.number), None
         )
         if self.drawn and lost is None:
-            said += (
+            sentence += (
                 f" Inputs were {self.taken} standard normal draws, times their scale; "
                 "samples of your problem say more."
             )
         elif self.taken < self.offered:
-            said += f" {self.taken} of the {self.offered:,} samples were taken, spread over all of them."
+            sentence += f" {self.taken} of the {self.offered:,} samples were taken, spread over all of them."
         left_out = len(self.of(Verdict.SKIPPED))
         if left_out:
-            said += f" {_count(left_out, 'line')} not measured."
+            sentence += f" {_count(left_out, 'line')} not measured."
         if self.interrupted:
-            said += f" Stopped after {self.seconds:.2g} s; this is what was found so far."
-        return said if lost is None else f"{said}\n{lost.sentence}"
+            sentence += f" Stopped after {self.seconds:.2g} s; this is what was found so far."
+        return sentence if lost is None else f"{sentence}\n{lost.sentence}"
 
     def __rich__(self) -> RenderableType:
         """The summary, a table, and what no check sees, for people."""
@@ -248,7 +248,7 @@ class CheckInterrupted(KeyboardInterrupt):
     Not an `Exception`: an `except Exception` on the way up would go on with what the user has stopped.
 
     Args:
-        report: with the findings so far.
+        report: the report with the findings so far.
     """
 
     def __init__(self, report: Report) -> None:

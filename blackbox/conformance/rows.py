@@ -228,17 +228,17 @@ def precisions(probe: Probe) -> Finding:
 def batch_mates(probe: Probe) -> Finding:
     """Rows in their places, once with other rows beside them."""
     count = _count(probe)
-    kept = count // 2
+    half = count // 2
     index = np.arange(count)
-    index[kept:] = (index[kept:] + count - kept) % max(len(probe.samples[0]), count)
+    index[half:] = (index[half:] + count - half) % max(len(probe.samples[0]), count)
     index %= len(probe.samples[0])
     mates = probe.pick(index)
-    if len(probe.samples[0]) < 2 * count - kept:  # no others: the same ones the other way round
-        mates = tuple(np.concatenate([array[:kept], array[kept:][::-1]]) for array in probe.rows(0, count))
+    if len(probe.samples[0]) < 2 * count - half:  # no others: the same ones the other way round
+        mates = tuple(np.concatenate([array[:half], array[half:][::-1]]) for array in probe.rows(0, count))
     first, second = probe(probe.rows(0, count)), probe(mates)
     return finding(
         "batch-mates",
-        compare(probe, _head(first, kept), _head(second, kept)),
+        compare(probe, _head(first, half), _head(second, half)),
         "A row's answer does not depend on the rows beside it",
         "A row's answer changes with the rows beside it; take no mean, maximum or step size over rows",
     )
@@ -271,8 +271,8 @@ def batch_size(probe: Probe) -> Finding:
         differences.append(compare(probe, whole, joined))
     if probe.left > PART * MANY and MANY * sum(array[0].size for array in arrays) <= NUMBERS:
         large, places = probe(probe.rows(0, MANY)), np.arange(MANY) % len(probe.samples[0])
-        known = places < count
-        parts = tuple(array[places[known]] for array in whole), tuple(array[known] for array in large)
+        has_more = places < count
+        parts = tuple(array[places[has_more]] for array in whole), tuple(array[has_more] for array in large)
         differences.append(compare(probe, *parts))
     return finding(
         "batch size",

@@ -1,4 +1,4 @@
-"""The inputs that a check begins with: the user's, checked, those of a file, or drawn."""
+"""The inputs that a check begins with: given by the user and checked, read from a file, or drawn."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class TakenSamples:
     offered: int
 
     def thinned(self, most: int) -> TakenSamples:
-        """At most so many of them, spread over all."""
-        kept = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
-        return TakenSamples(tuple(array[kept] for array in self.arrays), self.places[kept], self.offered)
+        """Return at most so many of them, spread over all."""
+        rows = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
+        return TakenSamples(tuple(array[rows] for array in self.arrays), self.places[rows], self.offered)
 
 
 def checked_samples(box: BlackBoxFunction, samples: Samples) -> TakenSamples:

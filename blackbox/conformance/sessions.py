@@ -1,4 +1,4 @@
-"""The check of simulators that are reset and stepped: what a reset or a snapshot forgets."""
+"""The check of simulators that are reset and stepped: resets and snapshots must forget nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def session_of(box: BlackBoxFunction) -> Any:
 
 
 def sessions(probe: Probe) -> Finding:
-    """Whether an environment answers as a new one does, after other rows and where snapshots were loaded.
+    """Check that an environment answers as a new one does, after other rows and after loaded snapshots.
 
     Rows alone do not show it: live environments answer most of them by what they gave last.
     """

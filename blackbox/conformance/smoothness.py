@@ -1,9 +1,9 @@
 """Check of smoothness: jumps on lines through the samples, closed in on by bisection.
 
-Between points a distance h apart the second difference falls with h^2 where the box is smooth and with h at a
-kink, which finite differences average over; across a jump it stays what it is. So a grid on each line shows
-where to look, and the places that stand out most are bisected, always towards the largest second difference,
-until it is as small as noise or has stayed what it was for long enough.
+Between points a distance h apart the second difference falls with h^2 where the box is smooth, and with h at
+a kink, which finite differences average over. Across a jump it does not fall. So a grid on each line shows
+where to look. The places with the most unusual second differences are bisected, always towards the largest
+one, until it is as small as noise or has not fallen for long enough.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def smoothness(probe: Probe) -> Finding:
     inputs = [place for place, spec in enumerate(probe.box.inputs) if spec.differentiable]
     if not inputs or not any(spec.differentiable for spec in probe.box.outputs):
         return Finding("smoothness", Verdict.SKIPPED, "Not measured: no derivative is wanted of this box.")
-    responses, before = Responses(probe), probe.spent
+    responses, rows_before = Responses(probe), probe.spent
     count = _affordable_lines(probe, len(inputs))
     jumps_at: list[tuple[str, Jump]] = []  # each with where it is, in words
     lengths, failed = [], 0.0
@@ -61,7 +61,7 @@ def smoothness(probe: Probe) -> Finding:
         jumps_at += [(f"along {name!r}, {abs(jump.length):.3g}{unit} from", jump) for jump in jumps]
         lengths.append(f"{2 * lines.longest:.2g}{unit} in {name!r}")
         failed = max(failed, share)
-    where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - before:,} rows"
+    where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - rows_before:,} rows"
     if failed:
         where += f" ({100 * failed:.2g} % of the points on them failed)"
     if not jumps_at:
@@ -87,7 +87,7 @@ def smoothness(probe: Probe) -> Finding:
 
 
 def _affordable_lines(probe: Probe, inputs: int) -> int:
-    """As many lines as the rows that are left allow."""
+    """Return as many lines as the rows that are left allow."""
     if math.isinf(probe.left):
         return LINES
     dearest = POINTS + PLACES * (2 * BISECTIONS + 2 * BESIDE + 1)  # which most lines do not cost
@@ -108,11 +108,11 @@ def _search(responses: Responses, lines: Lines) -> tuple[list[Jump], float]:
         bends = row[np.isfinite(row)]
         if len(bends) > LAST and bends[-1] > JUMP and bends[-LAST - 1] < CONSTANT * bends[-1]:
             candidates.append(place)
-    kept: list[Jump] = []
+    jumps: list[Jump] = []
     for jump in sorted(places.confirmed(candidates), key=lambda jump: -jump.height):
-        if all(old.line != jump.line or abs(old.length - jump.length) > grid[1] - grid[0] for old in kept):
-            kept.append(jump)
-    return kept, float(np.isnan(values).any(axis=2).mean())
+        if all(old.line != jump.line or abs(old.length - jump.length) > grid[1] - grid[0] for old in jumps):
+            jumps.append(jump)
+    return jumps, float(np.isnan(values).any(axis=2).mean())
 
 
 @dataclass
@@ -120,8 +120,8 @@ class Places:
     """Places under bisection: three equally spaced points each, and one number of the responses there.
 
     Attributes:
-        responses: what is looked at.
-        lines: where.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
         line: `(places,)`, the line of each.
         column: `(places,)`, the number of the responses that is followed.
         start: `(places,)`, the length of the first point.
@@ -198,8 +198,8 @@ def _standing_out(
     """The places of each line whose second difference is least like those beside it.
 
     Args:
-        responses: what is looked at.
-        lines: where.
+        responses: the numbers that are looked at.
+        lines: the lines through the samples.
         grid: `(points,)`, lengths.
         values: `(lines, points, columns)`, the responses there.
         floor: `(columns,)`, second differences that are noise.

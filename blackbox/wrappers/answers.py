@@ -67,7 +67,7 @@ class AnswerFile:
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The answers that are there and undamaged."""
         answers: dict[bytes, bytes] = {}
-        damaged, asked = 0, set(keys)
+        damaged, key_set = 0, set(keys)
         for start in range(0, len(keys), _AT_ONCE):
             some = list(keys[start : start + _AT_ONCE])
             marks = ",".join("?" * len(some))
@@ -82,7 +82,8 @@ class AnswerFile:
                 self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
                 return answers
             for key, answer, checksum in rows:
-                whole = isinstance(answer, bytes) and key in asked  # of a damaged index any key comes back
+                # of a damaged index any key comes back
+                whole = isinstance(answer, bytes) and key in key_set
                 if whole and checksum == digest(key, answer):
                     answers[key] = answer
                 else:
@@ -91,12 +92,12 @@ class AnswerFile:
         return answers
 
     def tell_damaged(self, count: int) -> None:
-        """Warn of damaged answers, if there are any and nothing was said before."""
+        """Warn of damaged answers, once, if there are any."""
         if count:
             self._warn(f"holds {count} damaged answers", "They are asked for again.")
 
     def count(self, box: bytes) -> int:
-        """How many answers of this box there are."""
+        """Count the answers of this box."""
         try:
             with self._lock:
                 cursor = self._connection().execute("SELECT count(*) FROM answers WHERE box = ?", (box,))

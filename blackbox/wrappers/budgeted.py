@@ -41,7 +41,7 @@ class Budgeted(Wrapper):
 
     @property
     def rows_left(self) -> int:
-        """How many more rows may run."""
+        """The number of rows that may still run."""
         return max(0, self.rows - self.ledger.rows_run)
 
     def give_up(self, rows: int) -> None:
@@ -60,20 +60,20 @@ class Budgeted(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run all rows or, if they do not fit, none."""
-        asked = len(inputs[0])
-        with self._budget.reserved(asked) as fits:
+        rows = len(inputs[0])
+        with self._budget.reserved(rows) as fits:
             if fits:
                 return self.box.run_rows(inputs)
-        asked = self.box.rows_to_run(inputs)  # fewer than there are where a cache has some of them
-        with self._budget.reserved(asked) as fits:
+        rows = self.box.rows_to_run(inputs)  # fewer than there are where a cache has some of them
+        with self._budget.reserved(rows) as fits:
             if fits:
                 return self.box.run_rows(inputs)
         raise BudgetError(
-            f"{self!r}: expected a call of at most {counted(self.rows_left, 'row')}, got one of {asked:,} "
+            f"{self!r}: expected a call of at most {counted(self.rows_left, 'row')}, got one of {rows:,} "
             f"({self.ledger.rows_run:,} of {self.rows:,} are spent). None of it was run. "
             "Raise the budget, or plan fewer queries a step."
         )
 
     def __repr__(self) -> str:
-        """With the budget."""
+        """Show the box and the budget."""
         return f"Budgeted({self.box!r}, rows={self.rows})"

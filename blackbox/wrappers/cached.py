@@ -46,32 +46,32 @@ class Cached(Wrapper):
     that names a file counts with the file's content. Variables of the environment count where the box names
     them in `environment_variables`. A box that holds anything else is refused, unless `version` is given.
 
-    What the box changes itself while it runs (counts, what it has prepared) is left out. A box that somebody
-    else changes is another box from then on, which a warning says once. All arrays and weights of the box
-    are read in each call (a second for 1.5 GB). A box with large ones can have an attribute `identity`, a
-    text that stands for code and values.
+    The box's own changes while it runs (counts, prepared values) are left out. A box that somebody else
+    changes is another box from then on, and a warning says so once. All arrays and weights of the box are
+    read in each call (a second for 1.5 GB). A box with large ones can have an attribute `identity`, a text
+    that stands for code and values.
 
     Not seen are installed packages and their versions, services, code that is found by a text
-    (`import_module(name)`, `exec`), programs and files that the code itself names, and what is in a folder:
-    change `version` with those. Files of code are read when a process first looks at a box that uses them. Do
-    not edit them between the start of a process and then.
+    (`import_module(name)`, `exec`), programs and files that the code itself names, and the contents of a
+    folder: change `version` with these. Files of code are read when a process first looks at a box that uses
+    them. Do not edit them between the start of a process and then.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
-    path), ...)`, workers store their own answers as they finish. Answers are those of the batch in which a
+    path), ...)`, workers store their own answers as they finish. An answer comes from the batch in which a
     row first ran: if a box's rows depend on their batch-mates, another filling agrees only up to rounding.
     Two processes that request the same new row at the same time both run it.
 
     Args:
         box: the black box whose answers are worth keeping.
         path: the file, on a disk of this machine.
-        version: a text of your own that is part of what the box is known by, and stands for what cannot be
-            described; None to refuse that.
+        version: a text of your own that is part of the box's identity, and stands for values that cannot be
+            described; None to refuse these.
         block: how many rows run and are then stored at a time; None for all at once.
 
     Raises:
-        ConfigurationError: the box holds what cannot be described, is not deterministic, or the file is
-            something else, as one of version 0.2 is; from a call, the box now holds what cannot be described.
+        ConfigurationError: the box holds a value that cannot be described, is not deterministic, or the file
+            is something else, as one of version 0.2 is; in a call, the box now holds such a value.
     """
 
     transparent = True
@@ -116,16 +116,16 @@ class Cached(Wrapper):
         keys = self._keys(inputs, box)
         outcome = unanswered(self, inputs)
         missing = self._fill_known(outcome, keys)
-        asked = list(missing)
-        block = self.block or max(1, len(asked))
-        for start in range(0, len(asked), block):
-            some = asked[start : start + block]
+        keys_to_run = list(missing)
+        block = self.block or max(1, len(keys_to_run))
+        for start in range(0, len(keys_to_run), block):
+            some = keys_to_run[start : start + block]
             part = self._run(rows_of(inputs, [missing[key][0] for key in some]))
             finite = finite_rows(part.outputs).tolist()
-            kept = [new for new in range(len(some)) if finite[new] and new not in part.failed]
+            good_rows = [new for new in range(len(some)) if finite[new] and new not in part.failed]
             answers = _encoded(part.outputs)
-            self._answers.write(box, identity, {some[new]: answers(new) for new in kept})
-            self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in kept))
+            self._answers.write(box, identity, {some[new]: answers(new) for new in good_rows})
+            self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in good_rows))
             source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
             failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
             expanded = Outcome(tuple(t[source] for t in part.outputs), failed)
@@ -136,12 +136,12 @@ class Cached(Wrapper):
         """Distinct rows that are not in the file."""
         keys = self._keys(inputs, self._look()[0])
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        known = self._answers.read(list(first))
-        rows = sorted(row for key, row in first.items() if key not in known)
+        answers = self._answers.read(list(first))
+        rows = sorted(row for key, row in first.items() if key not in answers)
         return self.box.rows_to_run(rows_of(inputs, rows)) if rows else 0
 
     def rows_kept(self) -> int:
-        """How many answers of this box the file holds; counting reads through the whole file."""
+        """Count the answers of this box in the file; counting reads through the whole file."""
         return self._answers.count(self._look()[0])
 
     def close(self) -> None:
@@ -190,9 +190,9 @@ class Cached(Wrapper):
         """Take note that somebody other than the box has changed these parts of it."""
         changed = sorted(key for key in last.keys() | now.keys() if last.get(key) != now.get(key))
         self._last = last
-        known = parts(self.box, self._leave(), changed)
+        new_parts = parts(self.box, self._leave(), changed)
         self._last = now
-        self._parts = {key: words for key, words in self._parts.items() if key not in changed} | known
+        self._parts = {key: words for key, words in self._parts.items() if key not in changed} | new_parts
         self._named()
         inner = self.box
         while isinstance(inner, Wrapper):
@@ -220,12 +220,12 @@ class Cached(Wrapper):
                     self._last = self._now()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process: a copy is the same box, whatever became of it on its way."""
+        """Pickle it without this process's own parts: a copy is the same box, whatever happens on its way."""
         of_this_process = ("_lock", "_running", "_last", "_notices")
         return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """With an identity that is still to be computed."""
+        """Restore it with an identity that is still to be computed."""
         vars(self).update(state)
         self._watch()
 
@@ -261,12 +261,12 @@ class Cached(Wrapper):
         return values if start == len(body) and all(value.isfinite().all() for value in values) else None
 
     def __repr__(self) -> str:
-        """With the file's name."""
+        """Show the box and the file's name."""
         return f"Cached({self.box!r}, {self.path.name!r})"
 
 
 def _encoded(outputs: tuple[Tensor, ...]) -> Callable[[int], bytes]:
-    """From a row to its answer: the dtypes' names, and the numbers as they lie in memory."""
+    """Return a function from a row to its answer: dtypes' names, and the numbers as they lie in memory."""
     stored = [t.cpu() if _name(t) in _STORED else t.cpu().to(torch.float64) for t in outputs]
     names = ",".join(_name(t) for t in stored).encode() + b"\n"
     arrays = [np.ascontiguousarray(t.numpy()) for t in stored]

@@ -26,9 +26,9 @@ class HeldExecutor:
 
     Attributes:
         current: the executor in use; None before the first call, and after it was let go of.
-        answered: whether a worker of the current one ever has.
+        answered: whether a worker of the current executor has ever answered.
         had_workers: whether a cluster that is asked for its workers ever had any.
-        calls: of all threads, that are using it now.
+        calls: the number of calls, in all threads, that are using it now.
     """
 
     def __init__(self, source: Executor | Callable[[], Executor]) -> None:
@@ -39,7 +39,7 @@ class HeldExecutor:
 
     @property
     def replaceable(self) -> bool:
-        """Whether there is a function that makes another one."""
+        """True if there is a function that makes another one."""
         return not isinstance(self._source, Executor)
 
     def get(self) -> Executor:
@@ -64,15 +64,15 @@ class HeldExecutor:
     def replace(self, broken: Executor | None, why: str, error: BaseException | None, *, kill: bool) -> None:
         """Let go of an executor; the next block makes another.
 
-        A process pool that breaks asks its processes to end and waits until they have, Python 3.12 under the
-        lock that `submit` and `shutdown` take. It waits for ever for one that does not hear it, and in 3.11
-        for one that `submit` was just starting; and Python waits for the pool when it exits. So `kill` ends
-        them first.
+        A process pool that breaks asks its processes to end and waits until they have; Python 3.12 does so
+        under the lock that `submit` and `shutdown` take. It waits for ever for a process that does not hear
+        it, and in 3.11 for one that `submit` was just starting. Python also waits for the pool when it exits.
+        So `kill` ends the processes first.
 
         Args:
             broken: the executor; nothing is done where it is no longer the current one.
-            why: what is the matter with it, for the message.
-            error: what was raised, if anything was.
+            why: its fault, for the message.
+            error: the error that was raised; None for none.
             kill: whether its processes are killed.
 
         Raises:
@@ -103,7 +103,7 @@ class HeldExecutor:
             current.shutdown(wait=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what belongs to this process."""
+        """Pickle it without this process's own parts."""
         if not self.replaceable:
             raise TypeError(
                 "Parallel: expected a function that makes the executor, so that it can be pickled, got "
@@ -122,12 +122,12 @@ def _bind(executor: Executor) -> None:
 
 
 def has_processes(executor: Executor | None) -> bool:
-    """Whether an executor runs blocks in processes of this machine, which can be ended."""
+    """Say whether an executor runs blocks in processes of this machine, which can be ended."""
     return hasattr(executor, "_processes")
 
 
 def worker_count(executor: Executor | None) -> int | None:
-    """How many workers an executor has; None where it does not report it."""
+    """Return the number of an executor's workers; None where it does not report it."""
     return getattr(executor, "_max_workers", None)
 
 

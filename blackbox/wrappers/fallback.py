@@ -24,7 +24,7 @@ class Fallback(Wrapper):
     "continue"): `failures="raise"`, `Retrying`, `Fallback` and `failures="keep"`.
 
     Recovered rows count as failed and as recovered, and do not raise. Code that reads the answers cannot
-    distinguish them from others: a gradient estimated from them is that of the recovered function, with its
+    distinguish them from others: a gradient estimated from them belongs to the recovered function, with its
     jumps. If a failed row may be left out, `failures="keep"` is the honest way. Rows whose *input* is not
     finite are not recovered.
 

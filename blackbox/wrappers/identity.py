@@ -1,4 +1,4 @@
-"""Which black box this is: a text that two boxes share only if they give the same answers."""
+"""The identity of a black box: a text that two boxes share only if they give the same answers."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ _MADE_OF = {
 def identity(box: BlackBoxFunction, leave: Leave | None = None) -> str:
     """The class and specs of a box in words, and digests of its code and values; the same in each process.
 
-    Code counts by files, whole: that of the class, those of its parents and of functions that the box holds,
-    and those of the user's modules that these import. Installed packages, Python and this library do not
-    count, nor do their versions. A function of a notebook counts by its text.
+    Code counts by whole files: the files of the class, of its parents, of functions that the box holds, and
+    of the user's modules that these import. Installed packages, Python and this library do not count, nor do
+    their versions. A function of a notebook counts by its text.
 
-    Values are the attributes of the box and of its class, those in closures and defaults, and the globals
+    Values are the attributes of the box and of its class, values in closures and defaults, and the globals
     that functions name: numbers, texts, arrays, weights, functions, and objects of the user's own classes. A
     path or text that names a file counts with the file's content; a folder counts by its name. The variables
     that the box names in `environment_variables` count with their values. Transparent wrappers are not seen.
@@ -76,7 +76,7 @@ def identity(box: BlackBoxFunction, leave: Leave | None = None) -> str:
 
     Args:
         box: the black box.
-        leave: what stands for a value that cannot be described; None to refuse it.
+        leave: gives the words for a value that cannot be described; None to refuse it.
 
     Raises:
         ConfigurationError: something cannot be described, and there is no `leave`.
@@ -92,11 +92,11 @@ def joined(words: dict[str, str]) -> str:
 def parts(
     box: BlackBoxFunction, leave: Leave | None = None, only: Collection[str] | None = None
 ) -> dict[str, str]:
-    """What `identity` consists of, by name: class and specs in words, a digest of each other part.
+    """Describe the parts of `identity` by name: class and specs in words, a digest of each other part.
 
     Args:
         box: the box.
-        leave: as of `identity`.
+        leave: as for `identity`.
         only: the names of the parts to compute; None for all.
 
     Raises:
@@ -104,27 +104,27 @@ def parts(
     """
     while isinstance(box, Wrapper) and box.transparent:
         box = box.box
-    cls, own = type(box), getattr(box, "identity", None)
+    cls, own_identity = type(box), getattr(box, "identity", None)
     values: dict[str, Any] = {"code": cls} | {f".{key}": kept for key, kept in _state(box).items()}
-    if isinstance(own, str | tuple):
-        values = {"identity": own} if _stands(box) else {**values, "identity": own}
+    if isinstance(own_identity, str | tuple):
+        values = {"identity": own_identity} if _stands(box) else {**values, "identity": own_identity}
     values["version"] = getattr(box, "version", None)
     values["environment"] = {key: os.environ.get(key) for key in box.environment_variables}
-    found = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
+    words = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
     for key, value in values.items():
         if only is None or key in only:
             where = cls.__name__ + (key if key[0] == "." else f", {key}")
-            found[key] = digest(described(where, value, leave))
-    return found
+            words[key] = digest(described(where, value, leave))
+    return words
 
 
 def described(where: str, value: Any, leave: Leave | None = None) -> str:
     """A value in words that are the same in every process, and different for different values.
 
     Args:
-        where: how messages call it.
+        where: the name of the value in messages.
         value: the value.
-        leave: what stands for a value that cannot be described; None to refuse it.
+        leave: gives the words for a value that cannot be described; None to refuse it.
 
     Raises:
         ConfigurationError: it cannot be described, as an open file, a generator or a handle cannot.
@@ -146,7 +146,7 @@ def name_of(value: Any) -> str:
 
 
 def _stands(box: BlackBoxFunction) -> bool:
-    """Whether the text of a box is for all that it is: no subclass of the user's may have added more."""
+    """Say whether the box's own text is its whole identity: no subclass of the user's may have added more."""
     below = itertools.takewhile(lambda cls: "identity" not in vars(cls), type(box).__mro__)
     return "identity" in vars(box) or all(_owner(cls) == "ours" for cls in below)
 
@@ -156,12 +156,12 @@ def _owner(value: type | FunctionType) -> str:
 
 
 def _is_users(known: Mapping[str, Any]) -> bool:
-    """Whether a module is the user's, by its globals."""
+    """Say whether a module is the user's, by its globals."""
     return owner(str(known.get("__name__")), known.get("__file__")) == "users"
 
 
 def _state(value: object) -> dict[str, Any]:
-    """What an object holds, in its dictionary and in slots."""
+    """Return the contents of an object, in its dictionary and in slots."""
     state: Any = object.__getstate__(value) or {}  # pyright: ignore[reportAttributeAccessIssue]
     state = {**(state[0] or {}), **state[1]} if isinstance(state, tuple) else state
     return {key: kept for key, kept in state.items() if key not in _ASIDE}
@@ -243,8 +243,8 @@ class _Words:
             return f"{head} {self._each(where, value)}"
         if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
             hooks = [*value._forward_pre_hooks.values(), *value._forward_hooks.values()]
-            held = {key: kept for key, kept in vars(value).items() if key not in _OF_MODULES}
-            return f"{head} {self._named(f'{where}.', {**held, 'hooks of it': hooks})}"
+            attributes = {key: attribute for key, attribute in vars(value).items() if key not in _OF_MODULES}
+            return f"{head} {self._named(f'{where}.', {**attributes, 'hooks of it': hooks})}"
         if all(one in _ROOTS or _owner(one) != "installed" for one in kind.__mro__):
             return f"object {head} {self._named(f'{where}.', _state(value))}"
         return self._refused(where, value)
@@ -275,43 +275,46 @@ class _Words:
             return f"class {name_of(cls)}"
         if issubclass(cls, BlackBoxFunction) and isinstance(vars(cls).get("identity"), str):
             return f"class {name_of(cls)} {vars(cls)['identity']!r}"  # which stands for it
-        held = dict[str, Any]()
+        attributes = dict[str, Any]()
         for name, member in vars(cls).items():
             if isinstance(member, FunctionType) or callable(getattr(member, "__wrapped__", None)):
                 code = getattr(inspect.unwrap(member), "__code__", None)  # a dataclass makes some functions
                 if not (is_dataclass(cls) and code is not None and code.co_filename.startswith("<")):
-                    held[name] = member
+                    attributes[name] = member
             elif not name.startswith("__") and name not in _ASIDE and not isinstance(member, _SLOTS):
-                held[name] = member
+                attributes[name] = member
         parents = self._each(cls.__name__, cls.__bases__)
-        return f"class {name_of(cls)} {parents} {self._named(f'{cls.__name__}.', held)}"
+        return f"class {name_of(cls)} {parents} {self._named(f'{cls.__name__}.', attributes)}"
 
     def _function(self, where: str, function: FunctionType) -> str:
         """A function by its name; one of the user's by its source, and by the values that it reads."""
-        code, known = function.__code__, function.__globals__
-        users = _is_users(known)
+        code, global_names = function.__code__, function.__globals__
+        users = _is_users(global_names)
         if not users and "<" not in function.__qualname__ and _owner(function) != "users":
             return f"function {name_of(function)}"
-        text = _text(function) if users else str(known.get("__name__"))
+        text = _text(function) if users else str(global_names.get("__name__"))
         if text is None:
             return self._refused(where, function, f" {function.__qualname__!r} without a source file")
         columns = [place[2:] for place in code.co_positions()]  # of several on a line, which it is
-        held = {"defaults": (function.__defaults__, function.__kwdefaults__), "attributes": vars(function)}
+        parts_of_function = {
+            "defaults": (function.__defaults__, function.__kwdefaults__),
+            "attributes": vars(function),
+        }
         for free, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # not assigned yet
-                held[f"{free!r} of its closure"] = cell.cell_contents
+                parts_of_function[f"{free!r} of its closure"] = cell.cell_contents
         if users:
-            held |= self._read("global ", known, _names(code))
+            parts_of_function |= self._read("global ", global_names, _names(code))
         words = f"{name_of(function)} {digest(text)} {digest(repr(columns))}"
-        return f"function {words} {self._named(f'{where}, ', held)}"
+        return f"function {words} {self._named(f'{where}, ', parts_of_function)}"
 
     def _read(self, where: str, known: dict[str, Any], names: set[str]) -> dict[str, Any]:
-        """What code reads of a module's globals, and of other modules of the user's that these are."""
-        held = {f"{where}{name!r}": known[name] for name in names & known.keys() if name[:2] != "__"}
-        for key, value in list(held.items()):
+        """Find the globals that code reads of a module, and of the user's modules among them."""
+        values = {f"{where}{name!r}": known[name] for name in names & known.keys() if name[:2] != "__"}
+        for key, value in list(values.items()):
             if isinstance(value, ModuleType) and _is_users(vars(value)):
-                held |= self._read(f"{key}, its ", vars(value), names - {value.__name__.rpartition(".")[2]})
-        return held
+                values |= self._read(f"{key}, its ", vars(value), names - {value.__name__.rpartition(".")[2]})
+        return values
 
 
 # By the id of a function's code, which stays its own while it is here: a module that is loaded anew leaves
@@ -320,7 +323,7 @@ _texts: dict[int, tuple[CodeType, str | None]] = {}
 
 
 def _text(function: FunctionType) -> str | None:
-    """What `_new_text` gave when the process first looked at this code."""
+    """Return the result of `_new_text` from the process's first look at this code."""
     code = function.__code__
     if id(code) not in _texts:
         _texts[id(code)] = code, _new_text(function)
@@ -329,13 +332,13 @@ def _text(function: FunctionType) -> str | None:
 
 def _new_text(function: FunctionType) -> str | None:
     """The digest of a function's file and its line, or its text in a notebook; None if there is neither."""
-    code, known = function.__code__, function.__globals__
-    text = None if code.co_filename.startswith("<") else source(known)
+    code, global_names = function.__code__, function.__globals__
+    text = None if code.co_filename.startswith("<") else source(global_names)
     if text is not None:
         return f"{text} {code.co_firstlineno}"
     try:
         text = textwrap.dedent(inspect.getsource(function))
-        text += "".join(content(file) for _, file in imports(text, str(known.get("__name__"))))
+        text += "".join(content(file) for _, file in imports(text, str(global_names.get("__name__"))))
     except SyntaxError:  # part of an expression, which imports nothing
         pass
     except (OSError, TypeError):

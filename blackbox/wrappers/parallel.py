@@ -118,8 +118,8 @@ class Parallel(Wrapper):
         timeout: float | None = None,
     ) -> None:
         """Check, then wrap."""
-        made = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
-        super().__init__(made)
+        inner_box = box if isinstance(box, BlackBoxFunction) or not callable(box) else box()
+        super().__init__(inner_box)
         self.block = check_count("Parallel", "block", block)
         self.in_flight = None if in_flight is None else check_count("Parallel", "in_flight", in_flight)
         self.timeout = None if timeout is None else check_positive("Parallel", "timeout", timeout)
@@ -147,7 +147,7 @@ class Parallel(Wrapper):
         self._executor.close()
 
     def __enter__(self) -> Self:
-        """For `with`, which closes at its end."""
+        """Return itself for `with`, which closes it at its end."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +155,7 @@ class Parallel(Wrapper):
         self.close()
 
     def __repr__(self) -> str:
-        """With the size of blocks, on which the bits depend."""
+        """Show the box and the size of blocks, on which the bits depend."""
         return f"Parallel({self.box!r}, block={self.block})"
 
 
@@ -179,7 +179,7 @@ class _Full(Exception):
 
 
 class _Digest:
-    """A file of which only a digest is kept, of at most `LOOKED_INTO` bytes."""
+    """A file that keeps only a digest, of at most `LOOKED_INTO` bytes."""
 
     def __init__(self) -> None:
         self.digest, self._left = blake2b(digest_size=16), LOOKED_INTO
@@ -195,7 +195,7 @@ class _Digest:
 
 
 def _inside(value: Any) -> bytes | None:
-    """What changes where somebody writes into an attribute: a torch module, containers, small arrays."""
+    """Describe the state inside an attribute, which code may write into: a module, containers, arrays."""
     if isinstance(value, Tensor | nn.Module):
         inside = [value] if isinstance(value, Tensor) else [*value.parameters(), *value.buffers()]
         try:

@@ -76,15 +76,15 @@ class ParallelCall:
 
     Args:
         settings: the `Parallel`, whose settings hold.
-        executor: who runs the blocks.
+        executor: the executor of the blocks.
         packed_box: the box as workers get it.
         inputs: all rows of the call.
-        report: is called with each block that is back; None for nothing.
+        report: a function that is called with each block that is back; None for none.
 
     Attributes:
-        outcome: what is known of the rows so far.
-        waiting: blocks that are with no executor.
-        suspects: those of them that run alone, since a worker died while it was with them.
+        outcome: the outcome of the rows so far.
+        waiting: blocks that no executor has.
+        suspects: waiting blocks that run alone, since a worker died while it had them.
         flying: blocks that the executor has.
         given_up: blocks that hang in workers which cannot be ended.
         fault: a fault of the box, to be raised when no block is flying any more.
@@ -92,7 +92,7 @@ class ParallelCall:
         stopped: whether no further block is handed in.
         withdrawn: whether blocks were taken back from the executor that may have been at them.
         looked: when a cluster's workers were last counted, in seconds of `time.monotonic`.
-        deserted: since when there are none; None while there are some.
+        deserted: the time since when there are no workers; None while there are some.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class ParallelCall:
                     self._give_up(future)
 
     def _look_for_workers(self) -> bool:
-        """Whether a block is with a cluster that can be asked for its workers.
+        """Say whether a block is with a cluster that can be asked for its workers.
 
         Raises:
             ExecutorError: it had some, and has had none for `WITHOUT_WORKERS` seconds.

@@ -68,10 +68,10 @@ class RateLimited(Wrapper):
 
     def _leave_alone(self, answers: Outcome) -> None:
         """Start no row for as long as the box asks for."""
-        asked = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
-        if asked:
+        waits = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
+        if waits:
             with self._lock:
-                self._quiet_until = max(self._quiet_until, monotonic() + max(asked))
+                self._quiet_until = max(self._quiet_until, monotonic() + max(waits))
 
     def _restart(self) -> None:
         self._lock = Lock()
@@ -79,15 +79,15 @@ class RateLimited(Wrapper):
         self._quiet_until = self._then
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without lock and bucket: another process has another clock."""
+        """Pickle it without lock and bucket: another process has another clock."""
         of_this_process = ("_lock", "_tokens", "_then", "_quiet_until")
         return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """With a full bucket."""
+        """Restore it with a full bucket."""
         vars(self).update(state)
         self._restart()
 
     def __repr__(self) -> str:
-        """With the rate."""
+        """Show the box and the rate."""
         return f"RateLimited({self.box!r}, per_second={self.per_second:g})"

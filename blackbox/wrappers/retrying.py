@@ -80,20 +80,20 @@ class Retrying(Wrapper):
         outcome = self.box.run_rows(inputs)
         for attempt in range(1, self.attempts):
             rows = [row for row in sorted(outcome.failed) if not self._is_permanent(outcome.failed[row])]
-            asked = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
-            wait = max(self._wait(attempt), *asked, 0.0)
+            waits = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
+            wait = max(self._wait(attempt), *waits, 0.0)
             late = self.timeout is not None and monotonic() - started + wait >= self.timeout
             if not rows or late or stopped():
                 break
             if len(rows) == len(inputs[0]) >= PROBED and failed_alike(outcome.failed.values()):
-                probe, *others = rows
-                before = outcome.failed[probe]
+                probe, *remaining_rows = rows
+                previous_failure = outcome.failed[probe]
                 if not self._again(inputs, outcome, [probe], wait):
                     break
                 now = outcome.failed.get(probe)
-                if now is not None and (self._is_permanent(now) or failed_alike([before, now])):
+                if now is not None and (self._is_permanent(now) or failed_alike([previous_failure, now])):
                     continue
-                rows, wait = others, 0.0
+                rows, wait = remaining_rows, 0.0
             if not self._again(inputs, outcome, rows, wait):
                 break
         return outcome
@@ -124,7 +124,7 @@ class Retrying(Wrapper):
         return whole_wait * _CHANCE.uniform(0.5, 1)
 
     def __repr__(self) -> str:
-        """With the attempts."""
+        """Show the box and the attempts."""
         return f"Retrying({self.box!r}, attempts={self.attempts})"
 
 

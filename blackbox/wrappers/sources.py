@@ -35,7 +35,7 @@ def digest(data: Any) -> str:
 
 
 def owner(module: str, file: str | None) -> str:
-    """Whose a module is, by its name and file: "ours", "users", or "installed", as Python's own are too."""
+    """Return a module's owner, by name and file: "ours", "users", or "installed", as Python's own are."""
     if file is not None:
         return _owner(file)
     top = module.partition(".")[0]
@@ -54,12 +54,12 @@ _known: dict[str, tuple[Any, str]] = {}  # by a module's file: its spec, and the
 
 
 def source(known: Mapping[str, Any]) -> str | None:
-    """The digest of a module's file and of those of the user's modules that it imports; None without a file.
+    """The digest of a module's file and of the files of the user's modules that it imports; None without one.
 
-    They are read once: what a process has loaded stays as it was then.
+    Files are read once: loaded code stays as it was then.
 
     Args:
-        known: the module's globals; of a module that is loaded anew they have another spec.
+        known: the module's globals; they have another spec where a module is loaded anew.
     """
     file, spec = known.get("__file__"), known.get("__spec__")
     if file is None:

@@ -1,4 +1,4 @@
-"""What goes to a worker and comes back: a box once, rows as plain memory, answers with their counts."""
+"""The traffic with workers: a box once, rows as plain memory, answers with their counts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PackedBox:
 
     @property
     def was_packed(self) -> bool:
-        """Whether any worker may have it, in its present state."""
+        """True if any worker may have it, in its present state."""
         return self._bytes is not None
 
     def pickled(self) -> bytes:
@@ -78,11 +78,11 @@ class PackedBox:
         Raises:
             ConfigurationError: one is, and workers make the box by a function.
         """
-        before = self._attributes
-        if self.was_packed and before is not None:
-            if attributes.keys() != before.keys() or not all(
-                attributes[name] is before[name]
-                or (isinstance(before[name], bytes) and attributes[name] == before[name])
+        old_attributes = self._attributes
+        if self.was_packed and old_attributes is not None:
+            if attributes.keys() != old_attributes.keys() or not all(
+                attributes[name] is old_attributes[name]
+                or (isinstance(old_attributes[name], bytes) and attributes[name] == old_attributes[name])
                 for name in attributes
             ):
                 self.renew()
@@ -102,7 +102,7 @@ class PackedBox:
         self.key, self._bytes, self._attributes = uuid.uuid4().hex, None, None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what belongs to this process."""
+        """Pickle it without this process's own parts."""
         return PackedBox, (self._source,)
 
 
@@ -113,13 +113,13 @@ class Task:
 
     Args:
         box: the box, which threads of this process use as it is.
-        context: in which these run it; neither travels.
-        key: tells the box from all others, in any process.
+        context: the context in which these threads run it; neither is sent to workers.
+        key: distinguishes the box from all others, in any process.
         packed: the box, or the function that makes it, pickled; None where the worker should have it.
         inputs: the rows.
         loan: how many rows the worker may run, see `Ledger.lend`; None for any number.
         timeout: seconds after which the worker's process ends itself; None for never.
-        owner: the process with which the worker's is to end; None where it is nobody's.
+        owner: the process with which the worker's process has to end; None for none.
 
     Attributes:
         here: whether it has begun in this process.
@@ -145,7 +145,7 @@ class Task:
         self.attempt = uuid.uuid4().hex  # no two are equal: Dask would give the one's answer for the other
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the box itself; tensors as arrays, as torch would send each as a file of shared memory."""
+        """Pickle it without the box, and tensors as arrays: torch would send each in shared memory."""
         return vars(self) | {"local": None, "inputs": _arrays(self.inputs)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -155,12 +155,12 @@ class Task:
 
 @dataclass
 class Reply:
-    """What became of a block in a worker.
+    """The result of a block in a worker.
 
     Attributes:
         outcome: answers and failed rows; None with an error, or where the box is missing.
         error: a fault of the box, to be raised.
-        counts: what another process counted for this block.
+        counts: the counts of another process for this block.
         missing: the worker has not got the box yet, and has run nothing.
     """
 
@@ -173,11 +173,11 @@ class Reply:
         """Tensors as arrays, errors as what can be pickled."""
         state = dict(vars(self))
         if self.outcome is not None:
-            seen: dict[int, FailedRow] = {}  # rows that share a reason still do
+            plain_failures: dict[int, FailedRow] = {}  # rows that share a reason still do
             for why in self.outcome.failed.values():
-                if id(why) not in seen:
-                    seen[id(why)] = FailedRow(why.failure, why.error and _portable(why.error))
-            failed = {row: seen[id(why)] for row, why in self.outcome.failed.items()}
+                if id(why) not in plain_failures:
+                    plain_failures[id(why)] = FailedRow(why.failure, why.error and _portable(why.error))
+            failed = {row: plain_failures[id(why)] for row, why in self.outcome.failed.items()}
             state["outcome"] = (_arrays(self.outcome.outputs), failed)
         state["error"] = self.error and _portable(self.error)
         return state
@@ -210,10 +210,10 @@ def _reply(task: Task) -> Reply:
         return Reply(missing=True)
     try:
         box.failures, box.isolates = task.failures, task.isolates
-        before = box.ledger.copy()
+        counts_before = box.ledger.copy()
         with _bounded(box.ledger, task.loan), _ending_the_process_after(task.timeout):
             reply = _run(box, task)
-        return replace(reply, counts=box.ledger.since(before))
+        return replace(reply, counts=box.ledger.since(counts_before))
     finally:
         with _taking:
             if task.key in _boxes:
@@ -250,7 +250,7 @@ def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _KnownBox:
-    """How a worker makes a box, pickled, and those made that no thread is using.
+    """A pickled box in a worker, and the boxes made from it that no thread is using.
 
     A worker with several threads (Dask) has a box for each, so no box needs to be safe for threads.
     """
@@ -272,11 +272,11 @@ def _take(task: Task) -> BlackBoxFunction | None:
             while len(_boxes) > _KEPT:
                 _boxes.popitem(last=False)
         _boxes.move_to_end(task.key)
-        known = _boxes[task.key]
-        if known.idle:
-            return known.idle.pop()
-    made = pickle.loads(known.packed)
-    return made if isinstance(made, BlackBoxFunction) else made()
+        entry = _boxes[task.key]
+        if entry.idle:
+            return entry.idle.pop()
+    new_box = pickle.loads(entry.packed)
+    return new_box if isinstance(new_box, BlackBoxFunction) else new_box()
 
 
 def _arrays(tensors: tuple[Tensor, ...]) -> list[Any]:

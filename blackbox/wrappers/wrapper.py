@@ -65,7 +65,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
 
     @property
     def isolates(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether no row is left out; like the policy, the innermost box's."""
+        """True if no row is left out; like the policy, the innermost box's."""
         return self.box.isolates
 
     @isolates.setter
@@ -82,11 +82,11 @@ class Wrapper(BlackBoxFunction, abstract=True):
         return self.box.run_rows(inputs)
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
-        """What the inner box would evaluate of these rows."""
+        """Return how many of these rows the inner box would evaluate."""
         return self.box.rows_to_run(inputs)
 
     def answered(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
-        """What the inner box says of these rows."""
+        """Say which rows the inner box says a model can learn from."""
         return self.box.answered(outputs)
 
     def box_changed(self) -> None:

@@ -63,20 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def warnings_as_sentences() -> Iterator[None]:
     """A block in which this project's warnings are shown without a file, a line and a category of Python."""
-    before = warnings.formatwarning
+    usual_format = warnings.formatwarning
 
     def sentence(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if category.__module__.split(".")[0] in ("blackbox", "simulators", "tasks", "zo"):
             return plain(f"blackbox: warning: {message}\n")
-        return before(message, category, filename, lineno, line)
+        return usual_format(message, category, filename, lineno, line)
 
     warnings.formatwarning = sentence
     try:
         yield
     finally:
-        warnings.formatwarning = before
+        warnings.formatwarning = usual_format
 
 
 def _main(arguments: list[str]) -> int:
@@ -110,8 +110,8 @@ def _status(invocation: Invocation) -> int:
             say(f"{str(stop) or 'Stopped.'} {_how_to_resume(invocation)}".rstrip(), sys.stderr)
         return launch.STOPPED if launch.launch_id() is not None else 130
     except Exception as error:
-        said = None if "--debug" in arguments else _words(error, invocation.run is not None)
-        if said is None:
+        sentence = None if "--debug" in arguments else _words(error, invocation.run is not None)
+        if sentence is None:
             raise
         several = isinstance(error, WorkersError) or type(error).__name__ == "RanksError"
         if arguments[0] == "run" and not several and _discarded(invocation):
@@ -127,8 +127,8 @@ def _status(invocation: Invocation) -> int:
                 mend = "Resuming asks for the same again: mend the box, then"
             if advice and mend is not None:
                 advice = advice.replace("Resume with", mend, 1)
-        gap = " " if advice and not said.endswith("\n") else ""
-        say(f"blackbox: {short(said)}{gap}{advice}".rstrip("\n"), sys.stderr)
+        gap = " " if advice and not sentence.endswith("\n") else ""
+        say(f"blackbox: {short(sentence)}{gap}{advice}".rstrip("\n"), sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
 
 
@@ -146,7 +146,7 @@ def _call(arguments: list[str]) -> int:
 
 
 def _words(error: Exception, at_work: bool) -> str | None:
-    """What the user reads of an error; None for those that nobody foresaw, which keep their traceback."""
+    """Return the user's sentence for an error; None for an unforeseen one, which keeps its traceback."""
     if isinstance(error, BlackBoxError) and type(error).__name__ != "ExecutorError":
         return str(error)  # first: some are of the system's kind too, such as a server that is not there
     if isinstance(error, BrokenPipeError) and not at_work:

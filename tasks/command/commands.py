@@ -158,11 +158,11 @@ def resume(
         return run if data is None else run.with_data(data)
 
     if not group.is_member():
-        before = Run.open(folder)
+        old_run = Run.open(folder)
         # without a page callbacks do not have the result yet, and they are code
-        if before.finished and ((folder / NAME).is_file() or not (trust or _is_own(before))):
+        if old_run.finished and ((folder / NAME).is_file() or not (trust or _is_own(old_run))):
             if data is not None:
-                before.with_data(data)
+                old_run.with_data(data)
             say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
         run = opened()
@@ -266,8 +266,8 @@ def sample(
 
     kind, where = problems.found(problem, Posterior)
     words = tuple(run_command.at_work().words)
-    asked = sampling.Sampling(kind(), where, rows, chains, seed, learn, words)
-    sampling.carry_out(asked, out, make_progress())
+    job = sampling.Sampling(kind(), where, rows, chains, seed, learn, words)
+    sampling.carry_out(job, out, make_progress())
     return 0
 
 

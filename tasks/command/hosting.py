@@ -100,8 +100,8 @@ def _torchscript(network: nn.Module, batches: list[list[Tensor]], path: Path) ->
     def run(arrays: list[Tensor]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            given = read(*arrays)
-        return given if isinstance(given, tuple | list) else (given,)
+            outputs = read(*arrays)
+        return outputs if isinstance(outputs, tuple | list) else (outputs,)
 
     return run
 
@@ -141,9 +141,9 @@ def _trained(
         name = finished.result.table[-1].method if method is None else method
         network, whose = finished.network(name, first), f"{name}, seed {first}"
     else:
-        known = so_far(folder, method, seed, trust=trust)
-        problem, network = known.problem, known.network
-        whose = f"{known.method}, seed {known.seed}, by step {known.step} of {known.steps}"
+        record = so_far(folder, method, seed, trust=trust)
+        problem, network = record.problem, record.network
+        whose = f"{record.method}, seed {record.seed}, by step {record.step} of {record.steps}"
     if problem is None or not isinstance(problem.box, Hosted):
         raise ConfigurationError(
             f"{folder}: expected a run of a problem whose box is a Hosted, got {problem and problem.box!r}. "
@@ -153,7 +153,7 @@ def _trained(
 
 
 def networks_of(problem: Problem, network: nn.Module) -> Mapping[str, Callable[..., Any]]:
-    """What answers each call of a problem's host: the network, or its parts of the calls' names.
+    """Return the network that answers each call of a problem's host, or its parts of the calls' names.
 
     Raises:
         ConfigurationError: There are several calls, and the network has no parts of their names.

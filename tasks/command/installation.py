@@ -1,4 +1,4 @@
-"""What is installed: versions and the machine."""
+"""The installation: versions and the machine."""
 
 from __future__ import annotations
 

@@ -41,18 +41,18 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
 
     Args:
         name: "my-problem", "my_problem" and "MyProblem" give `my_problem.py` with the class `MyProblem`.
-        folder: Where; made if it is missing, and its parent is there.
-        kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
-            proposes a design and the box scores it; "program", a program that reads and writes files, with
-            `name_program.py` in its place; "hosted", a program that calls the network, `name_program.c`, and
-            what compiles it; "classifier", a network in front of a classifier that only answers; "posterior",
-            unknowns of a box that was measured, to be drawn.
+        folder: The folder; made if it is missing, in a parent that is there.
+        kind: "correct", a coarse solver stepped in a loop and a network that corrects it. "design", a network
+            proposes a design and the box scores it. "program", a program that reads and writes files, with
+            `name_program.py` in its place. "hosted", a program that calls the network, `name_program.c`, and
+            the files to compile it. "classifier", a network in front of a classifier that only answers.
+            "posterior", unknowns of a box that was measured, to be drawn.
 
     Returns:
-        What was written, and what to type next.
+        Sentences that list the files, and the next commands.
 
     Raises:
-        ConfigurationError: Python, an installed package, or what the files of that kind import or define has
+        ConfigurationError: Python, an installed package, or an import or definition in files of that kind has
             that name, a file is there already, or there is no place for the folder; nothing is written.
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower().strip("_")
@@ -137,10 +137,10 @@ def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
             f"--folder: expected a folder, or a new one in a folder that is there, got {folder}: there is no "
             f"{folder.parent}. Correct the path, or make that folder first."
         )
-    taken = module in PACKAGES or module in sys.stdlib_module_names
-    if not taken and not (folder / f"{module}.py").exists():
-        taken = find_spec(module) is not None
-    if taken:
+    is_taken = module in PACKAGES or module in sys.stdlib_module_names
+    if not is_taken and not (folder / f"{module}.py").exists():
+        is_taken = find_spec(module) is not None
+    if is_taken:
         raise ConfigurationError(
             f"{name!r}: expected a name that no module has, got that of {module!r}. "
             f"Take another, such as my-{name}."

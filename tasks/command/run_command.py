@@ -113,11 +113,11 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     presets = dict(problem.presets) or {"default": problem.Config()}
     preset = _preset(presets, words)
     arguments = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
-    taken = arguments & {field.name for field in dataclasses.fields(problem.Config)}
-    if taken:
+    reserved = arguments & {field.name for field in dataclasses.fields(problem.Config)}
+    if reserved:
         raise ConfigurationError(
             f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
-            f"{', '.join(sorted(taken))}. Rename that setting."
+            f"{', '.join(sorted(reserved))}. Rename that setting."
         )
     shown = _with_its_own_first(presets[preset])
     literal: Any = Literal
@@ -146,13 +146,13 @@ def _with_its_own_first(config: Any) -> Any:
 
 def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
     """The preset that is asked for; the first one where it is wrong, for tyro refuses it with the choices."""
-    asked = None
+    preset = None
     for index, word in enumerate(words):  # the last one if given twice
         if word == "--preset" and index + 1 < len(words):
-            asked = words[index + 1]
+            preset = words[index + 1]
         elif word.startswith("--preset="):
-            asked = word.removeprefix("--preset=")
-    return asked if asked is not None and asked in presets else next(iter(presets))
+            preset = word.removeprefix("--preset=")
+    return preset if preset is not None and preset in presets else next(iter(presets))
 
 
 def run(command: RunCommand) -> int:

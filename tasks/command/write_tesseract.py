@@ -38,16 +38,16 @@ def write(
     """Write the files of a Tesseract.
 
     Args:
-        box: what the target makes, whose specs become the schemas; floats of any dtype become float64.
-        target: where it is, as `blackbox.registry.make` takes it. A file is copied into the folder.
-        arguments: what it is made with.
-        folder: where; made if missing.
+        box: the box of the target. Its specs become the schemas; floats of any dtype become float64.
+        target: the target, as `blackbox.registry.make` takes it. A file is copied into the folder.
+        arguments: the arguments that make the box.
+        folder: the folder; made if missing.
         derivative: "differences"; or a tangent learned from the "values" of the solves alone.
         vectorized: whether all arrays have an open first axis, which is rows.
-        mu: of the differences, in the scales of the inputs.
+        mu: the mu of the differences, in the scales of the inputs.
 
     Returns:
-        What was written, and what to type next.
+        Sentences that list the files, and the next commands.
 
     Raises:
         ConfigurationError: the box has no differentiable input or output, a name that a schema cannot have,
@@ -61,9 +61,9 @@ def write(
                 "with an underscore or model_. Rename it in the spec."
             )
     code = Path(target.rpartition(":")[0]) if not target.endswith(".py") else Path(target)
-    made = repr(target)
+    target_text = repr(target)
     if code.suffix == ".py":
-        made = f"str(Path(__file__).parent / {target.replace(str(code), code.name, 1)!r})"
+        target_text = f"str(Path(__file__).parent / {target.replace(str(code), code.name, 1)!r})"
     files = [folder / name for name in (API, CONFIG, REQUIREMENTS)]
     files += [folder / code.name] if code.suffix == ".py" else []
     for path in files:
@@ -71,7 +71,7 @@ def write(
             raise ConfigurationError(f"{path}: expected no such file, got one. Name another folder.")
     text = Template(TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         target=target,
-        made=made,
+        made=target_text,
         arguments=repr(dict(arguments)),
         derivative=derivative,
         vectorized=vectorized,
@@ -140,7 +140,7 @@ def _config(box: BlackBoxFunction, code: Path) -> str:
 
 
 def _next(box: BlackBoxFunction, folder: Path, files: Sequence[Path], vectorized: bool, mu: float) -> str:
-    """What was written, and the commands that come next, for inputs as large as their scales."""
+    """List the written files, and the commands that come next, for inputs as large as their scales."""
 
     def example(spec: ArraySpec) -> Any:
         nested = (_scales(spec) if spec.floating else np.ones(spec.shape, int)).tolist()

@@ -1,4 +1,4 @@
-"""What a run is set to: settings, and the code that they name, which is executed only where it is trusted.
+"""The configuration of a run: settings, and the code that they name, which is executed only if trusted.
 
     from tasks.configuration import Count, Positive
 

@@ -27,7 +27,7 @@ def _none_ships(name: str, arguments: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class NamesCode:
-    """What an annotation says of a setting whose text names code.
+    """An annotation of a setting whose text names code.
 
     Attributes:
         ships: Whether a text, with its arguments, means something that ships and does nothing but compute;
@@ -50,7 +50,7 @@ class NamedBySetting:
     Attributes:
         setting: Its name.
         text: Its text, for a reader.
-        code: What that is, which is what trust is asked of, and what is executed.
+        code: The code of that text: trust is asked of it, and it is executed.
     """
 
     setting: str
@@ -58,7 +58,7 @@ class NamedBySetting:
     code: trust.Named
 
     def __str__(self) -> str:
-        """As a refusal tells it."""
+        """Show it as a refusal does."""
         return f"{' '.join((self.text, *self.code.arguments))}, which the setting {self.setting} names"
 
 
@@ -86,7 +86,7 @@ def named(config: Any) -> list[NamedBySetting]:
 
 
 def find(config: Any, setting: str) -> Any:
-    """What a setting names, whatever it is; its code is executed.
+    """Find the object that a setting names, whatever it is; its code is executed.
 
     Raises:
         ProblemError: The setting's annotation does not say that it names code.
@@ -107,7 +107,7 @@ def make(config: Any, setting: str) -> BlackBoxFunction:
 
 
 def _code(text: str, marker: NamesCode, arguments: Sequence[str]) -> trust.Named:
-    """What a setting's text is; names of black boxes are for settings with arguments."""
+    """Parse a setting's text; names of black boxes are for settings with arguments."""
     target = registry.target_of(text, names.functions() if marker.arguments else {})
     return trust.Named(target, tuple(arguments))
 
@@ -125,7 +125,7 @@ def _declared(config: Any, setting: str) -> trust.Named:
 
 
 def _marker(hint: Any) -> NamesCode | None:
-    """What an annotation says, at any depth: of `tuple[Code, ...] | None` too."""
+    """Find the marker in an annotation, at any depth: of `tuple[Code, ...] | None` too."""
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, NamesCode):
             return part

@@ -83,10 +83,10 @@ def check_single(target: str, group: str = "blackbox.functions") -> None:
         ConfigurationError: naming them.
     """
     shipped = FUNCTIONS if group == "blackbox.functions" else PROBLEMS
-    wanted = added(group, shipped).get(target, {})
-    if len(wanted) > 1:
+    sources = added(group, shipped).get(target, {})
+    if len(sources) > 1:
         raise ConfigurationError(
-            f"{target}: Two packages want this name: {'; '.join(wanted.values())}. Write the one that you "
+            f"{target}: Two packages want this name: {'; '.join(sources.values())}. Write the one that you "
             "mean, as module:Class."
         )
 

@@ -92,8 +92,8 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
 
     Args:
         name: The setting.
-        expected: What it may be, as it goes on from "expected".
-        value: What came.
+        expected: The allowed values, as words after "expected".
+        value: The value.
     """
     return ConfigurationError(
         f"{name}: expected {expected}, got {value!r}. Give another (--{name.replace('_', '-')}, in Python "
@@ -181,7 +181,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
-    """What checks each setting of a dataclass."""
+    """Make the validator of each setting of a dataclass."""
     try:
         hints = get_type_hints(kind, include_extras=True)
         return {
@@ -197,7 +197,7 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
 
 
 def _wrong(error: ValidationError, value: object) -> tuple[str, str, object]:
-    """Where in a value something is wrong ("[1]", or ""), what was expected there, and what came."""
+    """Locate a fault in a value ("[1]", or ""), and return the expectation and the value there."""
     faults = error.errors(include_url=False)
     places = {tuple(part for part in fault["loc"] if isinstance(part, int)) for fault in faults}
     texts = dict.fromkeys(

@@ -1,12 +1,12 @@
-"""Which code of a run may be executed unasked: what this user has run, and problems of installed packages.
+"""Trust in code: code that this user has run, and problems of installed packages, may be executed unasked.
 
 `config.json` names the problem or script of a run, and its settings may name more (see `code`); `blackbox
 resume` executes both, and a folder that came from elsewhere could name any. So each text that names code is
-made into what it is, once, where it is read: a `Shipped` problem, a `Script`, or code that is `Named`. Trust
-is asked of that value, and what executes it takes the same value and no text, so that no text can pass for
-one thing here and be another there.
+parsed once, where it is read, into a `Shipped` problem, a `Script`, or code that is `Named`. Trust is asked
+of that value. The code that executes it takes the same value and no text. So no text can pass for one thing
+here and be another there.
 
-What this user runs is written down, with what it is called with, in a file that only this user can write:
+The code that this user runs is written down, with its arguments, in a file that only this user can write:
 `blackbox/trusted` in `$XDG_STATE_HOME`, or in `~/.local/state`.
 """
 
@@ -38,24 +38,24 @@ class Shipped:
     target: Target
 
     def __str__(self) -> str:
-        """As a refusal tells it."""
+        """Show it as a refusal does."""
         return str(self.target)
 
 
 @dataclass(frozen=True)
 class Named:
-    """Code in a file or module, such as a problem's class or what a setting names.
+    """Code in a file or module, such as a problem's class or the code of a setting.
 
     Attributes:
-        target: Where it is.
-        arguments: What it is called with: the same program with others does other things.
+        target: The file or module, and the name in it.
+        arguments: Its arguments: the same program with other arguments does other things.
     """
 
     target: Target
     arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As a refusal tells it."""
+        """Show it as a refusal does."""
         return " ".join((str(self.target), *self.arguments))
 
 
@@ -64,8 +64,8 @@ class Script:
     """A script with a loop of its own.
 
     Attributes:
-        path: Absolute, so that it is the same file from wherever it is executed.
-        arguments: What it is called with.
+        path: The absolute path, so that it is the same file from wherever it is executed.
+        arguments: The arguments of the script.
 
     Raises:
         ConfigurationError: The path is not absolute.
@@ -82,7 +82,7 @@ class Script:
             )
 
     def __str__(self) -> str:
-        """As a refusal tells it."""
+        """Show it as a refusal does."""
         return " ".join((str(self.path), *self.arguments))
 
 
@@ -90,16 +90,16 @@ Code: TypeAlias = Shipped | Named | Script
 
 
 def problem(text: str) -> Shipped | Named:
-    """What a problem's name, `module:Class`, `file.py:Class` or `file.py` is."""
-    known = names.problems()
-    target = target_of(text, known)
+    """Parse a problem's name, `module:Class`, `file.py:Class` or `file.py`."""
+    problems = names.problems()
+    target = target_of(text, problems)
     # by its module alone: what an entry point calls a file would be another one in each folder
-    shipped = isinstance(target.place, str) and str(target) in known.values()
+    shipped = isinstance(target.place, str) and str(target) in problems.values()
     return Shipped(replace(target, installed=True)) if shipped else Named(target)
 
 
 def named(text: str) -> Named:
-    """What `module:Name`, `file.py:Name` or `file.py` is, where it is called with nothing."""
+    """Parse `module:Name`, `file.py:Name` or `file.py`, which is called without arguments."""
     return Named(target_of(text))
 
 
@@ -115,7 +115,7 @@ def note(code: Code) -> None:
 
 
 def is_own(code: Code) -> bool:
-    """Whether `code` is the problem of an installed package, or what this user has run."""
+    """Say whether `code` is the problem of an installed package, or this user has run it."""
     if isinstance(code, Shipped):
         return True
     try:

@@ -1,6 +1,6 @@
 """Atomic writes: a file is either the old one or the new one, whenever the process or the machine stops.
 
-What the disk did not take is said so that it can be mended, with the last good state (`writing`).
+A write that the disk refuses becomes an error that says how to mend it, with the last good state (`writing`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     atomic), reach the disk, and only then take the name.
 
     Raises:
-        OSError: with `path` as its file, which the system leaves out where a disk is full.
+        OSError: the file cannot be written; the error names `path`, also where a disk is full.
     """
     # with the process's id, so that two processes that write one file do not mix their bytes
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -70,7 +70,7 @@ def sweep(folder: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether there is such a process; this one counts as none, which has written nothing yet."""
+    """Say whether there is such a process; this one counts as none, which has written nothing yet."""
     if process == os.getpid():
         return False
     try:
@@ -135,11 +135,11 @@ def writing(what: str, last_good: Callable[[], str]) -> Iterator[None]:
     """Turn an error of the system, raised while a part of a run is written, into a sentence.
 
     Args:
-        what: is being written: "the checkpoint after step 12".
-        last_good: says what is still on the disk; asked only then.
+        what: the part that is written: "the checkpoint after step 12".
+        last_good: a function that describes the state on the disk; called only then.
 
     Raises:
-        StorageError: in place of an `OSError`.
+        StorageError: the system refused the write; it replaces an `OSError`.
     """
     try:
         yield
@@ -148,12 +148,12 @@ def writing(what: str, last_good: Callable[[], str]) -> Iterator[None]:
 
 
 def refusal(error: OSError, expected: str) -> str:
-    """What the system refused, on one line; h5py gives neither a file nor a reason, but a long text."""
+    """Describe the system's refusal, on one line; h5py gives neither a file nor a reason, but a long text."""
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
     place = "" if error.filename is None else f"{error.filename}: "
     return f"{place}expected {expected}, got {reason!r}."
 
 
 def mend(error: OSError) -> str:
-    """What to do about an error of the system, as a sentence."""
+    """Advise on an error of the system, in a sentence."""
     return _MENDS.get(error.errno or 0, "Mend that.")

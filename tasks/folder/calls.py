@@ -1,7 +1,7 @@
-"""What the black boxes of a run have run in all, written down as they count it, so that no kill loses it.
+"""The count of all rows that a run's boxes have run, written down as they count, so that no kill loses it.
 
-A checkpoint has the rows of the steps before it. What a process had run after that, when it was killed, is
-run again and counts twice: here, and nowhere else.
+A checkpoint has the rows of the steps before it. Rows that a killed process had run after that are run again
+and count twice: here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -111,19 +111,19 @@ def keep_sizes(folder: Path) -> None:
 
 
 def note_lost(folder: Path) -> bool:
-    """Note that notes are gone, where files are shorter than they were or not there; whether that is new.
+    """Note that notes are lost, where files are shorter than they were or missing; say whether that is new.
 
-    From then on the rows are a bound, `exact` is False.
+    From then on the rows are a bound, and `exact` is False.
 
     Raises:
-        RunFolderError: What was kept of their sizes cannot be read.
+        RunFolderError: The kept sizes of the files cannot be read.
     """
     try:
-        before = reading.json_object(folder / SIZES, "Delete it.")
+        sizes = reading.json_object(folder / SIZES, "Delete it.")
     except FileNotFoundError:
         return False
     now = _sizes(folder)
-    longer = (size for name, size in before.items() if isinstance(size, int) and size > now.get(name, 0))
+    longer = (size for name, size in sizes.items() if isinstance(size, int) and size > now.get(name, 0))
     if _LOST in now or not any(longer):
         return False
     (folder / FOLDER).mkdir(exist_ok=True)
@@ -136,5 +136,5 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def in_words(calls: dict[str, Any]) -> str:
-    """In words: "1,234", or "at least 1,234"."""
+    """Show the count: "1,234", or "at least 1,234"."""
     return f"{'' if calls['exact'] else 'at least '}{calls['rows']:,}"

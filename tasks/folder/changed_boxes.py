@@ -1,4 +1,4 @@
-"""What was said of boxes that had changed when a run was resumed, kept in its folder for the report."""
+"""Notices of boxes that had changed when a run was resumed, kept in its folder for the report."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ NAME = "changed_boxes.json"
 
 
 def read(folder: Path) -> list[str]:
-    """What was said of boxes that had changed when a run was resumed, in sentences.
+    """Read the notices of boxes that had changed when a run was resumed, in sentences.
 
     Raises:
         RunFolderError: The file cannot be read.
     """
     try:
-        said = reading.json_object(folder / NAME, "Delete it.").get("changed")
+        names = reading.json_object(folder / NAME, "Delete it.").get("changed")
     except FileNotFoundError:
         return []
-    if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
+    if not isinstance(names, list) or not all(isinstance(sentence, str) for sentence in names):
         raise RunFolderError(f"{folder / NAME}: expected a list of sentences, got others. Delete it.")
-    return said
+    return names
 
 
 def add(folder: Path, sentences: Sequence[str]) -> None:
-    """Keep sentences beside those that are there, each once.
+    """Add sentences to the kept ones, each once.
 
     Raises:
-        OSError: They cannot be written.
-        RunFolderError: Those that are there cannot be read.
+        OSError: The sentences cannot be written.
+        RunFolderError: The kept sentences cannot be read.
     """
-    known = read(folder)
-    new = [sentence for sentence in sentences if sentence not in known]
-    atomic.write_json(folder / NAME, {"changed": [*known, *new]})
+    names = read(folder)
+    new = [sentence for sentence in sentences if sentence not in names]
+    atomic.write_json(folder / NAME, {"changed": [*names, *new]})

@@ -1,4 +1,4 @@
-"""What is said where code, programs or files of a run have changed since it began."""
+"""Notices of changes in code, programs or files of a run since it began."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
     """Write a state by `torch.save`, with the SHA-256 of its bytes behind them.
 
     Args:
-        path: Where the file is written; it appears as a whole or not at all.
+        path: The path of the file, which appears as a whole or not at all.
         state: Dicts, lists and tuples of tensors, numbers, text and None, nested in any way.
 
     Returns:
@@ -34,7 +34,7 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
 
     Raises:
         CheckpointError: the state holds something that could not be read back; nothing was written.
-        OSError: the file cannot be written; one that was there stays as it was.
+        OSError: the file cannot be written; an old file stays as it was.
     """
     stream = io.BytesIO()
     try:
@@ -106,8 +106,8 @@ def of_stage(folder: Path, stage: str) -> Path:
     """The file of a stage's checkpoint in a run folder: `checkpoints/seed-0__zo-sol.pt`.
 
     Args:
-        folder: of the run.
-        stage: its name: "seed-0/zo-sol".
+        folder: the folder of the run.
+        stage: the name of the stage: "seed-0/zo-sol".
 
     Raises:
         ConfigurationError: the stage's name could clash with another's, or leave the folder.
@@ -131,7 +131,7 @@ def file_name(stage: str) -> str:
 
 
 def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
-    """What `Problem.evaluate` said of a stage: "figures", "fields" (arrays as tensors), "failed", "ledger".
+    """Load a stage's `Problem.evaluate`: "figures", "fields" (arrays as tensors), "failed", "ledger".
 
     Raises:
         CheckpointError: there is none, or it cannot be read.

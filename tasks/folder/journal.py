@@ -22,14 +22,14 @@ FOLDER = "journal"
 
 
 class Counted(Protocol):
-    """What counts the rows of black boxes: a `blackbox.Ledger`, or several of them together."""
+    """A counter of the rows of black boxes: a `blackbox.Ledger`, or several of them together."""
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""
         ...
 
     def since(self, earlier: Ledger, /) -> Ledger:
-        """What was counted after a copy was taken."""
+        """Return the counts since a copy was taken."""
         ...
 
 
@@ -37,24 +37,25 @@ class Journal:
     """The queries that were finished since the last checkpoint, in `journal` of a run folder.
 
     Entries are kept in memory and written every few seconds, to a small file of their own that appears as a
-    whole or not at all, and goes when a checkpoint has what came of it. An entry also has what the black box
-    counted meanwhile; where this process uses one that an earlier process made, that is added to `used`: the
-    step has taken these rows too.
+    whole or not at all. The file goes when a checkpoint has the results. An entry also has the black box's
+    counts meanwhile. Where this process uses an entry of an earlier process, its counts are added to `used`:
+    the step has taken these rows too.
 
-    Of several processes each writes files, and the first one reads and deletes all of them.
+    Each of several processes writes files, and the first one reads and deletes all of them.
 
     Args:
-        folder: of the run, which all processes must reach.
-        stage: its name.
-        ledger: of the black box that steps call; None if it is not known.
+        folder: the folder of the run, which all processes must reach.
+        stage: the name of the stage.
+        ledger: the ledger of the black box that steps call; None if it is not known.
         every: seconds between writes; `EVERY` if None.
-        clock: gives seconds; the system's if None.
-        rank: number of this process among those of the run.
-        of: what entries belong to beside their keys, such as a checksum of the code; others are not found.
+        clock: a function that gives seconds; the system's if None.
+        rank: the number of this process among the run's.
+        of: further data that entries belong to, beside their keys, such as a checksum of the code; entries of
+            other data are not found.
 
     Attributes:
-        stop: asked at each entry; True ends a step there that has any on the disk.
-        used: what earlier processes have counted for the entries that were used in this step.
+        stop: a function that is asked at each entry; True ends a step there that has any on the disk.
+        used: the counts of earlier processes for the entries that were used in this step.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Journal:
             self._folder.rmdir()
 
     def get(self, key: str) -> Mapping[str, Any] | None:
-        """What was put under `key` in this step, by this process or an earlier one."""
+        """Return the value put under `key` in this step, by this process or an earlier one."""
         entry = (self._known or {}).get(f"{self._of}{key}")
         entry = entry if entry is not None and entry["step"] == self._step else None
         if self._ledger is not None:
@@ -173,7 +174,7 @@ class Journal:
 
 
 def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
-    """What a file holds, each entry with its step; None where it is damaged, or no file of a journal."""
+    """Read a file's entries, each with its step; None where it is damaged, or no file of a journal."""
     try:
         entries = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
         for entry in entries.values():
@@ -192,14 +193,14 @@ def journaled(
 ) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
-    What an earlier process finished is read when the block begins, and goes when it ends without an error.
+    Entries of an earlier process are read when the block begins, and go when it ends without an error.
 
     Args:
-        folder: of the run.
-        name: of the work; no stage of the run may have it.
-        ledger: of the black box that the work calls; None if it is not known.
-        rank: number of this process among those of the run.
-        of: what entries belong to beside their keys.
+        folder: the folder of the run.
+        name: the name of the work; no stage of the run may have it.
+        ledger: the ledger of the black box that the work calls; None if it is not known.
+        rank: the number of this process among the run's.
+        of: further data that entries belong to, beside their keys.
     """
     journal = Journal(folder, name, ledger, rank=rank, of=of)
     journal.begin(0)

@@ -26,7 +26,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of what the figures depend on, and of this package."""
+    """Versions of Python, of the packages that figures depend on, and of this package."""
     ours = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
     return ours | {package: version(package) for package in _PACKAGES}
 
@@ -38,20 +38,20 @@ def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
     """
     from blackbox.adapters.command.files import content  # with all of torch, which `--version` does not need
 
-    found: dict[str, str] = {}
-    taken = set(versions())
+    digests: dict[str, str] = {}
+    distributions = set(versions())
     for path in dict.fromkeys(paths):
-        name = str(path) if path.name in taken else path.name
-        taken.add(path.name)
+        name = str(path) if path.name in distributions else path.name
+        distributions.add(path.name)
         try:
-            found[name] = content(path)[:12] if path.exists() else "gone"
+            digests[name] = content(path)[:12] if path.exists() else "gone"
         except OSError:
-            found[name] = "unreadable"
-    return found
+            digests[name] = "unreadable"
+    return digests
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """When a file was changed last and its size, to see cheaply whether it may be another; None if gone."""
+    """Return a file's time of change and size, to see cheaply whether it may be another; None if gone."""
     try:
         state = path.stat()
     except OSError:
@@ -60,7 +60,7 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What two sets of `versions` differ in, in words: "torch 2.7.0 -> 2.8.0"; empty if nothing.
+    """Describe the differences of two sets of `versions`: "torch 2.7.0 -> 2.8.0"; empty if there is none.
 
     Packages that one of the two does not list are left out: an older version of ours did not note them.
     """

@@ -49,9 +49,9 @@ def truncate(folder: Path, stage: str, step: int, *, judged: bool = True) -> Non
         return values["stage"] == stage and (values["step"] > step or again)
 
     lines, torn = _lines(folder / NAME)
-    kept = [line for line, values in lines if not past(values)]
-    if torn or len(kept) < len(lines):  # each stays as it was to the byte
-        atomic.write_bytes(folder / NAME, b"".join(line + b"\n" for line in kept))
+    valid_lines = [line for line, values in lines if not past(values)]
+    if torn or len(valid_lines) < len(lines):  # each stays as it was to the byte
+        atomic.write_bytes(folder / NAME, b"".join(line + b"\n" for line in valid_lines))
 
 
 def sync(folder: Path) -> None:

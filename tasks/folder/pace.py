@@ -1,4 +1,4 @@
-"""When a run writes down what it has done since it last did: soon, and never for much of its time."""
+"""`Pace`: the times at which a run writes its progress down: soon, and never for much of its time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHARE = 20.0  # times what a write takes, work lies between two
 
 
 class Pace:
-    """Whether it is time to write: a second after the start, later every five.
+    """The decision that it is time to write: a second after the start, later every five.
 
     The first write is early because a process that is killed before it has nothing to show for its start
     either, and one that is always killed then would never get further. Where writing takes long it is less
@@ -29,7 +29,7 @@ class Pace:
 
     @property
     def due(self) -> bool:
-        """Whether to write now."""
+        """True if it is time to write."""
         return self._clock() - self._since >= self._wait
 
     def begin(self) -> None:

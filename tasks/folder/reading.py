@@ -48,11 +48,11 @@ def json_object(path: Path, mend: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
-        path: Where the file is.
-        mend: What to do where it is none, as a sentence.
+        path: The path of the file.
+        mend: The mend where it is no such file, as a sentence.
 
     Raises:
-        RunFolderError: It is none, or a folder.
+        RunFolderError: It is no JSON object, or a folder.
         OSError: The system does not let it be read, such as `FileNotFoundError`.
     """
     if path.is_dir():
@@ -76,10 +76,10 @@ def json_lines(
     """The lines of a file that grows, with their values, and a last one without its end, torn by a kill.
 
     Args:
-        path: Where the file is; without one there are no lines.
-        texts: Entries that are texts.
-        wanted: What an object has, in words.
-        steps: Whether each line has a step, which may else be None.
+        path: The path of the file; without a file there are no lines.
+        texts: The names of entries that are texts.
+        wanted: The expected entries of an object, in words.
+        steps: Whether each line has a step; if not, the step may be None.
 
     Raises:
         RunFolderError: A line is no JSON object with these entries and a step.
@@ -106,17 +106,17 @@ def json_lines(
 
 
 def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
-    """The optimiser steps of a stage, up to a number, of which its metrics have no line: "steps 1 to 20".
+    """The optimiser steps of a stage, up to a number, without a line in its metrics: "steps 1 to 20".
 
     Args:
         lines: The metrics of the stage.
-        steps: How many were done.
+        steps: How many steps were done.
     """
-    seen = sorted({line["step"] for line in lines if "loss" in line and 1 <= line["step"] <= steps})
-    ends = zip([0, *seen], [*seen, steps + 1], strict=True)
+    loss_steps = sorted({line["step"] for line in lines if "loss" in line and 1 <= line["step"] <= steps})
+    ends = zip([0, *loss_steps], [*loss_steps, steps + 1], strict=True)
     parts = [(low + 1, high - 1) for low, high in ends if high - low > 1]
     if not parts:
         return ""
-    (first, last), others = parts[0], len(parts) - 1
+    (first, last), more = parts[0], len(parts) - 1
     words = f"step {first}" if first == last else f"steps {first} to {last}"
-    return words + (f" and {others} more gaps" if others else "")
+    return words + (f" and {more} more gaps" if more else "")

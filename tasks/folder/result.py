@@ -1,4 +1,4 @@
-"""`result.json`: what came out of a run, in one schema for all tasks."""
+"""`result.json`: the outcome of a run, in one schema for all tasks."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ class Row:
         """The line of a stage that `tasks.methods.train` has trained.
 
         Args:
-            outcome: What a stage came to, whose name is "seed-0/method".
-            figures: What came out on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
-                is the line's figure, others go along.
+            outcome: The outcome of a stage with a name such as "seed-0/method".
+            figures: The figures on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first is
+                the line's figure, others are further figures.
             unit: The unit of the first figure.
             higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
         Raises:
-            ConfigurationError: The stage is named otherwise, or there is no figure.
+            ConfigurationError: The stage has another form of name, or there is no figure.
         """
         named = re.fullmatch(r"seed-(\d+)/(.+)", outcome.stage)
         if named is None or not figures:
@@ -120,11 +120,11 @@ class Row:
                 f"{outcome.stage!r} and {dict(figures)}."
             )
         values, failed = without_failed(figures)
-        (metric, value), *others = values.items()
+        (metric, value), *more_figures = values.items()
         value = plain("Row.of", metric, value)
         number = math.nan if value is None or isinstance(value, str) else float(value)
-        further = {name: plain("Row.of", name, other) for name, other in others}
-        chosen = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
+        further = {name: plain("Row.of", name, other) for name, other in more_figures}
+        choice = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         return cls(
             method=named[2],
             seed=int(named[1]),
@@ -134,7 +134,7 @@ class Row:
             rows=outcome.ledger.rows_run,
             queries=int(outcome.metrics.get("queries", 0)),
             seconds=outcome.seconds,
-            extra={**further, "steps": outcome.step, **chosen},
+            extra={**further, "steps": outcome.step, **choice},
             ledger=asdict(outcome.ledger),
             higher_is_better=higher_is_better,
             failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
@@ -143,7 +143,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RunWarning:
-    """What a run has warned of, once in each training: in the words and the step of the first time."""
+    """A warning of a run, once in each training: in the words and the step of the first time."""
 
     text: str
     kind: str
@@ -157,7 +157,7 @@ class RunWarning:
 
 @dataclass(frozen=True)
 class Result:
-    """What was run, what came out, on which machine and with which versions."""
+    """The outcome of a run, with the machine and the versions."""
 
     task: str
     preset: str
@@ -190,20 +190,20 @@ class Result:
         """Read `result.json` of a run folder.
 
         Args:
-            folder: of the run.
-            so_far: Whether the lines of a run that is not finished will do.
+            folder: The folder of the run.
+            so_far: Whether the lines of a run that is not finished are accepted.
 
         Raises:
-            RunFolderError: it is missing (the run is not finished), torn, or of another schema.
+            RunFolderError: The file is missing (the run is not finished), torn, or of another schema.
         """
-        path, wanted = folder / NAME, "a finished run"
+        path, expectation = folder / NAME, "a finished run"
         if so_far and not path.is_file():
-            path, wanted = folder / SO_FAR, "a run of which a method is finished"
+            path, expectation = folder / SO_FAR, "a run of which a method is finished"
         try:
             values = reading.json_object(path, f"Delete it and run: blackbox resume {quote(str(folder))}")
         except FileNotFoundError:
             raise RunFolderError(
-                f"{folder}: expected {wanted}, got one without {path.name}. "
+                f"{folder}: expected {expectation}, got one without {path.name}. "
                 f"Finish it with: blackbox resume {quote(str(folder))}"
             ) from None
         schema = values.get("schema")
@@ -221,7 +221,7 @@ class Result:
 
 
 def _wrong_in(result: Result) -> Iterator[str]:
-    """What a report could not be made of, in words: "a number as rows, got 'x'"."""
+    """Yield the faults that would break a report: "a number as rows, got 'x'"."""
     if not result.table:
         yield "a line for each method and seed, got none"
     if len({(row.method, row.seed) for row in result.table}) < len(result.table):

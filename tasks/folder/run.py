@@ -40,12 +40,12 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class InProcess:
-    """What a process has of a run that is in no file of its folder; all values of the run share it.
+    """The part of a run that a process has in no file of its folder; all values of the run share it.
 
     Attributes:
-        callbacks: What else happens while stages of the run train; see `tasks.Callback`.
-        callbacks_said: Of which exceptions of callbacks the user has been warned.
-        notes: What the run has warned of, and at which stage and step it is.
+        callbacks: The callbacks while stages of the run train; see `tasks.Callback`.
+        callbacks_said: The exceptions of callbacks that the user has been warned of.
+        notes: The run's warnings, and its present stage and step.
         watched: Programs and other files that the boxes name, see `Run.note_files`.
     """
 
@@ -92,9 +92,9 @@ class Run:
         """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
 
         Args:
-            root: where runs lie; made if missing.
-            terms: what the run is begun with; this user runs its code from here on.
-            command: how the run was started; the process's own command line if not given.
+            root: the folder of runs; made if missing.
+            terms: the terms of the run; this user runs its code from here on.
+            command: the command that started the run; the process's own command line if not given.
 
         Raises:
             ConfigurationError: the settings cannot be written as JSON.
@@ -168,7 +168,7 @@ class Run:
         return trust.problem(self.problem) if self.problem else None
 
     def code_versions(self) -> dict[str, str]:
-        """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
+        """The files of the script or problem, and of settings' code, with digits of their SHA-256."""
         code = [] if self.code is None else [self.code]
         return trust.versions([*code, *map(trust.named, self.named)])
 
@@ -230,9 +230,9 @@ class Run:
             ConfigurationError: it has no budget, or a larger one.
             RunLockedError: another process is working on it.
         """
-        before = self.config.get("rows")
-        if self.script or before is None or rows < before:
-            had = "none" if before is None else f"one of {before:,}"
+        old_rows = self.config.get("rows")
+        if self.script or old_rows is None or rows < old_rows:
+            had = "none" if old_rows is None else f"one of {old_rows:,}"
             mend = "Change it in the script." if self.script else "Leave out --rows, or raise it."
             raise ConfigurationError(
                 f"--rows: expected at least the budget of {self.path}, which has {had}, got {rows:,}. {mend}"
@@ -259,10 +259,10 @@ class Run:
             What has changed since they were first written down, in words; "" for nothing.
         """
         self.here.watched.begin(files)
-        before, now = self._written()["versions"], digest_of_files(files)
-        if new := {name: value for name, value in now.items() if name not in before}:
-            self._write({"versions": {**before, **new}})
-        return changes({**before, **new}, now)
+        old_versions, now = self._written()["versions"], digest_of_files(files)
+        if new := {name: value for name, value in now.items() if name not in old_versions}:
+            self._write({"versions": {**old_versions, **new}})
+        return changes({**old_versions, **new}, now)
 
     def _with(self, changed: Mapping[str, object]) -> Run:
         with self.lock():
@@ -276,26 +276,26 @@ class Run:
         write_terms(self.path, {**self._written(), **changed})
 
     def changed(self, terms: Terms) -> str:
-        """In what it departs from other terms, in words; "" where it is of these."""
-        before, now = {"name": self.task, "seeds": list(self.seeds), **self.config}, terms.written()
-        return differences(before, {"name": now["task"], "seeds": now["seeds"], **now["config"]})
+        """Describe its differences from other terms; "" if there is none."""
+        old_terms, now = {"name": self.task, "seeds": list(self.seeds), **self.config}, terms.written()
+        return differences(old_terms, {"name": now["task"], "seeds": now["seeds"], **now["config"]})
 
     @property
     def begun(self) -> bool:
-        """Whether some step of it is done."""
+        """True if some step of it is done."""
         return (self.path / metrics_file.NAME).is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its result."""
+        """True if the run has its result."""
         return (self.path / "result.json").is_file()
 
     def finish(self, table: Sequence[Row], *, left_out: Sequence[tuple[str, int]] = ()) -> Result:
-        """Write `result.json`, which finishes the run: what came out, on which machine, with which versions.
+        """Write `result.json`, which finishes the run: the figures, the machine, and the versions.
 
         Args:
-            table: A line for each method and seed; `Row.of` makes one of a training's outcome. Metrics of
-                methods that turned out not to be applicable are dropped.
+            table: A line for each method and seed; `Row.of` makes one from a training's outcome. Metrics of
+                methods that were not applicable are dropped.
             left_out: Methods and seeds without a line, see `Result`.
         """
         if not table:
@@ -374,5 +374,5 @@ def _code(problem: str, script: str, command: Sequence[str]) -> trust.Code | Non
 
 
 def stage_name(seed: int, method: str) -> str:
-    """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
+    """Name a method in metrics and checkpoints: "seed-0/sparse-cge", for rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"

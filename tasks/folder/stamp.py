@@ -1,7 +1,7 @@
-"""What a kept result of a run belongs to, as a checksum: settings, and perhaps weights and code.
+"""The stamp of a kept result of a run, a checksum: of settings, and perhaps weights and code.
 
 A file in a run's folder outlives the weights that it was made of, where a checkpoint is deleted, and the
-code, where that is edited. So it says what it is of, and what is of something else is not used.
+code, where that is edited. So it carries a stamp, and a result with another stamp is not used.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def evaluation(run: Run, network: nn.Module) -> str:
     digest = sha256(f"{settings(run)} {code(run)} {version(PACKAGE)}".encode())
     state = network.state_dict()
     # outputs depend as well on buffers that are not saved, such as masks
-    others = {
+    more_settings = {
         name: buffer for name, buffer in network.named_buffers(remove_duplicate=False) if name not in state
     }
-    for name, value in (state | others).items():
+    for name, value in (state | more_settings).items():
         if isinstance(value, torch.Tensor) and not is_lazy(value):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(bits(_plain(value).cpu()).numpy().tobytes())
@@ -53,7 +53,7 @@ def evaluation(run: Run, network: nn.Module) -> str:
 
 
 def fits(run: Run, kept: Mapping[str, Any], now: str) -> bool:
-    """Whether what was kept is of what is at hand; in a finished run, which finds nothing anew, it is."""
+    """Say whether a kept result is up to date; in a finished run, which finds nothing anew, it is."""
     return run.finished or kept.get(OF) == now
 
 

@@ -25,15 +25,15 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Terms:
-    """What a run is begun with.
+    """The terms of a run, from its beginning on.
 
     Attributes:
         task: Name of the task.
         preset: Name of the preset that the settings started from.
         config: The settings, a dataclass.
-        seeds: With each of them, every method is trained once.
+        seeds: The seeds; with each of them, every method is trained once.
         data: Folder of the task's data.
-        problem: Where the problem's class is: `module:Class`, or `/folder/file.py:Class`.
+        problem: The place of the problem's class: `module:Class`, or `/folder/file.py:Class`.
         script: The script that makes the run, if it has a loop of its own.
         chosen: Settings that follow from the budget, see `planning.plan`; None until the run has
             chosen.
@@ -63,7 +63,7 @@ class Terms:
         return named(self.config)
 
     def written(self) -> dict[str, Any]:
-        """As JSON values.
+        """Return it as JSON values.
 
         Raises:
             ConfigurationError: A setting has no such form.
@@ -101,7 +101,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def lasting(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What nobody may change between the first step and the last."""
+    """Return the part that nobody may change between the first step and the last."""
     config = {name: value for name, value in content["config"].items() if name not in HARMLESS}
     return {**{name: content[name] for name in ("task", "preset", "seeds", "data")}, "config": config}
 
@@ -114,14 +114,14 @@ def refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
     """
     if not os.path.lexists(path / BEGUN):  # `Run.lock` writes it, before anything is done
         return
-    kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
-    before, now = ({**side, "config": None} for side in (kept, lasting(content)))
-    settings = kept.get("config")
+    old_record = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
+    old_side, now = ({**side, "config": None} for side in (old_record, lasting(content)))
+    settings = old_record.get("config")
     config = settings if isinstance(settings, dict) else {}
-    parts = differences(before, now), differences(config, lasting(content)["config"])
-    if others := ", ".join(filter(None, parts)):
+    parts = differences(old_side, now), differences(config, lasting(content)["config"])
+    if text := ", ".join(filter(None, parts)):
         raise RunFolderError(
-            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {others}. Put "
+            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {text}. Put "
             "them back, or start a new run. Where data moved, leave that setting as it was, and give "
             "`blackbox resume` --data."
         )

@@ -1,4 +1,4 @@
-"""What a run has warned of, kept in its folder as it comes: once each, with the stage and the step."""
+"""The warnings of a run, kept in its folder as they come: once each, with the stage and the step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WarningNotes:
     """The warnings of a run, and the place at which the next one is noted.
 
     Attributes:
-        stage: What is worked on, as in the metrics: "seed-0/rge"; "" outside of stages, where data are made.
+        stage: The stage at work, as in the metrics: "seed-0/rge"; "" outside of stages, where data are made.
         step: The optimiser step at hand, from 1; 0 before the first; None outside of steps, as in the test.
     """
 
@@ -45,20 +45,20 @@ class WarningNotes:
     def noting(self, folder: Path) -> Iterator[None]:
         """A block whose warnings are noted in a run's folder, and shown as ever: each once, while it lasts.
 
-        What a filter of Python ignores, or makes an error, is not noted. In a block inside of it nothing is
-        changed.
+        Warnings that a filter of Python ignores, or makes errors, are not noted. An inner block of this kind
+        changes nothing.
 
         Args:
             folder: The run's folder.
 
         Raises:
-            RunFolderError: What was noted there before cannot be read.
+            RunFolderError: The earlier notes there cannot be read.
         """
         if self._folder is not None:
             yield
             return
         self._take_in(read(folder))
-        self._folder, before = folder, warnings.showwarning
+        self._folder, usual_show = folder, warnings.showwarning
         self._shown.clear()
 
         def show(
@@ -73,7 +73,7 @@ class WarningNotes:
             place = (category, str(message), filename, lineno)
             if place not in self._shown:
                 self._shown.add(place)
-                before(message, category, filename, lineno, file, line)
+                usual_show(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         try:
@@ -81,34 +81,34 @@ class WarningNotes:
                 yield
         finally:
             if warnings.showwarning is show:
-                warnings.showwarning = before
+                warnings.showwarning = usual_show
             self._folder = None
 
     @contextmanager
     def at(self, stage: str, step: int | None = None) -> Iterator[None]:
         """A block in which what is warned of belongs to a stage, also what an earlier stage had said."""
-        before = self.stage, self.step
-        if stage != before[0]:
-            self._say_how_many_more(before[0])
+        old_place = self.stage, self.step
+        if stage != old_place[0]:
+            self._say_how_many_more(old_place[0])
         self.stage, self.step = stage, step
         # Python gives no warning twice from one place, until filters may have changed
         with warnings.catch_warnings():
             try:
                 yield
             finally:
-                if stage != before[0]:
+                if stage != old_place[0]:
                     self._say_how_many_more(stage)
-                self.stage, self.step = before
+                self.stage, self.step = old_place
 
     def forget(self, folder: Path, stage: str, step: int) -> None:
         """Drop what was noted of a stage past a step, from where it goes on; all of it where that is -1."""
         with self._lock:
             lines = read(folder)
-            kept = [line for line in lines if not _is_past(line, stage, step)]
-            if len(kept) < len(lines):
-                text = "".join(f"{json.dumps(line)}\n" for line in kept)
+            valid_lines = [line for line in lines if not _is_past(line, stage, step)]
+            if len(valid_lines) < len(lines):
+                text = "".join(f"{json.dumps(line)}\n" for line in valid_lines)
                 atomic.write_bytes(folder / NAME, text.encode())
-            self._take_in(kept)
+            self._take_in(valid_lines)
 
     def _take_in(self, lines: Sequence[Mapping[str, Any]]) -> None:
         self._known = {_key(line) for line in lines}
@@ -141,18 +141,18 @@ class WarningNotes:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What is noted in a folder, in the order in which it came; a last line that a kill tore is left out.
+    """Read the notes in a folder, in the order in which they came; a last line that a kill tore is left out.
 
     Raises:
         RunFolderError: Another line cannot be read.
     """
-    texts, wanted = ("stage", "kind", "text"), "stage, step, kind and text"
-    lines, _torn = reading.json_lines(folder / NAME, texts, wanted, steps=False)
+    texts, columns = ("stage", "kind", "text"), "stage, step, kind and text"
+    lines, _torn = reading.json_lines(folder / NAME, texts, columns, steps=False)
     return [values for _, values in lines]
 
 
 def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
-    """What was warned of, for a result: outside of stages, then in the order of stages and of steps.
+    """Collect the warnings for a result: outside of stages, then in the order of stages and of steps.
 
     Args:
         folder: The run's folder.
@@ -173,12 +173,12 @@ def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What makes two warnings the same one: stage, kind, and words without numbers."""
+    """Return a warning's key, equal for the same warning: stage, kind, and words without numbers."""
     return line["stage"], line["kind"], without_numbers(line["text"])
 
 
 def without_numbers(text: str) -> str:
-    """A text by which two warnings are the same one: what is said again with other numbers is."""
+    """Return a text without its numbers; warnings that differ only in numbers count as the same one."""
     return _NUMBER.sub("#", text)
 
 

@@ -24,17 +24,17 @@ class WatchedFiles:
         self._seen = {path: (stamp_of(path), digest_of_files([path])) for path in files}
 
     def changed(self) -> list[str]:
-        """The names of those that have changed since, each of them once.
+        """The names of the files that have changed since, each of them once.
 
-        A look at times and sizes; contents are read only of those where these changed.
+        It compares times and sizes, and reads contents only where these changed.
         """
         changed = []
-        for path, seen in list(self._seen.items()):
+        for path, old_state in list(self._seen.items()):
             now = stamp_of(path)
-            if seen is None or now in (seen[0], None):  # gone: it may be about to be replaced
+            if old_state is None or now in (old_state[0], None):  # gone: it may be about to be replaced
                 continue
-            if digest_of_files([path]) == seen[1]:
-                self._seen[path] = now, seen[1]
+            if digest_of_files([path]) == old_state[1]:
+                self._seen[path] = now, old_state[1]
             else:
                 self._seen[path] = None
                 changed.append(path.name)

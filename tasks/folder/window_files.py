@@ -25,7 +25,7 @@ class WindowFiles:
     """The files of a training's windows.
 
     Args:
-        folder: of these files alone, `checkpoints/seed-0__tangents.windows`; made when it is needed.
+        folder: the folder of these files alone, `checkpoints/seed-0__tangents.windows`; made when needed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,8 +36,8 @@ class WindowFiles:
         """Write the windows that have no file yet.
 
         Args:
-            state: of a training's parts, by name.
-            finished: whether the training is, and no window is needed any more.
+            state: the state of a training's parts, by name.
+            finished: whether the training is finished, so that no window is needed any more.
 
         Returns:
             The state with references in the place of large windows.
@@ -50,9 +50,9 @@ class WindowFiles:
         def put(part: str, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [] if finished else [self._reference(part, window, sums) for window in windows]
 
-        kept = _changed(state, put)
+        small_state = _changed(state, put)
         self._sums = sums
-        return kept
+        return small_state
 
     def take(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The state that `put` was given.
@@ -70,7 +70,7 @@ class WindowFiles:
                 path.unlink(missing_ok=True)
 
     def _path(self, part: str, step: int) -> Path:
-        """Of a window: two parts of a training, as two gradients are, may each have one of the same step."""
+        """Return a window's path: two parts of a training, such as two gradients, may have the same step."""
         return self._folder / f"{quote(part, safe='')}-step-{step}{checkpoint.ENDING}"
 
     def _reference(self, part: str, window: dict[str, Any], sums: dict[Path, str]) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def _changed(
     state: Mapping[str, Any], change: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """The state with the windows of each part that has some changed, which is given by name."""
-    made = dict(state)
+    new_state = dict(state)
     for name, part in state.items():
         windows = part.get("windows") if isinstance(part, Mapping) else None
         if isinstance(windows, Mapping) and isinstance(windows.get("windows"), list):
-            made[name] = {**part, "windows": {**windows, "windows": change(name, windows["windows"])}}
-    return made
+            new_state[name] = {**part, "windows": {**windows, "windows": change(name, windows["windows"])}}
+    return new_state

@@ -1,1 +1,1 @@
-"""Who hears of a run while it trains: the terminal, callbacks, MLflow, TensorBoard."""
+"""Listeners of a run while it trains: the terminal, callbacks, MLflow, TensorBoard."""

@@ -19,7 +19,7 @@ from tasks.problem.trained import TrainingOutcome
 
 
 class Callback:
-    """What is called while a run trains; a subclass has those of the methods that it needs.
+    """The methods called while a run trains; a subclass has those that it needs.
 
     Give it to `tasks.run(..., callbacks=[...])`, or name it in the problem's class, `callbacks = (Print(),)`,
     and `blackbox run` and `blackbox resume` use it too. Of several processes the first one alone calls it.
@@ -49,20 +49,20 @@ class Callback:
         """`step` optimiser steps are done; `metrics` is the last one's line: `loss`, `rows`, `queries`..."""
 
     def on_validation(self, stage: str, step: int, value: float) -> None:
-        """What validation gave after `step` optimiser steps; NaN where it failed."""
+        """Validation gave `value` after `step` optimiser steps; NaN where it failed."""
 
     def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
-        """A stage is finished: steps, seconds, the validation by which weights were chosen, the ledger."""
+        """A stage is finished; the outcome has steps, seconds, the best validation, and the ledger."""
 
     def on_result(self, run: Run, result: Result) -> None:
         """The run is finished: `result.table` has a row for each method and seed."""
 
 
 class Listeners:
-    """The callbacks of a run, called one after the other, whose exceptions do not get far.
+    """The callbacks of a run, called one after the other; their exceptions end no training, unless strict.
 
     Args:
-        run: The run that has them; what is said of an exception is said once in a run.
+        run: The run that has them; a warning of an exception is given once in a run.
     """
 
     def __init__(self, run: Run) -> None:

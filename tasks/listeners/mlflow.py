@@ -67,19 +67,19 @@ class MLflow(Callback):
 
     def on_start(self, run: Run, stage: str, step: int, steps: int) -> None:
         """The MLflow run of the stage, found again or made."""
-        known = self._find(run, stage)
-        if known is None:
+        run_id = self._find(run, stage)
+        if run_id is None:
             settings = {name: value for name, value in flat(run.config).items() if value is not None}
             settings |= {"steps": steps, "preset": run.preset}
             tags = {"blackbox.folder": str(run.path.resolve()), "blackbox.stage": stage}
             tags["blackbox.key"] = _key(run, stage)
-            made = self._client.create_run(self._number(run), run_name=f"{run.path.name} {stage}", tags=tags)
-            known = made.info.run_id
+            entry = self._client.create_run(self._number(run), run_name=f"{run.path.name} {stage}", tags=tags)
+            run_id = entry.info.run_id
             entities = [self._entities.Param(name, str(value)[:_LONGEST]) for name, value in settings.items()]
-            self._client.log_batch(known, params=entities)
+            self._client.log_batch(run_id, params=entities)
         else:
-            self._client.update_run(known, status="RUNNING")
-        self._ids[stage], self._held[stage] = known, []
+            self._client.update_run(run_id, status="RUNNING")
+        self._ids[stage], self._held[stage] = run_id, []
 
     def on_step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a step's metrics, and send what was kept where it is much."""
@@ -94,7 +94,7 @@ class MLflow(Callback):
             self._send(stage)
 
     def on_end(self, stage: str, outcome: TrainingOutcome) -> None:
-        """Send the rest, with the validation by which weights were chosen."""
+        """Send the rest, with the validation that chose the weights."""
         best = outcome.best_validation
         if best is not None:
             self._keep(stage, outcome.best_step or 0, {"best validation": best})
@@ -105,9 +105,9 @@ class MLflow(Callback):
         """The figures of the table, each as a metric of its method and seed."""
         for row in result.table:
             stage = stage_name(row.seed, row.method)
-            known = self._ids.get(stage) or self._find(run, stage)
-            if known is not None:
-                self._ids[stage] = known
+            run_id = self._ids.get(stage) or self._find(run, stage)
+            if run_id is not None:
+                self._ids[stage] = run_id
                 figures = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
                 figures |= {f"failed rows of {name}": count for name, count in row.failed.items()}
                 self._keep(stage, int(row.extra.get("steps") or 0), figures)
@@ -122,12 +122,12 @@ class MLflow(Callback):
     def _number(self, run: Run) -> str:
         """The experiment's, made if it is new."""
         name = self._experiment or run.task
-        known = self._client.get_experiment_by_name(name)
-        return self._client.create_experiment(name) if known is None else known.experiment_id
+        experiment = self._client.get_experiment_by_name(name)
+        return self._client.create_experiment(name) if experiment is None else experiment.experiment_id
 
     def _find(self, run: Run, stage: str) -> str | None:
-        wanted = f"tags.`blackbox.key` = '{_key(run, stage)}'"
-        runs = self._client.search_runs([self._number(run)], wanted, max_results=1)
+        query = f"tags.`blackbox.key` = '{_key(run, stage)}'"
+        runs = self._client.search_runs([self._number(run)], query, max_results=1)
         return runs[0].info.run_id if runs else None
 
     def _keep(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
@@ -140,10 +140,10 @@ class MLflow(Callback):
                 )
 
     def _send(self, stage: str) -> None:
-        held, self._away = self._held[stage], True
-        while held:
-            self._client.log_batch(self._ids[stage], metrics=held[:1000])  # what MLflow takes at a time
-            del held[:1000]
+        lines, self._away = self._held[stage], True
+        while lines:
+            self._client.log_batch(self._ids[stage], metrics=lines[:1000])  # what MLflow takes at a time
+            del lines[:1000]
         self._away = False
 
     def _refuse_store(self, uri: str) -> None:

@@ -27,7 +27,7 @@ IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
 class Progress(Silence):
-    """Keeps count of stages, steps and their pace, and shows none of it: the parent of those that do.
+    """Keeps count of stages, steps and their pace, and shows nothing; subclasses show it.
 
     Stages follow one another: `begin(stage, steps)`, any number of `update(step, metrics)`, `end()`;
     or `counter(stage)` for work that counts itself. As a context manager it tidies the terminal up,
@@ -47,7 +47,7 @@ class Progress(Silence):
         self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
-        """Start a stage of `steps` steps, of which `done` were done earlier."""
+        """Start a stage of `steps` steps; `done` of them were done earlier."""
         self._stage, self._unit, self._steps = stage, unit, steps
         self._first = self._step = done
         self._started = self._clock()
@@ -128,10 +128,10 @@ class Progress(Silence):
 
     def _left(self) -> tuple[float, float] | None:
         """Seconds to the end at the pace of the last steps, and those beside the boxes; None if unknown."""
-        since, started, before = self._ends[0] if self._ends else (self._step, 0.0, 0.0)
+        since, started, first_seconds = self._ends[0] if self._ends else (self._step, 0.0, 0.0)
         if not since < self._step < self._steps:
             return None
-        passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - before
+        passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - first_seconds
         left = passed / (self._step - since) * (self._steps - self._step)
         return left, max(0.0, 1 - boxes / passed) * left if passed > 0 and boxes == boxes else math.nan
 
@@ -144,9 +144,9 @@ class Progress(Silence):
         if "effective" in self._metrics:
             parts.append(counted(int(self._metrics["effective"]), "effective sample"))
         if self._metrics.get("queries") and elapsed > 0:
-            asked = self._metrics["queries"] - (self._first_queries or 0.0)
-            if asked >= max(elapsed, self._step - self._first):
-                parts.append(f"{counted(round(asked / elapsed), 'query')}/s")
+            queries = self._metrics["queries"] - (self._first_queries or 0.0)
+            if queries >= max(elapsed, self._step - self._first):
+                parts.append(f"{counted(round(queries / elapsed), 'query')}/s")
             else:  # a few checks, or a slow box: a rate says nothing
                 parts.append(counted(int(self._metrics["queries"]), "query"))
         if self._metrics.get("rows"):
@@ -158,10 +158,10 @@ class Progress(Silence):
         parts.append(f"{duration(elapsed)} elapsed")
         if (times := self._left()) is not None:
             left, beside = times
-            said = (
+            text = (
                 f" ({duration(beside)} of it beside the box)" if left >= INTERVAL and beside == beside else ""
             )
-            parts.append(f"{duration(left)} left{said}")
+            parts.append(f"{duration(left)} left{text}")
         return ", ".join(parts)
 
 

@@ -1,6 +1,6 @@
-"""The methods by name: what each trains by, what it costs, and what it refuses.
+"""The methods by name, with their training, their cost, and their refusals.
 
-Who writes one finds here what it is made of: a `Method` with its `Cost`, the `Setup` that it is given, and
+The parts of a method of one's own are here, too: a `Method` with its `Cost`, the `Setup` that it gets, and
 `train`.
 """
 

@@ -39,7 +39,7 @@ _ZERO = (
 
 @dataclass
 class AutogradCounts:
-    """What an `AutogradGradient` has spent.
+    """The counts of an `AutogradGradient`.
 
     Attributes:
         steps: Calls of `backward`.
@@ -57,20 +57,20 @@ class AutogradCounts:
 class AutogradGradient:
     """Fills `.grad` by autograd, with something else in the place of each black box.
 
-    Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
+    Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does. Then
     the objective is evaluated once more, without them, from buffers as they were; and again where others fail
-    then. A gradient that is exactly zero is said once.
+    then. A warning says once that a gradient is exactly zero.
 
     Args:
-        network: What is trained.
+        network: The network that is trained.
         objective: `objective(network, batch) -> Tensor (rows,)`; it calls the boxes.
-        stands: What stands in the place of each box. One that is a `zo.differentiable` box has its own counts
-            and state, which are kept.
-        most_zeros: Steps from the first one on whose gradient may be exactly zero in every weight, which then
-            has not moved; None for any number.
+        stands: The substitute for each box. A `zo.differentiable` box has its own counts and state, which are
+            kept.
+        most_zeros: How many first steps may have a gradient that is exactly zero in every weight; None for
+            any number.
 
     Attributes:
-        counts: What was done so far, see `AutogradCounts`.
+        counts: The counts so far, see `AutogradCounts`.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class AutogradGradient:
             ZeroGradientWarning: The gradient is exactly zero in every weight.
             LostRowsWarning: Rows were left out though no black box failed.
         """
-        step, before = self.counts.steps, Snapshot(self.network)
+        step, start = self.counts.steps, Snapshot(self.network)
         try:
-            losses = self._losses(batch, step, before)
+            losses = self._losses(batch, step, start)
             if losses.requires_grad:
                 self._add_gradient(losses.mean())
         except BaseException:
-            before.restore()
+            start.restore()
             raise
         if self.flat or "zero" not in self._notices.said:
             grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
@@ -134,7 +134,7 @@ class AutogradGradient:
 
     @property
     def flat(self) -> bool:
-        """Whether the gradients of all steps so far were exactly zero in every weight."""
+        """True if the gradients of all steps so far were exactly zero in every weight."""
         return self._zeros == self.counts.steps
 
     def _refuse_flat(self) -> None:
@@ -151,7 +151,7 @@ class AutogradGradient:
     def _add_gradient(self, loss: Tensor) -> None:
         """Add it to the weights' `.grad`, in place, which is as it was where it is not finite."""
         weights = list(self.network.parameters())
-        held = [(weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in weights]
+        slopes = [(weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in weights]
         try:
             loss.backward()
             grads = [weight.grad for weight in weights if weight.grad is not None]
@@ -165,7 +165,7 @@ class AutogradGradient:
                     "the derivative of what stands in the box's place. Go on with the next batch."
                 )
         except BaseException:
-            for weight, (grad, copy) in zip(weights, held, strict=True):
+            for weight, (grad, copy) in zip(weights, slopes, strict=True):
                 if grad is not None and copy is not None and not grad.is_sparse:
                     weight.grad = grad.copy_(copy)
                 else:
@@ -189,7 +189,7 @@ class AutogradGradient:
             box.load_state_dict(counts)
 
     def _losses(self, batch: Batch, step: int, before: Snapshot) -> Tensor:
-        """Of the rows that survive, with their graph; what failed is in no buffer."""
+        """Evaluate the rows that survive, with their graph; failed rows are in no buffer."""
         with intercepted(self._answer), noted() as causes:
             losses = one_each(self._evaluated(batch), batch)
             alive = survivors(losses.detach(), step, causes)

@@ -99,54 +99,55 @@ METHODS: dict[str, Method] = {
 
 def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
-    others = {
+    more_methods = {
         name: method
         for name, method in METHODS.items()
         if name not in problem.methods
         and not (method.needs_reference and not problem.has_reference())
         and not (method.needs_box and problem.has_no_box())
     }
-    return {**problem.methods, **others}
+    return {**problem.methods, **more_methods}
 
 
 def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[str, Method]:
     """The methods of some names, in their order; no box is made for it.
 
     Args:
-        problem: Whose methods they may be, beside those of all problems.
-        names: Those that its settings name, if None.
+        problem: The problem, which may have methods of its own beside those of all problems.
+        names: The names; those of the settings if None.
 
     Raises:
-        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
+        ConfigurationError: A method is unknown, named twice, or needs a reference or box that the problem
+            lacks.
     """
-    wanted: Sequence[str] = problem.config.methods if names is None else names
-    known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
-    known |= {name: method for name in wanted if (method := problem.variant(name)) is not None}
-    for place, name in enumerate(wanted):
-        if name not in known:
+    method_names: Sequence[str] = problem.config.methods if names is None else names
+    methods = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
+    methods |= {name: method for name in method_names if (method := problem.variant(name)) is not None}
+    for place, name in enumerate(method_names):
+        if name not in methods:
             raise ConfigurationError(
-                f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
+                f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, methods)}"
             )
-        if name in wanted[:place]:
+        if name in method_names[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
             )
-        stages = {stage_name(0, other): other for other in wanted[:place]}
+        stages = {stage_name(0, other): other for other in method_names[:place]}
         if (other := stages.get(stage_name(0, name))) is not None:
             raise ConfigurationError(
                 f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
                 f"{name!r}, whose checkpoints would be one file. Rename one."
             )
-        if known[name].needs_box and problem.has_no_box():
+        if methods[name].needs_box and problem.has_no_box():
             raise ConfigurationError(
-                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
-                f"{name!r}, which puts something in its place. Leave it out."
+                f"methods: expected methods that need no black box, since {problem.name()} has none, got "
+                f"{name!r}, which puts something in a box's place. Leave it out."
             )
-        if known[name].needs_reference and not problem.has_reference():
+        if methods[name].needs_reference and not problem.has_reference():
             raise ConfigurationError(
                 f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
                 f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
             )
-    if not wanted:
+    if not method_names:
         raise ConfigurationError("methods: expected at least one method, got none. Name some.")
-    return {name: known[name] for name in wanted}
+    return {name: methods[name] for name in method_names}

@@ -37,16 +37,16 @@ def student(setup: Setup) -> Trained:
     def learn() -> None:
         for name, (inputs, outputs) in answers.items():
             box = setup.problem.boxes[name]
-            seen = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
+            arrays = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
             tangent = stands[box].tangent  # the copy that learns
             assert isinstance(tangent, zo.tangents.StudentTangent)
-            tangent.fit(seen, outputs, steps=setup.config.prefit)
+            tangent.fit(arrays, outputs, steps=setup.config.prefit)
 
     return setup.descend(gradient, begin=learn if answers else None)
 
 
 def student_loss(outputs: Tensor | Sequence[Tensor]) -> str:
-    """What a student learns them by: "kl" if they are probabilities, "labels" if one-hot, else "squared".
+    """Choose a student's loss: "kl" for outputs that are probabilities, "labels" for one-hot, else "squared".
 
     Args:
         outputs: A box's answers, `(rows, *shape)` each; rows that are not finite are left out.
@@ -63,7 +63,7 @@ def student_loss(outputs: Tensor | Sequence[Tensor]) -> str:
 
 
 def student_network(box: BlackBoxFunction, width: int = 128) -> nn.Module:
-    """From a box's differentiable inputs to its outputs, for boxes of a few hundred numbers."""
+    """Make a network from a box's differentiable inputs to its outputs, for a few hundred numbers."""
     size_in = sum(math.prod(spec.shape) for spec in box.inputs if spec.differentiable)
     size_out = sum(math.prod(spec.shape) for spec in box.outputs)
     layers = (

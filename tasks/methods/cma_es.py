@@ -49,12 +49,12 @@ QUIET = {"verbose": -9, "verb_log": 0, "verb_disp": 0, "maxiter": np.inf}
 
 @dataclass
 class CmaCounts:
-    """What a `CmaEs` has spent.
+    """The counts of a `CmaEs`.
 
     Attributes:
         steps: Generations.
         queries: Evaluations of the objective: the candidates, and the `checks` that compare evaluators.
-        dropped: Candidates of which a row failed that did not fail in all; they are ranked last.
+        dropped: Candidates with a failed row that did not fail in all; they are ranked last.
         lost: Rows of batches that failed in all candidates, and were left out.
     """
 
@@ -69,26 +69,26 @@ class CmaEs:
     """Moves a network's weights by generations of CMA-ES, in the place of a gradient and an optimizer.
 
     All candidates of a generation are evaluated on the same batch. The first is evaluated alone, and buffers
-    and generators are then as it left them; the others are evaluated together, as `zo.LossGradient` does with
-    its variants: where layers allow it, and as many at a time as memory does. At steps 0, 1, 10, 100, ... the
-    first is evaluated among the others too; if its losses differ by what could change the order of the
-    candidates, and not by chance, all are evaluated one by one from then on.
+    and generators are then as it left them. The others are evaluated together, as `zo.LossGradient` does with
+    its variants: where layers allow it, and as many at a time as memory allows. At steps 0, 1, 10, 100, ...
+    the first is evaluated among the others too. If its losses differ by more than chance, and by enough to
+    change the order of candidates, all are evaluated one by one from then on.
 
     Args:
-        network: What is trained. After `move` it has the mean of the distribution.
+        network: The network that is trained. After `move` it has the mean of the distribution.
         objective: `objective(network, batch) -> Tensor (rows,)`.
         sigma0: Standard deviation of each weight in the first generation.
         popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
         diagonal: Whether the covariance is a diagonal (sep-CMA-ES), which takes no more memory than the
             weights.
-        seed: On which all draws depend; no generator of NumPy's or torch's shares them.
-        chunk: How many candidates are evaluated together; None for what memory allows.
+        seed: The seed of all draws; no generator of NumPy's or torch's shares them.
+        chunk: How many candidates are evaluated together; None for as many as memory allows.
 
     Attributes:
-        counts: What was done so far, see `CmaCounts`.
+        counts: The counts so far, see `CmaCounts`.
 
     Raises:
-        ConfigurationError: There are more weights than a whole covariance is for.
+        ConfigurationError: There are too many weights for a full covariance.
         MissingExtraError: The package `cma` is not installed.
     """
 
@@ -119,7 +119,7 @@ class CmaEs:
 
     @property
     def mean(self) -> Tensor:
-        """Of the distribution, `(weights,)` float64."""
+        """The mean of the distribution, `(weights,)` float64."""
         return torch.from_numpy(np.array(self._search.mean))
 
     @torch.no_grad()
@@ -132,7 +132,7 @@ class CmaEs:
                 network and generators are as they were.
         """
         self.parameters.refuse_replaced(self.network)
-        step, before, asked = self.counts.steps, Snapshot(self.network), self._ask()
+        step, start, asked = self.counts.steps, Snapshot(self.network), self._ask()
         steps = torch.from_numpy(np.stack(asked)) - self.parameters.flat().double()
         candidates = Directions(steps.to(self.parameters.dtype))
         self._rows = count_rows(batch)
@@ -142,7 +142,7 @@ class CmaEs:
                 means = torch.where(losses_of_all.isfinite(), losses_of_all, torch.nan).nanmean(dim=0)
                 alive = survivors(means, step, causes)
         except BaseException:
-            before.restore()
+            start.restore()
             raise
         values, failed = ranked(losses_of_all[:, alive].double().cpu())
         self._tell(asked, values.numpy())
@@ -158,12 +158,12 @@ class CmaEs:
             tensor.copy_(values)
 
     def metrics(self) -> dict[str, float]:
-        """The counts, by name; `rows` are those of data, for objectives that call no box."""
+        """The counts, by name; `rows` are rows of data, for objectives that call no box."""
         counts = {name: float(count) for name, count in asdict(self.counts).items()}
         return {**counts, "sigma": float(self._search.sigma), "rows": counts["queries"] * self._rows}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the search was told, from which it is made again; `cma` itself has a pickle, which is code."""
+        """Save the losses told to the search, which rebuild it; `cma` itself has a pickle, which is code."""
         return {
             "start": self._start,
             "told": torch.from_numpy(np.array(self._told).reshape(-1, self._search.popsize)),
@@ -178,31 +178,32 @@ class CmaEs:
         """Go on where `state_dict` was taken; takes as long as the search itself took, without the boxes.
 
         Raises:
-            ConfigurationError: What it was told does not lead there: of other settings, or another `cma`.
+            ConfigurationError: The recorded generations do not reproduce the saved weights: they are of other
+                settings, or of another version of `cma`.
         """
         self._start, self._told = state["start"], []
         self._search = self._begin(self._start.numpy())
         for values in state["told"].numpy():
-            asked = self._ask()
+            candidates = self._ask()
             if np.isfinite(values).all():
-                self._tell(asked, values)
+                self._tell(candidates, values)
         if not torch.allclose(self.mean, state["mean"], rtol=0, atol=1e-6 * self._search.sigma0):
             raise ConfigurationError(
-                "cma-es: expected what it was told to lead to the weights where the state was taken, got "
-                f"others, {float((self.mean - state['mean']).abs().max()):.1e} off. Go on with the settings "
-                "and the version of cma that the run was begun with, or start anew."
+                "cma-es: expected the recorded generations to reproduce the saved weights, got weights that "
+                f"are {float((self.mean - state['mean']).abs().max()):.1e} off. Go on with the settings and "
+                "the version of cma that the run was begun with, or start anew."
             )
         self.counts = CmaCounts(**state["counts"])
         self._chunk, self._stacks, self._rows = state["chunk"], state["stacks"], state["rows"]
 
     def _ask(self) -> list[np.ndarray]:
         """The candidates of a generation, `(weights,)` float64 each."""
-        asked = self._search.ask()
-        self._told.append(np.full(len(asked), np.nan))
-        return asked
+        solutions = self._search.ask()
+        self._told.append(np.full(len(solutions), np.nan))
+        return solutions
 
     def _tell(self, asked: list[np.ndarray], values: np.ndarray) -> None:
-        """Move the distribution by the values of candidates, of which nothing but the order matters."""
+        """Move the distribution by the values of candidates; only their order matters."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of candidates that are all equal
             self._search.tell(asked, list(values))
@@ -273,7 +274,7 @@ class CmaEs:
     def _fault(
         self, of_step: Step, stacked: Tensor, alone: Tensor, first: Directions, start: Snapshot
     ) -> str:
-        """What is wrong with losses of a stack, of whose first candidate these alone are the truth; or ""."""
+        """Describe the fault of a stack's losses, by the true ones of its first candidate; or ""."""
         finite = alone[0].isfinite()
         if not finite.any():
             return ""
@@ -310,14 +311,15 @@ def _strategy(sigma0: float, popsize: int | None, diagonal: bool, seed: int, sta
 
 
 def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """What a search is told of some candidates: the mean loss of each, and a worse one where rows failed.
+    """Return the values that a search is told of candidates: mean losses, and worse ones where rows failed.
 
     Args:
         losses: Losses `(candidates, rows)` float64, NaN or infinite where a row failed; no row failed in all.
 
     Returns:
-        Finite values `(candidates,)` float64, and `(candidates,)` bool, True where a row failed. Those stand
-        behind all others: first by the number of rows that failed, then by the mean of those that did not.
+        Finite values `(candidates,)` float64, and `(candidates,)` bool, True where a row failed. Candidates
+        with failed rows rank behind all others: first by the number of failed rows, then by the mean of the
+        other rows.
     """
     finite = losses.isfinite()
     means = torch.where(finite, losses, 0.0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)

@@ -64,7 +64,7 @@ def surrogate(setup: Setup) -> Trained:
 
 
 def further(setup: Setup, number: int) -> Batch:
-    """Batch `number` of those that no box is asked for: of training's data, of eight rows or more."""
+    """Batch `number` of training's data for steps without a box, of eight rows or more."""
     several = -(-ROWS // setup.config.batch)
     begin = FURTHER + number * several
     batches = [setup.batch(place) for place in range(begin, begin + several)]
@@ -73,7 +73,7 @@ def further(setup: Setup, number: int) -> Batch:
 
 
 def costs_nothing(setup: Setup) -> bool:
-    """Whether training's batches cost no row of a box; where they would, none is run."""
+    """Say whether training's batches cost no row of a box; where they would, none is run."""
     try:
         with unasked(setup.name):
             further(setup, 0)

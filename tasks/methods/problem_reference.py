@@ -1,4 +1,4 @@
-"""A problem's `reference`, the box with a derivative: what first order takes in the box's place."""
+"""A problem's `reference`, the box with a derivative that first order takes in the box's place."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def compare(
 
 
 def deviation(spec: ArraySpec, box: Tensor, reference: Tensor) -> tuple[float, float, str]:
-    """Where two answers `(*leading axes, *spec.shape)` to the same rows are furthest apart.
+    """Find where two answers `(*leading axes, *spec.shape)` to the same rows are furthest apart.
 
     Returns:
         How far, in units of how much the output varies from row to row (of its largest value where it does

@@ -40,10 +40,10 @@ def no_gradient(setup: Setup) -> Trained:
 
     def begin() -> None:
         """See that there is a way beside the box: a gradient of zero would train nothing, step by step."""
-        before, step = Snapshot(setup.network), 0
+        start, step = Snapshot(setup.network), 0
         while alone.flat:
             alone.backward(setup.batch(step))
-            before.restore()
+            start.restore()
             setup.network.zero_grad()
             step += 1
 
@@ -121,11 +121,11 @@ def population(setup: Setup) -> Trained:
 
 
 def _of_tangents(setup: Setup, replays: int | None) -> tuple[zo.TangentGradient, Callable[[], None] | None]:
-    """A gradient by the default's tangents, and what they learn before the first step.
+    """A gradient by the default's tangents, and a function that lets them learn before the first step.
 
     Args:
-        setup: What the method was given.
-        replays: As of `zo.tangents.Limits`.
+        setup: The setup of the method.
+        replays: The setting of `zo.tangents.Limits`.
     """
     config = setup.config
     gradient = _tangent_gradient(setup, None, replace(limits_of(config), replays=replays))
@@ -142,7 +142,7 @@ def _of_tangents(setup: Setup, replays: int | None) -> tuple[zo.TangentGradient,
 def _with_replays(
     setup: Setup, tangents: Sequence[zo.tangents.Tangent], begin: Callable[[], None]
 ) -> Trained:
-    """By tangents that are known, one for each box, which are neither learned nor checked."""
+    """Train by tangents that are known, one for each box, which are neither learned nor checked."""
     unchecked = replace(limits_of(setup.config), check_every=None)
     return setup.descend(_tangent_gradient(setup, tangents, unchecked), begin=begin, replayed=True)
 
@@ -150,7 +150,7 @@ def _with_replays(
 def _tangent_gradient(
     setup: Setup, tangents: Sequence[zo.tangents.Tangent] | None, limits: zo.tangents.Limits
 ) -> zo.TangentGradient:
-    """By one tangent for each box, the default ones if None; the run's own boxes share their rows."""
+    """Make a gradient of one tangent for each box (None: the default's); the run's boxes share their rows."""
     priors = [setup.problem.prior(name) for name in setup.problem.boxes]
     if tangents is None and any(prior is not None for prior in priors):
         each = zip(setup.boxes, priors, strict=True)
@@ -176,7 +176,7 @@ def limits_of(config: Config) -> zo.tangents.Limits:
 
 
 def answers_of(setup: Setup) -> dict[str, tuple[Any, Any]]:
-    """What boxes have answered before, inputs and outputs by the box's name, on the run's device."""
+    """Return the boxes' earlier answers, inputs and outputs by the box's name, on the run's device."""
     boxes, config = setup.problem.boxes, setup.config
     answers = setup.problem.known_answers() if config.prefit else {}
     for name in answers:
@@ -202,7 +202,7 @@ def _row_rule(problem: Problem) -> zo.box_gradient.RowRGE:
 
 
 def cost_of_tangents(problem: Problem, steps: int) -> Cost:
-    """Of `tangents`, with what checks take."""
+    """Return the cost of `tangents`, with the checks."""
     limits = limits_of(problem.config)
     checks = limits.checks_within(steps, learns=True)
     most = steps + CONFIRMED * (checks + limits.early - 1)
@@ -210,7 +210,7 @@ def cost_of_tangents(problem: Problem, steps: int) -> Cost:
 
 
 def cost_of_rows(problem: Problem, steps: int) -> Cost:
-    """Of `row_rge`, with the queries of each row."""
+    """Return the cost of `row_rge`, with the queries of each row."""
     config = problem.config
     settings = config.zeroth_order
     queries = settings.input_directions * (2 if settings.central else 1)
@@ -224,7 +224,7 @@ def cost_of_rows(problem: Problem, steps: int) -> Cost:
 
 
 def cost_of_base(problem: Problem, steps: int) -> Cost:
-    """Of a method that evaluates the objective once a step."""
+    """Return the cost of a method that evaluates the objective once a step."""
     return Cost(steps)
 
 
@@ -235,7 +235,7 @@ def check_outputs(problem: Problem) -> None:
 
 
 def check_rows(problem: Problem) -> None:
-    """Refuse boxes, or settings, by which `row_rge` cannot ask."""
+    """Refuse boxes, or settings, that `row_rge` cannot work with."""
     for box in problem.boxes.values():
         zo.differentiable(box, _row_rule(problem))
 
@@ -246,11 +246,11 @@ def check_tangents(problem: Problem) -> None:
 
 
 def tangents_of_boxes(problem: Problem) -> list[str]:
-    """Which tangent stands for each box at first, and what the box is taken for."""
-    said = []
+    """Name the first tangent of each box, and the structure that the box is taken for."""
+    sentences = []
     for name, box in problem.boxes.items():
         tangent = zo.tangents.AutoTangent(box, prior=problem.prior(name))
         models = tangent.models.values()
         kinds = " and ".join(type(m).__name__ + (" above a prior" if m.prior else "") for m in models)
-        said.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
-    return said
+        sentences.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
+    return sentences

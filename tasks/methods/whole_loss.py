@@ -57,14 +57,14 @@ def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.E
 
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
-    """Of a gradient of the whole loss, and with all queries by which it may have to be checked."""
+    """Return the cost of a gradient of the whole loss, with all queries that may check it."""
     queries = steps * gradient.next_queries()
     most = steps + queries + gradient.most_checks(steps)
     return Cost(steps + queries, queries, most, first=gradient.most_checks(1))
 
 
 def cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
-    """Of `train`."""
+    """Return the cost of `train`."""
     network = problem.network()
     planned = _planned(kind, problem, network)
     gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.zeroth_order.chunk)

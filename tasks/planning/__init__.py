@@ -1,1 +1,1 @@
-"""What a run will do and cost, decided before it trains."""
+"""The plan of a run and its cost, decided before it trains."""

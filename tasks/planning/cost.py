@@ -1,4 +1,4 @@
-"""What a plan will do and cost, in words, before it is gone through: rows, queries and time by method."""
+"""A plan and its cost in words, before it is carried out: rows, queries and time by method."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins
 
 
 def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
-    """What a run will do and cost, in words: three lines where it follows from a budget, else a table.
+    """Describe a run and its cost: three lines where it follows from a budget, else a table.
 
     Args:
         plan: A plan that is settled.
         bound: Its problem in the run.
         dry: Whether it is not made, and the table is wanted in any case.
     """
-    said, known = [], plan.rows is not None and None not in plan.rows.costs.values()
+    lines, has_costs = [], plan.rows is not None and None not in plan.rows.costs.values()
     if plan.chosen:
-        said += [_chosen(plan), *([_rows_of(plan, bound), _time_of(plan)] if known else [])]
-    said += plan.aside
-    if len(said) > 2 and plan.rows is not None and not dry:
+        lines += [_chosen(plan), *([_rows_of(plan, bound), _time_of(plan)] if has_costs else [])]
+    lines += plan.aside
+    if len(lines) > 2 and plan.rows is not None and not dry:
         size = plan.rows.sizes.batch
-        return said + _failed(plan.trial, size) + _again(plan.trial, size, plan.rows.costs)
+        return lines + _failed(plan.trial, size) + _again(plan.trial, size, plan.rows.costs)
     rehearsed = plan.work if plan.work or dry else None
     for method in plan.methods.values():
-        said += method.says(bound.problem) if method.says else []
+        lines += method.says(bound.problem) if method.says else []
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
     if rows is None:
-        return [*said, *plan.instead]
+        return [*lines, *plan.instead]
     size, evaluation = rows.sizes.batch, rows.sizes.objective
     judging = {"validation": rows.validation, "test": rows.test}
     total, most = plan.total, plan.total + seeds * rows.more
@@ -48,38 +48,38 @@ def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
         f"Cost: one evaluation of the objective on {counted(size, 'row')} of data runs "
         f"{counted(evaluation, 'box row')}{speed}."
     )
-    said.append(data if plan.problem.has_no_box() else boxes)
-    said += [
+    lines.append(data if plan.problem.has_no_box() else boxes)
+    lines += [
         _line(name, cost, evaluation, trial.second) + _beside(name, cost, plan.config.steps, trial, rehearsed)
         for name, cost in rows.costs.items()
     ]
     for name, count in judging.items():
         if count != 0:
-            own = "the problem's own, not known beforehand"
+            remark = "the problem's own, not known beforehand"
             if count is None and (once := rows.once[name]):
-                own += f"; {counted(once, 'row')} if it asks for each row of its data once"
-            known = own if count is None else counted(count, "row")
-            said.append(f"  {name}, of each method: {known}")
+                remark += f"; {counted(once, 'row')} if it asks for each row of its data once"
+            amount = remark if count is None else counted(count, "row")
+            lines.append(f"  {name}, of each method: {amount}")
     for name, count in (("making the data", rows.made), ("timing", trial.spent.rows_run)):
         if count:
             have = "has" if count == 1 else "have"
-            said.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
+            lines.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
     if bound.ledger.answers.full:
-        said.append("  Not all that made the data is kept: each `blackbox resume` runs the rest again.")
+        lines.append("  Not all that made the data is kept: each `blackbox resume` runs the rest again.")
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
     unknown = " and ".join(name for name, count in judging.items() if count is None)
     beside = f", beside those of {unknown}" if unknown else ""
     over = f"in all {counted(seeds, 'seed')}"
     rows_in_all = f"{total:,}{upper} rows" if upper else counted(total, "row")
-    said.append(f"  {over}: {rows_in_all}{limit}{beside}")
+    lines.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
-        said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return said + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
+        lines.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
+    return lines + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
 
 
 def _chosen(plan: Plan) -> str:
-    """What follows from the budget, in a sentence."""
+    """Describe the settings that follow from the budget, in a sentence."""
     config = plan.config
     limits = [counted(config.rows, "row")] if config.rows is not None else []
     if (minutes := config.minutes) is not None:
@@ -88,8 +88,8 @@ def _chosen(plan: Plan) -> str:
         config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
     )
     if again and POPULATION in plan.methods and len(config.rates) > 1:
-        *others, last = (f"{rate:g}" for rate in config.rates)
-        rates = f"{', '.join(others)} and {last}" if others else last
+        *first_rates, last = (f"{rate:g}" for rate in config.rates)
+        rates = f"{', '.join(first_rates)} and {last}" if first_rates else last
         again += f", at {rates} times the learning rate"
     trusted = any(method.replays for method in plan.methods.values())
     replayed = again if trusted or config.replays else ""
@@ -164,7 +164,7 @@ def _about(seconds: float) -> str:
 def _beside(
     name: str, cost: Cost | None, steps: int, trial: Trial, rehearsed: Mapping[str, Rehearsal | None] | None
 ) -> str:
-    """What a method with a learned model computes beside the box in so many steps."""
+    """Describe the time that a method with a learned model computes beside the box in so many steps."""
     if cost is None or not cost.learns:
         return ""
     if rehearsed is None:
@@ -178,27 +178,27 @@ def _beside(
 
 
 def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
-    """Where the time comes from that learned models take, or where it is said."""
+    """Say where the time of learned models comes from, or where to find it."""
     assert plan.rows is not None
     names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
-    known = [name for name in names if (rehearsed or {}).get(name) is not None]
-    said = []
-    if known:
-        said.append(
-            f"  The time beside the box, of {', '.join(known)}, is an estimate for a processor of its own, "
+    timed = [name for name in names if (rehearsed or {}).get(name) is not None]
+    lines = []
+    if timed:
+        lines.append(
+            f"  The time beside the box, of {', '.join(timed)}, is an estimate for a processor of its own, "
             "from a few steps on the first batch that ran no row."
         )
-    if unknown := [name for name in names if name not in known]:
-        before = "; --dry-run estimates it before" if rehearsed is None else ""
-        said.append(
+    if unknown := [name for name in names if name not in timed]:
+        hint = "; --dry-run estimates it before" if rehearsed is None else ""
+        lines.append(
             f"  How long {', '.join(unknown)} will compute beside the box is said in the lines of progress"
-            f"{before}."
+            f"{hint}."
         )
-    return said
+    return lines
 
 
 def _failed(trial: Trial, size: int) -> list[str]:
-    """What is to be said of rows that failed in a trial on a batch of that size."""
+    """Describe the rows that failed in a trial on a batch of that size."""
     spent, back = trial.spent, trial.back
     if back is None or (back == size and not spent.rows_failed):
         return []
@@ -216,7 +216,7 @@ def _failed(trial: Trial, size: int) -> list[str]:
 
 
 def _again(trial: Trial, size: int, costs: Mapping[str, Cost | None]) -> list[str]:
-    """Which methods ask a batch again without its failed rows, where there are such."""
+    """Name the methods that ask a batch again without its failed rows, where there are such."""
     names = ", ".join(name for name, cost in costs.items() if cost is not None and cost.again)
     if not names or trial.back is None or not 0 < trial.back < size:
         return []

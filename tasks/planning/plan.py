@@ -1,4 +1,4 @@
-"""`Plan`: what a run will do, as a value. Methods, seeds and settings are in it before any box is made.
+"""`Plan`: the work of a run, as a value. Methods, seeds and settings are in it before any box is made.
 
 What takes a look at boxes and data comes when a run is carried out (`tasks.planning.spending.settled`): rows,
 the time of the first batch, whose rows are run for it, and the settings that follow from these.
@@ -38,21 +38,21 @@ LEFT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, as a value.
+    """The work of a run, as a value.
 
     Attributes:
-        problem: What is trained, with its settings: what the user declares, of which nothing is made.
-        seeds: With each of them, every method is trained once.
-        methods: By name, in their order.
+        problem: The problem, with its settings: the user's declaration, before anything of it is made.
+        seeds: The seeds; with each of them, every method is trained once.
+        methods: The methods by name, in their order.
         preset: The preset that the settings started from; "own" for none.
-        where: Where the problem's class is, as `problems.find` takes it; "" for a notebook's.
+        where: The place of the problem's class, as `problems.find` takes it; "" for a notebook's.
         chosen: Settings that follow from the budget; None until the plan is `settled`.
-        aside: What is to be said of how they were chosen, in words.
-        rows: What it asks boxes for; None until it is settled, and where `instead` says why.
-        instead: What is said of the cost where rows are not known.
-        trial: What the first batch took, where it was tried.
-        work: What methods with a learned model compute beside the boxes, by name, where that was tried; None
-            for one of which a few steps do not say it.
+        aside: Sentences on how they were chosen.
+        rows: The rows that it asks of boxes; None until it is settled, and where `instead` says why.
+        instead: Sentences on the cost where rows are not known.
+        trial: The trial on the first batch, where there was one.
+        work: The computing of methods with a learned model beside the boxes, by name, where that was tried;
+            None for a method that a few steps do not show.
     """
 
     problem: Problem
@@ -74,18 +74,18 @@ class Plan:
 
     @property
     def is_open(self) -> bool:
-        """Whether settings that follow from its budget are still to be chosen."""
+        """True if settings that follow from its budget are still to be chosen."""
         return None in self.chosen.values()
 
     def choosing(self, settings: Mapping[str, Any], aside: Sequence[str] = ()) -> Plan:
         """The plan with settings that follow from its budget, once all of them are known.
 
         Args:
-            settings: Those of `chosen`.
-            aside: What is to be said of how they were chosen, in words.
+            settings: The settings of `chosen`.
+            aside: Sentences on how they were chosen.
         """
-        known = None not in settings.values()
-        problem = self.problem.with_settings(**settings) if known else self.problem
+        has_costs = None not in settings.values()
+        problem = self.problem.with_settings(**settings) if has_costs else self.problem
         return replace(self, problem=problem, chosen=dict(settings), aside=tuple(aside))
 
     def without(self, names: Collection[str]) -> Plan:
@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def terms(self) -> Terms:
-        """What a folder has of it in writing."""
+        """The written terms of it in a folder."""
         return Terms(
             task=self.problem.name(),
             preset=self.preset,
@@ -136,19 +136,19 @@ def plan_of(
     where: str | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a run of a problem, if its settings go with it; the problem is asked for nothing yet.
+    """The plan of a run of a problem, if its settings suit it; the problem is asked for nothing yet.
 
     Args:
-        problem: With its settings.
-        methods: Those that its settings name, see `methods.by_name.methods_named`.
-        seeds: With each of them, every method is trained once.
-        preset: The one that the settings started from; if None, the one that they are.
-        where: Where the problem's class is; if None, where it says that it is.
-        chosen: Settings that follow from the budget, see `left_to_the_budget`; None for those that have not
+        problem: The problem with its settings.
+        methods: The methods that its settings name, see `methods.by_name.methods_named`.
+        seeds: The seeds; with each of them, every method is trained once.
+        preset: The preset that the settings started from; if None, the one that equals them.
+        where: The place of the problem's class; if None, its own.
+        chosen: Settings that follow from the budget, see `left_to_the_budget`; None for each that has not
             been chosen.
 
     Raises:
-        ConfigurationError: Settings do not go with each other, or seeds are none.
+        ConfigurationError: Settings contradict each other, or a seed is none.
         ProblemError: There is no such device.
     """
     config = problem.config
@@ -160,7 +160,7 @@ def plan_of(
             f"{config.rows}. Leave --rows out."
         )
     if preset is None:
-        preset = next((name for name, known in problem.presets.items() if known == config), "own")
+        preset = next((name for name, usual in problem.presets.items() if usual == config), "own")
     where = problems.where_is(type(problem)) if where is None else where
     return Plan(problem, tuple(map(int, seeds)), methods, preset, where, dict(chosen or {}))
 
@@ -168,13 +168,13 @@ def plan_of(
 def left_to_the_budget(
     problem: Problem, preset: str | None, by_hand: Collection[str]
 ) -> tuple[Problem, dict[str, None]]:
-    """A problem of a new run with those settings that a budget chooses at once, and names of the others.
+    """Set the settings that a budget chooses at once in a problem of a new run, and name the others.
 
     Args:
-        problem: With its settings.
-        preset: The one that these started from; None where that is not known.
-        by_hand: Names of those that the user set, beside those that are not the usual ones; without `rows`
-            and `minutes`, or with `steps`, nothing is chosen.
+        problem: The problem with its settings.
+        preset: The preset that these started from; None where that is not known.
+        by_hand: Names of the settings that the user set, beside unusual ones; without `rows` and `minutes`,
+            or with `steps`, nothing is chosen.
     """
     settings, presets = problem.config, problem.presets
     named = None if preset is None else presets.get(preset)
@@ -202,15 +202,15 @@ class PlannedRows:
 
     Attributes:
         sizes: How many rows are asked for at once.
-        costs: By method; None where that is not known.
+        costs: The cost by method; None where it is not known.
         steps: Box rows of steps, by method where known: the least that they take.
-        most: The most, where checks are in doubt or trust is lost.
+        most: The most box rows of steps, where checks are in doubt or trust is lost.
         validation: Box rows of all validations of a method; None for a problem's own.
         test: Box rows of the test of a method; None for a problem's own.
         judging: Box rows of validations and tests of all methods, as far as they are known.
         made: Rows that were run to make the data.
         once: Box rows of all validations of a method, and of its test, if each row of their data is asked for
-            once, as by the objective: what a problem's own most often take.
+            once, as by the objective; a problem's own validation and test most often take as many.
     """
 
     sizes: Sizes

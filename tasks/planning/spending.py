@@ -1,4 +1,4 @@
-"""The rows and the time that a plan spends: what its methods take, and the steps that a budget allows.
+"""The rows and the time that a plan spends: its methods' needs, and the steps that a budget allows.
 
 Steps follow from a budget where neither the user nor a preset says how many there are; those of a preset are
 the most that are taken, for they are what its name stands for. Nearly all rows are for training: its windows
@@ -55,16 +55,16 @@ def settled(
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
     Args:
-        plan: As the user asks for it.
+        plan: The user's plan.
         bound: Its problem in the run, which takes the settings over.
-        asked: What the problem says of its cost, see `trial.asked`.
+        asked: The problem's cost, see `trial.asked`.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
-        keep: Whether the plan's trial is to have what the boxes answered then.
-        rehearse: Gives what methods compute beside the boxes, by a trial with the boxes' answers.
+        keep: Whether the plan's trial keeps the boxes' answers.
+        rehearse: Estimates the methods' computing beside the boxes, by a trial with the boxes' answers.
 
     Raises:
-        ConfigurationError: The run takes more rows than its budget has, or steps are to follow from one
-            without room for a training: none was run, but for the data.
+        ConfigurationError: The run takes more rows than its budget has, or the budget that steps follow from
+            has no room for a training: no row was run, but for the data.
     """
     problem, chooses, sizes = bound.problem, plan.is_open, asked.sizes
     tries = _tries(plan)
@@ -96,7 +96,7 @@ def settled(
 
 
 def _tries(plan: Plan) -> int:
-    """How many evaluations of the objective are timed: the first one warms up, where rows are not scarce."""
+    """Return how many evaluations of the objective are timed; one warms up, unless rows are scarce."""
     if not plan.is_open or plan.config.rows is None:
         return TRIES
     return 1 if plan.config.minutes is None else TIMED
@@ -154,7 +154,7 @@ def _sized(sizes: Sizes, problem: Problem, rows: int) -> Sizes:
 
 
 def _has_room(plan: Plan, more: int) -> bool:
-    """Whether the budget has so many rows more than the plan takes."""
+    """Say whether the budget has so many rows more than the plan takes."""
     return plan.config.rows is None or plan.total + more <= plan.config.rows
 
 
@@ -172,7 +172,7 @@ def _beyond_the_budget(plan: Plan) -> ConfigurationError:
 
 
 def _were_run(made: int) -> str:
-    """What a refusal says of rows that are spent."""
+    """Say in a refusal how many rows are spent."""
     if not made:
         return "No row was run"
     return f"{counted(made, 'row')} {'was' if made == 1 else 'were'} run, to make the data"
@@ -180,12 +180,12 @@ def _were_run(made: int) -> str:
 
 def _as_set(plan: Plan) -> Plan:
     """A plan whose steps stay as they are set, for its rows are not known beforehand."""
-    said = (
+    sentence = (
         "  Steps stay as they are set, and --rows and --minutes are the limit alone: what methods, "
         f"validation and test of {plan.problem.name()} take is not known beforehand.",
     )
     as_set = {name: getattr(plan.config, name) for name in plan.chosen}
-    return plan.choosing({} if plan.problem.presets else as_set, said)
+    return plan.choosing({} if plan.problem.presets else as_set, sentence)
 
 
 def _with_choice(plan: Plan, choice: _Choice) -> Plan:
@@ -196,8 +196,8 @@ def _with_choice(plan: Plan, choice: _Choice) -> Plan:
     does.
 
     Args:
-        plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        choice: What of it fits.
+        plan: A plan with a budget; it leaves `steps` and perhaps other settings to be chosen.
+        choice: The choice that fits into the budget.
     """
     preset = bool(plan.problem.presets)
     if not choice.known:
@@ -208,17 +208,17 @@ def _with_choice(plan: Plan, choice: _Choice) -> Plan:
     steps = group.of_all(choice.most_steps())[0]  # each has a clock of its own
     if steps is None or (steps == 0 and preset):  # which is refused for what it takes at least
         return plan.choosing({} if preset else choice.settings(plan.config.steps))
-    said = f"  The preset's {counted(plan.config.steps, 'step')} would take {least:,} rows at least."
-    return plan.choosing(choice.settings(max(1, steps)), (said,) if preset else ())
+    sentence = f"  The preset's {counted(plan.config.steps, 'step')} would take {least:,} rows at least."
+    return plan.choosing(choice.settings(max(1, steps)), (sentence,) if preset else ())
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """How many steps a budget of rows and minutes allows, and at how many learning rates.
+    """The choice of how many steps a budget of rows and minutes allows, and at how many learning rates.
 
     Attributes:
-        plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        problem: The plan's, in the run, with what it has made.
+        plan: A plan with a budget; it leaves `steps` and perhaps other settings to be chosen.
+        problem: The plan's problem, in the run, with its box and data.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         spent: Seconds that the run has taken by now.
@@ -231,7 +231,7 @@ class _Choice:
     spent: float = 0.0
 
     def rows(self, settings: Mapping[str, object]) -> PlannedRows:
-        """What a seed takes, with some settings in the place of those of the plan."""
+        """Return the rows of a seed, with some settings in the place of the plan's."""
         problem = self.problem.with_settings(**settings)
         tested = rows_of_test(problem, self.plan.chosen)
         sizes = self.sizes if tested is None else _sized(self.sizes, problem, tested)
@@ -239,17 +239,17 @@ class _Choice:
 
     @cached_property
     def as_set(self) -> PlannedRows:
-        """What a seed takes with the settings of the plan."""
+        """The rows of a seed with the settings of the plan."""
         return self.rows({})
 
     @property
     def known(self) -> bool:
-        """Whether the rows of methods, validation and test are."""
+        """True if the rows of methods, validation and test are known."""
         rows = self.as_set
         return rows.validation is not None and rows.test is not None and None not in rows.costs.values()
 
     def settings(self, steps: int) -> dict[str, object]:
-        """Those that go with so many steps."""
+        """Return the settings that go with so many steps."""
         by_windows = judges_by_windows(self.problem, self.plan.chosen)
         every = max(EACH, -(-steps // WINDOWS)) if by_windows else -(-steps // (VALIDATIONS - 1))
         batch = self.problem.config.batch
@@ -275,16 +275,16 @@ class _Choice:
         return list(FACTORS) if several else [1.0]
 
     def fits(self, steps: int) -> bool:
-        """Whether all seeds end within the budget of rows, and of minutes."""
+        """Say whether all seeds end within the budget of rows, and of minutes."""
         rows = self.rows(self.settings(steps))
         return (self.plan.config.rows is None or self._has_room(rows)) and self.ends(steps)
 
     def _has_room(self, rows: PlannedRows) -> bool:
-        """Whether the budget has what all seeds take, with their checks."""
+        """Say whether the budget has the rows of all seeds, with their checks."""
         return len(self.plan.seeds) * rows.with_checks <= self._budget
 
     def ends(self, steps: int) -> bool:
-        """Whether all seeds end in time, as far as the first batch says it."""
+        """Say whether all seeds end in time, judged by the first batch."""
         minutes = self.plan.config.minutes
         return minutes is None or self._seconds(steps) <= seconds_left(minutes, self.spent)
 
@@ -301,7 +301,7 @@ class _Choice:
         return len(self.plan.seeds) * (seconds + tests)
 
     def most_steps(self) -> int | None:
-        """As many as there is room for, and no more than a preset has; 0 for none, None for no end."""
+        """Return the most steps there is room for, at most a preset's; 0 for none, None for no end."""
         config = self.plan.config
         if not any(self.as_set.steps.values()):
             return None
@@ -320,7 +320,7 @@ class _Choice:
         return low
 
     def in_all(self, rows: int) -> int:
-        """What a run takes whose seeds take so many rows each, with all that is beside them."""
+        """Return the rows of a run whose seeds take so many each, with all others."""
         return len(self.plan.seeds) * rows + self._aside
 
     def refuse_too_few(self) -> None:
@@ -356,16 +356,16 @@ class _Choice:
 
 
 def _at(work: Rehearsal | None, name: str, rates: int) -> Rehearsal | None:
-    """What a method computes, at so many learning rates if it is the one that has several."""
+    """Return a method's rehearsal, at so many learning rates if it is the one that has several."""
     return work if work is None or name != POPULATION else replace(work, networks=max(1, rates))
 
 
 def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:
-    """What the settings of a problem ask for.
+    """Return the rows that the settings of a problem ask for.
 
     Args:
-        problem: With its settings.
-        plan: Its methods, and what it has chosen.
+        problem: The problem with its settings.
+        plan: The plan, with its methods and chosen settings.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         supposing: Whether a problem's own validation or test is supposed to take each row of its data once,
@@ -376,9 +376,11 @@ def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: b
         name: None if method.cost is None else method.cost(problem, config.steps)
         for name, method in methods.items()
     }
-    known = {name: cost for name, cost in costs.items() if cost is not None}
-    steps = {name: round(sizes.objective * cost.evaluations) for name, cost in known.items()}
-    most = {name: round(sizes.objective * (cost.most or cost.evaluations)) for name, cost in known.items()}
+    sure_costs = {name: cost for name, cost in costs.items() if cost is not None}
+    steps = {name: round(sizes.objective * cost.evaluations) for name, cost in sure_costs.items()}
+    most = {
+        name: round(sizes.objective * (cost.most or cost.evaluations)) for name, cost in sure_costs.items()
+    }
     validates = kind.validate is Problem.validate or (supposing and sizes.validation)
     tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and sizes.test)
     free = judges_by_windows(problem, plan.chosen)

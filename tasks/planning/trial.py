@@ -1,4 +1,4 @@
-"""What a problem is asked before it trains: the rows of one evaluation of its objective, and their time.
+"""The trial of a problem before it trains: the rows of one evaluation of its objective, and their time.
 
 The rows are known without running one, as the boxes answer with zeros; the time is that of a few evaluations.
 Data may be made meanwhile, whose rows count.
@@ -39,7 +39,7 @@ MANY = 10  # rows with one error of another type, of which no other batch would 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is asked for at once, in rows.
+    """The rows of one evaluation, by purpose.
 
     Attributes:
         objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
@@ -56,12 +56,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a problem says of its cost.
+    """The cost of a problem, as it says itself or as a trial shows it.
 
     Attributes:
         made: Rows that were run to make the data.
         sizes: How many rows are asked for at once; None where `instead` says why.
-        instead: What is said of the cost where rows are not known.
+        instead: Sentences on the cost where rows are not known.
     """
 
     made: int
@@ -90,15 +90,15 @@ class Rehearsal:
     most_replays: int = 0
 
     def seconds(self, steps: int) -> float:
-        """Of a training of so many steps."""
+        """Return the seconds of a training of so many steps."""
         return self.without(steps) + steps * self.further(self.replays)
 
     def most(self, steps: int) -> float:
-        """Of one in which as many replays follow each step as may."""
+        """Return the seconds of a training in which as many replays follow each step as may."""
         return self.without(steps) + steps * self.further(max(self.replays, self.most_replays))
 
     def without(self, steps: int) -> float:
-        """Of one without replays."""
+        """Return the seconds of a training without replays."""
         return self.first + (steps - 1) * self.step
 
     def further(self, replays: int) -> float:
@@ -108,15 +108,15 @@ class Rehearsal:
 
 
 def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
-    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective.
+    """Ask a problem for the cost of so many seeds, or for the rows of one evaluation of its objective.
 
-    First methods refuse what they cannot train, and answers that the problem has are made: their rows are
-    among those of data.
+    Before that methods refuse problems that they cannot train, and the problem's own answers are made: their
+    rows count as rows of data.
 
     Args:
         bound: The problem in the run.
-        methods: Those that will be trained, by name.
-        seeds: How many.
+        methods: The methods that will be trained, by name.
+        seeds: How many seeds.
 
     Raises:
         ConfigurationError: A method cannot train with these settings, or these boxes.
@@ -128,9 +128,9 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
                 method.check(problem)
     if problem.config.prefit and any(method.learns_answers for method in methods.values()):
         problem.known_answers()
-    said = problem.cost(seeds)
-    if said is not None:
-        instead = ("Cost:", *(f"  {line}" for line in said))
+    cost = problem.cost(seeds)
+    if cost is not None:
+        instead = ("Cost:", *(f"  {line}" for line in cost))
         return Asked(ledger.rows_of_data(), instead=instead)
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
@@ -153,7 +153,7 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
 
 
 def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
-    """What one evaluation of the objective asks of the boxes, which answer with zeros."""
+    """Count the rows that one evaluation of the objective asks of the boxes, which answer with zeros."""
     rows = 0
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -174,7 +174,7 @@ def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
 
 
 def _held_out_rows(problem: Problem, network: nn.Module, batch: Batch, for_each: float, data: Batch) -> int:
-    """What one evaluation of the objective on held-out data asks of the boxes.
+    """Count the rows that one evaluation of the objective on held-out data asks of the boxes.
 
     As many for each row as in training, `for_each`, unless rows are larger or smaller than there: a longer
     run has more calls.
@@ -198,10 +198,10 @@ class Trial:
         second: Seconds that a row takes; None where none was run.
         evaluation: Seconds that an evaluation of the objective takes; None where none was run.
         back: Losses of the batch that were finite in the last one; None where that is not known.
-        spent: What the boxes counted.
+        spent: The boxes' counts.
         unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
-        answers: What they answered in the last one, call by call, where that is kept.
-        fault: What a box's own code raised in every row, with its traceback; None where rows may differ.
+        answers: The boxes' answers in the last evaluation, call by call, where they are kept.
+        fault: The error of a box's own code in every row, with its traceback; None where rows may differ.
     """
 
     second: float | None = None
@@ -213,15 +213,15 @@ class Trial:
     fault: Exception | None = None
 
     def seconds(self, rows: float, sizes: Sizes) -> float:
-        """What so many box rows take, as those of an evaluation of the objective; 0 where none was run."""
+        """Return the seconds of so many box rows, by an evaluation of the objective; 0 where none ran."""
         return (self.evaluation or 0.0) * rows / sizes.objective
 
     def refuse_unread(self) -> None:
-        """Stop where all of the first batch failed for what the next would fail for.
+        """Stop where all of the first batch failed for a reason that the next batch shares.
 
         Raises:
-            FailedBatchError: With the cause.
-            Exception: What the box's own code raised, as it was raised there.
+            FailedBatchError: All rows failed; the message has the cause.
+            Exception: The error of the box's own code, as it was raised there.
         """
         if self.fault is not None:
             self.fault.add_note(
@@ -268,11 +268,11 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
         for _ in range(tries):
             answers.clear()
-            before, started = tally.copy(), perf_counter()
+            ledger_before, started = tally.copy(), perf_counter()
             losses = evaluated(problem.objective, network, batch, count_rows(batch))
             passed = perf_counter() - started
             quickest = min(quickest, passed)
-            best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            best = min(best, passed / (tally.since(ledger_before).rows_run or math.nan))  # NaN is never less
             unread = group.any_of(_unread(boxes, losses, tally.since(first)))
             if unread or group.any_of(fault is not None):
                 break
@@ -287,15 +287,15 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
-    """Whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
+    """Say whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
     programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
     back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
-    others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
-    return programs and not back and not others and spent.rows_failed == spent.rows_run >= 2
+    more_causes = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
+    return programs and not back and not more_causes and spent.rows_failed == spent.rows_run >= 2
 
 
 def _fault(box: BlackBoxFunction, rows: tuple[Tensor, ...], outcome: Outcome) -> Exception | None:
-    """What the user's own code raises whatever the row, with its traceback; None where it may depend on it.
+    """Return the error that the user's own code raises whatever the row; None where it may depend on the row.
 
     An error of a type that only code is the reason of, or of any with the same words in ten rows or more.
     Servers, disks and time limits may be better in a moment. One row is asked again, for the traceback.

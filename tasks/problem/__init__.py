@@ -1,1 +1,1 @@
-"""What a user writes, and how a problem is found by its name."""
+"""The user's problem, and the way that it is found by its name."""

@@ -25,10 +25,10 @@ def refuse_construction(kind: type, base: type) -> None:
         ProblemError: It has an `__init__` or a `__new__`, or `@dataclass` has written one.
     """
     usual = {"__init__": vars(base)["__init__"], "__new__": object.__new__}
-    own = [name for name, method in usual.items() if getattr(kind, name) is not method]
-    if not own:
+    overrides = [name for name, method in usual.items() if getattr(kind, name) is not method]
+    if not overrides:
         return
-    came = "@dataclass above it, which writes an __init__" if dataclasses.is_dataclass(kind) else own[0]
+    came = "@dataclass above it, which writes an __init__" if dataclasses.is_dataclass(kind) else overrides[0]
     raise ProblemError(
         f"{kind.__name__}: expected a problem that is made of its settings alone, since every run, resume "
         f"and worker makes it anew, got a class with {came}. Declare what it is given in its Config, as in "

@@ -1,6 +1,6 @@
-"""A digest of what a problem's class does: its functions, and the values that these read beside the object.
+"""A digest of a problem's class: its functions, and the values that these read beside the object.
 
-A class of a notebook has no file whose checksum would say that it is another one by now.
+A class of a notebook has no file whose checksum would show a change.
 """
 
 from __future__ import annotations

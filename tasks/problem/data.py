@@ -1,4 +1,4 @@
-"""`Data`: what a network is trained, chosen and judged by; and how the objective is asked about a batch."""
+"""`Data`: batches to train on, to choose by and to judge by; and the objective's losses of a batch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ HELD_OUT = 1_000_001  # the seed of held-out rows that are drawn: no run is expe
 
 @dataclass(frozen=True)
 class Data:
-    """What a network is trained, chosen and judged by.
+    """The batches that a network is trained, chosen and judged by.
 
     Attributes:
         train: `train(seed, step)` gives the batch of a step, the same whenever it is asked: any nesting of
             tensors that have their rows first. Draw with `zo.estimators.Key(seed, step).generator()`.
-        validation: A batch by which weights are chosen; None to keep the last weights.
-        test: A batch for the last line; None where `evaluate` has its own.
+        validation: A batch to choose weights by; None to keep the last weights.
+        test: A batch for the table's figures; None where `evaluate` has its own.
     """
 
     train: Callable[[int, int], Batch]
@@ -45,7 +45,7 @@ class Data:
     test: Batch | None = None
 
     def __post_init__(self) -> None:
-        """Refuse batches in the place of what gives them."""
+        """Refuse batches in the place of the function that gives them."""
         if not callable(self.train):
             raise ProblemError(
                 f"Data, train: expected a function of (seed, step) that gives a batch, got a "
@@ -146,15 +146,15 @@ class Data:
     ) -> Data:
         """The items of a `torch.utils.data.Dataset`; or of a `DataLoader`, made batches by its `collate_fn`.
 
-        An epoch passes over the items once, shuffled anew, and leaves out what does not fill a batch. The
+        An epoch passes over the items once, shuffled anew, and leaves out items that do not fill a batch. The
         order depends on seed and step alone, so that a run resumes to the same bits: a loader's sampler,
         generator and workers are not used.
 
         Args:
-            dataset: What is trained on; `dataset[i]` is a nesting of tensors and numbers, of one row.
-            batch: Items in a step; None for a loader's `batch_size`.
-            validation: By which weights are chosen; all of its items become one batch.
-            test: For the last line; the same.
+            dataset: The items to train on; `dataset[i]` is a nesting of tensors and numbers, of one row.
+            batch: How many items a step takes; None for a loader's `batch_size`.
+            validation: The items to choose weights by; all of them become one batch.
+            test: The items for the table's figures; all of them become one batch.
 
         Raises:
             ConfigurationError: There are fewer items than a batch, or no batch size is known.
@@ -189,7 +189,7 @@ class Data:
 
 
 def _items(source: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
-    """What can be asked for items by number, and how some of them become a batch."""
+    """Return the items to ask for by number, and a function that makes a batch of some of them."""
     items, collate = source, default_collate
     if isinstance(source, DataLoader):
         items, collate = source.dataset, source.collate_fn

@@ -1,4 +1,4 @@
-"""What a problem gives a report: `RowMean`, a figure beside the rows that it leaves out, and `Picture`."""
+"""Contents of a problem's report: `RowMean`, a figure beside the rows that it leaves out, and `Picture`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOW = re.compile("loss|error|mis(fit|match)|\\b[nr]*m[as]e\\b")  # of names of f
 
 @dataclass(frozen=True)
 class RowMean:
-    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
+    """A figure of `evaluate`: the mean over the rows that came back, and the count of the other rows.
 
     One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
     whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
@@ -28,7 +28,7 @@ class RowMean:
         rows: A number for each row, `(rows,)`; not finite where the row failed.
 
     Raises:
-        ProblemError: It is no row of numbers, or there is none.
+        ProblemError: The rows are no row of numbers, or there is none.
     """
 
     rows: Any
@@ -49,7 +49,7 @@ class RowMean:
 
     @property
     def failed(self) -> int:
-        """How many rows did not come back."""
+        """The number of rows that did not come back."""
         import torch
 
         return int((~torch.as_tensor(self.rows).isfinite()).sum())

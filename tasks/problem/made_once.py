@@ -1,4 +1,4 @@
-"""`MadeOnce`: a method that is called once, when it is first needed; then the attribute is what it gave."""
+"""`MadeOnce`: a method that is called once, when it is first needed; then the attribute is its result."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tasks.problem.anew import ASSIGNED
 
 
 class OfParent:
-    """What `super().box` and `super().data` are in a subclass: methods, to be called."""
+    """The values of `super().box` and `super().data` in a subclass: methods, to be called."""
 
     def __init__(self, name: str, method: Callable[[], Any]) -> None:
         self._name, self._method = name, method
 
     def __call__(self) -> Any:
-        """What the parent's method returns."""
+        """Return the result of the parent's method."""
         return self._method()
 
     def __getattr__(self, name: str) -> Any:
@@ -45,13 +45,13 @@ class MadeOnce:
         self._name = name
 
     def __get__(self, problem: Any, kind: type | None = None) -> Any:
-        """What the method returned; the method itself where a subclass asks its parent's."""
+        """Return the method's result; the method itself where a subclass asks for its parent's."""
         if problem is None:
             return self
         method = self.method.__get__(problem, kind)
         if getattr_static(type(problem), self._name) is not self:
             return OfParent(self._name, method)
         assigned = vars(problem).get(ASSIGNED, set())
-        made = vars(problem)[self._name] = self._make(problem, method)
+        value = vars(problem)[self._name] = self._make(problem, method)
         vars(problem)[ASSIGNED] = assigned  # what the method has set it sets in a run too
-        return made
+        return value

@@ -1,4 +1,4 @@
-"""`Posterior`: what a user writes, and `blackbox sample` draws from."""
+"""`Posterior`: the user's class that `blackbox sample` draws from."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class Posterior:
 
     @classmethod
     def name(cls) -> str:
-        """On the command line and in folders: "HeatSource" is "heat-source"."""
+        """Return the name on the command line and in folders: "HeatSource" is "heat-source"."""
         return hyphenated(cls.__name__)
 
     @classmethod
     def about(cls) -> str:
-        """What it is, for the report: the class's docstring."""
+        """Return the description for the report: the class's docstring."""
         return " ".join((cls.__doc__ or "").split())

@@ -1,4 +1,4 @@
-"""`Problem`: what a user writes, and a run trains and judges."""
+"""`Problem`: the user's class that a run trains and judges."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def _nothing_counted(boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Abstrac
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a problem is asked in. By itself nothing is shown, counted or kept; a run has its own.
+    """The surroundings of a problem. By itself it shows, counts and keeps nothing; a run has its own.
 
     Attributes:
-        progress: What the user sees; a run's is a `tasks.Progress`.
+        progress: The progress that the user sees; a run's is a `tasks.Progress`.
         making: `making(boxes)` gives a block in which data is made; `boxes()` are the problem's own by then.
     """
 
@@ -80,32 +80,32 @@ class Problem:
     `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
     configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
     the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Where a
-    budget chooses the rows of a batch, `data` is called once more with them. Those of a parent are methods,
-    `super().box()`. What a subclass may leave out says so.
+    budget chooses the rows of a batch, `data` is called once more with them. In a subclass the parent's are
+    methods, `super().box()`. Methods that a subclass may leave out say "Optional".
 
-    It declares, and holds nothing of a run: each run makes an object of the class with its settings for
-    itself, and calls what it may have to say to one: `begin` with the folder, `judge` with what a method was
-    given, `so_far` and `report` with what came out. An `__init__` and attributes from outside are refused.
+    A problem is a declaration, and holds nothing of a run: each run makes its own object of the class with
+    its settings. It calls `begin` with the folder, `judge` with a method's setup, `so_far` and `report` with
+    the results. An `__init__` and attributes from outside are refused.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.
-        folder: Where data is kept that takes long to make or to load.
+        folder: The folder for data that takes long to make or to load.
         **settings: Settings that depart from `config`.
 
     Attributes:
         config: The settings.
-        folder: Where data is kept.
+        folder: The folder for data.
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
         looks: Colour and mark of these in figures, by name, such as ("#0072b2", "^"), as Matplotlib has them;
             one without gets another that is free.
-        callbacks: What else happens while a run trains, see `tasks.Callback`.
-        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
-            names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
-        progress: What the user sees, for data that takes long to make: nothing outside of a run.
+        callbacks: The callbacks while a run trains, see `tasks.Callback`.
+        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`. Any
+            names will do; ParaView understands "time", "z", "y" and "x", in this order.
+        progress: The progress that the user sees, for data that takes long to make: nothing outside of a run.
         units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
             the tables and axes of the report.
-        queries: What the table counts under that name, for its caption.
+        queries: The meaning of "queries" in the table, for its caption.
         higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
     Raises:
@@ -125,10 +125,10 @@ class Problem:
     def __init__(self, config: Any = None, *, folder: Path = Path("data"), **settings: Any) -> None:
         config = self.Config() if config is None else config
         anew.refuse_config(type(self), config, self.Config)
-        known = [field.name for field in dataclasses.fields(config)]
+        field_names = [field.name for field in dataclasses.fields(config)]
         for name in settings:
-            if name not in known:
-                mend = nearest(name, known)
+            if name not in field_names:
+                mend = nearest(name, field_names)
                 if hasattr(getattr(config, "zeroth_order", None), name):
                     mend = f"Write zeroth_order=replace(Config.zeroth_order, {name}=...)."
                 raise ConfigurationError(f"{type(self).__name__}: no setting is named {name!r}. {mend}")
@@ -148,7 +148,7 @@ class Problem:
                 setattr(cls, name, once)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, which no run has: `anew.refuse_state` goes by the note of it."""
+        """Set an attribute, and note it: no run has it, so `anew.refuse_state` refuses it."""
         super().__setattr__(name, value)
         if name not in anew.OF_EVERY_PROBLEM:
             vars(self)[anew.ASSIGNED] = {*vars(self).get(anew.ASSIGNED, ()), name}
@@ -167,24 +167,24 @@ class Problem:
 
     @property
     def progress(self) -> Silence:
-        """What the user sees, for data that takes long to make: nothing outside of a run."""
+        """The progress that the user sees, for data that takes long to make: nothing outside of a run."""
         return self._surroundings.progress
 
     @classmethod
     def name(cls) -> str:
-        """On the command line and in folders: "ReactionDiffusion" is "reaction-diffusion"."""
+        """Return the name on the command line and in folders: "ReactionDiffusion" is "reaction-diffusion"."""
         return hyphenated(cls.__name__)
 
     @classmethod
     def about(cls) -> str:
-        """What it is, for the help and the report: the class's docstring."""
+        """Return the description for the help and the report: the class's docstring."""
         return " ".join((cls.__doc__ or "").split())
 
     @property
     def box(self) -> Any:
         """The black box, wrapped or not; or a dict of several.
 
-        `box = {}` in the class says that the objective calls none: then rows are those of the data that the
+        `box = {}` in the class says that the objective calls none. Then rows are rows of the data that the
         objective is evaluated on, and methods that put something in a box's place are refused.
         """
         raise ProblemError(
@@ -220,7 +220,7 @@ class Problem:
         """The run begins, or goes on, in its folder. Optional: nothing is done."""
 
     def cost(self, seeds: int) -> Sequence[str] | None:
-        """What the run will cost, in sentences, where the problem knows it; nothing is asked yet.
+        """Return the cost of the run, in sentences, where the problem knows it; nothing is asked yet.
 
         Optional: None, and it is estimated from one evaluation of the objective. A run that cannot end
         within its budget is to be refused here.
@@ -234,7 +234,7 @@ class Problem:
         """
 
     def answers(self) -> Known:
-        """What boxes have answered before training, by name, from which tangents learn before the first step.
+        """Return boxes' answers from before training, by name; tangents learn from them before step one.
 
         Optional: none. A run calls it once, see `known_answers`. Rows that it asks of `self.box`, or of a box
         that it makes, count as those that make data: the plan has them, and a budget bounds them.
@@ -246,9 +246,9 @@ class Problem:
         return {}
 
     def prior(self, box: str) -> Any:
-        """A differentiable model of a box, on whose rest tangents learn: a twin that costs less.
+        """A differentiable model of a box, a twin that costs less; tangents learn the rest.
 
-        Optional: None. A wrong one is left, and that is said, see `zo.tangents.AutoTangent`.
+        Optional: None. A wrong one is dropped, with a notice, see `zo.tangents.AutoTangent`.
 
         Args:
             box: The box's name, "box" where there is one.
@@ -260,14 +260,14 @@ class Problem:
         return None
 
     def known_answers(self) -> Known:
-        """What `answers` gives, called once, in a block of `making_data`."""
+        """Return the result of `answers`, called once, in a block of `making_data`."""
         if "_known" not in vars(self):
             with self.making_data():
                 vars(self)["_known"] = self.answers()
         return vars(self)["_known"]
 
     def validate(self, network: nn.Module) -> float | Tensor | None:
-        """By which weights are chosen, lower is better. Optional: the objective of the validation data.
+        """Return a loss to choose weights by; lower is better. Optional: the objective on validation data.
 
         Returns:
             The mean, or a loss for each row, `(rows,)`, NaN where it failed: then weights are compared on the
@@ -280,9 +280,9 @@ class Problem:
         """Figures by name, the first for the table, and arrays. Optional: the mean test loss.
 
         A figure is a number or a text; `tasks.RowMean` where rows may have failed. The report compares
-        methods by the first one. If that is no loss or error by its name, and the class does not say
-        `higher_is_better`, then the mean test loss is put before it, for which the boxes are asked once more:
-        a low mass alone says nothing of constraints that the objective has.
+        methods by the first one. It may be no loss or error by its name, in a class that does not say
+        `higher_is_better`. Then the mean test loss is put before it, and the boxes are asked once more for
+        that: a low mass alone says nothing of constraints that the objective has.
         """
         if self.data.test is None:
             raise ProblemError(
@@ -291,13 +291,13 @@ class Problem:
         return {TEST_LOSS: RowMean(self.losses(network, self.data.test))}
 
     def judge(self, setup: Any, trained: Trained) -> Mapping[str, Any]:
-        """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.
+        """Evaluate with more than the network, such as the run's folder or the seed.
 
         Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
 
         Args:
-            setup: What the method was given, a `tasks.methods.Setup`.
-            trained: What it gave back.
+            setup: The setup of the method, a `tasks.methods.Setup`.
+            trained: The result of the method.
         """
         return self.evaluate(trained.network)
 
@@ -317,27 +317,27 @@ class Problem:
         fields: Mapping[str, Mapping[str, Any]],
         last: bool,
     ) -> None:
-        """What to do when a method has been trained and judged, such as a picture. Optional: nothing.
+        """Do something when a method has been trained and judged, such as a picture. Optional: nothing.
 
         Args:
-            run: Its folder, a `tasks.Run`; of several processes only the first one's stays.
-            seed: At hand.
-            trained: What has been trained with this seed by now, by method.
+            run: The run's folder, a `tasks.Run`; of several processes only the first one's stays.
+            seed: The seed at hand.
+            trained: The networks trained with this seed by now, by method.
             fields: The arrays that `evaluate` gave, by method.
-            last: Whether it was the seed's last method; one that is not applicable is in neither.
+            last: Whether it was the seed's last method. A method that is not applicable is not among these.
         """
 
     def report(self, findings: Any) -> Sequence[Any]:
-        """What the report shows beside the table, the curves and the ledger. Optional: the pictures.
+        """Return the report's contents beside the table, the curves and the ledger. Optional: the pictures.
 
         Args:
-            findings: What came out of the run, a `tasks.report.findings.Findings`.
+            findings: The findings of the run, a `tasks.report.findings.Findings`.
 
         Returns:
             Blocks of `tasks.report.html_report`, and pictures.
         """
-        made = self.pictures(findings.fields[findings.seeds[0]])
-        return [Picture(caption, figure) for caption, figure in made.items()]
+        figures = self.pictures(findings.fields[findings.seeds[0]])
+        return [Picture(caption, figure) for caption, figure in figures.items()]
 
     def training_batch(self, seed: int, step: int) -> Batch:
         """The batch of a step, on the device of the settings."""
@@ -386,9 +386,9 @@ class Problem:
         """
 
         def own() -> list[BlackBoxFunction]:
-            made = vars(self).get("box", vars(type(self)).get("box"))
-            boxes = list(made.values()) if isinstance(made, Mapping) else [made]
-            boxes = [*made.named_boxes.values()] if isinstance(made, BoxGroup) else boxes
+            maker = vars(self).get("box", vars(type(self)).get("box"))
+            boxes = list(maker.values()) if isinstance(maker, Mapping) else [maker]
+            boxes = [*maker.named_boxes.values()] if isinstance(maker, BoxGroup) else boxes
             return [box for box in boxes if isinstance(box, BlackBoxFunction)]
 
         return self._surroundings.making(own)
@@ -402,27 +402,27 @@ class Problem:
         self.__dict__["box"] = wrapped if isinstance(self.box, Mapping) else wrapped["box"]
 
     def validates(self) -> bool:
-        """Whether there is something to choose weights by."""
+        """Say whether there is something to choose weights by."""
         return type(self).validate is not Problem.validate or self.data.validation is not None
 
     @classmethod
     def says_which_is_better(cls) -> bool:
-        """Whether the subclass says `higher_is_better`, be it True or False."""
+        """Say whether the subclass says `higher_is_better`, be it True or False."""
         return any("higher_is_better" in vars(kind) for kind in cls.__mro__ if kind is not Problem)
 
     @classmethod
     def has_report(cls) -> bool:
-        """Whether the subclass gives `report`, and not pictures alone."""
+        """Say whether the subclass gives `report`, and not pictures alone."""
         return cls.report is not Problem.report
 
     @classmethod
     def has_reference(cls) -> bool:
-        """Whether the subclass gives `reference`, a box with a derivative."""
+        """Say whether the subclass gives `reference`, a box with a derivative."""
         return callable(getattr(cls, "reference", None))
 
     @classmethod
     def has_no_box(cls) -> bool:
-        """Whether the subclass says `box = {}`."""
+        """Say whether the subclass says `box = {}`."""
         return isinstance(cls.box, Mapping) and not cls.box
 
     def __repr__(self) -> str:
@@ -437,13 +437,13 @@ class Problem:
 
 
 def _called(problem: Problem, name: str, method: Callable[[], Any]) -> Any:
-    made = method()
-    if isinstance(made, OfParent):
+    value = method()
+    if isinstance(value, OfParent):
         raise ProblemError(
             f"{type(problem).__name__}.{name}: expected what its parent's method returns, got the method. "
             f"Call it: super().{name}()."
         )
-    return made
+    return value
 
 
 def _made_box(problem: Problem, method: Callable[[], Any]) -> Any:
@@ -451,7 +451,7 @@ def _made_box(problem: Problem, method: Callable[[], Any]) -> Any:
 
 
 def _made_data(problem: Problem, method: Callable[[], Any]) -> Data:
-    """What `data` gives, on the device of the settings."""
+    """Make the data with `data`, on the device of the settings."""
     with problem.making_data():
         batches = _called(problem, "data", method)
     if not isinstance(batches, Data):

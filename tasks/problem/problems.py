@@ -1,4 +1,4 @@
-"""Problems by name: those that ship, those of installed packages, and classes in files of one's own."""
+"""Problems by name: shipped ones, those of installed packages, and classes in the user's own files."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def found(target: str, base: type[Kind]) -> tuple[type[Kind], str]:
 
     Args:
         target: The text.
-        base: What is looked for: subclasses of `tasks.Problem` or `tasks.Posterior`.
+        base: The class whose subclasses are wanted: `tasks.Problem` or `tasks.Posterior`.
 
     Returns:
-        The class, and where it is as a run's `config.json` has it: files by their absolute path.
+        The class, and its place as a run's `config.json` has it: files by their absolute path.
 
     Raises:
         ConfigurationError: There is no such name, file or class.
-        ProblemError: It is no subclass of `base`.
+        ProblemError: The class is no subclass of `base`.
     """
     names.check_single(target, "blackbox.tasks")
     code = trust.problem(target)
@@ -60,15 +60,15 @@ def load(code: trust.Shipped | trust.Named) -> type[Problem]:
 
 
 def _class_of(code: trust.Shipped | trust.Named, base: type[Kind]) -> type[Kind]:
-    target, known = code.target, names.problems()
+    target, problems = code.target, names.problems()
     if isinstance(target.place, str) and not target.attribute:
         raise ConfigurationError(
             f"{target.place!r}: expected a problem's name, module:Class or file.py:Class. "
-            f"{nearest(target.place, known)}"
+            f"{nearest(target.place, problems)}"
         )
     with executing():
         if target.attribute:
-            kind = registry.find(target, known, base)
+            kind = registry.find(target, problems, base)
         else:
             kind = registry.only_class(target, base, f"tasks.{base.__name__}")
     if not (inspect.isclass(kind) and issubclass(kind, base)):
@@ -83,14 +83,14 @@ def _class_of(code: trust.Shipped | trust.Named, base: type[Kind]) -> type[Kind]
 
 
 def made_anew(problem: Problem, **settings: Any) -> Problem:
-    """An object of a problem's class with its settings, of which nothing is made: a run's own.
+    """A new object of a problem's class with its settings, without box or data: a run's own.
 
     Args:
-        problem: As the user gives it.
+        problem: The user's problem.
         **settings: Settings that depart from its own.
 
     Raises:
-        ProblemError: It is no problem, or more than its class, its settings and its folder make it up.
+        ProblemError: It is no problem, or has more than its class, its settings and its folder.
     """
     if not isinstance(problem, Problem):
         raise ProblemError(f"expected a tasks.Problem to run, got {problem!r}. Give an object: Name().")
@@ -105,7 +105,7 @@ def shipped(where: str) -> type[Problem] | None:
 
 
 def where_is(kind: type[Problem]) -> str:
-    """Where a class is, as `find` takes it; "" for one that no other process finds."""
+    """Return the place of a class, as `find` takes it; "" for one that no other process finds."""
     for where in names.PROBLEMS.values():
         if where == f"{kind.__module__}:{kind.__qualname__}":
             return where

@@ -1,4 +1,4 @@
-"""`Silence`: what progress is told to, as a type. By itself it shows nothing; a `tasks.Progress` may."""
+"""`Silence`: the type of a listener of progress. By itself it shows nothing; a `tasks.Progress` may."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 
 
 class Silence:
-    """What problems, methods and runs tell of their progress; the type by which it is passed.
+    """The listener that problems, methods and runs tell of their progress; the type by which it is passed.
 
-    By itself it shows nothing, as a problem does outside of a run. What a run is given is a subclass, most
-    often a `tasks.Progress`.
+    By itself it shows nothing, as a problem does outside of a run. A run gets a subclass, most often a
+    `tasks.Progress`.
     """
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
-        """Start a stage of `steps` steps, of which `done` were done earlier."""
+        """Start a stage of `steps` steps; `done` of them were done earlier."""
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         """`step` steps are done."""

@@ -1,4 +1,4 @@
-"""`Trained`: the network that a method gives back, and `TrainingOutcome`, what its training came to."""
+"""`Trained`: the network that a method gives back, and `TrainingOutcome`, the record of its training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingOutcome:
-    """How a stage ended."""
+    """The outcome of a stage."""
 
     stage: str
     step: int = 0
@@ -38,24 +38,24 @@ class TrainingOutcome:
     """What they counted in validation, and before the first step, which is apart."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain data, for the checkpoint."""
+        """Return it as plain data, for the checkpoint."""
         return asdict(self)
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
-        """From what `state_dict` gave."""
+        """Rebuild it from the output of `state_dict`."""
         ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging")}
         return cls(**{**state, **ledgers})
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with the weights that validation chose, and what its training took.
+    """A network with the weights that validation chose, and the outcome of its training.
 
     Attributes:
         network: The trained network.
-        outcome: What the stage came to: steps, seconds, validation, and the ledger of its optimiser steps.
-        queries: Perturbed objectives (of `row-rge`, perturbed rows).
+        outcome: The outcome of the stage: steps, seconds, validation, and the ledger of its optimiser steps.
+        queries: Perturbed objectives (for `row-rge`, perturbed rows).
         dropped: The perturbed objectives that failed.
         figures: Further figures for the table.
     """

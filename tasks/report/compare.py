@@ -28,7 +28,7 @@ Sides = Mapping[str, Findings]  # runs by letter, for their folders' names are l
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several runs have in common and what they do not: a column for each run, by its letter.
+    """Several runs side by side: a column for each run, by its letter.
 
     `figures` have a line for each method, for two runs of one problem with their ratio; so have the `rows`
     that training took. `settings` are those that differ.
@@ -74,7 +74,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     )
     alike = len({side.run.task for side in sides.values()}) == 1  # only such figures are on one scale
     missing = {name: incomplete.sentences(run, results[name]) for name, run in opened.items()}
-    lines = [f"{name}: {sentence}" for name, said in missing.items() for sentence in said]
+    lines = [f"{name}: {sentence}" for name, sentences in missing.items() for sentence in sentences]
     lines += _sentences(sides, alike)
     figures, rows, caption = _figures(sides, alike)
     every = {name: {"preset": side.run.preset, **flat(side.run.config)} for name, side in sides.items()}
@@ -104,15 +104,17 @@ def _sentences(sides: Sides, alike: bool) -> list[str]:
             f"These are runs of different problems, whose figures say nothing about each other: {of_tasks}."
         )
     lines += [
-        f"{name}: {said}" for name, side in sides.items() for said in (*side.gaps(), *contradictions(side))
+        f"{name}: {line}" for name, side in sides.items() for line in (*side.gaps(), *contradictions(side))
     ]
-    (first, one), *others = sides.items()
-    for name, side in others:
+    (first, one), *more_sides = sides.items()
+    for name, side in more_sides:
         if side.seeds != one.seeds:
             seeds = in_words(one.seeds), in_words(side.seeds)
             lines.append(f"The seeds differ: {first} has {seeds[0]}, {name} {seeds[1]}.")
-        before, now = _start(one), _start(side)
-        same = (math.isclose(before[seed], now[seed], rel_tol=1e-4) for seed in before.keys() & now)
+        first_values, now = _start(one), _start(side)
+        same = (
+            math.isclose(first_values[seed], now[seed], rel_tol=1e-4) for seed in first_values.keys() & now
+        )
         if alike and not all(same):
             lines.append(
                 f"{first} and {name} differ already in {START}, which is not trained: a setting changes what "
@@ -157,20 +159,20 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
         figures["ratio"] = ratio.map("{:.3g}".format).where((means > 0).all(axis=1) & (ratio < math.inf))
         caption += f" The ratio is {other} / {one}."
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
-    shown = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
-    return shown[0], shown[1], caption
+    frames = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
+    return frames[0], frames[1], caption
 
 
 def _plot(sides: Sides, path: Path) -> list[Block]:
     """Validation of all runs against rows; the loss where one of them has no validation."""
-    for name, shown in (("validation", "validation"), ("loss", "training loss")):
+    for name, label in (("validation", "validation"), ("loss", "training loss")):
         curves = {letter: side.curves(name) for letter, side in sides.items()}
         if all(curves.values()):
             return [
                 Figure(
-                    pictures.save(plots.compared(curves, y=shown), path),
-                    alt=f"{shown.capitalize()} of the runs against rows, by method",
-                    caption=f"{shown.capitalize()} over training, means over seeds: methods by colour and "
+                    pictures.save(plots.compared(curves, y=label), path),
+                    alt=f"{label.capitalize()} of the runs against rows, by method",
+                    caption=f"{label.capitalize()} over training, means over seeds: methods by colour and "
                     "mark, runs by the kind of line and mark, and their letter at its end.",
                 )
             ]

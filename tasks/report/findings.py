@@ -1,4 +1,4 @@
-"""What came out of a run, for its report: its table, curves over training, and fields of evaluations."""
+"""The findings of a run for its report: its table, curves over training, and fields of evaluations."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Findings:
-    """What came out of a run.
+    """The findings of a run.
 
     Attributes:
         run: Its folder; pictures go there.
@@ -58,12 +58,12 @@ class Findings:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the table."""
+        """The seeds of the table."""
         return self.result.seeds
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """In the order of the table."""
+        """The methods in the order of the table."""
         return tuple(dict.fromkeys(row.method for row in self.result.table))
 
     @cached_property
@@ -102,7 +102,7 @@ class Findings:
         return curves
 
     def gaps(self) -> list[str]:
-        """In a sentence for each training: the steps of which `metrics.jsonl` has no line."""
+        """Describe the steps without a line in `metrics.jsonl`, in a sentence for each training."""
         lines = []
         for row in self.result.table:
             stage, steps = stage_name(row.seed, row.method), row.extra.get("steps")
@@ -124,7 +124,7 @@ def _number(value: object) -> float:
 
 
 def warned_of(result: Result) -> dict[tuple[str, str], str]:
-    """What the run has warned of, by class and words without numbers, in the words of the first time."""
+    """Return the warnings of the run, by class and words without numbers, in the words of the first time."""
     texts: dict[tuple[str, str], str] = {}
     for warning in result.warnings:
         texts.setdefault((warning.kind, without_numbers(warning.text)), warning.text)

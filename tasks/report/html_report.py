@@ -1,6 +1,6 @@
 """One self-contained HTML page: text, tables and figures in a file that opens anywhere, offline.
 
-A block is a piece of HTML, `markupsafe.Markup`; what it is made of is escaped.
+A block is a piece of HTML, `markupsafe.Markup`; its contents are escaped.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def Figure(path: Path, alt: str, caption: str = "", wide: bool = True) -> Block:
     """A PNG, WebP or GIF file, taken into the page.
 
     Args:
-        path: Where the file is written.
-        alt: What the picture shows, for those who cannot see it.
-        caption: Below the picture.
+        path: The path of the file.
+        alt: A description of the picture, for those who cannot see it.
+        caption: The text below the picture.
         wide: Whether its text is too small for the width of a phone.
 
     Raises:
-        ConfigurationError: It is of a format that browsers do not show.
-        FileNotFoundError: It is not there.
+        ConfigurationError: The file has a format that browsers do not show.
+        FileNotFoundError: The file is not there.
     """
     kind = MEDIA_TYPES.get(path.suffix.lower())
     if kind is None:
@@ -119,15 +119,15 @@ def Details(title: str, values: Mapping[str, Any], open: bool = False) -> Block:
 
 
 def write(path: Path, title: str, lead: Sequence[str], blocks: Sequence[Block], footer: str = "") -> Path:
-    """Write a page to `path` atomically; returns `path`. Arguments are those of `render`."""
+    """Write a page to `path` atomically, and return `path`; the other arguments are those of `render`."""
     atomic.write_bytes(path, render(title, lead, blocks, footer).encode())
     return path
 
 
 def render(title: str, lead: Sequence[str], blocks: Sequence[Block], footer: str = "") -> str:
-    """A whole page as text: a title, sentences that say what came out, and blocks in the order of reading.
+    """A whole page as text: a title, sentences on the outcome, and blocks in the order of reading.
 
-    No name in it acts on a terminal that shows the page's text, or turns the direction of what is read.
+    No name in it acts on a terminal that shows the page's text, or turns the direction of the text.
     """
     page = _templates().get_template("report.html")
     return plain(page.render(title=title, lead=lead, blocks=blocks, footer=footer))

@@ -1,4 +1,4 @@
-"""A run whose table lacks lines: what of it can be set side by side, and in sentences what is missing."""
+"""A run whose table lacks lines: the comparable part of it, and sentences on the missing one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def comparable(result: Result) -> Result:
     methods = {seed: {row.method for row in result.table if row.seed == seed} for seed in result.seeds}
     if result.finished:
         whole = set.intersection(*methods.values())
-        kept, seeds = [row for row in result.table if row.method in whole], result.seeds
+        rows, seeds = [row for row in result.table if row.method in whole], result.seeds
     else:
         first = next(names for names in methods.values() if names)
         seeds = tuple(seed for seed, names in methods.items() if names >= first)
-        kept = [row for row in result.table if row.seed in seeds]
-    return replace(result, table=tuple(kept), seeds=seeds) if kept else result
+        rows = [row for row in result.table if row.seed in seeds]
+    return replace(result, table=tuple(rows), seeds=seeds) if rows else result
 
 
 def sentences(run: Run, result: Result) -> list[str]:
-    """What is missing of a run, and what it has beside the lines that are `comparable`."""
+    """Describe the missing part of a run, and lines beside the `comparable` ones."""
     lines, several = list[str](), len(run.seeds) > 1
     missing = ", ".join(_missing(run, result))
     if not result.finished:
@@ -38,8 +38,8 @@ def sentences(run: Run, result: Result) -> list[str]:
         )
     elif missing:
         lines.append(f"Left out when the run was resumed (--without): {missing}.")
-    kept = comparable(result).table
-    aside = [score for row in result.table if row not in kept for score in [Score([row])]]
+    rows = comparable(result).table
+    aside = [score for row in result.table if row not in rows for score in [Score([row])]]
     if aside and several:
         listed = ", ".join(f"{score.method} (seed {score.rows[0].seed}) {score}" for score in aside)
         lines.append(f"In no table, since other seeds or methods lack them: {listed}.")

@@ -1,4 +1,4 @@
-"""The first sentences of a report: what came out, computed from the figures whatever they are."""
+"""The first sentences of a report: the outcome, computed from the figures whatever they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called 
 
 
 def sentences(result: Result, *, declared: bool = False) -> list[str]:
-    """What came out: the best method, its cost, what did harm, whether the box's gradient is needed.
+    """Describe the outcome: the best method, its cost, any harm, and whether the box's gradient is needed.
 
     `declared` says whether the problem's class says which way its first figure is better.
     """
@@ -47,8 +47,8 @@ def contradictions(facts: Findings) -> list[str]:
         firsts = [
             float(curve.values[0]) for curve in curves.get(score.method, {}).values() if curve.steps[0] == 0
         ]
-        chosen = [row.extra.get("validation") for row in score.rows]
-        ends = [float(value) for value in chosen if isinstance(value, int | float)]
+        validations = [row.extra.get("validation") for row in score.rows]
+        ends = [float(value) for value in validations if isinstance(value, int | float)]
         if len(firsts) == len(ends) == len(score.rows) and fmean(ends) < fmean(firsts):
             lines.append(
                 f"By its {score.metric} {score.method} is worse than {_named(start)}, yet its validation "
@@ -70,11 +70,11 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
     beside = f"; {_named(start)} has {start}" if start else ""
     lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
     lines += _taken(ranked[0], declared)
-    others = [score for score in ranked if score.role != FIRST_ORDER and score is not start]
+    rivals = [score for score in ranked if score.role != FIRST_ORDER and score is not start]
     first = in_role(FIRST_ORDER, finite.values())
-    if first is not None and others:
+    if first is not None and rivals:
         # who has a derivative would take it: the best of those that do without is what is looked for
-        alike = leading(others)
+        alike = leading(rivals)
         best_of_others, several = alike[0], len(alike) > 1
         cost = times = ""
         if best_of_others.box_rows and not several:
@@ -89,7 +89,7 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
 
 
 def _taken(score: Score, declared: bool) -> list[str]:
-    """What a better figure is taken to be, where neither its name nor the problem says so."""
+    """Say which figure is taken to be better, where neither its name nor the problem says so."""
     if declared or LOW.search(score.metric.lower()) or score.rows[0].higher_is_better:
         return []
     return [f"A lower {score.metric} is taken to be better; if it is not, say higher_is_better = True."]
@@ -108,8 +108,8 @@ def in_role(role: str, scores: Iterable[Score]) -> Score | None:
 
 def _all(scores: Sequence[Score]) -> str:
     """The methods in words: "a, b and c"."""
-    *others, last = (score.method for score in scores)
-    return f"{', '.join(others)} and {last}" if others else last
+    *first_names, last = (score.method for score in scores)
+    return f"{', '.join(first_names)} and {last}" if first_names else last
 
 
 def _harm(finite: dict[str, Score]) -> list[str]:
@@ -124,18 +124,18 @@ def _named(start: Score) -> str:
 
 
 def _untrained(finite: dict[str, Score]) -> Score | None:
-    """What the trained methods are measured by: the start, or what a problem has in its place."""
+    """Return the figure that trained methods are measured by: the start's, or a problem's substitute."""
     without_steps = (s for s in finite.values() if all(row.extra.get("steps") == 0 for row in s.rows))
     return in_role(START, finite.values()) or next(without_steps, None)
 
 
 def _needed(finite: dict[str, Score]) -> list[str]:
-    """Whether the gradient through the box is needed: one trained with the gradient cut there says it."""
+    """Say whether the gradient through the box is needed, by a method trained with the gradient cut there."""
     cut, start = (in_role(role, finite.values()) for role in (CUT, START))
-    others = [score for score in finite.values() if score.role not in (CUT, START)]
-    if cut is None or not others:
+    rivals = [score for score in finite.values() if score.role not in (CUT, START)]
+    if cut is None or not rivals:
         return []
-    best = min(others, key=lambda score: score.loss)
+    best = min(rivals, key=lambda score: score.loss)
     if start is not None and start.loss <= min(cut.loss, best.loss):
         return []  # neither has learned anything
     both = f"{cut.method} {cut}, {best.method} {best}"
@@ -152,7 +152,7 @@ def _needed(finite: dict[str, Score]) -> list[str]:
 
 
 def _alike(one: Score, other: Score) -> bool:
-    """Whether two methods' difference, paired by seed, is within two standard errors; by size with one."""
+    """Say whether two methods' difference, paired by seed, is within two standard errors, or is small."""
     pairs = [(one.values[seed], other.values[seed]) for seed in one.values if seed in other.values]
     differences = [a - b for a, b in pairs]
     if len(differences) < 2:

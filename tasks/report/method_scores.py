@@ -32,27 +32,27 @@ class Score:
 
     @property
     def refused(self) -> str:
-        """Why the method has nothing to go by in this problem; "" where it has."""
+        """The reason why the method is not applicable to this problem; "" where it is."""
         return next((str(row.extra[NOT_APPLICABLE]) for row in self.rows if NOT_APPLICABLE in row.extra), "")
 
     @property
     def metric(self) -> str:
-        """What the figure is."""
+        """The name of the figure."""
         return self.rows[0].metric
 
     @property
     def values(self) -> dict[int, float]:
-        """By seed; NaN where there is no finite figure."""
+        """The figure by seed; NaN where there is no finite figure."""
         return {row.seed: math.nan if row.value is None else row.value for row in self.rows}
 
     @property
     def mean(self) -> float:
-        """Over the seeds; NaN where one has no finite figure: a mean over the rest would flatter."""
+        """The mean over the seeds; NaN where one has no finite figure: a mean over the rest would flatter."""
         return fmean(self.values.values())
 
     @property
     def loss(self) -> float:
-        """The mean, with a sign by which lower is better."""
+        """The mean, with a sign that makes lower better."""
         return -self.mean if self.rows[0].higher_is_better else self.mean
 
     @property
@@ -70,7 +70,7 @@ class Score:
         return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
-        """As it is shown: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
+        """Show it: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
         if self.refused:
             return NOT_APPLICABLE
         unit = self.rows[0].unit
@@ -78,7 +78,7 @@ class Score:
 
 
 def scores(result: Result) -> list[Score]:
-    """Of each method, in the order of the table."""
+    """Return the score of each method, in the order of the table."""
     methods = dict.fromkeys(row.method for row in result.table)
     return [Score([row for row in result.table if row.method == method]) for method in methods]
 
@@ -99,7 +99,7 @@ def with_spread(values: Sequence[float]) -> str:
 
 
 def untouched(result: Result) -> list[str]:
-    """A sentence for each method of which validation chose the weights that it started from, and why."""
+    """A sentence, with the reason, for each method whose start weights were the best in validation."""
     lines = []
     for score in scores(result):
         rows = [row for row in score.rows if row.extra.get("steps") and row.extra.get("chosen step") == 0]

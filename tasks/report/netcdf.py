@@ -50,21 +50,21 @@ def export(findings: Findings, problem: Problem | None) -> Path:
         about = {"method": row.method, "seed": row.seed, "figure": row.metric, "unit": row.unit, **settings}
         about |= {} if row.value is None else {"value": row.value}
         try:
-            made = xarray.Dataset(**_named(findings.fields[row.seed][row.method], problem), attrs=about)
+            dataset = xarray.Dataset(**_named(findings.fields[row.seed][row.method], problem), attrs=about)
         except ValueError as error:
             raise ProblemError(
                 f"{type(problem).__name__}.dimensions and coordinates: expected a name for each axis of what "
                 f"evaluate returns, and one length for each name, got: {error}."
             ) from None
-        for name in row.units.keys() & made.data_vars:
-            made[name].attrs["units"] = row.units[name]
-        for axis in CONVENTIONAL.keys() & made.sizes:
-            if axis not in made.coords:
-                made = made.assign_coords({axis: np.arange(float(made.sizes[axis]))})
-            made[axis].attrs["axis"] = CONVENTIONAL[axis]
+        for name in row.units.keys() & dataset.data_vars:
+            dataset[name].attrs["units"] = row.units[name]
+        for axis in CONVENTIONAL.keys() & dataset.sizes:
+            if axis not in dataset.coords:
+                dataset = dataset.assign_coords({axis: np.arange(float(dataset.sizes[axis]))})
+            dataset[axis].attrs["axis"] = CONVENTIONAL[axis]
         path = folder / f"seed-{row.seed}" / f"{_file_names([row.method])[row.method]}.nc"
         path.parent.mkdir(parents=True, exist_ok=True)
-        made.to_netcdf(path, engine="scipy")
+        dataset.to_netcdf(path, engine="scipy")
     if not rows:
         raise ProblemError(
             f"{findings.run.path}: expected arrays beside the figures that evaluate returned, got none. "
@@ -75,9 +75,9 @@ def export(findings: Findings, problem: Problem | None) -> Path:
 
 def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict[str, Any]]:
     """Each array, and the coordinates that it has, with its axes; "NAME 0", "NAME 1" where none are named."""
-    known, values = ({}, {}) if problem is None else (problem.dimensions, problem.coordinates())
+    dimensions, values = ({}, {}) if problem is None else (problem.dimensions, problem.coordinates())
     axes_of = {
-        name: tuple(known.get(name, [f"{name} {axis}" for axis in range(np.ndim(array))]))
+        name: tuple(dimensions.get(name, [f"{name} {axis}" for axis in range(np.ndim(array))]))
         for name, array in arrays.items()
     }
     used = {axis for axes in axes_of.values() for axis in axes}
@@ -96,7 +96,7 @@ def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict
 
 
 def _file_names(names: Iterable[str]) -> dict[str, str]:
-    """By name what a file, or a variable or axis in it, is called; refused where two would be one."""
+    """Map each name to that of a file, or a variable or axis in it; refused where two would be one."""
     files = {name: re.sub(r"[^\w.@+-]+", "-", name) for name in names}
     for (one, file), (other, same) in combinations(files.items(), 2):
         if file == same:

@@ -1,4 +1,4 @@
-"""`report.html` of a run: what came out, what it cost, how training went, what failed, which settings."""
+"""`report.html` of a run: its outcome, its cost, its training, its failures, its settings."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NAME = "report.html"
 def write(run: Run, problem: Problem | None = None) -> Path:
     """Write the report of a run, and its table as `table.md` and `table.tex`.
 
-    Of a run that is not finished it is of the methods that are.
+    For a run that is not finished it reports the methods that are.
 
     Args:
-        run: Its folder.
-        problem: What was trained, for its own part. If None, a page that is there stays as it is, for its
-            part in it cannot be made again.
+        run: The run's folder.
+        problem: The problem, for its own part of the page. If None, an old page stays as it is, since that
+            part cannot be made again.
 
     Raises:
         RunFolderError: No method is finished.
@@ -100,7 +100,7 @@ def _written(run: Run, problem: Problem | None) -> Path:
 
 
 def _blocks(given: Any, folder: Path) -> list[Block]:
-    """What a problem's `report` gave, pictures saved; `ProblemError` where it is no list of blocks."""
+    """Check the blocks that a problem's `report` gave, and save pictures; `ProblemError` for no such list."""
     if isinstance(given, str) or not all(isinstance(block, Block | Picture) for block in given):
         raise ProblemError(
             "report: expected a list of blocks of tasks.report.html_report, such as [Heading('Mine')], got "
@@ -145,7 +145,7 @@ def _tables(result: Result, queries: str) -> list[Block]:
 
 
 def _warnings(result: Result) -> list[Block]:
-    """What the run has warned of, each once, with the trainings and steps in which it was first said."""
+    """List the warnings of the run, each once, with the trainings and steps in which it first came."""
     if not result.warnings:
         return []
     places: dict[str, dict[str, list[str]]] = {}

@@ -98,13 +98,13 @@ def colour(method: str) -> str:
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and mark of methods that share a figure; those that none declares get other ones."""
-    known = _declared.get()
+    declared = _declared.get()
     looks_of: dict[str, tuple[str, str]] = {}
     # of six colours and seven marks each pair comes once in 42
-    others = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in known.values())
+    more_looks = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in declared.values())
     for method in methods:
-        look = known.get(family(method))
-        looks_of[method] = next(others) if look is None or look in looks_of.values() else look
+        look = declared.get(family(method))
+        looks_of[method] = next(more_looks) if look is None or look in looks_of.values() else look
     return looks_of
 
 
@@ -131,12 +131,12 @@ def figure(
         The figure and an array `(rows, columns)` of its axes. No pyplot is involved: nothing has
         to be closed, and threads and tests do not see each other's figures.
     """
-    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
-    axes = made.subplots(rows, columns, squeeze=False, **grid)
+    new_figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(new_figure)
+    axes = new_figure.subplots(rows, columns, squeeze=False, **grid)
     for panel in axes.flat:
         style(panel)
-    return made, axes
+    return new_figure, axes
 
 
 def style(axes: Axes) -> None:
@@ -178,24 +178,25 @@ def panels(
                 fields, lambda axes, arrays: arrays["found"] - arrays["truth"], colours="K")}
 
     Args:
-        fields: Arrays by method and name, as `pictures` is given them.
-        draw: `draw(axes, arrays)`, with rows `draw(axes, arrays, row)`, draws a panel. What it returns may be
-            a field, `(height, width)`, or a curve, `(points,)`, which is then drawn, a field with its first
-            line below (a long flat one is stretched to its panel, one of both signs is white at zero);
-            or an artist with colours, such as `axes.scatter(...)` gives; or None.
+        fields: Arrays by method and name, as `pictures` gets them.
+        draw: `draw(axes, arrays)`, with rows `draw(axes, arrays, row)`, draws a panel. It may return a field,
+            `(height, width)`, or a curve, `(points,)`, which is then drawn. It may also return an artist with
+            colours, such as `axes.scatter(...)` gives, or None. A field has its first line below; a long flat
+            field is stretched to its panel, and a field of both signs is white at zero.
         rows: Panels of each method, from top to bottom.
         columns: Methods side by side; None for all of them.
-        colours: What colours mean, with the unit, such as "temperature (K)".
+        colours: The meaning of the colours, with the unit, such as "temperature (K)".
         size: Width and height of a panel, in inches.
-        **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`. Without `ylim`,
-            panels of curves side by side have one range, unless it is twenty times that of one of them.
+        **axes: Settings of every panel's axes, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`.
+            Without `ylim`, panels of curves side by side have one range, unless it is twenty times the range
+            of one of them.
 
     Raises:
         ProblemError: Contours have other levels in one panel than in another.
     """
     across = min(columns or len(fields), len(fields))
     down = -(-len(fields) // across) * rows
-    made, places = figure(size[0] * across, size[1] * down, down, across)
+    new_figure, places = figure(size[0] * across, size[1] * down, down, across)
     coloured: list[Any] = []
     curves: dict[int, list[Axes]] = {}
     for (line, column), place in np.ndenumerate(places):
@@ -222,8 +223,8 @@ def panels(
         _share_heights(side_by_side)
     if coloured:
         _share_colours(coloured)
-        made.colorbar(coloured[0][0], ax=places, label=colours)
-    return made
+        new_figure.colorbar(coloured[0][0], ax=places, label=colours)
+    return new_figure
 
 
 def _share_colours(drawn: Sequence[tuple[Any, bool]]) -> None:
@@ -253,9 +254,9 @@ def _share_heights(places: Sequence[Axes]) -> None:
     if len({place.get_yscale() for place in places}) > 1:
         return
     limits = np.array([place.get_ylim() for place in places])
-    known = np.log(limits) if places[0].get_yscale() == "log" else limits
-    heights = np.abs(np.diff(known, axis=1))
-    if known.max() - known.min() <= FLAT * heights.min():
+    plot_limits = np.log(limits) if places[0].get_yscale() == "log" else limits
+    heights = np.abs(np.diff(plot_limits, axis=1))
+    if plot_limits.max() - plot_limits.min() <= FLAT * heights.min():
         for place in places:
             low, high = limits.min(), limits.max()
             place.set_ylim(*((low, high) if limits[0, 0] < limits[0, 1] else (high, low)))

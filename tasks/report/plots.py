@@ -33,7 +33,7 @@ def training(
     longest = max((np.nanmax(curve.seconds, initial=0.0) for curve in every), default=0.0)
     unit, second = _unit_of_time(float(longest))
     lines = -(-len(style_of) // 6)
-    made, axes = figure(8.0, 3.1 + 0.22 * lines, columns=2, sharey=True)
+    new_figure, axes = figure(8.0, 3.1 + 0.22 * lines, columns=2, sharey=True)
     for place, across in zip(axes[0], ("rows" if counted else "steps", "seconds"), strict=True):
         scale = second if across == "seconds" else 1.0
         log = _cost_axis(place, every, across, unit)
@@ -48,16 +48,14 @@ def training(
                 for points in drawn:
                     _line(place, points, log, color=colour_of, linewidth=0.8, alpha=0.4)
             middle = _mean(list(seeds.values()), across)
-            shown = (middle[0] / scale, middle[1])
-            _line(
-                place, shown, log, color=colour_of, linewidth=1.7, label=method, marker=mark, markersize=4.5
-            )
+            line = (middle[0] / scale, middle[1])
+            _line(place, line, log, color=colour_of, linewidth=1.7, label=method, marker=mark, markersize=4.5)
     values = [curve.values for curve in every] + [np.array(list(levels.values()))]
     if _decades(np.concatenate(values)) > 1:
         axes[0, 0].set_yscale("log")
     axes[0, 0].set_ylabel(y, parse_math=False)  # a unit may have a $
-    _legend(made, axes[0, 0])
-    return made
+    _legend(new_figure, axes[0, 0])
+    return new_figure
 
 
 def trust(
@@ -65,12 +63,12 @@ def trust(
     agreements: Mapping[str, Mapping[int, Curve]],
     distrusted: Mapping[str, Mapping[int, Curve]],
 ) -> Figure:
-    """How far learned tangents can be believed, over the steps of training.
+    """Plot how far learned tangents can be believed, over the steps of training.
 
     Args:
         errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
-        agreements: In each check, the change of the loss along the gradient over what the gradient says;
-            drawn at the edge where it is far off.
+        agreements: In each check, the change of the loss along the gradient over the predicted change; drawn
+            at the edge where it is far off.
         distrusted: Above 0 in steps without trust; a strip below shows them, with a lane for each method.
     """
     style_of = looks(dict.fromkeys([*errors, *agreements, *distrusted]))
@@ -82,7 +80,7 @@ def trust(
     strip = 0.16 * len(lost) + 0.05 if lost else 0.0  # of height in inches
     heights = {"height_ratios": [2.2, strip]} if lost else {}
     across = 2 if agreements else 1
-    made, axes = figure(8.0, 2.8 + strip, 1 + bool(lost), across, sharex=True, **heights)
+    new_figure, axes = figure(8.0, 2.8 + strip, 1 + bool(lost), across, sharex=True, **heights)
     smooth = {method: [curve.smooth() for curve in seeds.values()] for method, seeds in errors.items()}
     for method, curves in smooth.items():
         for number, curve in enumerate(curves):
@@ -97,8 +95,8 @@ def trust(
     for method, seeds in agreements.items():
         colour_of, mark = style_of[method]
         for curve in seeds.values():
-            shown = np.clip(curve.values, *AGREEMENT)
-            axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
+            values = np.clip(curve.values, *AGREEMENT)
+            axes[0, 1].plot(curve.steps, values, mark, color=colour_of, markersize=4, alpha=0.8)
         axes[0, 1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
@@ -112,12 +110,12 @@ def trust(
         axes[1, 0].set_ylabel("no trust", rotation=0, ha="right", va="center")
     for place in axes[-1]:
         place.set(xlabel="optimiser steps")
-    _legend(made, axes[0, 0])
-    return made
+    _legend(new_figure, axes[0, 0])
+    return new_figure
 
 
 def _spans(steps: np.ndarray) -> list[tuple[float, float]]:
-    """Where neighbouring steps begin, and how many they are: `(start, length)` of each stretch."""
+    """Return the stretches of neighbouring steps: `(start, length)` of each."""
     parts = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
     return [(float(part[0]) - 0.5, float(len(part))) for part in parts if len(part)]
 
@@ -131,7 +129,7 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
     style_of = looks(methods)
     every = [curve for of_run in runs.values() for seeds in of_run.values() for curve in seeds.values()]
     across = "rows" if any(curve.rows.any() for curve in every) else "steps"
-    made, axes = figure(8.0, 4.0)
+    new_figure, axes = figure(8.0, 4.0)
     place = axes[0, 0]
     log = _cost_axis(place, every, across)
     for number, (run, of_run) in enumerate(runs.items()):
@@ -152,8 +150,8 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
         place.set_yscale("log")
     place.set_ylabel(y)
     wide = {**LEGEND, "handlelength": 4.5}  # in less two kinds of line look the same
-    made.legend(*place.get_legend_handles_labels(), loc="outside right upper", **wide)
-    return made
+    new_figure.legend(*place.get_legend_handles_labels(), loc="outside right upper", **wide)
+    return new_figure
 
 
 _DASHES: tuple[Any, ...] = (
@@ -214,7 +212,7 @@ def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def _decades(values: ArrayLike) -> float:
-    """How many powers of ten finite values span; 0 where one of them is not above zero."""
+    """Return how many powers of ten finite values span; 0 where one of them is not above zero."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     if finite.size == 0 or finite.min() <= 0:

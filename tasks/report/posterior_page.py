@@ -1,4 +1,4 @@
-"""`report.html` of a sampling: how far the draws can be believed, what they say, and what they cost."""
+"""`report.html` of a sampling: the trust in its draws, their figures, and their cost."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def write(
     """Write the page and its pictures.
 
     Args:
-        folder: Where.
-        data: What `zo.sample` gave, whose `x` has the dimension `unknown`, with names.
-        title: Of the page.
-        about: What the posterior is.
-        asked: Rows that were to be run.
-        causes: Why rows failed in this process, and how many.
+        folder: The folder of the page.
+        data: The result of `zo.sample`, with names for the dimension `unknown` of `x`.
+        title: The title of the page.
+        about: A description of the posterior.
+        asked: The number of rows that were to be run.
+        causes: The causes of failed rows in this process, with their numbers.
         machine: Machine and versions.
-        footer: How it was started.
+        footer: The command that started it.
     """
     summary = summarised(data)
     with _quiet():
-        made = [
+        figures = [
             Figure(pictures.save(picture, folder / f"{name}.png"), alt=caption, caption=caption)
             for name, picture, caption in _pictures(data, summary)
         ]
@@ -77,7 +77,7 @@ def write(
                 caption="What the draws say, those unknowns first that have the fewest effective samples; "
                 f"3 % and 97 % are the ends of the narrowest interval that has 94 % of the draws.{rest}",
             ),
-            *made,
+            *figures,
             Heading("The black box"),
             Table(
                 ("rows", "number"), list(_rows(data).items()), caption="What was run, of all that was asked."
@@ -104,34 +104,34 @@ def summarised(data: Any) -> Any:
 
 
 def sentences(data: Any, asked: int) -> list[str]:
-    """What came out, and what to do about it, each a sentence."""
+    """Describe the outcome, and advise what to do about it, each in a sentence."""
     summary, rows, stats = summarised(data), _rows(data), data.sample_stats
     least, mixed = summary.iloc[0], float(summary["r_hat"].max())
     draws, effective = data.posterior["x"], float(least["ess_bulk"])
     rate = float(stats["acceptance_rate"].mean())
-    said = []
+    lines = []
     if data.attrs["stopped"]:
-        said.append(f"Stopped by the user after {rows['all']:,} of {asked:,} rows.")
-    said.append(
+        lines.append(f"Stopped by the user after {rows['all']:,} of {asked:,} rows.")
+    lines.append(
         f"{draws.sizes['draw']:,} draws of each of {draws.sizes['chain']} chains, after the first tenth, "
         f"have {effective:,.0f} effective samples of {summary.index[0]}, the least of {len(summary)} "
         f"unknowns: {1000 * effective / rows['all']:,.0f} for 1,000 rows. R-hat is {mixed:.3f} at most."
     )
-    said.append(
+    lines.append(
         f"A proposal was accepted with a probability of {rate:.2f}; "
         f"{int(stats['diverging'].sum()):,} of them diverged, and {rows['failed']:,} of all rows failed."
     )
     if not (effective >= ENOUGH and mixed <= MIXED):
-        said.append(
+        lines.append(
             f"Vehtari et al. (2021) ask for {ENOUGH} effective samples and an R-hat of {MIXED} at most: go "
             "on with more --rows, and the chains are prolonged."
         )
     if rate < ACCEPTED:
-        said.append(
+        lines.append(
             "Few proposals are accepted, for the model is far from the box: give more rows to --learn, or a "
             "twin."
         )
-    return said
+    return lines
 
 
 def _rows(data: Any) -> dict[str, int]:
@@ -152,27 +152,27 @@ def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, MadeFigure, str]]:
 
     few = list(summary.index[:SHOWN])
     names = {"var_names": ["x"], "labeller": NoVarLabeller()}
-    chosen = {**names, "coords": {"unknown": few}}
+    options = {**names, "coords": {"unknown": few}}
     whose = f"the {len(few)} unknowns of fewest effective samples" if len(summary) > SHOWN else "the unknowns"
-    made, axes = pictures.figure(8.0, 1.6 * len(few), len(few), 2)
-    arviz.plot_trace(data, **chosen, compact=False, combined=False, axes=axes)
-    yield "traces", _styled(made), f"Densities and traces of {whose}, a colour for each chain."
+    figure, axes = pictures.figure(8.0, 1.6 * len(few), len(few), 2)
+    arviz.plot_trace(data, **options, compact=False, combined=False, axes=axes)
+    yield "traces", _styled(figure), f"Densities and traces of {whose}, a colour for each chain."
     across = min(2, len(few))
-    made, axes = pictures.figure(4.0 * across, 2.8 * -(-len(few) // across), -(-len(few) // across), across)
-    arviz.plot_rank(data, **chosen, ax=axes)
+    figure, axes = pictures.figure(4.0 * across, 2.8 * -(-len(few) // across), -(-len(few) // across), across)
+    arviz.plot_rank(data, **options, ax=axes)
     for empty in axes.flat[len(few) :]:
         empty.set_visible(False)
     caption = "Ranks of each chain's draws among those of all: bars of one height where chains mix."
-    yield "ranks", _styled(made), caption
+    yield "ranks", _styled(figure), caption
     if len(summary) > 1:
         worst = list(summary.index[:PAIRED])
-        made, axes = pictures.figure(2.4 * len(worst), 2.4 * len(worst), len(worst), len(worst))
+        figure, axes = pictures.figure(2.4 * len(worst), 2.4 * len(worst), len(worst), len(worst))
         look = {"alpha": 0.25, "s": 8, "edgecolors": "none"}
-        chosen = {**names, "coords": {"unknown": worst}}
-        arviz.plot_pair(data, **chosen, kind="scatter", marginals=True, ax=axes, scatter_kwargs=look)
+        options = {**names, "coords": {"unknown": worst}}
+        arviz.plot_pair(data, **options, kind="scatter", marginals=True, ax=axes, scatter_kwargs=look)
         for row, column in zip(*np.triu_indices(len(worst), 1), strict=True):
             axes[row, column].set_visible(False)
-        yield "pairs", _styled(made), "Draws of pairs of these unknowns, and the density of each."
+        yield "pairs", _styled(figure), "Draws of pairs of these unknowns, and the density of each."
     yield "model", *_model(data)
 
 
@@ -189,22 +189,22 @@ def _model(data: Any) -> tuple[MadeFigure, str]:
     names = ("proposed_potential_by_model", "proposed_potential", "accepted")
     model, box, yes = (stats[name].values.ravel() for name in names)
     finite = np.isfinite(model) & np.isfinite(box)
-    made, axes = pictures.figure(6.4, 4.0)
+    figure, axes = pictures.figure(6.4, 4.0)
     panel = axes[0, 0]
     panel.set(xlabel="potential by the model", ylabel="potential by the box")
     if not finite.any():
-        return made, "No proposal has a finite potential by the model and by the box."
+        return figure, "No proposal has a finite potential by the model and by the box."
     model, box, yes = model[finite], box[finite], yes[finite].astype(bool)
     low = box.min()
     top = 1.1 * float(np.quantile(box - low, 0.99)) or 1.0
-    for kept, colour, name in ((~yes, "#d55e00", "rejected"), (yes, "#0072b2", "accepted")):
+    for mask, colour, name in ((~yes, "#d55e00", "rejected"), (yes, "#0072b2", "accepted")):
         look = {"color": colour, "alpha": 0.4, "markersize": 4, "linestyle": "none"}
-        panel.plot(model[kept] - low, box[kept] - low, marker=".", label=name, **look)
+        panel.plot(model[mask] - low, box[mask] - low, marker=".", label=name, **look)
     panel.plot([-top, 2 * top], [-top, 2 * top], color=pictures.INK, linewidth=0.8)
     panel.set(xlim=(-0.05 * top, top), ylim=(-0.05 * top, top))
     pictures.legend_above(panel, 2)
     middle, half = np.median(box - model), np.subtract(*np.quantile(box - model, [0.75, 0.25])) / 2
-    return made, (
+    return figure, (
         "The potential of proposals, less the least, by the model and by the box: on the line the model "
         f"is right. Box less model is {middle:+.2g}, give or take {half:.2g} for half of them; from 1 on few "
         "are accepted. Draws are exact either way."

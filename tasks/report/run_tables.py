@@ -1,4 +1,4 @@
-"""A run's tables: of what came out, of further figures, of counts and failures; as Markdown and LaTeX too."""
+"""A run's tables: outcome, further figures, counts and failures; as Markdown and LaTeX too."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def further(result: Result) -> pandas.DataFrame:
 
 
 def counts(result: Result) -> pandas.DataFrame:
-    """What the black boxes counted in training, the sum over seeds, a line for each method.
+    """Tabulate the black boxes' counts in training, summed over seeds, a line for each method.
 
     Columns without any count are left out, but for the rows that were run and those that failed.
     """
@@ -110,7 +110,7 @@ def counts(result: Result) -> pandas.DataFrame:
     table = pandas.DataFrame(
         {
             "method": score.method,
-            **{shown: total([row.ledger.get(name) for row in score.rows]) for name, shown in COUNTS.items()},
+            **{label: total([row.ledger.get(name) for row in score.rows]) for name, label in COUNTS.items()},
             "dropped queries": total([row.extra.get("dropped queries") for row in score.rows]),
             "failed in validation": score.failed(VALIDATION),
             IN_TEST: score.failed(TEST),

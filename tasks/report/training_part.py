@@ -1,4 +1,4 @@
-"""How training went, in a run's report: validation and loss, and the trust of tangents."""
+"""Training in a run's report: validation and loss, and the trust of tangents."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def blocks(facts: Findings) -> list[Block]:
 
 
 def _trust(facts: Findings) -> list[Block]:
-    """How far learned tangents could be believed, of methods that have some."""
+    """Show how far learned tangents could be believed, for methods that have some."""
     errors = facts.curves("gradient_tangent_error")
     if not errors:
         return []

@@ -36,8 +36,8 @@ class Bound:
     def of(cls, problem: Problem, progress: Silence | None = None) -> Bound:
         """A problem as it was planned, bound: nothing of it is made yet."""
         ledger = RunLedger(getattr(problem.config, "rows", None))
-        shown = Silence() if progress is None else progress
-        return cls(problem.with_surroundings(Surroundings(shown, ledger.making)), ledger)
+        display = Silence() if progress is None else progress
+        return cls(problem.with_surroundings(Surroundings(display, ledger.making)), ledger)
 
     def check(self) -> None:
         """Have the problem refuse settings that do not go with data or network, before its boxes are made."""

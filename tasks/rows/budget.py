@@ -1,4 +1,4 @@
-"""What a budget gives to validation, test and training, of its rows and minutes; decisions 187 and 188."""
+"""The parts of a budget's rows and minutes for validation, test and training; decisions 187 and 188."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ LOST, END, AT_MOST = 0.05, 10.0, 0.15
 
 
 def judges_by_windows(problem: Problem, chosen: Mapping[str, Any]) -> bool:
-    """Whether windows, judged before anything trains on them, are a training's validation, for no row.
+    """Say whether windows, judged before anything trains on them, validate a training, for no row.
 
     Args:
-        problem: With presets, or a validation of its own, it validates as its class says.
+        problem: The problem; with presets, or a validation of its own, it validates as its class says.
         chosen: Settings that follow from a budget.
     """
-    own = type(problem).validate is not Problem.validate
-    return "validate_every" in chosen and not problem.presets and not own
+    has_validation = type(problem).validate is not Problem.validate
+    return "validate_every" in chosen and not problem.presets and not has_validation
 
 
 def rows_of_test(problem: Problem, chosen: Mapping[str, Any]) -> int | None:
-    """The rows of data in the test of a run whose steps follow from a budget; None for all that there are.
+    """The rows of data in the test of a run whose steps follow from a budget; None for all rows.
 
     Args:
-        problem: With presets, or a judgement of its own, it is tested as its class says.
+        problem: The problem; with presets, or a judgement of its own, it is tested as its class says.
         chosen: Settings that follow from the budget.
     """
     data, config = problem.data.test, problem.config
-    own = type(problem).judge is not Problem.judge
-    if "steps" not in chosen or problem.presets or own or data is None:
+    has_judge = type(problem).judge is not Problem.judge
+    if "steps" not in chosen or problem.presets or has_judge or data is None:
         return None
     rows = max(FEW, config.steps * config.batch // TESTED)
     return rows if rows < count_rows(data) else None
@@ -49,10 +49,10 @@ def shorten_test(problem: Problem, rows: int) -> None:
 
 
 def seconds_left(minutes: float, spent: float) -> float:
-    """What trainings and tests may take of the minutes of a run, with some kept for checkpoints and report.
+    """Return the seconds left for trainings and tests, with some kept for checkpoints and report.
 
     Args:
-        minutes: Of the run.
+        minutes: The minutes of the run.
         spent: Seconds that it has taken by now.
     """
     seconds = 60 * minutes

@@ -1,4 +1,4 @@
-"""The first rows that a run's boxes answered, kept to ask them again when it is resumed: has a box changed?
+"""The first rows that a run's boxes answered, kept to be asked again at a resume: has a box changed?
 
 A box may open a file by name, or be a server. Neither is in the code whose checksum a run keeps, but a model
 that was trained again between a kill and a resume answers otherwise.
@@ -59,7 +59,7 @@ class FirstRows:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """A block in which they are kept of what boxes answer, by themselves or through `KeptAnswers`."""
+        """A block in which the first answers of boxes, or of `KeptAnswers`, are kept."""
 
         def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             with rows_run_by(None):
@@ -96,30 +96,30 @@ class FirstRows:
             )
             self._kept[name] = _Kept(first, answers)
             try:
-                content = {name: vars(kept) for name, kept in self._kept.items()}
+                content = {name: vars(record) for name, record in self._kept.items()}
                 checkpoint.save(self._folder / FILE, content)
             except OSError:
                 self._names = {}  # it is an aid; what must not be lost says so by itself
 
     def ask_again(self, budget: int | None, device: str) -> None:
-        """Ask the rows that earlier processes of the run have kept, and say which box answers otherwise.
+        """Ask the rows that earlier processes of the run have kept, and warn of boxes with other answers.
 
         Where answers differ by more than rounding, the rows are asked twice more: a box that differs as much
-        from itself is noisy, and nothing is said. The rows count, and are no more than a small part of a
+        from itself is noisy, and there is no warning. The rows count, and are no more than a small part of a
         budget.
 
         Warns:
             CheckpointWarning: A box has changed since the run began; it is in the folder for the report.
         """
-        said = []
+        lines = []
         with rows_run_by(None), torch.random.fork_rng(devices=()):
             for name in self._before:
                 sentence = self._compared(name, budget, device)
-                said += [sentence] if sentence else []
-        if said:
+                lines += [sentence] if sentence else []
+        if lines:
             with suppress(OSError, RunFolderError):  # the warning has it
-                changed_boxes.add(self._folder, said)
-        for sentence in said:
+                changed_boxes.add(self._folder, lines)
+        for sentence in lines:
             warn(
                 f"{self._folder}: {sentence} Put back what it was, if that was not meant, and resume again; "
                 "or begin a new run. This one goes on with the box as it is now.",
@@ -127,33 +127,33 @@ class FirstRows:
             )
 
     def _compared(self, name: str, budget: int | None, device: str) -> str:
-        """What is to be said of a box; "" for nothing."""
+        """Compare a box's answers with the kept ones, and describe the differences; "" for none."""
         kept, box = self._kept[name], behind_caches(evaluated(self._boxes[name]))
         bounds = [part for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         most = [part.rows for part in bounds] + ([] if budget is None else [budget])
         rows = min([kept.rows, *(int(SHARE * rows) for rows in most), *(p.rows_left // 3 for p in bounds)])
         if rows < 1:
             return ""  # the last rows of the run's own work would be missing
-        before = _Kept(*(tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs)))
-        inputs, answers = tuple(array.to(device) for array in before.inputs), list[Outcome]()
+        sample = _Kept(*(tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs)))
+        inputs, answers = tuple(array.to(device) for array in sample.inputs), list[Outcome]()
         try:
             for _ in range(3):
                 answers.append(box.run_rows(inputs))
                 answered = [row for row in range(rows) if all(row not in now.failed for now in answers)]
-                wanted, *got = (rows_of(each.outputs, answered) for each in (before, *answers))
+                old_rows, *got = (rows_of(each.outputs, answered) for each in (sample, *answers))
                 noise = max((_distance(got[0], again) for again in got[1:]), default=0.0)
-                if not answered or _distance(wanted, got[0]) <= ROUNDING * before.scale + NOISES * noise:
+                if not answered or _distance(old_rows, got[0]) <= ROUNDING * sample.scale + NOISES * noise:
                     return ""
         except Exception:  # a budget, or a box of other outputs: what comes next says so by itself
             return ""
         largest = max(
-            float((a.double() - b.cpu().double()).abs().max()) for a, b in zip(wanted, got[0], strict=True)
+            float((a.double() - b.cpu().double()).abs().max()) for a, b in zip(old_rows, got[0], strict=True)
         )
         each_time = "the same each time" if noise == 0 else f"with noise of {noise:.2g}"
         return (
             f"Box {name!r} has changed since the run began, {self._boxes[name]!r}: expected its answers to "
             f"{counted(len(answered), 'row')} that it answered then, got others, by up to {largest:.3g} "
-            f"where the largest answer was {before.scale:.3g}; asked three times now, it answered "
+            f"where the largest answer was {sample.scale:.3g}; asked three times now, it answered "
             f"{each_time}. What is trained and judged from here on, and what was before, is of two boxes: "
             "look for a model or data file that it opens, for the server that it asks, or for a random state "
             "that it keeps."
@@ -164,12 +164,12 @@ _at_hand: ContextVar[FirstRows | None] = ContextVar("tasks.rows.first_rows", def
 
 
 def at_hand() -> FirstRows | None:
-    """Whose block `watching` this is; whatever answers rows in their boxes' place shows it what it `saw`."""
+    """Return the rows of the `watching` block here; code that answers for boxes reports rows to it."""
     return _at_hand.get()
 
 
 def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
-    """Root of the mean square of what outputs differ by."""
+    """The root mean square of outputs' differences."""
     pairs = zip(before, now, strict=True)
     squares = [(a.cpu().double() - b.cpu().double()).square().flatten() for a, b in pairs]
     every = torch.cat(squares) if squares else torch.zeros(0)
@@ -177,12 +177,12 @@ def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
 
 
 def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]:
-    """What a file holds of these boxes, which may be anyone's; what does not fit them is left out."""
+    """Read the rows of these boxes from a file, which may be anyone's; parts that do not fit are left out."""
     try:
         content = checkpoint.load(path)
     except (CheckpointError, OSError):
         return {}
-    kept = {}
+    records = {}
     for name, box in boxes.items():
         value: Any = content.get(name)
         if not isinstance(value, dict) or value.keys() != {"inputs", "outputs"}:
@@ -195,5 +195,5 @@ def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]
             for spec, array in zip(specs, arrays, strict=True)
         )
         if fits and len(value["inputs"]) == len(box.inputs) and len(arrays[0]):
-            kept[name] = _Kept(tuple(value["inputs"]), tuple(value["outputs"]))
-    return kept
+            records[name] = _Kept(tuple(value["inputs"]), tuple(value["outputs"]))
+    return records

@@ -1,4 +1,4 @@
-"""What black boxes have answered in work that no checkpoint has yet: making data, steps, validations, a test.
+"""Boxes' answers in work that no checkpoint has yet: making data, steps, validations, a test.
 
 A process that goes on after a kill does that work again from its beginning, but asks only for rows that were
 not answered. An answer is known by the box, the row, and how many times that row was asked before, so that a
@@ -39,7 +39,7 @@ LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up 
 
 @dataclass
 class _KeptCall:
-    """What one call was answered: keys, rows of each, outputs of all; rows run beside; where it was."""
+    """One call's answer: keys, rows of each, outputs of all; rows run beside; its place."""
 
     keys: list[str]
     lengths: list[int]
@@ -60,11 +60,11 @@ class KeptAnswers:
     They are written every few seconds, so a piece of work that is soon done writes none.
 
     Args:
-        name: The name of the work, which its files have; folder, rank and code are those of `attach`.
+        name: The name of the work, which its files have; for folder, rank and code see `attach`.
 
     Attributes:
-        place: Where in the work the process is, a number that grows; `end` says up to where it is done.
-        recalled: What earlier processes have counted for the answers that were used.
+        place: The process's place in the work, a number that grows; `end` says up to where it is done.
+        recalled: The counts of earlier processes for the answers that were used.
         process_group: The group of processes that all do this work; None for this one alone.
     """
 
@@ -128,10 +128,10 @@ class KeptAnswers:
         """A block in which boxes are asked only for rows that were not answered.
 
         Args:
-            before: Called right before rows are run, with the box and their number.
-            aside: Says of which boxes answers are not counted in `recalled`; of none if None.
-            least: Seconds: the rows that a call runs before that are not kept, nor those of a box whose last
-                call was shorter. 0 to keep all.
+            before: A function that is called right before rows are run, with the box and their number.
+            aside: Names the boxes whose answers are not counted in `recalled`; None for none.
+            least: Rows that a call runs in its first `least` seconds are not kept, nor rows of a box whose
+                last call was shorter. 0 to keep all.
         """
 
         def ask(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -177,7 +177,7 @@ class KeptAnswers:
 
     @property
     def any_known(self) -> bool:
-        """Whether there is anything to look up."""
+        """True if there is anything to look up."""
         return bool(self._known)
 
     def keep(
@@ -186,10 +186,10 @@ class KeptAnswers:
         """Keep the outputs of some keys.
 
         Args:
-            keys: What the outputs are known by.
-            lengths: Rows of each key.
+            keys: The keys of the outputs.
+            lengths: The number of rows of each key.
             outputs: The outputs of all keys, one after another, `(rows, ...)`.
-            extra: By how many more rows were run than those.
+            extra: How many further rows were run.
         """
         self._bytes += _size(outputs)
         if self._bytes > MOST:
@@ -261,17 +261,17 @@ class KeptAnswers:
         if not folder.is_dir():
             return []
         pattern = re.compile(re.escape(self._name) + r"\.(\d+)\.(\d+)\.(\d+)" + re.escape(checkpoint.ENDING))
-        found = [
+        files = [
             (path, tuple(map(int, match.groups())))
             for path in folder.iterdir()
             if (match := pattern.fullmatch(path.name))
         ]
-        found.sort(key=lambda pair: (pair[1][2], pair[1][1]))
-        return [(path, (last, rank)) for path, (last, rank, _) in found]
+        files.sort(key=lambda pair: (pair[1][2], pair[1][1]))
+        return [(path, (last, rank)) for path, (last, rank, _) in files]
 
 
 def _entries(path: Path, code: Mapping[str, str]) -> list[_KeptCall] | None:
-    """What a file holds; None where it is damaged, of other code, or no file of answers."""
+    """Read a file's entries; None where it is damaged, of other code, or no file of answers."""
     try:
         content = checkpoint.load(path)
         if content["code"] != code:

@@ -1,4 +1,4 @@
-"""Rows of one box, answered from what is kept where they were asked before, and else run, in parts."""
+"""Rows of one box, answered from kept answers where there are some, and else run, in parts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Recalling:
     def _run(
         self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
     ) -> Outcome:
-        """Run rows, and keep the answers to parts none of whose rows has failed."""
+        """Run rows, and keep the answers to parts without a failed row."""
         if before is not None:
             before(self._box, self._box.rows_to_run(inputs))
         if self._tells:
@@ -100,17 +100,17 @@ class Recalling:
                 whole.append(here)
         run = ledger.rows_run - run_before
         if whole and self._wanted:
-            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
+            whole_rows = rows_of(outcome.outputs, [row for here in whole for row in here])
             extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
             keys = [self._key(rows_of(inputs, here)) for here in whole]
-            self._answers.keep(keys, [len(here) for here in whole], kept, extra)
+            self._answers.keep(keys, [len(here) for here in whole], whole_rows, extra)
         return outcome
 
     @cached_property
     def _name(self) -> bytes:
-        """What is known of the box, by which its answers are distinguished from those of others."""
-        known = identity(self._box, lambda value: name_of(type(value)))
-        return blake2b(known.encode(), digest_size=16).digest()
+        """The digest that distinguishes the box's answers from those of others."""
+        box_name = identity(self._box, lambda value: name_of(type(value)))
+        return blake2b(box_name.encode(), digest_size=16).digest()
 
     def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         """Keep the answers to rows that a worker has sent back."""
@@ -130,6 +130,6 @@ class Recalling:
 
 
 def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
-    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
-    wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
-    return [tuple(output.shape) for output in outputs] == wanted
+    """Say whether outputs from a file, which may be anyone's, have the shapes of these rows of a box."""
+    shapes = [(len(rows), *output.shape[1:]) for output in whole.outputs]
+    return [tuple(output.shape) for output in outputs] == shapes

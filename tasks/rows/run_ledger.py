@@ -34,18 +34,18 @@ DATA = "data"  # the label of rows that boxes run to make data which are not the
 
 
 class RunLedger:
-    """The rows of one run of a problem: those of its boxes, and those of others that make its data.
+    """The rows of one run of a problem: of its boxes, and of other boxes that make its data.
 
-    In the order in which a run needs them: `unwritten`, `in_folder`, `bound` and `written`; `rows_of_data`
-    and `making` wherever data is made.
+    A run needs the methods in this order: `unwritten`, `in_folder`, `bound` and `written`; `rows_of_data` and
+    `making` wherever data is made.
 
     Args:
         rows: The budget of the run; None for no limit.
 
     Attributes:
-        answers: To the rows by which data is made.
+        answers: The answers to the rows that make data.
         elsewhere: Rows that other boxes than the problem's have run, such as a fine solver that only `data`
-            knows, those of earlier processes included.
+            knows, with the rows of earlier processes.
     """
 
     def __init__(self, rows: int | None) -> None:
@@ -68,10 +68,10 @@ class RunLedger:
         Args:
             boxes: Gives those that have been made; asked before and after.
         """
-        before = {id(ledger): ledger.rows_run for ledger in _labelled(boxes()).values()}
+        rows_before = {id(ledger): ledger.rows_run for ledger in _labelled(boxes()).values()}
         yield
         for ledger in _labelled(boxes()).values():
-            more = ledger.rows_run - before.get(id(ledger), 0)
+            more = ledger.rows_run - rows_before.get(id(ledger), 0)
             self._unwritten[id(ledger)] = self._unwritten.get(id(ledger), 0) + more
 
     @contextmanager
@@ -100,7 +100,7 @@ class RunLedger:
             self._notes = {}
 
     def answers_of(self, stage: str) -> KeptAnswers:
-        """What boxes have answered in the test of a stage, and will; in a block of `in_folder`."""
+        """Return the boxes' answers in the test of a stage, to be added to; in a block of `in_folder`."""
         assert self._folder is not None
         return KeptAnswers(f"{stage}.test", self._folder, group.rank(), self._code)
 
@@ -172,8 +172,8 @@ class RunLedger:
     def rows_of_data(self) -> int:
         """Rows that were run to make the data, in all processes, which all ask here."""
         spent = self._tally.since(self._before).rows_run + self.answers.recalled.rows_run
-        (made,) = group.total(spent + (self.elsewhere if group.rank() == 0 else 0))  # all decide alike
-        return made
+        (rows_made,) = group.total(spent + (self.elsewhere if group.rank() == 0 else 0))  # all decide alike
+        return rows_made
 
     @contextmanager
     def making(self, boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
@@ -269,10 +269,10 @@ def calls_noted(
 
 
 def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> None:
-    """Add to ledgers, once each, what earlier processes of the run have written down of their boxes.
+    """Add to ledgers, once each, the counts that earlier processes of the run have written down.
 
-    So a budget bounds what the run asks for in all, also where a kill made it ask again. A wrapper whose
-    class says `remembers = True` keeps that by itself. Arguments are those of `calls_noted`.
+    So a budget bounds all rows of the run, also where a kill made it ask again. A wrapper whose class says
+    `remembers = True` keeps its counts by itself. For the arguments see `calls_noted`.
     """
     ledgers = _labelled(boxes, stage)
     if not ledgers or any(ledger.watched for ledger in ledgers.values()):
@@ -281,10 +281,10 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
     kept = {
         id(parts[-1].ledger) for parts in stacks if any(getattr(part, "remembers", False) for part in parts)
     }
-    before = group.total(
+    rows_before = group.total(
         *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
     )
-    for (label, ledger), rows in zip(ledgers.items(), before, strict=True):
+    for (label, ledger), rows in zip(ledgers.items(), rows_before, strict=True):
         ledger.add_once((folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in kept else rows))
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a box in its stack of wrappers: its parts, how rows are counted, what runs together."""
+"""Questions about a box in its stack of wrappers: its parts, its count of rows, and rows run together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:
 
 
 def counted_late(box: BlackBoxFunction) -> bool:
-    """Whether a box's rows are counted when they are back, by workers or by itself, not before they run."""
+    """Say whether a box's rows are counted when they are back, by workers or itself, not before they run."""
     parts = stack(evaluated(box))
     itself = type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
     return itself or any(isinstance(part, Parallel) for part in parts)
@@ -43,7 +43,7 @@ def divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
 
 
 def behind_caches(box: BlackBoxFunction) -> BlackBoxFunction:
-    """What a cache would ask, as it would answer as before; the box itself where there is none."""
+    """Return the box that a cache would ask, where it answers as before; the box itself without a cache."""
     inner = box
     while isinstance(inner, Wrapper) and (inner.transparent or isinstance(inner, Cached)):
         if isinstance(inner, Cached):

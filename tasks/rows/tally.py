@@ -1,4 +1,4 @@
-"""What several boxes count, as one ledger; and over all processes of a run."""
+"""The counts of several boxes, as one ledger; and over all processes of a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from tasks.workers import group
 
 
 class RowTally:
-    """What several black boxes count together, as one ledger; boxes that share a ledger count once.
+    """The counts of several black boxes, as one ledger; boxes that share a ledger count once.
 
-    Of boxes that several processes ask alike (`SharedRows`) it is what this process evaluates itself.
+    For boxes that several processes ask the same (`SharedRows`) it counts the rows that this process
+    evaluates itself.
 
     Args:
         boxes: The boxes.
-        *recalled: What earlier processes have counted for answers of theirs that are used.
+        *recalled: The counts of earlier processes for answers of theirs that are used.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], *recalled: Ledger) -> None:
@@ -27,7 +28,7 @@ class RowTally:
         self._ledgers = list({id(ledger): ledger for ledger in ledgers}.values())
 
     def counts(self, box: BlackBoxFunction) -> bool:
-        """Whether a box's ledger is one of these."""
+        """Say whether a box's ledger is one of these."""
         return any(evaluated(box).ledger is ledger for ledger in self._ledgers)
 
     def copy(self) -> Ledger:
@@ -38,7 +39,7 @@ class RowTally:
         return counts
 
     def since(self, before: Ledger) -> Ledger:
-        """What was counted after `before`."""
+        """Return the counts after `before`."""
         return self.copy().since(before)
 
     @contextmanager
@@ -55,7 +56,7 @@ class RowTally:
 
 
 def everywhere(spent: Ledger) -> Ledger:
-    """What all processes of the run counted together, who all ask here; the first failure is any one's."""
+    """Add up the counts of all processes of the run, which all ask here; the first failure is any one's."""
     counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
     summed = dict(zip(counts, group.total(*counts.values()), strict=True))
     if not group.any_of(bool(spent.causes) or spent.first_failure is not None):
@@ -65,7 +66,7 @@ def everywhere(spent: Ledger) -> Ledger:
     for of_process, first in group.of_all((spent.causes, spent.first_failure)):
         causes.update(of_process)
         firsts.append(first)
-    first = next((said for said in firsts if said is not None), None)
+    first = next((text for text in firsts if text is not None), None)
     return replace(spent, **summed, causes=dict(causes), first_failure=first)
 
 

@@ -1,4 +1,4 @@
-"""How torch computes in a process that works on a run: its threads, and how a GPU rounds."""
+"""Torch's arithmetic in a process that works on a run: its threads, and the rounding of a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is not made: what its plan will do and cost, by its first batch and steps that run no row."""
+"""A dry run: a plan and its cost, by its first batch and steps that run no row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.running.rehearsal import rehearsed
 
 
 def sentences(plan: Plan) -> list[str]:
-    """What a run will do and cost, in words; no folder is made.
+    """Describe a run and its cost; no folder is made.
 
     Raises:
         ConfigurationError: The problem refuses its settings, or the run cannot end within its budget.
@@ -29,5 +29,5 @@ def sentences(plan: Plan) -> list[str]:
 
 
 def nothing_came_back(sentences: Sequence[str]) -> bool:
-    """Whether they say that no row of the first batch had a finite loss."""
+    """Say whether sentences report that no row of the first batch had a finite loss."""
     return any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences)

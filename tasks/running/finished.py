@@ -1,4 +1,4 @@
-"""A finished run, from Python: `load`, and what it gives: tables, curves, networks, arrays, the report."""
+"""A finished run, from Python: `load`, and its tables, curves, networks, arrays and report."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ ONE_AT_A_TIME = RLock()  # of the threads of a process, whose draws come from on
 
 
 class FinishedRun:
-    """What came of a run. `tasks.run` and `tasks.load` give one.
+    """A run with a result; `tasks.run` and `tasks.load` return one.
 
     Args:
-        run: Its folder, with a result.
-        problem: What was trained; None where the code is not at hand, then `network` is refused.
-        untrusted: Why, where the run is from elsewhere.
+        run: The run's folder, with a result.
+        problem: The problem; None where the code is not at hand, then `network` is refused.
+        untrusted: The reason for that, where the run is from elsewhere.
 
     Attributes:
         path: The run's folder.
-        result: The table and what it was made with, as in `result.json`.
-        problem: What was trained.
+        result: The result, as in `result.json`.
+        problem: The problem.
         untrusted: The error that names the code, where it is not at hand since the run is from elsewhere.
     """
 
@@ -76,11 +76,11 @@ class FinishedRun:
     def network(self, method: str, seed: int = 0) -> nn.Module:
         """The network that a method trained, with the weights that validation chose.
 
-        It is on the device of the settings; that of a run on a GPU on the CPU, where there is none.
+        It is on the device of the settings; on the CPU if that is a GPU and there is none.
 
         Raises:
             ConfigurationError: The run has no such method or seed.
-            NotApplicableError: The method had nothing to go by with this seed.
+            NotApplicableError: The method was not applicable with this seed.
             ProblemError: The problem's code is not at hand.
         """
         if self.problem is None:
@@ -96,8 +96,8 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
-        wanted = by_name.methods_named(problem)
-        for name, way in wanted.items():  # methods may start from what those before have trained
+        methods = by_name.methods_named(problem)
+        for name, way in methods.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
             setup = setup_of(problem, self._run, name, seed, Silence(), trained)
@@ -111,19 +111,19 @@ class FinishedRun:
 
         Raises:
             ConfigurationError: The run has no such method or seed.
-            NotApplicableError: The method had nothing to go by with this seed.
+            NotApplicableError: The method was not applicable with this seed.
         """
         self._judged(method, seed)
         kept = checkpoint.load_evaluation(self.path, stage_name(seed, method))["fields"]
         return {name: tensor.numpy() for name, tensor in kept.items()}
 
     def _judged(self, method: str, seed: int) -> list[str]:
-        """The methods that were applicable with a seed, one of which is the method asked for."""
+        """The methods that were applicable with a seed; the method asked for has to be one of them."""
         rows = {row.method: row for row in self.result.table if row.seed == seed}
         if method not in rows:
-            known = ", ".join(dict.fromkeys(row.method for row in self.result.table))
+            names = ", ".join(dict.fromkeys(row.method for row in self.result.table))
             raise ConfigurationError(
-                f"{self.path}: expected one of the methods {known} and of the seeds {self._run.seeds}, got "
+                f"{self.path}: expected one of the methods {names} and of the seeds {self._run.seeds}, got "
                 f"{method!r} and {seed!r}."
             )
         if NOT_APPLICABLE in rows[method].extra:
@@ -151,7 +151,7 @@ class FinishedRun:
         say(f"Report: {self.report}\nRun folder: {self.path}")
 
     def _repr_html_(self) -> str:
-        """In a notebook: the table, and where report and run are."""
+        """Show it in a notebook: the table, and where report and run are."""
         table = report.shown(incomplete.comparable(self.result)).to_html(index=False, border=0)
         page = self.path / report.NAME
         line = f"Report: {escape(str(page))}<br>" if page.is_file() else ""

@@ -49,9 +49,9 @@ def own_run(
     Args:
         name: The run's name, in its folder's name and in the report.
         config: The settings: a dataclass of plain values, such as a subclass of `tasks.Config`.
-        seeds: Numbers on which draws depend, one training with each.
-        runs: Where the run's folder is made.
-        data: Where the script keeps data; noted in the run's configuration.
+        seeds: The seeds of draws; there is one training with each.
+        runs: The folder in which the run's folder is made.
+        data: The folder for the script's data; noted in the run's configuration.
 
     Raises:
         ConfigurationError: The settings cannot be written as JSON.
@@ -60,15 +60,15 @@ def own_run(
         ProblemError: The block ended without `run.finish`.
     """
     problems.refuse_while_executing("tasks.own_run")
-    before = os.environ.pop(VARIABLE, None)  # not for programs that the script starts
+    old_variable = os.environ.pop(VARIABLE, None)  # not for programs that the script starts
     terms = Terms(name, "own", config, seeds, Path(data), script=_script())
-    if before is None:
+    if old_variable is None:
         run = Run.create(Path(runs), terms)
     else:
-        run = Run.open(Path(before))
-        if others := run.changed(terms):
+        run = Run.open(Path(old_variable))
+        if changes := run.changed(terms):
             raise RunFolderError(
-                f"{run.path}: expected the settings that it was begun with, got others: {others}. Put them "
+                f"{run.path}: expected the settings that it was begun with, got others: {changes}. Put them "
                 "back in the script, or execute it by itself for a new run."
             )
         changed_code.warn_of_changes(run)
@@ -92,7 +92,7 @@ def own_run(
         raise SystemExit(130) from None
     except (Exception, SystemExit) as error:
         # another process may be at work on what is resumed
-        if before is not None or isinstance(error, RunLockedError) or not discard(run.path):
+        if old_variable is not None or isinstance(error, RunLockedError) or not discard(run.path):
             say(resume, sys.stderr)
         raise
     load(run.path).show()

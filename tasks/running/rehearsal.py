@@ -1,4 +1,4 @@
-"""How long learned models will compute beside the boxes: a few steps on the first batch that run no row.
+"""The time that learned models will compute beside the boxes: a few steps on the first batch, for no row.
 
 The boxes answer as they did when that batch was timed, and the learning rate is zero, so that these are the
 answers of the weights at hand. A method trains as in a run, but for the end that all have, `Setup.descend`.
@@ -63,11 +63,11 @@ class _Rehearsing(Setup):
         timer = _passed if self.config.device == "cpu" else partial(_passed, waits=True)
 
         def along(add: Callable[[], Any]) -> float:
-            before = timer()
+            start_time = timer()
             optimizer.zero_grad()
             add()
             optimizer.step()
-            return before()
+            return start_time()
 
         if isinstance(gradient, zo.tangents.Surrogate):
             raise _Over(_of_rounds(gradient, batch, timer))
@@ -116,7 +116,7 @@ def _through_a_model(gradient: zo.TangentGradient, timer: Callable[[], Callable[
 def _of_rounds(
     gradient: zo.tangents.Surrogate, batch: Batch, timer: Callable[[], Callable[[], float]]
 ) -> Rehearsal:
-    """What a surrogate computes in all rounds, as the first batch shows it, as if it did so in one step."""
+    """Return a surrogate's computing in all rounds, as the first batch shows it, as if in one step."""
     asking = timer()
     gradient.ask(batch)
     step, learning = asking(), timer()
@@ -130,7 +130,7 @@ def _of_rounds(
 
 
 def _passed(*, waits: bool = False) -> Callable[[], float]:
-    """What gives the seconds since now, as of a machine that has nothing else to do.
+    """Return a function that gives the seconds since now, as of a machine that has nothing else to do.
 
     That is processor time, or the time that passes where several threads make that the shorter one.
 
@@ -147,11 +147,11 @@ def _passed(*, waits: bool = False) -> Callable[[], float]:
 
 
 def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
-    """What the methods of a plan compute that learn a model, by name; None where a few steps do not say it.
+    """Rehearse the methods of a plan that learn a model, by name; None where a few steps do not show it.
 
     Args:
-        bound: Its problem, of which the first batch was timed.
-        plan: With a trial that has the boxes' answers; without them nothing is known.
+        bound: Its problem, whose first batch was timed.
+        plan: The plan, with a trial that has the boxes' answers; without them nothing is known.
     """
     methods = plan.methods if plan.trial.answers else {}
     costs = {name: way.cost(bound.problem, 1) for name, way in methods.items() if way.cost is not None}
@@ -180,9 +180,9 @@ def _impatient(started: float, done: int, most: int) -> None:
 
 @contextmanager
 def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
-    """A block in which boxes answer call by call what is given, again and again, and run nothing.
+    """A block in which boxes give these answers, call by call, again and again, and run nothing.
 
-    A call of more rows is one of several variants: those after the first are answered almost as that is.
+    A call of more rows has several variants: further ones get almost the answers of the first.
     """
     number = 0
     noise = zo.estimators.Key(0).generator(0)
@@ -191,15 +191,15 @@ def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
         nonlocal number
         known = answers[number % len(answers)]
         number += 1
-        wanted, there = len(rows[0]), len(known.outputs[0])
+        count, there = len(rows[0]), len(known.outputs[0])
         outputs = []
         for values in known.outputs:
-            more = torch.cat([values] * -(-wanted // there))[:wanted].clone()
-            if more.is_floating_point() and wanted > there:
+            more = torch.cat([values] * -(-count // there))[:count].clone()
+            if more.is_floating_point() and count > there:
                 drawn = torch.randn(more[there:].shape, generator=noise).to(more)
                 more[there:] += 1e-3 * values.std() * drawn
             outputs.append(more)
-        return Outcome(tuple(outputs), dict(known.failed) if wanted == there else {})
+        return Outcome(tuple(outputs), dict(known.failed) if count == there else {})
 
     with rows_run_by(answer):
         yield

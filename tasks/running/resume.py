@@ -1,4 +1,4 @@
-"""A run taken up again: the plan that its folder has in writing, and whether it is the one at hand."""
+"""A run taken up again: the plan in its folder, and whether it is the one at hand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
 
     Args:
         folder: The run's folder.
-        plan: What the run is expected to do.
-        any_seeds: Whether the seeds are those of the run, whatever the plan has.
+        plan: The expected plan of the run.
+        any_seeds: Whether to take the run's seeds, whatever the plan has.
 
     Returns:
         The run, and the plan with its seeds, and with the settings that it has chosen by its budget.
 
     Raises:
-        RunFolderError: It is of another problem, or of other settings or seeds.
+        RunFolderError: The run is of another problem, or of other settings or seeds.
 
     Warns:
         CheckpointWarning: The file with the problem has changed.
@@ -52,9 +52,9 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
     plan = plan.choosing(run.chosen) if same else replace(plan, chosen=dict(run.chosen))
     if any_seeds:
         plan = replace(plan, seeds=run.seeds)
-    if others := run.changed(plan.terms):
+    if changes := run.changed(plan.terms):
         raise RunFolderError(
-            f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
+            f"{run.path}: expected the settings of that run, got others: {changes}. Take its settings, or "
             "leave resume out for a new run."
         )
     changed_code.warn_of_changes(run, plan.terms.code)
@@ -99,13 +99,13 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
 
 
 def is_gone(run: Run) -> bool:
-    """Whether the file that its problem was in is no more there."""
+    """Say whether the file that its problem was in is no more there."""
     place = None if run.problem_code is None else run.problem_code.target.place
     return isinstance(place, Path) and not os.path.isfile(place)
 
 
 def how_to_go_on(run: Run) -> str:
-    """What to do about a problem whose class only this process has."""
+    """Advise on a problem whose class only this process has."""
     return (
         "Its problem is of a notebook, of a terminal or of a function, where no other process finds it. To "
         f"go on with it there, repeat the call of tasks.run with resume={str(run.path)!r}."

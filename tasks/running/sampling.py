@@ -1,4 +1,4 @@
-"""The way of a sampling: its folder, its plan in words, draws that go on after a kill, and what is left."""
+"""The way of a sampling: its folder, its plan in words, draws that go on after a kill, and its files."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ START = 50  # rows that are drawn at first, at most, and no more than a quarter 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is asked of `blackbox sample`.
+    """The order of `blackbox sample`.
 
     Attributes:
         posterior: An object of the user's class.
-        where: Where that class is, as a text that names it.
-        rows: Of the box in all.
-        chains: Side by side.
-        seed: Of all that is drawn.
+        where: The place of that class, as a text that names it.
+        rows: The number of all rows of the box.
+        chains: The number of chains side by side.
+        seed: The seed of all draws.
         learn: Rows before the model is frozen; None for as many as `zo.sample` takes.
         command: The words of the command line after `blackbox`.
     """
@@ -76,15 +76,15 @@ def _folder(sampling: Sampling, out: Path | None) -> Path:
 
 
 def carry_out(sampling: Sampling, out: Path | None, progress: Progress) -> None:
-    """Say what will be done, draw, and leave draws and a report in the folder.
+    """Print the plan, draw, and leave draws and a report in the folder.
 
     Args:
-        sampling: What is asked.
+        sampling: The order.
         out: A folder, where it goes on if it was begun; None for a new one, which goes if nothing was begun.
-        progress: What the user sees.
+        progress: The progress that the user sees.
 
     Raises:
-        Interrupted: The user stopped it; where there were draws by then, they and a report are there.
+        Interrupted: The user stopped it; the draws so far, and a report of them, are kept.
         ConfigurationError: A value is out of range, or the folder has a sampling of another problem.
         RunFolderError: The folder has other files.
         ProblemError: The problem gives no box, or no name for each unknown.
@@ -112,7 +112,7 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
         stack.enter_context(same_directory())
         stack.enter_context(exits_as_errors("the problem"))
         stop = stack.enter_context(StopRequest())
-        shown = _Shown(progress, stop, begun["learn"], sampling.rows)
+        display = _Shown(progress, stop, begun["learn"], sampling.rows)
         stack.enter_context(progress)
         again = f"Go on with: {_again(sampling, folder)}"
         try:
@@ -128,12 +128,12 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
                 twin=sampling.posterior.twin(),
                 learn=begun["learn"],
                 checkpoint=folder.absolute() / CHECKPOINT,
-                progress=shown,
+                progress=display,
             )
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped before there were 20 draws of each chain. {again}") from None
         finally:
-            shown.end()
+            display.end()
     data = _named(data, sampling.posterior, size)
     _write(data, folder / DRAWS)
     page = posterior_page.write(
@@ -154,7 +154,7 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
 
 
 def _plan(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -> list[str]:
-    """What will be done, in at most three lines."""
+    """Describe the plan, in at most three lines."""
     learn = _read(folder).get("learn") or _learned(sampling, size)[0]
     draws = max(0, sampling.rows - learn - 2) // sampling.chains
     lines = [
@@ -215,7 +215,7 @@ def _learned(sampling: Sampling, size: int) -> tuple[int, int]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What a folder was begun with, or nothing."""
+    """Read the beginning of a folder, or nothing."""
     try:
         begun = reading.json_object(folder / place.SAMPLING, "Give another --out.")
     except FileNotFoundError:
@@ -235,7 +235,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _begun(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -> dict[str, Any]:
-    """What the folder was begun with; written now if it is new."""
+    """Return the beginning of the folder; written now if it is new."""
     code = trust.versions([trust.problem(sampling.where)])
     now = versions() | code | digest_of_files(files_of(box))
     begun = _read(folder)

@@ -55,12 +55,12 @@ def run(
     The folder is as one of `blackbox run`: killed, it goes on with `blackbox resume`, or with `resume=`.
 
     Args:
-        problem: What is trained.
-        seeds: How many trainings of each method, or which seeds; None for one, or those of `resume`.
-        runs: Where the run's folder is made.
+        problem: The problem to train.
+        seeds: How many trainings of each method, or which seeds; None for one, or for the seeds of `resume`.
+        runs: The folder in which the run's folder is made.
         resume: A folder to go on with, of the same problem, settings and seeds; `rows` may be larger.
-        progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
-        callbacks: What else happens while the run trains, beside those that the problem's class names.
+        progress: The progress that the user sees; bars in a terminal or notebook, lines elsewhere, if None.
+        callbacks: Callbacks while the run trains, beside those that the problem's class names.
         **settings: Settings that depart from those of `problem`.
 
     Raises:
@@ -101,35 +101,35 @@ def planned(
     """The plan of a new run, by the methods that the problem's settings name, or its budget; see `plan_of`.
 
     Args:
-        problem: With its settings.
-        seeds: With each of them, every method is trained once.
+        problem: The problem with its settings.
+        seeds: The seeds; with each of them, every method is trained once.
         by_hand: Names of the settings that the user set to their usual values.
-        preset: The one that the settings started from; if None, the one that they are.
-        where: Where the problem's class is; if None, where it says that it is.
+        preset: The preset that the settings started from; if None, the one that equals them.
+        where: The place of the problem's class; if None, its own.
     """
-    problem, chosen = left_to_the_budget(problem, preset, by_hand)
-    return plan_of(problem, methods_named(problem), seeds, preset=preset, where=where, chosen=chosen)
+    problem, choice = left_to_the_budget(problem, preset, by_hand)
+    return plan_of(problem, methods_named(problem), seeds, preset=preset, where=where, chosen=choice)
 
 
 def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:
-    """Do what is left of a run in this process, and write its report.
+    """Do the rest of a run in this process, and write its report.
 
     Args:
         run: The run's folder, new or left off anywhere.
-        plan: What the run will do.
-        progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
+        plan: The plan of the run.
+        progress: The progress that the user sees; bars in a terminal or notebook, lines elsewhere, if None.
     """
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
         run.here.callbacks.extend(plan.problem.callbacks)
         goes_on = not run.finished
         if goes_on:
-            with make_progress() if progress is None else progress as shown:
-                shown.say(f"Run folder: {as_named.path}")
+            with make_progress() if progress is None else progress as display:
+                display.say(f"Run folder: {as_named.path}")
                 if not run.problem:
-                    shown.say(how_to_go_on(run))
+                    display.say(how_to_go_on(run))
                 with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
-                    problem = carry_out(run, plan, shown).problem
+                    problem = carry_out(run, plan, display).problem
             run = run.reread()
         else:
             problem = with_answers(run, plan.problem)
@@ -153,14 +153,14 @@ def take_part(run: Run, without: Collection[str] = ()) -> None:
 
 
 def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
-    """Train and judge what is left of a run, by its plan; it ends with `result.json`.
+    """Train and judge the rest of a run, by its plan; it ends with `result.json`.
 
-    Of several processes each does all of it, with the same numbers.
+    Each of several processes does all of it, with the same numbers.
 
     Args:
         run: The run's folder, new or left off anywhere.
-        plan: What the run will do.
-        progress: What the user sees.
+        plan: The plan of the run.
+        progress: The progress that the user sees.
 
     Returns:
         The problem of this process: its boxes keep failed rows.
@@ -169,7 +169,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
         ConfigurationError: The problem refuses its settings, or the run cannot end within its budget; no row
             was run.
         BudgetError: The budget is spent; the run goes on with a larger one.
-        Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
+        Interrupted: The run was stopped by Ctrl-C, SIGTERM or SIGUSR1.
     """
     bound = Bound.of(plan.problem, progress)
     problem = bound.problem

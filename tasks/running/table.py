@@ -34,7 +34,7 @@ from tasks.workers import group
 def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]:
     """The lines, in the order of seeds and methods; stages that are finished are loaded, not repeated.
 
-    These are also stages of methods that the plan leaves out, of which nothing else is done.
+    Finished stages of methods that the plan leaves out are loaded, too; otherwise these are left alone.
     """
     problem, table = bound.problem, list[Row]()
     for seed in plan.seeds:
@@ -50,14 +50,14 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
                 setup = replace(setup, reserve=reserve, seconds=seconds)
                 torch.manual_seed(seed)  # for what draws without a key, as dropout; checkpoints keep it
                 tally = RowTally(setup.boxes)
-                before = tally.copy()
+                ledger_before = tally.copy()
                 try:
                     trained[name] = method.train(setup)
                 except NotApplicableError as error:
                     if len(methods) == 1:
                         raise
                     progress.say(f"{setup.stage}: not applicable. {error}")
-                    line = judge.line_without(setup, str(error), everywhere(tally.since(before)))
+                    line = judge.line_without(setup, str(error), everywhere(tally.since(ledger_before)))
                     table.append(replace(line, role=method.role))
                 else:
                     line, arrays = judge.judged(setup, trained[name], bound.ledger)
@@ -76,13 +76,13 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
 def _limits(
     plan: Plan, seed: int, name: str, table: Sequence[Row], elapsed: float
 ) -> tuple[int | None, float | None]:
-    """Rows for what comes behind a training, and its seconds; None each where no budget says it.
+    """Rows to reserve for the work after a training, and the training's seconds; None without such a budget.
 
     Args:
         plan: A plan that is settled.
-        seed: Of the training.
+        seed: The seed of the training.
         name: Its method.
-        table: What was judged, of which the first line says what a test takes.
+        table: The lines so far; the first one gives the rows of a test.
         elapsed: Seconds that the run has taken in this process.
     """
     stages, rows, minutes = (
@@ -118,11 +118,11 @@ def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row])
     Args:
         plan: A plan that is settled.
         bound: Its problem in the run.
-        run: Its folder says which stages are done.
-        table: What was judged, of which the first line's test is taken for all others.
+        run: The run; its folder says which stages are done.
+        table: The lines so far; the first line's test stands for all others.
 
     Raises:
-        BudgetError: They do, at the least that they take; `enough` is a budget that would do.
+        BudgetError: The least rows that they take are too many; `enough` is a sufficient budget.
     """
     problem = bound.problem
     budgets = [part for box in problem.boxes.values() for part in stack(box) if isinstance(part, Budgeted)]

@@ -29,16 +29,16 @@ def work_on(
     timeout: float,
     without: Sequence[str] = (),
 ) -> None:
-    """Work on a run, in this process or in several that are started here; or as one of those.
+    """Work on a run, in this process or in several that are started here; or as one of these.
 
     Args:
-        begun: Makes or opens it, and refuses one whose code is not trusted; called in the first process. The
-            others have a copy of the folder, and the plan that it has in writing.
-        at_work: Is told of the run in the first process, before anything of it is done.
-        words: Of the command line, after `blackbox`, which the others have too.
+        begun: Makes or opens the run, and refuses one whose code is not trusted; called in the first process.
+            The others have a copy of the folder, with its written plan.
+        at_work: A function that is called with the run in the first process, before any work on it.
+        words: The words of the command line, after `blackbox`, which the others have too.
         tensorboard: Whether metrics are written as event files, too.
-        workers: Processes to start.
-        timeout: Seconds after which one that does not answer is given up.
+        workers: The number of processes to start.
+        timeout: Seconds after which a process that does not answer is given up.
         without: Methods that the plan of `begun` leaves out.
     """
     first: tuple[Run, Plan] | None = None
@@ -48,8 +48,8 @@ def work_on(
         first = begun()
         return first[0].path
 
-    others = launch.started(words, 1 if group.is_member() else workers)
-    with others, group.joined(timeout), group.shared_folder(first_folder) as folder:
+    processes = launch.started(words, 1 if group.is_member() else workers)
+    with processes, group.joined(timeout), group.shared_folder(first_folder) as folder:
         if first is None:
             take_part(Run.open(folder), without)
             return
@@ -64,14 +64,14 @@ def new(plan: Plan, root: Path, words: Sequence[str]) -> tuple[Run, Plan]:
     """A new run, or where torchrun has started this launch again, the run that it had before.
 
     Args:
-        plan: What the run will do.
-        root: Where run folders are made.
-        words: Of the command line, after `blackbox`.
+        plan: The plan of the run.
+        root: The folder in which run folders are made.
+        words: The words of the command line, after `blackbox`.
     """
-    before = restarted(root, plan.problem.name())
-    if before is not None:
-        say(f"Going on with {before}.")
-        return taken_up(Run.open(before))
+    old_run = restarted(root, plan.problem.name())
+    if old_run is not None:
+        say(f"Going on with {old_run}.")
+        return taken_up(Run.open(old_run))
     run = Run.create(root, plan.terms, command=["blackbox", *words])
     note_launch(run.path)
     return run, plan

@@ -16,16 +16,16 @@ from tasks.running.resume import problem_of
 
 
 class SoFar(NamedTuple):
-    """What a run has trained by now.
+    """The trained part of a run by now.
 
     Attributes:
-        problem: What is trained.
-        network: The network, with the weights that validation has liked best so far, or the last ones
-            where nothing is validated.
-        method: Whose it is.
+        problem: The problem.
+        network: The network, with the best weights in validation so far, or the last ones where nothing is
+            validated.
+        method: The method that trains it.
         seed: The seed.
-        step: The steps that the checkpoint has, of which the weights may be earlier ones.
-        steps: Those of the whole training.
+        step: The steps of the checkpoint; the weights may be of an earlier step.
+        steps: The steps of the whole training.
     """
 
     problem: Problem
@@ -37,12 +37,12 @@ class SoFar(NamedTuple):
 
 
 def so_far(folder: Path, method: str | None = None, seed: int | None = None, *, trust: bool = False) -> SoFar:
-    """What a run that is not finished has trained by its last checkpoint; nothing of the run is changed.
+    """Load the network of a run that is not finished, from its last checkpoint; the run is not changed.
 
     Args:
-        folder: Of the run.
-        method: Whose network; None for the last of the run's methods that has a checkpoint.
-        seed: Of which seed; None for the first.
+        folder: The folder of the run.
+        method: The method; None for the last of the run's methods that has a checkpoint.
+        seed: The seed; None for the first.
         trust: Whether to execute the code that the run names although it came from elsewhere.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`Course`: how many steps a training takes, and how far it is: fewer where time or rows run out before."""
+"""`Course`: the steps of a training, and its progress: fewer steps where time or rows run out before."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ LATE = 1.1  # times the seconds that are left: where the steps that are left tak
 
 
 class Course:
-    """The steps of a training, of which a budget leaves fewer where they take more of it than was thought.
+    """The steps of a training; a budget leaves fewer of them where they take more than was planned.
 
-    What is decided is in `state_dict`, so that a training goes on with it whatever the clock says then.
+    Decisions are in `state_dict`, so that a training goes on with them whatever the clock says then.
 
     Args:
-        steps: As planned.
-        seconds: In which they should end; None for no limit.
+        steps: The planned steps.
+        seconds: The seconds in which they should end; None for no limit.
         rows_left: Gives the rows that boxes may still run for them; None for no limit.
         checks: Gives the queries so far that a step can do without; None where it needs all of its rows.
 
     Attributes:
-        steps: As they are now.
-        is_tight: Whether the next step has no rows for a check, only for what it needs.
+        steps: The present number of steps.
+        is_tight: Whether the next step has rows for its own needs only, and none for a check.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class Course:
 
     @property
     def watches_time(self) -> bool:
-        """Whether there is a limit in time."""
+        """True if there is a limit in time."""
         return self._seconds is not None
 
     def angle(self, step: int) -> float:
-        """How far a schedule is before a step, from 0 to pi; it has no jump where steps become fewer."""
+        """Return a schedule's progress before a step, from 0 to pi; fewer steps make no jump in it."""
         return self._angle + (math.pi - self._angle) * (step - self._since) / (self.steps - self._since)
 
     def is_cut(self, step: int, seconds: float) -> bool:
-        """Whether there are fewer steps from here on.
+        """Say whether there are fewer steps from here on.
 
         Args:
-            step: How many are done.
-            seconds: What they took, in earlier processes too.
+            step: How many steps are done.
+            seconds: The time that they took, in earlier processes too.
         """
         self._ends.append(seconds)
         more = math.inf
@@ -86,15 +86,15 @@ class Course:
                 self._most = max(self._most, took)
 
     def _more(self, step: int, left: float, marks: Sequence[float], late: float) -> float:
-        """The steps that what is left of a budget is enough for, at the pace of the last ones.
+        """The steps that the rest of a budget is enough for, at the pace of the last ones.
 
         Args:
-            step: How many are done.
-            left: Of the budget.
-            marks: What the budget had given behind each of the last steps.
-            late: Times what is left, that the steps that are left may take before they become fewer.
+            step: How many steps are done.
+            left: The rest of the budget.
+            marks: The part of the budget spent after each of the last steps.
+            late: How many times the rest the remaining steps may take before they become fewer.
         """
-        each = [later - before for before, later in pairwise(marks)]
+        each = [later - earlier for earlier, later in pairwise(marks)]
         if left <= 0:
             return 0
         if len(each) < FEWEST or (self.steps - step) * median(each) <= late * left:
@@ -102,7 +102,7 @@ class Course:
         return max(1, int(left / (late * median(each))))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was decided, the limit in time, and the rows of a step, at most and without checks."""
+        """Save the decisions, the limit in time, and the rows of a step, at most and without checks."""
         decided = {"steps": self.steps, "since": self._since, "angle": self._angle, "tight": self.is_tight}
         rows = {"most": self._most, "needed": self._needed, "checked": self._checked}
         return {**decided, **rows, "seconds": self._seconds}

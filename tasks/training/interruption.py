@@ -1,6 +1,6 @@
-"""What a run does to its process: signals are noted, and its working directory is put back.
+"""The effects of a run on its process: signals are noted, and its working directory is put back.
 
-Of Ctrl-C, SIGTERM and SIGUSR1 the first lets the step at hand be finished; another one stops at once.
+After the first Ctrl-C, SIGTERM or SIGUSR1 the step at hand is finished; another one stops at once.
 
 SIGUSR1 is how a cluster tells that a job's time is nearly up (`#SBATCH --signal=B:USR1@300`), SIGTERM how it
 ends the job. A second SIGINT or SIGTERM stops in the middle of the step, from which the last checkpoint goes
@@ -57,21 +57,21 @@ def ending_interrupts() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = _handle(_ENDING, stop)
+    old_handler = _handle(_ENDING, stop)
     try:
         yield
     finally:
-        _put_back(before)
+        _put_back(old_handler)
 
 
 @contextmanager
 def same_directory() -> Iterator[None]:
     """A block after which the working directory is where it was, also where a box has moved it."""
-    before = os.getcwd()
+    directory = os.getcwd()
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(directory)
 
 
 def _handle(numbers: tuple[signal.Signals, ...], handler: Any) -> dict[int, Any]:

@@ -33,13 +33,13 @@ from tasks.workers import group
 
 @dataclass(frozen=True)
 class NetworkVerdict:
-    """What a problem says of a network on test data.
+    """The figures of a network on test data.
 
     Attributes:
-        figures: By name; the first is the table's.
+        figures: Figures by name; the first is the table's.
         fields: Arrays by name.
         failed: Rows that the means of figures leave out, by the figure's name.
-        ledger: What the boxes counted meanwhile.
+        ledger: The boxes' counts meanwhile.
     """
 
     figures: Mapping[str, Any]
@@ -57,28 +57,30 @@ def judged(setup: Setup, trained: Trained, rows: RunLedger) -> tuple[Row, Mappin
 
 
 def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
-    """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
+    """Return the verdict of `evaluate` on a trained network; asked for once, and kept in the run's folder."""
     path = checkpoint.evaluation(setup.run.path, setup.stage)
     of = stamp.evaluation(setup.run, trained.network)
     if path.exists():
-        kept = checkpoint.load_evaluation(setup.run.path, setup.stage)
-        if not group.any_of(not stamp.fits(setup.run, kept, of)):
-            return NetworkVerdict(**{name: kept[name] for name in ("figures", "fields", "failed", "ledger")})
+        content = checkpoint.load_evaluation(setup.run.path, setup.stage)
+        if not group.any_of(not stamp.fits(setup.run, content, of)):
+            return NetworkVerdict(
+                **{name: content[name] for name in ("figures", "fields", "failed", "ledger")}
+            )
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
     tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
-    before = tally.copy()
+    ledger_before = tally.copy()
     with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
-        said = _with_verdict(
+        result = _with_verdict(
             setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
         )
-    spent = tally.since(before)
+    spent = tally.since(ledger_before)
     spent.add(answers.recalled)
     spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
     spent = everywhere(spent)
     _refuse_without_answers(setup, spent)
-    figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")
+    figures, fields, failed = _taken_apart(result, f"{type(setup.problem).__name__}.evaluate")
     verdict = NetworkVerdict(figures, fields, failed, asdict(spent))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
@@ -87,7 +89,7 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
 
 
 def _with_verdict(problem: Problem, network: nn.Module, said: Any) -> Any:
-    """What `evaluate` said, led by the test loss where nothing says whether its first figure is a verdict.
+    """Put the test loss before the figures of `evaluate`, if nothing says whether the first is a verdict.
 
     A mass or a delay alone says nothing of constraints that the objective has.
 
@@ -120,13 +122,13 @@ def _with_verdict(problem: Problem, network: nn.Module, said: Any) -> Any:
 
 
 def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
-    """Refuse a test of which no row was answered, as of a server that is down: it says nothing of a network.
+    """Refuse a test without any answered row, as of a server that is down: it shows nothing of a network.
 
-    Rows that came back, but not finite, are an answer: a network may drive a solver there.
+    Rows that came back, but not finite, are answers: a network may drive a solver there.
 
     Args:
-        setup: What is judged.
-        spent: What the boxes counted, with what they answered in an earlier process.
+        setup: The setup of the training that is judged.
+        spent: The boxes' counts, with their answers in an earlier process.
     """
     without = spent.rows_raised + spent.rows_timed_out + spent.rows_lost
     if not without or without + spent.rows_skipped < spent.rows_asked:
@@ -140,7 +142,7 @@ def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
 
 
 def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:
-    """Figures, arrays, and rows that failed, of what a problem's `evaluate` returned."""
+    """Split the result of a problem's `evaluate` into figures, arrays, and failed rows."""
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
     values, failed = without_failed(said) if isinstance(said, Mapping) else ({}, {})
@@ -190,7 +192,7 @@ def warn_of_units(problem: Problem, names: Sequence[str]) -> None:
 def _line(setup: Setup, trained: Trained, verdict: NetworkVerdict) -> Row:
     """The line of the table of a method that was trained and judged."""
     outcome, ledger = trained.outcome, trained.outcome.ledger
-    (metric, value), *others = verdict.figures.items()
+    (metric, value), *more_figures = verdict.figures.items()
     finite = isinstance(value, int | float) and math.isfinite(value)
     extra: dict[str, Any] = {
         "weights": sum(weight.numel() for weight in trained.network.parameters()),
@@ -202,7 +204,7 @@ def _line(setup: Setup, trained: Trained, verdict: NetworkVerdict) -> Row:
         "rows of validation": outcome.judging.rows_run,
         "rows of test": verdict.ledger["rows_run"],
         **{name: plain(setup.name, name, figure) for name, figure in trained.figures.items()},
-        **dict(others),
+        **dict(more_figures),
     }
     in_test = sum(verdict.ledger[name] for name in ("rows_failed", "rows_skipped"))
     failed = {name: count for name, count in ((VALIDATION, outcome.best_failed), (TEST, in_test)) if count}
@@ -238,7 +240,7 @@ def line_without(setup: Setup, why: str, spent: Ledger) -> Row:
 
 
 def with_one_metric(table: Sequence[Row]) -> list[Row]:
-    """The lines, of which those of methods that could not be judged have the metric of the others."""
+    """Return the lines; methods that could not be judged get the metric of the others."""
     known = next((row for row in table if row.metric), None)
     if known is None:
         return list(table)

@@ -58,8 +58,8 @@ def train(
     (seed, step). In `metrics.jsonl` step k means: after k optimiser steps.
 
     Args:
-        run: where metrics and checkpoints go.
-        stage: name of the stage in the run: "seed-0/zo-sol".
+        run: the run that gets metrics and checkpoints.
+        stage: the name of the stage in the run: "seed-0/zo-sol".
         steps: optimiser steps of the whole stage.
         step: does optimiser step i (from 0) and returns its metrics, `loss` among them; `queries`
             and `rows`, cumulative, are shown as progress.
@@ -70,14 +70,15 @@ def train(
             step, every `validate_every` steps and at the end. The weights of the lowest finite one are
             loaded into the model at the end. None: the last weights are kept. It gives None where there is
             nothing to judge by yet.
-        validate_every: optimiser steps between validations, each of which leaves a checkpoint. Where these
-            take longer than some seconds there are more, as many as take a twentieth of the time at most.
-        progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
-        boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
-            outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
-            interrupted step has run are counted where it goes on.
-        begin: what is done once, before the first validation; rows are counted with those of validation.
-        course: says how many of the steps are taken, where time may run out; all of them if None. If it
+        validate_every: optimiser steps between validations; each validation leaves a checkpoint. Where these
+            steps take longer than some seconds there are more checkpoints, in at most a twentieth of the
+            time.
+        progress: the progress that the user sees; a bar in a terminal, lines elsewhere, if None.
+        boxes: the black boxes that steps call. Their counts in steps, in all processes, are kept in the
+            outcome's ledger and, as `rows`, in the metrics. Failed rows are shown, and rows of an interrupted
+            step are counted where it goes on.
+        begin: a function that is called once, before the first validation; its rows count as validation's.
+        course: decides how many of the steps are taken, where time may run out; all of them if None. If it
             decides by a clock, it is among `state`.
         windows: whether each validation is on rows of its own, as on the windows of the training. Then the
             last weights are kept, unless their losses are clearly above the lowest before.
@@ -87,10 +88,10 @@ def train(
 
     Raises:
         NonFiniteLossError: a step's loss was NaN or infinite.
-        FailedBatchError: all rows of a batch failed, and with those of steps right before ten rows in a row.
+        FailedBatchError: all rows of a batch failed, and, with the steps right before, ten rows in a row.
             Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
-        Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the step at hand was finished and a checkpoint written, or
-            its finished queries were.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1 stopped the stage; the step at hand was finished and a
+            checkpoint written, or its finished queries were.
         CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
         StorageError: the disk did not take metrics or a checkpoint; the one before is as it was.
 
@@ -137,7 +138,7 @@ def train(
 
 
 class Gradient(Protocol):
-    """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
+    """The source of `.grad`: one of `zo`, `AutogradGradient`, or one's own."""
 
     def backward(self, batch: Batch, /) -> Tensor:
         """Add the gradient at a batch to `.grad`; the mean loss, detached."""
@@ -148,23 +149,23 @@ class Gradient(Protocol):
         ...
 
     def state_dict(self) -> Any:
-        """For the checkpoint."""
+        """Save it for the checkpoint."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """From the checkpoint."""
+        """Restore it from the checkpoint."""
         ...
 
 
 class _StageAtWork:
-    """The work on a stage in this process: what a step and a validation take beside what the stage carries.
+    """The work on a stage in this process: all that a step and a validation take beside the stage's state.
 
-    Rows are noted as they are run, answers of boxes and finished queries are kept until a checkpoint has what
-    came of them, and signals, callbacks and the progress are attended to.
+    Rows are noted as they are run. Answers of boxes and finished queries are kept until a checkpoint has
+    their results. Signals, callbacks and the progress are attended to.
 
     Args:
         run: The run that the stage is part of.
-        stage: What it carries from step to step.
+        stage: The stage, with its state from step to step.
         boxes: The black boxes that steps call.
     """
 
@@ -202,7 +203,7 @@ class _StageAtWork:
                 self._progress.end()
 
     def prepare(self, begin: Callable[[], None]) -> None:
-        """What is done once, before the first validation."""
+        """Do the work before the first validation, once."""
         with self._remembered(0), self._judging():
             begin()
 
@@ -229,12 +230,12 @@ class _StageAtWork:
         started = perf_counter()
         try:
             with noted() as causes, self._tally.afresh(), self._remembered(2 * outcome.step + 1, LEAST):
-                before = self._tally.copy()
+                ledger_before = self._tally.copy()
                 try:
                     metrics = step(outcome.step)
                 except FailedBatchError as error:  # of all processes at once
                     metrics = stage.without_gradient(error)
-                spent = self._tally.since(before)
+                spent = self._tally.since(ledger_before)
                 spent.add(self._journal.used)
         except StoppedInside:
             raise stage.interrupted(inside=True) from None
@@ -247,25 +248,25 @@ class _StageAtWork:
         logged = outcome.metrics
         self._listeners.tell("on_step", self._name, outcome.step, {**logged, "seconds": outcome.seconds})
         failures = outcome.ledger.failures()
-        shown: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
+        figures: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
         if self._boxes and not self._pooled:
-            shown[IN_BOXES] = self._tally.copy().seconds
+            figures[IN_BOXES] = self._tally.copy().seconds
         if failures and self._notices.first("failed"):
             first = (outcome.ledger.first_failure or "not known").rstrip(".")
             self._progress.say(f"{self._name}: rows fail. The first: {first}.")
-        self._progress.update(outcome.step, {**logged, **shown})
+        self._progress.update(outcome.step, {**logged, **figures})
         if perf_counter() - self._looked >= INTERVAL:
             self._say_changed_files()
 
     def cuts(self, course: Course) -> bool:
-        """Whether the budget leaves fewer steps from here on."""
-        outcome, before = self._stage.outcome, course.steps
+        """Say whether the budget leaves fewer steps from here on."""
+        outcome, steps = self._stage.outcome, course.steps
         seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
         if not course.is_cut(outcome.step, seconds):  # by one clock in all processes
             return False
         self._progress.say(
             f"{self._name}: steps take more than was thought; the budget is enough for {course.steps:,} of "
-            f"{before:,}, and the learning rate ends with them."
+            f"{steps:,}, and the learning rate ends with them."
         )
         return True
 
@@ -321,11 +322,11 @@ class _StageAtWork:
 
     @contextmanager
     def _remembered(self, place: int, least: float = 0.0) -> Iterator[None]:
-        """A block in which boxes are asked only for what they have not answered in this place before.
+        """A block in which boxes are asked only for rows that they have not answered in this place before.
 
         Args:
             place: 2 k for the validation after k steps, 2 k + 1 for the step that follows it.
-            least: Seconds of a call of which nothing is kept.
+            least: The first seconds of a call, in which no answers are kept.
         """
         self._answers.place = place
         with self._answers.used(None, lambda box: not self._tally.counts(box), least):
@@ -334,12 +335,12 @@ class _StageAtWork:
     @contextmanager
     def _judging(self) -> Iterator[None]:
         """A block whose rows are counted apart from those of steps, recalled answers included."""
-        before = self._tally.copy()
+        ledger_before = self._tally.copy()
         yield
-        self._stage.outcome.judging.add(everywhere(self._tally.since(before)))
+        self._stage.outcome.judging.add(everywhere(self._tally.since(ledger_before)))
 
     def _may_stop_inside(self) -> bool:
-        """Whether to stop in the middle of a step: only if it is all that happened since the last checkpoint.
+        """Say whether to stop inside a step: only if it is all that happened since the last checkpoint.
 
         And if the process is alone: others would wait for the rest of the step.
         """

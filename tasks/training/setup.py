@@ -1,4 +1,4 @@
-"""`Setup`: what a method is given to train one network, and `Trained`, what it gives back."""
+"""`Setup`: the network, data and settings of one training; and the training that methods share."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: thos
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method has to train one network with: all methods of a seed are given the same.
+    """The setup of one training: all methods of a seed are given the same.
 
     Use `dataclasses.replace(setup, steps=..., network=...)` to depart from it.
 
     Attributes:
-        problem: What is trained, its boxes in the run's wrappers.
-        run: Where metrics and checkpoints go.
+        problem: The problem, with its boxes in the run's wrappers.
+        run: The run that gets metrics and checkpoints.
         name: The method's name.
-        seed: One of the run's seeds, on which all draws depend.
-        network: With this seed's first weights; the method trains it in place.
+        seed: One of the run's seeds; all draws depend on it.
+        network: The network with this seed's first weights; the method trains it in place.
         steps: Optimiser steps.
         batch: The training batch of a step, from 0.
         objective: `objective(network, batch) -> Tensor (rows,)`.
-        learning_rate: At the start; it follows the configuration's schedule.
-        validate: By which weights are chosen; None to keep the last.
-        progress: What the user sees.
-        trained: What the methods before have trained with this seed.
-        reserve: Rows of the run's budget that are for what comes behind this training, whose steps become
-            fewer where there are no more; None where steps do not follow from a budget.
-        seconds: In which the training should end, see `Course`; None for no limit.
-        answers: In `judge`: what boxes have answered there, kept until the evaluation is on the disk.
+        learning_rate: The learning rate at the start; it follows the configuration's schedule.
+        validate: The validation that chooses weights; None to keep the last.
+        progress: The progress that the user sees.
+        trained: The networks that the methods before have trained with this seed.
+        reserve: Rows of the run's budget for the work after this training, whose steps become fewer where no
+            more are left; None where steps do not follow from a budget.
+        seconds: The seconds in which the training should end, see `Course`; None for no limit.
+        answers: In `judge`: the boxes' answers there, kept until the evaluation is on the disk.
     """
 
     problem: Problem
@@ -92,17 +92,17 @@ class Setup:
 
     @property
     def process_group(self) -> Any:
-        """Of the processes that work on the run; None for one alone."""
+        """The processes that work on the run; None for one alone."""
         return group.process_group()
 
     def journal(self, name: str) -> AbstractContextManager[Journal]:
         """A block of work that asks boxes outside of the steps, and its journal, so that a kill costs little.
 
-        What an earlier process finished is in it when the block begins, and goes when it ends without an
-        error. Gradients and `zo.pruning` take it; each process of the run has its own.
+        It has the entries of an earlier process when the block begins, and loses them when the block ends
+        without an error. Gradients and `zo.pruning` take it; each process of the run has its own.
 
         Args:
-            name: Of the work; no stage of the run may have it.
+            name: The name of the work; no stage of the run may have it.
         """
         folder, version = group.journal_folder(self.run.path), stamp.code(self.run)
         return journaled(folder, name, RowTally(self.boxes), rank=group.rank(), of=version)
@@ -125,21 +125,24 @@ class Setup:
         """Take the steps that are left along a gradient: the loop of every method.
 
         Args:
-            gradient: What fills `.grad` of the weights of `network`.
-            optimizer: Adam if None.
+            gradient: The gradient, which fills `.grad` of the weights of `network`.
+            optimizer: The optimiser; Adam if None.
             rate: The learning rate of a step; the configuration's schedule if None.
-            update: What step i does with `.grad`; `optimizer.step()` if None.
-            judged: What is validated and kept, such as a running mean of the weights; `network` if None.
+            update: A function that takes step i along `.grad`; `optimizer.step()` if None.
+            judged: The network to validate and keep, such as a running mean of the weights; `network` if
+                None.
             state: Further things that steps change, for the checkpoint.
             figures: Further numbers for each step's line of metrics.
             validate_every: Optimiser steps between validations; the configuration's if None.
-            begin: What is done once before the first step, such as a check; not in a run that goes on.
-            replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
-                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`.
-            population: What takes the steps in the place of gradient and optimiser, which are its own.
+            begin: A function that is called once before the first step, such as a check; not in a run that
+                goes on.
+            replayed: Whether further steps on recorded answers follow each step: as many as
+                `gradient.replays()` says, each along `gradient.replay()`; see `zo.TangentGradient`.
+            population: A population that takes the steps in the place of gradient and optimiser, which are
+                its own.
         """
         config, network = self.config, self.network
-        chosen = network if judged is None else judged
+        judged_one = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
         left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
         checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
@@ -204,27 +207,27 @@ class Setup:
         def judge() -> float | Tensor | None:
             if by_windows:
                 return windows.losses()
-            value = None if validate is None else validate(chosen)
+            value = None if validate is None else validate(judged_one)
             return math.nan if value is None else value
 
-        kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
-        if chosen is not network:
-            kept["judged"] = chosen
+        saved_state = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
+        if judged_one is not network:
+            saved_state["judged"] = judged_one
         if bound is not None:
-            kept["bound"] = bound
+            saved_state["bound"] = bound
         if population is not None:
-            kept["population"] = population
+            saved_state["population"] = population
         if population is not None or by_windows:
-            kept["windows"] = windows
+            saved_state["windows"] = windows
         if config.minutes is not None or "steps" in self.run.chosen:
-            kept["course"] = course
+            saved_state["course"] = course
         outcome = train(
             self.run,
             self.stage,
             steps=self.steps,
             step=step,
-            state=kept,
-            model="network" if chosen is network else "judged",
+            state=saved_state,
+            model="network" if judged_one is network else "judged",
             validate=judge if by_windows or validate is not None else None,
             validate_every=validate_every or config.validate_every,
             progress=self.progress,
@@ -240,7 +243,11 @@ class Setup:
             self.progress.say(f"{self.stage}: what led at the end was {led}.")
             figures_of_gradient["leader"] = led
         return Trained(
-            chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
+            judged_one,
+            outcome,
+            int(counts.get("queries", 0)),
+            int(counts.get("dropped", 0)),
+            figures_of_gradient,
         )
 
     def _rate(self, course: Course, step: int) -> float:
@@ -277,7 +284,7 @@ class GradientBound:
 def setup_of(
     problem: Problem, run: Run, name: str, seed: int, progress: Silence, trained: Mapping[str, Trained]
 ) -> Setup:
-    """What a method is given, the same for all methods of a seed.
+    """Make the setup of a method, the same for all methods of a seed.
 
     Raises:
         ProblemError: The problem's network is none.

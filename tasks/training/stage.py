@@ -1,4 +1,4 @@
-"""A stage of training: what it carries from step to step, and its way to the checkpoint and back."""
+"""A stage of training: its state from step to step, and its way to the checkpoint and back."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _PARTS = {  # of a checkpoint
 
 
 class Stateful(Protocol):
-    """What can be saved and put back: a module, an optimizer, a gradient estimator, a counter."""
+    """An object that can be saved and put back: a module, an optimizer, a gradient estimator, a counter."""
 
     def state_dict(self) -> Any: ...  # noqa: D102
 
@@ -57,7 +57,7 @@ class Stateful(Protocol):
 
 
 class Stage:
-    """What a stage carries from step to step, and its way to the checkpoint and back."""
+    """The state that a stage carries from step to step, and its way to the checkpoint and back."""
 
     def __init__(self, run: Run, stage: str, steps: int, state: Mapping[str, Stateful], model: str) -> None:
         self.outcome = TrainingOutcome(stage)
@@ -75,8 +75,8 @@ class Stage:
 
     def without_gradient(self, error: FailedBatchError) -> dict[str, float]:
         """The metrics of a step without a gradient; raises it where too many are, or all of the stage."""
-        before = self.outcome.metrics
-        rows, lost = before.get(LOST_ROWS, 0) + error.rows, before.get(LOST_STEPS, 0)
+        metrics = self.outcome.metrics
+        rows, lost = metrics.get(LOST_ROWS, 0) + error.rows, metrics.get(LOST_STEPS, 0)
         other = isinstance(error, NonFiniteGradientError)
         if rows >= MOST_LOST and not other:
             error.args = (f"{error}{_AWAY}",)
@@ -90,7 +90,7 @@ class Stage:
                 f"{several} one after another; {LOST_STEPS} in metrics.jsonl counts them.{rare}",
                 ProblemWarning,
             )
-        counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
+        counts = {name: metrics[name] for name in COUNTED if name in metrics}  # all else is of another step
         return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
 
     def stepped(self, metrics: Mapping[str, float], seconds: float) -> None:
@@ -204,7 +204,7 @@ class Stage:
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint is worth its time, whatever the number of the step; see `Pace`."""
+        """True if a checkpoint is worth its time, whatever the number of the step; see `Pace`."""
         return self._pace.due
 
     def restore(self) -> bool:
@@ -299,24 +299,24 @@ class Stage:
 
     @property
     def saved(self) -> bool:
-        """Whether it has a checkpoint."""
+        """True if it has a checkpoint."""
         return self._path.exists()
 
     @property
     def covered(self) -> bool:
-        """Whether the checkpoint has the step at hand."""
+        """True if the checkpoint has the step at hand."""
         return self._saved == self.outcome.step
 
     @property
     def nothing_since_saved(self) -> bool:
-        """Whether a resumed run would be where this one is: just after a checkpoint, or at the start."""
+        """True if a resumed run would be where this one is: just after a checkpoint, or at the start."""
         return self.covered or (self._saved is None and self.outcome.step == 0)
 
     def interrupted(self, *, inside: bool = False) -> Interrupted:
         """The sentence that the user reads.
 
         Args:
-            inside: in the middle of a step, of which the finished queries are kept.
+            inside: whether it is in the middle of a step, whose finished queries are kept.
         """
         stage, step = self.outcome.stage, self.outcome.step
         if inside:
@@ -343,11 +343,11 @@ class Stage:
 
     def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""
-        others = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
-        if others:
+        changes = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
+        if changes:
             raise CheckpointError(
                 f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
-                f"{others}. Put them back in {self._run.path / 'config.json'}, or start a new run."
+                f"{changes}. Put them back in {self._run.path / 'config.json'}, or start a new run."
             )
 
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""`Windows`: what the steps of a training show for no row: the losses before a step on them, and who led."""
+"""`Windows`: the record of a training's steps for no row: losses before a step on them, and the leader."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Windows:
             self.leader, self.since = leader, step
 
     def losses(self) -> Tensor | None:
-        """Those since this was last asked, `(windows,)`; None where there were none."""
+        """Return the losses since the last call, `(windows,)`; None where there were none."""
         losses, self._losses = self._losses, []
         return torch.tensor(losses, dtype=torch.float64) if losses else None
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Save it for the checkpoint."""
         return {"leader": self.leader, "since": self.since, "losses": list(self._losses)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Windows:
 
 
 def clearly_above(losses: Tensor, others: Tensor) -> bool:
-    """Whether losses are above those of other windows, and no chance, by their ranks.
+    """Say whether losses are above those of other windows, beyond chance, by their ranks.
 
     Losses of single windows may differ a thousandfold at the same weights, so means of a few say little.
 

@@ -41,7 +41,7 @@ class Group:
     """The processes that can talk to each other now.
 
     Attributes:
-        waiting: The group of `torch.distributed` for long waits, and for what is said in words.
+        waiting: The group of `torch.distributed` for long waits, and for messages in words.
         first_folder: In other processes than the first: the folder of its run, where they can reach it.
     """
 
@@ -53,12 +53,12 @@ _group: ContextVar[Group | None] = ContextVar("group", default=None)  # None for
 
 
 def is_member() -> bool:
-    """Whether torchrun, or `blackbox run --workers`, started this process as one of several."""
+    """Say whether torchrun, or `blackbox run --workers`, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def rank() -> int:
-    """Of this process; 0 alone."""
+    """Return this process's rank; 0 alone."""
     return int(os.environ["RANK"]) if is_member() else 0
 
 
@@ -128,7 +128,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
 
 
 def process_group() -> dist.ProcessGroup | None:
-    """What gradients of `zo` take to share out queries; None for a process alone."""
+    """Return the group in which gradients of `zo` share out queries; None for a process alone."""
     if _group.get() is None:
         return None
     import torch.distributed as dist
@@ -137,7 +137,7 @@ def process_group() -> dist.ProcessGroup | None:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it is true in some process; all ask at the same place."""
+    """Say whether it is true in some process; all ask at the same place."""
     return bool(total(int(flag))[0])
 
 
@@ -164,7 +164,7 @@ def total(*counts: int) -> list[int]:
 
 
 def of_all(value: Value) -> list[Value]:
-    """What each process says, by rank; all ask at the same place.
+    """Return each process's value, by rank; all ask at the same place.
 
     Args:
         value: Something small that can be pickled.
@@ -199,10 +199,10 @@ def shared_folder(made: Callable[[], Path]) -> Iterator[Path]:
     """The folder of the run that the first process makes or opens; in the others a copy, deleted in the end.
 
     Args:
-        made: called in the first process only.
+        made: makes or opens it; called in the first process only.
 
     Raises:
-        WorkersError: in the others, where the first one could not.
+        WorkersError: the first process could not; the others raise it.
     """
     if (group := _group.get()) is None:
         yield made()

@@ -34,16 +34,16 @@ _others: ContextVar[Sequence[Process]] = ContextVar("others", default=())  # whi
 
 @contextmanager
 def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
-    """A block in which this process is the first of several; those others do what its command line says.
+    """A block in which this process is the first of several; the others follow its command line.
 
     They end with the block: by themselves, or asked as by SIGTERM where it raises, or killed after a while.
-    Should this process be killed, they stop as by SIGTERM.
+    If this process is killed, they stop as by SIGTERM.
     """
     if workers == 1:
         yield
         return
     program = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    before = dict(os.environ)
+    environment = dict(os.environ)
     with TemporaryDirectory(prefix="blackbox-") as folder:
         os.environ |= {
             "RANK": "0",
@@ -52,14 +52,14 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
             _STORE: f"{folder}/store",
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
         }
-        raised, others = True, list[Process]()
-        token = _others.set(others)
+        raised, processes = True, list[Process]()
+        token = _others.set(processes)
         try:
             for rank in range(1, workers):
                 variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: "yes"}
                 # in a session of its own: Ctrl-C reaches it through the first process
                 command = [sys.executable, *program, *arguments]
-                others.append(
+                processes.append(
                     subprocess.Popen(
                         command, env=os.environ | variables, start_new_session=True, stdin=subprocess.PIPE
                     )
@@ -68,8 +68,8 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
             raised = False
         finally:
             os.environ.clear()
-            os.environ |= before
-            _end(others, raised)
+            os.environ |= environment
+            _end(processes, raised)
             _others.reset(token)
 
 
@@ -112,26 +112,26 @@ def meet(timeout: float) -> None:
     file, rank = store(), os.environ.get("RANK", "0")
     if file is None:
         return
-    others = _others.get()
+    processes = _others.get()
     file.with_name(f"rank-{rank}").touch()
     end = time.monotonic() + timeout
-    for number, other in enumerate(others, 1):
+    for number, other in enumerate(processes, 1):
         while not file.with_name(f"rank-{number}").exists() and time.monotonic() < end:
             if other.poll() is not None:
                 raise WorkersError(
-                    f"Process 0: expected to find {len(others) + 1} processes of this run, but process "
+                    f"Process 0: expected to find {len(processes) + 1} processes of this run, but process "
                     f"{number} ended with {other.returncode}. Its own output says more."
                 )
             time.sleep(0.02)
 
 
 def store() -> Path | None:
-    """The file by which the processes find each other; None where torchrun started them."""
+    """The file that lets the processes find each other; None where torchrun started them."""
     return Path(os.environ[_STORE]) if _STORE in os.environ else None
 
 
 def watch(run: Callable[[], Path | None]) -> None:
-    """In a process that another started: stop, as by SIGTERM, when that one says so or is gone.
+    """Stop a process that another started, as by SIGTERM, when that one says so or is gone.
 
     A first process that is killed does not say which folder its run has: so `run` gives it, if it is known.
     """
@@ -166,7 +166,7 @@ def _loopback() -> str:
 
 
 def launch_id() -> str | None:
-    """What is the same for all restarts of one torchrun, and for no other; None without torchrun."""
+    """Return an id, the same for all restarts of one torchrun, and for no other; None without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     job = os.environ["TORCHELASTIC_RUN_ID"]

@@ -1,4 +1,4 @@
-"""Whether a box changes along the gradient of a tangent as that says: for tangents that ask no queries."""
+"""A check of a tangent's gradient by the box's change along it: for tangents that ask no queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST, GREATEST = 0.5, 2.0  # of what the gradient says
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the rows of a check have shown.
+    """The result of a check's rows.
 
     Attributes:
         found: the change of the scalar along the gradient, over what that says; None where nothing shows.
@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def wrong(self) -> bool:
-        """Whether it is far too little, or too much, by more than chance; or other in each row."""
+        """True if it is far too little, or too much, by more than chance; or different in each row."""
         if self.found is None:
             return False
         if self.found + self.error < LEAST or self.found - self.error > GREATEST:
@@ -47,12 +47,12 @@ def along_gradient(
 ) -> Agreement:
     """Move some rows both ways along their gradients, and see by how much the scalar changes.
 
-    They are asked a third time where they are, which shows the box's noise.
+    They are also asked a third time without a move, which shows the box's noise.
 
     Args:
-        queries: those of the call, of which there are none.
-        gradients: `(rows, size)` of each perturbed input.
-        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        queries: the plan of the call, without queries.
+        gradients: the gradient of each perturbed input, `(rows, size)`.
+        outputs: the base's outputs with a cotangent, by their place among the box's outputs.
         cotangents: the gradients of these outputs, of their shapes, under the same places.
     """
     values, gradient = queries.values.double(), torch.cat(gradients, dim=1).double()
@@ -85,10 +85,10 @@ def along_gradient(
     both = valid.all(dim=0)
     if int(both.sum()) < FEWEST:
         return Agreement(asked=valid.numel())
-    measured, said = (changes[0] - changes[1])[both] / 2, FAR * lengths[rows][both]
-    found = float(measured.sum() / said.sum())
-    apart = measured - found * said
+    measured, guess = (changes[0] - changes[1])[both] / 2, FAR * lengths[rows][both]
+    slope = float(measured.sum() / guess.sum())
+    apart = measured - slope * guess
     noise = changes[2][both]
     noisy = bool(noise.square().sum() > apart.square().sum() / 2)
-    error = float(apart.square().sum().sqrt() / said.sum()) * (len(said) / (len(said) - 1)) ** 0.5
-    return Agreement(found, error, noisy, valid.numel())
+    error = float(apart.square().sum().sqrt() / guess.sum()) * (len(guess) / (len(guess) - 1)) ** 0.5
+    return Agreement(slope, error, noisy, valid.numel())

@@ -118,5 +118,5 @@ class GivenBasis(Basis):
         return self._vectors
 
     def __repr__(self) -> str:
-        """How many vectors of what size it has."""
+        """Show the number of vectors and their size."""
         return f"GivenBasis({len(self._vectors)} vectors of {self._vectors.shape[1]} numbers)"

@@ -39,10 +39,10 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     do not write to them.
 
     Args:
-        solver: what `zo.differentiable` gave. The operator refers to it: what it counts and learns goes on
-            there. The operator stays registered until the process ends.
-        name: of the operator, such as "mylab::pump"; None makes one of the class of the box and a number. An
-            operator that was registered here under the same name is replaced.
+        solver: the module that `zo.differentiable` returned. The operator refers to it, and counts and
+            learning go on there. The operator stays registered until the process ends.
+        name: the name of the operator, such as "mylab::pump"; None makes one from the class of the box and a
+            number. An operator that was registered here under the same name is replaced.
 
     Returns:
         A function of the box's inputs, tensors with any leading axes, that gives its outputs.

@@ -63,20 +63,20 @@ def differentiable(
     kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change no
     gradient, and where a budget has no rows left for them they are left out. For a tangent, up to 16 rows
     are moved along its gradient in backward passes 50, 500 and so on: a `TangentWarning` says once that the
-    box changes by less than half of what the gradient says, or more than twice that. Numbers of an output
-    that stand still while others answer give a `ZeroGradientWarning`.
+    box changes by less than half of the gradient's prediction, or by more than twice that. Numbers of an
+    output that stand still while others answer give a `ZeroGradientWarning`.
 
-    Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
-    several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a
-    few rows show that other steps give slopes, then each moves by mu times its own size, over that size which
-    is nearest to one. A `UnitsWarning` says so once, and `state_dict` keeps what was seen.
+    Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. Inputs without a
+    scale, or the numbers of one, may differ in size by a factor of 100 or more. If a few rows then show that
+    other steps give slopes, each number moves by mu times its own size, divided by the size that is nearest
+    to one. A `UnitsWarning` says so once, and `state_dict` keeps these sizes.
 
     Failed rows: a row whose outputs in the base are not finite gets a gradient of zero, whatever arrives at
     it, and no queries. A query that fails is left out for that row and counted: directions take the mean over
-    the rest, and a difference of both signs is that of the other one. Where
-    nothing is left (of a coordinate of `CGE`, or in a row), forward queries are asked the other way
-    (`counts.checks`), as at the edge of what the box answers; where these fail too it is zero. Code *after* a
-    failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
+    the rest, and a central difference uses the side that is left. Where nothing is left (of a coordinate of
+    `CGE`, or in a row), as at the edge of the box's domain, forward queries are asked the other way
+    (`counts.checks`). Where these fail too the gradient is zero. Code *after* a failed row must leave it out
+    by indexing: a network that saw its NaN has NaN weight gradients.
 
     Args:
         box: a box with at least one differentiable input and output. Inputs whose spec says
@@ -84,17 +84,17 @@ def differentiable(
         estimator: `RGE` or `RowRGE`, which draw directions for each row, or `CGE` over all numbers of a row's
             perturbed inputs. mu is in the inputs' units, or in the `scale` of their specs. None with a
             tangent.
-        tangent: is copied, and the copy learns from values. These do not show the derivative by an input that
-            the others determine, as an action in closed loop: a `TangentWarning` says so once.
+        tangent: a tangent; a copy of it learns from values. These do not show the derivative by an input that
+            the other inputs determine, as an action in closed loop: a `TangentWarning` says so once.
             `TangentGradient` dithers such inputs. None with an estimator.
-        seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
-            its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
-            copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
-            through both: if you give seeds, give each box of a run another one. A `SeedWarning` says so once.
+        seed: the seed; all draws depend only on it and on the number of the call. None, the default, makes a
+            seed: the first box that a process makes without a seed is number 0, the next 1, and a deep copy
+            is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient through
+            both: give each box of a run another seed. A `SeedWarning` says so once.
         max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
             bit only for equal limits.
         max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
-        check: whether some queries are asked again, as said above. False where steps are wide on purpose, as
+        check: whether some queries are asked again, see above. Say False where steps are wide on purpose, as
             over the steps of a decision forest, or where every row is planned for.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`DifferentiableBox`: the module that `differentiable` makes, and what it has spent."""
+"""`DifferentiableBox`: the module that `differentiable` makes, and its counts."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ TRIED = 4  # rows of a call, of an input that seems to want steps of another siz
 
 @dataclass
 class RowCounts:
-    """What a `DifferentiableBox` has spent.
+    """The counts of a `DifferentiableBox`.
 
     Attributes:
         calls: forward calls that recorded a gradient; they number the draws.
         rows: perturbed rows, evaluated in backward: each row's queries are its own.
-        dropped: those of them left out because they failed.
-        checks: further rows, in which some queries were asked again, or the other way.
+        dropped: perturbed rows that were left out because they failed.
+        checks: further rows, for queries asked again, or the other way.
     """
 
     calls: int = 0
@@ -76,7 +76,7 @@ class DifferentiableBox(nn.Module):
     by itself, around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
-        counts: what was spent, a `RowCounts`.
+        counts: the calls and rows so far, a `RowCounts`.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class DifferentiableBox(nn.Module):
     def evaluate(
         self, inputs: tuple[Tensor, ...], *, recorded: bool, number: int | None = None
     ) -> tuple[tuple[Tensor, ...], int]:
-        """What forward does, without autograd: the box's outputs, and the number of the call.
+        """Run the forward pass without autograd; return the box's outputs and the number of the call.
 
         Args:
             inputs: the inputs of the call, `(*leading, *spec.shape)`.
@@ -159,9 +159,9 @@ class DifferentiableBox(nn.Module):
             if array.requires_grad and not type(array.grad_fn).__name__.startswith(BlackBoxCall.__name__)
         ]
         with _lock:
-            found = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
-        if found:
-            self._once.hidden(call, found)
+            names = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
+        if names:
+            self._once.hidden(call, names)
 
     @contextmanager
     def _number(self, recorded: bool) -> Iterator[int]:
@@ -194,7 +194,7 @@ class DifferentiableBox(nn.Module):
         outputs: tuple[Tensor, ...],
         cotangents: tuple[Tensor | None, ...],
     ) -> tuple[Tensor, ...]:
-        """What backward does: estimate the gradients of one call's inputs from those of its outputs.
+        """Run the backward pass: estimate the gradients of one call's inputs from those of its outputs.
 
         Args:
             call: the number of the call.
@@ -222,8 +222,8 @@ class DifferentiableBox(nn.Module):
                 self.box, self.estimator, base, perturbed, alive, draws, self.max_rows, units
             )
             if self._tangent is None:
-                kept = {place: results[place][alive] for place in arriving}
-                pieces = self._by_queries(call, queries, kept, arriving)
+                outputs_alive = {place: results[place][alive] for place in arriving}
+                pieces = self._by_queries(call, queries, outputs_alive, arriving)
             else:
                 survived = [tensor[alive] for tensor in results]
                 pieces = self._by_tangent(call, self._tangent, queries, survived, arriving)
@@ -249,19 +249,19 @@ class DifferentiableBox(nn.Module):
             if not self.check:
                 return False
             rows = alive[:TRIED]
-            kept = {at: outputs[at][rows] for at in cotangents}
+            outputs_of_rows = {at: outputs[at][rows] for at in cotangents}
             arriving = {at: cotangent[: len(rows)] for at, cotangent in cotangents.items()}
             rule, draws = RowRGE(estimator.mu, 1), torch.Generator().manual_seed(place)
             try:
                 tried = plan_queries(self.box, rule, base, [place], rows, draws, self.max_rows, {place: unit})
-                change = partial(change_of, outputs=kept, cotangents=arriving)
+                change = partial(change_of, outputs=outputs_of_rows, cotangents=arriving)
                 for other in unit[unit != 1].unique():  # numbers of one size at a time
                     assert tried.directions is not None
                     those = tried.directions * (unit == other).to(tried.directions)
                     part = replace(tried, directions=those)
-                    differences, valid, _ = row_differences(part, kept, arriving)
-                    good, asked = gives_slopes(part, differences, valid, change)
-                    self._spent(checks=valid.numel() + asked)
+                    differences, valid, _ = row_differences(part, outputs_of_rows, arriving)
+                    good, checks = gives_slopes(part, differences, valid, change)
+                    self._spent(checks=valid.numel() + checks)
                     if not good:
                         return False
             except (BudgetError, RowFailedError, ConfigurationError):
@@ -286,8 +286,8 @@ class DifferentiableBox(nn.Module):
         by_place = learner.pull_back(call, learner.rows(queries.inputs, outputs), cotangents)
         gradients = [by_place[place] for place in queries.perturbed]
         if self.check and self.box.settable and learner.due:  # a few rows are moved along the gradient
-            kept = {place: outputs[place] for place in cotangents}
-            agreement = along_gradient(queries, gradients, kept, cotangents)
+            outputs_with_gradient = {place: outputs[place] for place in cotangents}
+            agreement = along_gradient(queries, gradients, outputs_with_gradient, cotangents)
             self._spent(checks=agreement.asked)
             if agreement.found is not None and agreement.wrong:
                 self._once.wrong(call, repr(learner.tangent), agreement.found)
@@ -303,12 +303,12 @@ class DifferentiableBox(nn.Module):
         self._once.still(call, outputs, cotangents, moved)
         if self.check and is_checked(call):
             change = partial(change_of, outputs=outputs, cotangents=cotangents)
-            doubt, asked = look_again(queries, differences, valid, change)
-            self._spent(checks=asked)
+            doubt, checks = look_again(queries, differences, valid, change)
+            self._spent(checks=checks)
             if doubt is not None:
                 self._once.doubt(call, doubt)
-        differences, valid, asked = from_other_side(queries, outputs, cotangents, differences, valid)
-        self._spent(checks=asked)
+        differences, valid, checks = from_other_side(queries, outputs, cotangents, differences, valid)
+        self._spent(checks=checks)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 
@@ -337,7 +337,7 @@ class DifferentiableBox(nn.Module):
 
     @property
     def trust(self) -> list[float | None]:
-        """For each call in the last backward, in the order of forward, how wrong the tangent was.
+        """The tangent's relative error for each call in the last backward, in the order of forward.
 
         The relative error of its prediction of outputs that it had not learned from: 0 is perfect, 1 no
         better than their mean. None where there was nothing to predict.
@@ -349,7 +349,7 @@ class DifferentiableBox(nn.Module):
         return {} if self._tangent is None else self._tangent.metrics()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` has of it: seed, counts, and what the tangent has learned."""
+        """Save the part of `state_dict` of its own: seed, counts, and what the tangent has learned."""
         learned = None if self._tangent is None else self._tangent.state_dict()
         counts, by_order = asdict(self.counts), self._seed.by_order
         state = {"seed": self.seed, "seed_by_order": by_order, "counts": counts, "tangent": learned}

@@ -1,4 +1,4 @@
-"""Whether differences at a box's inputs are slopes: some queries asked again, at steps of other lengths."""
+"""A check that differences at a box's inputs are slopes: some queries asked again, at other steps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ChangeOfRows = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
 
 
 def is_checked(call: int) -> bool:
-    """Whether some queries of a call are asked again: of calls 0, 1, 10, 100, 1,000, ..."""
+    """Say whether some queries of a call are asked again: those of calls 0, 1, 10, 100, 1,000, ..."""
     return str(call).rstrip("0") in ("", "1")
 
 
 def most_asked(pairs: int, *, central: bool) -> int:
-    """At most how many rows `look_again` asks, of so many pairs of query and row of a call."""
+    """Return the most rows that `look_again` asks, for so many pairs of query and row of a call."""
     first, again = min(pairs, MOST, max(LEAST, pairs // SHARE)), min(pairs, MOST)
     if central:
         return 2 * (first + 2 * again) + again  # over half of mu; in doubt also twice of it, and the base
@@ -36,23 +36,23 @@ def most_asked(pairs: int, *, central: bool) -> int:
 def look_again(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows
 ) -> tuple[Doubt | None, int]:
-    """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
+    """Compare a few slopes with slopes over half their steps; in doubt more, also over twice, and the base.
 
-    Forward ones are compared with those of their steps back too. A kink right at the base is reported where
-    the slopes back are others, but the same over half of the step: not one that is passed on the way back,
-    nor a jump there, of which the forward slopes know nothing.
+    Forward slopes are compared with slopes back, too. A kink right at the base is reported where the slopes
+    back differ, but are the same over half of the step. That excludes a kink further back, and a jump there,
+    which the forward slopes do not show.
 
-    The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
-    all are similar, the one that changed most where it is nearly all.
+    The pairs of query and row are chosen so that equal parts of the sum of squares come from each: a typical
+    pair where all are similar, and the largest one where it is nearly all.
 
     Args:
         queries: the queries of one call.
         differences: `(queries, rows)` float64, the scalar of each minus the base's.
         valid: `(queries, rows)` bool, False where a query failed.
-        change: what rows that are asked again change of the scalar.
+        change: gives the change of the scalar by rows that are asked again.
 
     Returns:
-        What is doubtful, or None; and how many rows were asked.
+        The doubt, or None; and how many rows were asked.
     """
     again = _Again(queries, differences, valid, change)
     if not len(again.row):
@@ -73,10 +73,10 @@ def look_again(
 def gives_slopes(
     queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows
 ) -> tuple[bool, int]:
-    """Whether some slope is not zero, and half of the step gives nearly the same; and the rows asked.
+    """Say whether some slope is not zero and half of the step gives nearly the same; count the rows asked.
 
     Raises:
-        BudgetError, RowFailedError: of the rows that are asked again.
+        BudgetError, RowFailedError: a row that was asked again failed, or the budget is spent.
     """
     again = _Again(queries, differences, valid, change)
     return len(again.row) > 0 and doubt_of(again.full, again.slopes(0.5)).half <= SLIGHT, again.asked
@@ -96,22 +96,22 @@ class _Again:
 
     def choose(self, count: int) -> None:
         """Choose at most so many pairs."""
-        chosen, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
-        self.query, self.row, self.changes = chosen // rows, chosen % rows, self.all.flatten()[chosen]
+        places, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
+        self.query, self.row, self.changes = places // rows, places % rows, self.all.flatten()[places]
         self.full = torch.ones_like(
             self.changes
         )  # each stands for an equal part, so that all have the same weight
 
     def slopes(self, times: float) -> Tensor:
         """Slopes of steps of another length, relative to these, `(n,)`; NaN where a row failed."""
-        taken, central = self.queries.steps[self.query, self.row], self.queries.central
+        lengths, central = self.queries.steps[self.query, self.row], self.queries.central
         query = torch.cat([self.query, self.query + self.half]) if central else self.query
         scalars, step, valid = self._scalars(query, times)
         if central:
-            taken = (taken - self.queries.steps[self.query + self.half, self.row]) / 2
+            lengths = (lengths - self.queries.steps[self.query + self.half, self.row]) / 2
             (scalars, back), (step, behind), (valid, too) = (part.chunk(2) for part in (scalars, step, valid))
             scalars, step, valid = scalars - back, step - behind, valid & too
-        return torch.where(valid & (step != 0), (scalars / step) / (self.changes / taken), torch.nan)
+        return torch.where(valid & (step != 0), (scalars / step) / (self.changes / lengths), torch.nan)
 
     def back(self) -> Tensor | None:
         """Slopes of forward steps the other way, `(n,)`; NaN where a row failed, None of central steps."""
@@ -128,7 +128,7 @@ class _Again:
         return torch.where(differ > NEAR, self.full, back)
 
     def noise(self) -> float:
-        """How far the base is from itself, relative to the changes."""
+        """Measure the base's difference from itself, relative to the changes."""
         scalars, _, valid = self._scalars(self.query, 0.0)
         apart = (scalars / self.changes)[valid]
         return float(apart.square().mean().sqrt()) / (2 if self.queries.central else 1) if len(apart) else 0.0
@@ -147,7 +147,7 @@ class _Again:
 
 
 def _of_equal_parts(changes: Tensor, count: int) -> Tensor:
-    """Which changes are in the middle of `count` equal parts of their sum of squares, larger ones first."""
+    """Pick the changes in the middle of `count` equal parts of their sum of squares, larger ones first."""
     sizes, order = changes.abs().sort(descending=True, stable=True)
     if not len(sizes) or not sizes[0] > 0:
         return order[:0]

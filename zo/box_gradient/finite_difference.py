@@ -40,15 +40,15 @@ COARSE = 0.1  # of slopes: an error from which on all steps are tried, those lon
 
 @dataclass(frozen=True)
 class FiniteDifference:
-    """A derivative by finite differences, and how far it is to be believed.
+    """A derivative by finite differences, with an estimate of its error.
 
     Attributes:
         value: f(x), as f gave it.
         gradient: `(*y.shape, *x.shape)` float64, an array or a tensor as x; for a number y of the shape of x.
-        error: estimates of the absolute errors of these, seldom exceeded; infinite where nothing is known.
-        steps: the steps that they were taken over, in units of x.
-        kinks: where slopes to both sides differ however short the step: no derivative is there, `gradient` is
-            the mean of both, and `error` half of what they differ by.
+        error: estimates of its absolute errors, seldom exceeded; infinite where nothing is known.
+        steps: the steps of the differences, in units of x.
+        kinks: True where slopes to both sides differ however short the step. There is no derivative there;
+            `gradient` is the mean of both slopes, and `error` half of their difference.
         evaluations: how often f was called, the base included.
         failed: how many of these raised an error or gave numbers that are not finite.
     """
@@ -62,14 +62,14 @@ class FiniteDifference:
     failed: int
 
     def refutes(self, derivative: Any, tolerance: float = 0.0) -> Any:
-        """Where a derivative is another one, beyond the error of this.
+        """Say where another derivative differs from this one, beyond this one's error.
 
         Args:
-            derivative: what is checked, of the shape of `gradient`.
-            tolerance: how far it may be off besides, as a part of the size of `gradient`.
+            derivative: the derivative to check, of the shape of `gradient`.
+            tolerance: a further error that is allowed, as a part of the size of `gradient`.
 
         Returns:
-            Of that shape, bool.
+            An array of that shape, bool.
         """
         if tuple(derivative.shape) != tuple(self.gradient.shape):
             raise ConfigurationError(
@@ -92,24 +92,25 @@ def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> 
     calls of f for each number of x, and up to 80 where no step is found; for a network's weights take
     `zo.LossGradient`, for a box in a training `zo.differentiable`.
 
-    The error is an estimate, for noise and rounding one that a twentieth of the numbers exceed, for smooth
-    functions several times what it is. Where it is more than the tolerance of a check, the check cannot tell.
-    Of a function that comes in steps the slope across them is given. Where it is flat beside a kink, that is
-    zero. A kink beside x that is nearer than rounding lets steps be is taken for one at x.
+    The error is an estimate. For noise and rounding a twentieth of the true errors exceed it; for smooth
+    functions it is several times the true error. A check with a tolerance below it decides nothing. For a
+    function that comes in steps the slope across these is returned. Where it is flat beside a kink, the slope
+    is zero. A kink nearer to x than the shortest possible step counts as a kink at x.
 
     Args:
-        f: takes an array like x, and gives a float, an array or a tensor of floats. It may write to x.
-        x: array or tensor of float32 or float64, any shape.
+        f: a function of an array like x that gives a float, an array or a tensor of floats. It may write to
+            x.
+        x: an array or tensor of float32 or float64, any shape.
         scale: the longest step of each number, of a shape that broadcasts to that of x. None takes the size
-            of each number, 1 where it is zero; where that gives no slope, longer ones are tried, up to the
+            of each number, 1 where it is zero; where that gives no slope, longer steps are tried, up to the
             largest number of x or 1.
 
     Returns:
-        The derivative, its error, its steps, and what it took.
+        The derivative, its error, its steps, and the number of calls.
 
     Raises:
         ConfigurationError: x or f(x) is not of finite floats, or a scale is not positive or lost in rounding.
-        Exception: what f raises at x itself.
+        Exception: f raises it at x itself.
     """
     numpy = not isinstance(x, Tensor)
     base = as_tensor(np.asarray(x) if numpy else x).clone()
@@ -127,8 +128,8 @@ def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> 
     ladder = _Ladder(queries, output.flatten().double().cpu())
     ladder.climb(most.flatten())
     shape = (*output.shape, *base.shape)
-    found = (part.T.reshape(shape) for part in ladder.best())  # (numbers of x, numbers of f)
-    gradient, error, steps, kinks = (part.numpy() if numpy else part.to(base.device) for part in found)
+    parts = (part.T.reshape(shape) for part in ladder.best())  # (numbers of x, numbers of f)
+    gradient, error, steps, kinks = (part.numpy() if numpy else part.to(base.device) for part in parts)
     return FiniteDifference(
         value, gradient, error, steps, kinks, box.ledger.rows_run + 1, box.ledger.rows_failed
     )
@@ -153,7 +154,7 @@ class _Plain(BlackBoxFunction):
 
 
 class _Level(NamedTuple):
-    """What steps of one length gave; NaN where they were not asked or failed.
+    """The results of steps of one length; NaN where they were not asked or failed.
 
     Attributes:
         times: Their length, as a multiple of the longest.
@@ -171,7 +172,7 @@ class _Level(NamedTuple):
 
     @property
     def silent(self) -> Tensor:
-        """Where f did not change either way, `(numbers, outputs)`; not where both ways failed."""
+        """True where f did not change either way, `(numbers, outputs)`; False where both ways failed."""
         sides = [(part == 0) | ~part.isfinite() for part in (self.plus, self.minus)]
         return sides[0] & sides[1] & (self.plus.isfinite() | self.minus.isfinite())
 
@@ -180,8 +181,8 @@ class _Ladder:
     """Slopes over steps of each number, the longest first.
 
     Args:
-        queries: of the numbers of one row, forward and back, over the longest steps.
-        value: `(outputs,)` float64, that of the base.
+        queries: the queries of the numbers of one row, forward and back, over the longest steps.
+        value: the value of the base, `(outputs,)` float64.
     """
 
     def __init__(self, queries: RowQueries, value: Tensor) -> None:
@@ -223,7 +224,7 @@ class _Ladder:
         return gradient, error, step, kinks.gather(0, chosen)[0]
 
     def _judged(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Slopes, steps, errors, half of what both sides differ by, and kinks; the longest steps first."""
+        """Slopes, steps, errors, half of the sides' difference, and kinks; the longest steps first."""
         plus, minus, ahead, behind = map(torch.stack, zip(*(level[1:] for level in self.levels), strict=True))
         forward, back = plus / ahead[..., None], minus / behind[..., None]
         both = (plus - minus) / (ahead - behind)[..., None]
@@ -233,15 +234,15 @@ class _Ladder:
         # Both sides keep slopes of their own over the next shorter step, and not by its noise. A kink is left
         # behind where they no longer do; among the noise of still shorter steps it stays.
         gaps = (forward - back).abs() / 2
-        kept = gaps[1:] / gaps[:-1]
+        ratios = gaps[1:] / gaps[:-1]
         clear = torch.zeros_like(errors, dtype=torch.bool)
-        clear[:-1] = (kept > STAYS) & (gaps[1:] > 2 * KINKED * errors[:-1])
+        clear[:-1] = (ratios > STAYS) & (gaps[1:] > 2 * KINKED * errors[:-1])
         kinks = clear.clone()
-        for level, stays in enumerate(kept > STAYS):
+        for level, stays in enumerate(ratios > STAYS):
             kinks[level] |= stays & kinks[level - 1]
         kinks[-1] = kinks[-2:].any(dim=0)
         like = kinks.clone()  # a kink, or what may be one that shorter steps leave behind
-        like[:-1] |= (kept > STAYS) & (kept < 1 / STAYS)
+        like[:-1] |= (ratios > STAYS) & (ratios < 1 / STAYS)
         like[1:] |= like[:-1].clone()  # over the step in which it lies
         unsure = torch.where(clear, errors - gaps, torch.where(like, errors + gaps, errors))
         errors = torch.where(like, errors + gaps, errors)
@@ -252,33 +253,33 @@ class _Ladder:
 
     def _errors(self, slopes: Tensor, steps: Tensor, central: Tensor) -> Tensor:
         """Errors of slopes by neighbouring ones and by rounding, where there are no kinks."""
-        known, lengths = slopes.isfinite(), steps[..., None]
+        finite, lengths = slopes.isfinite(), steps[..., None]
         differ = torch.full_like(slopes, math.inf)
         differ[1:] = (slopes[1:] - slopes[:-1]).abs().nan_to_num(nan=math.inf)
         bent = torch.where(central, differ / BENT, differ)
         # what shorter steps differ by is noise over their length; of these there have to be two
-        noise = torch.where(known, differ.nan_to_num(posinf=0.0) * lengths, 0.0)
+        noise = torch.where(finite, differ.nan_to_num(posinf=0.0) * lengths, 0.0)
         shorter = torch.zeros_like(slopes)
         if len(slopes) > 1:
             shorter[:-1] = noise.flip(0).cummax(dim=0).values.flip(0)[1:]
-        count = known.flip(0).cumsum(dim=0).flip(0) - known.int()
+        count = finite.flip(0).cumsum(dim=0).flip(0) - finite.int()
         eps = torch.finfo(self.queries.box.outputs[0].torch_dtype or torch.float64).eps
         floor = torch.maximum(eps * self.value.abs(), self.jumps) / lengths
         errors = torch.maximum(torch.maximum(bent, NOISY * shorter / lengths), floor)
-        errors = torch.where(known & (count >= 2), errors, math.inf)
+        errors = torch.where(finite & (count >= 2), errors, math.inf)
         silent = torch.stack([level.silent for level in self.levels])
-        moving = (known & ~silent).any(dim=0)
+        moving = (finite & ~silent).any(dim=0)
         # Where no step changes f, by as much as other numbers show no slope of, the change may be lost. Where
         # some do, shorter ones that do not are lost in the digits of f, or f is flat there.
-        shown = (
+        noise_floor = (
             torch.where(moving, errors * lengths, math.inf).nan_to_num(math.inf, math.inf).amin(dim=(0, 1))
         )
-        unmoved = torch.maximum(floor, shown.nan_to_num(posinf=0.0) / lengths)
+        unmoved = torch.maximum(floor, noise_floor.nan_to_num(posinf=0.0) / lengths)
         lost = torch.where(self.flat, floor, math.inf)
         return torch.where(silent, torch.where(moving, lost, unmoved), errors)
 
     def _may_gain(self, going: Tensor) -> Tensor:
-        """Which of these numbers may have a better slope of some output over shorter steps, `(n,)` bool."""
+        """Say which numbers may get a better slope of some output over shorter steps, `(n,)` bool."""
         slopes, steps, errors, gaps, _ = (part[:, going] for part in self._judged())
         if len(slopes) <= BEYOND:
             return torch.ones(len(going), dtype=torch.bool)
@@ -295,15 +296,16 @@ class _Ladder:
         return (still & ~stuck).any(dim=1) & (steps[-1] > FACTOR * 8 * resolved.double().cpu())
 
     def _look_where_silence_ends(self) -> None:
-        """Where steps are too short to change f: whether it is flat there, or comes in digits or steps.
+        """Decide, where steps are too short to change f, whether f is flat, or comes in digits or steps.
 
         From the longest of these steps to a little beyond the next longer one f is asked at equal distances.
         Behind a flat part it goes on changing once it has begun to. In digits the next change is farther off
         than the first was from x.
         """
         silent = torch.stack([level.silent for level in self.levels])
-        asked = torch.stack([level.ahead.isfinite() | level.behind.isfinite() for level in self.levels])
-        still = (silent | ~asked[..., None]).flip(0).cummin(dim=0).values.flip(0)  # here and over all shorter
+        finite = torch.stack([level.ahead.isfinite() | level.behind.isfinite() for level in self.levels])
+        # here and over all shorter
+        still = (silent | ~finite[..., None]).flip(0).cummin(dim=0).values.flip(0)
         ends = still[1:] & silent[1:] & ~still[:-1]  # the next longer step changes f
         for number, (longer, shorter) in enumerate(pairwise(self.levels)):
             going = torch.nonzero(ends[number].any(dim=1)).flatten()
@@ -316,7 +318,7 @@ class _Ladder:
             self.jumps = torch.where(ends[number], jumps, self.jumps)
 
     def _asked(self, going: Tensor, times: float) -> _Level:
-        """What some numbers give over steps of another length, both ways."""
+        """Ask some numbers over steps of another length, both ways."""
         device = self.queries.values.device
         query = torch.cat([going, going + self.numbers]).to(device)
         changes, steps = [], []
@@ -335,7 +337,7 @@ class _Ladder:
 
 
 def _begins(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether changes of f, at equal distances one behind another, begin without a jump; or how large it is.
+    """Say whether changes of f, at equal distances in sequence, begin without a jump; and the jump's size.
 
     Args:
         values: `(distances, 2, numbers, outputs)` both ways; over the first f has not changed.
@@ -356,7 +358,7 @@ def _begins(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _coarse(slopes: Tensor, steps: Tensor, errors: Tensor, gaps: Tensor) -> Tensor:
-    """Whether no step gives more than a rough slope, `(numbers, outputs)`; of each side, where it is zero."""
+    """Say whether no step gives more than a rough slope, `(numbers, outputs)`; zero is judged by sides."""
     least = errors.min(dim=0)
     sizes = torch.maximum(slopes.abs(), gaps.nan_to_num(0.0)).gather(0, least.indices[None])[0]
     return ~(least.values <= COARSE * sizes)

@@ -89,7 +89,7 @@ class Once:
 
         Args:
             call: the number of the call.
-            doubt: what is doubtful about the slopes.
+            doubt: the doubt about the slopes.
         """
         if self._notices.first("doubt"):
             mend = KINK if doubt.cause == "kink" else MEND
@@ -142,14 +142,14 @@ class Once:
     ) -> None:
         """Warn of numbers of an output that no query of the first calls has changed, and that come in steps.
 
-        Others than these follow the input, so that the gradient is not zero and looks like one. They come in
-        steps where they differ between the rows of a call, and have at most three values for four rows.
+        Other numbers follow the input, so the gradient is not zero and looks right. Numbers come in steps
+        where they differ between the rows of a call, and have at most three values for four rows.
 
         Args:
             call: the number of the call.
             outputs: the outputs of the base, `(rows, *shape)`, by their places.
-            cotangents: of these.
-            moved: marks of `watched`.
+            cotangents: the gradients of these outputs.
+            moved: the marks of `watched`.
         """
         if "zero" in self._notices.said or not moved:
             return
@@ -180,7 +180,7 @@ class Once:
             )
 
     def hidden(self, call: int, names: Sequence[str]) -> None:
-        """Warn of inputs by which values do not show the derivative.
+        """Warn of inputs whose derivative values do not show.
 
         Args:
             call: the number of the call.
@@ -202,8 +202,8 @@ class Once:
 
         Args:
             call: the number of the call.
-            tangent: which, in words.
-            found: what the box changes by along the gradient, over what that says.
+            tangent: the tangent, in words.
+            found: the box's change along the gradient, over the predicted one.
         """
         self._notices.once(
             "wrong",

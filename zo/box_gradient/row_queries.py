@@ -1,4 +1,4 @@
-"""The queries of a black box's call: where each row is moved to, the answers, and the gradient they make."""
+"""The queries of a black box's call: the moved rows, the answers, and the gradient that they give."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class RowQueries:
     as many with central differences, whose second half of the queries goes back along the same ones.
 
     Attributes:
-        box: is called with up to `max_rows` (query, row) pairs at a time, queries outermost; None for all.
-        inputs: all the box's, `(rows, *shape)` each.
-        perturbed: the places of those that are moved; end to end they have `size` numbers a row.
-        values: `(rows, size)`, these in the widest of their dtypes.
+        box: the box, called with up to `max_rows` (query, row) pairs at a time, queries outermost.
+        inputs: all inputs of the box, `(rows, *shape)` each.
+        perturbed: the places of the moved inputs; end to end they have `size` numbers a row.
+        values: the moved inputs, `(rows, size)`, in the widest of their dtypes.
         steps: `(queries, rows)` float64, signed.
         directions: `(directions, rows, size)`; None for the coordinates, one after another.
         factor: c of the directions, by which their mean is multiplied.
         central: whether the second half of the queries goes back.
-        units: `(size,)` float64, of the numbers of a row: directions are those of their numbers times these.
+        units: the units of the numbers of a row, `(size,)` float64: directions are multiplied by these.
     """
 
     box: BlackBoxFunction
@@ -64,8 +64,8 @@ class RowQueries:
 
         Args:
             query: the numbers of the queries, `(n,)`.
-            row: `(n,)`, of each of them.
-            times: the factor by which their steps are multiplied.
+            row: the row of each query, `(n,)`.
+            times: the factor of their steps.
 
         Returns:
             Call after call of the box: the row of each pair, the step that it took, and the outputs.
@@ -73,9 +73,9 @@ class RowQueries:
         at_once = self.max_rows or max(1, len(row))
         for queries, rows in zip(query.split(at_once), row.split(at_once), strict=True):
             step = times * self.steps[queries, rows]
-            asked, results = self._ask(queries, rows, step)
+            inputs, results = self._ask(queries, rows, step)
             if self.directions is None and times:  # as rounding in the input's own floats leaves it
-                parts = [asked[place].reshape(len(rows), -1).double() for place in self.perturbed]
+                parts = [inputs[place].reshape(len(rows), -1).double() for place in self.perturbed]
                 moved = torch.cat(parts, dim=1)
                 moved -= self.values[rows].double()
                 step = moved.gather(1, self._coordinate(queries)[:, None])[:, 0]
@@ -84,12 +84,12 @@ class RowQueries:
     def _ask(self, query: Tensor, row: Tensor, step: Tensor) -> tuple[list[Tensor], Outputs]:
         sizes = [self.inputs[place][0].numel() for place in self.perturbed]
         moved = dict(zip(self.perturbed, self._moved(query, row, step).split(sizes, dim=1), strict=True))
-        asked = [
+        inputs = [
             moved[place].to(array.dtype).reshape(len(row), *array.shape[1:]) if place in moved else array[row]
             for place, array in enumerate(self.inputs)
         ]
-        results = self.box(*asked)
-        return asked, results if isinstance(results, tuple) else (results,)
+        results = self.box(*inputs)
+        return inputs, results if isinstance(results, tuple) else (results,)
 
     def reduce(self, differences: Tensor, valid: Tensor) -> Tensor:
         """The gradient of every row.
@@ -105,8 +105,8 @@ class RowQueries:
         slopes, valid = slopes_along(self.steps, differences, valid, central=self.central)
         if self.directions is None:
             return slopes.T
-        kept = valid.double().sum(dim=0).clamp(min=1)
-        gradient = torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
+        counts = valid.double().sum(dim=0).clamp(min=1)
+        gradient = torch.einsum("qr,qrs->rs", slopes * (self.factor / counts), self.directions.double())
         # Slopes along u times the units, times u over the units: of the directions here twice that.
         return gradient if self.units is None else gradient / self.units**2
 
@@ -129,7 +129,7 @@ def as_rows(specs: tuple[ArraySpec, ...], tensors: tuple[Tensor, ...]) -> list[T
 
 
 def alive_rows(outputs: list[Tensor]) -> Tensor:
-    """Which rows did not fail in the base, `(n,)`: those whose outputs are all finite."""
+    """Return the rows that did not fail in the base, `(n,)`: all of their outputs are finite."""
     return torch.nonzero(finite_rows(tuple(outputs))).flatten().to(outputs[0].device)
 
 
@@ -146,11 +146,11 @@ def plan_queries(
     """The queries of one call.
 
     Args:
-        box: the one that was called.
-        estimator: what its queries are; None for no queries.
-        inputs: all of the base, `(rows, *shape)` each, failed rows too: directions are drawn for them, so
-            that no row's directions depend on the others' failures.
-        perturbed: the places of those that are moved.
+        box: the box that was called.
+        estimator: the estimator that plans its queries; None for no queries.
+        inputs: all inputs of the base, `(rows, *shape)` each, with failed rows: directions are drawn for
+            these, too, so that no row's directions depend on the others' failures.
+        perturbed: the places of the moved inputs.
         alive: `(n,)`, the rows that did not fail.
         draws: the generator of the call's directions.
         max_rows: the most rows of one call; None for no limit.
@@ -173,8 +173,10 @@ def plan_queries(
     if isinstance(estimator, CGE):
         # (z + mu) - z in the input's own floats is what it really moves by.
         pairs = list(zip(flat, parts, strict=True))
-        taken = [[((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed]
-        steps = torch.cat([torch.cat(parts, dim=1).T for parts in taken])
+        exact_steps = [
+            [((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed
+        ]
+        steps = torch.cat([torch.cat(parts, dim=1).T for parts in exact_steps])
         _refuse_lost_steps(estimator, steps, values)
         return RowQueries(box, alive_inputs, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
@@ -211,9 +213,9 @@ def row_differences(
 
     Args:
         queries: the queries to run.
-        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        outputs: the base's outputs with a cotangent, by their place among the box's outputs.
         cotangents: the gradients of these outputs, of their shapes, under the same places.
-        moved: `(size,)` bool of outputs, by their places: numbers that any query changed are marked.
+        moved: `(size,)` bool for each output, by its place: numbers that any query changed are marked.
 
     Returns:
         `(queries, rows)` float64, zero where the query failed; `(queries, rows)` bool, False there; and
@@ -240,21 +242,21 @@ def from_other_side(
     differences: Tensor,
     valid: Tensor,
 ) -> tuple[Tensor, Tensor, int]:
-    """What is known at the edge of a domain, where queries fail: rows asked on the side that answers.
+    """Ask rows on the side that answers, at the edge of a domain, where queries fail.
 
-    Forward queries that failed are asked the other way: of coordinates each one, of directions those of rows
-    in which none succeeded. Of central ones the side that is left is asked over half of its step too: two
-    steps on one side are as exact as one on each, whose error is that of the step's square.
+    Failed forward queries are asked the other way: each one along coordinates, and along directions only in
+    rows where none succeeded. Where one side of a central query failed, the other side is asked over half of
+    its step too: two steps on one side are as exact as one on each, with an error of the step's square.
 
     Args:
         queries: the queries of one call.
-        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        outputs: the base's outputs with a cotangent, by their place among the box's outputs.
         cotangents: the gradients of these outputs, of their shapes, under the same places.
-        differences: `(queries, rows)` float64, of `row_differences`.
+        differences: `(queries, rows)` float64, from `row_differences`.
         valid: `(queries, rows)` bool, False where a query failed.
 
     Returns:
-        Differences and validity with what was answered, and how many rows were asked.
+        Differences and validity with the new answers, and how many rows were asked.
     """
     if queries.central:
         lacking = valid & ~valid.roll(len(valid) // 2, dims=0)
@@ -268,13 +270,13 @@ def from_other_side(
         for rows, step, results in queries.again(query, row, 0.5 if queries.central else -1.0):
             scalar, finite, _ = change_of(rows, results, outputs, cotangents)
             which = query[first : first + len(rows)]
-            taken, known = queries.steps[which, rows], differences[which, rows]
+            lengths, rises = queries.steps[which, rows], differences[which, rows]
             slope, answered = scalar / step, finite & (step != 0)
             if queries.central:  # the straight line through both slopes, at a step of zero
-                part = step / taken
-                slope = torch.where(answered, (slope - part * known / taken) / (1 - part), known / taken)
+                part = step / lengths
+                slope = torch.where(answered, (slope - part * rises / lengths) / (1 - part), rises / lengths)
                 answered = torch.ones_like(answered)
-            scalars.append(torch.where(answered, slope * taken, 0.0))
+            scalars.append(torch.where(answered, slope * lengths, 0.0))
             found.append(answered)
             first += len(rows)
     except (BudgetError, RowFailedError):  # the other rows are there
@@ -313,7 +315,7 @@ _MEND = (
 
 
 def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
-    """Without this, 0 / 0 would be a gradient of NaN."""
+    """Refuse steps that are lost in rounding: 0 / 0 would be a gradient of NaN."""
     lost = (steps == 0).view(-1, *values.T.shape).any(dim=0).T
     if lost.any():
         raise ConfigurationError(
@@ -324,10 +326,9 @@ def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
 
 
 def _refuse_lost_directions(mu: float, directions: Tensor, values: Tensor) -> None:
-    """Below a unit in the last place of a row its queries are the base, and its gradient too small.
+    """Refuse directions below a unit in the last place: queries would be the base, and gradients too small.
 
-    What counts is the usual entry of all rows: of an input of one number a row's own may be as small as
-    chance will have it.
+    The usual entry of all rows counts: in an input of one number a row's own entry may be small by chance.
     """
     entry = mu * float(directions.square().mean().sqrt())
     typical = values.square().mean(dim=1).sqrt()

@@ -27,12 +27,12 @@ class RowRGE:
         central   g = (c/q) sum_i <v, F(z + mu u_i) - F(z - mu u_i)> / 2 mu * u_i
 
     for each row z, with v the gradient that arrives at its output. c and the first three distributions are
-    those of `RGE`. "orthogonal" draws sets of orthonormal vectors, each uniform on the sphere, so c is again
-    the number of dimensions k. The estimate is unbiased, varies less than with independent directions, and
-    equals the whole gradient if q = k.
+    the same as in `RGE`. "orthogonal" draws sets of orthonormal vectors, each uniform on the sphere, so c is
+    again the number of dimensions k. The estimate is unbiased, varies less than with independent directions,
+    and equals the whole gradient if q = k.
 
-    With a `basis`, directions stay in its span: k is its number of vectors. The estimate is that of the
-    gradient's part in the span, and is biased by what the basis leaves out.
+    With a `basis`, directions stay in its span: k is its number of vectors. The estimate is of the gradient's
+    part in the span, and is biased by the rest.
 
     One mu suits numbers of one size. If inputs have different units, metres beside pascals, give each
     `ArraySpec` its `scale`: each number then moves by mu times its scale. The estimate is still that of the

@@ -49,8 +49,8 @@ class RowUnits:
             spread = spreads(inputs[place][alive])
             if len(spec.shape) > 1 or spread.numel() > MOST:
                 spread = _usual(spread)[None]
-            before = self._largest.get(place, [0.0])
-            spread = torch.maximum(spread, spread.new_tensor(before))
+            largest = self._largest.get(place, [0.0])
+            spread = torch.maximum(spread, spread.new_tensor(largest))
             self._largest[place] = spread.tolist()
             self._differing[place] = self._differing.get(place, False) or apart(spec, spread) is not None
 
@@ -78,8 +78,8 @@ class RowUnits:
 
     def differ(self, perturbed: Sequence[int]) -> dict[int, tuple[float, bool]]:
         """The inputs that want other steps: their usual size, and whether they take them."""
-        wanted = {place: unit for place, unit in self._wanted(perturbed).items() if (unit != 1).any()}
-        return {place: (self._size(place), self._borne.get(place, False)) for place in wanted}
+        units = {place: unit for place, unit in self._wanted(perturbed).items() if (unit != 1).any()}
+        return {place: (self._size(place), self._borne.get(place, False)) for place in units}
 
     def _size(self, place: int) -> float:
         return float(_usual(torch.tensor(self._largest[place], dtype=torch.float64)))
@@ -106,7 +106,7 @@ class RowUnits:
         return {place: _power_of_two(size / one) for place, size in sizes.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rows have shown."""
+        """Save the sizes that the rows have shown."""
         return {"largest": dict(self._largest), "each": dict(self._differing), "borne": dict(self._borne)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class RowUnits:
 
 
 def most_units(specs: Sequence[ArraySpec]) -> int:
-    """At most how many units besides one a box's inputs are tried in: of each input one, or one a number."""
+    """Return the most units, besides one, to try a box's inputs in: one for each input, or each number."""
     counts = [math.prod(spec.shape) if len(spec.shape) <= 1 else MOST + 1 for spec in specs if _open(spec)]
     return sum(count if count <= MOST else 1 for count in counts)
 
@@ -127,7 +127,7 @@ def _open(spec: ArraySpec) -> bool:
 
 
 def _usual(spread: Tensor) -> Tensor:
-    """The root mean square of those that are not zero; zero if all are."""
+    """The root mean square of the numbers that are not zero; zero if all are."""
     moving = spread[spread > 0]
     return moving.square().mean().sqrt() if len(moving) else spread.new_zeros(())
 

@@ -22,7 +22,7 @@ _passes: dict[
 
 @dataclass(frozen=True)
 class RowSeed:
-    """What a box's draws depend on, beside the number of the call.
+    """The seed of a box's draws; the number of the call is its other part.
 
     Attributes:
         number: the user's seed, or the box's place in the order of making.
@@ -64,7 +64,7 @@ class RowSeed:
         return Key(self.number, call).generator(*path)
 
     def shared(self, call: int, owner: object) -> bool:
-        """Whether another box has drawn the same in this backward pass; the box draws for this call now."""
+        """Say whether another box has drawn the same in this backward pass, and note this box's draw."""
         task = torch._C._current_graph_task_id()
         if task < 0:  # of no backward pass
             return False

@@ -34,8 +34,8 @@ class Shown:
         """Take in a call.
 
         Args:
-            inputs: all of them, `(rows, *shape)` each.
-            moved: the places of those that require a gradient and are no earlier answer of the box.
+            inputs: all inputs, `(rows, *shape)` each.
+            moved: the places of inputs that require a gradient and are no earlier answer of the box.
 
         Returns:
             The names of inputs whose derivative these rows do not show, where that is found.
@@ -43,15 +43,15 @@ class Shown:
         if self._count >= LOOKS[-1]:
             return []
         self._moved |= set(moved)
-        before, rows = self._count, len(inputs[0])
+        old_count, rows = self._count, len(inputs[0])
         if not rows:
             return []
-        for kept, array, spec in zip(self._rows, inputs, self._box.inputs, strict=True):
+        for sketches, array, spec in zip(self._rows, inputs, self._box.inputs, strict=True):
             flat = array.detach().reshape(rows, -1).double().cpu()
-            kept.append(sketch(flat) if spec.modelled else flat[:, :0])
+            sketches.append(sketch(flat) if spec.modelled else flat[:, :0])
         self._runs.append(torch.arange(rows))
         self._count += rows
-        if not any(before < look <= self._count for look in LOOKS):
+        if not any(old_count < look <= self._count for look in LOOKS):
             return []
         columns = [torch.cat(parts) for parts in self._rows]
         runs = torch.cat(self._runs)
@@ -59,9 +59,9 @@ class Shown:
         columns, runs = [column[finite] for column in columns], runs[finite]
         if self._count >= LOOKS[-1]:
             self._rows, self._runs = [[] for _ in columns], []
-        found = []
+        names = []
         for place in sorted(self._moved):
             same = bool(constant(columns[place]).all())
             if same or unexplained(columns, runs, place) <= DETERMINED:
-                found.append(self._box.inputs[place].name)
-        return found
+                names.append(self._box.inputs[place].name)
+        return names

@@ -69,8 +69,8 @@ class TangentRows:
             for specs in (self.box.inputs, self.box.outputs)
         )
         pairs = zip(self.box.inputs, inputs, strict=True)
-        others = tuple(None if spec.differentiable else array for spec, array in pairs if spec.modelled)
-        return CallPairs(moving, following, z, y, others=others)
+        fixed_arrays = tuple(None if spec.differentiable else array for spec, array in pairs if spec.modelled)
+        return CallPairs(moving, following, z, y, others=fixed_arrays)
 
     def pull_back(self, call: int, pairs: CallPairs, cotangents: dict[int, Tensor]) -> dict[int, Tensor]:
         """Predict the outputs, learn from them, and give the gradients.
@@ -81,7 +81,7 @@ class TangentRows:
             cotangents: `(rows, *shape)` by the place of the output; where there is none it is zero.
 
         Returns:
-            Gradients `(rows, size)` by the place of the input, of those with a derivative.
+            Gradients `(rows, size)` of inputs with a derivative, by their places.
         """
         cotangent = self.cotangent(pairs, cotangents)
         with _learning:
@@ -106,7 +106,7 @@ class TangentRows:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Which tangent it is, and what it has learned."""
+        """Save the tangent's kind, and what it has learned."""
         state, units = self.tangent.state_dict(), self.units.state_dict()
         beside = {"units": units, "outliers": self.outliers.state_dict()}
         beside["error"] = {"passes": self._passes, "mean": self._mean}
@@ -122,16 +122,16 @@ class TangentRows:
 
     @property
     def trust(self) -> list[float | None]:
-        """What `DifferentiableBox.trust` gives."""
+        """The values of `DifferentiableBox.trust`."""
         return [self._errors[call][0] for call in sorted(self._errors)]
 
     def metrics(self) -> dict[str, float]:
-        """What `DifferentiableBox.metrics` gives."""
-        known = [(error, size) for error, size in self._errors.values() if error is not None]
-        total = sum(size for _, size in known)
+        """Return the figures of `DifferentiableBox.metrics`."""
+        errors = [(error, size) for error, size in self._errors.values() if error is not None]
+        total = sum(size for _, size in errors)
         named: dict[str, float | None] = {}
         if total:
-            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in known if size) / total)
+            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in errors if size) / total)
         named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
         return {name: error for name, error in named.items() if error is not None}
 
@@ -168,8 +168,8 @@ class TangentRows:
                     TangentWarning,
                 )
             )
-        known = "unknown" not in self._notices.said
-        self.due = known and self._passes % JUDGED == 0 and is_checked(self._passes // JUDGED)
+        has_error = "unknown" not in self._notices.said
+        self.due = has_error and self._passes % JUDGED == 0 and is_checked(self._passes // JUDGED)
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:

@@ -32,7 +32,7 @@ class CoordinateSteps(Perturbations):
 
     @property
     def queries(self) -> int:
-        """How many queries there are: one for each coordinate, two if central."""
+        """The number of queries: one for each coordinate, two if central."""
         return len(self.steps)
 
     def chunk(self, start: int, stop: int) -> Coordinates:
@@ -53,12 +53,12 @@ class CGE(Estimator[CoordinateSteps]):
         central   g = sum_i [l(theta + mu e_i) - l(theta - mu e_i)] / 2 mu * e_i  error O(mu^2)
 
     The sum is over all coordinates, or over those of the sparse set S_t; elsewhere the gradient is zero
-    (DeepZero, Chen et al., ICLR 2024, eq. 2). A coordinate whose query failed gets zero; where one of its two
-    did, the difference over the other, as at the edge of what a box answers.
+    (DeepZero, Chen et al., ICLR 2024, eq. 2). A coordinate whose query failed gets zero. Where one of its two
+    queries failed, as at the edge of a box's domain, it gets the difference over the other.
 
     Args:
         mu: smoothing parameter, in the parameters' units.
-        sparsity: which coordinates, by step; None for all.
+        sparsity: the rule that chooses coordinates, step by step; None for all.
         central: whether each coordinate is moved in both directions, for two queries instead of one.
 
     Raises:
@@ -75,7 +75,7 @@ class CGE(Estimator[CoordinateSteps]):
         check_flag("CGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """How many queries a step takes: one for each coordinate, two if central."""
+        """Return the number of queries of a step: one for each coordinate, two if central."""
         count = parameters.size if self.sparsity is None else self.sparsity.count(parameters, step)
         return count * (2 if self.central else 1)
 
@@ -118,7 +118,7 @@ def slopes_along(
 
     Returns:
         Slopes `(directions, ...)` in float64, zero where no query is left; and bool, False there. Where one
-        of two failed, as at the edge of what a box answers, the slope is that of the other side.
+        of two failed, as at the edge of a box's domain, the other side gives the slope.
     """
     steps, differences = torch.where(valid, steps.double(), 0.0), torch.where(valid, differences, 0.0)
     if central:

@@ -1,4 +1,4 @@
-"""`Estimator`: what every gradient estimator gives; it plans and reduces, and evaluates nothing."""
+"""`Estimator`: the base of all gradient estimators; it plans and reduces, and evaluates nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Estimator(ABC, Generic[Planned]):
 
     @abstractmethod
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """What a step will cost, before it runs: perturbed objectives, the base not counted."""
+        """Return the cost of a step before it runs: perturbed objectives, the base not counted."""
 
     @abstractmethod
     def plan(self, parameters: Parameters, key: Key) -> Planned:

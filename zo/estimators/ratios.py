@@ -24,7 +24,7 @@ class LayerRatios(Mapping[str, float]):
 
     Attributes:
         method: the method of the scores.
-        sparsity: the sparsity that was asked for, over what was scored.
+        sparsity: the sparsity that was asked for, over the scored weights.
         layers: in the order of the network, scored ones first, then dense ones.
     """
 

@@ -42,12 +42,12 @@ class RandomSteps(Perturbations):
 
     @property
     def queries(self) -> int:
-        """How many queries there are: one for each direction, two if central."""
+        """The number of queries: one for each direction, two if central."""
         return self.q * (2 if self.central else 1)
 
     @property
     def dimension(self) -> int:
-        """How many coordinates a direction moves."""
+        """The number of coordinates that a direction moves."""
         return self.size if self.support is None else len(self.support)
 
     def directions(self, start: int, stop: int) -> Tensor:
@@ -93,9 +93,9 @@ class RGE(Estimator[RandomSteps]):
     central (third moments are zero). Otherwise it is unbiased for the gradient of a smoothed loss, E l(theta
     + mu u): u Gaussian (Nesterov and Spokoiny 2017), or in the unit ball for the sphere (Flaxman et al.
     2005). With Rademacher signs it is unbiased up to O(mu^2). With a sparse set, g estimates the gradient on
-    S_t, is zero elsewhere, and is not scaled up for what S_t leaves out. Its squared error is about d / q
+    S_t, is zero elsewhere, and is not scaled up for the other coordinates. Its squared error is about d / q
     times the squared gradient. Failed queries are left out: the mean is over the remaining directions, and
-    where one sign of two failed its slope is that of the other.
+    where one sign of two failed the other sign gives the slope.
 
     Each entry of a step is about mu; on the sphere, mu / sqrt(d).
 
@@ -104,7 +104,7 @@ class RGE(Estimator[RandomSteps]):
         q: the number of random directions.
         distribution: "gaussian", "sphere" or "rademacher".
         central: whether each direction is taken with both signs (antithetic), for 2 q queries instead of q.
-        sparsity: which coordinates the directions move, by step; None for all.
+        sparsity: the rule that chooses the coordinates to move, step by step; None for all.
 
     Raises:
         ConfigurationError: a value is out of range; or, at the first step, mu is lost in the rounding of the
@@ -125,7 +125,7 @@ class RGE(Estimator[RandomSteps]):
         check_flag("RGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """How many queries a step takes: one for each direction, two if central."""
+        """Return the number of queries of a step: one for each direction, two if central."""
         return self.q * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> RandomSteps:
@@ -145,7 +145,7 @@ class RGE(Estimator[RandomSteps]):
         return planned
 
     def reduce(self, planned: RandomSteps, differences: Tensor, valid: Tensor) -> Tensor:
-        """The mean over the directions of which a query succeeded; of two, one may be left."""
+        """The mean over the directions with a successful query; one of two is enough."""
         slopes = torch.where(valid, differences / self.mu, 0.0)
         if planned.central:
             sides = valid[0::2].int() + valid[1::2].int()

@@ -1,4 +1,4 @@
-"""Sparse sets: which coordinates an estimator perturbs in each step, and when they are drawn anew."""
+"""Sparse sets: the coordinates that an estimator perturbs in each step, and when they are drawn anew."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sparsity(Protocol):
     """A rule that gives the sparse set of each step."""
 
     def count(self, parameters: Parameters, step: int = 0) -> int:
-        """How many coordinates the set of a step has; called before the step runs."""
+        """Return the number of coordinates in the set of a step; called before the step runs."""
         ...
 
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
@@ -85,7 +85,7 @@ class RandomCoordinates:
 
 @dataclass(frozen=True)
 class LayerwiseCoordinates:
-    """As many coordinates in each layer as its ratio says, uniformly at random, drawn anew every k steps.
+    """Random coordinates in each layer, uniformly, as many as its ratio says, drawn anew every k steps.
 
     Args:
         ratios: the fraction of each tensor that is perturbed, by name: `pruning.LayerRatios`, or any
@@ -115,7 +115,7 @@ class LayerwiseCoordinates:
             check_count(owner, "every", self.every)
 
     def count(self, parameters: Parameters, step: int = 0) -> int:
-        """How many coordinates the set has, over all layers."""
+        """Return the number of coordinates in the set, over all layers."""
         return sum(self._counts(parameters))
 
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
@@ -168,7 +168,7 @@ class FixedCoordinates:
         )
 
     def count(self, parameters: Parameters, step: int = 0) -> int:
-        """How many indices there are."""
+        """Return the number of indices."""
         return len(self.indices)
 
     def draw(self, parameters: Parameters, key: Key) -> Tensor:

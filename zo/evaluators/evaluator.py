@@ -36,22 +36,22 @@ class Tally:
 
 @dataclass(frozen=True)
 class Step:
-    """What the queries of one step share.
+    """The common part of the queries of one step.
 
     Attributes:
         network: The network, in the state that the base evaluation started from.
-        parameters: Those of its parameters that are perturbed.
+        parameters: The perturbed parameters of the network.
         objective: `objective(network, batch) -> Tensor (rows,)`.
         batch: Any nesting of tensors with rows first; None for a closure.
         rows: The rows of the batch.
         written: Parameters, by name, that the network's own forward writes, as a momentum encoder's does;
             evaluators put them back after each query.
-        inside: What attributes hold that the base evaluation wrote to, and lists and dicts that it left
+        inside: The contents of attributes that the base evaluation wrote to, and lists and dicts that it left
             alone; see `Snapshot`. None where that is not known.
         tally: Counts queries that are beyond the plan.
         number: The number of the step, from 0.
         stack: The most queries that may run on rows of their own at once; None for a whole chunk.
-        draws: What the base drew, which each query is to draw; None where that is not known.
+        draws: The draws of the base, which each query has to repeat; None where they are not known.
     """
 
     network: nn.Module
@@ -67,7 +67,7 @@ class Step:
     draws: Draws | None = field(default=None, compare=False)
 
     def snapshot(self) -> Snapshot:
-        """The network as it is now, of which each query of the step is to leave what the base left."""
+        """Snapshot the network as it is now; each query of the step has to leave it as the base did."""
         return Snapshot(self.network, self.written, self.inside)
 
 
@@ -96,7 +96,7 @@ class Evaluator(ABC):
 
     @classmethod
     def by_default(cls, objective: Objective) -> bool:
-        """Whether "auto" takes it first for such an objective."""
+        """Say whether "auto" takes it first for such an objective."""
         return False
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Evaluator(ABC):
         return self.begin(step, base)(perturbation)
 
     def serves(self, kind: type) -> bool:
-        """Whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
+        """Say whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
         return True
 
     def bytes_per_query(self, step: Step, perturbation: Perturbation, base: int) -> int:
@@ -127,8 +127,8 @@ class Evaluator(ABC):
 
         Args:
             step: A step of the network and objective that are to be evaluated.
-            perturbation: A perturbation of the kind that chunks will be of.
-            base: What the evaluation of the base took at its peak, in bytes.
+            perturbation: A perturbation of the same kind as the chunks'.
+            base: The peak memory of the base evaluation, in bytes.
         """
         return 0
 

@@ -14,14 +14,15 @@ Forward: TypeAlias = Callable[..., Any]
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Modules have other forwards for the duration of the block; hooks still run."""
-    before: list[tuple[nn.Module, Forward | None]] = []
+    old_forwards: list[tuple[nn.Module, Forward | None]] = []
     try:
         for module, forward in forwards.items():
-            before.append((module, module.__dict__.get("forward")))  # someone may have replaced it before us
+            # someone may have replaced it before us
+            old_forwards.append((module, module.__dict__.get("forward")))
             module.forward = forward
         yield
     finally:
-        for module, earlier in before:
+        for module, earlier in old_forwards:
             if earlier is None:
                 module.__dict__.pop("forward", None)  # the class's own shows again
             else:

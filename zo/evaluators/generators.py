@@ -1,4 +1,4 @@
-"""Torch's own generators, which all threads of a process share: whose turn it is, and whether others drew.
+"""Torch's own generators, which all threads of a process share: their turns, and draws by other threads.
 
 An evaluation puts the state of the base back and draws the same masks again. Another thread that draws
 meanwhile takes numbers out of the middle: the masks are others, and differences over mu are far off.
@@ -34,12 +34,12 @@ _drawing = RLock()  # of all trainings of the process: whoever draws, or puts a 
 
 
 def states() -> States:
-    """The states of the CPU's generator and of those of GPUs that are in use."""
+    """The states of the CPU's generator and of the generators of GPUs that are in use."""
     return (torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []))
 
 
 def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether two are the same states."""
+    """Say whether two are the same states."""
     return len(some) == len(others) and all(map(torch.equal, some, others))
 
 
@@ -115,7 +115,7 @@ class Turns:
 
 
 def _may_draw(layer: nn.Module) -> bool:
-    """Whether a layer draws in a forward pass, as far as its kind says: dropout, or some inside of it."""
+    """Say whether a layer draws in a forward pass, as far as its type shows: dropout, alone or in a layer."""
     dropout = getattr(layer, "dropout", 0.0)  # of recurrent layers and attention
     return isinstance(layer, _DRAWING) or (isinstance(dropout, float) and dropout > 0)
 
@@ -132,13 +132,13 @@ def drawing_apart(devices: Sequence[torch.device] = ()) -> Iterator[None]:
 
 
 class Draws:
-    """What the evaluations of a step draw: whether the generators are left where the base left them.
+    """The draws of a step's evaluations: checks that generators end where the base left them.
 
     Args:
         before: the states that the base started from.
-        after: those that it ended with.
+        after: the states that it ended with.
         replay: evaluates the base once more, and puts everything back but the generators.
-        watched: what the base was seen to draw, where other threads run; None if it was not watched.
+        watched: the draws of the base, where other threads run; None if it was not watched.
 
     Raises:
         DisturbedBase: Another thread drew in the base.
@@ -160,22 +160,22 @@ class Draws:
             self._trusted = True
 
     def _repeats(self, watched: WatchedDraws) -> bool:
-        """Whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
-        seen = WatchedDraws()
+        """Say whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
+        draws = WatchedDraws()
         try:
-            with seen:
+            with draws:
                 self._replay()
-            return seen.is_like(watched) and same(states(), self._after)
+            return draws.is_like(watched) and same(states(), self._after)
         finally:
             put_back(self._before)
 
     @property
     def any(self) -> bool:
-        """Whether something was drawn, be it by another thread."""
+        """True if something was drawn, be it by another thread."""
         return self._any
 
     def alone(self, run: Callable[[], T], less: Callable[[T], bool] = lambda _: False) -> T:
-        """What `run` gives in a try in which no other thread drew.
+        """Repeat `run` until no other thread drew, and return its result.
 
         Args:
             run: evaluates something, and leaves the generators as they were behind that; it is called with
@@ -199,17 +199,17 @@ class Draws:
         raise disturbed()
 
     def disturbed(self, ended: Sequence[States], drawn: WatchedDraws | None = None) -> bool:
-        """Whether another thread drew in the last of some tries.
+        """Say whether another thread drew in the last of some tries.
 
-        How much is drawn may depend on the weights, as by rejection: another end than the base's says only
+        The amount of draws may depend on the weights, as by rejection: another end than the base's shows only
         that a thread may have drawn, where there is one.
 
         Args:
-            ended: The states behind the tries.
-            drawn: What was seen of the last of them; None where it was not watched.
+            ended: The states after the tries.
+            drawn: The draws of the last try; None where it was not watched.
 
         Raises:
-            Disturbed: As `trust_base` does.
+            Disturbed: See `trust_base`.
         """
         if not self._any or same(ended[-1], self._after) or not others_run():
             return False
@@ -230,19 +230,19 @@ class Draws:
         drawn: list[list[str]] = []
         ends: list[States] = []
         for _ in range(TRIES):
-            seen = WatchedDraws()
+            draws = WatchedDraws()
             try:
-                with seen:
+                with draws:
                     self._replay()
                 ended = states()
             finally:
                 put_back(self._before)
-            drawn.append(seen.names)
+            drawn.append(draws.names)
             # Only others draw; or this one draws otherwise each time, which is noise, and told as that.
-            if not seen.names or drawn[0] != seen.names:
+            if not draws.names or drawn[0] != draws.names:
                 self._any = False
                 return
-            if not seen.alone(self._before, ended):
+            if not draws.alone(self._before, ended):
                 continue
             if same(ended, self._after):
                 self._trusted = True
@@ -254,12 +254,12 @@ class Draws:
 
 
 def others_run() -> bool:
-    """Whether the process has other threads, which may draw."""
+    """Say whether the process has other threads, which may draw."""
     return threading.active_count() > 1
 
 
 def watched_base() -> WatchedDraws | None:
-    """What watches a base while other threads run; None where there are none."""
+    """Return a watch for a base while other threads run; None where there are none."""
     return WatchedDraws() if others_run() else None
 
 
@@ -294,12 +294,12 @@ class WatchedDraws(Operations):
         self._around: list[States] = []  # before and behind each of them
 
     def alone(self, before: States, after: States) -> bool:
-        """Whether no other thread drew in the block, by the states before and behind it."""
+        """Say whether no other thread drew in the block, by the states before and behind it."""
         starts, ends = [*self._around[::2], after], [before, *self._around[1::2]]
         return all(map(same, ends, starts))
 
     def is_like(self, other: WatchedDraws) -> bool:
-        """Whether another block drew the same, between the same states."""
+        """Say whether another block drew the same, between the same states."""
         return self.names == other.names and all(map(same, self._around, other._around))
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
@@ -316,10 +316,10 @@ class WatchedDraws(Operations):
         if seeded is None or _device(arguments, named).type != "cpu":
             result = operation(*arguments, **named)
         else:  # another thread may draw between the look and the operation, so this one draws by itself
-            own = torch.Generator()
-            own.set_state(start[0])
-            result = seeded(*arguments, **{**named, "generator": own})
-            torch.set_rng_state(own.get_state())
+            fresh = torch.Generator()
+            fresh.set_state(start[0])
+            result = seeded(*arguments, **{**named, "generator": fresh})
+            torch.set_rng_state(fresh.get_state())
         self._around += [start, states()]
         size = result.numel() if isinstance(result, Tensor) else 0
         self.names.append(f"{operation} {size}")
@@ -336,6 +336,6 @@ def _seeded(operation: Any) -> Any:
 
 
 def _device(arguments: tuple[Any, ...], named: dict[str, Any]) -> torch.device:
-    """Where an operation draws."""
-    given = [value.device for value in arguments if isinstance(value, Tensor)]
-    return torch.device(named.get("device") or (given[0] if given else "cpu"))
+    """Return the device on which an operation draws."""
+    devices = [value.device for value in arguments if isinstance(value, Tensor)]
+    return torch.device(named.get("device") or (devices[0] if devices else "cpu"))

@@ -1,4 +1,4 @@
-"""Hidden weights: whether an objective reads them only where a stacked evaluator shows it the variants'."""
+"""Hidden weights: a check that an objective reads them only where the variants' weights stand in for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zo.evaluators.versions import put_version, renew, version_of
 
 
 class _Backwards:
-    """What each thread does around the backward passes of autograd, which is one for all threads.
+    """Contexts of each thread around the backward passes of autograd, whose engine all threads share.
 
     Autograd's engine is watched from the first block that asks for it to the last, whatever threads they are
     in: a thread that put back what it had found would put back another one's watch, for good.
@@ -37,12 +37,12 @@ class _Backwards:
             if self._blocks == 1:
                 self._engine = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
                 torch.autograd._engine_run_backward = self._run  # pyright: ignore[reportPrivateImportUsage]
-        own = self._own()
-        own.append(around)
+        stack = self._own()
+        stack.append(around)
         try:
             yield
         finally:
-            own.pop()
+            stack.pop()
             with self._lock:
                 self._blocks -= 1
                 if self._blocks == 0:
@@ -67,38 +67,38 @@ _backwards = _Backwards()
 def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Weights are NaN inside the block, except while the forward of one of the modules that hold them runs.
 
-    What else reads them comes out NaN: a penalty on the weights in the objective, a functional call
-    with a layer's weight. Such a read sees the base's weights in a stacked evaluation, and the
-    gradient would lack its part, however small or asleep it is when the evaluators are compared.
-    They are shown while autograd runs backward inside the block, as for a force that is the gradient of an
-    energy: what it differentiates has been read before, and is NaN where it was read elsewhere.
+    Any other read of them gives NaN: a penalty on the weights in the objective, a functional call with a
+    layer's weight. Such a read sees the base's weights in a stacked evaluation, and the gradient would lack
+    its part, however small or inactive it is when the evaluators are compared. The weights are shown while
+    autograd runs backward inside the block, as for a force that is the gradient of an energy: autograd's
+    inputs have been read before, and are NaN where they were read elsewhere.
 
     Args:
         tensors: the weights to hide.
-        modules: those whose forward knows the variants; none where nothing is to read the weights.
+        modules: the modules whose forward knows the variants; none where nothing may read the weights.
     """
-    kept = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}
-    memories = {memory_of(tensor) for tensor, _, _ in kept.values()}
+    copies = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}
+    memories = {memory_of(tensor) for tensor, _, _ in copies.values()}
     running: Counter[int] = Counter()  # by tensor: how many forwards that may read it
     inside = 0
 
     def hide(key: int) -> None:
         with temporarily_clear_interpreter_stack():  # torch.func refuses to write what it differentiates
-            kept[key][0].data.fill_(float("nan"))
-            renew(kept[key][0])
+            copies[key][0].data.fill_(float("nan"))
+            renew(copies[key][0])
 
     def show(key: int) -> None:
-        tensor, value, version = kept[key]
+        tensor, value, version = copies[key]
         with temporarily_clear_interpreter_stack():
             tensor.data.copy_(value)
             put_version(tensor, version)
 
     def apart(tensor: Tensor) -> Tensor:
-        """A copy of what may be the weight itself, as one expanded to rows, so that it stays readable."""
+        """Copy a tensor that may be the weight itself, as one expanded to rows, so that it stays readable."""
         return tensor.clone() if memory_of(tensor) in memories else tensor
 
     def shown(module: nn.Module, forward: Forward) -> Forward:
-        keys = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
+        keys = [id(tensor) for tensor in module.parameters() if id(tensor) in copies]
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
@@ -121,7 +121,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
 
     @contextmanager
     def awake() -> Iterator[None]:
-        asleep = [key for key in kept if not running[key]]
+        asleep = [key for key in copies if not running[key]]
         for key in asleep:
             show(key)
         try:
@@ -132,10 +132,10 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
 
     forwards = {module: shown(module, module.forward) for module in modules}
     with replaced(forwards), _backwards.each_in(awake):
-        for key in kept:
+        for key in copies:
             hide(key)
         try:
             yield
         finally:
-            for key in kept:
+            for key in copies:
                 show(key)

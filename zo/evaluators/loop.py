@@ -67,7 +67,7 @@ def _losses(step: Step, start: Snapshot, displaced: Displaced, drawn: bool = Fal
 
 
 def _displacements(parameters: Parameters, perturbation: Perturbation) -> Iterator[Displaced]:
-    """What makes a block, for each query, in which the network is as the query has it."""
+    """Yield for each query a function that makes a block in which the network has the query's weights."""
     if not isinstance(perturbation, Coordinates):
         for steps in perturbation.steps:
             steps = sent(steps, parameters.tensors[0].device)

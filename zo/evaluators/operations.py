@@ -13,7 +13,7 @@ _UNMARKED = {"random_", "binomial", "_sample_dirichlet"}  # draws that older ver
 
 
 def draws(operation: Any) -> bool:
-    """Whether an operation draws at random."""
+    """Say whether an operation draws at random."""
     marked = torch.Tag.nondeterministic_seeded in operation.tags
     return marked or operation.overloadpacket.__name__ in _UNMARKED
 
@@ -23,15 +23,15 @@ class Operations(TorchDispatchMode, ABC):
 
     @abstractmethod
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
-        """Called behind each operation.
+        """Look at the result of an operation.
 
         Args:
-            operation: As torch dispatches it.
-            arguments: What it was called with, by place and by name.
-            result: What the operation gave.
+            operation: The operation, as torch dispatches it.
+            arguments: Its arguments, by place and by name.
+            result: Its result.
 
         Returns:
-            What the caller gets: the result, or another in its place.
+            The result for the caller: this one, or another in its place.
         """
 
     def __torch_dispatch__(
@@ -46,5 +46,5 @@ class Operations(TorchDispatchMode, ABC):
         return self.gave(func, (args, named), self.run(func, args, named))
 
     def run(self, operation: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """What the operation gives; a subclass may have it run otherwise."""
+        """Run the operation; a subclass may run it otherwise."""
         return operation(*arguments, **named)

@@ -1,4 +1,4 @@
-"""What a single changed weight does to its layer's output: one rule for each type of layer.
+"""The change of a layer's output by a single changed weight: one rule for each type of layer.
 
 Such a weight reaches one output channel. So the shared weights run on the rows of all variants, and
 the change is added to that channel in the variant's own rows: no copy of the layer is made. Types without
@@ -68,7 +68,7 @@ Reach: TypeAlias = Callable[[Any, PointChanges, Tensor, Tensor, int], tuple[Tens
 
 @dataclass(frozen=True)
 class PointRule:
-    """How the changes of a layer type's weight and bias reach its output.
+    """The path of a layer type's changed weight and bias to its output.
 
     Attributes:
         reach: the rule of the weight. The bias of all types is added to the channel of its own index.
@@ -83,12 +83,12 @@ class PointRule:
     ) -> None:
         """Add the effect of changes of one parameter, by its name in the module, to the output, in place."""
         if name == "bias":
-            channels, seen = changes.entries, torch.ones((), dtype=y.dtype, device=y.device)
+            channels, factors = changes.entries, torch.ones((), dtype=y.dtype, device=y.device)
         else:
-            channels, seen = self.reach(module, changes, x, y, variants)
+            channels, factors = self.reach(module, changes, x, y, variants)
         target = by_variant(y, variants, self.axis)
         steps = changes.steps.view(-1, *[1] * (target.ndim - 2))
-        target[changes.variants, channels] += steps * seen
+        target[changes.variants, channels] += steps * factors
 
 
 def _linear(
@@ -111,7 +111,7 @@ def _embedding(
 def _convolution(
     module: nn.Conv1d | nn.Conv2d | nn.Conv3d, changes: PointChanges, x: Tensor, y: Tensor, variants: int
 ) -> tuple[Tensor, Tensor]:
-    """What a changed weight looks at, in one, two or three dimensions; see `Kernel.seen_by_taps`."""
+    """Return the inputs that a changed weight reads, in up to three dimensions; see `Kernel.seen_by_taps`."""
     out, into, *taps = places(changes.entries, module.weight.shape)
     group = out // (module.out_channels // module.groups)
     channels = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]
@@ -122,7 +122,7 @@ def _convolution(
 
 @dataclass(frozen=True)
 class Kernel:
-    """How the kernel of a convolution lies over its input.
+    """The geometry of a convolution's kernel over its input.
 
     Attributes:
         size: its taps along each axis.
@@ -139,7 +139,7 @@ class Kernel:
     mode: str = "constant"
 
     def seen_by_taps(self, channels: Tensor, taps: Sequence[Tensor], reached: tuple[int, ...]) -> Tensor:
-        """What single weights look at.
+        """Return the inputs that single weights read.
 
             y[:, out, p] += step * x[:, in, p * stride + tap * dilation - padding]
 
@@ -151,11 +151,11 @@ class Kernel:
         Returns:
             `(changes, rows, *reached)`.
         """
-        seen = self.windows(channels, reached)
-        return seen[(torch.arange(len(channels), device=channels.device), *taps)]
+        windows = self.windows(channels, reached)
+        return windows[(torch.arange(len(channels), device=channels.device), *taps)]
 
     def windows(self, channels: Tensor, reached: tuple[int, ...]) -> Tensor:
-        """What each tap looks at: `(changes, *size, rows, *reached)`, a view.
+        """Return the inputs that each tap reads: `(changes, *size, rows, *reached)`, a view.
 
         Args:
             channels: `(changes, rows, *space)`, the input channel of each change.
@@ -185,7 +185,7 @@ def _per_axis(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
 def _pads(
     padding: str | int | tuple[int, ...], dilation: tuple[int, ...], kernel: tuple[int, ...]
 ) -> list[int]:
-    """Before and after for `functional.pad`: the last axis first."""
+    """Return the padding before and after for `functional.pad`: the last axis first."""
     if isinstance(padding, str):
         totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]

@@ -1,4 +1,4 @@
-"""Which modules of a network are given a forward that knows the variants, and which one each of them gets."""
+"""Replacement of modules' forwards by ones that know the variants: which modules, and which forward."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
             )
         return copies[id(tensor)]
 
-    chosen: dict[nn.Module, Forward] = {}
+    forwards: dict[nn.Module, Forward] = {}
     for module in dict.fromkeys(whole.get(module, module) for module in changes):
         if isinstance(module, torch.jit.ScriptModule):
             raise Unservable(
@@ -57,13 +57,13 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
             )
         module_changes, forward = changes.get(module, {}), module.forward
         if type(module) in BATCH_NORMS and _uses_batch_statistics(module):
-            chosen[module] = blocks.with_batch_statistics(
+            forwards[module] = blocks.with_batch_statistics(
                 module, {name: copied(module, name) for name in module_changes}, forward
             )
         elif type(module) in DROPOUTS and _draws(module):
-            chosen[module] = blocks.with_one_draw(forward)
+            forwards[module] = blocks.with_one_draw(forward)
         elif points := _points(module, module_changes):
-            chosen[module] = blocks.with_points(module, points, forward)
+            forwards[module] = blocks.with_points(module, points, forward)
         else:  # its children run inside its vmap, with their changes
             state = {
                 f"{path}.{name}" if path else name: copied(child, name)
@@ -74,8 +74,8 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
                 copy.device.type == "cpu" for copy in state.values()
             )
             make = blocks.with_copies_in_turn if in_turn else blocks.with_copies
-            chosen[module] = make(module, state, forward)
-    return chosen
+            forwards[module] = make(module, state, forward)
+    return forwards
 
 
 def _changes(
@@ -110,12 +110,12 @@ def _points(module: nn.Module, module_changes: dict[str, PointChanges | Tensor])
 
 
 def _uses_batch_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it is a batch norm that mixes the rows it sees."""
+    """Say whether it is a batch norm that mixes the rows it sees."""
     return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether it draws at random, so that all variants must be given one draw."""
+    """Say whether it draws at random, so that all variants must be given one draw."""
     if isinstance(module, nn.MultiheadAttention):
         return module.training and module.dropout > 0
     return isinstance(module, _DropoutNd) and module.training
@@ -132,7 +132,7 @@ def _whole(network: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 def copied_bytes(step: Step, perturbation: Perturbation) -> int:
-    """What copies take for each variant, at most."""
+    """Return the most bytes that copies take for each variant."""
     parameters = step.parameters
     if not isinstance(perturbation, Coordinates):  # directions as drawn and as stepped, and moved weights
         return 3 * sum(size_in_bytes(tensor) for tensor in parameters.tensors)
@@ -142,8 +142,8 @@ def copied_bytes(step: Step, perturbation: Perturbation) -> int:
         names = [name for name, _ in module.named_parameters(recurse=False)]
         if whole.get(module, module) is module and all(rule_of(module, name) for name in names):
             continue
-        held = [*module.parameters(), *(module.buffers() if module.training else ())]
-        copied |= {id(tensor): size_in_bytes(tensor) for tensor in held}
+        tensors = [*module.parameters(), *(module.buffers() if module.training else ())]
+        copied |= {id(tensor): size_in_bytes(tensor) for tensor in tensors}
     return sum(copied.values())
 
 

@@ -57,7 +57,7 @@ def left_out(by_query: Tensor) -> Tensor:
 
 
 def rounding_of(step: Step, base: Tensor) -> Tensor:
-    """How far the losses of each row may be off by rounding and by noise, `(rows,)`; takes four queries.
+    """Measure how far each row's losses may be off by rounding and by noise, `(rows,)`; takes four queries.
 
     Rounding is what some units in the last place of the weights change. It can be far above the loss's
     own: a confident row's is the small difference of large logits.
@@ -74,7 +74,7 @@ def rounding_of(step: Step, base: Tensor) -> Tensor:
 
 
 def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
-    """How far the losses of a query jump when weights and sums move by units in their last place, `(rows,)`.
+    """Measure how far a query's losses jump when weights and sums move by their last place, `(rows,)`.
 
     A box that rounds its outputs, or has a table, is between two of its values there, where it is by chance
     which one a slightly other order of sums gives. Takes nine queries.
@@ -95,27 +95,27 @@ def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Te
 
 
 def _shaken(step: Step, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor, Tensor, float]:
-    """The losses where every weight is moved by some units in its last place, beside where it is moved to.
+    """The losses with every weight moved by some units in its last place, around the query's weights.
 
-    All that is summed or multiplied behind them moves by a unit too: an offset inside of a network rounds
-    away what no weight's last place shows.
+    All sums and products after them move by a unit, too: an offset inside of a network rounds away changes
+    that no weight's last place shows.
 
     Args:
         step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
-        here: `(size,)`, by which the weights are moved.
-        shakes: How many times, each with signs of its own.
+        here: The query's move of the weights, `(size,)`.
+        shakes: How many shakes, each with signs of its own.
 
     Returns:
-        Changes of the losses `(shakes, rows)`, those without a shake `(rows,)`, and the unit.
+        Changes of the losses `(shakes, rows)`, changes without a shake `(rows,)`, and the unit.
     """
     weights, loop = step.parameters.flat(), Loop().begin(step, base)
     here = here.to(weights)
-    seen = _Coarsest()
-    with uncompiled(), seen:
+    coarsest = _Coarsest()
+    with uncompiled(), coarsest:
         still = loop(Directions(here[None]))[0]
     # What is rounded further still, to 16 bits, jumps as a box does that rounds its outputs.
-    eps = min(seen.eps, torch.finfo(torch.float32).eps)
+    eps = min(coarsest.eps, torch.finfo(torch.float32).eps)
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (shakes, len(weights)), generator=generator) * 2 - 1
     step.tally.queries += shakes + 1
@@ -178,11 +178,10 @@ TENSOR_FLOAT = 2.0**-11  # of a number, by which TF32 is off at most
 
 
 class _Rounded(Operations):
-    """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
+    """Moves results of operations by a unit in the last place, up or down: twice the effect of rounding.
 
     Args:
-        generators: What signs are drawn from, by device: what a processor draws for a graphics card takes
-            most of a step.
+        generators: The generators of signs, by device: draws on the CPU for a GPU would take most of a step.
     """
 
     def __init__(self, generators: dict[torch.device, torch.Generator]) -> None:
@@ -210,7 +209,7 @@ class _Rounded(Operations):
 
 
 def unit_of_product(operation: str, result: Tensor) -> float:
-    """By what part of itself the result of an operation may be off where its factors are cut, 0 elsewhere.
+    """Return the relative error of an operation's result if its factors are cut to fewer bits; 0 if not.
 
     On a GPU torch may take products of float32 from factors with ten bits (TF32), as it does by default in
     convolutions. Half a unit in the place of the last of them is as far as a factor is off.
@@ -247,12 +246,13 @@ def refuse_shifted(
         step: The step, with its network, objective and batch.
         perturbation: The queries of the chunk with its sentinel.
         base: Losses of the base, `(rows,)`.
-        changes: `(queries, rows)` of the losses, those of the sentinel among them.
+        changes: The changes of the losses, `(queries, rows)`, with the sentinel's.
         run: Evaluates the chunk once more, for the error to name the module.
         lost_rows: Refuses the chunk if rows of its sentinel that failed did not fail by themselves.
 
     Raises:
-        Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
+        Unservable: The sentinel is off by more than rounding, and by more than a thousandth of the others'
+            changes.
     """
     rows = torch.isfinite(base) & torch.isfinite(changes[PLACE])  # a failed row is not a fault
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, step.parameters.dtype))

@@ -32,14 +32,14 @@ SLACK = 2  # for what kernels need beside the tensors that they give: unfolded c
 class Stacked(Evaluator):
     """All variants of a chunk in one call of the objective.
 
-    The layers that hold changed weights are given, for that call, a forward that knows the variants:
-    for single changed weights of the layers in `point_rules` one without copies, for all else
-    `torch.func` over copies of the layer. The objective itself sees an ordinary network and a batch of
-    P x B rows, so it may call black boxes, and as often as it likes.
+    The layers with changed weights get, for that call, a forward that knows the variants. For single changed
+    weights of the layers in `point_rules` it needs no copies; for all else it is `torch.func` over copies of
+    the layer. The objective itself sees an ordinary network and a batch of P x B rows, so it may call black
+    boxes, and as often as it likes.
 
-    In each chunk one more variant moves nothing; if its losses are not those of the base, the chunk is
-    refused (see `sentinel`). So it is if the objective reads a weight that the chunk moves outside of those
-    layers: it is NaN there. A chunk of one query is evaluated as `Loop` does, and one of more than
+    In each chunk one more variant moves nothing; if its losses differ from the base's, the chunk is refused
+    (see `sentinel`). A chunk is also refused if the objective reads a moved weight outside of these layers:
+    the weight is NaN there. A chunk of one query is evaluated as `Loop` does, and one of more than
     `Step.stack` in parts.
     """
 
@@ -136,7 +136,7 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     lost = torch.isfinite(base)
 
     def answered(weights: Sequence[Tensor]) -> Tensor:
-        """Which rows have a loss while these weights are NaN outside of their layers."""
+        """Say which rows have a loss while these weights are NaN outside of their layers."""
         step.tally.queries += 1
         try:
             with kept_padding(step.parameters), hidden(weights, modules), uncompiled():

@@ -1,4 +1,4 @@
-"""What a query must not change: buffers, generators, attributes, and weights; kept, and put back."""
+"""State that a query must not change: buffers, generators, attributes, and weights; kept, and put back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Copied(NamedTuple):
 
     Attributes:
         value: The thing itself.
-        copy: A copy of what it held.
+        copy: A copy of its contents.
     """
 
     value: Any
@@ -45,11 +45,11 @@ Copies: TypeAlias = dict[int, Copied]  # by the identity of the value
 
 @dataclass(frozen=True)
 class Inside:
-    """What a network's attributes hold that may be written to in place.
+    """The parts of a network's attributes that may be written to in place.
 
     Attributes:
-        written: What a forward wrote to.
-        left_alone: Lists and dicts that it did not write to; what is added to them is taken out again.
+        written: The objects that a forward wrote to.
+        left_alone: Lists and dicts that it did not write to; additions to them are taken out again.
     """
 
     written: Copies
@@ -59,14 +59,14 @@ class Inside:
 class Snapshot:
     """Buffers, parameters and attributes of a network and the state of torch's generators, to go back to.
 
-    Attributes are such as a counter, kept features or a list of them, with what is written inside of lists,
-    dicts, sets, tensors and arrays, and generators of torch. In other objects it stays.
+    Attributes are for instance a counter, kept features or a list of them. Writes inside of lists, dicts,
+    sets, tensors and arrays, and to generators of torch, are undone. Writes inside of other objects stay.
 
     Args:
         network: The network whose state is kept.
         parameters: The parameters by name whose values are kept; None for all of them.
-        inside: What is kept of what attributes hold, as `inside` of a snapshot of the same state gives it;
-            None for all, which takes long where that is much, such as a vocabulary or a replay buffer.
+        inside: The contents of attributes to keep, as `inside` of a snapshot of the same state gives them;
+            None for all, which takes long for large contents, such as a vocabulary or a replay buffer.
     """
 
     def __init__(
@@ -94,13 +94,15 @@ class Snapshot:
             if not isinstance(module, torch.jit.ScriptModule)
         ]
         if inside is None:
-            inside = Inside(_inside(value for _, kept in self._attributes for value in kept.values()))
+            inside = Inside(
+                _inside(value for _, attributes in self._attributes for value in attributes.values())
+            )
         self._inside, self._left_alone = inside.written, inside.left_alone
         tensors = {key: value for key, (value, _) in self._inside.items() if isinstance(value, Tensor)}
         self._marks = {key: _mark(value) for key, value in tensors.items()}
-        chosen = dict(network.named_parameters()) if parameters is None else parameters
+        weights = dict(network.named_parameters()) if parameters is None else parameters
         self._parameters = {
-            n: (tensor, _stored(tensor.detach()).clone(), _mark(tensor)) for n, tensor in chosen.items()
+            n: (tensor, _stored(tensor.detach()).clone(), _mark(tensor)) for n, tensor in weights.items()
         }
         self.generators = states()
 
@@ -158,7 +160,7 @@ class Snapshot:
         return [name for name, (tensor, value, _) in self._parameters.items() if _differs(tensor, value)]
 
     def inside(self, memories: Collection[int] = ()) -> Inside:
-        """What attributes hold, with copies: what was written to since; and lists and dicts left alone.
+        """Return the contents of attributes, with copies: the written ones, and lists and dicts left alone.
 
         A query that adds to one of the second kind, as to masks by their size, is put back too. If it is
         little, all of it is of the first kind: a running maximum is not written to by each forward.
@@ -186,7 +188,7 @@ class Snapshot:
         return Inside(written, left_alone)
 
     def changed(self, known: Iterable[int] = ()) -> list[str]:
-        """The attributes, as Class.name, inside of which something was written, but for what is known."""
+        """Name the attributes, as Class.name, that were written to inside, but for the known ones."""
         changed = self._changed().keys() - set(known)
         return [
             f"{type(module).__name__}.{name}"
@@ -200,19 +202,19 @@ class Snapshot:
 
 
 def as_it_is_now(inside: Inside) -> Inside:
-    """New copies of what was written to; for a snapshot of the same network."""
+    """Copy the written objects anew; for a snapshot of the same network."""
     return Inside({key: Copied(value, _copied(value)) for key, (value, _) in inside.written.items()})
 
 
 def _inside(values: Iterable[Any]) -> Copies:
-    """What nestings hold that can be written to in place, with copies, by identity; no parameters."""
+    """Copy the parts of nestings that can be written to in place, by identity; no parameters."""
     copies: Copies = {}
-    seen, left = set[int](), list(values)
+    ids, left = set[int](), list(values)
     while left:  # not by recursion: a list of lists may be deep
         value = left.pop()
-        if type(value) in _ATOMS or id(value) in seen or isinstance(value, nn.Parameter):
+        if type(value) in _ATOMS or id(value) in ids or isinstance(value, nn.Parameter):
             continue
-        seen.add(id(value))
+        ids.add(id(value))
         copy = _copied(value)
         if copy is not None:
             copies[id(value)] = Copied(value, copy)
@@ -222,7 +224,7 @@ def _inside(values: Iterable[Any]) -> Copies:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of what can be written to in place; None of all else, and of what cannot be copied."""
+    """Copy an object that can be written to in place; None for others, and where it cannot be copied."""
     if isinstance(value, Tensor):
         strided = not is_lazy(value) and value.layout is torch.strided and not value.is_nested
         return _stored(value.detach()).clone() if strided and not value.is_inference() else None
@@ -234,7 +236,7 @@ def _copied(value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    """How many numbers or items a value holds itself."""
+    """Return how many numbers or items a value holds itself."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, torch.Generator):
@@ -243,7 +245,7 @@ def _size(value: Any) -> int:
 
 
 def _same(value: Any, kept: Any) -> bool:
-    """Whether what a copy was taken of is as it was; not known of tensors whose bytes are not numbers."""
+    """Say whether a value equals its copy; unknown, so False, for tensors whose bytes are not numbers."""
     if isinstance(value, Tensor):
         now = _stored(value.detach())
         plain = type(now) is Tensor and not (now.is_quantized or now.is_conj() or now.is_neg() or now.is_meta)
@@ -266,7 +268,7 @@ def _same(value: Any, kept: Any) -> bool:
 
 
 def _put_back(value: Any, kept: Any) -> None:
-    """Write a copy back into what it was taken of."""
+    """Write a copy back into its original."""
     if isinstance(value, Tensor):
         _stored(value.data).copy_(kept)
     elif isinstance(value, torch.Generator):
@@ -279,12 +281,12 @@ def _put_back(value: Any, kept: Any) -> None:
 
 
 def _mark(tensor: Tensor) -> tuple[int | None, int]:
-    """What writing in place changes, and what a new tensor in the place of `.data` does."""
+    """Return the version, which in-place writes change, and the memory, which a new `.data` changes."""
     return version_of(tensor), memory_of(tensor)
 
 
 def _differs(tensor: Tensor, value: Tensor) -> bool:
-    """Whether a tensor has other values than a copy, to the bit."""
+    """Say whether a tensor has other values than a copy, to the bit."""
     now = _stored(tensor)
     return now.shape != value.shape or not torch.equal(bits(now), bits(value))
 
@@ -324,7 +326,7 @@ def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterat
     """Add a step to the entry at a flat index for the duration of the block; `old` is a copy."""
     # Not by a flat view: it needs contiguous memory.
     place = tuple(int(index) for index in np.unravel_index(entry, tensor.shape))
-    before = now = version_of(tensor)
+    version = now = version_of(tensor)
     try:
         tensor.data[place] += step.to(tensor.dtype)  # a single number: a GPU takes it from the CPU
         renew(tensor)
@@ -335,4 +337,4 @@ def moved_entry(tensor: Tensor, old: Tensor, entry: int, step: Tensor) -> Iterat
             tensor.data[place] = old[place]
         else:  # a forward wrote more of it, as an embedding with max_norm does
             tensor.data.copy_(old)
-        put_version(tensor, before)
+        put_version(tensor, version)

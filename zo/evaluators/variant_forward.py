@@ -39,7 +39,7 @@ class Blocks:
 
         Args:
             module: a module of a type that has rules.
-            changes: by the parameter's name in the module.
+            changes: the changes, by the parameter's name in the module.
             forward: the forward of the module itself.
         """
         rule = RULES[type(module)]
@@ -99,7 +99,7 @@ class Blocks:
         return replacement
 
     def with_copies(self, module: nn.Module, copies: Mapping[str, Tensor], forward: Forward) -> Forward:
-        """`torch.func.vmap` over copies of what differs between variants; serves any module vmap can take.
+        """`torch.func.vmap` over copies of the variants' parameters; serves any module vmap can take.
 
         Random layers draw one mask for all variants. In training buffers are copied too, so that running
         statistics stay.

@@ -18,7 +18,7 @@ _fresh = count(step=2**10)  # a forward may write to the weight, too
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; None for one of inference mode, which does not count it."""
+    """Return how often a tensor was written to; None for an inference tensor, which does not count it."""
     return None if tensor.is_inference() else tensor._version
 
 

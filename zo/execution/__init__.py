@@ -1,4 +1,4 @@
-"""What serves a step: its base, the check of what evaluates it, its pieces, several processes, a journal."""
+"""The execution of a step: its base, the check of its evaluator, its pieces, several processes, a journal."""
 
 from zo.execution.shared_rows import SharedRows
 

@@ -26,10 +26,10 @@ from zo.parameters import Parameters
 
 @dataclass(frozen=True)
 class Base:
-    """What the base evaluation of a step gave.
+    """The result of a step's base evaluation.
 
     Attributes:
-        step: What the step's queries share.
+        step: The step, with all that its queries share.
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
         causes: Rows of black boxes that failed in it.
@@ -52,7 +52,7 @@ class Base:
 
     @property
     def draws(self) -> bool:
-        """Whether it drew from torch's own generators."""
+        """True if it drew from torch's own generators."""
         return self.step.draws is None or self.step.draws.any
 
     def loss(self) -> Tensor:
@@ -94,17 +94,17 @@ class Base:
 
 
 def behind_first_writes(base: Base, evaluate: Callable[[], Base]) -> Base:
-    """The base evaluation behind weights that a first batch sets; the one that is there where it sets none.
+    """The base evaluation after a first batch has set weights; the given one where it sets none.
 
     A layer may write its weights on its first batch, as one of activation normalization does. It would write
-    them in each query too, over what the query moves.
+    them in each query too, over the query's move.
 
     Args:
-        base: The first one of a network, or of a mode, in which weights were written.
+        base: The first base of a network, or of a mode; weights were written in it.
         evaluate: Evaluates the same once more.
 
     Raises:
-        ObjectiveError, FailedQueriesError: As `evaluate_base` raises them; the network is as it was.
+        ObjectiveError, FailedQueriesError: See `evaluate_base`; the network is as it was.
     """
     try:
         base.after.restore()
@@ -134,9 +134,9 @@ def evaluate_base(
     """Evaluate the objective once, and leave the network as it was, for the queries to start from.
 
     Args:
-        network: Its forward may write to buffers, and to weights, as a momentum encoder's does.
+        network: The network; its forward may write to buffers, and to weights, as a momentum encoder's does.
         objective: The objective that is evaluated.
-        parameters: Those that will be perturbed.
+        parameters: The parameters that will be perturbed.
         batch: Any nesting of tensors with rows first; None for a closure.
         number: The number of the step.
         measure: Whether to measure the memory that it takes, as at a first step.
@@ -156,7 +156,7 @@ def evaluate_base(
             "Call backward() with none, or make it an objective(network, batch)."
         )
     parameters.refuse_replaced(network)
-    before = Snapshot(network)
+    snapshot = Snapshot(network)
     versions = _versions(batch)
     try:
         with (
@@ -174,23 +174,23 @@ def evaluate_base(
                 "batch: expected a forward that leaves its input as it is, got one that writes to a tensor "
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
-        written, inside = before.written(peak.written), before.inside(peak.written)
+        written, inside = snapshot.written(peak.written), snapshot.inside(peak.written)
         after = Snapshot(network, inside=as_it_is_now(inside))
     finally:
-        before.restore()
+        snapshot.restore()
     step = Step(network, parameters, objective, batch, len(base), written, inside, number=number)
 
     def again() -> None:
         step.tally.queries += 1
         with uncompiled():
-            base_losses(step, before)
+            base_losses(step, snapshot)
 
-    step = replace(step, draws=Draws(before.generators, after.generators, again, watched))
+    step = replace(step, draws=Draws(snapshot.generators, after.generators, again, watched))
     return Base(
-        step, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
+        step, base, survived, causes, snapshot, after, peak.peak, peak.made, peak.narrow if measure else None
     )
 
 
 def _versions(batch: Batch) -> list[int]:
-    """How often each tensor of a batch was written to; tensors of inference mode do not count it."""
+    """Return how often each tensor of a batch was written to; inference tensors do not count it."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors(batch)]

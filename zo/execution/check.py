@@ -49,7 +49,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Compared:
-    """What `loop` says of queries at steps longer than those of the plan.
+    """The changes that `loop` gives for queries at steps longer than those of the plan.
 
     Attributes:
         changes: `(queries, rows)` of the losses, float64.
@@ -61,7 +61,7 @@ class Compared:
 
     @classmethod
     def remembered(cls, remember: Remember, name: str, work: Callable[[], Compared]) -> Compared:
-        """What `work` gives, or a journal has, which keeps one tensor a name: lengths are the last column."""
+        """Return the result of `work`, or the journal's, in one tensor: lengths are its last column."""
 
         def packed() -> Tensor:
             compared = work()
@@ -73,7 +73,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a fast evaluator must give.
+    """The results that a fast evaluator must give.
 
     Attributes:
         pieces: Queries and the changes of their losses.
@@ -85,7 +85,7 @@ class Truth:
 
 
 def is_due(number: int) -> bool:
-    """Whether the check is repeated at a step, counted from 0: what sleeps at first may wake later."""
+    """Say whether the check is repeated at a step, from 0: a branch unused at first may be taken later."""
     while number >= 10 and number % 10 == 0:
         number //= 10
     return number in (0, 1)
@@ -100,15 +100,15 @@ def most_checks(
     stack: int | None,
     repeated: int,
 ) -> int:
-    """At most how many queries a step takes beside its plan, unless an evaluator is in doubt or fails.
+    """Return the most queries that a step takes beside its plan, unless an evaluator is in doubt or fails.
 
     Args:
         number: The number of the step.
-        parameters: Those that are perturbed.
-        evaluators: Those that may serve, `Loop` last.
-        queries: The queries of the step's plan.
-        chunk: How many of them are a chunk at least.
-        stack: How many of a chunk are a stack; None for all.
+        parameters: The perturbed parameters.
+        evaluators: The evaluators that may serve, `Loop` last.
+        queries: The number of queries in the step's plan.
+        chunk: The least number of queries in a chunk.
+        stack: How many queries of a chunk are a stack; None for all.
         repeated: How many queries are evaluated again at a step that is checked.
     """
     stacks = -(-queries // chunk) * -(-chunk // (stack or chunk))
@@ -164,14 +164,14 @@ def truth_of(
 
 
 def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remember: Remember) -> str | None:
-    """What is wrong with an evaluator, in words; None if it agrees with `loop` on every piece.
+    """Describe the fault of an evaluator; None if it agrees with `loop` on every piece.
 
     Args:
         evaluator: The fast evaluator to check.
         step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
-        truth: What it must give.
-        remember: Keeps what was evaluated, as for `truth_of`.
+        truth: The results that it must give.
+        remember: Keeps the evaluations, as for `truth_of`.
     """
     wrong: list[str] = []
     try:
@@ -271,10 +271,10 @@ def refuse_off(
 def _entries(size: int, number: int, first: bool) -> list[int]:
     """Flat indices in a tensor of so many entries; always two or more, for a stack of one is no stack."""
     if first:
-        chosen = {0, (size - 1) // 2, size - 1}
+        places = {0, (size - 1) // 2, size - 1}
     else:
-        chosen = {(7919 * number) % size, (104729 * number + size // 2) % size}
-    return sorted(chosen) if len(chosen) > 1 else [*chosen, *chosen]
+        places = {(7919 * number) % size, (104729 * number + size // 2) % size}
+    return sorted(places) if len(places) > 1 else [*places, *places]
 
 
 def _by_loop(step: Step, base: Tensor, queries: Perturbation) -> Tensor:
@@ -296,7 +296,7 @@ def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
 def _distinguishable(
     step: Step, base: Tensor, indices: Tensor, rounding: Tensor, plan_length: float
 ) -> Compared:
-    """What `loop` says of entries, and the lengths of the steps that they took.
+    """Evaluate entries by `loop`, and return their changes and the lengths of the steps that they took.
 
     A step is lengthened until its change is distinguishable from rounding, as far as the objective allows;
     where it fails at all of the lengths, it is as long as those of the plan.
@@ -323,7 +323,7 @@ def _coordinate(step: Step, index: Tensor, length: float) -> Coordinates:
 
 
 def _directed(step: Step, base: Tensor, steps: Tensor) -> Compared:
-    """What `loop` says of directions at longer steps, and how many times as long they are."""
+    """Evaluate directions by `loop` at longer steps, and return how many times as long they are."""
     changes, factors = [], []
     for direction in steps.split(1):
         factor = LENGTHS[0] / float(direction.abs().max())
@@ -372,7 +372,7 @@ def _long(pieces: list[Piece], step: Step, chunk: int, plan_length: float) -> li
 def _agree(
     evaluator: Evaluator, step: Step, base: Tensor, piece: Piece, changes: Tensor, rounding: Tensor
 ) -> bool:
-    """Whether changes `(queries, rows)` are those of `loop`, row by row."""
+    """Say whether changes `(queries, rows)` agree with `loop`, row by row."""
     truth = piece.truth
     changes, allowed = changes[: len(truth)], evaluator.agreement * truth.abs() + rounding
     lost = ~torch.isfinite(changes) & torch.isfinite(truth)

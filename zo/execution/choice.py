@@ -1,4 +1,4 @@
-"""Which evaluator serves, decided by a check, and how many queries run together, decided by sizes."""
+"""The choice of an evaluator, decided by a check, and of the number of queries run together, by sizes."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator
 
     Args:
         chosen: A name, or an evaluator of the user's own.
-        objective: What they are to evaluate.
+        objective: The objective that they are to evaluate.
 
     Raises:
-        ConfigurationError: No such name; or a stack for a closure, which has no batch to repeat.
+        ConfigurationError: The name is unknown; or a stack for a closure, which has no batch to repeat.
     """
     by_name: Mapping[str, type[Evaluator]] = registered("zo.evaluators", SHIPPED)
     closed = isinstance(objective, Closed)
@@ -73,15 +73,15 @@ def candidates(chosen: str | Evaluator, objective: Objective) -> tuple[Evaluator
 
 @dataclass(frozen=True)
 class Serving:
-    """Which of the evaluators serves which queries; decided by the check, and from then on a record.
+    """The evaluator of each kind of queries; decided by the check, and from then on a record.
 
-    It is decided for coordinates and for directions, in training and in evaluation mode apart, since they
-    take different ways through a fast evaluator.
+    It is decided by itself for coordinates and for directions, in training and in evaluation mode, since
+    these take different ways through a fast evaluator.
 
     Attributes:
-        evaluators: Those that may serve, the fastest first, `Loop` last.
-        numbers: The place among them of the one that serves, by the kind of queries; those before it have
-            been found wrong.
+        evaluators: The evaluators that may serve, the fastest first, `Loop` last.
+        numbers: The place of the serving evaluator among them, by the kind of queries; the evaluators before
+            it have been found wrong.
         unchecked: Kinds whose evaluator is to be checked before the next step.
     """
 
@@ -90,12 +90,12 @@ class Serving:
     unchecked: frozenset[str] = frozenset()
 
     def is_open(self, training: bool) -> bool:
-        """Whether something is to be decided before a step in this mode of the network."""
+        """Say whether something is to be decided before a step in this mode of the network."""
         kinds = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not kinds or any(kind in self.unchecked for kind in kinds)
 
     def serves(self, queries: Perturbation, step: Step) -> Evaluator:
-        """What evaluates some queries of a step: `Loop` where nothing was decided."""
+        """Return the evaluator for some queries of a step: `Loop` where nothing was decided."""
         number = self.numbers.get(_kind(queries, step.network.training), len(self.evaluators) - 1)
         return self.evaluators[number]
 
@@ -109,15 +109,15 @@ class Serving:
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(queries): queries for queries in reversed(ends)}.values():
             kind = _kind(example, training)
-            chosen = self.evaluators[0].serves(type(example))  # or else the next ones take its place
-            if kind not in numbers and not chosen and _too_large(base):
+            is_served = self.evaluators[0].serves(type(example))  # or else the next ones take its place
+            if kind not in numbers and not is_served and _too_large(base):
                 numbers[kind] = len(self.evaluators) - 1
             else:
                 numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), remember)
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
     def found_wrong(self, training: bool, fault: str) -> Serving:
-        """The next evaluators in the place of those that served in this mode, with a warning why."""
+        """Replace the evaluators that served in this mode by the next ones, with a warning why."""
         numbers, last = dict(self.numbers), len(self.evaluators) - 1
         for kind, number in self.numbers.items():
             if kind.endswith(_mode(training)) and number < last:
@@ -127,7 +127,7 @@ class Serving:
         return replace(self, numbers=numbers, unchecked=self.unchecked | unchecked)
 
     def state_dict(self) -> dict[str, str]:
-        """The name of what serves, by the kind of queries, and whether it is still to be checked."""
+        """The name of the serving evaluator, by the kind of queries, and whether it needs a check."""
         return {
             kind: type(self.evaluators[number]).__name__ + (UNCHECKED if kind in self.unchecked else "")
             for kind, number in self.numbers.items()
@@ -172,17 +172,17 @@ class Serving:
         return able[-1]
 
     def __repr__(self) -> str:
-        """What serves, or what may."""
+        """Name the evaluators that serve, or that may."""
         names = dict.fromkeys(self.state_dict().values()) or map(repr, self.evaluators)
         return " or ".join(names)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is decided of a step before its pieces are evaluated.
+    """The decision on a step before its pieces are evaluated.
 
     Attributes:
-        serving: What evaluates the queries, as its state.
+        serving: The evaluators of the queries, as their state.
         noise: How far two evaluations of the base were apart; None if it was evaluated once.
         known: Numbers of pieces from the journal.
     """
@@ -196,7 +196,7 @@ class StepEvaluators:
     """The evaluators of a step, each begun once, at the first query that it serves.
 
     Args:
-        serving: What serves which queries.
+        serving: The evaluator of each kind of queries.
         base: The step's base evaluation.
     """
 
@@ -213,7 +213,7 @@ class StepEvaluators:
 
 
 def _too_large(base: Base) -> bool:
-    """Whether stacked directions fall out of a CPU's caches, and there is no black box to gain by them.
+    """Say whether stacked directions fall out of a CPU's caches, with no black box to gain by them.
 
     The layers' own work then hides the overhead that a pass saves.
     """
@@ -222,13 +222,13 @@ def _too_large(base: Base) -> bool:
 
 
 def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbations) -> tuple[int, int | None]:
-    """How many of a step's queries are a chunk, all of equal size and an even number of them; and a stack.
+    """Return the number of queries in a chunk, equal for all of an even number of chunks, and in a stack.
 
-    One chunk would leave a second process nothing to do, and of three one would be waited for. The number of
-    processes does not matter here, since other chunks round differently.
+    With one chunk a second process would have nothing to do, and with three one process would wait. The
+    number of processes does not matter here, since other chunks round differently.
 
     Args:
-        evaluators: Those that may serve; all of them must find room.
+        evaluators: The evaluators that may serve; all of them must find room.
         base: The step's base, with the memory that it took.
         plan: The queries of the step.
 
@@ -253,7 +253,7 @@ def chunk_size(evaluators: tuple[Evaluator, ...], base: Base, plan: Perturbation
 
 
 def queries_within(memory: int, per_query: int, device: torch.device) -> int:
-    """How many queries run together: as many as fit, but at least one and at most `MOST`.
+    """Return how many queries run together: as many as fit, but at least one and at most `MOST`.
 
     Args:
         memory: Bytes that a chunk may take.

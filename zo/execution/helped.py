@@ -23,24 +23,24 @@ from zo.execution.shared_rows import SharedRows, apart
 def helped(
     ranks: Ranks, boxes: Sequence[BlackBoxFunction], step: int, device: torch.device
 ) -> Iterator[None]:
-    """A block in which the first process calls boxes, and before which the others answer a share of the rows.
+    """A block in which the first process calls boxes; the others answer a share of the rows before it.
 
         with helped(ranks, boxes, step, device):
             if ranks.rank == 0:
                 losses = objective(network, batch)
 
-    The others come to the block when the first has left it. The first alone goes through the objective: where
+    The others reach the block when the first has left it. The first alone goes through the objective: where
     it fails there, no other waits for a call that never comes.
 
     Args:
         ranks: the processes, which all come here.
         boxes: the boxes whose rows are shared out.
         step: the number of the step.
-        device: the network's, where the others evaluate rows that the first has on a GPU.
+        device: the network's device, where the others evaluate rows that the first has on a GPU.
 
     Raises:
-        BlackBoxError: of the ranks' kind: a process died.
-        RanksError: of a call in the first process: another one failed at its rows, and raises that itself.
+        BlackBoxError: a process died; the error is of the ranks' kind.
+        RanksError: in a call of the first process another one failed at its rows, and raises that itself.
     """
     if ranks.rank:
         _help(ranks, boxes, step, device)
@@ -71,7 +71,7 @@ class _First:
         self._in_reach = True
 
     def run(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-        """What the box gives for rows that are checked and finite."""
+        """Run the box on rows that are checked and finite."""
         rows, size, place = len(inputs[0]), self._ranks.size, self._places.get(id(box))
         together = rows if place is None else rows_together(box, rows, size)
         blocks = [range(start, min(start + together, rows)) for start in range(0, rows, together)]
@@ -80,19 +80,19 @@ class _First:
                 return _run(box, inputs)
             parts = [tuple(tensor[block.start : block.stop] for tensor in inputs) for block in blocks]
             self._send([(place, inputs[0].is_cpu, _in_memory(parts[rank::size])) for rank in range(size)])
-            own = _answer(box, parts[::size])
+            first_answer = _answer(box, parts[::size])
         answers: list[Any] = [None] * size
         with self._ranks.answering(self._step):
             dist.gather_object(None, answers, _root(self._ranks), self._ranks.group)
         self._in_reach = True
-        if isinstance(own, Exception):
-            raise own
+        if isinstance(first_answer, Exception):
+            raise first_answer
         for rank, answer in enumerate(answers[1:], start=1):
             if answer is None:
                 raise RanksError(
                     f"expected rank {rank} to evaluate its share of the rows, which failed there."
                 )
-        return _joined(blocks, [own, *answers[1:]], inputs[0].device)
+        return _joined(blocks, [first_answer, *answers[1:]], inputs[0].device)
 
     def end(self) -> None:
         """Let the others go on; not where one cannot be reached any more, which ends the step."""
@@ -135,14 +135,15 @@ def _root(ranks: Ranks) -> int:
 
 
 def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
-    """How many rows of a call one process evaluates at a time: all of them where only the first may.
+    """Return how many rows of a call one process evaluates at a time: all where only the first may.
 
-    Equal shares, or the blocks of a `SharedRows` in the stack. The first alone keeps a budget, noise, whose
-    draws may be the same in all processes, and what goes on from row to row.
+    Shares are equal, or the blocks of a `SharedRows` in the stack. The first process evaluates all rows where
+    it alone keeps a budget, where noise might be the same in all processes, and where rows depend on rows
+    before them.
 
     Args:
-        box: with its wrappers.
-        rows: of the call.
+        box: the box with its wrappers.
+        rows: the number of rows of the call.
         size: how many processes there are.
     """
     if box.of_process or not box.settable:
@@ -158,13 +159,13 @@ def rows_together(box: BlackBoxFunction, rows: int, size: int) -> int:
 
 
 def _run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-    """What the box gives, by what runs rows in this context."""
+    """Run the box, by the function that runs rows in this context."""
     run = runner()
     return box.run_rows(inputs) if run is None else run(box, inputs)
 
 
 def _answer(box: BlackBoxFunction, parts: Sequence[tuple[Tensor, ...]]) -> list[Outcome] | Exception:
-    """What the box gives for each part, or what it raised."""
+    """Return the box's results for each part, or the error that it raised."""
     try:
         return [_run(box, part) for part in parts]
     except Exception as error:  # raised where all know of it
@@ -188,7 +189,7 @@ def _to_send(outcome: Outcome) -> Outcome:
 
 
 def _joined(blocks: Sequence[range], answers: Sequence[list[Outcome]], device: torch.device) -> Outcome:
-    """The outcome of all rows, of those of blocks that were dealt to the processes in turn."""
+    """Join the outcomes of blocks that were dealt to the processes in turn."""
     size = len(answers)
     dealt = [answers[place % size][place // size] for place in range(len(blocks))]
     columns = zip(*(outcome.outputs for outcome in dealt), strict=True)

@@ -1,4 +1,4 @@
-"""The journal of a step that takes long: pieces by name, with the numbers that they gave."""
+"""The journal of a step that takes long: finished pieces by name, with their numbers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zo.objective import Closed
 
 
 class Store(Protocol):
-    """Where a journal keeps the numbers of finished pieces, for as long as a step takes.
+    """A place in which a journal keeps the numbers of finished pieces, for as long as a step takes.
 
     A later process that takes the same step asks before it evaluates. Keys distinguish steps, weights and
     batches, so entries of another step are never used, and may be deleted at any time.
     """
 
     def get(self, key: str) -> Mapping[str, Any] | None:
-        """What was put under a key, None if nothing was; asked right before the piece would be evaluated."""
+        """Return the value under a key, or None; asked right before the piece would be evaluated."""
         ...
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
@@ -34,8 +34,8 @@ class StepJournal:
     """The journal of one step.
 
     Args:
-        store: Where entries are kept.
-        step: The step; its tally counts what checks have cost, and gets that of recalled pieces.
+        store: The store of the entries.
+        step: The step; its tally counts the queries of checks, with those of recalled pieces.
         fingerprint: The checksum of all that the step's queries depend on.
     """
 
@@ -44,12 +44,12 @@ class StepJournal:
 
     def remember(self, name: str, work: Callable[[], Tensor]) -> Tensor:
         """The numbers of a piece: from the journal, or by `work`, and then kept there."""
-        known = self.known([name])
-        if known:
-            return known[name]
-        before = self._tally.queries
+        recalled = self.known([name])
+        if recalled:
+            return recalled[name]
+        queries = self._tally.queries
         numbers = work()
-        self.keep(name, numbers, self._tally.queries - before)
+        self.keep(name, numbers, self._tally.queries - queries)
         return numbers
 
     def keep(self, name: str, numbers: Tensor, spent: int) -> None:
@@ -57,7 +57,7 @@ class StepJournal:
         self._store.put(self._key(name), {"numbers": numbers, "spent": spent})
 
     def known(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The numbers, by name, of those pieces that an earlier process has left."""
+        """Return the numbers of pieces that an earlier process has left, by name."""
         recalled = {}
         for name in names:
             entry = self._store.get(self._key(name)) or {}

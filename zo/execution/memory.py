@@ -50,10 +50,10 @@ class MemoryPeak(Operations):
         if operation._schema.is_mutable:  # what it writes to stands first, or is `out`
             targets = tree_leaves((args[:1], named.get("out")))
             self.written |= {memory_of(tensor) for tensor in targets if isinstance(tensor, Tensor)}
-        before = {_key(tensor) for tensor in tree_leaves(arguments) if _is_real(tensor)}
+        keys = {_key(tensor) for tensor in tree_leaves(arguments) if _is_real(tensor)}
         for tensor in tree_leaves(result):
             # A view of what was there before, such as a transposed weight, takes nothing.
-            if _is_real(tensor) and _key(tensor) not in before:
+            if _is_real(tensor) and _key(tensor) not in keys:
                 self._add(tensor)
                 self.narrow |= is_narrow(tensor)
         return result
@@ -85,7 +85,7 @@ def measured(wanted: bool) -> Iterator[MemoryPeak]:
 
 
 def is_narrow(tensor: Tensor) -> bool:
-    """Whether it holds floats of 16 bits or less."""
+    """Say whether it holds floats of 16 bits or less."""
     return tensor.is_floating_point() and tensor.element_size() < 4
 
 

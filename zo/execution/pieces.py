@@ -64,7 +64,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the evaluation of some pieces gave.
+    """The result of evaluating some pieces.
 
     Attributes:
         numbers: The mean change of the loss by each query, `(queries,)`, NaN where it failed; by piece.
@@ -78,7 +78,7 @@ class Evaluated:
 
     @property
     def queries(self) -> int:
-        """How many of the plan's queries these are."""
+        """The number of the plan's queries in them."""
         return sum(map(len, self.numbers.values()))
 
 
@@ -111,8 +111,8 @@ def joined(count: int, parts: Sequence[Evaluated]) -> tuple[Tensor, Tensor]:
     """The numbers of all pieces in their order.
 
     Args:
-        count: How many there are.
-        parts: Of several processes, or of a journal.
+        count: How many pieces there are.
+        parts: The parts of several processes, or of a journal.
 
     Returns:
         Differences `(queries,)` float64, zero where a query is dropped, and `(queries,)` bool, False there.
@@ -124,7 +124,7 @@ def joined(count: int, parts: Sequence[Evaluated]) -> tuple[Tensor, Tensor]:
 
 
 def _name(number: int, serving: Serving) -> str:
-    """What the journal calls a piece: other evaluators give other bits."""
+    """Return the journal's name of a piece: other evaluators give other bits."""
     return f"piece {number} by {serving.state_dict() or 'loop'}"
 
 
@@ -197,7 +197,7 @@ def _with_lost(pieces: Pieces, number: int, numbers: Tensor) -> Tensor:
 
 
 def _on_the_cpu(numbers: dict[int, Tensor]) -> dict[int, Tensor]:
-    """All numbers, at once: each time that some are asked for, a GPU runs out of what it has to do."""
+    """Move all numbers to the CPU at once: each separate copy would leave a GPU without work."""
     device = next((values.device for values in numbers.values() if values.device.type != "cpu"), None)
     if device is None:
         return numbers

@@ -33,8 +33,8 @@ LENGTH = 0.1  # of the step that shows what depends on weights: far above 16 bit
 def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool = True) -> Iterator[None]:
     """Refuse to run the block inside of autocast, and in it layers that do and hold perturbed weights.
 
-    Modules behind such a layer that give 16 bits, as frozen ones in bfloat16, are refused too: what a step of
-    mu changes is rounded away there. In front of all perturbed weights they may.
+    Modules behind such a layer that give 16 bits, as frozen ones in bfloat16, are refused too: they round
+    away the changes by mu. In front of all perturbed weights they are allowed.
 
     Args:
         network: the network that is trained.
@@ -86,19 +86,19 @@ def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool
 
 
 def makes_narrow(step: Step, base: Tensor) -> Tensor:
-    """Whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
+    """Say whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
 
-    For a base that was not measured itself: what is compiled would run otherwise, and round otherwise.
+    It is for a base that was not measured itself: compiled code would run and round differently there.
 
     Args:
         step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
     """
-    seen = _Narrow()
+    watch = _Narrow()
     step.tally.queries += 1
-    with uncompiled(), seen:
+    with uncompiled(), watch:
         Loop().begin(step, base)(Directions(torch.zeros(1, step.parameters.size)))
-    return torch.tensor(bool(seen.results))
+    return torch.tensor(bool(watch.results))
 
 
 def narrow_notice(step: Step, base: Tensor) -> Notice | None:
@@ -113,16 +113,16 @@ def narrow_notice(step: Step, base: Tensor) -> Notice | None:
     """
     weights, results = step.parameters.flat(), []
     for length in (0.0, LENGTH):
-        seen = _Narrow()
+        watch = _Narrow()
         step.tally.queries += 1
         try:
-            with uncompiled(), seen:
+            with uncompiled(), watch:
                 Loop().begin(step, base)(Directions((length * (weights.abs() + 1))[None]))
         except BudgetError:
             raise
         except Exception:  # a step as long may be too long for the objective
             return None
-        results.append(seen.results)
+        results.append(watch.results)
     moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if not moved:
         return None
@@ -151,10 +151,10 @@ def _active(device: str) -> str:
 
 
 class _Narrow(Operations):
-    """Notes what operations give in 16 bits or less.
+    """Notes results of operations in 16 bits or less.
 
     Attributes:
-        results: In order, the operation with its dtype, and the sum of what it gave.
+        results: In order, the operation with its dtype, and the sum of its result.
     """
 
     def __init__(self) -> None:

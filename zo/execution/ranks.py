@@ -1,4 +1,4 @@
-"""`Ranks`: processes that take a step together, the messages that they exchange, and how they fail."""
+"""`Ranks`: processes that take a step together, the messages that they exchange, and their failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Meeting:
 
     Attributes:
         message: the message of this rank, small, sent by pickle; to be set in the block.
-        marks: what must be the same on all ranks, by name, as `fingerprint` gives it; to be set in the block.
+        marks: checksums that must be the same on all ranks, by name, see `fingerprint`; to be set in the
+            block.
         messages: the messages of all ranks, in their order; set at the end of the block.
     """
 
@@ -43,7 +44,7 @@ class Meeting:
 
 @dataclass
 class _Answer:
-    """What a rank sends to the others.
+    """The message of a rank to the others.
 
     Attributes:
         message, marks: see `Meeting`.
@@ -65,16 +66,16 @@ class Ranks:
     All call the same methods in the same order.
 
     Args:
-        group: a group of `torch.distributed`; None for this process alone. `...` is that too, with a notice
-            where there are others.
+        group: a group of `torch.distributed`; None for this process alone. `...` means the same, with a
+            notice where there are other processes.
         owner: the class of the gradient, for messages.
-        error: what is raised where the ranks cannot take a step together.
+        error: the class of the error where the ranks cannot take a step together.
 
     Attributes:
         rank, size: this process's number in the group, and the group's size.
-        exchanged: bytes that came from all ranks, this one included, since it was set to zero; what NCCL,
-            gloo and TCP put around them is not counted.
-        waited: seconds that it took until they came, since this was made: of the others, mostly.
+        exchanged: bytes that came from all ranks, this one included, since it was set to zero; the overhead
+            of NCCL, gloo and TCP is not counted.
+        waited: seconds of waiting for these bytes, since this was made.
 
     Raises:
         ConfigurationError: no group, or one that this process is not in.
@@ -122,7 +123,7 @@ class Ranks:
 
     @contextmanager
     def meeting(self, step: int, stage: str = "") -> Iterator[Meeting]:
-        """A block that each rank goes through by itself, and may fail in; at its end all have all messages.
+        """A block that each rank runs by itself, and may fail in; at its end all ranks have all messages.
 
         A process alone goes through it as if there were no block. Meetings may lie in each other: a rank that
         fails before the inner one reports its failure there, and no other rank goes on.
@@ -133,10 +134,10 @@ class Ranks:
 
         Raises:
             FailedBatchError: on all ranks, where some raised it and no other failed in another way.
-            BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
-                or died; or the marks differ. Where all failed, each rank raises the error that it had. One
-                that fails while others exchange rows (`SharedRows`) gives its reason, and the others raise
-                after the timeout.
+            BlackBoxError: some rank failed, and the error has each one's reason; or a rank died; or the marks
+                differ. The error is of the kind `error`. Where all ranks failed, each raises its own error.
+                A rank that fails while others exchange rows (`SharedRows`) gives its reason, and the others
+                raise after the timeout.
         """
         meeting, cause = Meeting(), None
         if self.size == 1:
@@ -228,7 +229,7 @@ class Ranks:
             lengths: how many numbers each rank has, known to all.
 
         Raises:
-            BlackBoxError: of the kind that was asked for: a rank died.
+            BlackBoxError: a rank died; the error is of the kind `error`.
         """
         if self.size == 1:
             return numbers
@@ -246,7 +247,7 @@ class Ranks:
 
     @property
     def device(self) -> torch.device:
-        """Where tensors must be to be exchanged: NCCL serves GPUs' memory alone, gloo the CPU's."""
+        """The device of exchanged tensors: NCCL serves GPUs' memory alone, gloo the CPU's."""
         nccl = dist.get_backend(self.group) == "nccl"
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
@@ -261,12 +262,12 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            said = " ".join(str(error).split())
+            text = " ".join(str(error).split())
             reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
             failure = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
             raise self._error(
                 f"Step {step + 1}: {failure}rank {self.rank} expected an answer of all {self.size} ranks, "
-                f"got none from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says "
+                f"got none from some: {text[:300].rstrip('.')}. A process died or hangs: its own output says "
                 "more. Start all of them again from the last checkpoint."
             ) from (cause or error)
         finally:
@@ -274,12 +275,12 @@ class Ranks:
 
 
 def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, int]:
-    """Checksums, by name, of what must be the same on all ranks before they take a step together.
+    """Checksums, by name, of the state that must be the same on all ranks before they take a step together.
 
-    They have 32 bits each, so others pass for the same once in 4e9 times.
+    They have 32 bits each, so a different state passes once in 4e9 times.
 
     Args:
-        network: Its weights and buffers count, and the generators that its random layers draw from.
+        network: The network: its weights and buffers count, and the generators of its random layers.
         batch: The batch, whose tensors count.
         settings: All else that matters, in words.
     """
@@ -295,7 +296,7 @@ def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, in
 
 
 def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
-    """What a process gets when things are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
+    """Return a process's share when things are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
 
     Queries of early layers cost more, and stand first: dealt in one direction, the first process would have
     most to do in each round.
@@ -306,7 +307,7 @@ def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
 
 
 def is_sendable(error: Exception | None) -> bool:
-    """Whether an error can be sent to others; not one that cannot be made anew from its arguments."""
+    """Say whether an error can be sent to others; not one that cannot be made anew from its arguments."""
     try:
         pickle.loads(pickle.dumps(error))  # of our own
     except Exception:  # a user's class may raise anything in its own __init__ or __reduce__

@@ -1,4 +1,4 @@
-"""What is evaluated again in a step that is checked: the base, for noise, and some queries at other steps.
+"""Repeated evaluations in a step that is checked: the base, for noise, and some queries at other steps.
 
 `zo.slopes` says what differences over mu and over half of it show.
 """
@@ -34,7 +34,7 @@ FAR = 2**40  # steps on, whose directions are asked where a step has too few
 
 @dataclass(frozen=True)
 class RepeatFindings:
-    """What queries that were asked again say of a step.
+    """The findings from queries that were asked again in a step.
 
     Attributes:
         noise: How far evaluations of the base were apart at most.
@@ -85,7 +85,7 @@ class Asker:
 
 
 def scaled(parameters: Parameters, query: Perturbation, factor: float) -> tuple[Perturbation, float]:
-    """A single query with a step of another length, and by which factor the weights' floats let it move."""
+    """A single query with a step of another length, and the factor that the weights' floats really allow."""
     if isinstance(query, Directions):
         return Directions(query.steps * factor), factor
     steps = parameters.steps(query.indices, factor * float(query.steps)).to(query.steps)
@@ -93,12 +93,12 @@ def scaled(parameters: Parameters, query: Perturbation, factor: float) -> tuple[
 
 
 def differenced(changes: Tensor) -> Tensor:
-    """Changes `(slopes, queries of one)` as one number each: half the difference of those with both signs."""
+    """Changes `(slopes, queries of one)` as one number each: of two signs, half of their difference."""
     return changes[:, 0] if changes.shape[1] == 1 else (changes[:, 0] - changes[:, 1]) / 2
 
 
 def noise_of(base: Base) -> Tensor:
-    """How far the mean loss is off when the base is evaluated once more."""
+    """Measure how far the mean loss is off when the base is evaluated once more."""
     queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
     base.step.tally.queries += 1
     changes = Loop().begin(base.step, base.losses)(queries)[0, base.survived]
@@ -106,7 +106,7 @@ def noise_of(base: Base) -> Tensor:
 
 
 def reordered(base: Base) -> float:
-    """How far the mean loss may be off by kernels that add up in another order each time."""
+    """Return how far the mean loss may be off by kernels that add up in another order each time."""
     dtypes = (base.losses.dtype, *(tensor.dtype for tensor in base.step.parameters.tensors))
     return ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes) * float(base.loss().abs())
 
@@ -122,15 +122,15 @@ def doubt_about(
     """Ask some queries again at half of mu, forward ones also back; where off, more, also at twice of mu.
 
     Args:
-        ask: What evaluates queries once more.
+        ask: Evaluates queries once more.
         plan: The queries of the step.
-        difference: `(queries,)`, what they changed.
+        difference: The changes by the queries, `(queries,)`.
         valid: `(queries,)` bool, False where one was dropped.
         key: The key of the step, on which draws depend.
         anew: Plans the queries of another step, for directions where this one has too few to judge by.
 
     Returns:
-        The doubt about the kind of queries whose slopes are off most, None where none are by too much.
+        The doubt about the kind of queries with the largest errors; None where no error is too large.
     """
     worst: Doubt | None = None
     for kind, numbers in enumerate(plan.slopes()):
@@ -139,27 +139,27 @@ def doubt_about(
         if not changes.any():
             continue
         draws = _draws(changes, key.generator(AGAIN, kind))
-        asked: dict[tuple[int, float], float] = {}
-        doubt = _sampled(ask, plan, numbers, changes, draws[: asked_at_first(len(changes))], asked)
+        answers: dict[tuple[int, float], float] = {}
+        doubt = _sampled(ask, plan, numbers, changes, draws[: asked_at_first(len(changes))], answers)
         if doubt.off <= DOUBTFUL:
             continue
         example = plan.chunk(int(numbers[0, 0]), int(numbers[0, 0]) + 1)
         if len(changes) < LEAST and isinstance(example, Directions):
             doubt = _of_more(ask, plan, numbers, changes, anew(key.at(key.step + FAR)), kind)
         else:
-            doubt = _sampled(ask, plan, numbers, changes, draws, asked, further=True)
+            doubt = _sampled(ask, plan, numbers, changes, draws, answers, further=True)
         if doubt.off > OFF[type(example)] and (worst is None or doubt.off > worst.off):
             worst = doubt
     return worst
 
 
 def asked_at_first(slopes: int) -> int:
-    """How many of the slopes of a kind are asked again at a step that is checked, if they are in no doubt."""
+    """Return how many of a kind's slopes are first asked again at a step that is checked."""
     return min(slopes, max(FEW, min(MOST, max(LEAST, slopes // SHARE)) // 2))
 
 
 def most_asked(plan: Perturbations) -> int:
-    """At most how many queries are asked again at a step that is checked, where its slopes are in doubt."""
+    """Return the most queries that are asked again at a step that is checked, if its slopes are in doubt."""
     most = 0
     for numbers in plan.slopes():
         slopes, per_slope = numbers.shape

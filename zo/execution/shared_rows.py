@@ -42,7 +42,7 @@ class SharedRows(Wrapper):
     (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if the
     wrapper were not there. If a `TangentGradient` shares the rows of a call, it does so by these blocks.
 
-    The answers are those of a single process, to the bit. Without a block, the first process evaluates every
+    The answers equal a single process's, to the bit. Without a block, the first process evaluates every
     call whole. With one, calls are cut into blocks of that many rows, even with a single process, and block n
     goes to process n % size; for equal blocks the answers are equal to the bit.
 
@@ -79,7 +79,7 @@ class SharedRows(Wrapper):
 
     @property
     def ledger(self):  # noqa: ANN201 - the parent's kind
-        """What this process requested; see `box.ledger` for what it evaluated."""
+        """The ledger of this process's requests; see `box.ledger` for the rows that it evaluated."""
         return self._ledger
 
     @property

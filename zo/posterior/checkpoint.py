@@ -1,4 +1,4 @@
-"""Checkpoints: the file from which a sampling goes on to the bit, and what is refused of another one's."""
+"""Checkpoints: the file from which a sampling goes on to the bit, and the refusal of another sampling's."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Checkpoint:
         """The state, and the generator as it was; None where there is no file.
 
         Args:
-            settings: by name, which must be those of the state; None of one leaves it to the state.
-            generator: of the sampling.
+            settings: the settings by name, which must equal the state's; a None leaves one to the state.
+            generator: the generator of the sampling.
 
         Raises:
             ConfigurationError: the file is no checkpoint of a sampling, or one of other settings.
@@ -62,8 +62,8 @@ class Checkpoint:
                 f"sample, checkpoint: expected one that zo.sample wrote in {self._path}, got a file that "
                 f"cannot be read as one ({type(error).__name__}). Give another file, or delete this one."
             ) from error
-        given = {name: value for name, value in settings.items() if value is not None}
-        refuse_other_run(f"sample, checkpoint {self._path}", given, saved)
+        settings_given = {name: value for name, value in settings.items() if value is not None}
+        refuse_other_run(f"sample, checkpoint {self._path}", settings_given, saved)
         state["draws"] = [
             dict(zip(stacked, values, strict=True)) for values in zip(*stacked.values(), strict=True)
         ]
@@ -79,18 +79,18 @@ class Checkpoint:
     ) -> None:
         """Refuse a state that another start, potential, twin or box has left.
 
-        Functions have no names that say what they do, so what they give is compared: potential and twin
-        at the start, and the box's answer to the likeliest row of it.
+        Functions have no names that identify them, so their results are compared: potential and twin at the
+        start, and the box's answer to the likeliest row of the start.
 
         Args:
-            state: as it was loaded.
-            target: the one at hand.
+            state: the loaded state.
+            target: the target at hand.
             q: the start at hand, `(rows, size)`.
-            twin: the one at hand.
+            twin: the twin at hand.
             ask: whether the box is asked, for one row; not where no more rows are wanted of it.
 
         Raises:
-            ConfigurationError: saying what is another.
+            ConfigurationError: one of them differs; the message names it.
         """
         answers = state["answers"][: len(q)]
         potential = state["at_start"]["potential"]
@@ -113,7 +113,7 @@ class Checkpoint:
 
 
 def at(twin: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Tensor | None:
-    """What a twin gives at rows within their bounds; None without one."""
+    """Return a twin's answers at rows within their bounds; None without a twin."""
     return None if twin is None else twin(target.unknowns.bounded(q)[0]).detach().double()
 
 

@@ -16,7 +16,7 @@ JITTER = 0.2  # of a step's size, either way
 
 
 class Move(NamedTuple):
-    """How trajectories go: a step's size, their mean number of steps, and a root of the covariance."""
+    """The settings of trajectories: a step's size, the mean number of steps, a root of the covariance."""
 
     size: float
     steps: int
@@ -27,11 +27,11 @@ class Proposal(NamedTuple):
     """Ends of trajectories.
 
     Attributes:
-        q: `(rows, size)`; where it began if the trajectory became infinite.
-        kinetic: what momenta lose, `(rows,)`.
-        model: the potential by the force, at the end.
+        q: the ends, `(rows, size)`; the beginning if the trajectory became infinite.
+        kinetic: the loss of kinetic energy, `(rows,)`.
+        model: the potential by the model, at the end.
         alive: whether all of the trajectory was finite.
-        begin: the potential by the force, where it began.
+        begin: the potential by the model, at the beginning.
     """
 
     q: Tensor
@@ -72,7 +72,7 @@ def propose(force: Force, q: Tensor, move: Move, generator: torch.Generator) -> 
 
 
 def accepted(gain: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which rows are accepted, and with which probability, by what the total energy loses."""
+    """Say which rows are accepted, and return the probability, by the decrease of the total energy."""
     uniform = torch.rand(len(gain), dtype=gain.dtype, generator=generator)
     gain = torch.nan_to_num(gain, nan=-torch.inf)
     return uniform.log() < gain, gain.clamp(max=0).exp()

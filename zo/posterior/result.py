@@ -1,4 +1,4 @@
-"""What a sampling gives: ArviZ's `InferenceData`."""
+"""The result of a sampling: ArviZ's `InferenceData`."""
 
 from __future__ import annotations
 

@@ -53,34 +53,37 @@ def sample(
         data = zo.sample(potential, solver, 0.3 * torch.randn(50, 64), rows=5000)
         arviz.summary(data)
 
-    Rounds of 25 rows are bought where the posterior by a model of the box lies. Then the model is frozen, and
-    Hamiltonian Monte Carlo goes by its force, the box's own answer being in the accept step. A trajectory
+    Rounds of 25 rows are bought in the posterior of a model of the box. Then the model is frozen, and
+    Hamiltonian Monte Carlo follows its force, with the box's own answer in the accept step. A trajectory
     takes one row of the box, however long it is. Steps, their number and the mass come from the model alone.
 
-    Draws are exact in the limit of long chains: a wrong model costs acceptance and nothing else, for one
-    fixed force is reversible (Rasmussen, 2003). All that came before the model was frozen is left out, and
-    the first tenth of what came after it. A proposal whose row fails is rejected. Ctrl-C ends it with the
-    draws so far, if there are 20 of each chain.
+    Draws are exact in the limit of long chains: a wrong model costs acceptance and nothing else, since one
+    fixed force is reversible (Rasmussen, 2003). All draws before the model was frozen are left out, and the
+    first tenth of the draws after it. A proposal whose row fails is rejected. Ctrl-C ends the sampling with
+    the draws so far, if there are 20 of each chain.
 
     Args:
         potential: minus the logarithm of the density of unknowns `(rows, size)` given the box's answers, but
-            for a constant, `(rows,)`; of torch operations.
-        box: with one input `(size,)` and one output; set its `failures` to "keep" where rows may fail.
-        start: rows to begin from, `(rows, size)`, at least 4; such as draws of the prior, or fewer apart.
-        rows: of the box in all.
-        chains: side by side, in one call of the box.
-        seed: of all that is drawn.
-        bounds: lower and upper ones, numbers or `(size,)`, infinite for none; None for none at all.
-        tangent: a model that has learned nothing, of which a copy is fitted in each round; None for a
-            `KernelTangent`; at the end, of 20 unknowns or more without a twin, it or an `AdditiveTangent`,
-            whichever foretells rows better that were left out.
+            for a constant, `(rows,)`; made of torch operations.
+        box: a box with one input `(size,)` and one output; set its `failures` to "keep" where rows may fail.
+        start: rows to begin from, `(rows, size)`, at least 4, such as draws of the prior, or rows closer
+            together.
+        rows: the number of rows of the box in all.
+        chains: the number of chains side by side, in one call of the box.
+        seed: the seed of all draws.
+        bounds: lower and upper bounds, numbers or `(size,)`, infinite for none; None for none at all.
+        tangent: a model that has learned nothing; a copy of it is fitted in each round. None for a
+            `KernelTangent`. At the end, with 20 unknowns or more and without a twin, None chooses between it
+            and an `AdditiveTangent` by held-out rows.
         twin: a differentiable function that stands for the box and costs less, `(rows, size)` to its
-            answers, such as a coarse grid. The model learns what it leaves.
+            answers, such as a coarse grid. The model learns the rest.
         learn: rows before the model is frozen; None for 50 and 25 for each unknown, with a twin five, at most
             a fifth of all.
-        checkpoint: a file, written as it goes; where it is there, the sampling goes on from it, to the bit,
-            for one row that shows that the box is the same. More `rows` than before prolong the chains.
-        progress: is told rows so far and effective samples so far, the least of all unknowns, 0 at first.
+        checkpoint: a file that is written during the sampling. If it exists, the sampling goes on from it, to
+            the bit, for one row that shows that the box is the same. More `rows` than before prolong the
+            chains.
+        progress: a function that is called with the rows and the effective samples so far (the least of all
+            unknowns, 0 at first).
 
     Returns:
         An ArviZ `InferenceData` (of ArviZ below 1; later ones have a `DataTree`). Its posterior has `x`,
@@ -107,8 +110,8 @@ def sample(
             f"sample, start: expected at least {LEAST_START} rows of {size} numbers, got shape "
             f"{tuple(start.shape)}. Give draws of the prior, or rows about a guess."
         )
-    wanted = None if learn is None else max(check_count("sample", "learn", learn), len(start))
-    learned: int = learned_from(rows, size, len(start), twin is not None) if wanted is None else wanted
+    count = None if learn is None else max(check_count("sample", "learn", learn), len(start))
+    learned: int = learned_from(rows, size, len(start), twin is not None) if count is None else count
     least = learned + 2 + LEAST_DRAWS * chains
     if rows < least:
         raise ConfigurationError(
@@ -131,27 +134,27 @@ def sample(
     settings = {
         "chains": chains,
         "seed": seed,
-        "learn": wanted,
+        "learn": count,
         "tangent": repr(frozen),
         "lower": unknowns.lower.tolist(),
         "upper": unknowns.upper.tolist(),
         "box": arrays_of(box),
     }
-    kept = Checkpoint(checkpoint)
+    saves = Checkpoint(checkpoint)
     free = unknowns.free(start.double())
-    state = kept.load(settings, generator)
+    state = saves.load(settings, generator)
     with torch.no_grad():
         if state is None:
             state = _begun(target, free, twin, {**settings, "learn": learned})
-            kept.save(state, generator)
+            saves.save(state, generator)
             spent = False
         else:
             spent = state["frozen"] and _rows(state, 1) > rows
-            kept.refuse_other(state, target, free, twin, ask=not spent)
+            saves.refuse_other(state, target, free, twin, ask=not spent)
         learned = state["settings"]["learn"]
         while not state["frozen"] and len(state["q"]) < learned:
             buy(target, fit, state, generator, min(ROUND, learned - len(state["q"])))
-            kept.save(state, generator)
+            saves.save(state, generator)
             if progress is not None:
                 progress(_rows(state), 0.0)
         stopped = False
@@ -161,9 +164,9 @@ def sample(
             else:
                 model = freeze(target, fit_last, state, generator)
                 _place(target, state, chains, generator)
-                kept.save(state, generator)
-            stopped = _chains(target, model, state, rows, generator, kept, progress)
-            kept.save(state, generator)
+                saves.save(state, generator)
+            stopped = _chains(target, model, state, rows, generator, saves, progress)
+            saves.save(state, generator)
     counts = {
         "rows": _rows(state),
         "rows_learned": len(state["q"]),
@@ -187,19 +190,19 @@ def _tangents(size: int, twin: bool) -> tuple[ValueTangent, ValueTangent]:
 
 
 def learned_from(rows: int, size: int, start: int, twin: bool) -> int:
-    """Rows before the model is frozen, of all, where nothing else is asked for.
+    """The default number of rows before the model is frozen.
 
     Args:
-        rows: in all.
-        size: number of unknowns.
-        start: rows to begin from, which are among them.
-        twin: whether there is one.
+        rows: the number of all rows.
+        size: the number of unknowns.
+        start: the number of rows to begin from, which are among them.
+        twin: whether there is a twin.
     """
     return max(min(rows // 5, 50 + (5 if twin else 25) * size), start)
 
 
 def _rows(state: dict[str, Any], more: int = 0) -> int:
-    """Rows of the box so far, of which two were the first one's again, and those of more proposals."""
+    """Count the box's rows so far (two of them repeat the first row), and those of more proposals."""
     chains = len(state["at"]) if state["frozen"] else 0
     return len(state["q"]) + 2 + (len(state["draws"]) + more) * chains
 
@@ -267,23 +270,23 @@ def _chains(
         Whether it was stopped by Ctrl-C.
     """
     move = Move(state["size"], state["steps"], state["root"])
-    draws, told, judged, effective = state["draws"], False, 0, 0.0
-    count, before = len(draws), generator.get_state()
+    draws, has_warned, judged, effective = state["draws"], False, 0, 0.0
+    count, generator_state = len(draws), generator.get_state()
     try:
         while _rows(state, 1) <= rows:
             last = draws[-1] if draws else {"q": state["at"], "potential": state["potential"]}
             draws.append(_proposed(target, model, last, move, generator))
-            count, before = len(draws), generator.get_state()
+            count, generator_state = len(draws), generator.get_state()
             kept.save(state, generator, now=False)
-            if count % SAVED == 0 and not told and count * len(state["at"]) >= JUDGED:
-                told = _told(draws, target)
+            if count % SAVED == 0 and not has_warned and count * len(state["at"]) >= JUDGED:
+                has_warned = _told(draws, target)
             if progress is not None:
                 if count % SAVED == 0 and count >= OFTEN * judged:
                     judged, effective = count, _least_effective(draws)
                 progress(_rows(state), effective)
     except BaseException as error:
         if len(draws) == count:  # the proposal under way is made again
-            generator.set_state(before)
+            generator.set_state(generator_state)
         kept.save(state, generator)
         if not isinstance(error, KeyboardInterrupt) or count < LEAST_DRAWS:
             raise
@@ -294,7 +297,7 @@ def _chains(
 def _proposed(
     target: Target, model: Model, last: dict[str, Tensor], move: Move, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Where chains are after one proposal of each, and what was noted of it."""
+    """Propose once for each chain, and return the chains after it with a record of the proposal."""
     end = propose(model, last["q"], move, generator)
     answers = target.answers(end.q)
     new = torch.where(end.alive, target.potential(end.q, answers), torch.inf)

@@ -22,9 +22,9 @@ class Target:
     """The density to sample, of unknowns q without bounds.
 
     Args:
-        potential: of unknowns within their bounds and the box's answers to them.
-        box: with one input `(size,)` and one output.
-        unknowns: how q becomes these unknowns.
+        potential: the potential of unknowns within their bounds and the box's answers to them.
+        box: a box with one input `(size,)` and one output.
+        unknowns: the map from q to these unknowns.
     """
 
     def __init__(self, potential: Potential, box: BlackBoxFunction, unknowns: Unknowns) -> None:
@@ -56,11 +56,11 @@ class Model:
     """A model of the box, which gives the potential and its gradient for no row.
 
     Args:
-        target: what it stands for.
-        tangent: a copy of it learns the answers, less those of the twin.
+        target: the target that it stands for.
+        tangent: a tangent; a copy of it learns the answers less the twin's.
         twin: a differentiable function of the unknowns, `(rows, size)` to the box's answers; None for zero.
         q: rows to learn, `(rows, size)`.
-        answers: those of the box, finite.
+        answers: the answers of the box, finite.
     """
 
     def __init__(

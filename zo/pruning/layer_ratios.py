@@ -57,15 +57,15 @@ def kept_weights(scores: Scores, sparsity: float, *, minimum: float = 0.01) -> T
     ranked = ranking(scores)
     position = torch.empty_like(ranked)
     position[ranked] = torch.arange(len(ranked))
-    kept = torch.zeros(parameters.size, dtype=torch.bool)
+    mask = torch.zeros(parameters.size, dtype=torch.bool)
     for start, tensor in zip(parameters.starts, parameters.tensors, strict=True):
         positions = position[start : start + tensor.numel()]
         least = min(len(positions), max(1, math.ceil(minimum * len(positions))))
-        kept[start + positions.argsort()[:least]] = True
-    room = round((1 - sparsity) * parameters.size) - int(kept.sum())
-    others = ranked[~kept[ranked]]
-    kept[others[: max(0, room)]] = True
-    return kept
+        mask[start + positions.argsort()[:least]] = True
+    room = round((1 - sparsity) * parameters.size) - int(mask.sum())
+    rest = ranked[~mask[ranked]]
+    mask[rest[: max(0, room)]] = True
+    return mask
 
 
 def ranking(scores: Scores) -> Tensor:

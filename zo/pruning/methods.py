@@ -94,8 +94,9 @@ def synflow(
     round k gets k - 1 plus its rank there in [0, 1), so a cut at the sparsity gives SynFlow's mask.
 
     Args:
-        network: called as `network(ones)`, on a copy, in float64 and in eval mode; made for ReLU.
-        parameters: those that are scored.
+        network: the network, called as `network(ones)`, on a copy, in float64 and in eval mode; the method is
+            made for ReLU.
+        parameters: the parameters that are scored.
         inputs: `(rows, ...)`, for the shape of one row.
         rounds: the paper's is 100.
         sparsity: the sparsity of the last round.

@@ -35,10 +35,10 @@ class Scores:
         values: `(size,)`, flat over `parameters`.
         removes: the end of the ranking that is pruned. GraSP removes the largest *signed* scores: to
             drop the smallest absolute ones, as one does with magnitudes, would keep the wrong weights.
-        parameters: those that were scored.
-        dense: those that stay whole, unscored; None for none.
-        queries: what the scores cost.
-        seed: ties in the ranking are broken at random, by it.
+        parameters: the parameters that were scored.
+        dense: the parameters that stay whole, unscored; None for none.
+        queries: the number of queries that the scores took.
+        seed: the seed that breaks ties in the ranking at random.
     """
 
     method: str
@@ -92,9 +92,9 @@ def scores(
             "random".
         network: the network at its initialization.
         objective: as for `LossGradient`; "synflow", "magnitude" and "random" need none.
-        batch: what the objective is evaluated on; nothing for a closure.
-        parameters: those that will be trained, as for `LossGradient`.
-        dense: of them, those that stay whole (biases, norms, the last layer): not scored, ratio 1.
+        batch: the batch of the objective; nothing for a closure.
+        parameters: the parameters that will be trained, as for `LossGradient`.
+        dense: the parameters among them that stay whole (biases, norms, the last layer): not scored, ratio 1.
         mu: smoothing parameter of the random directions.
         q: number of random directions; "zo-grasp" costs 2 q queries, "zo-snip" q.
         estimator: makes the gradients in the place of a Gaussian `RGE(mu, q)`.
@@ -116,9 +116,11 @@ def scores(
         FailedQueriesError: queries failed.
     """
     check_choice("pruning.scores", "method", method, METHODS)
-    known = sorted({*signature(scores).parameters, *signature(LossGradient).parameters} - {"settings"})
+    setting_names = sorted(
+        {*signature(scores).parameters, *signature(LossGradient).parameters} - {"settings"}
+    )
     for name in settings:  # also where the method needs none of them
-        check_choice("pruning.scores", "a setting", name, known)
+        check_choice("pruning.scores", "a setting", name, setting_names)
     scored, whole = _divide(network, parameters, dense)
 
     def as_scores(values: Tensor, queries: int = 0) -> Scores:

@@ -82,16 +82,16 @@ class TangentGradient:
             a box with a budget (`Budgeted`), with noise (`deterministic=False`), or in a `SharedRows` without
             blocks. None for this process alone; left out it is that too, with a warning where
             torch.distributed has several.
-        steps: how many steps the training takes, where that is known. In closed loop a quarter of them waits
-            at most for the response to a first dither, and 25 where it is not known; and where trust is lost
-            in the last one, no remedy is begun, since it could not act.
-        limits: how many replays follow, how long a gradient may be, how large a dither is, how often checks
-            come, and whether outliers are learned.
+        steps: how many steps the training takes; None where that is not known. In closed loop at most a
+            quarter of them, or 25 steps for None, wait for the response to a first dither. Where trust is
+            lost in the last step, no remedy is begun, since it could not act.
+        limits: bounds on replays, on the length of a gradient, on dithers and on checks, see `Limits`; None
+            for the defaults.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
-    boxes fail in more than a tenth of all rows so far, that is said once. If rows of a check fail, the others
-    decide, unless more than a tenth failed, or those with most of the gradient. The check is then
-    inconclusive; three in a row give a warning.
+    boxes fail in more than a tenth of all rows so far, a notice says so once. If rows of a check fail, the
+    others decide, unless more than a tenth failed, or those with most of the gradient. Then the check is
+    inconclusive; three such checks in a row give a warning.
 
     Attributes:
         tangents: one for each box.
@@ -110,7 +110,7 @@ class TangentGradient:
             perfect. None if it was not checked, or nothing responded.
         watch: the running mean of the trust, and whether it is lost.
         unchecked: set it where the next steps may take no rows but those of their own, as at a budget's end.
-        counts: what was spent and seen, see `TangentCounts`.
+        counts: queries, rows and steps so far, see `TangentCounts`.
 
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
@@ -154,17 +154,17 @@ class TangentGradient:
 
     @property
     def network(self) -> nn.Module:
-        """As given: for another one make a new gradient."""
+        """The network that the gradient was made with; another network needs a new gradient."""
         return self._settings.network
 
     @property
     def objective(self) -> Objective:
-        """As given."""
+        """The objective that the gradient was made with."""
         return self._settings.objective
 
     @property
     def boxes(self) -> tuple[BlackBoxFunction, ...]:
-        """As given, those of a host one by one."""
+        """The boxes that the gradient was made with; a host's boxes are listed one by one."""
         return self._settings.boxes
 
     @property
@@ -179,7 +179,7 @@ class TangentGradient:
 
     @property
     def trust(self) -> list[float | None]:
-        """For each call of the last step, the relative error of what its tangent predicted; see the class."""
+        """The relative error of the tangent's prediction for each call of the last step; see the class."""
         return self._stand_ins.errors
 
     @property
@@ -218,24 +218,24 @@ class TangentGradient:
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
         `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
-        In closed loop, and where an input of a box hardly varies over rows beside what weights can move, the
-        first calls add none until the response to a dither is known, see `Limits.excite`: `.grad` is then as
-        it was, None after `optimizer.zero_grad()`, and an optimiser takes no step. A zero would make the next
-        steps of Adam shorter.
+        The first calls may add nothing: in closed loop, and while an input of a box hardly varies over rows
+        compared with the spread that weights can give it, until the response to a dither is known, see
+        `Limits.excite`. Then `.grad` is as it was, None after `optimizer.zero_grad()`, and an optimiser takes
+        no step. A zero would make the next steps of Adam shorter.
 
         Where it raises, `.grad` and buffers are unchanged, and no step is counted. Rows that the boxes had
-        answered by then are counted (`counts.rows`), and what tangents have learned from them stays. So the
-        same batch in another try is paid again, and counts twice in what is learned; and the `trust` of that
-        step is better than it should be, since the tangents have seen its rows.
+        answered by then are counted (`counts.rows`), and tangents keep what they learned from them. So
+        another try of the same batch is paid again, and counts twice in learning. The `trust` of that try is
+        better than it should be, since the tangents have seen its rows.
 
         Args:
             batch: any nesting of tensors with rows first.
 
         Returns:
             The base loss as a detached number: the mean over the rows that did not fail. Where inputs are
-            dithered it is without the response to that as far as the tangents know it. They know nothing of
-            it in the first steps (`tangent_excitation_known` is 0): of few rows such a loss may be several
-            times another, so do not stop, or take weights for the best, by it.
+            dithered, the response to the dither is taken out as far as the tangents know it. They do not know
+            it in the first steps (`tangent_excitation_known` is 0). Over few rows such a loss may be several
+            times the undithered one, so do not stop training, or choose the best weights, by it.
 
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the call is inside of autocast.
@@ -277,14 +277,14 @@ class TangentGradient:
             return gradient.back.loss
 
     def replays(self) -> int:
-        """How many replays may follow the last step; from the first call on windows are kept for them.
+        """The number of replays that may follow the last step; the first call makes windows be kept for them.
 
-        See `replay`. 0 before the first step, and then the number that `Limits` gives. Where none
-        was, there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
+        See `replay`. It is 0 before the first step, and then the number that `Limits` gives. Without such a
+        number there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
         `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
-        weights are then where the tangents have learned nothing. Whatever the number, there are none behind
-        a step that added no gradient, see `backward` (`tangent_waits`).
+        tangents have learned nothing at these weights. After a step that added no gradient there are never
+        any replays, see `backward` (`tangent_waits`).
         """
         allowed = self._replays.allowed()
         return 0 if self._judgement.waits else allowed
@@ -303,8 +303,8 @@ class TangentGradient:
         recorded stays in each replay of its window: corrections hold in expectation only.
 
         Args:
-            rows: of the batch, drawn from all windows that are kept; None for as many as the last step had,
-                and at least four.
+            rows: how many rows to draw from all windows that are kept; None for as many as the last step
+                had, and at least four.
             last: take the last window that is kept as it is, and draw nothing: the loss of the last batch,
                 without outliers (`Limits`), at the weights as they are, for no row.
 
@@ -312,13 +312,13 @@ class TangentGradient:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.
 
         Raises:
-            TangentError: nothing is recorded yet; the objective makes other calls than were recorded, calls
-                a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
-                or the batch holds a list with an entry for each row. `.grad` is unchanged.
-            ObjectiveError: the batch holds a jagged tensor, of which no rows can be drawn.
+            TangentError: nothing is recorded yet. Or the objective makes other calls than were recorded,
+                calls a box that is not in `boxes`, or asks boxes for rows in another order than the batch
+                has. Or the batch holds a list with an entry for each row. `.grad` is unchanged.
+            ObjectiveError: the batch holds a jagged tensor; no rows can be drawn from it.
 
         Warns:
-            TangentWarning: of the first replay, outputs without a derivative that the loss goes by: they stay
+            TangentWarning: at the first replay, the loss depends on outputs without a derivative: they stay
                 as recorded.
         """
         with self._evaluations.alone("replay"):
@@ -368,12 +368,12 @@ class TangentGradient:
 
         Args:
             rows: how many at most.
-            number: of the draw: another number gives other rows.
+            number: the number of the draw; another number gives other rows.
         """
         return self._replays.windows.draw(rows, self._evaluations.key, number).batch
 
     def forget_last(self) -> None:
-        """Take the last window out of those that are replayed, unless it is the only one."""
+        """Leave the last window out of replays, unless it is the only one."""
         self._replays.windows.forget_last()
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -402,7 +402,7 @@ class TangentGradient:
 
     @property
     def excitation(self) -> tuple[dict[str, Tensor], ...]:
-        """For each box the standard deviation of the next dither, by the name of the input, number by number.
+        """The standard deviation of the next dither, number by number, for each box by the name of the input.
 
         Inputs that are not dithered are left out: most boxes have none.
         """
@@ -414,7 +414,7 @@ class TangentGradient:
         return self._evaluations.ranks.waited
 
     def next_queries(self) -> int:
-        """What the next step will cost: perturbed objectives, the base evaluation not counted.
+        """The perturbed objectives that the next step will cost, without the base evaluation.
 
         `counts.queries` has those of all steps so far.
 
@@ -498,5 +498,5 @@ class TangentGradient:
         self._stand_ins.keep_within(room.rows)
 
     def _shared(self) -> object:
-        """What must be the same in all processes, beside weights, batch and draws."""
+        """Return the state that must be the same in all processes, beside weights, batch and draws."""
         return self._judgement.shared, self._grads.most, self.tangents

@@ -31,7 +31,7 @@ LONGEST = 1.0  # norm of a gradient
 
 
 class Surrogate:
-    """Trains a network through models of its boxes alone, fitted in rounds to what boxes answer that network.
+    """Trains a network through models of its boxes alone, fitted in rounds to the boxes' answers.
 
         optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
         surrogate = zo.tangents.Surrogate(
@@ -45,26 +45,28 @@ class Surrogate:
     fresh batches, with the models' values and derivatives in the place of the boxes'. The rate falls along a
     cosine over all 1,200 steps. So boxes run the rows of the batches, and no more. (Dyna, Sutton 1991.)
 
-    What a model has wrong, the network learns to exploit: judge the result by the boxes. A model is the one
-    with which `AutoTangent` begins: of a grid, of a mesh, a kernel where there are few numbers, a perceptron.
+    The network learns to exploit a model's errors: judge the result by the boxes. Each model is the first one
+    of `AutoTangent`: one of a grid or a mesh, a kernel where there are few numbers, or a perceptron.
 
     Args:
         network: the network, which is trained in place.
         objective: `objective(network, batch) -> Tensor (rows,)`, which calls the boxes with torch tensors.
-        optimizer: of the network's weights. Its rates are those of the start.
-        fresh: gives batch k, from 0, on which the network is trained through the models. It may ask no box.
+        optimizer: the optimiser of the network's weights, with the rates of the start.
+        fresh: a function that gives batch k, from 0, on which the network is trained through the models. It
+            may ask no box.
         boxes: the boxes that the objective calls.
         steps: how many batches boxes will answer.
         seed: the seed of all that models draw.
         falls: whether the rate falls along a cosine.
 
     Attributes:
-        fresh: as given.
+        fresh: the argument of that name.
         rounds: how many rounds there are: six, or as many as steps where these are fewer.
         steps: how many batches boxes have answered.
         updates: how many steps the optimiser has taken.
-        error: of what models predicted of the last round's answers, before they learned from them, over
-            the spread of these: 0 is perfect, 1 is no better than the mean. None before the second round.
+        error: the error of the models' predictions of the last round's answers, before they learned from
+            them, over the spread of the answers: 0 is perfect, 1 is no better than the mean. None before the
+            second round.
 
     Raises:
         ConfigurationError: a value is out of range, or a box has answers that no model of its values gives.
@@ -127,7 +129,7 @@ class Surrogate:
         """The loss of each row by the boxes' answers, `(rows,)`, from which models learn in `learn`.
 
         Args:
-            batch: as for `step`.
+            batch: the batch, as for `step`.
         """
         calls: list[RecordedCall] = []
         with torch.no_grad(), intercepted(partial(self._ask, calls)):
@@ -139,7 +141,7 @@ class Surrogate:
         """The loss of each row by the models' values, `(rows,)`, with a graph by their derivatives.
 
         Args:
-            batch: as for `step`.
+            batch: the batch, as for `step`.
         """
 
         def at(call: RecordedCall) -> Linearised:
@@ -154,7 +156,7 @@ class Surrogate:
         return {"rounds": float(rounds), "updates": float(self.updates), **known}
 
     def state_dict(self) -> dict[str, Any]:
-        """What models have learned, and rows that they have not; network and optimiser have their own."""
+        """Save the models, and rows not learned yet; network and optimiser have state of their own."""
         return {
             "steps": self.steps,
             "updates": self.updates,
@@ -223,7 +225,7 @@ class Surrogate:
                 group["lr"] = rate
 
     def _ask(self, calls: list[RecordedCall], box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What a box answers, which is kept."""
+        """Return the box's answer, and record the call."""
         place = place_of("Surrogate", box, self.boxes)
         answer = box.call(*arrays)
         if has_rows(arrays):

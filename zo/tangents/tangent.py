@@ -1,4 +1,4 @@
-"""`Tangent`: a model of a box and its derivative; `Linearised`: what it says at rows; and the simplest."""
+"""`Tangent`: a model of a box and its derivative; `Linearised`: its answer at rows; and the simplest."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from zo.tangents.record.pairs import CallPairs, sizes
 class Tangent(ABC):
     """A model of a box and of its derivative J(z).
 
-    A tangent says what it knows at some rows (`at`); one that learns is shown rows (`see`), and learns from
-    what it was shown (`learn`). Nothing else must be there: the other methods have defaults. In each step a
-    tangent is asked what it expects of the rows of the box's calls (`expect`), then `see` shows them, the
-    rows of several calls one after another, then it learns, once, and says what it knows there (`at_each`).
+    A tangent gives values and derivatives at rows (`at`). One that learns is shown rows (`see`), and learns
+    from them (`learn`). The other methods have defaults. In each step four things happen: `expect` asks for
+    predictions of the rows of the box's calls; `see` shows the rows, call by call; `learn` is called once;
+    and `at_each` asks for the tangent at the calls.
 
     Attributes:
-        learns: False of one whose J(z) never changes.
-        replayed: False of one with which nothing is replayed where the number of replays is not fixed.
-        brought: whether what it has learned is where the rows are, see `bring`.
-        lags: how far back it is shown what was before, see `zo.tangents.record.before`.
+        learns: False for a tangent whose J(z) never changes.
+        replayed: False for a tangent without replays, unless the number of replays is fixed.
+        brought: whether its state is on the device of the rows, see `bring`.
+        lags: how many calls back it is shown values, see `zo.tangents.record.before`.
     """
 
     lags: tuple[int, ...] = ()
@@ -39,7 +39,7 @@ class Tangent(ABC):
 
     @abstractmethod
     def at(self, rows: CallPairs) -> Linearised:
-        """What it says at the rows of a call: values, J d, J^T v; see `Linearised`, `LinearMap`."""
+        """Return the model at the rows of a call: values, J d, J^T v; see `Linearised`, `LinearMap`."""
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at` for several calls of one box, where one pass may serve all."""
@@ -49,11 +49,11 @@ class Tangent(ABC):
         """Look at rows: inputs and outputs, `rows.z` and `rows.y`."""
 
     def learn(self, steps: int | None = None) -> None:  # noqa: B027 - the same
-        """Learn from what was seen; there may be nothing new.
+        """Learn from the rows seen; there may be nothing new.
 
         Args:
-            steps: of learning, before the first step of training; None in a step of training, as many as it
-                takes.
+            steps: the number of learning steps before the first step of training; None in a step of
+                training, for as many as it takes.
         """
 
     def improve(self) -> str | None:
@@ -61,14 +61,14 @@ class Tangent(ABC):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned; a resumed run goes on to the same bits."""
+        """Save everything learned; a resumed run goes on to the same bits."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - some have nothing to load
         """Go on where `state_dict` was taken."""
 
     def expect(self, rows: CallPairs) -> Tensor | None:
-        """What comes out at rows, before it has seen them: for the trust, once for all that `see` is shown.
+        """Predict the outputs at rows before seeing them, for trust: once for all rows that `see` is shown.
 
         Returns:
             The outputs, `(rows, size_out)`; None where it knows none.
@@ -91,7 +91,7 @@ class Tangent(ABC):
 
 
 class Linearised(ABC):
-    """What a tangent says at the rows of one call: J at each row, and what it knows of the outputs there.
+    """A tangent at the rows of one call: J at each row, and the outputs there if the tangent knows them.
 
     It answers as the tangent was when it was made, and is not asked after the tangent has learned again.
 
@@ -99,7 +99,7 @@ class Linearised(ABC):
         rows: the rows of the call.
 
     Attributes:
-        rows: as given.
+        rows: the argument of that name.
     """
 
     def __init__(self, rows: CallPairs) -> None:
@@ -119,7 +119,7 @@ class Linearised(ABC):
         """J^T v at each row, v the gradient of the outputs: `(rows, size_out)` to `(rows, size_in)`."""
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """By what the outputs change from these rows to other inputs: `(rows, size_out)`, with a graph of z.
+        """Return the change of the outputs from these rows to other inputs, `(rows, size_out)`, with a graph.
 
         Of a model M that is M(z) - M(rows.z), and zero before it has learned; of a tangent that knows of
         changes alone, J (z - rows.z), with J at `rows.z`. Its gradient at `rows.z` is `pull`.
@@ -157,7 +157,7 @@ class LinearMap(Linearised):
 
     @property
     def values(self) -> Tensor | None:
-        """As given."""
+        """The outputs that the map was made with."""
         return self._values
 
     def push(self, d: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class IdentityTangent(Tangent):
 class ZeroTangent(Tangent):
     """J(z) is zero: the gradient is cut at the box.
 
-    A control: with replays, what recorded answers alone are worth, without any derivative of the box.
+    It is a control: with replays it shows the worth of recorded answers alone, without any derivative.
     """
 
     learns = False
@@ -232,7 +232,7 @@ class ZeroTangent(Tangent):
 
 
 def followed(inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...], z: Tensor) -> Tensor:
-    """What each output is if it stays as the input that it follows, or zero: `(rows, size_out)`.
+    """Return each output as if it stayed equal to the input that it follows, or zero: `(rows, size_out)`.
 
     Args:
         inputs: the specs of the differentiable inputs.

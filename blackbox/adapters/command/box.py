@@ -193,8 +193,8 @@ class CommandLine(BlackBoxFunction):
         for template in read:
             template.check_complete()
         plain = [part for part in self._command if isinstance(part, str)]
-        given = [text.text for text in (*filled, *words)] + plain
-        check_use(self.inputs, _named(self._input_files, [*words, *filled]), "input", given)
+        texts = [text.text for text in (*filled, *words)] + plain
+        check_use(self.inputs, _named(self._input_files, [*words, *filled]), "input", texts)
         check_use(self.outputs, _named(self._output_files, read), "output", [text.text for text in read])
         written = [file.file for file in self._input_files]
         for name in self._input_templates:
@@ -206,7 +206,7 @@ class CommandLine(BlackBoxFunction):
         check_no_stdin([*written, *self._input_templates, *self._copies])
         written += [] if self._stdin is None else [process.STDIN]
         check_apart([*written, *self._input_templates], [*self._results()])
-        check_own(self._results(), given)
+        check_own(self._results(), texts)
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """One run, with a block of rows or, if not `vectorized`, with one."""
@@ -267,7 +267,7 @@ class CommandLine(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: settings, functions, and contents of program, files and copies."""
+        """The identity of the answers: settings, functions, and contents of program, files and copies."""
         texts = {
             name: template.text for name, template in (self._input_templates | self._output_templates).items()
         }
@@ -300,7 +300,7 @@ class CommandLine(BlackBoxFunction):
 
 
 def _named(arrays: Sequence[ArrayFile], texts: Sequence[Template]) -> list[str]:
-    """The names of the arrays that have a file, and of those that texts have a placeholder for."""
+    """The names of arrays with a file, and of arrays with a placeholder in a text."""
     return [file.spec.name for file in arrays] + [name for text in texts for name in text.names()]
 
 
@@ -326,7 +326,7 @@ def command_of(
             f"{where}: expected a list of the program and its arguments, got {arguments!r}. "
             "There is no shell that would split it: write ['./solver', '--steps', '10']."
         )
-    program, *others = arguments
+    program, *rest_of_command = arguments
     name = os.fspath(program)
     # A Path without a folder is a file here; such a text is looked up on the PATH, as in a shell.
     executable = shutil.which(os.path.abspath(name) if isinstance(program, os.PathLike) else name, path=path)
@@ -336,7 +336,7 @@ def command_of(
             mend = f"The working directory has such a file: write Path({name!r}) or './{name}'."
         raise ConfigurationError(f"{where}: expected a program that can be run, got {name!r}. {mend}")
     command: list[Template | Path | str] = [Path(executable).absolute()]
-    for index, argument in enumerate(others, start=1):
+    for index, argument in enumerate(rest_of_command, start=1):
         if isinstance(argument, os.PathLike):
             command.append(existing(f"{where}[{index}]", argument))
         elif isinstance(argument, str) and "\0" not in argument:
@@ -350,7 +350,7 @@ def command_of(
 
 
 def known_command(command: Sequence[Template | Path | str]) -> list[tuple[str, str]]:
-    """The parts of a command, folders with the digest of what is in them; a file that a text names counts."""
+    """The parts of a command, with the digests of folders' contents, and of files that a text names."""
     words = [part.text if isinstance(part, Template) else str(part) for part in command]
     folders = [content(part) if isinstance(part, Path) and part.is_dir() else "" for part in command]
     return list(zip(words, folders, strict=True))
@@ -361,9 +361,9 @@ def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str, texts:
     for spec in specs:
         times = used.count(spec.name)
         if times == 0 or (kind == "output" and times > 1):
-            wanted = "some way to the program" if kind == "input" else "one file to be read from"
+            expectation = "some way to the program" if kind == "input" else "one file to be read from"
             raise ConfigurationError(
-                f"CommandLine, {kind} {spec.name!r}: expected {wanted}, got {times or 'none'}. "
+                f"CommandLine, {kind} {spec.name!r}: expected {expectation}, got {times or 'none'}. "
                 f"{unknown(texts, specs) if not times else ''}Name it in {kind}_files or in {kind}_templates."
             )
 
@@ -392,24 +392,24 @@ def check_own(results: Sequence[str], texts: Sequence[str]) -> None:
 
 
 def _statuses(statuses: Collection[int]) -> tuple[int, ...]:
-    """Exit statuses as given, each a whole number from 0 to 255."""
-    given = [] if isinstance(statuses, int) else list(statuses)
-    if not given or any(not isinstance(status, int) or not 0 <= status <= 255 for status in given):
+    """Check exit statuses, each a whole number from 0 to 255, and return them."""
+    values = [] if isinstance(statuses, int) else list(statuses)
+    if not values or any(not isinstance(status, int) or not 0 <= status <= 255 for status in values):
         raise ConfigurationError(
             f"CommandLine, statuses: expected exit statuses from 0 to 255, got {statuses!r}. Write (0, 1)."
         )
-    return tuple(sorted(set(given)))
+    return tuple(sorted(set(values)))
 
 
 def _words(words: str | Sequence[str]) -> tuple[str, ...]:
-    """Words that mean failure, as given."""
-    given = [words] if isinstance(words, str) else list(words)
-    if any(not isinstance(each, str) or not each.strip() for each in given):
+    """Check the words that mean failure, and return them."""
+    texts = [words] if isinstance(words, str) else list(words)
+    if any(not isinstance(each, str) or not each.strip() for each in texts):
         raise ConfigurationError(
             f"CommandLine, fails_if: expected words that a failed run prints, got {words!r}. Write "
             '"ERROR", or a list of such words.'
         )
-    return tuple(given)
+    return tuple(texts)
 
 
 def check_no_stdin(names: Sequence[str]) -> None:

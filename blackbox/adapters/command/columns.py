@@ -24,8 +24,8 @@ class _Line:
 
     Attributes:
         index: Its number in the file, from 1.
-        text: As it is.
-        words: Of what is no comment.
+        text: Its text, unchanged.
+        words: Its words, without comments.
     """
 
     index: int
@@ -34,7 +34,7 @@ class _Line:
 
     @property
     def shown(self) -> str:
-        """For a message."""
+        """The line as messages show it."""
         return repr(self.text[:80].strip())
 
 
@@ -42,9 +42,9 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
     """The numbers of a column, from the first line to the last, in the expected shape.
 
     Args:
-        path: .csv has commas between columns, or what `dialect_of` finds; any other spaces. What follows "#"
-            is left out, but for a line of headings. Titles, headings and units above the first line of
-            numbers are skipped.
+        path: the file. A .csv file has commas between columns, or the separator that `dialect_of` finds; any
+            other file has spaces. Text after "#" is left out, but for a line of headings. Titles, headings
+            and units above the first line of numbers are skipped.
         column: its number, from "1"; or its heading, in a line above the numbers that has as many headings as
             there are columns: with spaces between, or with tabs, bars or two spaces if a heading has a space.
         shape: of the array, in C order.
@@ -96,7 +96,8 @@ def _refuse_other_separators(path: Path, column: str, lines: list[_Line]) -> Non
     """Refuse lines that have numbers, though none in the way that the file's name means.
 
     Raises:
-        ValueError: with the first of them, or with the last line where only one of its words is a number so.
+        ValueError: the message has the first such line, or the last line where only one of its words is a
+            number in another way.
     """
     last = [(line, word) for line in lines[-1:] for word in line.words if "," in word]
     for line, text in [*((line, line.text) for line in lines), *last]:
@@ -111,7 +112,7 @@ def _refuse_fewer_headings(path: Path, dialect: Dialect, above: list[_Line], wid
     """Refuse a table with more columns than headings, whose commas may be decimal.
 
     Raises:
-        ValueError: with the headings.
+        ValueError: the message has the headings.
     """
     headings = _headings(dialect, above[-1].text)[0] if above and dialect.doubtful else []
     title = len(headings) == 1 and " " in headings[0]
@@ -139,7 +140,7 @@ def _refuse_units(path: Path, column: str, behind: list[list[str]]) -> None:
 
 
 def _first_of_numbers(lines: list[_Line]) -> tuple[int, int]:
-    """Where the table begins below titles and headings, and how many columns most of its lines have."""
+    """Find the first line of the table below titles and headings, and the column count of most lines."""
     have = [(index, line) for index, line in enumerate(lines) if any(map(is_number, line.words))]
     of_numbers = [line.words for _, line in have if not may_be_headings(line.words)]
     widths = Counter(map(len, of_numbers or [line.words for _, line in have]))
@@ -153,7 +154,7 @@ def _first_of_numbers(lines: list[_Line]) -> tuple[int, int]:
 
 
 def _of_numbers(words: list[str], width: int) -> bool:
-    """Whether a line above the first whole line of the table belongs to it, with something wrong in it."""
+    """Say whether a line above the table's first whole line belongs to it, with something wrong in it."""
     asterisks = len(words) == width and set("".join(words)) == {"*"}
     return asterisks or (bool(words) and all(map(is_number, words)))
 
@@ -173,10 +174,10 @@ def _place(path: Path, dialect: Dialect, heading: str, above: list[_Line], width
             mentions.append((line, fields, fields.index(heading) if certain else None))
     mend = "Give the column's number, from 1."
     if not mentions:
-        shown = "; ".join(", ".join(_headings(dialect, line.text)[0]) for line in above)[:200]
+        text = "; ".join(", ".join(_headings(dialect, line.text)[0]) for line in above)[:200]
         raise ValueError(
             f"{path.name}: expected a column {heading!r} in a line above the numbers, found "
-            f"{f'the headings {shown}' if shown else 'no headings'}, and {counted(width, 'column')}. "
+            f"{f'the headings {text}' if text else 'no headings'}, and {counted(width, 'column')}. "
             "Give one of the headings, or the column's number, from 1."
         )
     nearest, fields, place = mentions[-1]

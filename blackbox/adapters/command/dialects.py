@@ -1,4 +1,4 @@
-"""What separates the numbers of a text and marks their decimals, by all of its lines; doubts are refused."""
+"""The separator and decimal mark of a text's numbers, judged by all of its lines; doubts are refused."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LIKE_FRACTION = re.compile(r"(?:^|[,\s])(?:[-+]0,\d|[-+]?\d+,0\d)")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text has its numbers.
+    """The notation of a text's numbers.
 
     Attributes:
         separator: "," or ";" or a tab; "" for white space.
         decimal: "." or ",".
-        doubtful: whether commas separate numbers none of which has a point: they might be decimal.
+        doubtful: whether commas separate numbers without points: these commas might be decimal.
     """
 
     separator: str
@@ -40,8 +40,8 @@ class Dialect:
         """The words of a line, decimals behind points; "#" begins a comment, and 2*0.0 is two words.
 
         Args:
-            line: of the text.
-            most: words, where some are repeated; the rest is left out.
+            line: a line of the text.
+            most: the most words, where some are repeated; the rest is left out.
         """
         words = self.fields(_COMMENT.split(line, maxsplit=1)[0])
         if self.decimal == ",":
@@ -51,7 +51,7 @@ class Dialect:
         return words
 
     def fields(self, line: str) -> list[str]:
-        """What is between the separators of a line, as it is, without empty fields at its end."""
+        """Split a line at its separators, without changes, and without empty fields at its end."""
         if not self.separator:
             return [word for word in _BETWEEN.split(line) if word.strip()]
         line = line.strip(" \r\n") if self.separator == "\t" else line.strip()
@@ -72,14 +72,14 @@ def lines_of(text: str) -> list[str]:
 
 
 def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
-    """The way in which a text has its numbers: white space between them, but in .csv.
+    """Find the notation of a text's numbers: white space between them, but in .csv.
 
-    There it is semicolons or tabs if they have numbers between them, which may then have decimal commas; else
-    commas, with decimal points.
+    A .csv file has semicolons or tabs if there are numbers between these, perhaps with decimal commas; else
+    it has commas, with decimal points.
 
     Args:
-        path: of the text.
-        text: all of it.
+        path: the path of the text.
+        text: the whole text.
         floating: whether the numbers that are wanted are floats.
 
     Raises:
@@ -100,8 +100,8 @@ def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
         )
     if commas and all(map(_MAY_BE_THOUSANDS.fullmatch, commas)):
         raise ValueError(
-            f"{path.name}: expected numbers that can be read in one way, got {commas[0]!r}, whose comma may "
-            "be decimal or not. Have the program write points, or take (file, function)."
+            f"{path.name}: expected numbers with one meaning, got {commas[0]!r}, whose comma may stand for "
+            "decimals or for thousands. Have the program write points, or take (file, function)."
         )
     doubtful = separator == "," and not points and not commas and floating
     if doubtful:
@@ -127,17 +127,17 @@ def _separator_of(path: Path, lines: Sequence[str]) -> str:
 
 
 def _score(separator: str, lines: Sequence[str]) -> int:
-    others = re.compile(r"[,;\t]")
+    separators = re.compile(r"[,;\t]")
     fields = [field for line in lines for field in Dialect(separator).fields(line)]
     numbers = [field for field in fields if is_number(field) or _WITH_COMMA.fullmatch(field)]
-    return len(numbers) - sum(others.search(field) is not None for field in set(fields) - set(numbers))
+    return len(numbers) - sum(separators.search(field) is not None for field in set(fields) - set(numbers))
 
 
 def _refuse_decimal_commas(path: Path, lines: Sequence[str]) -> None:
-    """Refuse a text with commas alone, some of which look as if they were decimal.
+    """Refuse a text with commas alone if some look like decimal commas.
 
     Raises:
-        ValueError: with a line that has them.
+        ValueError: the message has a line with such commas.
     """
     for line in lines:
         bare = re.sub(r'"[^"]*"', '""', line)

@@ -58,12 +58,12 @@ def array_files_of(
     Raises:
         ConfigurationError: an array is not known, or a file cannot be used for it.
     """
-    known = {spec.name: spec for spec in specs}
+    by_name = {spec.name: spec for spec in specs}
     array_files: list[ArrayFile] = []
     for name, file in (files or {}).items():
-        if name not in known:
+        if name not in by_name:
             raise ConfigurationError(
-                f"{where}: expected names among {', '.join(known)}, got {name!r}. Write array: file."
+                f"{where}: expected names among {', '.join(by_name)}, got {name!r}. Write array: file."
             )
         file, function = file if isinstance(file, tuple) and len(file) == 2 else (file, None)
         file, _, place = file.partition(":") if isinstance(file, str) else (file, "", "")
@@ -81,7 +81,7 @@ def array_files_of(
                 f"text that is read, got {file}:{place}. Correct it, or leave it out."
             )
         made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
-        new = made(known[name], file, place, function)
+        new = made(by_name[name], file, place, function)
         for other in array_files:
             if read and function is not None and other.function is not None:
                 continue
@@ -113,7 +113,7 @@ def checked_name(where: str, name: object) -> str:
 
 
 def time_of(folder: Path) -> int:
-    """When something was last made in a folder, in ns of the clock of its files."""
+    """Return the time of the last change in a folder, in ns of the clock of its files."""
     return folder.stat().st_mtime_ns
 
 
@@ -121,9 +121,9 @@ def output(folder: Path, name: str, began: int = 0) -> Path:
     """A file that the program left in the folder, safe to open.
 
     Args:
-        folder: of the run.
-        name: of the file.
-        began: when the run did, by `time_of`.
+        folder: the folder of the run.
+        name: the name of the file.
+        began: the time when the run began, by `time_of`.
 
     Raises:
         FileNotFoundError: there is none.

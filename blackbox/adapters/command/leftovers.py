@@ -20,7 +20,7 @@ def end(mark: str, after: int = 0) -> None:
     """Kill all processes of this user whose variable starts with the mark. Only Linux lets them be found.
 
     Args:
-        mark: what the variable starts with.
+        mark: the beginning of the variable.
         after: the number of a process that began not long before them: lower numbers are looked at only if
             they have come round since, which makes the search some ten times cheaper.
     """

@@ -25,10 +25,10 @@ class Match(NamedTuple):
 
     Attributes:
         text: The whole text.
-        start: Where the template's first words begin, or its first number.
-        end: Where its last words end, or its last number.
-        spans: Where the numbers of each placeholder begin and end.
-        stuck: What follows each placeholder's last number without a space, up to the next words.
+        start: The place where the template's first words begin, or its first number.
+        end: The place where its last words end, or its last number.
+        spans: The places where the numbers of each placeholder begin and end.
+        stuck: The text after each placeholder's last number without a space, up to the next words.
     """
 
     text: str
@@ -99,12 +99,12 @@ class Matcher:
             begin = place
             if count > 1:
                 place = words.last_of(place, count)
-            found = pattern.match(text, place) if place >= 0 else None
-            if found is None:
+            match = pattern.match(text, place) if place >= 0 else None
+            if match is None:
                 return None
-            spans.append((begin, found.end(1)))
-            stuck.append(found[2])
-            place = found.end()
+            spans.append((begin, match.end(1)))
+            stuck.append(match[2])
+            place = match.end()
         return Match(text, begun.start(), place, tuple(spans), tuple(stuck))
 
 
@@ -120,13 +120,13 @@ class Words:
     @cached_property
     def _index(self) -> tuple[array[int], array[int]]:
         """The start of each word, and how many numbers are before it, with `_OTHER` for any other word."""
-        starts, before, numbers = array("q"), array("q", [0]), 0
+        starts, counts_before, numbers = array("q"), array("q", [0]), 0
         for match in _WORD.finditer(self._text):
             kind = match.lastindex  # of the group that it is
             numbers += 1 if kind == 2 else _OTHER if kind is None else repeats(match[1])
             starts.append(match.start())
-            before.append(numbers)
-        return starts, before
+            counts_before.append(numbers)
+        return starts, counts_before
 
     def before(self, place: int, count: int) -> int:
         """The start of the word that so many words follow up to a place."""
@@ -141,9 +141,9 @@ class Words:
         if left <= 0:
             return place
         starts, until = self._index
-        wanted = until[bisect_right(starts, place)] + left  # up to the next word, and beyond
-        word = bisect_left(until, wanted)
-        if word == len(until) or until[word] >= wanted + _OTHER // 2:
+        last_end = until[bisect_right(starts, place)] + left  # up to the next word, and beyond
+        word = bisect_left(until, last_end)
+        if word == len(until) or until[word] >= last_end + _OTHER // 2:
             return -1
         return starts[word - 1]
 

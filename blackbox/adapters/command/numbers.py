@@ -47,7 +47,7 @@ _UNIT = re.compile(rf"(?:kg|{_TIMES}|(?:[pnuµμmckKMGT]|h(?=Pa))?i?{_BASE})(?=$
 
 
 def number(word: str, floating: bool) -> float | int:
-    """What a word says, also with an exponent as Fortran writes it: 1.0D+03, 1.234-103.
+    """Parse a number, also with an exponent as Fortran writes it: 1.0D+03, 1.234-103.
 
     Raises:
         ValueError: it is no number.
@@ -79,7 +79,7 @@ def number(word: str, floating: bool) -> float | int:
 
 
 def is_number(word: str) -> bool:
-    """Whether a word is one."""
+    """Say whether a word is a number."""
     try:
         number(word, True)
     except ValueError:
@@ -88,19 +88,19 @@ def is_number(word: str) -> bool:
 
 
 def is_scaled(text: str) -> bool:
-    """Whether a text behind a number scales it: a unit with a prefix (mm; kg is none), k, Mio, x 10^6."""
+    """Say whether a text behind a number scales it: a unit with a prefix (mm, but not kg), k, Mio, x 10^6."""
     text = re.sub(r"^\s*(?:\[|\((?!mins?\b|\w\)))", "", text).lstrip()  # not (min), nor (a)
     unit = text.split(maxsplit=1)[0].rstrip(".,;:])}>") if text else ""
     return _SCALE.match(text) is not None or _SCALED.match(unit) is not None
 
 
 def is_unit(word: str) -> bool:
-    """Whether a word is a unit, with or without a prefix."""
+    """Say whether a word is a unit, with or without a prefix."""
     return _UNIT.match(word) is not None
 
 
 def repeats(word: str) -> int:
-    """How many numbers a word stands for: 2*0.0 for two, any other for one."""
+    """Return how many numbers a word stands for: 2*0.0 for two, any other for one."""
     match = _REPEATED.fullmatch(word)
     return int(match[1]) if match else 1
 

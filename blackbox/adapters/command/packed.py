@@ -27,11 +27,11 @@ def check_written(path: Path, dataset: Any) -> None:
     """Refuse a dataset whose numbers were not all written, or are in files outside of its own folder.
 
     Args:
-        path: of the file.
-        dataset: of h5py.
+        path: the path of the file.
+        dataset: a dataset of h5py.
 
     Raises:
-        ValueError: saying which.
+        ValueError: the message says which numbers.
     """
     sources = [dataset.file.filename, *(name for name, *_ in dataset.external or ())]
     sources += [source.file_name for source in dataset.virtual_sources()] if dataset.is_virtual else []
@@ -58,13 +58,13 @@ def check_written(path: Path, dataset: Any) -> None:
 
 
 def unpacked(dataset: Any) -> Array:
-    """The numbers that a dataset stands for; those that are missing are NaN.
+    """The numbers that a dataset stands for; missing numbers are NaN.
 
-    Without one of the attributes they are as they are stored. Sources: the NetCDF users' guide, appendix
-    "Attribute Conventions"; CF conventions 1.11, sections 2.5.1 and 8.1.
+    Without one of the attributes the numbers are as they are stored. Sources: the NetCDF users' guide,
+    appendix "Attribute Conventions"; CF conventions 1.11, sections 2.5.1 and 8.1.
 
     Args:
-        dataset: of h5py, of real numbers.
+        dataset: a dataset of h5py, of real numbers.
 
     Raises:
         ValueError: an attribute is no number.

@@ -43,19 +43,19 @@ def run(
 ) -> None:
     """Run a program in a folder until it ends; its output goes to stdout.txt and stderr.txt there.
 
-    The program is the head of a process group of its own. What is left of the group is killed when the
-    program ends, when its time is up (asked by SIGTERM first), and when we are interrupted, or the call for
-    which we run in a thread (`blackbox.ending`). On Linux so are processes that have left the group, and all
-    are killed when this process dies.
+    The program is the head of a process group of its own. The rest of the group is killed in four cases: when
+    the program ends; when its time is up (after a SIGTERM); when we are interrupted; and when the call for
+    which we run in a thread ends (`blackbox.ending`). On Linux processes that have left the group are killed,
+    too, and all are when this process dies.
 
     Args:
         arguments: the program and its arguments, handed over as they are.
         folder: where the program runs.
-        environment: all environment variables of the program, but for BLACKBOX_RUN, by which its processes
-            are found.
+        environment: all environment variables of the program, but for BLACKBOX_RUN, which marks its
+            processes.
         timeout: seconds that the program may take; None for any time.
         stdin: whether it reads the folder's stdin.txt as its standard input; else there is nothing to read.
-        statuses: with which it may end.
+        statuses: the exit statuses of success.
 
     Raises:
         TimeoutError: the program took longer than `timeout`.
@@ -86,7 +86,7 @@ class Running:
         stdin: whether it reads the folder's stdin.txt as its standard input.
 
     Attributes:
-        name: the program's.
+        name: the name of the program.
         pid: the number of its process, and of its group.
 
     Raises:
@@ -123,7 +123,7 @@ class Running:
             )
 
     def wait(self, timeout: float | None) -> bool:
-        """Whether the program ends within some seconds; None for any time."""
+        """Wait, and say whether the program ends within some seconds; None for any time."""
         return _wait(self.pid, timeout)
 
     def kill(self) -> None:
@@ -201,7 +201,7 @@ class _Guard:
             self._process = None
 
     def forget(self) -> None:
-        """In a child after a fork: the process is the parent's, and must not wait for the child."""
+        """Forget the process in a forked child: it is the parent's, and the child must not wait for it."""
         self._lock = threading.Lock()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
@@ -215,7 +215,7 @@ os.register_at_fork(after_in_child=_guard.forget)
 
 
 def _wait(pid: int, timeout: float | None) -> bool:
-    """Whether the process ended within the time; it is left to be reaped."""
+    """Wait, and say whether the process ended within the time; it is left to be reaped."""
     if timeout is not None and timeout > _LONGEST_POLL:
         return _looked_for(pid, timeout)
     try:
@@ -223,9 +223,9 @@ def _wait(pid: int, timeout: float | None) -> bool:
     except (AttributeError, OSError):  # not Linux, or one that refuses
         return _looked_for(pid, timeout)
     try:
-        seen = select.poll()
-        seen.register(handle, select.POLLIN)
-        ended = bool(seen.poll(None if timeout is None else 1000 * timeout))
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        ended = bool(poller.poll(None if timeout is None else 1000 * timeout))
     finally:
         os.close(handle)
     # Where SIGCHLD is ignored its status is gone, which is not to be taken for 0.
@@ -233,7 +233,7 @@ def _wait(pid: int, timeout: float | None) -> bool:
 
 
 def _looked_for(pid: int, timeout: float | None) -> bool:
-    """Whether the process ended within the time, where the system reports no ends: by polling."""
+    """Poll, where the system reports no ends, and say whether the process ended within the time."""
     end = None if timeout is None else time.monotonic() + timeout
     pause = 0.0005
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
@@ -255,8 +255,8 @@ def environment_of(own: Mapping[str, str]) -> dict[str, str]:
 
     Numbers are to have points wherever a run is made: LC_ALL is C.UTF-8, unless a locale is among its own.
     """
-    told = any(name == "LANG" or name.startswith("LC_") for name in own)
-    return {**os.environ, **({} if told else {"LC_ALL": "C.UTF-8"}), **own}
+    has_locale = any(name == "LANG" or name.startswith("LC_") for name in own)
+    return {**os.environ, **({} if has_locale else {"LC_ALL": "C.UTF-8"}), **own}
 
 
 def said(status: int) -> str:
@@ -290,19 +290,19 @@ def scratch_folder(parent: Path | None, keep_failed: bool) -> Iterator[Path]:
     """A new folder for a run, removed at the end.
 
     Args:
-        parent: where the folder is made; None for the system's temporary folder.
+        parent: the folder in which it is made; None for the system's temporary folder.
         keep_failed: whether the folder is kept when an error passes through, and named in its message.
     """
-    folder, kept = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)).absolute(), False
+    folder, keeps = Path(tempfile.mkdtemp(prefix="blackbox-", dir=parent)).absolute(), False
     _guard.note("+", folder)
     try:
         yield folder
     except Exception as error:
-        kept = keep_failed
-        if kept and getattr(error, "errno", None) is None:  # else the message is the system's, and fixed
+        keeps = keep_failed
+        if keeps and getattr(error, "errno", None) is None:  # else the message is the system's, and fixed
             error.args = (f"{error} The run's folder: {folder}",)
         raise
     finally:
-        if not kept:
+        if not keeps:
             leftovers.remove(str(folder))
         _guard.note("-", folder)

@@ -1,4 +1,4 @@
-"""Where a report begins in a text of several, and whether one comes behind the last that has numbers."""
+"""Beginnings of reports in a text of several, and a check for a report behind the last with numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Begins = Callable[[str, str], bool]  # whether a report does so between what is 
 
 
 def may_begin(literal: str, before: str) -> bool:
-    """Whether a template may begin on a line behind that text: not within a word, nor behind one.
+    """Say whether a template may begin on a line behind that text: not within a word, nor behind one.
 
     Args:
         literal: the template up to its first placeholder.
@@ -39,17 +39,18 @@ def may_begin(literal: str, before: str) -> bool:
 
 
 def later_report(literals: Sequence[str], text: str, end: int, count: int) -> str:
-    """The line of a report that comes behind the last one with numbers, which ends at `end`; "" if none does.
+    """The line of a report behind the last one with numbers, which ends at `end`; "" if there is none.
 
-    It is one where the template's words come again, with any white space between them: all in front of the
-    first number, the first line of those alone (a title), or a further line's without a number behind them.
-    Where there are no words, it is a line with as many numbers, of which some are "--", "N/A" or the like.
+    It is a line with the template's words again, with any white space between them. It has all words in front
+    of the first number, or their first line alone (a title), or a further line's words without a number
+    behind them. For a template without words, it is a line with as many entries, some of them "--", "N/A" or
+    the like.
 
     Args:
-        literals: of the template.
-        text: all of it.
-        end: of the last match.
-        count: numbers that the template has.
+        literals: the literal parts of the template.
+        text: the whole text.
+        end: the end of the last match.
+        count: how many numbers the template has.
     """
     places = [
         place for pattern, begins in _beginnings(literals) for place in _first(pattern, text, end, begins)
@@ -62,15 +63,15 @@ def later_report(literals: Sequence[str], text: str, end: int, count: int) -> st
 
 
 def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str:
-    """The words in front of a number that stand in front of another on the same line; "" if none do.
+    """The words in front of a number that stand in front of another one on its line, too; "" if none do.
 
     Args:
-        literals: of the template.
-        text: all of it.
-        start: of the last match.
-        end: of the last match.
+        literals: the literal parts of the template.
+        text: the whole text.
+        start: the start of the last match.
+        end: the end of the last match.
     """
-    before = text.rfind("\n", 0, start) + 1, start
+    span_before = text.rfind("\n", 0, start) + 1, start
     after = end, end + len(line_after(text, end))
     for index, literal in enumerate(literals[:-1]):
         words = literal.rpartition("\n")[2].strip()
@@ -79,9 +80,9 @@ def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str
         pattern = re.compile(rf"{_loose(words).pattern}\s*+(?={LIKE})")
         on_first = "\n" not in "".join(literals[: index + 1]).lstrip()
         on_last = "\n" not in "".join(literals[index + 1 :]).rstrip()
-        for first, last in [before] * on_first + [after] * on_last:
-            for found in pattern.finditer(text, first, last):
-                if may_begin(words, line_before(text, max(first, found.start() - SEEN), found.start())):
+        for first, last in [span_before] * on_first + [after] * on_last:
+            for match in pattern.finditer(text, first, last):
+                if may_begin(words, line_before(text, max(first, match.start() - SEEN), match.start())):
                     return words
     return ""
 
@@ -90,9 +91,10 @@ def next_row(text: str, end: int, template: str, lines: bool) -> str:
     """The next line that is not empty and no comment, if numbers seem to go on in it; else "".
 
     Args:
-        text: all of it.
-        end: of the numbers, on their line.
-        template: by which they are read; a line that begins with a sign as one of its own does is no comment.
+        text: the whole text.
+        end: the end of the numbers, on their line.
+        template: the template that reads them; a line that begins with a sign like one of its own lines is no
+            comment.
         lines: whether the numbers are on several lines.
     """
     comments = tuple(sign for sign in "#!%" if not re.search(rf"(?m)^\s*{sign}", template))
@@ -110,7 +112,7 @@ def next_row(text: str, end: int, template: str, lines: bool) -> str:
 
 
 def _lines_of_none(text: str, end: int, count: int) -> Iterator[int]:
-    """Where lines are that have so many numbers, or what stands for them, and not only numbers."""
+    """Find the lines that have so many numbers or stand-ins for them, and not only numbers."""
     for line in re.compile(r"[^\n]+").finditer(text, end):
         words = re.sub(r"[,;\[\](){}<>\"']", " ", line[0][:10_000]).split()
         none = [word for word in words if _NONE.fullmatch(word)]
@@ -158,7 +160,7 @@ def _begins_line_without_number(words: str) -> Begins:
 
 
 def _is_of_report(words: str, after: str) -> bool:
-    """Whether what follows words on their line may be a report's, and not the rest of a sentence.
+    """Say whether the text behind words on their line may be a report's, and not the rest of a sentence.
 
     Behind a sign, such as "Cd =", all may be; behind a word a number, one word, or nothing.
     """
@@ -180,18 +182,18 @@ def _loose(words: str) -> re.Pattern[str]:
 def _first(pattern: re.Pattern[str], text: str, start: int, begins: Begins) -> list[int]:
     """The first place from a start on where a pattern matches and a report begins, if there is one."""
     for match in pattern.finditer(text, start):
-        before = line_before(text, max(0, match.start() - SEEN), match.start())
-        if begins(before, line_after(text, match.end(), SEEN)):
+        text_before = line_before(text, max(0, match.start() - SEEN), match.start())
+        if begins(text_before, line_after(text, match.end(), SEEN)):
             return [match.start()]
     return []
 
 
 def line_before(text: str, start: int, place: int) -> str:
-    """What stands before a place on its line, from a start on that may lie within the line."""
+    """Return the text before a place on its line, from a start on that may lie within the line."""
     return text[max(start - 1, text.rfind("\n", start, place)) + 1 : place]
 
 
 def line_after(text: str, place: int, most: int = sys.maxsize) -> str:
-    """What stands behind a place on its line, at most so many characters."""
+    """Return the text behind a place on its line, at most so many characters."""
     end = text.find("\n", place, place + most)
     return text[place : place + most if end < 0 else end]

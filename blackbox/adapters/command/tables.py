@@ -1,4 +1,4 @@
-"""An array in lines of text: numbers, headings above them, and what the lengths of lines say."""
+"""An array in lines of text: numbers, headings above them, and shapes read from the lengths of lines."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _ONE_LINE = (
 
 
 def may_be_headings(words: list[str]) -> bool:
-    """Whether a line is of words, such as headings or a title.
+    """Say whether a line is of words, such as headings or a title.
 
     It is not if beside numbers it has only what stands for one, as Fortran's "*****" where one does not fit.
     """
-    others = [word for word in words if not is_number(word)]
-    return any(re.search("[^\\W\\d_]", word) for word in others) or len(others) == len(words) > 0
+    no_numbers = [word for word in words if not is_number(word)]
+    return any(re.search("[^\\W\\d_]", word) for word in no_numbers) or len(no_numbers) == len(words) > 0
 
 
 def separators(path: Path, line: str) -> str:
-    """What to do about a line of numbers with other signs between them than the file's name means; or ""."""
+    """Advise on a line of numbers with other signs between them than the file's name means; or ""."""
     bare = line.partition("#")[0]
     if path.suffix.lower() == ".csv":
         words = bare.split()
@@ -53,7 +53,7 @@ def separators(path: Path, line: str) -> str:
 
 
 def words_alone(line: str, words: list[str]) -> bool:
-    """Whether a line is a title, a line of headings, a rule below them, or words such as "normal end"."""
+    """Say whether a line is a title, a line of headings, a rule below them, or words such as "normal end"."""
     begins = re.match(r"\W*[^\W\d_]", line) is not None or set("".join(words)) <= set("-=_+|~")
     return begins and not is_number(words[0]) and may_be_headings(words)
 
@@ -62,15 +62,15 @@ def read_table(path: Path, shape: tuple[int, ...], floating: bool) -> np.ndarray
     """The numbers of a text, in C order.
 
     Args:
-        path: .csv has commas between numbers, or what `dialect_of` finds; any other spaces. What follows "#"
-            is left out, and so is a first line of words.
-        shape: of the array. A line has a row of the last axis, or several whole ones; or a part of one, as
-            programs write that begin a new line after so many numbers.
+        path: the file. A .csv file has commas between numbers, or the separator that `dialect_of` finds; any
+            other file has spaces. Text after "#" is left out, and so is a first line of words.
+        shape: the shape of the array. A line has a row of the last axis, or several whole rows; or a part of
+            one, as of programs that begin a new line after so many numbers.
         floating: whether the numbers are floats.
 
     Raises:
-        ValueError, OSError: a word is no number; there are other than so many; or the lines are as long as
-            those of an array of another shape.
+        ValueError, OSError: a word is no number; there are more or fewer numbers; or the lengths of the lines
+            fit an array of another shape.
     """
     count = math.prod(shape)
     numbers: list[float] = []

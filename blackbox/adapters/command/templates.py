@@ -57,18 +57,18 @@ class Template:
     """A text whose placeholders name arrays. All other braces, JSON's or OpenFOAM's, stay as they are.
 
     Args:
-        where: how messages call it.
-        text: the text; a placeholder is a name that is known, an index in brackets where it is for one
-            number, and a format after a colon, as in `{velocity[0]:.3e}`.
+        where: its name in messages.
+        text: the text; a placeholder is a known name, an index in brackets where it is for one number, and a
+            format after a colon, as in `{velocity[0]:.3e}`.
         specs: the arrays that it may name.
 
     Attributes:
-        text: as given.
-        placeholders: those of the text, in their order.
-        literals: what stands before, between and behind them.
+        text: the argument of that name.
+        placeholders: the placeholders of the text, in their order.
+        literals: the text before, between and behind them.
 
     Raises:
-        ConfigurationError: an index is outside its array, or a format is none for numbers.
+        ConfigurationError: an index is outside its array, or a format is not for numbers.
     """
 
     def __init__(self, where: str, text: str, specs: Sequence[ArraySpec]) -> None:
@@ -97,23 +97,23 @@ class Template:
         return "".join(literal + numbers for literal, numbers in zip(self.literals, filled, strict=True))
 
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
-        """The arrays by name, read where the text looks like the template, the last time.
+        """Read the arrays, by name, where the text looks like the template for the last time.
 
         A run of white space stands for any other, and for none between a sign and a number; in front of a
-        number only white space with a line end stands for one. A template begins
-        where a line does, or on a line behind a number or a sign such as a comma, not behind a word; with a
-        line end in front of it, only where a line begins. A number ends at white space, at the text's end, at
-        the template's next words, or behind the last one at a bracket, a quote, or a comma that no digit or
-        letter follows. Words may follow on the line; numbers not, nor a unit with a prefix such as mm, and
-        nothing where the template ends in a line end.
+        number only white space with a line end stands for one. A template begins where a line does, or on a
+        line behind a number or a sign such as a comma, but not behind a word. With a line end in front of it,
+        it begins only where a line does. A number ends at white space, at the text's end, or at the
+        template's next words. The last number also ends at a bracket, a quote, or a comma without a digit or
+        letter after it. Words may follow on the line. Numbers, or a unit with a prefix such as mm, may not;
+        and nothing may where the template ends in a line end.
 
-        The last report counts, also if it is none: where the words in front of a number come again behind the
-        last match, an older number is not taken for theirs.
+        The last report counts, even without numbers: where the words in front of a number come again behind
+        the last match, an older number is not taken for theirs.
 
         Raises:
-            ValueError: nothing in the text looks like it; where it does so the last time, there is something
-                else than a number, or more than the template has a place for; or its words come again, behind
-                that without its numbers, or on its line.
+            ValueError: nothing in the text looks like the template. Or the last such place has something else
+                than a number, or more numbers than the template. Or the template's words come again, behind
+                that place without numbers, or on its line.
         """
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         match, astray = Matcher(self.literals, list(map(self._count, self.placeholders))).find(text)
@@ -149,10 +149,10 @@ class Template:
                 )
 
     def _refuse_later(self, match: Match) -> None:
-        """Refuse a text in which a report comes behind the last one that has numbers, or on its line.
+        """Refuse a text with a report behind the last one that has numbers, or on its line.
 
         Raises:
-            ValueError: with the line where it does.
+            ValueError: the message has the line of that report.
         """
         count = sum(map(self._count, self.placeholders))
         if line := later_report(self.literals, match.text, match.end, count):
@@ -191,28 +191,28 @@ class Template:
                 raise ValueError
             return np.array([number(word, spec.floating) for word in words], kind)
         except (ValueError, OverflowError):
-            wanted = ("a number" if spec.floating else "an integer") if count == 1 else f"{count} numbers"
+            form = ("a number" if spec.floating else "an integer") if count == 1 else f"{count} numbers"
             raise ValueError(
-                f"{self.where}: expected {wanted} for {{{place.name}}}, got {_short(text + stuck)}. What is "
+                f"{self.where}: expected {form} for {{{place.name}}}, got {_short(text + stuck)}. What is "
                 "no part of a number, such as a unit, belongs into the template; commas and letters in "
                 "numbers do not."
             ) from None
 
     def _count(self, place: Placeholder) -> int:
-        """How many numbers a placeholder stands for."""
+        """Return how many numbers a placeholder stands for."""
         return 1 if place.index is not None else int(np.prod(self.specs[place.name].shape, dtype=int))
 
     def _refuse_more(self, match: Match) -> None:
         """Refuse a line that goes on with numbers, or with anything, that the template has no place for.
 
         Raises:
-            ValueError: with what more there is.
+            ValueError: the message has the surplus.
         """
         for index, place in enumerate(self.placeholders):
             start, end = match.spans[index]
             after = self._ends_line(index) and _MORE_AFTER.match(line_after(match.text, end))
-            before = self._begins_line(index) and _MORE_BEFORE.search(line_before(match.text, 0, start))
-            if after or before:
+            more_before = self._begins_line(index) and _MORE_BEFORE.search(line_before(match.text, 0, start))
+            if after or more_before:
                 where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
                 raise ValueError(
                     f"{self.where}: expected {self._wanted(place)}, but more {where}. Correct the shape, or "
@@ -239,21 +239,21 @@ class Template:
         """Refuse numbers at the template's end that go on in the text, or have a number of another line.
 
         Raises:
-            ValueError: with what more there is.
+            ValueError: the message has the surplus.
         """
         if self.literals[-1].strip():
             return
         text, (start, end), place = match.text, match.spans[-1], self.placeholders[-1]
         rest, further, literal = line_after(text, end), "", self.literals[-2]
-        before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
-        if many and before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
-            closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[before[-1]])}").match(text, end)
+        text_before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
+        if many and text_before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
+            closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[text_before[-1]])}").match(text, end)
             further = "" if closed else text[end : end + SEEN].strip() or "the end of the text"
         elif lines and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
             further = rest  # words, whose line its first numbers may be
         elif (
             re.fullmatch(r"[\s,;]*(?:[&\\]|\.{3})?\s*", rest)
-            and (lines or before)
+            and (lines or text_before)
             and (many or "\n" in literal)
         ):
             further = next_row(text, end, self.text, lines)
@@ -269,15 +269,15 @@ class Template:
         return f"{counted(self._count(place), 'number')} for {{{place.name}}}, of shape {shape}"
 
     def _ends_line(self, index: int) -> bool:
-        """Whether the template has nothing after that placeholder on its line."""
+        """Say whether the template has nothing after that placeholder on its line."""
         return not "{}".join(self.literals[index + 1 :]).partition("\n")[0].strip()
 
     def _begins_line(self, index: int) -> bool:
-        """Whether the template has nothing before that placeholder on its line."""
+        """Say whether the template has nothing before that placeholder on its line."""
         return not "{}".join(self.literals[: index + 1]).rpartition("\n")[2].strip()
 
     def _missing(self, text: str, astray: Match | None) -> str:
-        """Which part of the template a text lacks that does not match it."""
+        """Name the part of the template that a text lacks, if the text does not match it."""
         has = " ".join(text.split())
         if not has:
             return "The text is empty: does the program write to another file?"

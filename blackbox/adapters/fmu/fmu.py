@@ -62,8 +62,8 @@ class Fmu(BlackBoxFunction):
 
     Args:
         path: the FMU; its code runs in this process.
-        times: when outputs are read; each is a whole number of steps after the start. A number for one time;
-            None to read them when the FMU is initialised, without a step.
+        times: the times at which outputs are read, each a whole number of steps after the start. A number for
+            one time; None to read outputs when the FMU is initialised, without a step.
         parameters: names of variables that are set before the simulation: parameters, and start values.
         inputs: names of variables that are set over time; None for all whose causality is "input".
         outputs: names of variables that are read; None for all numbers whose causality is "output".
@@ -80,7 +80,7 @@ class Fmu(BlackBoxFunction):
 
     Attributes:
         units: units by the names of inputs and outputs, for those that have one.
-        reset: as above; False from the row on whose answer was another one after a reset.
+        reset: the argument `reset`; False from the row on whose answer differed after a reset.
 
     Raises:
         MissingExtraError: FMPy is not installed.
@@ -130,23 +130,23 @@ class Fmu(BlackBoxFunction):
         self._plan(
             times, input_times, step, float(default.stepSize) if default and default.stepSize else None
         )
-        known = variables_of(self._model)
+        variables = variables_of(self._model)
         if inputs is None:
-            inputs = [v.name for v in known.values() if v.causality == "input" and v.is_number]
+            inputs = [v.name for v in variables.values() if v.causality == "input" and v.is_number]
         if outputs is None:
-            outputs = [v.name for v in known.values() if v.causality == "output" and v.is_number]
-        self._parameters = [chosen(known, name, "parameters", set=True) for name in parameters]
-        self._driven = [chosen(known, name, "inputs", set=True) for name in inputs]
-        self._read = [chosen(known, name, "outputs") for name in outputs]
+            outputs = [v.name for v in variables.values() if v.causality == "output" and v.is_number]
+        self._parameters = [chosen(variables, name, "parameters", set=True) for name in parameters]
+        self._driven = [chosen(variables, name, "inputs", set=True) for name in inputs]
+        self._read = [chosen(variables, name, "outputs") for name in outputs]
         self._constants: dict[Variable, Any] = {
-            chosen(known, name, "start_values", set=True, text=True): value
+            chosen(variables, name, "start_values", set=True, text=True): value
             for name, value in (start_values or {}).items()
         }
         intervals = () if self._single and len(self.input_times) == 1 else (len(self.input_times),)
-        held = [v.spec(intervals) for v in self._driven]
-        self.inputs = (*(v.spec() for v in self._parameters), *held)
+        driven_specs = [v.spec(intervals) for v in self._driven]
+        self.inputs = (*(v.spec() for v in self._parameters), *driven_specs)
         if not self.inputs or not self._read:
-            settable = ", ".join(v.name for v in known.values() if v.settable and v.is_number)
+            settable = ", ".join(v.name for v in variables.values() if v.settable and v.is_number)
             raise ConfigurationError(
                 "Fmu: expected something to set and something to read, got "
                 f"{counted(len(self.inputs), 'input')} and {counted(len(self._read), 'output')}. Name some; "
@@ -186,7 +186,7 @@ class Fmu(BlackBoxFunction):
     def _compared(
         self, number: int, outputs: tuple[Array, ...], *values: Mapping[Variable, Array]
     ) -> tuple[Array, ...]:
-        """The answer of a new instance, if it is another one than that of the one that was reset."""
+        """The answer of a new instance, if it differs from the answer of the one that was reset."""
         try:
             first = self._by_a_new_instance(*values)
             if _equal(outputs, first) or not _equal(first, self._by_a_new_instance(*values)):
@@ -220,9 +220,9 @@ class Fmu(BlackBoxFunction):
     def _simulated(
         self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
     ) -> tuple[Array, ...]:
-        """What is read, by output `(times, *shape)`."""
+        """Simulate, and return the readings by output, `(times, *shape)`."""
         readings: list[list[Array]] = []
-        held = 0
+        interval = 0
         with self._simulation(parameters, driven) as instance:
             instance.begin()
             for number in range(self._reads[-1] + 1):
@@ -231,9 +231,9 @@ class Fmu(BlackBoxFunction):
                 if number in self._reads:
                     readings.append([instance.get(variable) for variable in self._read])
                 if number in self._changes[1:] and number < self._reads[-1]:
-                    held += 1
+                    interval += 1
                     for variable, values in driven.items():
-                        instance.set(variable, values[held])
+                        instance.set(variable, values[interval])
         return tuple(np.stack(values) for values in zip(*readings, strict=True))
 
     def reference(self, *arrays: Any) -> Any:
@@ -258,13 +258,13 @@ class Fmu(BlackBoxFunction):
 
     @property
     def has_derivative(self) -> bool:
-        """Whether the FMU provides what `reference` needs."""
+        """True if the FMU provides the derivatives that `reference` needs."""
         return self._derivatives and not self.times
 
     def _pull_back(
         self, inputs: list[Array], cotangents: dict[int, Array], wanted: list[int]
     ) -> dict[int, Array]:
-        known = [*self._parameters, *self._driven]
+        targets = [*self._parameters, *self._driven]
         unknown = [self._read[place] for place in cotangents]
         products = {place: np.zeros_like(inputs[place], dtype=np.float64) for place in wanted}
         arriving = np.concatenate([c.reshape(len(c), -1) for c in cotangents.values()], axis=1)
@@ -274,7 +274,7 @@ class Fmu(BlackBoxFunction):
                     for place in wanted:
                         into = products[place][row : row + 1].reshape(-1)  # a view
                         for number in range(len(into)):
-                            into[number] = instance.derivative(unknown, known[place], number) @ cotangent
+                            into[number] = instance.derivative(unknown, targets[place], number) @ cotangent
                     instance.begin()
             except RuntimeError as error:
                 raise RowFailedError(
@@ -311,7 +311,7 @@ class Fmu(BlackBoxFunction):
         return self._instances.one
 
     def _split(self, arrays: Sequence[Array]) -> tuple[dict[Variable, Array], dict[Variable, Array]]:
-        """Values of the parameters, and of what is driven, `(intervals, *shape)`."""
+        """Values of the parameters, and of the driven variables, `(intervals, *shape)`."""
         count, intervals = len(self._parameters), len(self.input_times)
         parameters = dict(zip(self._parameters, arrays[:count], strict=True))
         driven = {
@@ -320,7 +320,7 @@ class Fmu(BlackBoxFunction):
         return parameters, driven
 
     def _plan(self, times: Any, input_times: Any, step: float | None, preferred: float | None) -> None:
-        """When it is stepped, driven and read: `times`, `input_times`, `step`, and the steps read behind."""
+        """Plan when it is stepped, driven and read: `times`, `input_times`, `step`, and later reads."""
         for name, value in (("times", times), ("input_times", input_times)):
             if value is not None and (
                 not np.size(value) or min(np.diff(np.atleast_1d(value)), default=1) <= 0
@@ -346,7 +346,7 @@ class Fmu(BlackBoxFunction):
             )
 
     def _steps(self, name: str, time: float) -> int:
-        """How many steps after the start a time is."""
+        """Return how many steps after the start a time is."""
         steps = (time - self.start) / self.step
         if steps < -1e-6 or abs(steps - round(steps)) > 1e-6:
             raise ConfigurationError(

@@ -48,7 +48,7 @@ _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 
 
 class _HeardMessages(threading.local):
-    """What FMUs logged last in this thread."""
+    """The last message that FMUs logged in this thread."""
 
     last = ""
 
@@ -62,16 +62,16 @@ class Variable:
     """A variable of a model description.
 
     Attributes:
-        name: as the description has it.
-        reference: by which the FMU knows it.
+        name: its name in the description.
+        reference: its value reference in the FMU.
         call: its type in the names of FMPy's methods, such as "Float64" or "String".
-        dtype: that of a spec; None for floats.
+        dtype: the dtype of its spec; None for floats.
         shape: `()` in FMI 2, and for most in FMI 3.
         causality: "input", "output", "parameter", "local", ...
         is_number: False for texts and the like.
         settable: whether it may be set before the simulation.
-        unit: None where it has none.
-        nominal: its usual size, where the description says it.
+        unit: its unit; None where it has none.
+        nominal: its usual size, where the description has it.
     """
 
     name: str
@@ -146,7 +146,7 @@ def model_of(fmpy: ModuleType, path: Path) -> Any:
 
 
 def gives_derivatives(path: Path, model: Any) -> bool:
-    """Whether an FMU has directional derivatives in co-simulation; FMPy does not read it in FMI 3."""
+    """Say whether an FMU has directional derivatives in co-simulation; FMPy does not read it in FMI 3."""
     if not model.fmiVersion.startswith("3"):
         return bool(model.coSimulation.providesDirectionalDerivative)
     with zipfile.ZipFile(path) as archive:
@@ -240,24 +240,24 @@ class Instance:
     """An instance, which is freed with this object.
 
     Args:
-        folder: where the FMU is extracted.
+        folder: the folder of the extracted FMU.
         model: its description.
 
     Attributes:
         simulations: how many were begun.
 
     Raises:
-        Exception: FMPy's, where the library cannot be loaded or gives no instance.
+        Exception: FMPy raises it, where the library cannot be loaded or gives no instance.
     """
 
     def __init__(self, folder: Path, model: Any) -> None:
         self._is_3 = model.fmiVersion.startswith("3")
         with _loading:
-            before = os.getcwd()
+            directory = os.getcwd()
             try:
                 self._fmu: Any = (_new_of_fmi_3 if self._is_3 else _new_of_fmi_2)(str(folder), model)
             finally:
-                os.chdir(before)  # FMPy leaves another one where a library cannot be loaded
+                os.chdir(directory)  # FMPy leaves another one where a library cannot be loaded
         self._free = weakref.finalize(self, self._fmu.freeInstance)
         self.simulations = 0
 
@@ -326,10 +326,10 @@ class Instance:
         """End the simulation, and reset it for another one.
 
         Args:
-            after: what the last one failed with.
+            after: the error of the last simulation.
 
         Returns:
-            Whether it is; False asks for a new instance.
+            Whether it is reset; False asks for a new instance.
         """
         if getattr(after, "status", None) == FATAL:
             self._free.detach()  # not even to be freed

@@ -1,4 +1,4 @@
-"""The boxes of a `Hosted`: where runs begin, what follows an answer, what a run leaves at its end."""
+"""The boxes of a `Hosted`: the start of runs, the step from an answer to the next call, and the end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class HostBox(BlackBoxFunction, abstract=True):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: the host's settings, and which of its boxes this is."""
+        """The identity of the answers: the host's settings, and which of its boxes this is."""
         return self.host.identity, repr(self)
 
 
@@ -76,7 +76,7 @@ class HostStart(HostBox):
 
     @property
     def ledger(self) -> Ledger:
-        """Of its own: a start is no row, unless it fails."""
+        """A ledger of its own: a start is no row, unless it fails."""
         return self._ledger
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
@@ -98,15 +98,15 @@ class HostStart(HostBox):
         return self.host.state_of(self.host.programs.first(int(case)))
 
     def __repr__(self) -> str:
-        """Whose starts."""
+        """Show the host of the starts."""
         return f"{self.host!r}.start"
 
 
 class Exchange(HostBox):
-    """What follows when a call is answered: the next call, of whatever name, or the end.
+    """The step that follows an answered call: the next call, of whatever name, or the end.
 
     Args:
-        host: whose program asks.
+        host: the host whose program asks.
         call: the name of the call.
         stage: its number among the call's stages.
     """
@@ -123,18 +123,23 @@ class Exchange(HostBox):
         self.slots = [*form.seen[call], *form.remembered((call, stage))]
         prefix = f"{call}_" if len(form.calls) > 1 else ""
         self.given = tuple(replace(spec, name=prefix + spec.name) for spec in form.calls[call].given)
-        before = {slot.name for slot in form.remembered()} if single else set[str]()
-        seen = [slot.named() for slot in self.slots]
+        remembered_names = {slot.name for slot in form.remembered()} if single else set[str]()
+        seen_specs = [slot.named() for slot in self.slots]
         self.inputs = (
-            *(replace(s, differentiable=False, modelled=False) if s.name in before else s for s in seen),
+            *(
+                replace(s, differentiable=False, modelled=False) if s.name in remembered_names else s
+                for s in seen_specs
+            ),
             *self.given,
             HISTORY,
         )
-        copies, known = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
+        copies, derivatives = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
         self.outputs = tuple(
             # what is remembered is an input as it was; what this stage is not shown, the next is not either
             replace(spec, copy_of=copies[spec.name])
-            if spec.name in copies and spec.name not in before and known.get(copies[spec.name])
+            if spec.name in copies
+            and spec.name not in remembered_names
+            and derivatives.get(copies[spec.name])
             else replace(spec, differentiable=spec.name not in copies and spec.differentiable)
             for spec in host.state
         )
@@ -161,8 +166,8 @@ class Exchange(HostBox):
         places = [self._place(history) for history in arrays[-1]]
         asking = {row: place for row, place in enumerate(places) if place and place.vector[0] == self.kind}
         self._refuse_changed(asking, arrays)
-        given = self._numbers(arrays)
-        self.host.programs.go_on([(place, given[row].copy()) for row, place in asking.items()])
+        numbers = self._numbers(arrays)
+        self.host.programs.go_on([(place, numbers[row].copy()) for row, place in asking.items()])
         outcome, after = unanswered(self, inputs), dict[int, Place]()
         for row, place in enumerate(places):
             self.ledger.spend(1)
@@ -170,7 +175,7 @@ class Exchange(HostBox):
                 if place is None:
                     raise RuntimeError("the row goes on from one that failed")
                 if row in asking:
-                    after[row] = self.host.programs.after(place, given[row].copy())
+                    after[row] = self.host.programs.after(place, numbers[row].copy())
             except Exception as error:
                 if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
                     raise
@@ -181,28 +186,32 @@ class Exchange(HostBox):
         return mark_non_finite(outcome)
 
     def fill(self, outcome: Outcome, inputs: tuple[Tensor, ...], after: dict[int, Place]) -> None:
-        """Write what follows; rows that wait for another call, or have ended, stay as they are.
+        """Write the outputs after an answer; rows that wait for another call, or have ended, stay.
 
         Args:
-            outcome: of all rows.
-            inputs: of all rows.
+            outcome: the outcome of all rows.
+            inputs: the inputs of all rows.
             after: the places that answers have led to, by row.
         """
-        *arrays, asked, histories = outcome.outputs
+        *arrays, next_kinds, histories = outcome.outputs
         going = [row for row, place in after.items() if place.vector[0] != ENDED]
-        still = [row for row in range(len(asked)) if row not in going and row not in outcome.failed]
-        known = {slot.name: array for slot, array in zip(self.slots, inputs, strict=False)}
+        still = [row for row in range(len(next_kinds)) if row not in going and row not in outcome.failed]
+        inputs_by_name = {slot.name: array for slot, array in zip(self.slots, inputs, strict=False)}
         vectors = np.stack([after[row].vector for row in going]) if going else None
         for slot, whole in zip(self.host.slots, arrays, strict=True):
             if vectors is not None:
                 whole[going] = torch.from_numpy(slot.of(vectors)).to(whole.device)
             if still:
-                whole[still] = known[slot.name][still].to(whole.dtype) if slot.name in known else 0
+                whole[still] = (
+                    inputs_by_name[slot.name][still].to(whole.dtype) if slot.name in inputs_by_name else 0
+                )
         if still:
-            asked[still], histories[still] = IDLE, inputs[-1][still]
+            next_kinds[still], histories[still] = IDLE, inputs[-1][still]
         if after:
             keys = np.frombuffer(b"".join(place.key for place in after.values()), np.uint8).copy()
-            asked[[*after]] = torch.tensor([int(place.vector[0]) for place in after.values()]).to(asked)
+            next_kinds[[*after]] = torch.tensor([int(place.vector[0]) for place in after.values()]).to(
+                next_kinds
+            )
             histories[[*after]] = torch.from_numpy(keys.reshape(-1, KEY)).to(histories)
 
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
@@ -210,7 +219,7 @@ class Exchange(HostBox):
         raise NotImplementedError
 
     def _place(self, history: Array) -> Place | None:
-        """Where a row is; None if it goes on from one that failed."""
+        """Return the place of a row; None if it goes on from one that failed."""
         place = self.host.programs.find(history.tobytes())
         if place is None and history.any():
             raise SessionError(
@@ -220,11 +229,11 @@ class Exchange(HostBox):
         return place
 
     def _numbers(self, arrays: list[Array]) -> Array:
-        """What is given, `(rows, numbers)`, one number behind the other, as programs get it."""
-        given = arrays[len(self.slots) : -1]
+        """Return the given arrays, `(rows, numbers)`, one number behind the other, as programs get them."""
+        arrays_given = arrays[len(self.slots) : -1]
         parts = [
             array.astype(spec.dtype or np.float64).astype(np.float64).reshape(len(array), -1)
-            for spec, array in zip(self.given, given, strict=True)
+            for spec, array in zip(self.given, arrays_given, strict=True)
         ]
         return np.concatenate(parts, axis=1)
 
@@ -249,13 +258,13 @@ class Exchange(HostBox):
             )
 
     def __repr__(self) -> str:
-        """Whose call."""
+        """Show the host and the call."""
         stage = f"[{self.stage}]" if self.host.form.calls[self.call_name].stages > 1 else ""
         return f"{self.host!r}.{self.call_name}{stage}"
 
 
 class Ending(Exchange):
-    """What a run has left at its end, where an answer to a call was the last.
+    """The results that a run has left at its end, where an answer to a call was the last.
 
     Rows that go on, or wait for another call, have zeros.
     """
@@ -282,17 +291,17 @@ class Ending(Exchange):
                     whole[row] = torch.from_numpy(slot.of(place.vector)).to(whole.device)
 
     def __repr__(self) -> str:
-        """Whose end."""
+        """Show the host and the call before the end."""
         return f"{super().__repr__()}.end"
 
 
 def state(slots: list[Slot]) -> tuple[ArraySpec, ...]:
-    """The specs of what is known of a row between two calls."""
+    """The specs of the known arrays of a row between two calls."""
     return (*(slot.named() for slot in slots), ASKED, HISTORY)
 
 
 def state_of(slots: list[Slot], place: Place) -> tuple[Array, ...]:
-    """What is known of a row at a place."""
+    """Return the known arrays of a row at a place."""
     return (*(slot.of(place.vector) for slot in slots), np.asarray(int(place.vector[0])), _bytes(place))
 
 
@@ -301,7 +310,7 @@ def _bytes(place: Place) -> Array:
 
 
 def _same(array: Array, sent: Array) -> bool:
-    """Whether arrays are what was sent, as it is or rounded to single precision."""
+    """Say whether an array equals the one sent, as it is or rounded to single precision."""
     if np.array_equal(array, sent):
         return True
     with np.errstate(over="ignore"):
@@ -309,7 +318,7 @@ def _same(array: Array, sent: Array) -> bool:
 
 
 def given_arrays(owner: str, specs: tuple[ArraySpec, ...], given: Any, rows: int) -> list[Tensor]:
-    """What a network gave for a call, in the order of the specs.
+    """Return a network's answer for a call, in the order of the specs.
 
     Raises:
         SessionError: number or shapes are others.
@@ -318,16 +327,16 @@ def given_arrays(owner: str, specs: tuple[ArraySpec, ...], given: Any, rows: int
     if isinstance(given, dict):
         parts = tuple(given.get(spec.name) for spec in specs)
     shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-    wanted = [(rows, *spec.shape) for spec in specs]
+    shapes_wanted = [(rows, *spec.shape) for spec in specs]
     flat = [(rows,) if spec.shape == () else None for spec in specs]
-    if shapes != wanted:
+    if shapes != shapes_wanted:
         # a last axis of one number is usual for a number
         if len(parts) == len(specs) and all(
             shape == want or (free is not None and shape == (rows, 1))
-            for shape, want, free in zip(shapes, wanted, flat, strict=True)
+            for shape, want, free in zip(shapes, shapes_wanted, flat, strict=True)
         ):
-            return [part.reshape(want) for part, want in zip(parts, wanted, strict=True)]
-        names = ", ".join(f"{spec.name} {want}" for spec, want in zip(specs, wanted, strict=True))
+            return [part.reshape(want) for part, want in zip(parts, shapes_wanted, strict=True)]
+        names = ", ".join(f"{spec.name} {want}" for spec, want in zip(specs, shapes_wanted, strict=True))
         raise SessionError(
             f"{owner}: expected tensors {names} from the network, got {', '.join(map(str, shapes))}. Mend "
             "the network's last layer, or the Call."

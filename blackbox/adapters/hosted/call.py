@@ -1,4 +1,4 @@
-"""`Call`: what a program sends when it asks the network, and what it gets; and where that lies in a row."""
+"""`Call`: the arrays of a program's question to the network, and of the answer; and their slots."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ class Call:
         Call("closure", sees=ArraySpec("vorticity", (64, 64)), gives=ArraySpec("tendency", (64, 64)))
 
     Args:
-        name: as the program calls it, in `bb_exchange("closure", ...)`.
-        sees: the spec of the array that the program sends, or several.
-        gives: that of the array that it gets, or several; floats.
+        name: its name in the program, as in `bb_exchange("closure", ...)`.
+        sees: the spec of the array that the program sends, or several specs.
+        gives: the spec of the array that the program gets, or several specs; floats.
         stages: how often the program makes the call in one step of its own, such as 4 within a Runge-Kutta
-            scheme. What follows a call is another function in each stage, and each has a box of its own.
-        memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
-            whole steps. What follows an answer may depend on them. Of a single call without stages models are
-            shown the change of what is seen since the call before, and so many answers before; what is seen
-            and given then has at most 64 numbers, and no `same`. With 0 a stage shows those before it in its
-            own step alone, which is all that a Runge-Kutta scheme goes by. None for 1 if there are several
-            calls, else 0; of stages models find out which of the two it is.
-        same: the axis of all arrays that counts alike places, such as columns, cells or agents, for which one
-            network is asked: each place is then a row of what is learned, beside its two neighbours.
+            scheme. The program's way from a call to the next is another function in each stage, and each has
+            a box of its own.
+        memory: how many earlier rounds of all calls a row shows beside the present one; for a call in stages
+            a round is a whole step. The program's next call may depend on them. For a single call without
+            stages, models are shown the change of the seen arrays since the call before, and so many earlier
+            answers; the arrays then have at most 64 numbers, and no `same`. With 0 a stage shows the earlier
+            stages of its own step alone, and a Runge-Kutta scheme depends on no more. None is 1 if there are
+            several calls, else 0; for stages, models find out which of the two it is.
+        same: the axis of all arrays that counts places of the same kind, such as columns, cells or agents,
+            which one network serves: models then learn each place as a row, with its two neighbours.
 
     Raises:
         ConfigurationError, DefinitionError: a value makes no sense.
@@ -103,12 +104,12 @@ class Call:
 
     @property
     def seen(self) -> tuple[ArraySpec, ...]:
-        """The specs of what is sent."""
+        """The specs of the arrays that the program sends."""
         return self.sees  # pyright: ignore[reportReturnType]
 
     @property
     def given(self) -> tuple[ArraySpec, ...]:
-        """The specs of what is given."""
+        """The specs of the arrays that the program gets."""
         return self.gives  # pyright: ignore[reportReturnType]
 
 
@@ -117,9 +118,9 @@ class Slot:
     """An array in a row's vector.
 
     Attributes:
-        name: in the specs of boxes.
-        spec: of the array, as the call or the host has it.
-        place: of its numbers in the vector.
+        name: its name in the specs of boxes.
+        spec: the spec of the array, as the call or the host has it.
+        place: the place of its numbers in the vector.
     """
 
     name: str
@@ -137,22 +138,23 @@ class Slot:
 
 
 class VectorForm:
-    """How one vector of float64 holds all that may be known of a row after a call.
+    """The layout of one float64 vector that holds all that may be known of a row after a call.
 
-    The first number is what is asked next: the place of a call and stage in `kinds`, or `ENDED`.
+    The first number is the next question: the place of a call and stage in `kinds`, or `ENDED`.
 
     Args:
         calls: the calls.
-        outputs: the specs of what a run has at its end.
+        outputs: the specs of a run's outputs at its end.
 
     Attributes:
-        calls: as given, by name.
+        calls: the calls by name.
         kinds: calls and stages, `(name, stage)`.
         memory: how many earlier rounds are shown.
-        seen: the slots of what each call has sent, where it is asked, by its name.
-        before: the slots of earlier rounds by call, the last round first: what was seen, then what was given.
-        outputs: the slots of what a run has at its end.
-        size: of the vector.
+        seen: the slots of the arrays that each call sends, by its name.
+        before: the slots of earlier rounds by call, the last round first: the seen arrays, then the given
+            ones.
+        outputs: the slots of a run's outputs at its end.
+        size: the size of the vector.
         width: how many numbers the longest answer has.
     """
 
@@ -183,7 +185,7 @@ class VectorForm:
         return Slot(name, spec, slice(self.size - size, self.size))
 
     def handed_on(self, asked: str) -> dict[str, str]:
-        """Of what is remembered after a call, the array of before the call that it is, by name."""
+        """Map each remembered array after a call to the array before the call that it equals, by name."""
         names: dict[str, str] = {}
         for name, rounds in self.before.items():
             prefix, call = f"{name}_" if len(self.calls) > 1 else "", self.calls[name]
@@ -202,7 +204,7 @@ class VectorForm:
         return frozenset(slot.name for slots in self.before[name][stage:] for slot in slots)
 
     def remembered(self, kind: tuple[str, int] | None = None) -> Iterator[Slot]:
-        """The slots of earlier rounds; of a call and stage, of those that it shows."""
+        """The slots of earlier rounds; for a call and stage, the slots of the rounds that it shows."""
         for rounds in self.before.values():
             own_step = self._staged and self.memory == 0 and kind is not None
             for slots in rounds[: kind[1]] if own_step and kind else rounds:
@@ -210,20 +212,20 @@ class VectorForm:
 
 
 def numbers_in(specs: Sequence[ArraySpec]) -> int:
-    """How many numbers arrays have together."""
+    """Return how many numbers arrays have together."""
     return sum(math.prod(spec.shape) for spec in specs)
 
 
 def check_shapes(call: str, specs: Sequence[ArraySpec], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse what a program sends, where it is not what is expected.
+    """Refuse arrays of a program that do not match the specs.
 
     Args:
-        call: how messages call it.
-        specs: of what is expected.
-        shapes: by name; one array without a name, "", is that of a single spec.
+        call: the name of the call in messages.
+        specs: the specs of the expected arrays.
+        shapes: the shapes by name; one array without a name, "", is for a single spec.
 
     Raises:
-        ValueError: names or shapes are others.
+        ValueError: names or shapes differ from the specs.
     """
     expected = [spec.name for spec in specs]
     if sorted(shapes) != sorted(expected) and not (set(shapes) == {""} and len(specs) == 1):
@@ -238,15 +240,15 @@ def check_shapes(call: str, specs: Sequence[ArraySpec], shapes: Mapping[str, tup
 
 
 def sent_arrays(call: str, specs: Sequence[ArraySpec], arrays: Mapping[str, Array]) -> list[Array]:
-    """What a program sent, in the order and dtypes of the specs.
+    """Return the arrays that a program sent, in the order and dtypes of the specs.
 
     Args:
-        call: how messages call it.
-        specs: of what is expected.
-        arrays: by name; one array without a name, "", is that of a single spec.
+        call: the name of the call in messages.
+        specs: the specs of the expected arrays.
+        arrays: the arrays by name; one array without a name, "", is for a single spec.
 
     Raises:
-        ValueError: names or shapes are others, or a dtype cannot hold the numbers.
+        ValueError: names or shapes differ from the specs, or a dtype cannot hold the numbers.
     """
     check_shapes(call, specs, {name: values.shape for name, values in arrays.items()})
     converted = []

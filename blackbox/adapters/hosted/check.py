@@ -1,4 +1,4 @@
-"""The check of a program that calls the network: does it repeat itself, and does it show what it goes by."""
+"""The check of a program that calls the network: it must repeat itself, and show all that it depends on."""
 
 from __future__ import annotations
 
@@ -44,29 +44,29 @@ def check_host(
         host: the program.
         cases: cases that training has too; two or more.
         calls: how many calls of a run are answered; None for 8, or for three rounds of all calls and stages.
-        seed: of all draws.
+        seed: the seed of all draws.
 
     Returns:
-        What was found: whether the same case and answers give the same run, also beside others; whether what
-        is answered changes what is seen later; whether what a call shows determines what follows; and what an
-        exchange costs.
+        Findings on four questions: whether the same case and answers give the same run, also beside other
+        runs; whether answers change later calls; whether a call's arrays determine the rest of the run; and
+        the cost of an exchange.
     """
     calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
-    began, before = time.monotonic(), host.counts.exchanges
-    said = set(host.notices.said)
+    began, exchanges = time.monotonic(), host.counts.exchanges
+    notices = set(host.notices.said)
     host.notices.settle("early")  # runs may be shorter than these calls
     policy, host.failures = host.failures, "raise"  # a run that fails is a finding
     try:
         findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]
     finally:
-        host.notices.said, host.failures = said, policy
+        host.notices.said, host.failures = notices, policy
         host.close()
     return Report(
         box=repr(host),
         findings=tuple(findings),
         recommendations=(),
         drawn=False,
-        rows=host.counts.exchanges - before,
+        rows=host.counts.exchanges - exchanges,
         taken=len(cases),
         offered=len(cases),
         seconds=time.monotonic() - began,
@@ -85,8 +85,8 @@ class _DrawnAnswers:
 
     Args:
         host: the program.
-        calls: how many are answered.
-        seed: of the draws.
+        calls: how many calls are answered.
+        seed: the seed of the draws.
     """
 
     def __init__(self, host: Hosted, calls: int, seed: int) -> None:
@@ -143,8 +143,8 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
         took = time.monotonic() - started
     except BlackBoxError as error:
         return [Finding(RUNS, Verdict.FAULT, f"A run failed: {error}")]
-    asked = sum(int(first[name].mask.sum()) for name in first)
-    findings = [Finding(RUNS, Verdict.OK, "The program runs and asks.", asked / len(cases), "calls a run")]
+    answers = sum(int(first[name].mask.sum()) for name in first)
+    findings = [Finding(RUNS, Verdict.OK, "The program runs and asks.", answers / len(cases), "calls a run")]
     host.close()  # what is remembered would answer in the place of new runs
     try:
         again = drawn.run(cases[::-1])
@@ -186,7 +186,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
         )
         findings += _responses(drawn, cases[0])
     numbers = host.form.size
-    cost = 1000 * took / max(1, asked)
+    cost = 1000 * took / max(1, answers)
     findings.append(
         Finding(COST, Verdict.OK, f"A row has {numbers:,} numbers; starts are in it.", cost, "ms a call")
     )
@@ -194,13 +194,13 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
 
 
 def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
-    """Whether answers change what is seen later, and whether what is shown determines what follows."""
-    base, seen = drawn.run([case]), dict[str, tuple[bool, bool]]()
+    """Check that answers change later calls, and that the arrays shown determine what follows."""
+    base, effects = drawn.run([case]), dict[str, tuple[bool, bool]]()
     for name in base:
         moved = [_moved(drawn, case, name, length) for length in (FAR, 1.0)]
-        seen[name] = any(_differ(base, moved[0])), any(_differ(base, moved[1]))
-    silent = [name for name, (_, far) in seen.items() if not far]
-    steps = [name for name, (near, far) in seen.items() if far and not near]
+        effects[name] = any(_differ(base, moved[0])), any(_differ(base, moved[1]))
+    silent = [name for name, (_, far) in effects.items() if not far]
+    steps = [name for name, (near, far) in effects.items() if far and not near]
     if silent and drawn.calls <= len(drawn.host.form.kinds):
         words = f"Not measured: a round has {len(drawn.host.form.kinds)} calls. Give a larger calls=."
         return [Finding(ANSWERS, Verdict.SKIPPED, words)]
@@ -232,32 +232,32 @@ def _moved(drawn: _DrawnAnswers, case: int, name: str, length: float) -> HostedR
 
 
 def _differ(one: HostedRun, other: HostedRun) -> list[bool]:
-    """Of each array that was sent, whether it is another."""
+    """Say for each sent array whether it differs."""
     return [not torch.equal(a, b) for a, b in zip(_seen(one), _seen(other), strict=True)]
 
 
 def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
-    """Of each call that sees and gives a vector of one length: whether they are a line of cells."""
+    """Check each call that sees and gives a vector of one length: it may be a line of cells."""
     findings: list[Finding] = []
     for name, call in drawn.host.form.calls.items():
         if len(call.seen) != 1 or len(call.given) != 1:
             continue
-        seen, given = call.seen[0], call.given[0]
-        if not (is_open(seen) and is_open(given) and seen.shape == given.shape):
+        spec_seen, spec_given = call.seen[0], call.given[0]
+        if not (is_open(spec_seen) and is_open(spec_given) and spec_seen.shape == spec_given.shape):
             continue
-        places = places_of(given.shape[0])
-        moves = torch.zeros(len(places), given.shape[0], dtype=torch.float64)
+        places = places_of(spec_given.shape[0])
+        moves = torch.zeros(len(places), spec_given.shape[0], dtype=torch.float64)
         moves[range(len(places)), places] = 0.1 * drawn.scales(name)[places]
-        runs = drawn.run([case] * len(places), {(name, 0): moves})[name][seen.name]
-        response = runs - drawn.run([case])[name][seen.name]
-        shown = next((each for each in response[:, 1:4].unbind(1) if bool(each.any())), None)
-        if shown is not None:  # of the first call that shows the answer
-            findings.append(told([(given.name, shown.numpy(), places)], [seen.name]))
+        runs = drawn.run([case] * len(places), {(name, 0): moves})[name][spec_seen.name]
+        response = runs - drawn.run([case])[name][spec_seen.name]
+        visible = next((each for each in response[:, 1:4].unbind(1) if bool(each.any())), None)
+        if visible is not None:  # of the first call that shows the answer
+            findings.append(told([(spec_given.name, visible.numpy(), places)], [spec_seen.name]))
     return findings
 
 
 def _state(drawn: _DrawnAnswers, case: int) -> Finding:
-    """Whether changes of what a call shows, and of its answer, determine those of what is seen next.
+    """Check that changes of a call's shown arrays and answer determine those of the next shown ones.
 
     All answers are moved, in more runs than a call has numbers. So some of these moves cancel in what is
     shown and answered, and what is seen next must not show them either, at none of the calls.
@@ -312,31 +312,35 @@ def _way(drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor
             arrays = [array.flatten() for array in drawn.answers(name, numbers[name])]
             move = moves.get((name, numbers[name]), torch.zeros(sum(map(len, arrays))))
             parts = zip(arrays, move.split([*map(len, arrays)]), strict=True)
-            given = torch.cat([(array + part).to(array.dtype).double() for array, part in parts]).numpy()
+            answer = torch.cat([(array + part).to(array.dtype).double() for array, part in parts]).numpy()
             numbers[name] += 1
-            place = host.programs.after(place, given)
+            place = host.programs.after(place, answer)
             way.vectors.append(place.vector)
-            way.answers.append(given)
+            way.answers.append(answer)
         host.programs.release([case])
     return way
 
 
 def _is_single(way: _Way) -> bool:
-    """Whether all that was sent are numbers of single precision, whatever the spec says of them."""
+    """Say whether all sent numbers are of single precision, whatever the spec says of them."""
     sent = np.concatenate(way.vectors)
     return bool((sent == sent.astype(np.float32)).all())
 
 
 def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -> float | str:
-    """The most that is hidden at a call, of what the answers of one round do; or why nobody knows.
+    """The largest hidden share, over calls, of the effect of one round's answers; or why it is unknown.
 
     Args:
-        form: of the vectors.
+        form: the layout of the vectors.
         ways: runs, the first without moves.
-        length: of the moves.
+        length: the length of the moves.
         eps: the last place of a program's numbers, to which it rounds.
     """
-    own, found, why = dict[int, Array](), list[float](), "more answers have to be moved, by a larger calls="
+    effects, shares, why = (
+        dict[int, Array](),
+        list[float](),
+        "more answers have to be moved, by a larger calls=",
+    )
     for place in range(len(form.kinds) - 1, min(len(way.answers) for way in ways)):
         kinds = {(int(way.vectors[place][0]), int(way.vectors[place + 1][0])) for way in ways}
         kind, after = kinds.pop()
@@ -344,8 +348,8 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
             why = "how many calls are made depends on answers"
         if kinds or after < 0:
             continue
-        shown = [*form.seen[form.kinds[kind][0]], *form.remembered(form.kinds[kind])]
-        parts = [_changes(ways, place, slot.place) for slot in shown if slot.spec.floating]
+        slots = [*form.seen[form.kinds[kind][0]], *form.remembered(form.kinds[kind])]
+        parts = [_changes(ways, place, slot.place) for slot in slots if slot.spec.floating]
         answers = np.stack([way.answers[place] for way in ways])
         d = np.hstack([*parts, answers[1:] - answers[0]])
         sent = [slot for slot in form.seen[form.kinds[after][0]] if slot.spec.floating]
@@ -354,7 +358,7 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
             ROUNDED * eps * np.abs(np.hstack([ways[0].vectors[place + 1][slot.place] for slot in sent]))
         )
         spread = np.sqrt(np.square(e).mean(axis=0))
-        own.setdefault(after, spread)  # of a round's answers alone
+        effects.setdefault(after, spread)  # of a round's answers alone
         moves = sum(map(len, ways[0].answers[: place + 1]))
         if not (moved := spread > rounding).any():
             why = "small changes of answers change nothing"
@@ -364,25 +368,25 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
             continue
         left = (
             np.sqrt(np.maximum(left**2 - rounding**2, 0))[moved]
-            / np.maximum(own[after], FAINT * spread)[moved]
+            / np.maximum(effects[after], FAINT * spread)[moved]
         )
-        found.append(float(np.sqrt(np.square(left).mean())))
-    return max(found) if found else why
+        shares.append(float(np.sqrt(np.square(left).mean())))
+    return max(shares) if shares else why
 
 
 def _changes(ways: Sequence[_Way], place: int, numbers: slice) -> Array:
-    """How numbers of the vectors at a place are moved, `(ways less the first, numbers)`."""
+    """Return the moves of the vectors' numbers at a place, `(ways less the first, numbers)`."""
     return np.stack([way.vectors[place][numbers] for way in ways[1:]]) - ways[0].vectors[place][numbers]
 
 
 def _left(d: Array, e: Array, moves: int, tolerance: float) -> Array | None:
-    """Of each column of e what is not a combination of the columns of d, as a spread; None if nothing can be.
+    """Return for each column of e its spread beside combinations of d's columns; None if nothing can be left.
 
     Args:
-        d: changes of what is known, `(rows, numbers)`.
-        e: changes of what follows.
-        moves: how many numbers made them.
-        tolerance: of combinations that cancel.
+        d: changes of the known numbers, `(rows, numbers)`.
+        e: changes of the next numbers.
+        moves: how many numbers were moved.
+        tolerance: the tolerance for combinations that cancel.
     """
     d = d[:, np.abs(d).max(axis=0) > 0]
     u, sizes, _ = np.linalg.svd(d / np.abs(d).max(axis=0))

@@ -1,4 +1,4 @@
-"""`write_client`: the files by which a program calls a network, for its own folder."""
+"""`write_client`: writes the files for a program that calls a network into the program's folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def write_client(folder: Path, names: Sequence[str] = CLIENT) -> str:
     """Write bb_host.
 
     Args:
-        folder: Where; made if it is missing.
-        names: Which files.
+        folder: The folder; made if it is missing.
+        names: The names of the files.
 
     Returns:
-        What was written, and what to do with it.
+        A sentence that says which files were written, and how to use them.
 
     Raises:
         ConfigurationError: A file of another content is there; nothing is written.

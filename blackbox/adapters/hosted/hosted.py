@@ -58,30 +58,31 @@ class Hosted(HostParts):
         gradient = zo.TangentGradient(network, objective, boxes=host.boxes, seed=0)
 
     In the program, a line stands where the closure is computed: `bb_exchange("closure", ...)` of bb_host, for
-    C, C++, Fortran and Python (`blackbox host DIR` writes the files). A row is one answer: what the program
-    saw and was given, to what it sees at its next call. `run` starts a process for each row of a batch, in a
-    folder of its own; they go on side by side, and all rows of a call are answered by one forward of the
-    network. Tangents learn what an answer does from what training runs anyway.
+    C, C++, Fortran and Python (`blackbox host DIR` writes the files). A row is one answer: its inputs are the
+    arrays that the program sent and got, its outputs the arrays at the program's next call. `run` starts a
+    process for each row of a batch, in a folder of its own. The processes go on side by side, and one forward
+    of the network answers all rows of a call. Tangents learn the effect of an answer from the runs that
+    training makes anyway.
 
-    A program has to do the same whenever it runs a case and gets the same answers. It is not asked to be
-    able to stop, go back, or save its state: a row that is asked again is answered from memory, or by a run
-    that is started once more.
+    A program has to do the same whenever it runs a case and gets the same answers. It need not be able to
+    stop, go back, or save its state: a row that is asked again is answered from memory, or by a run that is
+    started once more.
 
     A program that crashes, ends with another status than 0, hangs, or sends NaN or an array of another shape
     fails its row, with its last lines in the message. Its processes are ended with it, and all are when this
-    process dies. Under "keep" the row's arrays are NaN from there on. Where all rows of a run fail, nothing
-    says how long they are, and what asks for a call's arrays gets a `NoRowLeftError` with the first row's
-    last lines: for gradients of `zo`, and in runs, all rows of the batch have failed then.
+    process dies. Under "keep" the row's arrays are NaN from there on. Where all rows of a run fail, the
+    lengths of the arrays are unknown, and code that asks for a call's arrays gets a `NoRowLeftError` with the
+    first row's last lines. For gradients of `zo`, and in runs, all rows of the batch have failed then.
 
     Args:
         arguments: the program and its arguments, as for `CommandLine`; `{case}` is the number of the row's
             case.
-        calls: what the program calls, see `Call`.
-        outputs: the specs of what a run has at its end: sent by `bb_output`, or read from files.
+        calls: the calls of the program, see `Call`.
+        outputs: the specs of a run's outputs at its end: sent by `bb_output`, or read from files.
         output_files: the files from which outputs are read, as for `CommandLine`.
         output_templates: the texts from which they are read, as for `CommandLine`.
         copies: files or folders that the program needs in its folder, by their name there.
-        prepare: `prepare(case, folder)` puts what a case needs into the folder of its run.
+        prepare: `prepare(case, folder)` puts the files of a case into the folder of its run.
         timeout: the seconds that a program may take between two calls; None for any time.
         environment: variables of the program, in addition to those of this process; LC_ALL as for
             `CommandLine`.
@@ -95,9 +96,9 @@ class Hosted(HostParts):
         boxes: the black boxes that gradients go through: one for each call and stage, and as many for the
             ends of runs if there are outputs. `TangentGradient` takes the host itself in their place.
         start: the black box of the runs' first calls.
-        counts: what the programs did, see `HostCounts`.
+        counts: the counts of the programs, see `HostCounts`.
         ledger: the rows of all boxes.
-        notices: what was said once.
+        notices: the notices given so far.
 
     Raises:
         ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of
@@ -189,7 +190,7 @@ class Hosted(HostParts):
 
     @property
     def counts(self) -> HostCounts:
-        """What the programs did: runs, answers, replays."""
+        """The counts of the programs: runs, answers, replays."""
         return self.programs.counts
 
     def run(
@@ -202,11 +203,12 @@ class Hosted(HostParts):
         """Run the program for some cases, all side by side, with networks that answer its calls.
 
         Args:
-            cases: whole numbers `(rows,)`, a tensor, an array or a list: what `{case}` and `prepare` get.
-            calls: how many answers a run gets at most; then it is ended. None to let it run to its end.
-            dtype: of arrays whose spec leaves it open; None for torch's default.
-            **networks: what answers each call, by its name: a function of the arrays that it sees, tensors
-                `(rows, *shape)`, that gives a tensor, a tuple or a dictionary of those that it gives.
+            cases: the cases for `{case}` and `prepare`: whole numbers `(rows,)`, a tensor, an array or a
+                list.
+            calls: the most answers that a run gets; then it is ended. None to let it run to its end.
+            dtype: the dtype of arrays whose spec leaves it open; None for torch's default.
+            **networks: the network of each call, by its name: a function of the seen arrays, tensors
+                `(rows, *shape)`, that returns the given arrays as a tensor, a tuple or a dictionary.
 
         Raises:
             ConfigurationError: a call has no network, or a network no call.
@@ -234,7 +236,7 @@ class Hosted(HostParts):
             return Loop(self, whole.long(), dtype or torch.get_default_dtype(), networks, causes).run(calls)
 
     def state_of(self, place: Place) -> tuple[Array, ...]:
-        """What is known of a row at a place, in the order of `state`."""
+        """Return the known arrays of a row at a place, in the order of `state`."""
         return hosted_boxes.state_of(self.slots, place)
 
     def close(self) -> None:
@@ -243,14 +245,14 @@ class Hosted(HostParts):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What the answers depend on: settings, contents of the program and of copies, the function."""
+        """The identity of the answers: settings, contents of the program and of copies, the function."""
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         texts = {name: template.text for name, template in self._templates.items()}
         settings = repr((copies, texts, self._files, self.calls, sorted(self.environment.items())))
         return known_command(self._command), self._function, settings, [file.function for file in self._files]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hosted:
-        """The host itself: its programs are processes, of which there is no copy."""
+        """Return the host itself: its programs are processes, which cannot be copied."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

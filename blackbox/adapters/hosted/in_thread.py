@@ -30,7 +30,7 @@ class AskingHost(Host):
 
 
 class InThread(Running):
-    """A function that runs in a thread, with what a program has: a name, an end, last words.
+    """A function that runs in a thread like a program: it has a name, an end, last words.
 
     It cannot be killed. Where its run is not needed any more its next call raises, which ends it.
 
@@ -38,8 +38,8 @@ class InThread(Running):
         function: `function(case, host)`.
         case: the number of the run's case.
         arguments: none.
-        folder: where its last words are written.
-        environment: names the socket.
+        folder: the folder for its last words.
+        environment: the variables that name the socket.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InThread(Running):
             host.hang_up()
 
     def wait(self, timeout: float | None) -> bool:
-        """Whether the function ends within some seconds; None for any time."""
+        """Wait, and say whether the function ends within some seconds; None for any time."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -90,5 +90,5 @@ class InThread(Running):
 
 
 def name_of(function: Callable[..., object]) -> str:
-    """How messages call a function."""
+    """Return the name of a function in messages."""
     return getattr(function, "__name__", type(function).__name__)

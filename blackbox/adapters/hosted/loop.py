@@ -60,9 +60,9 @@ class Loop:
         self._bounded, done = calls is not None, 0
         try:
             while bool(self._going().any()) and (calls is None or done < calls):
-                asked = self._asked
-                for kind in self._waiting(asked):
-                    self._answer(kind, asked)
+                next_kinds = self._asked
+                for kind in self._waiting(next_kinds):
+                    self._answer(kind, next_kinds)
                 done += 1
                 if calls is None and done == LONG:
                     self._host.notices.once(
@@ -109,7 +109,7 @@ class Loop:
         )
 
     def _going(self) -> Tensor:
-        """Which rows wait for an answer."""
+        """Say which rows wait for an answer."""
         going = (self._asked >= 0) & self._failed().logical_not()
         if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
             raise SessionError(  # no program has answered: it is a rehearsal
@@ -119,7 +119,7 @@ class Loop:
         return going
 
     def _failed(self) -> Tensor:
-        """Which rows have failed: a place that is none, and nothing to be seen."""
+        """Say which rows have failed: without a place, and with NaN alone in each array of floats."""
         nowhere = (self._history == 0).all(dim=1)
         if not bool(nowhere.any()):  # as usual: then arrays, which may be large, are not looked at
             return nowhere
@@ -130,7 +130,7 @@ class Loop:
         return nothing & nowhere
 
     def _waiting(self, asked: Tensor) -> list[int]:
-        """Which calls and stages some rows wait for."""
+        """Return the calls and stages that some rows wait for."""
         return sorted(set(asked[self._going()].tolist()))
 
     def _mask(self, kind: int, asked: Tensor) -> Tensor:
@@ -138,25 +138,25 @@ class Loop:
 
     def _see(self, name: str, mask: Tensor) -> list[Tensor]:
         form, rounds = self._host.form, self._records[name]
-        seen = [self._state[slot.name] for slot in form.seen[name]]
+        arrays = [self._state[slot.name] for slot in form.seen[name]]
         rounds.masks.append(mask | self._failed())
-        for record, array in zip(rounds.seen.values(), seen, strict=True):
+        for record, array in zip(rounds.seen.values(), arrays, strict=True):
             record.append(array)
-        return seen
+        return arrays
 
     def _answer(self, kind: int, asked: Tensor) -> None:
         host = self._host
         name, _ = host.form.kinds[kind]
         box, mask = host.exchanges[kind], self._mask(kind, asked)
         everywhere, places = bool(mask.all()), mask.nonzero().flatten()
-        seen = self._see(name, mask)
-        shown = seen if everywhere else [array[places] for array in seen]
-        given = given_arrays(repr(box), box.given, self._networks[name](*shown), len(places))
+        arrays_seen = self._see(name, mask)
+        rows_seen = arrays_seen if everywhere else [array[places] for array in arrays_seen]
+        answer = given_arrays(repr(box), box.given, self._networks[name](*rows_seen), len(places))
         if not everywhere:
-            given = [filled(part, places, self._rows) for part in given]
-        for record, array in zip(self._records[name].given.values(), given, strict=True):
+            answer = [filled(part, places, self._rows) for part in answer]
+        for record, array in zip(self._records[name].given.values(), answer, strict=True):
             record.append(array)
-        row = (*(self._state[slot.name] for slot in box.slots), *given, self._history)
+        row = (*(self._state[slot.name] for slot in box.slots), *answer, self._history)
         *arrays, after, history = host.boxes[kind](*row)
         ends = mask & (after == ENDED)
         if host.form.outputs and bool(ends.any()):

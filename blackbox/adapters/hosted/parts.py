@@ -1,4 +1,4 @@
-"""`HostParts`: what the boxes and the loop of a host know of it."""
+"""`HostParts`: a host as its boxes and its loop see it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from blackbox.spec import ArraySpec
 
 
 class HostParts(BoxGroup):
-    """What the boxes and the loop of a host know of it, which `Hosted` makes.
+    """A host as its boxes and its loop see it; `Hosted` makes it.
 
     Attributes:
-        form: what its calls see and give, as a vector.
+        form: the layout of its calls' arrays in a vector.
         slots: the arrays in a row's vector.
-        state: the specs of what is known of a row between two calls.
-        programs: those that run.
+        state: the specs of the known arrays of a row between two calls.
+        programs: the running programs.
         ledger: the rows of all boxes.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
         start: the black box of the runs' first calls.
         exchanges: the black boxes of all calls and stages.
-        boxes: these, and those of the ends of runs.
-        notices: what was said once.
+        boxes: the exchanges, and the black boxes of the ends of runs.
+        notices: the notices given so far.
     """
 
     form: VectorForm
@@ -48,7 +48,7 @@ class HostParts(BoxGroup):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """What the answers depend on."""
+        """The identity of the answers."""
 
     @abstractmethod
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,4 +56,4 @@ class HostParts(BoxGroup):
 
     @abstractmethod
     def state_of(self, place: Place) -> tuple[np.ndarray[Any, Any], ...]:
-        """What is known of a row at a place, in the order of `state`."""
+        """Return the known arrays of a row at a place, in the order of `state`."""

@@ -30,14 +30,14 @@ READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
 class Start:
-    """What a run begins with.
+    """The start of a run.
 
     Attributes:
         arguments: the program and its arguments.
-        environment: of the program, without the socket's.
+        environment: the environment variables of the program, without the socket's.
         prepare: puts files into the run's folder.
-        results: reads what the program has left there at its end, by output.
-        kind: how it is run.
+        results: reads the program's results there at its end, by output.
+        kind: the class that runs it.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Program:
     """A running program; it waits for an answer, or is at its end.
 
     Args:
-        form: how a row's vector is made.
-        start: what the run begins with.
+        form: the layout of a row's vector.
+        start: the start of the run.
         timeout: the seconds that may pass between two messages; None for any time.
-        shared_bytes: of the largest message.
+        shared_bytes: the size of the largest message.
         scratch: the folder in which the run's folder is made.
         keep_failed: whether the folder of a failed run is kept.
     """
@@ -114,11 +114,11 @@ class Program:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the run is over."""
+        """True if the run is over."""
         return self._closed
 
     def read(self) -> Array:
-        """What the program asks next, or what it has left at its end, as a vector of the form.
+        """Read the program's next call, or the results that it has left at its end, as a vector of the form.
 
         Raises:
             RuntimeError, ValueError: it failed, or sent what is not expected; it has been ended then.
@@ -152,8 +152,8 @@ class Program:
         self._history[name].appendleft(np.concatenate([self._present, given[:at]]))
         self._asked = None
         try:
-            for line, own in zip(self._lines, self._shares(arrays), strict=True):
-                line.answer(own)
+            for line, part in zip(self._lines, self._shares(arrays), strict=True):
+                line.answer(part)
         except wire.WireError:
             pass  # it has ended: the next look at it says how
 
@@ -162,7 +162,7 @@ class Program:
         self._leave(None)
 
     def _shares(self, arrays: dict[str, Array]) -> list[dict[str, Array]]:
-        """What each process gets: the same part of arrays with the dimensions of what it sent a part of."""
+        """Return each process's share of arrays: its own part of those as large as the whole that it sent."""
         shares = []
         for part in self._parts:
             if part is None:
@@ -189,7 +189,7 @@ class Program:
         return self._at_end(end) if vector is None else vector
 
     def _asked_next(self, end: float | None) -> Array | None:
-        """What the program asks next; None where it asks no more.
+        """Return the program's next call; None where it asks no more.
 
         Raises:
             ValueError: it is not what is expected.
@@ -218,11 +218,11 @@ class Program:
 
     def _call(self, name: str, arrays: dict[str, Array]) -> Array:
         form = self._form
-        seen = sent_arrays(name, form.calls[name].seen, arrays)
+        arrays_seen = sent_arrays(name, form.calls[name].seen, arrays)
         stage = self._counts[name] % form.calls[name].stages
         self._counts[name] += 1
         self._asked = name, stage
-        self._present = np.concatenate([array.ravel().astype(np.float64) for array in seen])
+        self._present = np.concatenate([array.ravel().astype(np.float64) for array in arrays_seen])
         vector = self._with_history(form.kinds.index((name, stage)))
         vector[form.seen[name][0].place.start : form.seen[name][-1].place.stop] = self._present
         return vector
@@ -310,7 +310,7 @@ class Program:
         return message
 
     def _is_wanted(self, kind: int, name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
-        """Whether arrays of a message are; raises a ValueError where they are not what is expected."""
+        """Say whether arrays of a message are wanted; raise a ValueError where they are not as expected."""
         specs = self._wanted.get((kind, name))
         if specs is not None:
             check_shapes(name if kind == wire.CALL else "output", specs, shapes)
@@ -348,7 +348,7 @@ class Program:
         return 1000 * min(times) if times else None
 
     def _has_ended(self) -> bool:
-        """Whether it has, where nothing came and no handle tells."""
+        """Say whether it has ended, where nothing came and no handle tells."""
         assert self._running is not None
         return self._handle is None and self._running.wait(0.0)
 

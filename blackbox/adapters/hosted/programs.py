@@ -1,4 +1,4 @@
-"""Which programs run, each at some place of a run; and what is known of places, for rows asked again."""
+"""The running programs, each at some place of a run; and the known places, for rows asked again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = 2**29  # bytes of answers and states that are remembered
 
 @dataclass
 class HostCounts:
-    """What the programs of a `Hosted` have done, beside the rows that its boxes' ledgers count.
+    """The counts of the programs of a `Hosted`, beside the rows that its boxes' ledgers count.
 
     Attributes:
         started: runs that were started.
@@ -45,19 +45,19 @@ class HostCounts:
 
 @dataclass(eq=False)
 class Place:
-    """Where a run has come to: a case, and what its calls were answered so far.
+    """A place of a run: a case, and the answers to its calls so far.
 
     Attributes:
-        key: what the place is known by: the case, and which of its parent's children it is, all the way.
-        case: of the run.
+        key: the identity of the place: the case, and its number among its parent's children, all the way up.
+        case: the case of the run.
         parent: the place before the last answer; None at the run's first call.
         given: that answer, as numbers.
-        vector: what is known there, see `VectorForm`.
+        vector: the known numbers there, see `VectorForm`.
         count: how many calls were answered.
         children: the places after it.
-        born: how many there were ever.
-        program: one that waits there; None if there is none.
-        waiting: the answer that it has been given and nobody has read the outcome of.
+        born: how many children there were ever.
+        program: a program that waits there; None if there is none.
+        waiting: an answer that the program has got, while nobody has read its outcome.
     """
 
     key: bytes
@@ -77,7 +77,7 @@ class Place:
 
     @property
     def bytes(self) -> int:
-        """Of its arrays."""
+        """The size of its arrays."""
         return self.vector.nbytes + self.given.nbytes + 200
 
 
@@ -129,12 +129,12 @@ class Programs:
         """The place of a case's first call.
 
         Raises:
-            Exception: what the program failed by.
+            Exception: the error of the program.
         """
-        known = self._roots.get(case)
-        if known is not None:
+        root = self._roots.get(case)
+        if root is not None:
             self.counts.repeated += 1
-            return known
+            return root
         program = self._fresh(case)
         place = Place(_key(b"", case), case, None, np.empty(0), self._read(program), 0)
         self._roots[case] = place
@@ -143,12 +143,12 @@ class Programs:
 
     def go_on(self, moves: Sequence[tuple[Place, Array]]) -> None:
         """Answer programs whose outcomes `after` will ask for, so that they go on side by side."""
-        for place, given in moves:
-            if place.child(given) is not None:
+        for place, answer in moves:
+            if place.child(answer) is not None:
                 continue
             if place.program is not None and place.waiting is None:
-                place.program.answer(given)
-                place.waiting = given
+                place.program.answer(answer)
+                place.waiting = answer
             elif place.parent is None and len(self._running) + self._started() < self._most:
                 self._starting.setdefault(place.case, []).append(self._new(place.case))
 
@@ -157,12 +157,12 @@ class Programs:
 
         Raises:
             SessionError: the program does not repeat itself.
-            Exception: what a new run of the program failed by.
+            Exception: the error of a new run of the program.
         """
-        known = place.child(given)
-        if known is not None:
+        child = place.child(given)
+        if child is not None:
             self.counts.repeated += 1
-            return known
+            return child
         answered = place.waiting is not None and np.array_equal(place.waiting, given)
         program = self._at(place, given)
         place.waiting = None
@@ -215,12 +215,12 @@ class Programs:
         begun = self.counts.exchanges
         program = self._fresh(place.case)
         vector = self._read(program)
-        for known, after in zip(way, [*way[1:], None], strict=True):
-            if not np.array_equal(vector, known.vector):
+        for stop, after in zip(way, [*way[1:], None], strict=True):
+            if not np.array_equal(vector, stop.vector):
                 program.end()
                 raise SessionError(
                     f"{self._owner}: expected a program that does the same whenever it runs a case and gets "
-                    f"the same answers, got another in case {place.case} after {known.count} calls. Seed all "
+                    f"the same answers, got another in case {place.case} after {stop.count} calls. Seed all "
                     "that is random from the case, and let no run read what another has written."
                 )
             if after is not None:
@@ -286,7 +286,7 @@ class Programs:
                 del self._roots[oldest.case]
 
     def _is_needed(self, place: Place) -> bool:
-        """Whether a row may be asked from there: at the end of a run that is under way, or one before."""
+        """Say whether a row may be asked from there: at the end of a run that is under way, or one before."""
         leaf = not place.children or any(not child.children for child in place.children)
         return place.program is not None or (leaf and place.case in self._active)
 

@@ -1,4 +1,4 @@
-"""`HostedRun` and `CallRecord`: what the runs of a hosted program have shown."""
+"""`HostedRun` and `CallRecord`: the record of the runs of a hosted program."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from blackbox.errors import NoRowLeftError
 
 
 class CallRecord:
-    """What a call has seen and given in the rows of a run; its arrays are attributes, by their names.
+    """The arrays seen and given in a call, for the rows of a run; they are attributes, by their names.
 
-    What is seen has an entry more than what is given where a run was ended while the call waited.
+    Seen arrays have one entry more than given ones where a run was ended while the call waited.
 
     Attributes:
-        mask: which entries are of a row's run, `(rows, entries)` bool, of what is seen; the others are zeros.
-            True to the end in a row that failed, whose arrays are NaN.
+        mask: which entries of the seen arrays belong to a row's run, `(rows, entries)` bool; other entries
+            are zeros. It is True to the end in a row that failed, whose arrays are NaN.
         seen_names: the names of the arrays that are seen.
     """
 
@@ -39,15 +39,15 @@ class CallRecord:
 
 
 class HostedRun:
-    """What the runs of some cases have shown; each call's `CallRecord` is an attribute, by its name.
+    """The record of the runs of some cases; each call's `CallRecord` is an attribute, by its name.
 
-    Where rows failed and none is left that shows how long a call's arrays are, to ask for them raises
+    Where all rows failed, so that none shows how long a call's arrays are, access to them raises
     `NoRowLeftError`.
 
     Attributes:
-        outputs: what runs have left at their ends by name, `(rows, *shape)`; zeros in rows that have not
-            ended, NaN in those that failed.
-        ended: which rows have come to their own end, `(rows,)` bool.
+        outputs: the results of runs at their ends, by name, `(rows, *shape)`; zeros in rows that have not
+            ended, NaN in rows that failed.
+        ended: which rows have reached their own end, `(rows,)` bool.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class HostedRun:
             return self.__dict__["_records"][name]
         except KeyError:
             self._refuse_lost(name)
-            known = ", ".join(self.__dict__.get("_records", ()))
-            raise AttributeError(f"expected a call, one of {known}, outputs or ended, got {name!r}") from None
+            names = ", ".join(self.__dict__.get("_records", ()))
+            raise AttributeError(f"expected a call, one of {names}, outputs or ended, got {name!r}") from None
 
     def __getitem__(self, name: str) -> CallRecord:
         self._refuse_lost(name)
@@ -80,7 +80,7 @@ class HostedRun:
 
 
 class Rounds:
-    """What a call has seen and given, round by round, over all rows."""
+    """The arrays seen and given in a call, round by round, over all rows."""
 
     def __init__(self, seen: list[str], given: list[str]) -> None:
         self.seen: dict[str, list[Tensor]] = {name: [] for name in seen}
@@ -88,7 +88,7 @@ class Rounds:
         self.masks: list[Tensor] = []
 
     def record(self, failed: Tensor) -> CallRecord:
-        """With each row's entries one behind the other, and zeros behind the last.
+        """Make the record: each row's entries one behind the other, and zeros behind the last.
 
         Args:
             failed: `(rows,)` bool, rows whose last entry is NaN: the others may have had no call since.
@@ -102,19 +102,19 @@ class Rounds:
 
         def entries(arrays: list[Tensor]) -> Tensor:
             stacked = torch.stack(arrays, dim=1)
-            kept = torch.stack(self.masks[: len(arrays)], dim=1)
-            stacked = _entries_where(kept, stacked)
+            mask_of_entries = torch.stack(self.masks[: len(arrays)], dim=1)
+            stacked = _entries_where(mask_of_entries, stacked)
             if order is not None:
-                place = torch.argsort(kept.int(), dim=1, descending=True, stable=True)
+                place = torch.argsort(mask_of_entries.int(), dim=1, descending=True, stable=True)
                 stacked = stacked[torch.arange(len(stacked), device=place.device)[:, None], place]
             stacked = stacked[:, :count]
             if not bool(failed.any()):
                 return stacked
             return torch.cat([stacked[:, :-1], lost_rows(failed, stacked[:, -1])[:, None]], dim=1)
 
-        seen = {name: entries(arrays) for name, arrays in self.seen.items()}
-        given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
-        return CallRecord(seen, given, mask[:, :count])
+        arrays_seen = {name: entries(arrays) for name, arrays in self.seen.items()}
+        arrays_given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
+        return CallRecord(arrays_seen, arrays_given, mask[:, :count])
 
 
 def _entries_where(mask: Tensor, stacked: Tensor) -> Tensor:

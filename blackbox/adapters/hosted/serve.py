@@ -30,16 +30,16 @@ def serve(
 
     Args:
         arguments: the program and its arguments.
-        calls: what it calls.
-        networks: what answers each call, by its name, as in `Hosted.run`.
-        dtype: of arrays whose spec leaves it open.
+        calls: the calls of the program.
+        networks: the network of each call, by its name, as in `Hosted.run`.
+        dtype: the dtype of arrays whose spec leaves it open.
 
     Returns:
-        How many calls were answered.
+        The number of answered calls.
 
     Raises:
         ConfigurationError: there is no such program, or a call has no network.
-        RuntimeError: the program ended with another status than 0, or asked for what is not expected.
+        RuntimeError: the program ended with another status than 0, or made a call that is not expected.
     """
     words = [*arguments]
     executable = shutil.which(words[0]) if words else None
@@ -61,13 +61,13 @@ def serve(
             while int((vector := program.read())[0]) != ENDED:
                 name, _ = form.kinds[int(vector[0])]
                 call = form.calls[name]
-                seen = [torch.from_numpy(slot.of(vector))[None] for slot in form.seen[name]]
-                seen = [
+                arrays_seen = [torch.from_numpy(slot.of(vector))[None] for slot in form.seen[name]]
+                arrays_seen = [
                     array.to(dtype) if spec.dtype is None else array
-                    for array, spec in zip(seen, call.seen, strict=True)
+                    for array, spec in zip(arrays_seen, call.seen, strict=True)
                 ]
-                given = given_arrays(f"{name!r}", call.given, networks[name](*seen), 1)
-                program.answer(np.concatenate([part.double().cpu().numpy().ravel() for part in given]))
+                answer = given_arrays(f"{name!r}", call.given, networks[name](*arrays_seen), 1)
+                program.answer(np.concatenate([part.double().cpu().numpy().ravel() for part in answer]))
                 answered += 1
     finally:
         program.end()

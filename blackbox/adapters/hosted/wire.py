@@ -1,4 +1,4 @@
-"""What goes between a program and its trainer: messages over a Unix socket, large arrays in shared memory.
+"""The protocol of a program and its trainer: messages over a Unix socket, large arrays in shared memory.
 
 The program's side is client/bb_host.c. It begins with a hello, answered by a welcome, which names the shared
 memory. Then it sends calls, each answered, and outputs and an end, which are not. A message is a header, an
@@ -50,7 +50,7 @@ class Part:
 
     Attributes:
         values: the numbers.
-        first: where the part begins in the whole array; None for an array that is whole.
+        first: the beginning of the part in the whole array; None for an array that is whole.
         whole: the shape of the whole.
     """
 
@@ -61,11 +61,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Message:
-    """What a program sends.
+    """A message of a program.
 
     Attributes:
         kind: CALL, OUTPUT or CLOSE.
-        name: of the call or the output.
+        name: the name of the call or the output.
         parts: the arrays by name, "" for one without.
         columns: whether the program has arrays in column order.
     """
@@ -77,7 +77,7 @@ class Message:
 
 
 class _Entry(NamedTuple):
-    """What a message says of an array."""
+    """The entry of an array in a message."""
 
     name: str
     dtype: np.dtype[Any]
@@ -107,7 +107,7 @@ class _Entry(NamedTuple):
         return -(-math.prod(self.dims) * self.dtype.itemsize // 8) * 8
 
     def part(self, data: memoryview, columns: bool) -> Part:
-        """The array, as a copy of what begins there."""
+        """Return a copy of the array that begins there."""
         values = np.frombuffer(data, self.dtype, math.prod(self.dims))
         values = values.reshape(self.dims, order="F" if columns else "C").copy(order="C")
         return Part(values, self.first, self.whole) if self.whole else Part(values)
@@ -117,15 +117,15 @@ class Line:
     """The trainer's end of a connection to one process of a program.
 
     Args:
-        connection: accepted from the program.
+        connection: the connection accepted from the program.
         shared_bytes: the size of the largest message, either way, for which shared memory is worth it; 0 for
             none.
-        is_wanted: whether a message's arrays are, by its kind and name, and shapes by their names; else they
-            are dropped, however large. It raises where the shapes are not what is expected.
+        is_wanted: says whether a message's arrays are wanted, by its kind and name, and shapes by their
+            names; others are dropped, however large. It raises where the shapes are not as expected.
         timeout: the seconds that the program may take to receive an answer; None for any time.
 
     Attributes:
-        connection: as given; it does not block.
+        connection: the argument `connection`; it does not block.
         rank: the process's number.
         size: how many processes there are.
     """
@@ -155,7 +155,7 @@ class Line:
         Raises:
             Gone: the program has closed the connection.
             WireError: it has sent something else.
-            ValueError: what `is_wanted` raises.
+            ValueError: `is_wanted` raises it.
         """
         while (message := self._next()) is None:
             if not self._fill():
@@ -163,7 +163,7 @@ class Line:
         return message
 
     def _next(self) -> Message | None:
-        """A message of what has been received; None where more is to come."""
+        """Parse a message from the received bytes; None where more have to come."""
         if not self._welcomed:
             if self._have < HELLO.size:
                 return None
@@ -212,7 +212,7 @@ class Line:
         return Message(kind, text, parts, self._columns)
 
     def _has(self, size: int) -> bool:
-        """Whether so many bytes have been received; if not, there is room for them from now on."""
+        """Say whether so many bytes have been received; if not, make room for them."""
         if self._have < size and len(self._received) < size:
             self._received.extend(bytes(size - len(self._received)))
         return self._have >= size
@@ -399,7 +399,7 @@ def joined(name: str, parts: Sequence[Part]) -> Array:
 
 
 def placed(part: Part) -> tuple[slice, ...]:
-    """Where a part lies in the whole."""
+    """Return the place of a part in the whole."""
     return tuple(slice(a, a + n) for a, n in zip(part.first or (), part.values.shape, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Simulators that are reset and stepped: what is asked of them, what they gave, and what was counted."""
+"""Simulators that are reset and stepped: their actions, their answers, and their counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Environment(Protocol):
 
 @dataclass
 class SessionCounts:
-    """What a `Session` has done, beside the rows that its ledger counts.
+    """The counts of a `Session`, beside the rows that its ledger counts.
 
     Attributes:
         made: environments that were made.
@@ -58,7 +58,7 @@ class SessionCounts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What `save` gave of an environment, and its last answer then."""
+    """The state of an environment that `save` gave, and its last answer then."""
 
     state: Any
     answer: Answer
@@ -74,14 +74,14 @@ class Live:
 
 
 def same_answer(one: Answer | None, other: Answer | None) -> bool:
-    """Whether two answers are equal; None, of a step that raised, is equal to None alone."""
+    """Say whether two answers are equal; None, of a step that raised, is equal to None alone."""
     if one is None or other is None:
         return one is other
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
 
 
 def first_unlike(expected: Sequence[Answer | None], answers: Sequence[Answer | None]) -> int | None:
-    """After how many steps two ways part; None where they do not."""
+    """Return after how many steps two ways part; None where they do not."""
     pairs = zip(expected, answers, strict=True)
     return next((number for number, both in enumerate(pairs) if not same_answer(*both)), None)
 

@@ -27,8 +27,9 @@ class Gymnasium(Session):
 
     See `Session` for what a row is, what is kept alive, and how gradients are found. The observation and
     action have the shapes of their spaces, and float actions reach the environment in their space's dtype,
-    neither clipped nor scaled. Numbers beyond their space by more than its width are said once. After an
-    episode has ended, rows go on: the observation stays, the reward is zero, and the flags keep their values.
+    neither clipped nor scaled. A warning says once if numbers lie beyond their space by more than its width.
+    After an episode has ended, rows go on: the observation stays, the reward is zero, and the flags keep
+    their values.
 
     Args:
         environment: the name of a registered environment, or a function that makes one, such as
@@ -63,28 +64,28 @@ class Gymnasium(Session):
         import_extra("Gymnasium", "gymnasium", "gymnasium")
         making = _Making(environment, tuple(settings.items()))
         try:
-            shown = making.made()
+            example = making.made()
         except Exception as error:
             raise ConfigurationError(
                 f"Gymnasium, environment: expected one that gymnasium can make, got {environment!r} "
                 f"({type(error).__name__}: {error}). See gymnasium.pprint_registry() for names."
             ) from error
-        spec = getattr(shown, "spec", None)
+        spec = getattr(example, "spec", None)
         steps = steps or (spec.max_episode_steps if spec else None)
         if steps is None:
             raise ConfigurationError(
                 "Gymnasium, steps: expected a number, as the environment has no max_episode_steps, got None. "
                 "Give the most steps after a reset."
             )
-        observation = _spec("observation", shown.observation_space)
+        observation = _spec("observation", example.observation_space)
         self._environment, self._keywords = environment, settings
-        action = _spec("action", shown.action_space)
-        self._space, self._notices = shown.action_space, Notices()
+        action = _spec("action", example.action_space)
+        self._space, self._notices = example.action_space, Notices()
         self._limits = {
             name: (str(space), *limits_of(space))
-            for name, space in (("observation", shown.observation_space), ("action", shown.action_space))
+            for name, space in (("observation", example.observation_space), ("action", example.action_space))
         }
-        shown.close()
+        example.close()
         super().__init__(
             making,
             observation=observation,
@@ -104,7 +105,7 @@ class Gymnasium(Session):
         self._functions = save, load
 
     def _read(self, answer: Any, stepped: bool) -> Answer:
-        """What an environment gave; said once where its observations leave their space by far."""
+        """Read an environment's answer, and warn once where its observations leave their space by far."""
         parts = super()._read(answer, stepped)
         mend = "Mend the environment's observation_space, or the units of what it gives."
         self._look("observation", parts[0], mend)
@@ -149,8 +150,8 @@ class Gymnasium(Session):
     def __repr__(self) -> str:
         """The environment's name."""
         name = self._environment
-        shown = repr(name) if isinstance(name, str) else getattr(name, "__qualname__", type(name).__name__)
-        return f"Gymnasium({shown}, steps={self.steps})"
+        label = repr(name) if isinstance(name, str) else getattr(name, "__qualname__", type(name).__name__)
+        return f"Gymnasium({label}, steps={self.steps})"
 
 
 OLD = (
@@ -167,7 +168,7 @@ class _Making:
     settings: tuple[tuple[str, Any], ...]
 
     def made(self) -> Any:
-        """As Gymnasium has it."""
+        """Make the environment as Gymnasium does."""
         if callable(self.environment):
             return self.environment()
         gymnasium = import_extra("Gymnasium", "gymnasium", "gymnasium")
@@ -213,7 +214,7 @@ class _Episode:
 
 
 def _parts(answer: Any, method: str, names: str) -> tuple[Any, ...]:
-    """What an environment gave, if these are the values of Gymnasium's interface."""
+    """Check that an environment's answer has the values of Gymnasium's interface, and return it."""
     count = len(names.split(", "))
     if isinstance(answer, tuple | list):
         if len(answer) == count:

@@ -1,4 +1,4 @@
-"""What a row says of its past: seed and actions, and what was seen last, as bytes that an array holds."""
+"""The history of a row: seed and actions, and the last observation, as bytes that an array holds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class History:
     """A seed, and the actions since the reset.
 
     Attributes:
-        seed: of the reset.
-        actions: their bytes, one behind the other.
-        seen: what `seen` gives of the observation that the simulator gave last; empty for an array of zeros,
-            which stands for the history of a row that failed.
+        seed: the seed of the reset.
+        actions: the bytes of the actions, one behind the other.
+        seen: the digests, by `seen`, of the simulator's last observation; empty for an array of zeros, which
+            stands for the history of a row that failed.
     """
 
     seed: int
@@ -30,15 +30,15 @@ class History:
 
     @property
     def key(self) -> bytes:
-        """What two histories share only if they are the same up to here."""
+        """The key of a history: two histories share it only if they are the same up to here."""
         return key(self.seed, self.actions)
 
     def pack(self, size: int, width: int) -> Array:
-        """As an array of bytes, `(size,)` uint8.
+        """Pack it into an array of bytes, `(size,)` uint8.
 
         Args:
-            size: of the array.
-            width: bytes of one action.
+            size: the size of the array.
+            width: the bytes of one action.
         """
         head = self.seed.to_bytes(WORD, "little", signed=True)
         head += (len(self.actions) // width).to_bytes(WORD, "little") + self.seen
@@ -46,18 +46,18 @@ class History:
 
     @classmethod
     def unpack(cls, array: Array, width: int) -> History:
-        """From what `pack` gives.
+        """Unpack the array that `pack` gives.
 
         Raises:
-            ValueError: the array is none of those.
+            ValueError: the array was not made by `pack`.
         """
         data = array.tobytes()
         count = int.from_bytes(data[WORD : 2 * WORD], "little")
         if HEAD + count * width > len(data):
             raise ValueError(f"{count} actions of {width} bytes do not fit into {len(data)} bytes")
-        seen = data[2 * WORD : HEAD]
+        digests = data[2 * WORD : HEAD]
         seed = int.from_bytes(data[:WORD], "little", signed=True)
-        return cls(seed, data[HEAD : HEAD + count * width], seen if any(seen) else b"")
+        return cls(seed, data[HEAD : HEAD + count * width], digests if any(digests) else b"")
 
 
 def longest_ways(histories: Array, width: int) -> list[tuple[int, list[bytes]]]:
@@ -89,7 +89,7 @@ def seen(observation: Array) -> bytes:
 
 
 def is_seen(observation: Array, digests: bytes) -> bool:
-    """Whether an observation is the one of the digests, in single or in double precision.
+    """Say whether an observation is the one of the digests, in single or in double precision.
 
     A caller in single precision has it rounded. One in double precision may have rounded it before.
     """

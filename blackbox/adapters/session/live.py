@@ -1,4 +1,4 @@
-"""Live simulators, each somewhere on its way: which goes on from a row, and what is replayed if none does."""
+"""Live simulators, each at its own history: the one that a row goes on from, or a replay if none fits."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class LiveEnvironments:
     Safe for threads, which take turns. After a fork each process has its own.
 
     Args:
-        owner: how messages call the box.
+        owner: the name of the box in messages.
         make: makes an environment.
-        read: what a simulator gave as arrays: `read(answer, with_outputs)`.
-        act: an action's bytes as what `step` takes.
-        width: bytes of one action.
-        steps: the most after a reset.
-        most: environments that are kept.
+        read: converts a simulator's answer to arrays: `read(answer, with_outputs)`.
+        act: converts an action's bytes to the argument of `step`.
+        width: the bytes of one action.
+        steps: the most steps after a reset.
+        most: the most environments that are kept.
         save: `save(environment)` gives a snapshot; None if there are none.
         load: `load(environment, snapshot)` puts the environment back.
-        snapshots: how many are kept.
+        snapshots: how many snapshots are kept.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class LiveEnvironments:
             return live.answer
 
     def step(self, history: History, action: bytes) -> Answer:
-        """What the simulator gives for an action after a history.
+        """Take an action after a history, and return the simulator's answer.
 
         An environment that raises is thrown away, and a new one tries once more.
 
         Raises:
             SessionError: the simulator does not repeat itself, or the history is of another one.
-            Exception: what a new environment raises after the same actions.
+            Exception: a new environment raises it after the same actions.
         """
         with self._turn():
             if self._starts is not None and len(self._starts) > 1:
@@ -132,31 +132,31 @@ class LiveEnvironments:
             return live.answer
 
     def forgets(self, seed: int, actions: Sequence[bytes], before: tuple[int, Sequence[bytes]]) -> str | None:
-        """What is forgotten on one way of actions: answers of an environment anew are those that count.
+        """Describe what is forgotten on one way of actions; a new environment's answers are the right ones.
 
-        They are held against those of a second one, which takes turns with a third on another way, of that
-        third one after its reset, and of it where a snapshot of the first is loaded half-way and before the
-        last step.
+        They are compared with three others: the answers of a second environment, which takes turns with a
+        third one on another way; of that third one after its reset; and of the third one where a snapshot of
+        the first is loaded half-way and before the last step.
 
         Args:
-            seed: of the reset.
-            actions: their bytes, one by one.
+            seed: the seed of the reset.
+            actions: the bytes of the actions, one by one.
             before: seed and actions of the other way.
 
         Returns:
-            In words what answers otherwise, and after how many actions; None where nothing does.
+            A sentence that says which one answers differently, and after how many actions; None if all agree.
 
         Raises:
-            Exception: what an environment raises.
+            Exception: an environment raises it.
         """
         with self._turn():
             first, second, used = self._made(), self._made(), self._made()
             try:
                 places = sorted({len(actions) // 2, len(actions) - 1}) if self._save is not None else []
                 expected, states = self._lived(first, seed, actions, places)
-                others = self._stepping(used, *before)
-                turns, _ = self._lived(second, seed, actions, beside=others)
-                deque(others, maxlen=0)  # to their end
+                steps_of_third = self._stepping(used, *before)
+                turns, _ = self._lived(second, seed, actions, beside=steps_of_third)
+                deque(steps_of_third, maxlen=0)  # to their end
                 again = turns, self._lived(used, seed, actions)[0]
                 for answers, what in zip(again, (ANEW, USED), strict=True):
                     if (at := first_unlike(expected, answers)) is not None:
@@ -174,7 +174,7 @@ class LiveEnvironments:
         return None
 
     def alike(self, seeds: Sequence[int], actions: Sequence[bytes]) -> bool:
-        """Whether the simulator answers these actions in the same way after each of these seeds."""
+        """Say whether the simulator answers these actions in the same way after each of these seeds."""
         with self._turn():
             steps, environment, ways = self.counts.steps, self._free(), []
             try:
@@ -189,8 +189,8 @@ class LiveEnvironments:
 
     def _look_at_seeds(self, starts: dict[int, Answer], action: bytes) -> None:
         """Say it where rows of other seeds are copies: they begin alike, and go on alike."""
-        self._starts, (first, *others) = None, starts.values()
-        if not all(same_answer(first, other) for other in others):
+        self._starts, (first, *further_starts) = None, starts.values()
+        if not all(same_answer(first, other) for other in further_starts):
             return
         alike = False
         with suppress(Exception):  # the row that waits will say what is wrong
@@ -417,7 +417,7 @@ class LiveEnvironments:
 
 
 def copies(seeds: Collection[int]) -> str:
-    """What is to be said of seeds after which a simulator answers alike."""
+    """Explain the fault of seeds after which a simulator gives the same answers."""
     return (
         "expected a simulator that begins or goes on otherwise after another seed, got the same answers to "
         f"the same actions after {len(seeds)} seeds ({', '.join(map(str, seeds))}). The rows of a batch are "

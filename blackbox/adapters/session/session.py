@@ -56,43 +56,41 @@ class Session(BlackBoxFunction):
     number of times, and in any process, and always has the same answer. Hand observation and history on as
     they came.
 
-    A number of environments is kept alive, each at the end of the history that it has lived through. A row
-    that goes on where one of them is takes one step. If there is none (histories branch, more rows are under
-    way than environments are kept, or an environment crashed), an environment is reset to the seed of the row
-    and its actions are *replayed*. `counts` says how often. With `save` and `load`, snapshots take the place
-    of replays.
+    A number of environments is kept alive, each at the end of its own history. A row that goes on where one
+    of them is takes one step. If there is none (histories branch, more rows are under way than environments
+    are kept, or an environment crashed), an environment is reset to the seed of the row and its actions are
+    *replayed*. `counts` says how often. With `save` and `load`, snapshots take the place of replays.
 
-    The box cannot be set to another observation than the history's: what perturbs inputs (`zo.differentiable`
-    with an estimator, the method row-rge) is refused, and a row with a changed observation raises
-    `SessionError`. Take `zo.TangentGradient`, which learns from the observations and actions of rows that
-    training runs anyway, or `zo.LossGradient`.
+    The box cannot be set to another observation than the history's. So estimators that perturb inputs
+    (`zo.differentiable` with an estimator, the method row-rge) are refused, and a row with a changed
+    observation raises `SessionError`. Take `zo.TangentGradient`, which learns from the observations and
+    actions of rows that training runs anyway, or `zo.LossGradient`.
 
     An environment that raises an error is thrown away, and a new one replays; if that raises as well, the row
-    fails. What kills the process itself is survived by a `Parallel` with processes around the box: histories
-    travel with their rows. Its workers replay what they have not lived through. Seeds that change nothing, of
-    which a batch is one row, are said once, at the first step.
+    fails. If the process itself may be killed, put a `Parallel` with processes around the box: histories
+    travel with their rows, and its workers replay the parts that they lack. If seeds change nothing, so that
+    a batch is one row many times, a warning says so once, at the first step.
 
     Args:
-        make: makes an environment, which has `reset(seed)`, giving the first observation, and `step(action)`,
-            giving the next one, or a tuple of it and what `outputs` names. After `reset` an environment must
-            do the same for the same seed and actions, whatever was before.
+        make: a function that makes an environment. It has `reset(seed)`, which gives the first observation,
+            and `step(action)`, which gives the next one, or a tuple of it and the `outputs`. After `reset` an
+            environment must do the same for the same seed and actions, whatever it did before.
         observation: the spec of the observation, input and output of a row.
         action: the spec of the action; `step` gets an array of its shape, a number for the shape (), in its
             dtype, which is float64 if it is left open.
-        outputs: the specs of what `step` gives after the observation, such as a reward.
+        outputs: the specs of further results of `step`, after the observation, such as a reward.
         steps: the most steps after a reset. A history has room for as many actions.
         live: the most environments that are kept alive. As many as there are rows in a call (variants times
             batch), and there are no replays but where histories branch.
         save: `save(environment)` gives a snapshot, whose later changes are not the environment's.
         load: `load(environment, snapshot)` puts any environment of `make` where the snapshot was taken, also
             several times for one snapshot. The environment has been reset to the row's seed before.
-        snapshots: the most snapshots that are kept, one for each row that was run; those taken longest ago
-            go.
+        snapshots: the most snapshots that are kept, one for each row that was run; the oldest go first.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Attributes:
         start: the black box of `reset`: seeds, `(rows,)` int64, to observations and histories.
-        first: what `start` gives for one seed, as arrays; the last 4,096 seeds are remembered.
+        first: the results of `start` for one seed, as arrays; the last 4,096 seeds are remembered.
 
     Raises:
         ConfigurationError: `make` cannot be called, a number is out of range, or one of `save` and `load` is
@@ -165,7 +163,7 @@ class Session(BlackBoxFunction):
 
     @property
     def counts(self) -> SessionCounts:
-        """What environments did: resets, steps, replays."""
+        """The counts of environments: resets, steps, replays."""
         return self._environments.counts
 
     def reset(self, seeds: Any, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
@@ -173,8 +171,8 @@ class Session(BlackBoxFunction):
 
         Args:
             seeds: whole numbers `(*leading,)`: a tensor, a NumPy array or a list.
-            dtype: of the observation, for tensors, if its spec leaves it open; None for torch's default. In
-                NumPy it is float64.
+            dtype: the dtype of the observation, for tensors, if its spec leaves it open; None for torch's
+                default. In NumPy it is float64.
 
         Returns:
             The first observation `(*leading, *shape)` and the history, as tensors unless seeds came in NumPy.
@@ -221,14 +219,14 @@ class Session(BlackBoxFunction):
                 "normalise inside the network; take zo.TangentGradient or zo.LossGradient, not differences "
                 "at the box's inputs."
             )
-        taken = np.ascontiguousarray(action, dtype=self._dtype).tobytes()
-        if len(past.actions) + len(taken) > self.steps * self._width:
+        action_bytes = np.ascontiguousarray(action, dtype=self._dtype).tobytes()
+        if len(past.actions) + len(action_bytes) > self.steps * self._width:
             raise SessionError(
                 f"{self!r}: expected at most {self.steps:,} steps after a reset, got one more. Make it with "
                 "a larger steps=."
             )
-        answer = self._environments.step(past, taken)
-        after = History(past.seed, past.actions + taken, seen(answer[0]))
+        answer = self._environments.step(past, action_bytes)
+        after = History(past.seed, past.actions + action_bytes, seen(answer[0]))
         return (*answer, after.pack(self.inputs[2].shape[0], self._width))
 
     def _first(self, seed: int) -> tuple[Array, Array]:
@@ -241,13 +239,13 @@ class Session(BlackBoxFunction):
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Rows along given actions, which a tangent can learn from before training: `tangent.fit`.
 
-        They are rows like others: counted by the ledger, and failed by the policy. What comes after a failed
-        row is left out.
+        They are rows like others: the ledger counts them, and the policy for failed rows holds. Rows after a
+        failed one are left out.
 
         Args:
-            seeds: `(rows,)`.
-            actions: what is done in each step, `(rows, steps, *shape)`; results are tensors of its dtype if
-                it is a tensor.
+            seeds: the seeds, `(rows,)`.
+            actions: the actions of each step, `(rows, steps, *shape)`; results are tensors of its dtype if it
+                is a tensor.
 
         Returns:
             The inputs observation, action and history, and the answers of the box, `(rows * steps, *shape)`
@@ -303,31 +301,33 @@ class Session(BlackBoxFunction):
         return self.action.usual_numbers(generator)
 
     def forgets(self, histories: Array, generator: np.random.Generator | None, seconds: float) -> str | None:
-        """What a reset or a snapshot forgets, for `check_black_box`: in words, None for nothing that shows.
+        """Describe what a reset or a snapshot forgets, for `check_black_box`; None for nothing that shows.
 
         Args:
             histories: `(rows, size)`, the last input of rows; the longest of four seeds are lived through.
-            generator: of random actions, which go on from there to 32 steps; None for none.
-            seconds: how long one of the ways may take that then goes on to `steps`, with its actions again:
-                what happens at the end of an episode shows there.
+            generator: the generator of random actions, which go on from there to 32 steps; None for none.
+            seconds: how many seconds one of the ways may then take to go on to `steps`, with its actions
+                again: the end of an episode shows there.
 
         Raises:
-            Exception: what an environment raises.
+            Exception: an environment raises it.
         """
-        ways, began, before = self._ways(histories, generator), monotonic(), self.counts.steps
-        others = [*ways[1:], *ways[:1]]
-        found = (self._environments.forgets(*way, other) for way, other in zip(ways, others, strict=True))
-        words = next((words for words in found if words is not None), None)
-        lived = self.counts.steps - before
+        ways, began, steps_before = self._ways(histories, generator), monotonic(), self.counts.steps
+        other_ways = [*ways[1:], *ways[:1]]
+        findings = (
+            self._environments.forgets(*way, other) for way, other in zip(ways, other_ways, strict=True)
+        )
+        words = next((words for words in findings if words is not None), None)
+        lived = self.counts.steps - steps_before
         if words is not None or not lived:
             return words
         (seed, way), pace = ways[0], (monotonic() - began) / lived
         longer = [*islice(cycle(way), int(min(self.steps, seconds / PASSES / max(pace, 1e-9))))]
         with suppress(Exception):  # an episode may end before, and steps after its end raise
-            return self._environments.forgets(seed, longer, others[0]) if len(longer) > len(way) else None
+            return self._environments.forgets(seed, longer, other_ways[0]) if len(longer) > len(way) else None
 
     def copies(self, histories: Array) -> str | None:
-        """What is to be said of seeds after which the simulator answers alike, for `check_black_box`.
+        """Explain the fault of seeds with the same answers, for `check_black_box`; None if there is none.
 
         Args:
             histories: `(rows, size)`, the last input of rows; up to four of their seeds are compared.
@@ -352,11 +352,11 @@ class Session(BlackBoxFunction):
 
     @property
     def identity(self) -> tuple[Callable[..., Any], int]:
-        """What the answers depend on: how environments are made, and the steps of a row."""
+        """The identity of the answers: the way environments are made, and the steps of a row."""
         return self._make, self.steps
 
     def _read(self, answer: Any, stepped: bool) -> Answer:
-        """What an environment gave, copied: it may write to its arrays in the next step."""
+        """Read an environment's answer, copied: it may write to its arrays in the next step."""
         specs = (self.observation, *self.further) if stepped else (self.observation,)
         of_gym = isinstance(answer, tuple) and any(isinstance(part, dict) for part in answer[-1:])
         several = len(specs) > 1 or of_gym
@@ -409,7 +409,7 @@ class Session(BlackBoxFunction):
         return _rebuild, (type(self), self._make, self._settings())
 
     def __repr__(self) -> str:
-        """What makes the environments, and how long they live."""
+        """Show the maker of the environments, and how long they live."""
         name = getattr(self._make, "__qualname__", None) or type(self._make).__name__
         return f"{type(self).__name__}({name}, steps={self.steps})"
 
@@ -439,7 +439,7 @@ class SessionStart(BlackBoxFunction):
         return self._session.first(int(seed))
 
     def __repr__(self) -> str:
-        """Whose resets."""
+        """Show the session of the resets."""
         return f"{self._session!r}.start"
 
 

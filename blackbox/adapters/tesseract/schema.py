@@ -1,4 +1,4 @@
-"""The numbers in a Tesseract's schemas: where each is in nested inputs or outputs, its shape and dtype."""
+"""The numbers in a Tesseract's schemas: their places in nested inputs or outputs, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class SchemaArray:
     Attributes:
         path: its name as Tesseracts write it, such as `a.layers.[0].v`.
         keys: the way to it in nested dicts and lists.
-        shape: its sizes, those of the example where the schema leaves them open; None for each that is open
-            still, and None in all where even their number is.
-        dtype: of the array that the Tesseract takes or gives.
+        shape: its sizes, with the example's where the schema leaves them open. A size that is still open is
+            None; the whole shape is None where the number of axes is open.
+        dtype: the dtype of the array that the Tesseract takes or gives.
         differentiable: whether the schema marks it so.
         is_array: False for a plain number.
         in_example: whether the example has it.
@@ -52,7 +52,7 @@ class SchemaArray:
     rows_first: bool = False
 
     def is_open(self, vectorized: bool) -> bool:
-        """Whether a size of a row is not known."""
+        """Say whether a size of a row is not known."""
         return self.shape is None or None in self.shape[vectorized:]
 
     def check(self, kind: str, vectorized: bool, mend: str) -> None:
@@ -105,11 +105,11 @@ def input_fields(
     """All numbers among the inputs that the schema requires, the example has or the user has chosen.
 
     Args:
-        node: the schema of the inputs, or of what is at `keys` in them.
-        schemas: those it refers to.
+        node: the schema of the inputs, or of the part at `keys` in them.
+        schemas: the schemas that it refers to.
         example: the value there, or nothing.
         chosen: paths that the user wants, also where the schema has a default.
-        keys: where in the inputs we are.
+        keys: the present place in the inputs.
 
     Raises:
         ConfigurationError: a text, a list or a dict is required, and there is no example for it.
@@ -119,8 +119,8 @@ def input_fields(
         for name, inner in node["properties"].items():
             value = example.get(name, _NOTHING) if isinstance(example, Mapping) else _NOTHING
             path = path_of((*keys, name))
-            wanted = any(f"{choice}.".startswith(f"{path}.") for choice in chosen)
-            if name in node.get("required", ()) or value is not _NOTHING or wanted:
+            is_wanted = any(f"{choice}.".startswith(f"{path}.") for choice in chosen)
+            if name in node.get("required", ()) or value is not _NOTHING or is_wanted:
                 yield from input_fields(inner, schemas, value, chosen, (*keys, name))
     elif isinstance(node.get("additionalProperties"), Mapping) or node.get("type") == "array":
         if example is _NOTHING:
@@ -148,10 +148,10 @@ def output_fields(
     """All numbers among the outputs; None where how many there are depends on lists and dicts.
 
     Args:
-        node: the schema of the outputs, or of what is at `keys` in them.
-        schemas: those it refers to.
+        node: the schema of the outputs, or of the part at `keys` in them.
+        schemas: the schemas that it refers to.
         example: the value there, or nothing.
-        keys: where in the outputs we are.
+        keys: the present place in the outputs.
     """
     node = _alternative(node, schemas, example)
     if "properties" in node and "array_flags" not in node:
@@ -178,7 +178,7 @@ def output_fields(
 
 
 def _members(example: Any) -> Iterator[tuple[str | int, Any]]:
-    """What is in a list or dict, by its key."""
+    """Iterate over the members of a list or dict, with their keys."""
     if isinstance(example, Mapping):
         return ((DictKey(key), value) for key, value in example.items())
     return iter(enumerate(example or ()))
@@ -257,7 +257,7 @@ def _written(key: str | int) -> str:
 
 
 def at(tree: Any, keys: Keys, default: Any = _NOTHING) -> Any:
-    """What is at these keys of nested dicts and lists.
+    """Return the value at these keys of nested dicts and lists.
 
     Raises:
         ValueError: nothing is, and there is no default.
@@ -295,7 +295,7 @@ def abstract(tree: Any) -> Any:
 
 
 def mapped(tree: Any) -> Any:
-    """What `abstract_eval` gives, with arrays that cost no memory in the places of shapes and dtypes."""
+    """Return the result of `abstract_eval`, with memory-free arrays in the places of shapes and dtypes."""
     if isinstance(tree, Mapping) and set(tree) == {"shape", "dtype"}:
         return np.broadcast_to(np.zeros((), tree["dtype"]), tuple(tree["shape"]))
     if isinstance(tree, Mapping):

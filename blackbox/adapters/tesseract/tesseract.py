@@ -34,11 +34,11 @@ class Tesseract(BlackBoxFunction):
             box = Tesseract(served)
 
     Inputs and outputs are the arrays of its schemas, however nested, named after their paths: `a.v` is the
-    input `a_v`, `layers.[0].w` is `layers__0__w`. Those that the schema does not mark as differentiable have
+    input `a_v`, `layers.[0].w` is `layers__0__w`. Arrays that the schema does not mark as differentiable have
     no derivative. A plain number that the schema requires and the example does not give is an input, too; all
     other numbers, texts and flags are the same for all rows: the example's, or the schema's defaults. Plain
-    numbers among the outputs are outputs, texts are left out. Floats are converted to what the schema asks
-    for, and the caller's precision comes back.
+    numbers among the outputs are outputs, texts are left out. Floats are converted to the schema's dtype, and
+    the caller's precision comes back.
 
     An `apply` that raises, or gives no answer, is a failed row. Rows run one after another; a served
     Tesseract with several workers takes them side by side from `Parallel` and a thread pool.
@@ -49,9 +49,9 @@ class Tesseract(BlackBoxFunction):
         tesseract: an address, the path of a `tesseract_api.py`, whose code runs in this process, or a
             `tesseract_core.Tesseract`, which is to be served as long as the box is used. The first two can
             be sent to other processes.
-        example: inputs as `apply` takes them, as many as are needed: they give the sizes that the schema
-            leaves open, the lengths of its lists, which fields of a union or with a default take part, and
-            the values of what does not vary. Of arrays among the inputs only the shape counts.
+        example: inputs as `apply` takes them, as many as are needed. They give the sizes that the schema
+            leaves open, the lengths of its lists, the fields of a union or with a default that take part, and
+            the values of fields that do not vary. Only the shape of an array among the inputs counts.
         inputs: the paths of the fields that vary by row, in the order of the box's inputs; None for all
             arrays that the schema requires or the example has.
         vectorized: True for a Tesseract whose arrays, in and out, all have an open first axis that is
@@ -110,7 +110,7 @@ class Tesseract(BlackBoxFunction):
 
     @property
     def has_derivative(self) -> bool:
-        """Whether it has the endpoint that `reference` needs."""
+        """True if it has the endpoint that `reference` needs."""
         return VJP in self._tesseract.available_endpoints
 
     def evaluate_rows(self, *arrays: Array) -> tuple[Array, ...]:
@@ -203,29 +203,29 @@ class Tesseract(BlackBoxFunction):
 
     def _input_fields(self, schemas: Mapping[str, Any]) -> list[SchemaArray]:
         root = schemas["ApplyInputSchema"]["properties"]["inputs"]
-        chosen = self._chosen or ()
-        fields = list(tesseract_schema.input_fields(root, schemas, self.example, chosen))
+        paths = self._chosen or ()
+        fields = list(tesseract_schema.input_fields(root, schemas, self.example, paths))
         for field in fields:
             if field.is_array and field.in_example:  # lists that stand for arrays
                 self.example = put(self.example, field.keys, np.asarray(at(self.example, field.keys)))
-        known = {field.path: field for field in fields}
-        for path in chosen:
-            if path not in known:
+        by_path = {field.path: field for field in fields}
+        for path in paths:
+            if path not in by_path:
                 raise ConfigurationError(
                     f"Tesseract, inputs: expected the paths of numbers, got {path!r}. "
-                    f"{nearest(path, list(known))}"
+                    f"{nearest(path, list(by_path))}"
                 )
         if self._chosen is None:
-            chosen = [path for path, field in known.items() if field.is_array or not field.in_example]
-        for path, field in known.items():
-            if path not in chosen and not field.in_example:
+            paths = [path for path, field in by_path.items() if field.is_array or not field.in_example]
+        for path, field in by_path.items():
+            if path not in paths and not field.in_example:
                 raise ConfigurationError(
                     f"Tesseract, inputs: expected {path!r} among them, or a value in the example, "
                     "got neither. Add one."
                 )
-        for path in chosen:
-            known[path].check("input", self.vectorized, "Give example={...} with an array of that shape.")
-        return [known[path] for path in chosen]
+        for path in paths:
+            by_path[path].check("input", self.vectorized, "Give example={...} with an array of that shape.")
+        return [by_path[path] for path in paths]
 
     def _output_fields(self, schemas: Mapping[str, Any]) -> list[SchemaArray]:
         root = schemas["ApplyOutputSchema"]
@@ -263,7 +263,7 @@ class Tesseract(BlackBoxFunction):
         return _rebuild, (type(self), self.source, settings)
 
     def __repr__(self) -> str:
-        """Where it is; else its title."""
+        """Show its place; else its title."""
         title = self._tesseract.openapi_schema.get("info", {}).get("title", "")
         return f"Tesseract({str(self.source or title)!r})"
 
@@ -273,7 +273,7 @@ def _rebuild(kind: type[Tesseract], source: str | Path, settings: dict[str, Any]
 
 
 def _said(error: Exception) -> str:
-    """What an endpoint's error says, in one line: of a traceback, which Tesseracts send along, the end."""
+    """Return the message of an endpoint's error, in one line: the end, if a traceback comes with it."""
     text = str(error).rpartition("Error running Tesseract API ")[2] or type(error).__name__
     lines = text.replace("(see above for full traceback)", "").rstrip().splitlines()
     if any("Traceback" in line for line in lines):

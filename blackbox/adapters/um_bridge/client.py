@@ -159,8 +159,8 @@ class UmBridge(BlackBoxFunction):
                     ) from error
             return total
 
-        asked = [(row, into) for into in wanted for row in range(len(rows[0]))]
-        products = self._together(lambda pair: ask(*pair), asked)
+        requests = [(row, into) for into in wanted for row in range(len(rows[0]))]
+        products = self._together(lambda pair: ask(*pair), requests)
         count = len(rows[0])
         return {into: np.stack(products[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
 

@@ -1,4 +1,4 @@
-"""One server, over urllib3: a request, its answer, and what can go wrong between them."""
+"""A connection to one server, over urllib3: requests, answers, and the errors between them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BusyError(ServerError, TryAgain):
 
 
 class _Request:
-    """A request that waits for its answer: until when, and by which socket, so that it can be given up.
+    """A request that waits for its answer, with its deadline and its socket, so that it can be given up.
 
     Args:
         end: the deadline, of `time.monotonic`; infinite for none.
@@ -55,7 +55,7 @@ class _Request:
             self.give_up()
 
     def give_up(self) -> None:
-        """From another thread: what is read ends here, as if the server had closed the connection."""
+        """Give up from another thread: reading ends, as if the server had closed the connection."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -65,7 +65,7 @@ _request: ContextVar[_Request] = ContextVar("blackbox.adapters.um_bridge.request
 
 
 class _Bounded(io.RawIOBase):
-    """What a socket sends up to a deadline, all in all: a timeout of its own begins anew with each byte."""
+    """A socket's data up to one deadline for all of it: a timeout of its own begins anew with each byte."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, end: float) -> None:
         self._raw, self._socket, self._end = raw, sock, end
@@ -103,10 +103,10 @@ class Connection:
     Redirections are not followed, so a token goes to the server that it is for and no other.
 
     Args:
-        url: of the server, "http://host:port" and any path in front of the protocol's own.
+        url: the address of the server, "http://host:port" and any path in front of the protocol's own.
         timeout: seconds for an answer; None waits as long as it takes.
-        token: sent as a bearer token; None for none.
-        most: requests at a time; further threads wait for their turn.
+        token: the bearer token to send; None for none.
+        most: the most requests at a time; further threads wait for their turn.
     """
 
     def __init__(self, url: str, timeout: float | None, token: str | None, most: int) -> None:
@@ -125,12 +125,12 @@ class Connection:
         """POST a message, or GET where there is none, and read the answer.
 
         Args:
-            path: of the protocol, "/Evaluate".
-            message: what `to_text` takes.
+            path: a path of the protocol, such as "/Evaluate".
+            message: the message, as `to_text` takes it.
             max_bytes: the longest answer that is read.
 
         Raises:
-            UnreachableError, NoAnswerError, BusyError, ServerError: naming the server.
+            UnreachableError, NoAnswerError, BusyError, ServerError: the message names the server.
         """
         if self._process != os.getpid():
             self._open()  # after a fork the parent's sockets are not ours: answers would get mixed up
@@ -230,7 +230,7 @@ class Connection:
 
 
 def _reason(error: Exception) -> str:
-    """What the operating system said, without the library's wrapping."""
+    """Return the operating system's message, without the library's wrapping."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return str(error) or type(error).__name__
@@ -243,5 +243,5 @@ def _error(error: object) -> str:
 
 
 def _excerpt(text: bytes) -> str:
-    shown = " ".join(text[: 4 * EXCERPT].decode("utf-8", "replace").split())
-    return shown if len(shown) <= EXCERPT else shown[:EXCERPT] + "..."
+    excerpt = " ".join(text[: 4 * EXCERPT].decode("utf-8", "replace").split())
+    return excerpt if len(excerpt) <= EXCERPT else excerpt[:EXCERPT] + "..."

@@ -52,7 +52,7 @@ def vector(value: object, size: int) -> np.ndarray:
     """A list of numbers as an array `(size,)` of the dtype that holds them.
 
     Raises:
-        ValueError: what was expected and what came.
+        ValueError: the value is no such list; the message says what was expected.
     """
     if not isinstance(value, list):
         raise ValueError(f"expected a list of {counted(size, 'number')}, got {_shown(value)}")
@@ -63,9 +63,9 @@ def vector(value: object, size: int) -> np.ndarray:
     except ValueError:  # ragged
         array = np.empty(0)
     if array.shape != (size,) or array.dtype.kind not in "biuf":
-        others = (number for number in value if not isinstance(number, bool | int | float))
+        intruders = (number for number in value if not isinstance(number, bool | int | float))
         raise ValueError(
-            f"expected {counted(size, 'number')}, got {_shown(next(others, 'too large a one'))} among them"
+            f"expected {counted(size, 'number')}, got {_shown(next(intruders, 'too large a one'))} among them"
         )
     return array
 

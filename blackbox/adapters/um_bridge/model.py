@@ -1,4 +1,4 @@
-"""What is served: a black box by the terms of UM-Bridge, its requests checked, its answers finite."""
+"""The served model: a black box by the terms of UM-Bridge, its requests checked, its answers finite."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ServedModel:
 
     Args:
         box: the black box.
-        derivative: what gradients come from; None for the box's own derivative, if it has one. One that is
-            given is asked by one thread at a time: it may learn, and number its calls.
+        derivative: the source of gradients; None for the box's own derivative, if it has one. A given one is
+            asked by one thread at a time: it may learn, and number its calls.
 
     Raises:
         ConfigurationError, DefinitionError: it is no black box, or not complete, or `derivative` no function.
@@ -70,11 +70,18 @@ class ServedModel:
         """`/ModelInfo`, `/InputSizes`, `/OutputSizes`: no row is run."""
         if path == "/ModelInfo":
             # Estimates pass for exact at a client: whoever serves has to ask for them.
-            known = {} if self.frozen is None else {"derivative": self.frozen.derivative_info}
+            derivative = {} if self.frozen is None else {"derivative": self.frozen.derivative_info}
             # which model it will be, and so whether it bends, is not known before it is frozen
-            hessian = bool(known) and known["derivative"].get("hessian", True)
-            others = {"ApplyJacobian": bool(known), "ApplyHessian": hessian}
-            return {"support": {"Evaluate": True, "Gradient": self.derivative is not None, **others}, **known}
+            hessian = bool(derivative) and derivative["derivative"].get("hessian", True)
+            derivative_endpoints = {"ApplyJacobian": bool(derivative), "ApplyHessian": hessian}
+            return {
+                "support": {
+                    "Evaluate": True,
+                    "Gradient": self.derivative is not None,
+                    **derivative_endpoints,
+                },
+                **derivative,
+            }
         if path == "/InputSizes":
             return {"inputSizes": [_size(spec) for spec in self.box.inputs]}
         return {"outputSizes": [_size(spec) for spec in self.box.outputs]}
@@ -145,10 +152,10 @@ class ServedModel:
 
     @property
     def headers(self) -> dict[str, str]:
-        """How wrong a frozen derivative is, by output, for the answers that have one."""
-        known = {} if self.frozen is None else self.frozen.derivative_info
-        errors = ", ".join(f"{name}={error:.3g}" for name, error in known.get("errors", {}).items())
-        return {"derivative-error": errors, "derivative-rows": str(known["rows"])} if errors else {}
+        """The error of a frozen derivative, by output, for the answers that have one."""
+        derivative_info = {} if self.frozen is None else self.frozen.derivative_info
+        errors = ", ".join(f"{name}={error:.3g}" for name, error in derivative_info.get("errors", {}).items())
+        return {"derivative-error": errors, "derivative-rows": str(derivative_info["rows"])} if errors else {}
 
     def product(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         """`/Gradient`, `/ApplyJacobian` or `/ApplyHessian` of a frozen derivative; no row is run.

@@ -37,36 +37,36 @@ def serve(
     """Serve one black box, or several by name, by UM-Bridge 1.0 until Ctrl-C or SIGTERM.
 
     A request is one row. Each input and output is a vector: its spec's shape, flattened in C order.
-    Answers are valid JSON always; a row that failed or gave NaN, for which JSON has no word, is answered
-    with an error, and our client reads that as a failed row. Evaluations run in threads of their own, so the
-    server describes its models meanwhile; one that nobody waits for any more is not started. How long one may
-    take is the box's to say (`Parallel`, `CommandLine`) and the client's.
+    Answers are always valid JSON. A row that failed or gave NaN, which JSON does not have, is answered with
+    an error, and our client reads that as a failed row. Evaluations run in threads of their own, so the
+    server describes its models meanwhile. An evaluation that nobody waits for any more is not started. The
+    box (`Parallel`, `CommandLine`) and the client limit the time of an evaluation.
 
         solver = zo.differentiable(box, zo.CGE(mu=1e-3, central=True))
         serve(box, derivative=solver)
 
-    Of derivatives, `Gradient` is served where the box has one of its own (`Tesseract`, `Fmu`, `UmBridge`) or
-    where one is given. Clients take it for exact: give one that is good enough for them. Each request costs
-    the rows of a forward and a backward pass; a `Cached` box solves none twice.
+    `Gradient` is served where the box has a derivative of its own (`Tesseract`, `Fmu`, `UmBridge`) or where
+    one is given. Clients take it for exact: give one that is good enough for them. Each request costs the
+    rows of a forward and a backward pass; a `Cached` box solves none twice.
 
-    At the first signal no new connection is taken, requests that are here are answered, and then it ends; a
-    second Ctrl-C kills the process. The server speaks plain http and is meant for one's own machine or
-    cluster: for others put a proxy with https in front. Anyone who may ask may use up the boxes' rows.
+    At the first signal no new connection is taken, the requests at hand are answered, and then the server
+    ends; a second Ctrl-C kills the process. The server speaks plain http and is meant for one's own machine
+    or cluster: for others put a proxy with https in front. Anyone who may ask may use up the boxes' rows.
     Pages in a browser, which could otherwise reach servers on their reader's machine, are refused.
 
     Args:
         boxes: the black box, which is served by the name of its class, or a mapping of names to boxes.
-        derivative: what gradients come from: a function of the box's tensors that autograd goes through; or
-            a mapping of names to such functions. It is asked by one thread at a time. None serves those of
-            boxes that have their own.
+        derivative: the source of gradients: a function of the box's tensors that autograd goes through; or a
+            mapping of names to such functions. It is asked by one thread at a time. None serves the boxes'
+            own derivatives, if they have any.
         host: the address to listen at; the default is reached from this machine alone.
         port: the port; 0 takes a free one, which is printed.
-        token: requests must bear it ("Authorization: Bearer ..."); None asks for none.
-        threads: evaluations at a time. More than one only for boxes that may be called from several
-            threads at once.
-        request_seconds: a request that takes longer to come in is cut off.
-        connections: kept at a time. For one more, the one that has sent no whole request for longest is
-            closed; where all wait for answers it is refused.
+        token: the token that requests must bear ("Authorization: Bearer ..."); None asks for none.
+        threads: the most evaluations at a time. Take more than one only for boxes that may be called from
+            several threads at once.
+        request_seconds: the seconds after which a request that is still coming in is cut off.
+        connections: the most connections at a time. For one more, the connection that has sent no whole
+            request for longest is closed; where all wait for answers the new one is refused.
 
     Raises:
         ConfigurationError, DefinitionError: a setting makes no sense, the port is taken, or a box is
@@ -98,10 +98,10 @@ def serving(
 
     Args:
         boxes: the black box, or a mapping of names to boxes.
-        derivative: what gradients come from, as `serve` takes it.
+        derivative: the source of gradients, as for `serve`.
         host: the address to listen at.
         port: the port; 0 takes a free one.
-        **settings: those of `serve`.
+        **settings: the settings of `serve`.
 
     Raises:
         ConfigurationError, DefinitionError, MissingExtraError: for the reasons that `serve` gives.

@@ -36,7 +36,7 @@ KEPT_SECONDS = 75  # an idle connection; shorter than most training steps would 
 
 
 class Application:
-    """What the paths of the protocol answer; `asgi` is the application. `serve` explains the settings."""
+    """The answers on the protocol's paths; `asgi` is the application. `serve` explains the settings."""
 
     def __init__(self, models: Mapping[str, ServedModel], token: str | None, threads: int) -> None:
         self.models = models
@@ -136,10 +136,10 @@ class Application:
 class LimitedProtocol(H11Protocol):
     """HTTP/1.1 with a limit of the time that a request may take to come in, and of connections.
 
-    uvicorn waits for headers without end, and its `limit_concurrency` counts connections that have sent none
-    as busy: 900 half-sent requests held all service. Here such a connection is closed when its time is over,
-    or earlier, the one that has waited longest first, when there are more than may be. Where all of them
-    have sent a request, the new one is told so.
+    uvicorn waits for headers without end, and its `limit_concurrency` counts connections without a request as
+    busy: 900 half-sent requests stopped all service. Here such a connection is closed when its time is over.
+    It is closed earlier, the one that has waited longest first, when there are too many. Where all of them
+    have sent a request, the new one is refused.
     """
 
     def __init__(self, *arguments: Any, seconds: float, most: int, **keywords: Any) -> None:
@@ -152,17 +152,17 @@ class LimitedProtocol(H11Protocol):
         """Close another connection if there are too many."""
         super().connection_made(transport)
         self._time()
-        kept: list[Any] = [
+        connections: list[Any] = [
             connection for connection in self.connections if not connection.transport.is_closing()
         ]
         waiting = [
             connection
-            for connection in kept
+            for connection in connections
             if connection is not self and connection.conn.their_state in INCOMPLETE
         ]
-        if len(kept) > self._most and waiting:
+        if len(connections) > self._most and waiting:
             min(waiting, key=lambda connection: connection._since).transport.abort()
-        elif len(kept) > self._most:
+        elif len(connections) > self._most:
             self.app: Any = _error(503, "Busy", f"expected at most {self._most} connections at a time.")
 
     def data_received(self, data: bytes) -> None:
@@ -207,7 +207,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """What a signal does."""
+        """Handle a signal: a second one is left to the system."""
         super().handle_exit(sig, frame)
         # uvicorn's own second one would end the server and then wait for the threads of evaluations.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

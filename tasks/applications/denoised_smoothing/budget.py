@@ -1,4 +1,4 @@
-"""What a method's budget of queries pays for: what is fixed, and how many optimiser steps are left."""
+"""The use of a method's budget of queries: fixed costs, and the optimiser steps that are left."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Answer = TypeVar("Answer")
 
 
 def counted(tally: RowTally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
-    """What a function finds, and how many images all processes of the run, which all come here, asked for."""
-    before = tally.copy()
+    """Return a function's answer, and the images that all processes of the run asked for; all call this."""
+    ledger_before = tally.copy()
     answer = ask()
-    return answer, everywhere(tally.since(before)).rows_asked
+    return answer, everywhere(tally.since(ledger_before)).rows_asked
 
 
 def validation_queries(config: Config) -> int:
@@ -31,17 +31,17 @@ def validation_queries(config: Config) -> int:
 
 
 def clean_queries(problem: Defence) -> int:
-    """What the loss asks for once: the classifier's predictions on the clean training images."""
+    """Return the loss's one-time queries: the classifier's predictions on the clean training images."""
     return len(problem.used) if problem.config.loss == "stability" else 0
 
 
 def queries_of_step(config: Config, variant: Variant, size: int) -> int:
-    """What an optimiser step of a method asks for.
+    """Return the queries of an optimiser step of a method.
 
     Args:
         config: The run's settings.
-        variant: One that trains through the classifier.
-        size: Numbers of what its differences are taken in, an image or a latent vector.
+        variant: A method that trains through the classifier.
+        size: How many numbers its differences are taken in: those of an image or a latent vector.
     """
     kind, settings = variant.kind, config.zeroth_order
     sides = 2 if settings.central or kind == WIDE else 1
@@ -53,7 +53,7 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
 
 
 def steps_within(budget: int, fixed: int, a_step: int, method: str) -> int:
-    """How many steps a budget pays for.
+    """Return how many steps a budget pays for.
 
     Raises:
         ConfigurationError: Not one.
@@ -97,23 +97,23 @@ def plan(problem: Defence, seeds: int) -> Sequence[str]:
         ConfigurationError: More than the run may.
     """
     config = problem.config
-    asked = {name: config.queries_of(name) for name in config.methods if is_own(name)}
+    own_queries = {name: config.queries_of(name) for name in config.methods if is_own(name)}
     images = min(config.certify_images, len(problem.images.test))
     certificates = len(config.methods) * images * (config.n0 + config.n)
-    planned = seeds * (sum(asked.values()) + certificates)
+    planned = seeds * (sum(own_queries.values()) + certificates)
     if config.rows is not None and planned > config.rows:
         raise ConfigurationError(
             f"rows: expected a run of at most {config.rows:,} queries, got a plan of {planned:,} "
             f"({words.counted(len(config.methods), 'method')}, {words.counted(seeds, 'seed')}, certification "
             "included). None was asked. Raise --rows, or lower --queries, --n or --certify-images."
         )
-    others = [name for name in config.methods if not is_own(name)]
+    other_methods = [name for name in config.methods if not is_own(name)]
     return [
-        *(f"{name}: at most {most:,} queries" for name, most in asked.items() if most),
-        *(f"{name}: not known before the first step" for name in others),
+        *(f"{name}: at most {most:,} queries" for name, most in own_queries.items() if most),
+        *(f"{name}: not known before the first step" for name in other_methods),
         f"certificates: {certificates:,} queries",
         f"in all {words.counted(seeds, 'seed')}: {planned:,} queries"
-        + (" and those not known" if others else ""),
+        + (" and those not known" if other_methods else ""),
     ]
 
 
@@ -136,7 +136,7 @@ def _ratio_queries(config: Config) -> int:
 
 
 def _measures_mu(config: Config, variant: Variant) -> bool:
-    """Whether a method needs a smoothing parameter that is measured, and it is not given."""
+    """Say whether a method needs a smoothing parameter that is measured, and it is not given."""
     if config.zeroth_order.input_mu is not None:
         return False
     if variant.family == "deepzero":

@@ -1,4 +1,4 @@
-"""The settings of denoised smoothing, its presets, and how the names of its methods are read."""
+"""The settings of denoised smoothing, its presets, and the parsing of its methods' names."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def read(name: str) -> Variant:
 
 
 def is_own(name: str) -> bool:
-    """Whether a method is this problem's, and not one that all problems have."""
+    """Say whether a method is this problem's, and not one that all problems have."""
     return re.split("[:@]", name)[0] in FAMILIES
 
 
 def ships(box: str, arguments: Sequence[str]) -> bool:
-    """Whether a classifier is computed by this project, or by an installed package that names it, alone.
+    """Say whether this project, or an installed package that names it, computes a classifier alone.
 
     A model in ONNX format is no code. A server is asked about: what is sent to it leaves the machine.
     """
@@ -253,20 +253,20 @@ class Config(configuration.Config):
 
     @property
     def gives(self) -> Answer:
-        """What the classifier answers; those that ship give logits."""
+        """The kind of the classifier's answers; shipped ones give logits."""
         return "logits" if self.box in SHIPPED else self.box_gives
 
     @property
     def asked(self) -> Answer:
-        """What is asked of it."""
+        """The kind of answers that it is asked for."""
         return self.answers or self.gives
 
     def queries_of(self, method: str) -> int:
         """The budget of a method of this problem: its own, or that of its kind; 0 where it asks nothing."""
-        asked = read(method)
-        if asked.queries is not None:
-            return asked.queries
-        return self.queries if asked.family in ZERO_ORDER else self.fo_queries * (asked.family == "fo-ds")
+        reading = read(method)
+        if reading.queries is not None:
+            return reading.queries
+        return self.queries if reading.family in ZERO_ORDER else self.fo_queries * (reading.family == "fo-ds")
 
 
 SMALL = Config(

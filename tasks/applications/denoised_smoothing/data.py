@@ -29,8 +29,8 @@ class ImageSet:
     """Some images of a source.
 
     Attributes:
-        source: of them.
-        index: `(count,)`, which.
+        source: the source of the images.
+        index: their indices in the source, `(count,)`.
     """
 
     source: Source
@@ -46,8 +46,8 @@ class ImageSet:
 
     def images(self, index: Tensor | None = None) -> Tensor:
         """`(rows, channels, height, width)` float32: those of these places, or all."""
-        chosen = self.index if index is None else self.index[index.numpy()]
-        return torch.from_numpy(self.source.take(chosen))
+        places = self.index if index is None else self.index[index.numpy()]
+        return torch.from_numpy(self.source.take(places))
 
     def batch(self, seed: int, step: int, rows: int, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """Images drawn with replacement: noisy ones, clean ones, and their places in the set."""
@@ -66,12 +66,12 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Sets:
-    """The three sets, and of what.
+    """The three sets of images, and their source.
 
     Attributes:
         train, validation, test: the sets.
-        name: of the source, for the report.
-        shape: of an image, `(channels, height, width)`.
+        name: the name of the source, for the report.
+        shape: the shape of an image, `(channels, height, width)`.
         classes: how many labels there are.
     """
 
@@ -88,11 +88,11 @@ def load(config: Config, folder: Path | None = None) -> Sets:
 
     Args:
         config: The run's settings.
-        folder: Where those are kept that are drawn; None to keep none.
+        folder: The folder in which drawn images are kept; None to keep none.
 
     Raises:
-        DataError: images outside [0, 1], of a wrong shape, or of several; or no such file.
-        DataError: labels that are no classes, or fewer classes than two.
+        DataError: Images are outside [0, 1], or of a wrong shape, or of several; or there is no such file.
+            Or labels are no classes, or there are fewer than two classes.
         MissingExtraError: scikit-learn is not installed, for the digits.
     """
     if config.images is None and config.box == CNN:
@@ -123,14 +123,14 @@ def load(config: Config, folder: Path | None = None) -> Sets:
 
 
 def digits_of_the_box() -> tuple[np.ndarray, np.ndarray]:
-    """What the embedded classifiers are trained on: images `(800, 64)` and labels."""
+    """Return the embedded classifiers' training data: images `(800, 64)` and labels."""
     images, labels = digits.load()
-    chosen = _order(len(labels))[:BOX]
-    return images[chosen].reshape(BOX, -1), labels[chosen]
+    places = _order(len(labels))[:BOX]
+    return images[places].reshape(BOX, -1), labels[places]
 
 
 def _order(count: int) -> np.ndarray:
-    """The images in an order that hangs on their number alone, not on a run's seed: the sets stay apart."""
+    """The order of images; it depends on their number alone, not on a run's seed: the sets stay apart."""
     return torch.randperm(count, generator=zo.estimators.Key(0).generator(SPLIT)).numpy()
 
 

@@ -29,7 +29,7 @@ Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target
 
 
 class Defence(Problem):
-    """What a denoiser is trained and chosen by; how it is trained and certified stands above it."""
+    """The loss and data of a denoiser; its training and certification stand above it."""
 
     Config = Config
     run_folder: Path | None = None
@@ -39,12 +39,12 @@ class Defence(Problem):
         if folder == self.run_folder:
             return
         self.run_folder = folder
-        for made in ("classifier", "box", "targets"):
-            self.__dict__.pop(made, None)
+        for part in ("classifier", "box", "targets"):
+            self.__dict__.pop(part, None)
 
     @cached_property
     def images(self) -> Sets:
-        """To train on, to choose by and to certify."""
+        """The images to train on, to choose by and to certify."""
         return data.load(self.config, self.folder)
 
     @cached_property

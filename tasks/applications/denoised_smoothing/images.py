@@ -110,10 +110,10 @@ class Pictures:
     """Pictures in files, read when they are asked for: a large set does not have to fit into memory.
 
     Args:
-        files: of them.
-        labels: of each.
-        size: height and width to bring them to: the shorter side is scaled, the middle is kept. None to leave
-            them as they are, all of one size.
+        files: the files of the pictures.
+        labels: the label of each.
+        size: the height and width to bring them to: the shorter side is scaled, the middle is kept. None to
+            leave them as they are, all of one size.
     """
 
     def __init__(self, files: list[Path], labels: list[int], size: int | None) -> None:

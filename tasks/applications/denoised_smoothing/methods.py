@@ -1,4 +1,4 @@
-"""The methods that train a denoiser by autograd; what comes behind it is known by its queries, or in full.
+"""The methods that train a denoiser by autograd; the classifier is known by its queries, or in full.
 
 mse                 on images alone, no query
 zo-ds, zo-ae-ds     zeroth-order gradients at the classifier's input, or in front of a decoder
@@ -92,7 +92,7 @@ def _restore(setup: Setup, batch: Callable[[int], Pair], held_out: Pair) -> Trai
     def validate(network: nn.Module) -> float:
         network.eval()
         parts = zip(held_out[0].split(256), held_out[1].split(256), strict=True)
-        total = sum(image_loss(network(noisy).clamp(0, 1), wanted).sum().item() for noisy, wanted in parts)
+        total = sum(image_loss(network(noisy).clamp(0, 1), clean).sum().item() for noisy, clean in parts)
         network.train()
         return total / len(held_out[0])
 
@@ -103,13 +103,13 @@ def _restore(setup: Setup, batch: Callable[[int], Pair], held_out: Pair) -> Trai
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """What a method through the classifier begins with.
+    """The start of a method through the classifier.
 
     Attributes:
-        setup: With the weights to start from, and the held-out error of the classifier to choose by.
+        setup: The setup, with the weights to start from, and the classifier's held-out error to choose by.
         problem: The problem of the setup.
-        variant: The method's name, read.
-        asked: Queries before the first step, by what for.
+        variant: The method's name, parsed.
+        asked: Queries before the first step, by purpose.
     """
 
     setup: Setup
@@ -134,11 +134,11 @@ class TrainingStart:
 
     @property
     def fixed(self) -> int:
-        """What the steps cannot have of the budget: asked already, or for validation."""
+        """The queries that the steps cannot have of the budget: asked already, or for validation."""
         return sum(self.asked.values()) + budget.validation_queries(self.problem.config)
 
     def steps(self, a_step: int, more: int = 0) -> int:
-        """How many steps of `each` queries the budget pays for, after `more` that come but once."""
+        """Return how many steps of `a_step` queries the budget pays for, after `more` that come but once."""
         name = self.variant.name
         return budget.steps_within(self.problem.config.queries_of(name), self.fixed + more, a_step, name)
 
@@ -147,19 +147,19 @@ class TrainingStart:
         return lambda i: self.problem.batch(self.setup.seed, i, rows)
 
     def with_queries(self, trained: Trained) -> Trained:
-        """What training took, with the queries by what for."""
+        """Add the queries of a training to it, by purpose."""
         outcome = trained.outcome
-        asked = {
+        queries = {
             **self.asked,
             "validation": outcome.judging.rows_asked,
             "training": outcome.ledger.rows_asked,
         }
-        figures = {f"queries: {kind}": count for kind, count in asked.items()}
-        return replace(trained, queries=sum(asked.values()), figures=figures)
+        figures = {f"queries: {kind}": count for kind, count in queries.items()}
+        return replace(trained, queries=sum(queries.values()), figures=figures)
 
 
 def sent_images(network: nn.Module, noisy: Tensor, decoder: nn.Module | None = None) -> Tensor:
-    """What the box gets of noisy images: images in [0, 1], or latent vectors for a decoder."""
+    """Return the box's inputs for noisy images: images in [0, 1], or latent vectors for a decoder."""
     denoised = network(noisy)
     return denoised if decoder is not None else denoised.clamp(0, 1)
 
@@ -182,7 +182,7 @@ def _gradient(
     box: BlackBoxFunction | None = None,
     decoder: nn.Module | None = None,
 ) -> AutogradGradient:
-    """Of the scores' loss, and the image's, by autograd; something stands in the classifier's place."""
+    """Make the gradient of the scores' loss, and the image's; a stand-in takes the classifier's place."""
     asked, weight = start.problem.box if box is None else box, start.problem.config.mse_weight
 
     def objective(network: nn.Module, batch: Batch) -> Tensor:
@@ -300,11 +300,11 @@ def estimator(
 
 
 def student(setup: Setup) -> Trained:
-    """Some queries before training, then a few rows of each batch; the student learns a step from them.
+    """Ask some queries before training, then a few rows of each batch; the student learns a step from them.
 
-    The loss of all rows is that of the student's answers; the classifier's own are what the student learns,
-    and what the weights are judged by. Where they are not better than the start's on held-out images, asked
-    of the classifier itself, the start is kept: a student is smooth also where the classifier is not, and may
+    The student's answers give the loss of all rows. The classifier's own answers teach the student, and judge
+    the weights. If the trained weights are not better than the start's on held-out images, asked of the
+    classifier itself, the start is kept: a student is smooth even where the classifier is not, and may
     mislead.
     """
     start = TrainingStart.of(setup)
@@ -315,7 +315,7 @@ def student(setup: Setup) -> Trained:
     tangent = _tangent(start)
 
     def asked(i: int) -> int:
-        """How many rows are asked in a step: the same for all, up to rounding."""
+        """Return how many rows are asked in a step: the same for all, up to rounding."""
         left = max(0, rows - first)
         return (i + 1) * left // steps - i * left // steps
 

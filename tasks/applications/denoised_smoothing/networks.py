@@ -25,14 +25,14 @@ FLAT = 1024  # numbers of an image up to which a student is a multilayer percept
 class DnCNN(nn.Module):
     """Predicts the noise and takes it off, x - net(x); Zhang et al. (2017), IEEE Trans. Image Process. 26.
 
-    With batch norm, depth 17 and width 64 it has 558,400 parameters for colour and 556,096 for grey: the
-    first convolution has a bias, those before a batch norm and the last one have none. Without batch norm
-    those between have one.
+    With batch norm, depth 17 and width 64 it has 558,400 parameters for colour and 556,096 for grey. The
+    first convolution has a bias; convolutions before a batch norm, and the last one, have none. Without batch
+    norm the ones in between have a bias.
 
     Args:
-        channels: of an image.
-        depth: convolutions, at least 2.
-        width: channels between them.
+        channels: the channels of an image.
+        depth: the number of convolutions, at least 2.
+        width: the channels between them.
         batch_norm: whether the convolutions between the first and the last are followed by one.
     """
 
@@ -55,31 +55,32 @@ class DnCNN(nn.Module):
 
 
 def encoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool) -> nn.Module:
-    """From images `(rows, *shape)` to latent vectors `(rows, size)`.
+    """Make a network from images `(rows, *shape)` to latent vectors `(rows, size)`.
 
     Args:
-        shape: of an image.
-        widths: of the hidden layers: features of linear ones, channels of convolutions of stride 2.
-        latent: numbers of the latent vector, or its channels where there are convolutions.
-        convolutions: which of the two.
+        shape: the shape of an image.
+        widths: the widths of the hidden layers: features of linear layers, or channels of convolutions of
+            stride 2.
+        latent: the size of the latent vector, or its channels where there are convolutions.
+        convolutions: whether the layers are convolutions.
     """
     if not convolutions:
         return nn.Sequential(nn.Flatten(), _linear((math.prod(shape), *widths, latent)))
     layers: list[nn.Module] = []
-    for before, width in zip((shape[0], *widths[:-1]), widths, strict=True):
-        layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.ReLU()]
+    for channels, width in zip((shape[0], *widths[:-1]), widths, strict=True):
+        layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], latent, 1), nn.Flatten())
 
 
 def decoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool) -> nn.Module:
-    """From latent vectors `(rows, size)` to images `(rows, *shape)` in [0, 1]; see `encoder`."""
+    """Make a network from latent vectors `(rows, size)` to images `(rows, *shape)` in [0, 1]."""
     if not convolutions:
         wide = _linear((latent, *reversed(widths), math.prod(shape)))
         return nn.Sequential(wide, nn.Sigmoid(), nn.Unflatten(1, shape))
     height, width = (size // 2 ** len(widths) for size in shape[1:])
     layers: list[nn.Module] = [nn.Unflatten(1, (latent, height, width)), nn.Conv2d(latent, widths[-1], 1)]
-    for before, made in zip(reversed(widths), (*reversed(widths[:-1]), shape[0]), strict=True):
-        layers += [nn.ReLU(), nn.ConvTranspose2d(before, made, 4, stride=2, padding=1)]
+    for in_channels, out_channels in zip(reversed(widths), (*reversed(widths[:-1]), shape[0]), strict=True):
+        layers += [nn.ReLU(), nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)]
     return nn.Sequential(*layers, nn.Sigmoid())
 
 
@@ -99,18 +100,18 @@ def student(shape: Shape, classes: int, width: int) -> nn.Module:
     if math.prod(shape) <= FLAT:
         return nn.Sequential(nn.Flatten(), _linear((math.prod(shape), width, width, classes)))
     layers: list[nn.Module] = []
-    before, made, size = shape[0], max(8, width // 8), min(shape[1:])
+    channels, outputs, size = shape[0], max(8, width // 8), min(shape[1:])
     while size > PLACES:
-        layers += [nn.Conv2d(before, made, 3, stride=2, padding=1), nn.ReLU()]
-        before, made, size = made, min(width, 2 * made), size // 2
+        layers += [nn.Conv2d(channels, outputs, 3, stride=2, padding=1), nn.ReLU()]
+        channels, outputs, size = outputs, min(width, 2 * outputs), size // 2
     pool = nn.AdaptiveAvgPool2d(PLACES), nn.Flatten()
-    return nn.Sequential(*layers, *pool, nn.Linear(before * PLACES**2, classes))
+    return nn.Sequential(*layers, *pool, nn.Linear(channels * PLACES**2, classes))
 
 
 def _linear(sizes: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, made in pairwise(sizes):
-        layers += [nn.Linear(before, made), nn.ReLU()]
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -129,11 +130,11 @@ def box_loss(scores: Tensor, target: Tensor, kind: str) -> Tensor:
         target: `(rows,)`, the classifier's own prediction on the clean image, or the true label.
         kind: "logits", "probabilities" or "labels".
     """
-    known = target.clamp(min=0)
+    labels = target.clamp(min=0)
     if kind == "labels":
-        losses = 1 - scores.gather(1, known[:, None]).squeeze(1)
+        losses = 1 - scores.gather(1, labels[:, None]).squeeze(1)
     else:
-        losses = functional.cross_entropy(scores, known, reduction="none")
+        losses = functional.cross_entropy(scores, labels, reduction="none")
     return torch.where(target == UNKNOWN, torch.nan, losses)
 
 

@@ -104,8 +104,8 @@ class DenoisedSmoothing(Defence):
         outcome, (noisy, _) = trained.outcome, self.held_out(setup.seed)
         error, first = outcome.best_validation, outcome.first_validation
         asks = setup.name not in ("none", "mse")
-        kept = outcome.best_step == 0 and outcome.step > 0
-        if asks and kept:
+        is_start = outcome.best_step == 0 and outcome.step > 0
+        if asks and is_start:
             self.progress.say(
                 f"{setup.stage}: on held-out images the classifier itself did no better with any weights "
                 "than with the start's, which are kept."
@@ -128,7 +128,7 @@ class DenoisedSmoothing(Defence):
             "images": len(certificates),
             "rows of test": sum(certificate.queries for certificate in certificates),
             "failed rows of test": sum(certificate.failed for certificate in certificates),
-            "start kept": int(kept),
+            "start kept": int(is_start),
             "validation accuracy": None if error is None or not asks else 1 - error,
             "validation accuracy of the start": None if first is None or not asks else 1 - first,
             "clean": self.images.validation.images(torch.arange(len(denoised)) % len(self.images.validation)),
@@ -172,7 +172,7 @@ class DenoisedSmoothing(Defence):
         fields: Mapping[str, Mapping[str, Any]],
         last: bool,
     ) -> None:
-        """After the first seed: export the best denoiser."""
+        """Export the best denoiser after the first seed."""
         if last and seed == run.seeds[0]:
             self._export(trained, run.path / ONNX)
 

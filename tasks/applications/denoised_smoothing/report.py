@@ -28,21 +28,21 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1,
 
 
 def blocks(config: Config, facts: Findings) -> Sequence[Block]:
-    """What the report shows; the table for papers is written beside it, as Markdown and LaTeX."""
+    """Return the report's blocks; the table for papers is written beside it, as Markdown and LaTeX."""
     run, result = facts.run, judged(facts.result)
     if not result.table:
         return ()
     runs = certificates(run, result)
-    chosen = best_of_families(result)
+    best_methods = best_of_families(result)
     table = accuracy.accuracy_table(runs, queries_of(result))
     run_tables.write(run.path, table, changed_boxes.read(run.path))
-    shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
+    short_table = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
     return (
         Heading("Certified accuracy"),
-        Table(shown, caption=_caption(config, result)),
+        Table(short_table, caption=_caption(config, result)),
         *_kept_starts(result),
-        *_pictures(run, config, result, runs, chosen),
-        *_images(facts, chosen),
+        *_pictures(run, config, result, runs, best_methods),
+        *_images(facts, best_methods),
     )
 
 
@@ -53,7 +53,7 @@ def judged(result: Result) -> Result:
 
 
 def certificates(run: Run, result: Result) -> accuracy.Runs:
-    """The certificates of a run, by method and seed, of those that a result has."""
+    """The certificates of a run, by method and seed, for the lines of a result."""
     return {
         score.method: [
             read_certificates(run.path / certificates_name(seed, score.method)) for seed in run.seeds
@@ -63,7 +63,7 @@ def certificates(run: Run, result: Result) -> accuracy.Runs:
 
 
 def queries_of(result: Result) -> dict[str, int]:
-    """What each method's training asked for, all counted; the mean over seeds."""
+    """Return the queries of each method's training, all counted; the mean over seeds."""
     return {score.method: round(fmean(row.queries for row in score.rows)) for score in scores(result)}
 
 
@@ -73,7 +73,7 @@ def family_of(method: str) -> str:
 
 
 def best_of_families(result: Result) -> dict[str, str]:
-    """Of each family the variant with the best validation accuracy, which is asked of the box itself."""
+    """Return each family's variant with the best validation accuracy, as the box itself was asked."""
     best: dict[str, tuple[float, str]] = {}
     for score in scores(result):
         values = [row.extra.get("validation accuracy") for row in score.rows]
@@ -86,12 +86,12 @@ def best_of_families(result: Result) -> dict[str, str]:
 
 def against_queries(result: Result, path: Path) -> Path:
     """Certified accuracy at r = .25 of each method against what its training asked for."""
-    made, axes = pictures.figure(6.4, 4.2)
+    figure, axes = pictures.figure(6.4, 4.2)
     place = axes[0, 0]
     lines: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in result.table:
         lines[row.method.partition("@")[0]][row.method].append(row)
-    seen: dict[str, int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
     for label, budgets in lines.items():
         family, points = family_of(label), []
         for rows in budgets.values():
@@ -101,8 +101,8 @@ def against_queries(result: Result, path: Path) -> Path:
         if not points[0][0]:
             place.axhline(points[0][1], linewidth=1.4, linestyle=(0, (5, 3)), **look)
             continue
-        style = LINES[seen[family] % len(LINES)]
-        seen[family] += 1
+        style = LINES[counts[family] % len(LINES)]
+        counts[family] += 1
         mark = pictures.looks([family])[family][1]
         place.plot(
             *zip(*sorted(points), strict=True),
@@ -114,10 +114,10 @@ def against_queries(result: Result, path: Path) -> Path:
         )
     place.set(xlabel="queries of training, all counted", ylabel="certified accuracy at r = 0.25 (%)")
     place.set_ylim(0, 103)
-    if seen:
+    if counts:
         _logarithmic(place)
     pictures.legend_above(place, 4)
-    return pictures.save(made, path)
+    return pictures.save(figure, path)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -146,11 +146,11 @@ def _caption(config: Config, result: Result) -> str:
 
 
 def _kept_starts(result: Result) -> Sequence[Block]:
-    kept = dict.fromkeys(row.method for row in result.table if row.extra["start kept"] and row.queries)
-    if not kept:
+    methods = dict.fromkeys(row.method for row in result.table if row.extra["start kept"] and row.queries)
+    if not methods:
         return ()
     sentence = (
-        f"The safeguard was at work: {', '.join(kept)} found no weights that the classifier itself does "
+        f"The safeguard was at work: {', '.join(methods)} found no weights that the classifier itself does "
         "better with on held-out images than with the start's, in one seed at least, and kept these."
     )
     return (Paragraph(sentence),)
@@ -159,12 +159,12 @@ def _kept_starts(result: Result) -> Sequence[Block]:
 def _pictures(
     run: Run, config: Config, result: Result, runs: accuracy.Runs, chosen: Mapping[str, str]
 ) -> Sequence[Block]:
-    shown = {family: runs[method] for family, method in chosen.items()}
+    best_runs = {family: runs[method] for family, method in chosen.items()}
     which = ", ".join(method for family, method in chosen.items() if method != family)
     return (
         Figure(
             accuracy.plot_certified_accuracy(
-                run.path / "certified_accuracy.png", shown, config.smoothing.radius_cap
+                run.path / "certified_accuracy.png", best_runs, config.smoothing.radius_cap
             ),
             alt="Certified accuracy against the radius, a curve for each method",
             caption=(
@@ -192,9 +192,9 @@ def _images(facts: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     rows = {"clean": first["clean"], "noisy": first["noisy"]}
     rows |= {family: fields[method]["denoised"] for family, method in chosen.items() if family != "none"}
     count = len(first["clean"])
-    made, axes = pictures.figure(0.78 * count + 1.2, 0.8 * len(rows) + 0.1, rows=len(rows), columns=count)
-    for line, (name, shown) in zip(axes, rows.items(), strict=True):
-        for place, image in zip(line, shown, strict=True):
+    figure, axes = pictures.figure(0.78 * count + 1.2, 0.8 * len(rows) + 0.1, rows=len(rows), columns=count)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for place, image in zip(line, images, strict=True):
             pictures.image_axes(place)
             picture = np.clip(image.transpose(1, 2, 0), 0, 1)
             place.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -203,7 +203,7 @@ def _images(facts: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     return (
         Heading("Images"),
         Figure(
-            pictures.save(made, facts.run.path / "images.png"),
+            pictures.save(figure, facts.run.path / "images.png"),
             alt="Clean, noisy and denoised images, a row for each method",
             caption=(
                 f"Held-out images, seed {seed}. A denoiser trained through a classifier need not look better "

@@ -1,4 +1,4 @@
-"""mu: measured from the classifier's own answers, once for each seed and space, and what methods make of it.
+"""mu: measured from the classifier's own answers, once for each seed and space, and converted for methods.
 
 A slope taken with a step mu is wrong by noise over mu and by curvature times mu. Both show as disagreement
 with the slope of a quarter of the step, so the step is taken whose slopes agree best. More and Wild's
@@ -43,10 +43,10 @@ class Mu:
     """Smoothing parameters at a box's input.
 
     Attributes:
-        coordinate, coordinate_central: of single numbers, forward and central.
-        direction, direction_central: of directions of unit length, forward and antithetic.
-        queries: asked for them.
-        measured: False where they are the configuration's.
+        coordinate, coordinate_central: mu for single numbers, forward and central.
+        direction, direction_central: mu for directions of unit length, forward and antithetic.
+        queries: the queries of the measurement.
+        measured: False where they come from the configuration.
     """
 
     coordinate: float
@@ -62,7 +62,7 @@ class Mu:
         return cls(mu, mu, mu, mu)
 
     def of(self, kind: str, central: bool, size: int) -> float:
-        """That of some directions: Gaussian ones are longer than one by the root of their size."""
+        """Return the mu of some directions: Gaussian ones are longer than one by the root of their size."""
         if kind == "cge":
             return self.coordinate_central if central else self.coordinate
         mu = self.direction_central if central else self.direction
@@ -72,13 +72,13 @@ class Mu:
 def find(
     setup: Setup, variant: Variant, box: BlackBoxFunction, front: Callable[[Tensor], Tensor], space: str
 ) -> Mu:
-    """The smoothing parameters of a method, measured at what `front` makes of noisy training images.
+    """The smoothing parameters of a method, measured at noisy training images behind `front`.
 
     Args:
-        setup: What the method is given.
-        variant: Its name, read; one with a wide step takes the configuration's.
-        box: The classifier, or with a decoder before it.
-        front: What comes before it.
+        setup: The setup of the method.
+        variant: Its name, parsed; a method with a wide step takes the configuration's parameters.
+        box: The classifier, perhaps with a decoder before it.
+        front: The network before it.
         space: "image" or "latent", for the file that keeps them.
     """
     config = setup.config
@@ -96,9 +96,9 @@ def find(
             + ("" if mu.measured else "slopes agree at no step, the wide one is taken: ")
             + f"{mu.direction:.2g} along directions, {mu.coordinate:.2g} of a single number"
         )
-    kept = {name: value for name, value in _content(path).items() if name != stamp.OF}
+    content = {name: value for name, value in _content(path).items() if name != stamp.OF}
     try:
-        return from_dict(Mu, kept)
+        return from_dict(Mu, content)
     except ConfigurationError as error:
         raise RunFolderError(f"{path}: {error} {_MEND}") from None
 
@@ -114,7 +114,7 @@ def _content(path: Path) -> dict[str, Any]:
 def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
     config, problem = setup.config, problem_of(setup)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
-    noisy, _, wanted = problem.batch(setup.seed, FIRST, max(1, lines))
+    noisy, _, labels = problem.batch(setup.seed, FIRST, max(1, lines))
     z = front(noisy).flatten(1)
     generator = zo.estimators.Key(setup.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
@@ -125,7 +125,7 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
         return box(rows.unflatten(1, box.inputs[0].shape))
 
     base = answers(z)
-    target = torch.where(wanted < 0, predictions(base).clamp(min=0), wanted)
+    target = torch.where(labels < 0, predictions(base).clamp(min=0), labels)
     with torch.enable_grad():  # the loss's slopes are looked at, in the scores that the box gave
         leaf = base.detach().nan_to_num().requires_grad_()
         (weight,) = torch.autograd.grad(box_loss(leaf, target, problem.classifier.kind).sum(), leaf)
@@ -182,12 +182,12 @@ def of_weights(setup: Setup, network: nn.Module, mu: float) -> float:
         pieces = change.split([weight.numel() for weight in weights])
         return [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
 
-    chosen = torch.randperm(len(flat), generator=generator)[:64]
+    places = torch.randperm(len(flat), generator=generator)[:64]
     step = 1e-2 * float(flat.square().mean().sqrt())
     training = network.training
     network.eval()
     base, lengths = network(noisy), []
-    for place in chosen:
+    for place in places:
         change = torch.zeros_like(flat)
         change[place] = step
         with moved(weights, parts(change)):

@@ -18,13 +18,13 @@ ROWS = 500  # images that go through the network together
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network with what its images have to go through before it.
+    """A network with the normalisation of its images.
 
     Attributes:
-        network: takes normalised images `(rows, channels, height, width)` to logits `(rows, classes)`; in
-            evaluation mode, on the CPU.
-        normalisation: of images of bytes, as in training.
-        classes: their names, in the order of the logits.
+        network: a network from normalised images `(rows, channels, height, width)` to logits
+            `(rows, classes)`; in evaluation mode, on the CPU.
+        normalisation: the normalisation of images of bytes, as in training.
+        classes: the names of the classes, in the order of the logits.
         image_shape: channels, height and width in pixels.
     """
 
@@ -54,7 +54,7 @@ class Classifier:
 
 
 def load_classifier(folder: Path | str, method: str, seed: int = 0, *, trust: bool = False) -> Classifier:
-    """The network that a method of a finished run ended with, with the weights that validation chose.
+    """The network of a method of a finished run, with the weights that validation chose.
 
         classifier = load_classifier("runs/image-classification-demo-...", "deepzero")
         names = [classifier.classes[label] for label in classifier.predict(images)]
@@ -63,16 +63,16 @@ def load_classifier(folder: Path | str, method: str, seed: int = 0, *, trust: bo
     function that the run was started with.
 
     Args:
-        folder: of the run.
-        method: one of the run's.
-        seed: one of the run's.
+        folder: the folder of the run.
+        method: a method of the run.
+        seed: a seed of the run.
         trust: whether to execute that function although the run came from elsewhere.
 
     Raises:
         RunFolderError: the folder holds no run, or the run is not finished.
-        ConfigurationError: it is of another task, or has no such method or seed.
-        TrustError: it is from elsewhere, and its network is a function that is not trusted.
-        CheckpointError: its settings were changed.
+        ConfigurationError: the run is of another task, or has no such method or seed.
+        TrustError: the run is from elsewhere, and its network is a function that is not trusted.
+        CheckpointError: the run's settings were changed.
     """
     from tasks.applications.image_classification.problem import ImageClassification
 

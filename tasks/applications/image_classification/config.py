@@ -13,7 +13,7 @@ from tasks.configuration import Count, Fraction, NamesCode, NotNegative, Positiv
 
 
 def ships(network: str, arguments: Sequence[str]) -> bool:
-    """Whether the name is of a network that ships, and not of a function of the user's."""
+    """Say whether the name is of a network that ships, and not of a function of the user's."""
     return not (":" in network or network.endswith(".py"))
 
 
@@ -31,7 +31,7 @@ class ZerothOrder(configuration.ZerothOrder):
 
 @dataclass(frozen=True)
 class Config(configuration.Config):
-    """Settings of a run. Learning rates are those of SGD; images are in [0, 1] before they are normalised."""
+    """Settings of a run. Learning rates are for SGD; images are in [0, 1] before they are normalised."""
 
     methods: tuple[str, ...] = ("deepzero", "rge", "fo-sparse-gradient", "fo")
     """What is compared, in the order of the table."""

@@ -47,10 +47,10 @@ class ExactGradient(AutogradGradient):
     The set is the one that `LossGradient` with the same sparsity and seed has at the same step.
 
     Args:
-        network: What is trained.
+        network: The network that is trained.
         objective: `objective(network, batch) -> Tensor (rows,)`.
-        sparsity: The rule by which a step takes its coordinates; None for all.
-        seed: On which the draws of sets depend.
+        sparsity: The rule that chooses the coordinates of a step; None for all.
+        seed: The seed of the draws of sets.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class ExactGradient(AutogradGradient):
         parameters, step = self.parameters, self.counts.steps
         if self.sparsity is None:
             return super().backward(batch)
-        before = [tensor.grad for tensor in parameters.tensors]
+        slopes = [tensor.grad for tensor in parameters.tensors]
         self.network.zero_grad(set_to_none=True)
         loss = super().backward(batch)
         inside = torch.zeros(parameters.size, dtype=torch.bool)
         inside[self.sparsity.draw(parameters, self._key.at(step))] = True
-        for tensor, mask, earlier in zip(parameters.tensors, parameters.split(inside), before, strict=True):
+        for tensor, mask, earlier in zip(parameters.tensors, parameters.split(inside), slopes, strict=True):
             slope = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             slope = torch.where(mask.to(slope.device), slope, 0.0)
             tensor.grad = slope if earlier is None else earlier + slope
@@ -92,11 +92,11 @@ def descend(
     """SGD along a method's gradient, with a warm-up.
 
     Args:
-        setup: What is trained, with its settings.
+        setup: The setup of the training.
         gradient: The gradient of the network's weights.
-        learning_rate: After the warm-up; the setup's if None.
-        spent: Queries before the first step, each on the images by which weights are scored.
-        update: What step i does with `.grad`; SGD if None.
+        learning_rate: The learning rate after the warm-up; the setup's if None.
+        spent: Queries before the first step, each on the images that score weights.
+        update: A function that takes step i along `.grad`; SGD if None.
     """
     config, network = setup.config, setup.network
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
@@ -188,7 +188,7 @@ def fo_sparse_weight(setup: Setup) -> Trained:
 
 
 def _cost(problem: Any, steps: int, name: str) -> Cost:
-    """Of a method from function values, with sets of the size that a run's have."""
+    """Return the cost of a method from function values, with sets of the size that a run's have."""
     config, network = problem.config, problem.network()
     sparsity: zo.estimators.Sparsity = _some(config, network)
     if name in ON_SETS:

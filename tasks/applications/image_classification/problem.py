@@ -96,12 +96,12 @@ class ImageClassification(Problem):
 
     @property
     def training_images(self) -> int:
-        """How many there are, known without them."""
+        """The number of training images, known without them."""
         return self.config.train_images or TRAIN[self.config.dataset]
 
     @property
     def scoring_images(self) -> int:
-        """Training images by which weights are scored."""
+        """The number of training images that score weights."""
         return min(self.config.pruning_images, self.training_images)
 
     @property
@@ -110,7 +110,7 @@ class ImageClassification(Problem):
         return self.training_images // self.config.batch
 
     def scoring_batch(self, seed: int) -> tuple[Tensor, Tensor]:
-        """The training images by which weights are scored, not augmented; drawn with the seed."""
+        """The training images that score weights, not augmented; drawn with the seed."""
         images = self.images
         order = torch.randperm(len(images.train), generator=zo.estimators.Key(seed).generator(SCORING))
         part = images.train.rows(order[: self.scoring_images].to(images.train.labels.device))
@@ -142,24 +142,24 @@ class ImageClassification(Problem):
         return 1 - _right(self._logits(network, part), part.labels)
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
-        """Accuracy (part of the test images), loss (nats), and arrays of what is classified.
+        """Accuracy (part of the test images), loss (nats), and arrays of classified images.
 
-        Arrays are `confusion` `(classes, classes)` int64, images by class (rows) and what they were taken for
-        (columns); `examples` `(examples, channels, height, width)` uint8, their `labels` and what they were
-        `taken` for `(examples,)` int64.
+        Arrays are `confusion` `(classes, classes)` int64, images by class (rows) and predicted class
+        (columns); `examples` `(examples, channels, height, width)` uint8, with their `labels` and predicted
+        classes `taken`, `(examples,)` int64.
         """
         part, classes = self.images.test, len(CLASSES[self.config.dataset])
         logits = self._logits(network, part)
-        taken, few = logits.argmax(dim=1), min(EXAMPLES, len(part))
+        predictions, few = logits.argmax(dim=1), min(EXAMPLES, len(part))
         loss = float(cross_entropy(logits, part.labels).double().mean())
-        counts = torch.bincount(part.labels * classes + taken, minlength=classes**2)
+        counts = torch.bincount(part.labels * classes + predictions, minlength=classes**2)
         return {
             "accuracy": _right(logits, part.labels),
             "loss": loss if math.isfinite(loss) else None,
             "confusion": counts.view(classes, classes),
             "examples": part.pixels[:few],
             "labels": part.labels[:few],
-            "taken": taken[:few],
+            "taken": predictions[:few],
         }
 
     def report(self, findings: Findings) -> Sequence[Block]:

@@ -1,4 +1,4 @@
-"""The problem's own part of the report: sentences on the accuracies, and pictures of what is classified."""
+"""The problem's own part of the report: sentences on the accuracies, and pictures of classified images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 4  # confusions side by side
 
 
 def blocks(findings: Findings, config: Config) -> Sequence[Block]:
-    """What the shared report does not say.
+    """Return the blocks that the shared report lacks.
 
     Args:
         findings: The finished run, with the arrays of `ImageClassification.evaluate`.
@@ -54,7 +54,7 @@ def blocks(findings: Findings, config: Config) -> Sequence[Block]:
 
 
 def sentences(result: Result, config: Config) -> list[str]:
-    """What was trained, how it is counted, and what is lost to the differences and what to the sets."""
+    """Describe the training, the counting, and the losses due to differences and to sets."""
     weights = result.table[0].extra["weights"]
     lines = [
         f"{config.network} with {weights:,} weights, trained from scratch on {config.dataset}: "
@@ -75,7 +75,7 @@ def sentences(result: Result, config: Config) -> list[str]:
 def ratios(kept: LayerRatios, path: Path) -> Path:
     """The part of each scored layer that a step's set holds, with the number of weights kept."""
     layers = [layer for layer in kept.layers if layer.kept < layer.size] or list(kept.layers)
-    made, axes = pictures.figure(6.4, 0.24 * len(layers) + 1.0)
+    figure, axes = pictures.figure(6.4, 0.24 * len(layers) + 1.0)
     place: Axes = axes[0, 0]
     parts = [100 * layer.kept / layer.size for layer in layers]
     place.barh(range(len(layers)), parts, 0.7, color=pictures.colour("deepzero"), linewidth=0)
@@ -91,11 +91,11 @@ def ratios(kept: LayerRatios, path: Path) -> Path:
     place.grid(visible=False, axis="y")
     place.margins(x=0.22)
     place.set_xlim(left=0)
-    return pictures.save(made, path)
+    return pictures.save(figure, path)
 
 
 def confusions(fields: Mapping[str, Mapping[str, Any]], classes: Sequence[str], path: Path) -> Path:
-    """Which class is taken for which, of the first few methods; rows add up to 100 %."""
+    """Plot the confusion of classes, of the first few methods; rows add up to 100 %."""
 
     def draw(axes: Axes, arrays: Mapping[str, Any]) -> None:
         counts = arrays["confusion"].astype(float)
@@ -107,9 +107,9 @@ def confusions(fields: Mapping[str, Mapping[str, Any]], classes: Sequence[str], 
             axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=7)
             axes.set_yticks(range(len(classes)), classes, fontsize=7)
 
-    shown = dict(list(fields.items())[:SHOWN])
-    made = pictures.panels(shown, draw, columns=2, size=(3.4, 3.5), xlabel="taken for", ylabel="is")
-    return pictures.save(made, path)
+    first_fields = dict(list(fields.items())[:SHOWN])
+    figure = pictures.panels(first_fields, draw, columns=2, size=(3.4, 3.5), xlabel="taken for", ylabel="is")
+    return pictures.save(figure, path)
 
 
 def examples(fields: Mapping[str, Any], classes: Sequence[str], path: Path) -> Path:
@@ -118,10 +118,10 @@ def examples(fields: Mapping[str, Any], classes: Sequence[str], path: Path) -> P
     def draw(axes: Axes, one: Mapping[str, Any]) -> None:
         pictures.image_axes(axes)
         axes.imshow(one["examples"].transpose(1, 2, 0).squeeze(), cmap="gray_r")
-        label, taken = classes[int(one["labels"])], classes[int(one["taken"])]
-        right = label == taken
-        said = taken if right else f"{taken}\n({label})"
-        axes.set_title(said, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)
+        label, prediction = classes[int(one["labels"])], classes[int(one["taken"])]
+        right = label == prediction
+        title = prediction if right else f"{prediction}\n({label})"
+        axes.set_title(title, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)
 
     names = ("examples", "labels", "taken")
     panels = {str(row): {name: fields[name][row] for name in names} for row in range(len(fields["labels"]))}

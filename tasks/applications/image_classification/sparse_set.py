@@ -1,4 +1,4 @@
-"""Sparse sets: which weights are scored, a run's layer ratios and pruning mask, the rule of a step's set."""
+"""Sparse sets: the scored weights, a run's layer ratios and pruning mask, the rule of a step's set."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool) -> None
     """Refuse, before anything is trained, a sparsity that leaves some layer without a weight.
 
     Args:
-        network: The one that is trained.
-        config: With the sparsity.
+        network: The network that is trained.
+        config: The configuration, with the sparsity.
         on_sets: Whether a method trains on sets.
 
     Raises:
@@ -40,13 +40,13 @@ def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool) -> None
     """
     sparsity, trained = config.sparsity, _trained(network).values()
     sizes = [tensor.numel() for tensor in trained if tensor.ndim > 1]
-    kept = round((1 - sparsity) * sum(sizes))
-    if on_sets and kept < len(sizes):
+    weight_count = round((1 - sparsity) * sum(sizes))
+    if on_sets and weight_count < len(sizes):
         highest = 1 - len(sizes) / sum(sizes)
         raise refused(
             "sparsity",
             f"at most {highest:.4g}, so that each of the {len(sizes)} layers keeps a weight of the "
-            f"{sum(sizes):,} scored ones (this one keeps {kept} in all)",
+            f"{sum(sizes):,} scored ones (this one keeps {weight_count} in all)",
             sparsity,
         )
 
@@ -81,7 +81,7 @@ def ratios_name(seed: int) -> str:
 
 
 def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.estimators.LayerwiseCoordinates:
-    """How sets are drawn with these ratios, where a pass over the training images has `epoch` steps."""
+    """Make the rule of drawing sets with these ratios, where a pass over the images has `epoch` steps."""
     every = {"epoch": epoch, "steps": config.redraw_steps, "never": None}[config.redraw]
     return zo.estimators.LayerwiseCoordinates(ratios, every)
 
@@ -99,7 +99,7 @@ def kept_mask(setup: Setup) -> Tensor:
 
 
 def grasp_mask(setup: Setup) -> Tensor:
-    """Where GraSP keeps a weight, and all dense ones: `(parameters,)` bool, flat."""
+    """Say where GraSP keeps a weight, and all dense ones: `(parameters,)` bool, flat."""
     sparsity = setup.config.sparsity
     scored = scores(setup, "grasp")
     mask = zo.pruning.kept_weights(scored, sparsity, minimum=SHARE * (1 - sparsity))
@@ -138,12 +138,12 @@ def uniform_ratios(network: nn.Module, sparsity: float) -> LayerRatios:
     whole = set(dense_names(network))
     layers = []
     for name, tensor in _trained(network).items():
-        kept = tensor.numel() if name in whole else max(1, round((1 - sparsity) * tensor.numel()))
-        layers.append(zo.pruning.Layer(name, tensor.numel(), kept))
+        weight_count = tensor.numel() if name in whole else max(1, round((1 - sparsity) * tensor.numel()))
+        layers.append(zo.pruning.Layer(name, tensor.numel(), weight_count))
     return LayerRatios("uniform", sparsity, tuple(layers))
 
 
 def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that are trained: what a network of the user's own keeps fixed is in no set."""
+    """Return the trained parameters: those that a network of the user's own keeps fixed are in no set."""
     parameters = zo.estimators.Parameters(network)
     return dict(zip(parameters.names, parameters.tensors, strict=True))

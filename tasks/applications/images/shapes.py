@@ -33,7 +33,7 @@ def shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Args:
         count: number of images, at least 1.
-        seed: of the sequence, >= 0; other seeds give other images of the same distribution.
+        seed: the seed of the sequence, >= 0; other seeds give other images of the same distribution.
 
     Returns:
         Images `(count, 3, 32, 32)`, uint8, and labels `(count,)`, int64, 0 to 9 as in `NAMES`.
@@ -41,9 +41,9 @@ def shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
     images = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
     for block, start in enumerate(range(0, count, BLOCK)):
-        kept = min(BLOCK, count - start)
-        images[start : start + kept] = draw_block(seed, block)[:kept]
-        labels[start : start + kept] = labels_of(seed, block)[:kept]
+        rows = min(BLOCK, count - start)
+        images[start : start + rows] = draw_block(seed, block)[:rows]
+        labels[start : start + rows] = labels_of(seed, block)[:rows]
     return images, labels
 
 
@@ -131,7 +131,7 @@ def placement(name: str) -> tuple[float, float, float]:
 
 
 def inside(name: str, x: Tensor, y: Tensor) -> Tensor:
-    """How far inside the outline of the unit disc's area a point is; negative outside, same shape as `x`."""
+    """Return points' depth inside the outline of the unit disc's area; negative outside, shaped as `x`."""
     scale, x_mean, y_mean = placement(name)
     return OUTLINES[name](x * scale + x_mean, y * scale + y_mean) / scale
 
@@ -257,7 +257,7 @@ def _textured(factors: Factors, which: int, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _outline(labels: Tensor, factors: Factors, x: Tensor, y: Tensor) -> Tensor:
-    """How much of each pixel the outline covers, `(rows, side, side)`, 0 to 1."""
+    """Return how much of each pixel the outline covers, `(rows, side, side)`, 0 to 1."""
     covered = torch.empty(len(labels), *x.shape[1:])
     for label, name in enumerate(NAMES):
         rows = torch.nonzero(labels == label).flatten()

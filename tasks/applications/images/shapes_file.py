@@ -23,14 +23,14 @@ _PIXELS, _SUM = BLOCK * 3 * SIDE * SIDE, 32  # bytes of a record
 
 
 def kept_shapes(count: int, seed: int, folder: Path | None) -> tuple[Tensor, Tensor]:
-    """What `shapes(count, seed)` gives, read where it was drawn before.
+    """Return `shapes(count, seed)`, read from the file where it was drawn before.
 
-    Of several processes that want the same images one draws them.
+    Where several processes want the same images, one draws them.
 
     Args:
         count: Number of images.
         seed: The number of the sequence of images.
-        folder: Where they are kept; one that cannot be written, or None, keeps none.
+        folder: The folder of the file; a folder that cannot be written, or None, keeps none.
     """
     if folder is None or count < WORTH:
         return shapes(count, seed)

@@ -1,4 +1,4 @@
-"""The settings of the wake flow, what they may be, and the presets."""
+"""The settings of the wake flow, their allowed values, and the presets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def method_name(family: str, large: bool) -> str:
 
 
 def family_of(method: str) -> tuple[str, bool]:
-    """How a method trains, and whether it is the large network: "FO-SOL large@960" -> ("FO-SOL", True)."""
+    """Return a method's family, and whether its network is large: "FO-SOL large@960" -> ("FO-SOL", True)."""
     name = without_budget(method)
     if name == "TAN-SOL":
         return name, True
@@ -59,7 +59,7 @@ def budget_of(method: str) -> int | None:
     """The solver rows that a method's training may take: "FO-SOL large@960" -> 960; None without such.
 
     Raises:
-        ConfigurationError: What stands behind the "@" is no such number.
+        ConfigurationError: There is no such number behind the "@".
     """
     name, at, rows = method.partition("@")
     if not at:

@@ -31,7 +31,7 @@ def by_reynolds(by_seed: BySeed, method: str) -> tuple[np.ndarray, np.ndarray]:
 
 def errors(by_seed: BySeed, config: Config, path: Path) -> Path:
     """Error over time, of the held-out rollouts, and at each Reynolds number, with what seeds span."""
-    made, axes = pictures.figure(6.4, 6.6, rows=2)
+    figure, axes = pictures.figure(6.4, 6.6, rows=2)
     over_time, over_reynolds = axes[:, 0]
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
     first = next(iter(by_seed.values()))
@@ -50,7 +50,7 @@ def errors(by_seed: BySeed, config: Config, path: Path) -> Path:
     for edge in (min(config.train_reynolds), max(config.train_reynolds)):
         if numbers[0] < edge < numbers[-1]:  # or every number on that side is within the range trained on
             over_reynolds.axvline(edge, color="#999999", linestyle="--", linewidth=1)
-    return pictures.save(made, path)
+    return pictures.save(figure, path)
 
 
 def draw(

@@ -75,7 +75,7 @@ class WakeData:
 
     @property
     def evaluated(self) -> Flows:
-        """Those of the test, and the extrapolated ones behind them."""
+        """The flows of the test, and the extrapolated ones behind them."""
         if self.extrapolated is None:
             return self.test
         both = self.test, self.extrapolated
@@ -100,12 +100,12 @@ class Pairs:
 
     def draw(self, key: Key, count: int) -> tuple[Tensor, Tensor]:
         """Pairs drawn at random: `(count, 2, 2, height, width)` and Re `(count,)`."""
-        chosen = torch.randint(len(self.frames), (count,), generator=key.generator(PAIRS))
-        return self.frames[chosen], self.reynolds[chosen]
+        places = torch.randint(len(self.frames), (count,), generator=key.generator(PAIRS))
+        return self.frames[places], self.reynolds[places]
 
 
 def reference_settings(config: Config) -> ReferenceSettings:
-    """What the reference is made from."""
+    """Return the settings that the reference is made from."""
     reynolds = (*config.train_reynolds, *config.validation_reynolds, *config.test_reynolds)
     return ReferenceSettings(
         reynolds=tuple(sorted(set(reynolds))),
@@ -129,8 +129,8 @@ def load(config: Config, folder: Path, progress: Callable[[int, int], None] | No
         extrapolated = Flows(beside.frames, beside.reynolds).to(config.device)
 
     def flows(reynolds: tuple[float, ...]) -> Flows:
-        chosen = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]
-        return Flows(reference.frames[chosen], reference.reynolds[chosen]).to(config.device)
+        places = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]
+        return Flows(reference.frames[places], reference.reynolds[places]).to(config.device)
 
     return WakeData(
         train=flows(config.train_reynolds),
@@ -148,7 +148,7 @@ def before(flows: Flows) -> tuple[Tensor, Tensor]:
 
 
 def pairs(flows: Flows, stepped: Tensor) -> Pairs:
-    """What `before` gives after one solver step, beside the frames that should have come out.
+    """Pair the flows after one solver step with the reference frames at that time.
 
     Pairs that the solver lost are out.
 

@@ -1,4 +1,4 @@
-"""What is measured of velocities: divergence, energy, forces, how long a rollout holds.
+"""Measures of velocities: divergence, energy, forces, how long a rollout holds.
 
 All figures have no unit: velocities are divided by the inflow's speed U, lengths by the cylinder's
 diameter D, so divergence is in U / D and energy in U squared; forces are over U^2 D / 2.
@@ -58,7 +58,7 @@ class Gauges:
 
 
 def face_places(channel: Channel) -> tuple[Tensor, Tensor]:
-    """Where the faces of `(2, height, width)` are, across and along from the cylinder's centre, in D."""
+    """Return the places of the faces of `(2, height, width)`, across and along from the cylinder, in D."""
     columns, rows = torch.arange(channel.width), torch.arange(channel.height)[:, None]
     # x on left faces, y on upper ones
     across = torch.stack([(columns + offset).expand(channel.height, -1) for offset in (0.0, 0.5)])
@@ -81,11 +81,11 @@ def lost(errors: np.ndarray) -> np.ndarray:
 
 
 def stability(errors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Steps until the error passes that of the baseline at the same step, or all of them.
+    """Steps until the error passes the baseline's error at the same step, or all of them.
 
     Args:
-        errors: `(rollouts, steps)`; a step that is lost has passed it.
-        baseline: likewise, of the solver alone; where it is lost itself, it is passed by no finite error.
+        errors: the errors, `(rollouts, steps)`; a lost step has passed the baseline.
+        baseline: the errors of the solver alone, `(rollouts, steps)`; no finite error passes a lost step.
 
     Returns:
         `(rollouts,)`, whole numbers from 0 to `steps`.

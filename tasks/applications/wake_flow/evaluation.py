@@ -1,4 +1,4 @@
-"""How methods are judged: rollouts over Reynolds numbers never trained on, measured as they go, and kept."""
+"""The evaluation of methods: rollouts over unseen Reynolds numbers, measured as they go, and kept."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class Yardstick:
         extrapolated = self._known["extrapolated"]
         row, judged = shown_row(extrapolated), torch.from_numpy(held_out(extrapolated))
         series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
-        total, kept = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
-        wanted, before = set(self._known["times"].tolist()), frames[:, 0]
+        total, track = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
+        times, frame = set(self._known["times"].tolist()), frames[:, 0]
         for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
             difference = velocity - frames[:, step]
             values = (
@@ -111,14 +111,14 @@ class Yardstick:
                 gauges.wake_error(difference),
                 *gauges.divergences(velocity),
                 diagnostics.kinetic_energy(velocity),
-                *gauges.forces(before, velocity, reynolds),
+                *gauges.forces(frame, velocity, reynolds),
             )
-            before = velocity
+            frame = velocity
             for name, value in zip(SERIES, values, strict=True):
                 series[name].append(value)
             total += difference[judged].abs().mean(dim=(0, 1), dtype=torch.float64)
-            if step in wanted:
-                kept.append(velocity[row])
+            if step in times:
+                track.append(velocity[row])
         arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
         gone = diagnostics.lost(arrays["error"])
         mean = total / len(gone[0])
@@ -127,14 +127,14 @@ class Yardstick:
         return {
             **{name: np.where(gone, np.nan, values) for name, values in arrays.items()},
             "error_map": mean.float().numpy(),
-            "moving": torch.stack(kept).numpy(),
+            "moving": torch.stack(track).numpy(),
         }
 
 
 def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
-    """Rollouts `(rollouts,)` by which methods are not compared: outside the range trained on.
+    """Rollouts `(rollouts,)` that are not used to compare methods: those outside the range trained on.
 
-    Where all of the test is outside, it is what there is to compare by; the further ones still are not.
+    Where all of the test is outside, it is used; the further rollouts still are not.
     """
     low, high = min(config.train_reynolds), max(config.train_reynolds)
     outside = ((reynolds < low) | (reynolds > high)).cpu().numpy()
@@ -145,7 +145,7 @@ def _extrapolated(config: Config, reynolds: Tensor) -> np.ndarray:
 
 
 def held_out(extrapolated: np.ndarray) -> np.ndarray:
-    """Which rollouts are within the range trained on, or all of them if none is."""
+    """Say which rollouts are within the range trained on, or select all of them if none is."""
     return ~extrapolated if not extrapolated.all() else np.ones_like(extrapolated)
 
 
@@ -196,7 +196,7 @@ def tracks(fields: Mapping[str, Arrays]) -> Tracks:
 
 
 def methods(tracks: Tracks) -> list[str]:
-    """Of all tracks but the reference's."""
+    """Return the names of all tracks but the reference's."""
     return [name for name in tracks if name != REFERENCE]
 
 
@@ -212,7 +212,7 @@ def lost(tracks: Tracks) -> list[tuple[str, float, int, int]]:
 
 
 def shown_reynolds(tracks: Tracks) -> float:
-    """Of the flow that is shown in motion."""
+    """Return the Reynolds number of the flow that is shown in motion."""
     numbers = tracks[REFERENCE]
     return float(numbers["reynolds"][shown_row(numbers["extrapolated"])])
 

@@ -1,8 +1,8 @@
-"""What PRE's fit needs of the fine flows: their first frames, and W^T r of all later ones, kept in a file.
+"""The fine flows for PRE's fit: their first frames, and W^T r of all later ones, kept in a file.
 
 The reference keeps its frames on the coarse grid, which is not enough for a fit on the fine one; so the
-training flows run once more, and what is left of them is kept beside the reference, under a name with a hash
-of all that it depends on. W is the linear interpolation from the faces of the coarse grid to the fine one's.
+training flows run once more, and these sums are kept beside the reference, under a name with a hash of all
+that they depend on. W is the linear interpolation from the faces of the coarse grid to the fine one's.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
     """Read them from `folder`, or compute and keep them; of several processes one computes them.
 
     Args:
-        config: of the run.
-        folder: of the reference.
-        progress: called with fine steps done and in all.
+        config: the configuration of the run.
+        folder: the folder of the reference.
+        progress: a function that is called with the fine steps done and their total.
 
     Returns:
         The training flows' first frames `(flows, 2, height, width)` on the coarse grid, and W^T r of all
@@ -48,10 +48,10 @@ def load(config: Config, folder: Path, progress: Progress | None = None) -> tupl
     file = path(config, folder)
     shape = (len(settings.reynolds), settings.frames, *Channel(settings.width).shape)
     attributes = settings.attributes() | {"kept": "first frames, and W^T r"}
-    kept, _ = reference_file.load_or_make(
+    flows, _ = reference_file.load_or_make(
         file, attributes, shape, lambda: simulate(settings, keep, progress, reference_file.part_of(file))
     )
-    return kept[:, 0], kept[:, 1:]
+    return flows[:, 0], flows[:, 1:]
 
 
 def path(config: Config, folder: Path) -> Path:
@@ -79,7 +79,7 @@ def _between_centres(cells: int, factor: int) -> sparse.csr_array:
 
 
 def _between_faces(cells: int, factor: int, first: int) -> sparse.csr_array:
-    """Of values on each cell's lower (`first` 0) or upper (1) face; the face that is left out is at zero."""
+    """Interpolate values on each cell's lower (`first` 0) or upper (1) face; the left-out face is at zero."""
     place = (np.arange(cells * factor) + first) / factor - first
     return _linear(place, cells)
 

@@ -45,18 +45,18 @@ def vorticity(velocity: np.ndarray, cell: float) -> np.ndarray:
 def turned(field: np.ndarray) -> np.ndarray:
     """A field `(height, width)` as a picture, first row on top, with the stream from left to right.
 
-    A quarter turn, no reflection: that would change the sign of vorticity.
+    It is a quarter turn, not a reflection, which would change the sign of vorticity.
     """
     return field.T
 
 
 def shown(methods: Iterable[str]) -> list[str]:
     """Methods of a picture of wakes, not to make it too long: of each family with the larger network."""
-    known, chosen = list(methods), list[str]()
+    order, names = list(methods), list[str]()
     for family in SHOWN:
-        of_family = [method for method in known if family_of(method)[0] == family]
-        chosen += [method for method in of_family if family_of(method)[1]] or of_family
-    return chosen
+        of_family = [method for method in order if family_of(method)[0] == family]
+        names += [method for method in of_family if family_of(method)[1]] or of_family
+    return names
 
 
 def label(method: str, between: str = ", ") -> str:
@@ -88,7 +88,7 @@ def draw_wake(axes: Axes, field: np.ndarray, config: Config, limit: float) -> Ax
 
 
 def _colours(drawn: Iterable[str]) -> dict[str, str]:
-    """Of methods that share a picture, and of the reference."""
+    """Return the colours of methods that share a picture, and of the reference."""
     looks = pictures.looks(name for name in drawn if name != REFERENCE)
     return {REFERENCE: pictures.REFERENCE} | {name: colour for name, (colour, _) in looks.items()}
 
@@ -107,7 +107,7 @@ def wakes(tracks: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> 
     times = tracks[REFERENCE]["times"]
     last = len(times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
-    made, axes = pictures.figure(7.2, 1.22 * len(drawn) + 0.6, rows=len(drawn), columns=COLUMNS)
+    figure, axes = pictures.figure(7.2, 1.22 * len(drawn) + 0.6, rows=len(drawn), columns=COLUMNS)
     image = None
     for line, (name, fields) in zip(axes, drawn.items(), strict=True):
         for place, column in zip(line, columns, strict=True):
@@ -117,9 +117,9 @@ def wakes(tracks: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> 
                 place.set_title(f"{step * config.dt / DIAMETER:.3g} D / U (step {step})")
         line[0].set_ylabel(label(name, "\n"), color=colours[name], fontweight="bold")
     assert image is not None
-    bar = made.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="both")
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.01, extend="both")
     bar.set_label("vorticity (U / D)")
-    return pictures.save(made, path)
+    return pictures.save(figure, path)
 
 
 def error_maps(tracks: Mapping[int, Tracks], path: Path) -> Path:
@@ -137,8 +137,8 @@ def error_maps(tracks: Mapping[int, Tracks], path: Path) -> Path:
 
     columns = 2 if len(maps) <= 8 else 3
     size = (6.4 / columns, 3.3 / columns)
-    made = pictures.panels(maps, draw, columns=columns, size=size, colours="mean absolute error (U)")
-    return pictures.save(made, path)
+    figure = pictures.panels(maps, draw, columns=columns, size=size, colours="mean absolute error (U)")
+    return pictures.save(figure, path)
 
 
 def animated(tracks: Tracks, config: Config, path: Path) -> Path:
@@ -155,9 +155,9 @@ def _images(tracks: Tracks, config: Config) -> list[Image.Image]:
     """A picture for each time, in one layout."""
     drawn, limit = shown_vorticity(tracks, config, shown(tracks))
     colours, rows = _colours(drawn), -(-len(drawn) // 2)
-    made, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
-    made.set_dpi(100)
-    canvas = made.canvas
+    figure, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
+    figure.set_dpi(100)
+    canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     images = {}
     for place, (name, fields) in zip(axes.flat, drawn.items(), strict=False):
@@ -165,9 +165,9 @@ def _images(tracks: Tracks, config: Config) -> list[Image.Image]:
         place.set_title(label(name), color=colours[name], fontweight="bold", fontsize=13)
     for place in axes.flat[len(drawn) :]:
         place.set_visible(False)
-    clock = made.supxlabel("0 D / U", fontsize=12, color="#333333")
+    clock = figure.supxlabel("0 D / U", fontsize=12, color="#333333")
     canvas.draw()  # it lays out, with the clock's line in place
-    made.set_layout_engine("none")
+    figure.set_layout_engine("none")
     frames = []
     for index, step in enumerate(tracks[REFERENCE]["times"]):
         for name, image in images.items():

@@ -1,4 +1,4 @@
-"""How each method of the wake flow trains: from NON's weights by the shared ones, or on pairs of frames."""
+"""The training of the wake flow's methods: from NON's weights by shared methods, or on pairs of frames."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def pre(setup: Setup) -> Trained:
     def batch(i: int) -> Batch:
         key = zo.estimators.Key(setup.seed, i)
         frames, reynolds = pairs.draw(key, PAIRS)
-        chosen = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
-        turn = chosen.to(frames.device).view(-1, 1, 1, 1, 1)
+        mirror_mask = torch.rand(len(frames), generator=key.generator(MIRRORED)) < 0.5
+        turn = mirror_mask.to(frames.device).view(-1, 1, 1, 1, 1)
         return torch.where(turn, mirrored(frames), frames), reynolds
 
     return _on_pairs(setup, pairs, batch)
@@ -85,8 +85,8 @@ def in_loop(setup: Setup) -> Trained:
     windows, rate = config.pace_of(setup.name)
     network = first_weights(setup)
     if config.start == "NON":
-        before = method_name("NON", family_of(setup.name)[1])
-        network = cast(Corrector, copy.deepcopy(setup.trained[before].network))
+        first_stage = method_name("NON", family_of(setup.name)[1])
+        network = cast(Corrector, copy.deepcopy(setup.trained[first_stage].network))
     started = replace(
         setup,
         network=network,
@@ -109,10 +109,10 @@ def _spent(config: Config, method: str) -> Config:
 
 
 def steps_in_loop(problem: Any, method: str) -> int:
-    """Optimiser steps of a method in the loop: those of the settings, or all that its budget has room for.
+    """Optimiser steps of a method in the loop: the settings' steps, or all that its budget has room for.
 
-    What steps cost is what the method says beforehand: with checks, and for one that learns with four more,
-    by which checks that find fault are repeated, where they were and nearer.
+    The method gives the cost of steps beforehand, with checks. For a method that learns there are four more
+    evaluations, for checks that find fault and are repeated, at the same distance and nearer.
     """
     config, rows = problem.config, budget_of(method)
     if rows is None:
@@ -139,17 +139,17 @@ def _problem(setup: Setup) -> Any:
 
 
 def _shared(method: str, config: Config) -> Method:
-    """What trains a method in the loop, of those that all problems have."""
+    """Return the shared method that trains a method in the loop."""
     named = {"FO-SOL": "first-order", "chain": "row-rge", "identity": "identity", "TAN-SOL": "tangents"}
     return by_name.METHODS[named.get(family_of(method)[0], config.estimator)]
 
 
 def variant(name: str) -> Method | None:
     """The method of a name with a budget of rows behind it; None for another name."""
-    known, at, _ = name.partition("@")  # the settings have refused what is no number of rows behind it
-    if not at or known not in METHODS:
+    base, at, _ = name.partition("@")  # the settings have refused what is no number of rows behind it
+    if not at or base not in METHODS:
         return None
-    return replace(METHODS[known], cost=partial(_cost_in_loop, method=name))
+    return replace(METHODS[base], cost=partial(_cost_in_loop, method=name))
 
 
 def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:
@@ -160,12 +160,12 @@ def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:
 
 
 def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:
-    """Of all steps that the method takes."""
+    """Return the cost of all steps that the method takes."""
     return _cost_of_steps(problem, steps_in_loop(problem, method), method)
 
 
 def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:
-    """With the network and the windows of the method, in evaluations of the settings' batch."""
+    """Return the cost of steps with a method's network and windows, in evaluations of the settings' batch."""
     config: Config = problem.config
     as_trained, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)
     as_trained.config = replace(_spent(config, method), batch=batch)
@@ -187,7 +187,7 @@ def _methods() -> dict[str, Method]:
         "identity": "In the loop, with one for the solver's derivative.",
         "TAN-SOL": "In the loop, with a model of the solver that is fitted to its values.",
     }
-    made = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
+    methods = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
     for large in (False, True):
         size = " The large network." if large else ""
         for family, about in families.items():
@@ -195,8 +195,8 @@ def _methods() -> dict[str, Method]:
             train = in_loop if looped else non if family == "NON" else pre
             cost = partial(_cost_in_loop if looped else _cost_of_pairs, method=name)
             learns = family == "TAN-SOL"  # by the shared tangents
-            made[name] = Method(about + size, train, cost, learns_answers=learns, replays=learns)
-    return made
+            methods[name] = Method(about + size, train, cost, learns_answers=learns, replays=learns)
+    return methods
 
 
 METHODS = _methods()

@@ -1,4 +1,4 @@
-"""The corrector: a convolutional network that adds to the solver's velocity what its grid lost."""
+"""The corrector: a convolutional network that adds to the solver's velocity the part that its grid lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Scales:
-    """What normalises the network's inputs and output.
+    """The scales that normalise the network's inputs and output.
 
     Attributes:
         velocity: standard deviation of the speed over the training flows.
         reynolds: standard deviation of the training Reynolds numbers.
-        correction: standard deviation of what one solver step misses of the training flows.
+        correction: standard deviation of the error of one solver step on the training flows.
     """
 
     velocity: float
@@ -26,7 +26,7 @@ class Scales:
 
 
 class Corrector(nn.Module):
-    """From (u, v, Re) to a correction of (u, v).
+    """A network from (u, v, Re) to a correction of (u, v).
 
     As in Solver-in-the-Loop (Um et al. 2020) inputs are u, v over the standard deviation of the
     speed, and a constant channel of Re over its own. Unlike there, the output is in units of the
@@ -34,8 +34,8 @@ class Corrector(nn.Module):
     The wall's faces (first column of u) are not corrected.
 
     Args:
-        layers: from 3 channels to 2 on the same cells: `plain` or `residual`.
-        scales: of inputs and output, from the training data.
+        layers: the layers from 3 channels to 2 on the same cells: `plain` or `residual`.
+        scales: the scales of inputs and output, from the training data.
     """
 
     def __init__(self, layers: nn.Module, scales: Scales) -> None:
@@ -54,8 +54,8 @@ class Corrector(nn.Module):
             `(rows, 2, height, width)`.
         """
         constant = (reynolds / self.scales.reynolds).view(-1, 1, 1, 1).expand_as(velocity[:, :1])
-        seen = torch.cat([velocity / self.scales.velocity, constant], dim=1)
-        correction = self.scales.correction * self.layers(seen)
+        channels = torch.cat([velocity / self.scales.velocity, constant], dim=1)
+        correction = self.scales.correction * self.layers(channels)
         wall = torch.ones_like(velocity[:1])
         wall[:, 0, :, 0] = 0
         return velocity + correction * wall
@@ -68,8 +68,8 @@ def plain(hidden: Sequence[int]) -> nn.Sequential:
     published network (`model_mercury` in the code of Um et al. 2020).
     """
     layers: list[nn.Module] = []
-    for before, after in pairwise([3, *hidden, 2]):
-        layers += [nn.Conv2d(before, after, 5, padding=2), nn.ReLU()]
+    for inputs, after in pairwise([3, *hidden, 2]):
+        layers += [nn.Conv2d(inputs, after, 5, padding=2), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 

@@ -1,8 +1,8 @@
-"""Corrections fitted beforehand, for PRE: what, added to the coarse flow, brings it nearest to the fine one.
+"""Corrections fitted beforehand, for PRE: fields that bring the coarse flow nearest to the fine one.
 
 As in Um et al. 2020 (their code's karman_pre.py) a coarse flow runs beside the fine reference and is
-corrected after every step. With W the interpolation from the coarse faces to the fine ones, r the fine
-flow, s the coarse one after its step and c' the correction before, the correction c is that of
+corrected after every step. Let W be the interpolation from the coarse faces to the fine ones, r the fine
+flow, s the coarse one after its step and c' the correction before. The correction c is the minimiser of
 
     min_c  |W (s + c) - r|^2 / 2 + beta |c - c'|^2      with  div c = 0,
 
@@ -84,30 +84,30 @@ def corrections(
     """PRE's pairs of the training flows: the coarse flow after a step, and corrected.
 
     Args:
-        config: of the run.
-        data: of the run; the fine flow is computed once more, since the reference keeps the coarse grid's
-            alone, and what the fit needs of it is kept beside the reference.
-        solver: of the coarse flow, which marks rows that failed NaN; from where it loses a flow, that has
-            no pairs.
-        beta: weight of the temporal regulariser, 0 for PRE-SR.
-        progress: called with fine steps done and in all.
+        config: the configuration of the run.
+        data: the data of the run. The fine flow is computed once more, since the reference keeps the coarse
+            grid alone; the parts that the fit needs are kept beside the reference.
+        solver: the solver of the coarse flow, which marks failed rows NaN; a flow has no pairs from the step
+            on in which the solver loses it.
+        beta: the weight of the temporal regulariser, 0 for PRE-SR.
+        progress: a function that is called with the fine steps done and their total.
 
     Raises:
-        SolverError: it lost all flows in their first step.
+        SolverError: the solver lost all flows in their first step.
     """
     velocity, targets = fine_flows.load(config, data.path.parent, progress)
     fit = CorrectionFit(Channel(config.width), config.reference_width // config.width, beta / config.dt)
     reynolds, rows = data.train.reynolds.cpu(), 0  # the fit is on the CPU
     stream = np.array([0.0, SPEED]).reshape(2, 1, 1)
-    before = np.zeros(velocity.shape)
+    last_correction = np.zeros(velocity.shape)
     frames = []
     for target in targets.unbind(dim=1):
         rows += int(velocity.isfinite().flatten(1).all(dim=1).sum())  # a lost flow is not stepped
         stepped = solver(velocity, reynolds)
-        before = fit(target.double().numpy(), stepped.double().numpy() - stream, before)
-        velocity = stepped + torch.from_numpy(before).float()
+        last_correction = fit(target.double().numpy(), stepped.double().numpy() - stream, last_correction)
+        velocity = stepped + torch.from_numpy(last_correction).float()
         frames.append(torch.stack([stepped, velocity], dim=1))
-    joined, wanted = torch.cat(frames), reynolds.repeat(len(frames))
+    joined, reynolds_of_rows = torch.cat(frames), reynolds.repeat(len(frames))
     alive = joined.isfinite().flatten(1).all(dim=1)
     if not alive.any():
         raise SolverError(
@@ -115,4 +115,4 @@ def corrections(
             "step. Step one reference frame by hand with failures='raise' to see why."
         )
     device = data.train.frames.device
-    return Pairs(joined[alive].to(device), wanted[alive].to(device), rows, rows - int(alive.sum()))
+    return Pairs(joined[alive].to(device), reynolds_of_rows[alive].to(device), rows, rows - int(alive.sum()))

@@ -1,4 +1,4 @@
-"""`WakeFlow`: a corrector of a coarse solver, its reference flows, and what a run judges and shows of it."""
+"""`WakeFlow`: a corrector of a coarse solver, its reference flows, and its evaluation and report."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class WakeFlow(Problem):
 
     @cached_property
     def scales(self) -> Scales:
-        """What normalises the networks' inputs and outputs."""
+        """The scales that normalise the networks' inputs and outputs."""
         return data.scales(self.flows.train, self.pairs)
 
     @cached_property
@@ -140,7 +140,7 @@ class WakeFlow(Problem):
         return evaluation.Yardstick(self.config, self.flows)
 
     def coordinates(self) -> Mapping[str, Any]:
-        """The middles of cells, in the solver's units of length, of which the cylinder's diameter is 20."""
+        """The middles of cells, in the solver's units of length; the cylinder's diameter is 20."""
         channel = Channel(self.config.width)
         return {
             "x": channel.cell * (np.arange(channel.width) + 0.5),
@@ -174,7 +174,7 @@ class WakeFlow(Problem):
             trajectories.write(path, config, self.flows, self.solver, networks)
 
     def report(self, findings: Findings) -> Sequence[Block]:
-        """What came out in words, the wakes, the errors and the flow itself, of seeds with an evaluation."""
+        """Report the outcome in words, the wakes, the errors and the flow, for seeds with an evaluation."""
         from tasks.applications.wake_flow import report
 
         tracks = {seed: evaluation.tracks(fields) for seed, fields in findings.fields.items() if fields}

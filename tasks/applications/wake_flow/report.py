@@ -1,4 +1,4 @@
-"""The wake flow's own part of a report: what came out in words, wakes, errors, the flow's own figures."""
+"""The wake flow's own part of a report: the outcome in words, wakes, errors, the flow's own figures."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
     Args:
         run: Its folder.
-        result: What came out of the run.
+        result: The result of the run.
         config: The run's settings.
-        by_seed: What was measured, by seed; at least one.
+        by_seed: The measurements by seed; at least one.
     """
     first = next(iter(by_seed.values()))
     return (
@@ -51,11 +51,11 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
 
 def sentences(result: Result, config: Config) -> list[str]:
-    """What was compared, and how the methods that need no derivative stand to first order."""
-    known, means = {**by_name.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
+    """Describe the comparison, and how the methods that need no derivative stand to first order."""
+    methods, means = {**by_name.METHODS, **METHODS}, {score.method: score.mean for score in scores(result)}
     families: dict[str, str] = {}
     for method in means:
-        about = known[without_budget(method)].about.removesuffix(" The large network.")
+        about = methods[without_budget(method)].about.removesuffix(" The large network.")
         families.setdefault(family_of(method)[0], about)
     lines = [
         f"A network corrects a {config.width} x {2 * config.width} solver after every step. "
@@ -95,14 +95,14 @@ def _how_it_was_measured(config: Config, reference: Arrays) -> str:
 
 
 def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
-    chosen = flow_pictures.shown(first)
-    shown = ", ".join(chosen)
+    names = flow_pictures.shown(first)
+    name_list = ", ".join(names)
     flow = f"Re {shown_reynolds(first):g}, never trained on"
     return (
         Heading("The wake"),
         Figure(
             flow_pictures.animated(first, config, run.path / "wakes.webp"),
-            alt=f"Animation of the vorticity behind the cylinder: the reference beside {shown}",
+            alt=f"Animation of the vorticity behind the cylinder: the reference beside {name_list}",
             caption=(
                 f"Vorticity at {flow}, flow from left to right, all from one frame of the reference; "
                 f"{config.horizon} steps. Red turns anticlockwise, blue clockwise."
@@ -110,8 +110,8 @@ def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
             wide=False,
         ),
         Figure(
-            flow_pictures.wakes(first, config, run.path / "vorticity.png", chosen),
-            alt=f"Vorticity behind the cylinder at several times, for the reference and {shown}",
+            flow_pictures.wakes(first, config, run.path / "vorticity.png", names),
+            alt=f"Vorticity behind the cylinder at several times, for the reference and {name_list}",
             caption=(
                 "The same at times since the common start, D the diameter, U the inflow's speed. "
                 "The reference is shown on the coarse grid."

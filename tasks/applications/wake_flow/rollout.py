@@ -27,12 +27,12 @@ def window_loss(solver: Solver, scale: float) -> Loss:
 
     It takes a batch of frames `(rows, steps + 1, 2, height, width)` and Re `(rows,)`, starts from the
     first frame, and gives for each row the squared error over `scale` squared, mean over all steps,
-    components and cells: `(rows,)`, no unit. It is summed in float64: differences of 1e-4 of a loss are
-    what ZO-SOL lives on.
+    components and cells: `(rows,)`, no unit. It is summed in float64, since ZO-SOL uses differences of 1e-4
+    of a loss.
 
     Args:
         solver: a black box, or its differentiable step.
-        scale: of the velocity.
+        scale: the scale of the velocity.
     """
 
     def objective(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

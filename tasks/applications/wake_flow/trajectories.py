@@ -25,7 +25,7 @@ STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32":
 def write(
     path: Path, config: Config, data: WakeData, solver: Solver, networks: Mapping[str, nn.Module]
 ) -> Path:
-    """Roll every method out over the flows evaluated and write what it predicts, a step at a time.
+    """Roll every method out over the evaluated flows and write its predictions, a step at a time.
 
     Layout of the file:
 
@@ -41,10 +41,10 @@ def write(
 
     Args:
         path: the file.
-        config: of the run.
-        data: of the run.
-        solver: the coarse solver, which marks rows that failed NaN.
-        networks: by method.
+        config: the configuration of the run.
+        data: the data of the run.
+        solver: the coarse solver, which marks failed rows NaN.
+        networks: the networks by method.
     """
     frames, reynolds = data.evaluated.rollouts(config.test_starts, config.horizon)
     start = frames[:, 0]

@@ -1,12 +1,12 @@
-"""How a tensor differs from its base in each variant: at one entry, in one channel, or anywhere.
+"""Differences of a tensor from its base in each variant: at one entry, in one channel, or anywhere.
 
 A change is one of these, `variants` outermost:
 
-    Entries      of a parameter: one entry of it, as coordinate-wise queries have it
-    OneChannel   of an activation, in one channel of the variant: what a single weight of a layer does
+    Entries      one entry of a parameter, as coordinate-wise queries change it
+    OneChannel   one channel of an activation in each variant, as a single weight of a layer changes it
     Tensor       `(variants, *shape)`, anywhere
 
-Truth values and whole numbers, as a comparison gives them, change by whole numbers.
+Booleans and integers, as a comparison gives them, change by integers.
 
 Most rules ask for a tensor and get it (`Moved.change`); the others are there for speed.
 """
@@ -117,7 +117,7 @@ class Moved:
 
     @property
     def variants(self) -> int:
-        """How many variants there are."""
+        """The number of variants."""
         return variants_of(self.of)
 
     @property
@@ -128,14 +128,14 @@ class Moved:
 
 
 def variants_of(change: Change) -> int:
-    """How many variants a change is of."""
+    """Return the number of variants of a change."""
     if isinstance(change, Entries):
         return len(change.entries)
     return len(change.values if isinstance(change, OneChannel) else change)
 
 
 def same_channels(a: Change, b: Change) -> bool:
-    """Whether both are in the same channel of every variant, as far as a GPU need not be waited for."""
+    """Say whether both are in the same channel of every variant, as far as a GPU need not be waited for."""
     return (
         isinstance(a, OneChannel)
         and isinstance(b, OneChannel)

@@ -28,7 +28,7 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
 
     Args:
         nodes: the nodes of a tape; their functions and results are replaced.
-        ends: what must have the values that it had.
+        ends: the references whose values must stay.
     """
     if not any(node.call.function is torch.conv2d and _is_served(node.call.output) for node in nodes):
         return

@@ -19,7 +19,7 @@ _QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_funct
 
 
 def decomposed(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Another way to write a function, in functions of which each is recorded; None where there is none."""
+    """Another way to write a function, in functions that are all recorded; None where there is none."""
     if function in _DRAWING:
         return _DRAWING[function]
     in_python = inspect.isfunction(function) and function.__module__ == functional.__name__

@@ -1,4 +1,4 @@
-"""`Difference`: what a weight changes, carried forward from its layer to the loss."""
+"""`Difference`: carries the change that a weight makes forward from its layer to the loss."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Difference(Evaluator):
     the same in every step and process. On a CPU, where one of them is larger than 128 KiB, one query runs
     at a time, and from where its change has spread to all channels the functions themselves run on the new
     values: that takes half of the time or less, and the losses are subtracted, so differences are rounded as
-    in `loop`. All other queries are changes to the end: those of small activations; those that change the
-    losses by less than ten units in the last place, found by trying, and what follows such a one among the
-    queries of the same parameter and chunk; those of steps below four times the root of the float's
-    precision (1.4e-3 in float32), which are not even tried; and all on a GPU.
+    in `loop`. All other queries are changes to the end. These are four kinds: queries with small activations;
+    queries that change the losses by less than ten units in the last place, found by trying, and the queries
+    after such a one in the same parameter and chunk; queries with steps below four times the root of the
+    float's precision (1.4e-3 in float32), without trying; and all queries on a GPU.
 
     It serves coordinates; directions change every layer, and are left to other evaluators. A black box
     behind the network gets output and change together, on the rows of all variants.
@@ -61,7 +61,7 @@ class Difference(Evaluator):
 
     Args:
         variants: queries of one layer that run together, all as changes to the end: `variants=1` is exact at
-            any mu and takes the least memory. None for what suits the sizes and the device.
+            any mu and takes the least memory. None chooses it by the sizes and the device.
         memory: roughly the bytes that the changes of a pass may take, on a GPU where `variants` is None; the
             base's activations, kept for a step, may be four times as large. More is refused. None for 2 GiB,
             on a GPU an eighth of its memory.
@@ -80,7 +80,7 @@ class Difference(Evaluator):
 
     @classmethod
     def by_default(cls, objective: Objective) -> bool:
-        """Whether "auto" takes it first: for a known loss of the network's output."""
+        """Say whether "auto" takes it first: for a known loss of the network's output."""
         return isinstance(objective, OutputLoss)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Difference(Evaluator):
         return lambda perturbation: self._changes(step, tape, perturbation, base, graphs)
 
     def serves(self, kind: type) -> bool:
-        """Whether it takes such queries: coordinates alone."""
+        """Say whether it takes such queries: coordinates alone."""
         return kind is not Directions
 
     def _taped(self, step: Step, base: Tensor) -> Tape:
@@ -179,7 +179,7 @@ class Difference(Evaluator):
         return torch.cuda.get_device_properties(device).total_memory // OF_GPU
 
     def _pass(self, tape: Tape, number: int, device: torch.device, resolved: bool) -> tuple[int, int | None]:
-        """How many variants of a parameter run together, and from which size on values are computed anew.
+        """Return how many variants run together, and the size from which values are computed anew.
 
         Args:
             tape: the tape of the base.
@@ -198,7 +198,7 @@ class Difference(Evaluator):
 
 
 def _resolved(changes: Tensor, base: Tensor, dtype: torch.dtype) -> bool:
-    """Whether changes of subtracted losses are more than what rounding makes of them."""
+    """Say whether the changes of subtracted losses exceed rounding."""
     rows = torch.isfinite(base) & torch.isfinite(changes[0])
     return bool(changes[0][rows].norm() >= RESOLVED * torch.finfo(dtype).eps * base[rows].norm())
 

@@ -1,9 +1,9 @@
 """Passes of one kind as CUDA graphs, a pass's kernels put into the stream by one call.
 
-A pass is some hundred kernels, each of which takes the host some microseconds: more than the GPU needs for
-them. The kernels of two passes of equally many variants of a parameter differ in two arguments, entries and
-steps. So the first such pass of a step runs as it is, which makes what rules keep of the base; the second is
-captured; and from then on new entries and steps are written where the graph reads them.
+A pass is some hundred kernels. Each takes the host some microseconds to launch, more than the GPU needs to
+run it. The kernels of two passes of equally many variants of a parameter differ in two arguments, entries and
+steps. So the first such pass of a step runs as it is, and fills the rules' caches of the base. The second is
+captured. From then on new entries and steps are written where the graph reads them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Graphs:
         self._pool: object = None
 
     def send(self, number: int, change: Entries) -> Tensor:
-        """What the losses change by, `(variants, rows)`; see `passes.send`."""
+        """Return the changes of the losses, `(variants, rows)`; see `passes.send`."""
         kind = number, len(change.entries)
         self._passes[kind] = self._passes.get(kind, 0) + 1
         if self._passes[kind] <= EAGER:

@@ -40,12 +40,12 @@ ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
-    """What the losses change by, `(variants, rows)`; NaN where it is not known, by something not finite.
+    """Return the changes of the losses, `(variants, rows)`; NaN where a change is unknown, as not finite.
 
     Args:
         tape: the tape of the base.
         number: the number of the parameter that is changed, in the order of `Parameters`.
-        change: of it; of one variant if `large` is a number.
+        change: the change of that parameter, with one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
 
     Raises:
@@ -88,7 +88,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
 
 
 def _lost(change: Change, base: Tensor, rows: int) -> list[Tensor]:
-    """Where a change is not finite, `(variants, rows)` or `(variants, 1)`, if it is somewhere.
+    """Say where a change is not finite, `(variants, rows)` or `(variants, 1)`; empty if all of it is finite.
 
     Something infinite or NaN in the base may have become a number, and a function behind it may swallow what
     is NaN in both, as a comparison does.
@@ -106,12 +106,12 @@ def _lost(change: Change, base: Tensor, rows: int) -> list[Tensor]:
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, Any]) -> Argument:
-    """The change of what a recorded call gives, or several, by its rule.
+    """The change of a recorded call's result, or of several results, by its rule.
 
     Args:
         node: the recorded call.
         value: a function that gives the base's value of a recorded tensor.
-        changes: the changes of what it reads, where there are some.
+        changes: the changes of the tensors that it reads, where there are some.
 
     Raises:
         NotReadable: the rule does not describe this call; the message says where and what.
@@ -141,15 +141,15 @@ def _refusing(node: Node) -> Iterator[None]:
         raise
     except (RuntimeError, TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
         name = resolve_name(node.call.function) or getattr(node.call.function, "__name__", "a function")
-        said = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {error}"
         raise NotReadable(
-            f"{node.where}: expected a call of {name} that changes can be carried through, got {said}. "
+            f"{node.where}: expected a call of {name} that changes can be carried through, got {reason}. "
             "Use evaluator='stacked'."
         ) from error
 
 
 def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
-    """What a call gives in the one variant, each result `Anew`."""
+    """Evaluate a call in the one variant; each result is an `Anew`."""
     node = tape.nodes[place]
 
     def argument(ref: Ref) -> Tensor:
@@ -166,13 +166,13 @@ def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
                 raise ValueError(f"a result {tuple(value.shape)} where the base's is {tuple(base.shape)}")
     exclusive = node.call.function in MAKING
     for ref in node.refs if not exclusive else ():  # a view of it may be read later
-        if isinstance(kept := changes.get(ref), Anew):
-            changes[ref] = Anew(kept.value)
+        if isinstance(change := changes.get(ref), Anew):
+            changes[ref] = Anew(change.value)
     return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, exclusive)
 
 
 def _may_write(tape: Tape, place: int, changes: ChangesByRef) -> bool:
-    """Whether a call may write its result over its first argument, which no one else reads."""
+    """Say whether a call may write its result over its first argument, which nothing else reads."""
     node = tape.nodes[place]
     first = node.args[0] if node.args else None
     if node.call.function not in IN_PLACE or not isinstance(first, Ref):

@@ -1,4 +1,4 @@
-"""The registry of rules: for a torch function how changes pass through it.
+"""The registry of rules: how changes pass through each torch function.
 
 A rule has the arguments of its function behind one of its own, the `TapedCall`. Where an argument depends on
 the perturbed weights it gets a `Moved`, base and change, and gives what the result changes by:
@@ -37,7 +37,7 @@ class TapedCall:
 
     Attributes:
         function: the function that was called.
-        output: what it gave in the base.
+        output: its result in the base.
     """
 
     function: Callable[..., Any]
@@ -71,7 +71,7 @@ def difference_rule(*functions: Callable[..., Any], elementwise: bool = False) -
 
 
 def named(*names: str) -> list[Callable[..., Any]]:
-    """All functions and tensor methods of torch that go by these names."""
+    """All functions and tensor methods of torch that have these names."""
     places = (torch, Tensor, functional, torch.special)
     return [getattr(place, name) for name in names for place in places if hasattr(place, name)]
 
@@ -96,7 +96,7 @@ def by_channel(rule: Rule) -> Rule:
 
 
 def has_apart(call: TapedCall, input: Moved) -> bool:
-    """Whether one channel moves of `(rows, channels, ...)`, as functions take it that treat each apart.
+    """Say whether one channel of `(rows, channels, ...)` moves, for functions that treat channels apart.
 
     Pooling in one, two or three dimensions takes input without rows too: the axis is one of space then.
     """
@@ -104,11 +104,11 @@ def has_apart(call: TapedCall, input: Moved) -> bool:
 
 
 def has_rows(call: TapedCall, input: Moved) -> bool:
-    """Whether the input of a pooling or the like is `(rows, channels, ...)`, not without rows."""
+    """Say whether the input of a pooling or the like is `(rows, channels, ...)`, not without rows."""
     name, spatial = call.function.__name__, input.base.ndim - 2
     return spatial > 0 and (name.endswith(f"{spatial}d") or not name.endswith("d"))
 
 
 def any_tensor(tree: Argument) -> bool:
-    """Whether there is a tensor in a nesting, moved or not."""
+    """Say whether there is a tensor in a nesting, moved or not."""
     return next(tensors(tree), None) is not None

@@ -29,8 +29,8 @@ class Tape:
 
     Attributes:
         nodes: parameters and recorded calls, see `TapeMode`.
-        base: losses `(rows,)` as they were recorded, or a black box gave them.
-        losses: where they are; None if they depend on no weight.
+        base: the base's losses, `(rows,)`, as recorded, or as a black box gave them.
+        losses: the reference of the losses; None if they depend on no weight.
         sizes: bytes of the largest result of each node.
         reached: for each parameter, by number, the calls that depend on it, in order.
         last: for each node the last call that reads it.
@@ -57,7 +57,7 @@ class Tape:
         return max([1, *(self.sizes[place] for place in self.reached[number])])
 
     def is_read_again(self, ref: Ref, place: int) -> bool:
-        """Whether what a call reads is read once more: by the same call, by a later one or at the end."""
+        """Say whether a call's input is read once more: by the same call, by a later one or at the end."""
         times = [read.node for read in self.nodes[place].refs].count(ref.node)
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
@@ -107,10 +107,10 @@ def tape_of(step: Step, base: Tensor, most: int) -> Tape:
 
 
 def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple[Argument, bool]:
-    """What stands for the losses, and whether a black box gives them.
+    """Return the tape's losses, and whether a black box gives them.
 
-    A loss that cannot be recorded is kept as a single call: of a black box all variants' rows together,
-    as with `stacked`; of others in float64, see `subtracted`.
+    A loss that cannot be recorded is kept as a single call: a black box gets all variants' rows together, as
+    with `stacked`; other losses are computed in float64, see `subtracted`.
     """
     assert isinstance(step.objective, OutputLoss)
     loss, targets = step.objective.judged, step.objective.targets(step.batch)
@@ -204,7 +204,7 @@ def _tape(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, ask
 
 
 def _unbounded(nodes: list[Node], places: list[int]) -> frozenset[int]:
-    """Those of the nodes whose results are infinite or NaN somewhere; a GPU is waited for once."""
+    """Return the nodes whose results are infinite or NaN somewhere; a GPU is waited for once."""
     floats = [
         (place, tensor)
         for place in places

@@ -1,11 +1,10 @@
 """`TapeMode`: keeps every function call between the perturbed weights and the losses of one base evaluation.
 
-The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that
-depends on one: what it is handed in their place has the right shape and holds NaN (one number, expanded),
-and stands for the true tensor, which the mode puts in when a torch function is called. So whatever
-reads a weight past it (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
-found, however little it does. What is no float has no NaN, and holds zero: a mask that is read past the
-mode shows in the losses, which are compared with the base's.
+The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that depends
+on one. It gets stand-ins of the right shape that hold NaN (one number, expanded). The mode puts in the true
+tensor when a torch function is called. So code that reads a weight past the mode (a penalty in compiled code,
+a tensor of NumPy) gives NaN and is found, however small its effect. Integers and booleans have no NaN, and
+hold zero: a mask that is read past the mode shows in the losses, which are compared with the base's.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ class Node:
 
     Attributes:
         call: function and base result.
-        rule: the rule by which changes pass.
-        args, kwargs: what it was called with, a `Ref` for what depends on the weights.
-        refs: those of the arguments.
+        rule: the rule for changes.
+        args, kwargs: its arguments, with a `Ref` for each tensor that depends on the weights.
+        refs: the references among the arguments.
         where: name of the module that made the call, for messages.
     """
 
@@ -106,7 +105,7 @@ class TapeMode(TorchFunctionMode):
             self.nodes.append(Node(TapedCall(_parameter, value), None))
 
     def ref(self, tensor: Argument) -> Ref | None:
-        """What a tensor stands for; None for one that does not depend on the weights."""
+        """Return the reference of a tensor; None for one that does not depend on the weights."""
         entry = self._known.get(id(tensor))
         return None if entry is None else entry[1]
 
@@ -154,9 +153,9 @@ class TapeMode(TorchFunctionMode):
             raise self._refused(func, "writes to a tensor that it is given")
         if isinstance(ref_kwargs.get("out"), Tensor | Ref):
             raise self._refused(func, "writes to a tensor that it is given")
-        if (made := decomposed(called)) is not None:
+        if (composite := decomposed(called)) is not None:
             with self:
-                result = made(*args, **kwargs)
+                result = composite(*args, **kwargs)
         else:
             result = self.add(called, RULES.get(called, subtracted), ref_args, ref_kwargs, refs)
         if not (written or inplace):
@@ -186,9 +185,9 @@ class TapeMode(TorchFunctionMode):
             What stands for its results.
         """
         if output is None:
-            before = _generators() if rule is subtracted else []
+            states = _generators() if rule is subtracted else []
             output = function(*self._real(args), **self._real(kwargs))
-            if not all(map(torch.equal, before, _generators() if before else [])):
+            if not all(map(torch.equal, states, _generators() if states else [])):
                 raise self._refused(function, "draws at random")
         args, kwargs = _without_running_statistics(function, args, kwargs)
         if isinstance(output, list):
@@ -241,9 +240,9 @@ class TapeMode(TorchFunctionMode):
             self._written[_memory(target)] = target
         else:
             memory = _memory(self.value(ref))
-            for held, other in self._known.values():
-                if held is not target and _memory(self.value(other)) == memory:
-                    self._stale[id(held)] = held
+            for tensor, other in self._known.values():
+                if tensor is not target and _memory(self.value(other)) == memory:
+                    self._stale[id(tensor)] = tensor
         self._known[id(target)] = target, new
         return target
 
@@ -301,14 +300,14 @@ def _listed(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _asks_for_shape(function: Argument) -> bool:
-    """Whether the result depends on shape and dtype alone."""
+    """Say whether the result depends on shape and dtype alone."""
     if getattr(function, "__name__", "") in ("__get__",):
         return getattr(function.__self__, "__name__", "") in _PROPERTIES
     return function in _SHAPES
 
 
 def _without_writing(function: Argument) -> tuple[bool, Any]:
-    """Whether a function writes to its first argument, and one that gives the same and does not."""
+    """Say whether a function writes to its first argument, and return one that does not write."""
     name = getattr(function, "__name__", "")
     if name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__", "__int__"):
         return True, getattr(Tensor, f"__{name[3:]}", function)
@@ -336,5 +335,5 @@ def _without_running_statistics(function: Argument, args: Argument, kwargs: Argu
     switches = {functional.batch_norm: "training", functional.instance_norm: "use_input_stats"}
     if function not in switches or not kwargs.get(switches[function], function is functional.instance_norm):
         return args, kwargs
-    kept = {name: value for name, value in kwargs.items() if not name.startswith("running_")}
-    return (args[0],), {**kept, "running_mean": None, "running_var": None}
+    options = {name: value for name, value in kwargs.items() if not name.startswith("running_")}
+    return (args[0],), {**options, "running_mean": None, "running_var": None}

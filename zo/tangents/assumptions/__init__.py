@@ -1,1 +1,1 @@
-"""What an objective has to be for its record to be played back, and what is missing from its gradient."""
+"""The conditions for playing back an objective's record, and checks for missing parts of its gradient."""

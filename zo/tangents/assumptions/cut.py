@@ -1,4 +1,4 @@
-"""Where the gradient is cut: inputs and outputs without derivative that weights move and the loss goes by."""
+"""Cuts of the gradient: inputs and outputs without derivative that weights move and the loss depends on."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def outputs_without_gradient(
     Args:
         step: network, parameters, objective and batch.
         boxes: the boxes that the objective calls.
-        calls: what was recorded of the base; variants beside it do not count.
+        calls: the recorded calls of the base; variants beside it do not count.
         alive: `(batch rows,)` bool, the rows that did not fail.
-        masks: whether those that are true or false are among them.
+        masks: whether boolean outputs are among them.
     """
     outputs = sorted(
         {

@@ -1,4 +1,4 @@
-"""Whether an objective treats rows alike wherever they stand, on which draws of rows rely."""
+"""A check that an objective treats rows the same wherever they stand, on which draws of rows rely."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def refuse_rows_by_place(
 ) -> None:
     """Refuse an objective in which it matters where a row stands in the batch, since replays draw new rows.
 
-    It is evaluated on what was recorded, and again with rows in other places; no box runs, and the network is
-    left as it was. Each row has to keep its loss and what boxes are asked for it. What all rows have a part
-    in alike may change, as a batch norm does, and its statistics. What torch draws is made one number for all
-    rows (`Steady`); of rows that are drawn by other generators only the order of calls can be judged.
+    The objective is evaluated on the recorded answers, and again with rows in other places. No box runs, and
+    the network is left as it was. Each row has to keep its loss and its inputs of the boxes. Results of all
+    rows together may change, such as a batch norm's statistics. Torch draws one number for all rows
+    (`Steady`). Where rows are drawn by other generators, only the order of calls can be judged.
 
-    Refused are calls that have the rows in another order than the batch; networks that keep rows of a batch
-    for the next, such as a hidden state or a queue; and what goes by the place of a row, such as targets that
-    are kept beside the batch, the nodes of one graph, or a time axis that comes first. What the objective
-    keeps beside the network is not seen, but for what it does to rows by their place.
+    Three things are refused: calls that have the rows in another order than the batch; networks that keep
+    rows of a batch for the next, such as a hidden state or a queue; and a dependence on the place of a row.
+    Such places matter for targets that are kept beside the batch, the nodes of one graph, or a time axis that
+    comes first. State that the objective keeps beside the network shows only in its effect on places.
 
     Args:
         step: network, parameters and objective.
         boxes: the boxes that the objective calls.
-        window: two rows or more.
-        number: how often this was asked before; uniform numbers are put at another level each time.
+        window: the recorded rows, two or more.
+        number: how often this was checked before; uniform numbers are put at another level each time.
 
     Raises:
-        TangentError: it does.
+        TangentError: the place of a row matters.
     """
     look = _Look(step, boxes, window, LEVELS[number % len(LEVELS)])
     if look.says_nothing() or look.count == 2:  # of which the one other order may be the objective's own
@@ -60,12 +60,12 @@ def refuse_rows_by_place(
 
 @dataclass(frozen=True)
 class _OrderedEvaluation:
-    """What an evaluation of the objective on recorded answers showed.
+    """An evaluation of the objective on recorded answers.
 
     Attributes:
         losses: `(rows,)`.
-        asked: of each call the inputs as rows, and their leading axes.
-        state: what the network holds behind it.
+        asked: the inputs of each call as rows, and their leading axes.
+        state: the state of the network after it.
     """
 
     losses: Tensor
@@ -101,15 +101,15 @@ class _Look:
             return self._evaluated(window, state, nullcontext())
 
     def begun_with(self, state: State) -> _OrderedEvaluation:
-        """The rows as they were recorded, from a state of which a part is another."""
+        """Evaluate the recorded rows, from a state that differs in one part."""
         return self.evaluated(self._stays, state)
 
     def says_nothing(self) -> bool:
-        """Whether rows are drawn by their place, so that they cannot be compared."""
+        """Say whether rows are drawn by their place, so that they cannot be compared."""
         return self._steady.chooses or self.differs(self.again) is not None
 
     def differs(self, found: _OrderedEvaluation, order: Tensor | None = None) -> str | None:
-        """What of another evaluation is not that of the first with its rows in this order, in words."""
+        """Name a part of an evaluation that differs from the first with rows in this order, or None."""
         order = self._stays if order is None else order
         calls = zip(self.first.asked, found.asked, strict=True)
         for number, ((rows, _), (image, _)) in enumerate(calls):
@@ -125,7 +125,7 @@ class _Look:
         return [tensor[places.to(tensor.device)] for tensor in rows]
 
     def same(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two are the same to the rounding of what was computed."""
+        """Say whether two tensors are the same, to the rounding of the computation."""
         return _same(a, b, self._steady.eps)
 
     def box(self, number: int) -> BlackBoxFunction:
@@ -153,15 +153,15 @@ class _Look:
 
 
 def _refuse_other_order(look: _Look) -> None:
-    """Refuse an objective that gives a box rows in another order than that of the batch.
+    """Refuse an objective that gives a box the rows in another order than the batch has.
 
-    What was recorded is drawn by rows of the batch, and those of a call with k rows for each are taken to
-    be side by side, as of leading axes (rows, k). Where an objective has them in another order, as
-    `torch.cat([first, second])` has, a row would be answered by what the box said of others.
+    Recorded calls are drawn by rows of the batch. In a call with k rows for each row of the batch these are
+    taken to be side by side, as of leading axes (rows, k). In another order, such as that of
+    `torch.cat([first, second])`, a row would get the box's answer to another row.
 
-    Only an objective with the batch's order makes the same of the rows 1, 2, ..., n - 1, 1. One that draws
-    numbers by the place of a row, whose inputs cannot be compared, is refused where leading axes do not have
-    the batch's rows first.
+    Only an objective with the batch's order gives equal results for the rows 1, 2, ..., n - 1, 1. One that
+    draws numbers by the place of a row cannot be compared; it is refused where leading axes do not have the
+    batch's rows first.
     """
     others = torch.cat([torch.arange(1, look.count), torch.tensor([1])])
     evaluation = look.evaluated(others)
@@ -219,7 +219,7 @@ def _refuse_turned(look: _Look, evaluations: Sequence[tuple[Tensor, _OrderedEval
 
 
 def _orders(count: int) -> Iterator[Tensor]:
-    """Two orders of rows of which all others are made: what both leave as it is goes by no place."""
+    """Yield two orders of rows that generate all others: results equal under both depend on no place."""
     places = torch.arange(count)
     yield torch.cat([places[:2].flip(0), places[2:]])
     if count > 2:
@@ -227,10 +227,10 @@ def _orders(count: int) -> Iterator[Tensor]:
 
 
 class _Heard(FromRecord):
-    """Keeps what boxes are asked.
+    """Keeps the inputs of the boxes' calls.
 
     Attributes:
-        asked: of each call the inputs as rows, and their leading axes.
+        asked: the inputs of each call as rows, and their leading axes.
     """
 
     def __init__(self, *known: Any) -> None:
@@ -246,12 +246,12 @@ class _Heard(FromRecord):
 
 
 def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
-    """Whether two are the same to rounding, as the order of sums may change it.
+    """Say whether two tensors are the same to rounding, as the order of sums may change it.
 
     Args:
         a: one.
         b: the other, of the same shape.
-        eps: of the widest steps between floats that they were computed with.
+        eps: the machine epsilon of the coarsest floats that they were computed with.
     """
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
@@ -265,7 +265,7 @@ def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
 
 
 def _among(rows: Tensor, known: Tensor) -> bool:
-    """Whether each row is one of some others, to rounding.
+    """Say whether each row equals one of the known rows, to rounding.
 
     Args:
         rows: `(n, size)`.

@@ -1,4 +1,4 @@
-"""What a network keeps of its batches' rows: hidden states and queues, and not statistics of them."""
+"""State that a network keeps for each row of a batch: hidden states and queues, but not statistics."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def state_of(network: nn.Module) -> State:
 def entries_with_rows(
     after: State, turned: State, again: State, same: Callable[[Tensor, Tensor], bool]
 ) -> list[Entry]:
-    """What holds rows in their order, and so is another behind a batch whose rows have changed places.
+    """Find the entries that hold rows in order: they differ after a batch whose rows have changed places.
 
     A mean over rows is the same behind both, to rounding.
 

@@ -17,12 +17,12 @@ _DROPOUT = ("dropout_p", "dropout")  # the argument of attention and recurrent l
 class Steady(Operations):
     """A block in which each draw is one number for all rows, and dropout drops nothing.
 
-    So an objective that treats rows alike gives them what it would have given them in other places. What is
-    drawn stays in its range: the first number that was drawn stands for all. Draws that choose among rows,
-    such as a permutation of them, stay as they are.
+    So an objective that treats all rows the same gives them the same results in other places. A draw stays in
+    its range: its first number stands for all. Draws that choose among rows, such as a permutation of them,
+    stay as they are.
 
-    Uniform numbers are often compared with a chance, to keep or to drop a row. At one level all may be
-    dropped, which hides what is done to them; at another one they are not.
+    Uniform numbers are often compared with a chance, to keep or to drop a row. At one level all rows may be
+    dropped, which hides any effect on them; at another level they are not.
 
     Args:
         rows: how many rows the batch has.
@@ -30,7 +30,7 @@ class Steady(Operations):
 
     Attributes:
         chooses: whether rows may have been drawn by their place, so that nothing can be said.
-        eps: of the widest steps between floats that were computed with: results are rounded to that.
+        eps: the machine epsilon of the coarsest floats in the computation: results are rounded to that.
     """
 
     def __init__(self, rows: int, level: float) -> None:
@@ -67,7 +67,7 @@ class Steady(Operations):
         return result
 
     def _is_no_choice(self, name: str, by_name: dict[str, Any]) -> bool:
-        """Whether whole numbers can be one for all: not if they may be places of rows, or of features."""
+        """Say whether rows may all draw the same integers: not if these may be places of rows or features."""
         if name == "randperm":
             self.chooses |= by_name["n"] == self._rows
             return False

@@ -1,1 +1,1 @@
-"""What a step has shown of tangents, in numbers: predictions, and the check along the gradient."""
+"""The evidence of a step about tangents, in numbers: predictions, and the check along the gradient."""

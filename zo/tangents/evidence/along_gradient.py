@@ -1,4 +1,4 @@
-"""The check along the gradient: whether the loss changes as the gradient of tangents predicts."""
+"""The check along the gradient: does the loss change as the gradient of tangents predicts?"""
 
 from __future__ import annotations
 
@@ -43,51 +43,53 @@ FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is
 
 @torch.no_grad()
 def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
-    """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
+    """Check gradient and tangents by one query along the gradient, with the masks that the base drew.
 
-    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d predicts the
-    responses of the boxes to what the query changes of their inputs. And both for each row of the batch: what
-    a row's loss changes by was predicted up to the sum, over the calls, of v (F(z + d) - F(z) - J d), where
-    v is the gradient that arrives at a call's outputs and d the change of its inputs.
+    The query measures two things. One is the agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|). The
+    other is the error of the tangents' J d as a prediction of the boxes' responses to the query. Both are
+    known for each row of the batch, too: the error of a row's predicted change is the sum, over the calls, of
+    v (F(z + d) - F(z) - J d). Here v is the gradient that arrives at a call's outputs, and d the change of
+    its inputs.
 
-    h is such that g predicts a change by a thousandth of the loss. In float32 that is some 1e4 units of
-    the loss's rounding. The length of a random query, mu sqrt(d), is far too long: hardly any of that changes
-    the loss, while along g all does, and what is measured is the curvature. The way is uphill, where near a
-    minimum curvature adds to the change instead of hiding it.
+    The step h is such that g predicts a change by a thousandth of the loss. In float32 that is some 1e4
+    units of the loss's rounding. The length of a random query, mu sqrt(d), would be far too long: hardly any
+    of that length changes the loss, while along g all of it does, and curvature would be measured. The way is
+    uphill, where near a minimum curvature adds to the change instead of hiding it.
 
-    The first check that finds fault, or a change a hundred times the predicted one, which is no fault where
-    the rows agree, is confirmed by another query, for which nothing is changed. If the loss changes all the
-    same, the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from
-    the noise, and where none is long enough nothing is asked. Where boxes are not noisy, each check that
-    finds fault is repeated, and decided, by a query a tenth as far: in front of a stiff box the way of a
-    thousandth is too long, and what was measured is the curvature. Where part of the gradient seems to be
-    missing, one goes as far downhill too: near a kink, as of a mean of absolute errors that are all small,
-    the loss rises on both sides, which no gradient says.
+    A query that changes nothing confirms the first check that finds fault. It also confirms a change a
+    hundred times the predicted one, which is no fault where the rows agree. If the loss changes all the same,
+    the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from the
+    noise, and where none is long enough nothing is asked. Where boxes are not noisy, a query a tenth as far
+    repeats and decides each check that finds fault: in front of a stiff box a thousandth of the loss is too
+    far, and curvature was measured. Where part of the gradient seems to be missing, a query goes as far
+    downhill, too. Near a kink, as of a mean of absolute errors that are all small, the loss rises on both
+    sides, which no gradient shows.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
-    Answers that a program printed with few digits are rounded as well. Then the first way is as long as the
-    change of the loss needs to be distinguishable from what rounding makes of it; where none is long enough
-    nothing is asked, and where responses are mostly rounding only the digits are reported.
+    Answers that a program printed with few digits are rounded as well. Then the first way is so long that the
+    change of the loss is distinguishable from rounding. Where none is long enough nothing is asked, and where
+    responses are mostly rounding only the digits are reported.
 
     A gradient that is too long by orders of magnitude makes the way so short that answers stay to the bit,
-    and a smooth box looks as if it were constant in pieces. Before that is said, a query goes at least a
+    and a smooth box looks as if it were constant in pieces. Before such a verdict a query goes at least a
     ten-thousandth of the weights' length.
 
     A network that computes in 16 bits, as under autocast, gives the box the very same inputs over so short a
-    way, or others at random. A check that finds fault there shows nothing, and that is said once.
+    way, or others at random. A check that finds fault there shows nothing, and a notice says so once.
 
-    Where at most a tenth of the rows fail that did not in the base, the others decide: what they predict is
-    the gradient of their mean, taken again from the recorded answers. More, or where those that failed have
-    most of the gradient, and the check shows nothing.
+    Where at most a tenth of the base's surviving rows fail, the others decide: their prediction is the
+    gradient of their mean, taken again from the recorded answers. Where more rows fail, or the failed ones
+    have most of the gradient, the check shows nothing.
 
-    Where no fault is found, but the loss changes by more than twice what g predicts, a query a tenth as far
-    shows whether that is the curvature of the way, as on chaotic ones, or part of the boxes' derivative that
-    tangents leave out, as of one that keeps something between its calls. That is asked until it is known.
+    Where no fault is found, but the loss changes by more than twice the change that g predicts, a query a
+    tenth as far finds the reason. It is the curvature of the way, as on chaotic ones, or a part of the boxes'
+    derivative that tangents leave out, as where a box keeps something between its calls. The query is
+    repeated in later checks until the reason is known.
 
     Args:
         gradient: the gradient g, with all that it was taken from.
-        watch: what finds fault, and knows the noise.
+        watch: decides on faults, and knows the noise.
     """
     uphill = _Uphill(gradient.behind_first_writes(), watch.state.noise)
     check = _looked(uphill, watch)
@@ -104,7 +106,7 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
 
 
 def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
-    """What queries show: one that goes far enough to show something, and those that confirm a fault."""
+    """Look by one query that goes far enough to show something, and by others that confirm a fault."""
     change, reason = uphill.shortest()
     if change is None:
         return Check(reason=reason)
@@ -134,7 +136,7 @@ def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
 
 
 def _cut(uphill: _Uphill, check: Check, nearer: Check, change: float) -> float | None:
-    """How many times its length the gradient lacks, along itself; asks downhill too where something lacks."""
+    """Return how many times its length the gradient lacks, and ask downhill where it lacks some."""
     balance = nearer.figures.get("balance")
     if missing(check.figures.get("balance"), balance) is None:
         return None
@@ -150,7 +152,7 @@ class _Uphill:
         noise: the noise of the mean loss, see `Check.noise`; None where it is not known.
 
     Attributes:
-        noise: as given, or as measured since.
+        noise: the argument `noise`, or the noise measured since.
         slope: the length of the gradient.
         size: the size of the rows' losses, their mean.
         most: the largest change of the mean loss that a query is made for where rounding hides responses.
@@ -223,13 +225,13 @@ class _Uphill:
     def _expected(
         self, predicted: float, counting: Tensor, failure_share: float, listeners: Sequence[Linearised]
     ) -> float:
-        """What the gradient predicts that the mean loss of the rows that did not fail changes by.
+        """Return the change of the mean loss that the gradient predicts over the rows that did not fail.
 
         Args:
-            predicted: the same of all rows.
+            predicted: the predicted change over all rows.
             counting: the rows that did not fail, `(rows,)` bool.
-            failure_share: the share of the others.
-            listeners: for each call, what takes in the gradient that arrives there.
+            failure_share: the share of failed rows.
+            listeners: for each call, the listener for the gradient that arrives there.
         """
         of_answered = self._again(listeners, counting).gradients
         if not failure_share:
@@ -258,11 +260,11 @@ class _Uphill:
         return self.noise
 
     def short(self, check: Check, predicted: float) -> float | None:
-        """How many times its length the gradient lacks as far as tangents know, see `Check.short`.
+        """Return how many times its length the gradient lacks as far as tangents know, see `Check.short`.
 
         Args:
-            check: what a query has shown, for which the gradient predicted this change of the mean loss.
-            predicted: the change.
+            check: the result of a query.
+            predicted: the change of the mean loss that the gradient predicted for that query.
         """
         if self.noise is None and bool(self._changes(0.0)[0].nan_to_num().any()):
             return None  # noise, of which nothing stays
@@ -272,11 +274,11 @@ class _Uphill:
         return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
     def _again(self, at_calls: Sequence[Linearised], counting: Tensor) -> WayBack:
-        """The way back once more, from where the base began; no box runs.
+        """Run the backward pass once more, from the base's beginning; no box runs.
 
         Args:
-            at_calls: what stands for the boxes.
-            counting: the rows whose mean loss it is of, `(rows,)` bool.
+            at_calls: the substitutes for the boxes.
+            counting: the rows whose mean loss is differentiated, `(rows,)` bool.
         """
         gradient = self._step_gradient
         after = Snapshot(gradient.step.network)
@@ -287,7 +289,7 @@ class _Uphill:
             after.restore()
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
-        """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
+        """The changes of the rows' losses so far uphill, and a record of the boxes' calls."""
         gradient, step = self._step_gradient, self._step_gradient.step
         recorder, after = Recorder(gradient.boxes, self._dither), Snapshot(step.network)
         move = Directions((length / self.slope * self._gradient).to(step.parameters.dtype)[None])
@@ -303,13 +305,13 @@ class _Uphill:
 
 @dataclass(frozen=True)
 class Query:
-    """What a query along the gradient has measured, beside what was predicted of it.
+    """The measurements of a query along the gradient, and their predictions.
 
     Attributes:
         change: the change of each row's loss, `(rows,)`.
         counting: the rows that failed neither here nor in the base, `(rows,)` bool.
         expectation: the change of their mean loss that the gradient predicts.
-        errors: what the errors of J d change of that mean, see `_errors`.
+        errors: the changes of that mean by the errors of J d, see `_errors`.
         response_error: the relative error of J d as a prediction of the boxes' responses; None where nothing
             responded.
     """
@@ -336,10 +338,10 @@ class Query:
 
 
 class _Listening(Linearised):
-    """Keeps what gradient arrives at the outputs of a call, and answers as a tangent does there.
+    """Keeps the gradient that arrives at the outputs of a call, and answers as a tangent does there.
 
     Args:
-        at: what the tangent says.
+        at: the tangent at these rows.
 
     Attributes:
         arrived: the gradient, `(rows, size_out)`; None where none has arrived.
@@ -365,7 +367,7 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _of_loss(rounding: Sequence[Tensor], listeners: Sequence[_Listening]) -> float:
-    """The standard deviation of what the rounding of answers makes of the mean loss's change."""
+    """The standard deviation of the mean loss's change by rounding of the answers."""
     total = 0.0
     for at, units in zip(listeners, rounding, strict=False):
         if at.arrived is not None:
@@ -378,12 +380,12 @@ def _errors(
     predictions: Sequence[Tensor],
     listeners: Sequence[_Listening],
 ) -> list[Tensor] | None:
-    """What the errors of J d change of the mean loss, by call and by row of it, `(rows,)`; None if not known.
+    """Return the mean loss's change by the errors of J d, by call and row, `(rows,)`; None if not known.
 
     Args:
         responses: the responses of the check's calls.
         predictions: J d in them.
-        listeners: of each call, what has received the gradient of the mean loss of the rows that count.
+        listeners: for each call, the listener that received the gradient of the mean loss.
     """
     if not responses:
         return None

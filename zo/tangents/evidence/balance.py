@@ -1,4 +1,4 @@
-"""What two queries show of a gradient that autograd saw only in part: how much of it is missing."""
+"""The missing share of a gradient that autograd saw only in part, by two queries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NEARER = 10.0  # so many times shorter is the way on which a fault is looked at 
 
 
 def missing(balance: float | None, nearer: float | None) -> float | None:
-    """How many times its length the gradient lacks, along itself, by two queries; None where that is nothing.
+    """Return how many times its length the gradient lacks, along itself, by two queries; None for nothing.
 
     A balance is the change of the loss, with the boxes' own responses in the place of the tangents', over
     what autograd says: 1, but for curvature, which a way ten times shorter has ten times less of, and for
@@ -26,7 +26,7 @@ def missing(balance: float | None, nearer: float | None) -> float | None:
 
 
 def of_slope(uphill: float | None, downhill: float | None) -> float | None:
-    """How many times its length the gradient lacks, along itself, by its two sides; None for nothing.
+    """Return how many times its length the gradient lacks, along itself, by its two sides; None for nothing.
 
     What was cut is missing on both sides alike. At a kink or in a narrow valley the loss rises on both, and
     what the sides have in common is the gradient.

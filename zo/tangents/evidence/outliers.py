@@ -57,7 +57,7 @@ class Outlying:
 
 
 class Outliers:
-    """Which answers of one box are too far from all others, and alone, to be learned from.
+    """The answers of one box that are too far from all others, and alone, to be learned from.
 
     A row is far where its outputs are ten standard deviations of all answers so far, in the root mean square
     over the outputs, from their mean and from what was predicted. One such row may spoil a fit for many
@@ -82,11 +82,11 @@ class Outliers:
 
         Args:
             calls: the calls of the box in the step, one or more.
-            values: the outputs of each as they were predicted, `(rows, size_out)`; None where none were.
-            rows: of the batch.
+            values: the predicted outputs of each call, `(rows, size_out)`; None without a prediction.
+            rows: the number of rows of the batch.
 
         Returns:
-            The calls, and how far off the farthest is that was left out; 0 where none was.
+            The calls, and the distance of the farthest row that was left out; 0 where none was.
         """
         sizes = self._far(calls, values)
         if sizes is None:
@@ -113,7 +113,7 @@ class Outliers:
             self._rows += len(y)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is usual, and when the last far row came."""
+        """Save the usual answers, and the time of the last far row."""
         return {"usual": self._usual.state_dict(), "rows": self._rows, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Outliers:
         self._rows, self._since = state["rows"], state["since"]
 
     def _far(self, calls: Sequence[CallPairs], values: Sequence[Tensor | None]) -> list[Tensor] | None:
-        """How far the rows of each call are, `(rows,)`, 0 where that is not known; None where none is far."""
+        """Return how far the rows of each call are, `(rows,)`, 0 where not known; None where none is far."""
         if not self.wanted or self._rows < FEWEST:
             return None
         known = [each for each in values if each is not None]
@@ -150,9 +150,9 @@ def outlying(
 
     Args:
         given: the calls of all boxes.
-        kept: the same without these.
-        farthest: how far off the farthest of them is; 0 where there are none.
-        rows: of the batch.
+        kept: the same calls without the outliers.
+        farthest: the distance of the farthest outlier; 0 where there are none.
+        rows: the number of rows of the batch.
     """
     if not farthest:
         return None
@@ -163,7 +163,7 @@ def outlying(
 
 
 def _of_batch(masks: Sequence[Tensor], rows: int) -> Tensor:
-    """Which rows of a batch have a row of a call that is marked; of other calls nobody knows whose it is."""
+    """Say which rows of a batch have a marked row of a call; other calls' rows belong to no known one."""
     of_batch = torch.zeros(rows, dtype=torch.bool, device=masks[0].device)
     for mask in masks:
         if len(mask) % rows == 0:

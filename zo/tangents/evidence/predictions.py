@@ -1,4 +1,4 @@
-"""How well tangents predict what a step shows, before they learn from it."""
+"""The error of tangents' predictions of a step, before they learn from it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ AT_ONCE = 2**17  # numbers of inputs that a tangent is shown at once, unless one
 def predict(
     tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers, rows: int
 ) -> tuple[list[CallPairs], list[Squares | None], float]:
-    """Let a tangent predict what a step has shown, before it has seen any of it.
+    """Let a tangent predict the answers of a step, before it has seen any of them.
 
     Args:
         tangent: the tangent of one box.
         calls: the calls of that box in the step, one or more, in their order.
-        units: those of that box, which take in the calls.
-        outliers: those of that box, which take in the calls.
-        rows: of the batch.
+        units: the units of that box, which take in the calls.
+        outliers: the outliers of that box, which take in the calls.
+        rows: the number of rows of the batch.
 
     Returns:
-        The calls with their units, in which outliers count as failed. For each two sums of squares, for
-        `relative_error`, of the rows that are left; None where there was nothing to predict. And how far off
-        the farthest outlier is, 0 where there is none.
+        Three things: the calls with their units, in which outliers count as failed; for each call two sums
+        of squares over the rows that are left, for `relative_error`, or None where there was nothing to
+        predict; and the distance of the farthest outlier, 0 where there is none.
     """
     bring(tangent, calls[0].z.device)
     groups = _groups(units.as_before(calls))
@@ -64,12 +64,12 @@ def predict_and_learn(
 
 @torch.no_grad()
 def learn(tangent: Tangent, calls: Sequence[CallPairs], outliers: Outliers) -> None:
-    """Let a tangent learn from what a step has shown.
+    """Let a tangent learn from the calls of a step.
 
     Args:
         tangent: the tangent of one box.
         calls: as `predict` gives them.
-        outliers: those of that box.
+        outliers: the outliers of that box.
     """
     for group in _groups(calls):
         tangent.see(all_rows(group))
@@ -105,7 +105,7 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
 
 
 def _of_each(calls: Sequence[CallPairs], values: Tensor | None) -> Sequence[Tensor | None]:
-    """What is known of all calls that are shown at once, call by call."""
+    """Split the known values of all calls that are shown at once, call by call."""
     return [None] * len(calls) if values is None else values.split([len(pairs.z) for pairs in calls])
 
 
@@ -120,7 +120,7 @@ def _squares(calls: Sequence[CallPairs], values: Tensor | None) -> list[Squares 
 
 
 def _squares_of_calls(calls: Sequence[CallPairs], prediction: Tensor) -> list[Squares | None]:
-    """The squares of calls that have equally many rows, none of which failed, at once."""
+    """The squares of calls that have equally many rows and no failed one, all at once."""
     first, rows = calls[0], len(calls[0].z)
     true = torch.stack([pairs.y for pairs in calls]).double()
     measures = [true - true.mean(dim=1, keepdim=True)] if rows > 1 else []

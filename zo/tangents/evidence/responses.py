@@ -1,4 +1,4 @@
-"""`Response`: how the boxes answer to what a check moves, beside what the tangents say of it."""
+"""`Response`: the boxes' answer to a check's changes, beside the tangents' prediction."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zo.tangents.record.recording import Recorder
 
 
 class Response(NamedTuple):
-    """How a call answered to what a query changed of its inputs, in each row.
+    """The response of a call to a query's change of its inputs, in each row.
 
     Attributes:
         d: the change of the differentiable inputs, `(rows, size_in)`; zero where not valid.
-        change: that of the outputs, `(rows, size_out)`; zero where not valid.
+        change: the change of the outputs, `(rows, size_out)`; zero where not valid.
         valid: `(rows,)` bool; False where a row failed, or nothing, or something else, changed.
     """
 
@@ -64,7 +64,7 @@ def responses_of(gradient: StepGradient, recorder: Recorder) -> list[Response]:
 
 
 def _change_before(box: BlackBoxFunction, before: Before, query: RecordedCall, recorder: Recorder) -> Tensor:
-    """By what a call's memory has changed, `(rows, size)`; by nothing where it has none of its own."""
+    """Return the change of a call's memory, `(rows, size)`; zero where it has none of its own."""
     if not before.numbers:
         return torch.zeros_like(before.values)
     earlier = [recorder.seen[number].inputs for number in before.numbers]
@@ -74,7 +74,7 @@ def _change_before(box: BlackBoxFunction, before: Before, query: RecordedCall, r
 def _change(
     specs: Sequence[ArraySpec], base: Sequence[Tensor], moved: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """By what differentiable arrays have changed, end to end, `(rows, size)`; and where all else stayed."""
+    """Return the change of differentiable arrays, end to end, `(rows, size)`; and where all else stayed."""
     parts, same = [], torch.ones(len(base[0]), dtype=torch.bool, device=base[0].device)
     for spec, before, now in zip(specs, base, moved, strict=True):
         before, now = (array[..., None].flatten(1) for array in (before, now))
@@ -100,11 +100,11 @@ def errors_of_responses(
     predictions: Sequence[Tensor],
     rounding: Sequence[Tensor],
 ) -> tuple[float | None, float]:
-    """How well J d predicts the responses in the check's calls, in units of a usual response.
+    """Return how well J d predicts the responses in the check's calls, in units of a usual response.
 
     Returns:
-        The relative error of J d; and how much rounding of the outputs makes up of the responses, of those
-        that J d predicts where they are larger: where no output answers it is not rounding that hides them.
+        The relative error of J d; and the share of rounding in the responses. The predicted responses count
+        for that share where they are larger: if no output answers, rounding is not what hides them.
     """
     squares: list[Squares | None] = []
     roundings: list[Squares | None] = []

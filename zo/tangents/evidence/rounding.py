@@ -1,4 +1,4 @@
-"""How far rounding of the boxes' answers hides their responses from a check."""
+"""Rounding of the boxes' answers, as far as it hides their responses from a check."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FEWEST_DIGITS = 4  # that a program is supposed to have printed; fewer are share
 
 
 def digits_of(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int, int], int]:
-    """Significant digits of boxes' answers, by box and output, of those that have fewer than their dtype.
+    """Significant digits of boxes' answers, by box and output, where these are fewer than their dtype's.
 
-    Those of shares and labels, as of a forest of 50 trees, count as none: such a box is constant in pieces.
+    Shares and labels, as of a forest of 50 trees, count as full digits: such a box is constant in pieces.
     """
     answers: dict[tuple[int, int], list[Tensor]] = {}
     for call in window.calls:

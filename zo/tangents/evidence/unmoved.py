@@ -1,10 +1,9 @@
 """Numbers of answers that no input moves, as a check sees them: previews, forcings, clocks.
 
-A program may send what comes next of a reference, or its forcing. What comes into such a number is no
-function of what was sent, so a model of values fits noise, and gives it a derivative where inputs explain
-each other. A check asks the same rows again with the weights moved a little: what stays to the bit there,
-while other numbers of the same answers move, is moved by nothing that a network gives, and its derivative is
-zero.
+A program may send the next values of a reference, or its forcing. Such a number is no function of the
+inputs, so a model of values fits noise, and gives the number a derivative where inputs explain each other. A
+check asks the same rows again with the weights moved a little. A number that stays to the bit there, while
+other numbers of the same answers move, depends on nothing that a network gives. Its derivative is zero.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ COARSE = 1e5  # units in the last place: what varies by less between rows may ha
 
 
 def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[int, tuple[int, ...]]:
-    """For each box the places of numbers that no row of a check has moved, while others moved.
+    """Return the places of numbers that no row of a check has moved, while others moved, for each box.
 
     Args:
-        gradient: of the step that is checked.
-        responses: of its calls.
+        gradient: the gradient of the step that is checked.
+        responses: the responses of its calls.
 
     Returns:
-        By the place of the box; nothing for one of which no number moved.
+        The places of these numbers by the place of the box; without boxes where no number moved.
     """
     found: dict[int, tuple[int, ...]] = {}
     calls = gradient.window.calls[: len(responses)]
@@ -46,17 +45,17 @@ def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[in
 
 
 def _would_show(answers: Tensor) -> bool:
-    """Whether a number that is moved a little is another one, `(rows,)`."""
+    """Say whether a small move of a number would change it, `(rows,)`."""
     unit = COARSE * torch.finfo(answers.dtype).eps * answers.abs().amax()
     return len(answers.unique()) > MANY * len(answers) and bool(answers.std() > unit)
 
 
 class Unmoved(Linearised):
-    """What a tangent says, with a derivative of zero of some outputs.
+    """A tangent with a derivative of zero for some outputs.
 
     Args:
-        at: what the tangent says.
-        places: of those numbers among the outputs.
+        at: the tangent at these rows.
+        places: the places of these numbers among the outputs.
     """
 
     def __init__(self, at: Linearised, places: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""What a box was asked for: the rows by which inputs are found whose derivative values do not show."""
+"""The rows that a box was asked for; they show the inputs whose derivative cannot be learned from values."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Spread = Callable[[int, Tensor], float | None]  # of an input's numbers over wei
 
 @dataclass
 class AskedInputs:
-    """What is known of the inputs of one box.
+    """The record of one box's inputs.
 
     Attributes:
         rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
-        runs: of those of the last step, which row of the batch each belongs to.
-        near: by input that is a field, cells of the last rows, see `cells_of`, and the run of each.
-        seen: rows ever.
-        judged: rows ever when they were last judged.
+        runs: the row of the batch that each row of the last step belongs to.
+        near: for each input that is a field, cells of the last rows, see `cells_of`, and the run of each.
+        seen: the number of rows ever.
+        judged: the number of rows ever at the last judgement.
         faint: places of inputs that vary far less over rows than weights move them; None before a step with
             two rows of the batch or more.
     """
@@ -60,12 +60,12 @@ class AskedInputs:
         candidates: Sequence[int],
         batch: int,
     ) -> None:
-        """Take the rows of a step's calls of the box; of large inputs that are no candidates a few sums.
+        """Take the rows of a step's calls of the box; keep a few sums of large inputs that are no candidates.
 
         Args:
             box: the box.
             calls: its calls.
-            pairs: what each shows a tangent.
+            pairs: the rows that each call shows a tangent.
             candidates: inputs that may be dithered, by their places.
             batch: how many rows the batch has.
         """
@@ -89,7 +89,7 @@ class AskedInputs:
 
     @property
     def due(self) -> bool:
-        """Whether rows have doubled since inputs were last judged."""
+        """True if rows have doubled since inputs were last judged."""
         return self.seen >= 2 * self.judged
 
     def judge(
@@ -101,23 +101,24 @@ class AskedInputs:
         *,
         waits: bool,
     ) -> tuple[dict[int, Tensor], bool]:
-        """Choose what is dithered, and in which units: inputs that values do not identify.
+        """Choose the inputs to dither, and their units: inputs that values do not identify.
 
-        What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
-        line, and shows no more than the derivative along that. Nor is what hardly varies, see `faint`. Of the
-        others the one that is explained best is dithered first, which then explains none.
+        An input that is the same in all rows of a step, such as a prompt, is not identified either: from step
+        to step it goes along a line, and shows only the derivative along that line. An input that hardly
+        varies is not identified, see `faint`. Of the others, the input that is explained best is dithered
+        first; it then explains no other.
 
         Args:
-            specs: of all inputs.
+            specs: the specs of all inputs.
             candidates: inputs that may be dithered, by their places.
             spread: see `Spread`.
-            before: the units of what is dithered so far, by place.
-            waits: whether the response to that is waited for: then none is given up, since what a few rows of
-                two networks show is not judged twice.
+            before: the units of the inputs dithered so far, by place.
+            waits: whether a response to their dither is waited for. Then no dither is given up, since a few
+                rows of two networks are not judged twice.
 
         Returns:
-            The units of what is dithered from now on, see `DitherState`, and whether one that the others
-            explain is and was not.
+            The units of the inputs to dither from now on, see `DitherState`, and whether an input that the
+            others explain is dithered now and was not before.
         """
         self.judged = self.seen
         units: dict[int, Tensor] = {}
@@ -153,8 +154,8 @@ class AskedInputs:
     def see_spread(self, candidates: Sequence[int], spread: Spread) -> None:
         """See, once, which inputs' numbers differ between rows, but hardly; see `faint`.
 
-        Few rows then tell their derivative badly: in their own units, as a model has them, they count as much
-        as all else, so the derivative by them is thought too large, by up to the ratio of the two.
+        Few rows then determine their derivative badly: in a model's units such an input counts as much as all
+        others, so its derivative is overestimated, by up to the ratio of the two spreads.
         """
         if self.faint is None and len(self.runs.unique()) > 1:  # one row's calls are too much alike
             self.faint = tuple(which for which in candidates if self._hardly_varies(which, spread))
@@ -186,7 +187,7 @@ class AskedInputs:
         runs: Tensor,
         alive: Tensor,
     ) -> None:
-        """Of candidates that are fields take some cells, and what the other inputs have around them."""
+        """Keep some cells of candidates that are fields, and the other inputs around these cells."""
         outputs = [spec for spec in box.outputs if spec.learned]
         for which in candidates:
             space, _ = grid_of([box.inputs[which], *outputs])
@@ -212,7 +213,7 @@ class AskedInputs:
 
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
-    """Boxes and inputs, by their places, that are an earlier answer: states, of which all is shown."""
+    """Boxes and inputs, by their places, that are an earlier answer: states, which are shown in full."""
     states: dict[tuple[int, int], bool] = {}
     answers: list[Tensor] = []
     for call in calls:

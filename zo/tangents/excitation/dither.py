@@ -1,4 +1,4 @@
-"""`Drawn`: the dither of one step: what is asked beside the inputs, and what the objective is given."""
+"""`Drawn`: the dither of one step: added to the boxes' inputs, and its response, kept from the objective."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Drawn(Dither):
     """The dither of one step, drawn by (seed, step, call, input), so that it is the same in any process.
 
     Args:
-        key: of the step's draws.
+        key: the key of the step's draws.
         tangents: the tangents, one for each box.
-        sizes: for each box, by input the deviation of each number.
+        sizes: for each box, by input the standard deviation of each number.
         known: for each box, the share of the tangent's response that the objective is not given.
 
     Attributes:
-        sizes: as given.
-        predicted: by call, what the tangent predicted.
-        gains: of each box, with what the step has shown; None before `look`, and where there is none.
+        sizes: the argument of that name.
+        predicted: the tangent's prediction for each call.
+        gains: the gain of each box, after this step; None before `look`, and where there is none.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Drawn(Dither):
         self.gains: list[Gain | None] = [None] * len(tangents)
 
     def __bool__(self) -> bool:
-        """Whether anything is."""
+        """True: something is added."""
         return True
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
@@ -120,7 +120,7 @@ class Drawn(Dither):
 
 
 class Prediction(NamedTuple):
-    """What a tangent says of a call with dither.
+    """A tangent's prediction for a call with dither.
 
     Attributes:
         rows: the call as it was asked.
@@ -135,7 +135,7 @@ class Prediction(NamedTuple):
     response: Tensor
 
     def shown(self, tangent: Excited) -> DitherResponse:
-        """What the answers show of the dither, of rows that did not fail, and what the tangent alone says."""
+        """Return rows' response to the dither, without failed rows, and the tangent's own prediction."""
         rows = self.rows.alive.nonzero().flatten()
         response = self.response
         if tangent.in_use is not None:
@@ -155,5 +155,5 @@ class Prediction(NamedTuple):
 
     @property
     def dither(self) -> Tensor:
-        """What was asked beside the inputs, `(rows, size_in)`."""
+        """The dither of the inputs, `(rows, size_in)`."""
         return self.rows.z - self.here.z

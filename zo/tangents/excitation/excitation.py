@@ -44,12 +44,12 @@ Where = tuple[int, int]  # a box and an input, by their places
 
 @dataclass
 class _Box:
-    """What is known of one box.
+    """The state of one box.
 
     Attributes:
-        state: what its dither is at.
-        asked: what it was asked for.
-        shown: what rows have shown since the dither was last chosen.
+        state: the state of its dither.
+        asked: the record of its inputs.
+        shown: the dithered rows since the dither was last chosen.
     """
 
     state: DitherState = field(default_factory=DitherState)
@@ -72,22 +72,22 @@ class _Box:
 
 
 class Excitation:
-    """Which inputs of which boxes are dithered, and by how much; from step to step.
+    """The dither of all boxes: which inputs have one, and how large it is, from step to step.
 
     Args:
         boxes: the boxes.
-        size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
-        steps: how many the training takes; None where that is not known.
+        size: the size of a dither in multiples of the input's spread; None to find it, 0 for no dither.
+        steps: how many steps the training takes; None where that is not known.
 
     Attributes:
-        size: as given.
-        held: steps at most whose gradient waits for the response to a first dither.
-        response: the response to the last dithers, as a share of how much the outputs change; None before
-            there was one.
-        in_loss: what the dither did to the loss of the last step that was checked, as a share of the loss;
-            None before there was one.
-        out_of_loss: the share of the response to the last dither that the loss of its step is without, as far
-            as tangents know that response; None where that step had no dither.
+        size: the argument of that name.
+        held: the most steps whose gradient waits for the response to a first dither.
+        response: the response to the last dithers, as a share of the outputs' change; None before there was
+            one.
+        in_loss: the effect of the dither on the loss of the last checked step, as a share of the loss; None
+            before there was one.
+        out_of_loss: the share of the response to the last dither that tangents have taken out of the loss of
+            its step; None where that step had no dither.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Excitation:
         self._candidates: dict[int, list[int]] = {}  # of the last step, by box
 
     def __bool__(self) -> bool:
-        """Whether anything is dithered."""
+        """True if anything is dithered."""
         return self.size != 0 and any(known.state.units for known in self._known)
 
     def of_step(self, key: Key, tangents: Sequence[Excited]) -> Dither:
@@ -115,7 +115,7 @@ class Excitation:
         return Drawn(key, tangents, [self.sizes(box) for box in boxes], [k.state.known for k in self._known])
 
     def sizes(self, box: int) -> dict[int, Tensor]:
-        """By input, how large the dither of a box's is, number by number."""
+        """Return the size of a box's dither, number by number, by the place of the input."""
         state, specs = self._known[box].state, self._boxes[box].inputs
         factor = state.factor if self.size is None else self.size
         ranges = {place: specs[place].ends[1] - specs[place].ends[0] for place in state.units}
@@ -125,7 +125,7 @@ class Excitation:
 
     @property
     def waits(self) -> bool:
-        """Whether a step's gradient is not to be used: most of it would be a guess.
+        """True if a step's gradient is not to be used: most of it would be a guess.
 
         Boxes that were asked for few rows hold up nothing, see `unknown`, and with a size of the user's
         nothing is waited for.
@@ -153,11 +153,11 @@ class Excitation:
         """Take in, once a step, whether the responses to dithers are known by now.
 
         Args:
-            number: of the step.
+            number: the number of the step.
             tangents: one for each box, which have seen the step.
 
         Returns:
-            A warning where that takes long, and one where it is waited for no more.
+            A warning where that takes long, and one where the wait ends in vain.
         """
         if self.size is not None:
             return []
@@ -189,15 +189,15 @@ class Excitation:
         known.state, known.shown = known.state.begun_again(), None
 
     def excites(self, box: int) -> bool:
-        """Whether an input of a box is dithered."""
+        """Say whether an input of a box is dithered."""
         return self.size != 0 and bool(self._known[box].state.units)
 
     def refused(self, number: int, why: str) -> Notice:
         """Choose smaller dithers, since one has left no row of a step, or a box has ended it.
 
         Args:
-            number: of the step.
-            why: what was said of it.
+            number: the number of the step.
+            why: the reason, in words.
 
         Returns:
             A warning.
@@ -229,7 +229,7 @@ class Excitation:
             spread: as for `saw`, which has seen the step.
 
         Returns:
-            What is dithered from now on and was not, in words; none where `excite` is 0.
+            The inputs that are newly dithered, in words; none where `excite` is 0.
         """
         words: list[str] = []
         waits = self.size is None
@@ -256,7 +256,7 @@ class Excitation:
 
         Args:
             calls: the calls of the step.
-            pairs: what each shows a tangent.
+            pairs: the rows that each call shows a tangent.
             dither: the dither of these calls.
             reached: boxes and inputs that weights move.
             survived: `(batch rows,)` bool, the rows that did not fail.
@@ -290,7 +290,7 @@ class Excitation:
         return words
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of each box, and what the last dithers did."""
+        """Save the state of each box, and the effects of the last dithers."""
         return {
             "boxes": [
                 {
@@ -317,7 +317,7 @@ class Excitation:
             setattr(self, name, state[name])
 
     def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
-        """Whether about as many rows fail as before; a dither beside which many more do is made smaller."""
+        """Say whether about as many rows fail as before; a dither with many more failures is made smaller."""
         lost, rows = int((~survived).sum()), len(survived)
         refused = False
         for known in self._known:
@@ -353,5 +353,5 @@ class Excitation:
 
 
 def _of_box(spread: Callable[[Where, Tensor], float | None], place: int) -> Spread:
-    """What gives the spread of a box's inputs."""
+    """Return a function that gives the spread of a box's inputs."""
     return lambda which, numbers: spread((place, which), numbers)

@@ -1,9 +1,9 @@
-"""How the gain of a dithered input is written: what an answer is regressed on.
+"""The form of a dithered input's gain: the columns of the regression of an answer.
 
-An answer changes by A e + sum_j x_j B_j e with a dither e, where x is what the box is given: what a valve
-does goes by the difference of two temperatures, what a viscosity does by a curvature, what a thickness does
-by the load, and their means may be zero. Of fields A is one kernel around all cells, and products are those
-of neighbours.
+An answer changes by A e + sum_j x_j B_j e with a dither e, where x are the box's other inputs. A valve's
+effect depends on the difference of two temperatures, a viscosity's on a curvature, a thickness's on the load,
+and the means of these may be zero. For fields, A is one kernel around all cells, and products are those of
+neighbours.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid; decisi
 
 @dataclass(frozen=True)
 class GainForm:
-    """How the gain of a box's dithered inputs is written.
+    """The form of the gain of a box's dithered inputs.
 
     Attributes:
         numbers: which of a row's differentiable inputs are dithered, `(n,)`.
-        factors: which of `given` it goes by, `(m,)`.
-        names: of the dithered inputs.
+        factors: the places in `given` of the factors of products, `(m,)`.
+        names: the names of the dithered inputs.
         space: the axes of the grid that all of them are on; empty for none.
         wraps: for each axis whether its ends meet.
     """
@@ -46,7 +46,7 @@ class GainForm:
 
     @classmethod
     def of(cls, rows: CallPairs, dither: Tensor) -> GainForm | None:
-        """That of a call; None where numbers are too many, and on no grid."""
+        """Return the form for a call; None where numbers are too many, and on no grid."""
         parts = [part.any(dim=0) for part in dither.split(sizes(rows.inputs), dim=1)]
         dithers = [spec for spec, part in zip(rows.inputs, parts, strict=True) if bool(part.any())]
         space, wraps = grid_of([*dithers, *rows.outputs])
@@ -77,11 +77,11 @@ class GainForm:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What must be the same for sums to be added up."""
+        """The key of a form; sums of forms with one key can be added up."""
         return self.names, self.space, len(self.factors), () if self.space else tuple(self.numbers.tolist())
 
     def columns(self, dither: Tensor, beside: Tensor) -> Tensor:
-        """What is multiplied by the kernel: `(rows, cells, n)`; of no grid there is one cell.
+        """Return the columns to multiply by the kernel, `(rows, cells, n)`; without a grid there is one cell.
 
         Args:
             dither: `(rows, size_in)`.
@@ -130,9 +130,9 @@ class GainForm:
         return self._fields(outputs).flatten(2).transpose(1, 2) if self.space else outputs[:, None]
 
     def basis(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of what products are with, and combinations that do not go together, of deviation one.
+        """Return the mean of the products' factors, and uncorrelated combinations of deviation one.
 
-        Neighbours of a smooth field are nearly the same: it is what sets them apart that a gain goes by.
+        Neighbours of a smooth field are nearly the same; a gain depends on the differences between them.
 
         Args:
             given: as `given` gives it.
@@ -150,7 +150,7 @@ class GainForm:
         return middle[:, 0], short[:, None] * directions.T
 
     def beside(self, given: Tensor, basis: tuple[Tensor, Tensor]) -> Tensor:
-        """What products are with, `(rows, m, cells)`.
+        """Return the factors of the products, `(rows, m, cells)`.
 
         Args:
             given: as `given` gives it.
@@ -204,6 +204,6 @@ def _others(rows: CallPairs) -> list[Tensor]:
 
 
 def _is_on(shape: tuple[int, ...], space: tuple[int, ...]) -> bool:
-    """Whether an array is a field, or several, on a grid; of no grid all are."""
+    """Say whether an array is a field, or several, on a grid; without a grid all are."""
     fields = len(shape) - len(space)
     return not space or (fields in (0, 1) and shape[fields:] == space)

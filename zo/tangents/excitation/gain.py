@@ -1,10 +1,10 @@
-"""The gain of a dithered input: what an answer changes by with it, by regression of answers on the dither.
+"""The gain of a dithered input: the change of an answer with it, by regression of answers on the dither.
 
-A dither is drawn beside everything else that goes into a box. So the regression of what a model of values
-misses on the dither, and on its products with what the box is given (`form.py`), is an unbiased estimate of
-the derivative by the dithered input, however wrong the model is about all else (an instrumental variable;
-Ljung, System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative
-last, for a dither is small beside what the state does.
+A dither is drawn independently of all other inputs of a box. So the model's error is regressed on the dither,
+and on its products with the box's inputs (`form.py`). This is an unbiased estimate of the derivative by the
+dithered input, however wrong the model is about all else: the dither is an instrumental variable (Ljung,
+System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative last, since
+a dither is small beside the effect of the state.
 
 `Excited` is a tangent with such gains: they stand in for its derivative by the dithered inputs as long as
 they predict the responses to new dithers better than it does.
@@ -39,10 +39,10 @@ BEYOND = 2.0  # deviations: what is more is not chance; decisions 149, 150
 
 
 class DitherResponse(NamedTuple):
-    """What a call has shown of its dither.
+    """The response of a call to its dither.
 
     Attributes:
-        given: what went into the box beside the dither, see `given`.
+        given: the box's inputs beside the dither, see `given`.
         dither: `(rows, size_in)`, zero for numbers that were not dithered.
         missed: `(rows, size_out)`, the answers less those that a model predicts without the dither.
         response: `(rows, size_out)`, the response to the dither by the model.
@@ -54,20 +54,20 @@ class DitherResponse(NamedTuple):
     response: Tensor
 
     def finite(self) -> DitherResponse:
-        """The rows of which it is known what was missed."""
+        """The rows with finite `missed`."""
         rows = self.missed.isfinite().all(dim=1)
         return self if bool(rows.all()) else DitherResponse(*(part[rows] for part in self))
 
 
 class _LeastSquares(NamedTuple):
-    """The sums of least squares, of all answers together; weights are one over what a step's model missed.
+    """The sums of least squares over all answers; a weight is the inverse of the square of a step's misses.
 
     Attributes:
-        moments: of the columns, `(n, n)`.
-        products: of answers and columns, `(channels, n)`.
-        missed: of squares of the answers, `(channels,)`.
-        count: of the answers, without weights.
-        unit: of each channel, what the first step missed, `(channels,)`.
+        moments: the sums of products of columns, `(n, n)`.
+        products: the sums of products of answers and columns, `(channels, n)`.
+        missed: the sums of squares of the answers, `(channels,)`.
+        count: the number of answers, without weights.
+        unit: the root mean square that the first step missed of each channel, `(channels,)`.
     """
 
     moments: Tensor
@@ -78,7 +78,7 @@ class _LeastSquares(NamedTuple):
 
     @classmethod
     def of(cls, columns: Tensor, answers: Tensor, unit: Tensor | None) -> _LeastSquares:
-        """Those of one step: `(answers, n)` and `(answers, channels)`."""
+        """Return the sums of one step: `(answers, n)` and `(answers, channels)`."""
         squares = answers.square().mean(dim=0)
         unit = squares.sqrt() if unit is None else unit
         weight = reciprocal((squares * reciprocal(unit.square())).mean())
@@ -87,7 +87,7 @@ class _LeastSquares(NamedTuple):
         return cls(weight * moments, weight * products, weight * count * squares, count, unit)
 
     def joined(self, other: _LeastSquares) -> _LeastSquares:
-        """These, a step older, and those of another step."""
+        """Add these, a step older, and those of another step."""
         return _LeastSquares(
             FORGETTING * self.moments + other.moments,
             FORGETTING * self.products + other.products,
@@ -112,13 +112,13 @@ class _LeastSquares(NamedTuple):
 
 @dataclass(frozen=True)
 class _Contest:
-    """Two predictions of what a model misses beside each other, the last steps counting most.
+    """Two predictions of a model's misses side by side; the last steps count most.
 
     Attributes:
-        one: squares of the errors of one, in units of what was missed, see `_errors`.
-        other: those of the other.
-        apart: squares of how far the two are apart.
-        numbers: how many numbers these are of.
+        one: the sum of squares of one's errors, in units of the misses, see `_errors`.
+        other: the sum of squares of the other's errors.
+        apart: the sum of squares of their differences.
+        numbers: the count of numbers in these sums.
     """
 
     one: float = 0.0
@@ -127,13 +127,13 @@ class _Contest:
     numbers: float = 0.0
 
     def behind(self, errors: tuple[float, float, float], numbers: int) -> _Contest:
-        """With the errors of one more step, and of how many numbers they are."""
+        """Return the contest with the errors of one more step, and the count of their numbers."""
         shown = zip(astuple(self), (*errors, numbers), strict=True)
         return _Contest(*(FADING * before + new for before, new in shown))
 
     @property
     def chance(self) -> float:
-        """What chance may make of the difference of their errors, where one of them is right.
+        """The difference that chance may make of their errors, where one of them is right.
 
         If that misses noise alone, of variance s^2, the difference is `apart` and a deviation of 2 s times
         its root.
@@ -144,15 +144,15 @@ class _Contest:
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """The gain by least squares on what steps have shown, the last ones counting most; see the module.
+    """The gain by least squares on the steps so far, the last ones counting most; see the module.
 
-    A step counts by how little its model has missed. What chance makes of a number is taken off.
+    A step counts more if its model has missed less. Each number is shrunk by its expected noise.
 
     Attributes:
-        form: how it is written.
-        basis: of what products are with, as the first step had it.
-        sums: those of least squares.
-        contest: of the gain without products and with them.
+        form: the form of the gain.
+        basis: the basis of the products' factors, as the first step had it.
+        sums: the sums of least squares.
+        contest: the contest of the gain without products and with them.
     """
 
     form: GainForm
@@ -162,7 +162,7 @@ class Gain:
 
     @classmethod
     def of(cls, form: GainForm, shown: Sequence[DitherResponse]) -> Gain:
-        """What the calls of a first step have shown."""
+        """Fit the gain to the calls of a first step."""
         basis = form.basis(torch.cat([part.given for part in shown]).double())
         return cls(form, basis, _LeastSquares.of(*_equations(form, basis, shown), None))
 
@@ -182,7 +182,7 @@ class Gain:
 
         Args:
             dither: `(rows, size_in)`, the changes.
-            inputs: what the box is given beside, see `given`.
+            inputs: the box's inputs beside the dither, see `given`.
 
         Returns:
             `(rows, size_out)`.
@@ -201,7 +201,7 @@ class Gain:
 
     @property
     def known(self) -> bool:
-        """Whether a number of it is so large that chance alone hardly makes the largest of as many."""
+        """True if a number of it is so large that chance alone hardly makes the largest of as many."""
         solution, chance = self._solved
         return float((solution.square() * reciprocal(chance)).max()) > 2 * math.log(solution.numel()) + CLEAR
 
@@ -216,7 +216,7 @@ class Gain:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> Gain:
-        """The gain of which `state_dict` was taken."""
+        """Rebuild the gain from the output of `state_dict`."""
         form, sums = GainForm(**state["form"]), _LeastSquares(**state["sums"])
         return cls(form, tuple(state["basis"]), sums, _Contest(*state["errors"]))
 
@@ -234,7 +234,7 @@ class Gain:
 def _equations(
     form: GainForm, basis: tuple[Tensor, Tensor], shown: Sequence[DitherResponse]
 ) -> tuple[Tensor, Tensor]:
-    """What answers are regressed on, and the answers, of as many rows as there is room for."""
+    """Return the regression's columns, and the answers, of as many rows as there is room for."""
     inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:3])
     kernel = form.alone + form.products
     some = slice(0, max(1, NUMBERS // max(1, kernel * missed.shape[1])))  # of rows
@@ -243,23 +243,23 @@ def _equations(
 
 
 def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
-    """A solution of whose numbers what chance makes of them is taken off."""
+    """Return the solution, with each number shrunk by its expected noise."""
     return solution * (1.0 - chance * reciprocal(solution.square())).clamp_min(0.0)
 
 
 def _errors(
     missed: Tensor, predicted: Sequence[Tensor], scale: Tensor | None = None
 ) -> tuple[float, float, float]:
-    """Squares of the errors of two predictions of what was missed, and of how far they are apart.
+    """Return squares of the errors of two predictions of the misses, and of their difference.
 
-    They are in units of the square that was missed of a number, and where that is small of the mean square
-    of all numbers: nothing to predict in some would else weigh more than all that is. One that is larger than
-    the error of predicting no response counts as that.
+    The unit is the square that was missed of a number, or the mean square of all numbers where that is
+    larger by far: a number without anything to predict would outweigh all others. An error larger than that
+    of predicting no response counts as that error.
 
     Args:
-        missed: `(answers, numbers)`.
-        predicted: the same, twice.
-        scale: of each number, `(numbers,)`; None for what was missed of it, so that all weigh the same.
+        missed: the misses, `(answers, numbers)`.
+        predicted: two predictions of them, of the same shape.
+        scale: the scale of each number, `(numbers,)`; None for its own misses, so that all weigh the same.
     """
     one, other = predicted
     squares = missed.double().square().mean(dim=0)
@@ -275,13 +275,13 @@ def _errors(
 
 
 class Excited(Tangent):
-    """A tangent with the gains of inputs that are dithered, where these know more of them than it does.
+    """A tangent with the gains of dithered inputs, where these predict better than the tangent.
 
     Args:
         prior: the tangent.
 
     Attributes:
-        prior: as given.
+        prior: the argument of that name.
         gain: the gain; None before a dither was shown, or where none can be.
         unmoved: numbers of the outputs, by their places, that checks have never moved; None before a check.
         unknown: numbers of the inputs, by their places, whose derivative is a guess and counts as zero.
@@ -321,7 +321,7 @@ class Excited(Tangent):
         return WithoutUnknown(at, self.unknown) if self.unknown else at
 
     def _with_all(self, at: Linearised) -> Linearised:
-        """What the tangent says, with the gain where that is in use, and without what nothing moves."""
+        """Return the tangent with the gain, if that is in use, and without outputs that nothing moves."""
         gain = self.in_use
         at = at if gain is None else _WithGain(at, gain)
         return Unmoved(at, self.unmoved) if self.unmoved else at
@@ -343,12 +343,12 @@ class Excited(Tangent):
         self.gain, self._contest = None, _Contest()
 
     def saw(self, rows: CallPairs, shown: Sequence[DitherResponse]) -> None:
-        """Take in what the calls of a step have shown of their dither.
+        """Take in the responses of a step's calls to their dither.
 
         Args:
             rows: one of the calls.
-            shown: what each has shown, of rows that did not fail, by the tangent as it was before the step;
-                rows for which it has no finite value show nothing.
+            shown: the response of each call, without failed rows, beside the tangent as it was before the
+                step; rows without a finite value of the tangent show nothing.
         """
         shown = [part.finite() for part in shown]
         if not any(len(part.dither) for part in shown):
@@ -362,7 +362,7 @@ class Excited(Tangent):
             self.gain, self._contest = form and Gain.of(form, shown), _Contest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the gain alone: the tangent has its own."""
+        """Save the gain alone: the tangent has a state of its own."""
         gain = None if self.gain is None else self.gain.state_dict()
         errors = list(astuple(self._contest))
         return {"gain": gain, "errors": errors, "unmoved": self.unmoved, "unknown": self.unknown}
@@ -376,10 +376,10 @@ class Excited(Tangent):
 
 
 class _WithGain(Linearised):
-    """What a tangent says at some rows, and a gain of changes of the dithered inputs.
+    """A tangent at some rows, with a gain for changes of the dithered inputs.
 
     Args:
-        at: what the tangent says.
+        at: the tangent at these rows.
         gain: the gain.
     """
 

@@ -1,4 +1,4 @@
-"""Whether values show a derivative: inputs that the rows shown so far determine from the other inputs.
+"""Identifiability: inputs whose derivative values do not show, since rows determine them from other inputs.
 
 Where an action is a function of the observation, as in closed loop, pairs (observation, action) lie on a
 manifold: a model may fit all values and have any derivative by the action (closed-loop identifiability,
@@ -27,13 +27,13 @@ CELLS = 16  # of a field that are looked at in each row
 
 
 def constant(x: Tensor) -> Tensor:
-    """Which numbers of an input are the same in all rows.
+    """Say which numbers of an input are the same in all rows.
 
     Args:
-        x: what was asked, `(rows, size)`.
+        x: the inputs asked for, `(rows, size)`.
 
     Returns:
-        `(size,)` bool. Of a large input all or none, since cells beyond a wall may be the same; and none
+        `(size,)` bool: all or none of a large input, since cells beyond a wall may be the same; and none
         where there is one row.
     """
     spread = (x - x.mean(dim=0)).abs().amax(dim=0) if len(x) else x.new_zeros(x.shape[1])
@@ -46,11 +46,11 @@ def constant(x: Tensor) -> Tensor:
 def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Sequence[int] = ()) -> float:
     """The share of an input's variance that the other inputs do not explain, each row left out in turn.
 
-    Where the last step has enough runs, its rows decide, and all of a run are left out together: what is the
-    same all along it, such as a target, would be read off its neighbours.
+    Where the last step has enough runs, its rows decide, and all rows of a run are left out together: a value
+    that stays the same along a run, such as a target, would be read off its neighbours.
 
     Args:
-        inputs: what was asked, by input, `(rows, size)` each, without any dither, the last step's at the end.
+        inputs: the rows asked for, by input, `(rows, size)` each, without dither, the last step's at the end.
         runs: for these, the row of the batch that each belongs to.
         place: the input.
         excited: inputs that are dithered, which explain nothing.
@@ -86,17 +86,17 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
 def cells_of(
     inputs: Sequence[Tensor | None], place: int, space: tuple[int, ...], seed: int
 ) -> list[Tensor | None]:
-    """Some cells of a field: what it has there, and what the other inputs have around.
+    """Take some cells of a field, with its values there and the other inputs around them.
 
     Args:
-        inputs: what was asked, by input, `(rows, *shape)`, without any dither; None for one that no model
-            sees.
+        inputs: the rows asked for, by input, `(rows, *shape)`, without dither; None for an input that no
+            model sees.
         place: the input that is a field.
         space: the axes of its grid.
-        seed: of the draw of cells.
+        seed: the seed of the draw of cells.
 
     Returns:
-        By input `(rows x 16, numbers)`, None for one that is neither on the grid nor of few numbers.
+        For each input `(rows x 16, numbers)`, or None if it is neither on the grid nor has few numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     near = torch.arange(-AROUND[len(space)], AROUND[len(space)] + 1)
@@ -127,10 +127,10 @@ def cells_of(
 def unexplained_near(
     columns: Sequence[Tensor | None], runs: Tensor, place: int, excited: Sequence[int] = ()
 ) -> float:
-    """The share of a field's variance that is not explained by what is around each cell.
+    """The share of a field's variance that the surroundings of each cell do not explain.
 
-    Of a field the rows are too few for what is in one: a network on grids sees the cells near by. Those of
-    a run are left out together, for neighbours are alike.
+    A field has too few rows for a regression on all of its cells, and a network on grids sees the cells near
+    by. All cells of a run are left out together, since neighbours are similar.
 
     Args:
         columns: see `cells_of`, of several calls.
@@ -152,7 +152,7 @@ def unexplained_near(
 
 
 def _standard(x: Tensor) -> Tensor:
-    """In units of mean zero and spread one."""
+    """Standardise to mean zero and spread one."""
     x = x - x.mean(dim=0)
     return x / x.square().mean(dim=0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 

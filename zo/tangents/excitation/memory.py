@@ -1,11 +1,11 @@
-"""Hidden memory: whether a program keeps something that it does not send, found for no row.
+"""Hidden memory: a search for state that a program keeps and does not send, for no row.
 
-What a model misses of an answer is regressed on the dithers of *earlier* calls, beside all that it is shown:
-a dither is drawn beside everything else, so where what is shown is all that there is, earlier ones say
-nothing more. F by lag is the square of what stands out over what chance makes of it, a run of a row counting
-as one: 1 by chance. A second model learns beside the first that is shown what was before
-(`zo.tangents.record.before`): at first of the call before, for what is kept fades; then of the call that F
-names. The one that foretells new rows better stays.
+A model's misses are regressed on the dithers of *earlier* calls, beside all inputs that it is shown. Dithers
+are drawn independently, so earlier ones explain nothing if the program sends all of its state. F by lag is
+the square of the explained part over its expectation by chance, with a run of a row as one sample: 1 by
+chance. Then a second model learns beside the first and is shown values of earlier calls
+(`zo.tangents.record.before`): at first of the call before, since kept state fades; then of the call that F
+names. The model that foretells new rows better stays.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ BETTER = 10.0  # times the square that it must miss less
 
 
 class Memory:
-    """What a program keeps, as far as answers show it; of one box.
+    """The hidden memory of one box, as far as answers show it.
 
     Args:
         tangent: the model of the box, before it has learned; None where there is none that learns values.
         box: the box.
 
     Attributes:
-        lags: how far back calls show what was before; empty for nothing.
-        in_use: whether they do so to the model of the box; else a second one learns beside it.
-        rival: that one; None where there is none.
+        lags: how many calls back the shown values are; empty for none.
+        in_use: whether the model of the box is shown them; if not, a second model learns beside it.
+        rival: the second model; None where there is none.
     """
 
     def __init__(self, tangent: Tangent | None, box: BlackBoxFunction) -> None:
@@ -82,16 +82,16 @@ class Memory:
         scale: Tensor,
         unmoved: Sequence[int],
     ) -> bool:
-        """Take in a step; whether the rival takes over.
+        """Take in a step, and say whether the rival takes over.
 
         Args:
             calls: all calls of the step.
-            predictions: what the model of the box has said of those with dither.
+            predictions: the predictions of the box's model for calls with dither.
             box: the box.
-            place: that of the box among the boxes.
+            place: the place of the box among the boxes.
             survived: `(batch rows,)` bool.
-            scale: what is usual of each output.
-            unmoved: outputs that nothing moves, by their places: who foretells them better does not matter.
+            scale: the usual size of each output.
+            unmoved: outputs that nothing moves, by their places; they do not count in the contest.
         """
         if self._fresh is None or self.in_use:
             return False
@@ -111,7 +111,7 @@ class Memory:
         return False
 
     def by_lag(self) -> dict[int, float]:
-        """F by lag: 1 by chance, more where answers go by dithers so many calls ago."""
+        """F by lag: 1 by chance, more where answers depend on dithers so many calls ago."""
         return {
             lag: float((total.square() * reciprocal(squares)).mean())
             for lag, (total, squares) in self._sums.items()
@@ -122,7 +122,7 @@ class Memory:
         return float(chi2.isf(RARE / FARTHEST, self._freedom)) / self._freedom
 
     def notice(self, number: int, box: BlackBoxFunction) -> Notice:
-        """What is said when the rival takes over."""
+        """Return the notice that the rival takes over."""
         what = "the change of its state since the call before, and the action before"
         if 1 not in self.lags:
             what = f"the action of {' and '.join(counted(lag, 'call') for lag in self.lags)} before"
@@ -136,7 +136,7 @@ class Memory:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found, and what the rival has learned."""
+        """Save the search, and the rival's learning."""
         return {
             "lags": self.lags,
             "in_use": self.in_use,
@@ -213,7 +213,7 @@ class Memory:
         boxes: Mapping[int, BlackBoxFunction],
         scale: Tensor,
     ) -> None:
-        """Have a rival learn from the last steps, where answers go by earlier dithers."""
+        """Have a rival learn from the last steps, where answers depend on earlier dithers."""
         by_lag = self.by_lag()
         most = max(by_lag, key=by_lag.__getitem__, default=0)
         if not most or self._steps < FIRST or (self.rival is not None and self._missed[2] < 2):
@@ -292,6 +292,6 @@ def _shown(
     survived: Tensor,
     scale: Tensor,
 ) -> list[CallPairs]:
-    """What calls of a box show with what was before."""
+    """Return the rows of a box's calls, with the values of earlier calls."""
     remembered = remembering(calls, boxes, dict.fromkeys(boxes, lags))
     return [replace(call.pairs(boxes[call.box], survived), response_scale=scale) for call in remembered]

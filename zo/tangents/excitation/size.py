@@ -1,7 +1,6 @@
-"""How large a dither is: what rows that were dithered show, and the next size.
+"""The size of a dither: the response of rows that were dithered, and the next size.
 
-The response should be a fifth of what the outputs change by; once the tangent knows it, the dither grows no
-more.
+The response should be a fifth of the outputs' change; once the tangent knows it, the dither grows no more.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 
 
 
 class NextSize(NamedTuple):
-    """How large the next dither is to be, and how much of the response is known.
+    """The size of the next dither, and the known share of the response.
 
     Attributes:
         known: The share of the predicted response that answers show, from 0 to 1.
         times: How many times as large the next dither should be.
-        response: The sum of the squares of the responses; 0 where it does not stand out of chance.
-        change: That of how much the outputs change.
+        response: The sum of the squares of the responses; 0 where it is not distinguishable from chance.
+        change: The sum of the squares of the outputs' changes.
     """
 
     known: float
@@ -48,7 +47,7 @@ class NextSize(NamedTuple):
 
 
 class DitheredRows(NamedTuple):
-    """What rows with dither have shown, in units of usual responses.
+    """Rows with dither, in units of usual responses.
 
     Attributes:
         added: `(rows, numbers)`, the dither in its own deviation.
@@ -71,7 +70,7 @@ class DitheredRows(NamedTuple):
     def of(
         cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain | None
     ) -> DitheredRows:
-        """What calls of one box have shown: each with its pairs, and what was predicted of it."""
+        """Collect the calls of one box, each with its pairs and its prediction."""
         columns: list[tuple[Tensor, ...]] = []
         short = reciprocal(calls[0][1].response_scale.double())
         for call, pairs, prediction in calls:
@@ -103,14 +102,14 @@ class DitheredRows(NamedTuple):
         return cls(dither, miss * short, response * short, change, by_gain, on_grid)
 
     def joined(self, other: DitheredRows) -> DitheredRows:
-        """These rows and others; the others alone where other numbers are dithered."""
+        """Return these rows and others; the others alone where other numbers are dithered."""
         (*before, _), (*new, on_grid) = self, other
         if any(one.shape[1:] != another.shape[1:] for one, another in zip(before, new, strict=True)):
             return other
         return DitheredRows(*map(torch.cat, zip(before, new, strict=True)), on_grid)  # pyright: ignore
 
     def known_by_now(self) -> bool:
-        """Whether most of the later half of the rows, before which more was learned, was foretold.
+        """Say whether most of the later half of the rows, before which more was learned, was foretold.
 
         By so few rows chance foretells half of a response; hardly ever four fifths of its square.
         """
@@ -121,10 +120,10 @@ class DitheredRows(NamedTuple):
         )
 
     def verdict(self) -> NextSize:
-        """How much of the response is known, and how large the next dither should be.
+        """Judge the known share of the response, and the size of the next dither.
 
-        Until the model knows the response, its size is that of the regression of answers on the dither, with
-        which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
+        Until the model knows the response, a regression of answers on the dither gives its size; nothing else
+        is correlated with the dither. The share of chance is left in, so that the size is never too small.
         """
         change, without = float(self.change.sum()), float(self.missed.square().sum())
         error = float((self.missed - self.response).square().sum())

@@ -1,4 +1,4 @@
-"""How far the inputs of boxes would spread if the network had other weights of the usual size."""
+"""The spread of boxes' inputs if the network had other weights of the usual size."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def spread_of_weights(
     where: Where,
     numbers: Tensor,
 ) -> float | None:
-    """The spread of an input over networks whose weights differ by what layers are usually initialised with.
+    """The spread of an input over networks whose weights differ as much as usual initial weights do.
 
-    An input that is the same in all rows has no spread of its own: of a last layer that begins at zero, or
-    one design for all rows. To first order a weight of a layer with n inputs, moved by 1 / sqrt(3 n) at
-    random, moves an input by its derivative times that. The objective is evaluated once more, on what was
-    recorded; none of `boxes` runs, another box that it calls does, and the network is left as it was.
+    An input that is the same in all rows has no spread of its own, such as the output of a last layer that
+    begins at zero, or one design for all rows. To first order a weight of a layer with n inputs, moved by
+    1 / sqrt(3 n) at random, moves an input by its derivative times that. The objective is evaluated once more
+    on the recorded answers. None of `boxes` runs, other boxes do, and the network is left as it was.
 
     Args:
         step: network, parameters, objective and batch.
         boxes: the boxes that the objective calls.
-        calls: what was recorded of the base.
+        calls: the recorded calls of the base.
         alive: `(batch rows,)` bool, the rows that did not fail.
         where: the box and its input.
-        numbers: those of the input that are asked for, `(size,)` bool.
+        numbers: the numbers of the input that count, `(size,)` bool.
 
     Returns:
         The root mean square over these numbers; 0 where no weight moves them, and None where the objective

@@ -1,4 +1,4 @@
-"""`DitherState`: what the dither of one box is at, and what leads from one state to the next.
+"""`DitherState`: the state of one box's dither, and the transitions from one state to the next.
 
 | state | its gradient | goes on to |
 | --- | --- | --- |
@@ -27,11 +27,11 @@ MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither
 
 @dataclass(frozen=True, eq=False)
 class DitherState:
-    """What the dither of one box is at, see the module.
+    """The state of one box's dither, see the module.
 
     Attributes:
-        units: by place among the inputs, for those that are dithered: the spread of each number, 0 for one
-            that is not; `(*shape)`.
+        units: for each dithered input, by its place: the spread of each number, `(*shape)`; 0 for numbers
+            that are not dithered.
         phase: "waiting" until a response was known, "known" or "guessed" from then on.
         waited: steps with a dither while it was waiting.
         factor: how many units a dither is.
@@ -50,11 +50,11 @@ class DitherState:
 
     @property
     def waits(self) -> bool:
-        """Whether a response is waited for: until it is known, a derivative by it is a guess."""
+        """True if a response is waited for: until it is known, a derivative by it is a guess."""
         return bool(self.units) and self.phase == "waiting"
 
     def judged(self, units: Mapping[int, Tensor], *, begins: bool) -> DitherState:
-        """Dither what values do not show; the first of what varies begins small."""
+        """Dither inputs whose derivative values do not show; the first input that varies begins small."""
         first = begins and not self.units
         return replace(self, units=units, factor=FIRST if first else self.factor)
 
@@ -65,12 +65,12 @@ class DitherState:
         return replace(self, phase=phase, waited=waited)
 
     def loses_many(self, lost: int, rows: int) -> bool:
-        """Whether far more rows of a step failed beside this dither than before it."""
+        """Say whether far more rows of a step failed beside this dither than before it."""
         before, of = self.failed
         return bool(self.units) and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
 
     def survived(self, lost: int, rows: int) -> DitherState:
-        """Count rows that failed, of those that were asked."""
+        """Count the rows asked for, and the failed ones."""
         return replace(self, failed=(self.failed[0] + lost, self.failed[1] + rows))
 
     def refused(self) -> DitherState:

@@ -1,4 +1,4 @@
-"""What is said of inputs whose response to a dither is not known."""
+"""Notices of inputs whose response to a dither is not known."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
 
 
 def _may_be_alike(box: BlackBoxFunction) -> str:
-    """What to do where arrays look like those of many alike places, as of columns; else nothing."""
+    """Advise where arrays look like those of many alike places, as of columns; else nothing."""
     carry = [spec for spec in (*box.inputs, *box.outputs) if spec.learned]
     counts = {spec.shape[0] if len(spec.shape) > 1 else 1 for spec in carry}
     if box.alike is not None or len(counts) != 1 or counts == {1}:

@@ -71,10 +71,10 @@ class Weights(Kept):
 
     Attributes:
         single: r, `(size,)`, with a mean of one.
-        shared: of pairs that have no weight of their own.
+        shared: the weight of pairs that have none of their own.
         pairs: strong pairs, places i < j, `(pairs, 2)`.
-        strong: what each has beside the shared weight, `(pairs,)`.
-        ratio: q, of pairs to single inputs.
+        strong: the weight of each beside the shared one, `(pairs,)`.
+        ratio: q, the weight of pairs over that of single inputs.
     """
 
     single: Tensor
@@ -155,10 +155,10 @@ class AdditiveProcess(Kept):
     """The mean of the process for all outputs, given rows.
 
     Attributes:
-        outputs: their places, `(outputs,)`.
-        weights: of the covariance.
-        noise: its variance, over that of a constant.
-        by_row: weights of each row, `(centres, outputs)`.
+        outputs: the places of the outputs, `(outputs,)`.
+        weights: the weights of the covariance.
+        noise: the variance of the noise, over that of a constant.
+        by_row: the weights of each row, `(centres, outputs)`.
         error: mean square error of rows left out, in units of one, when the weights were chosen.
     """
 
@@ -220,7 +220,7 @@ class AdditiveProcess(Kept):
 
 
 class AdditiveTangent(KernelTangent):
-    """J(z) is that of the mean of an additive Gaussian process with pairs, for tens to hundreds of inputs.
+    """The derivative of an additive Gaussian process's mean, with pairs, for tens to hundreds of inputs.
 
     In units of mean zero and spread one the covariance is 1 + sum over inputs r_i k_i + q sum over pairs
     A_ij k_i k_j. The k_i are squared exponentials of length 3, centred under a standard normal and cut after
@@ -230,10 +230,10 @@ class AdditiveTangent(KernelTangent):
     again. The weights, q and the noise with the smallest leave-one-out error are kept. Eight pairs for each
     input may have weights of their own, and all others share one.
 
-    It helps where many inputs act alike and in pairs, as cells of a field do. Where the inputs are turned, or
-    act by one sum of them, another model is better: choose by rows that were left out, as `SelectedTangent`.
+    It helps where many inputs act in the same way and in pairs, as cells of a field do. Where the inputs are
+    rotated, or act through one sum, another model is better: choose by held-out rows, as `SelectedTangent`.
 
-    Memory and time are those of `KernelTangent`, with some 50 products for each input and pair of rows more.
+    It takes the memory and time of `KernelTangent`, and some 50 products for each input and pair of rows.
 
     Args:
         centres: rows to which it is fitted, evenly taken from the window.
@@ -268,11 +268,11 @@ class AdditiveTangent(KernelTangent):
 
 
 def chosen(x: Tensor, wanted: Tensor) -> tuple[Weights, float, float] | None:
-    """Weights, a noise, and the mean square error of rows that the others predict; None where none is finite.
+    """Weights, a noise, and the mean square leave-one-out error; None where no error is finite.
 
     Args:
-        x: inputs in units of spread one, `(rows, size)`; of more than 1,000 rows so many are taken.
-        wanted: what is predicted, in such units, `(rows, size_out)`.
+        x: inputs in units of spread one, `(rows, size)`; at most 1,000 rows are used.
+        wanted: the targets, in such units, `(rows, size_out)`.
     """
     places = spread_places(len(x), JUDGED).to(x.device)
     x, y = x[places], wanted[places]

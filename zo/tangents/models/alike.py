@@ -25,18 +25,18 @@ MOST = 64  # numbers of a place, its neighbours' among them, for a kernel: there
 
 
 class AlikeTangent(Tangent):
-    """J(z) is that of a model of one place, which is the same at all places.
+    """The derivative of a model of one place, which is the same at all places.
 
-    The model of a place is shown what the box is given there; of a state that the box hands on the mean of
-    the two places beside it too, the last one being beside the first; and where the place is, as a point of a
-    circle, for places that differ by a forcing. It is a `KernelTangent` where these are at most 64 numbers,
-    else an `AutoTangent`.
+    The model of a place is shown three things: the box's inputs at the place; the mean of the two places
+    beside it, for a state that the box hands on (the last place is beside the first); and the position of the
+    place, as a point of a circle, for places that differ by a forcing. It is a `KernelTangent` where these
+    are at most 64 numbers, else an `AutoTangent`.
 
     Args:
-        specs: those of the box.
-        axis: of its arrays, which counts the places; an input without derivative that has another number
-            there is shown to each place as a whole.
-        seed: of all that is drawn.
+        specs: the specs of the box.
+        axis: the axis of its arrays that counts the places; an input without derivative that has another
+            length there is shown to each place as a whole.
+        seed: the seed of all draws.
 
     Attributes:
         model: the model of a place.
@@ -77,7 +77,7 @@ class AlikeTangent(Tangent):
         self.model.learn(steps)
 
     def improve(self) -> str | None:
-        """What the model does more."""
+        """Learn more, as the model does."""
         return self.model.improve()
 
     def keep_within(self, most_bytes: int) -> None:
@@ -85,7 +85,7 @@ class AlikeTangent(Tangent):
         self.model.keep_within(most_bytes)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the model has learned."""
+        """Save what the model has learned."""
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ class AlikeTangent(Tangent):
         )
 
     def gathered(self, specs: Sequence[ArraySpec], z: Tensor) -> Tensor:
-        """What each place is shown: `(rows, size_in)` to `(rows * places, numbers)`; linear in z."""
+        """Gather the inputs of each place: `(rows, size_in)` to `(rows * places, numbers)`; linear in z."""
         own = self._split(specs, z)
         near = [(own[n].roll(1, 1) + own[n].roll(-1, 1)) / 2 for n in self._states]
         return torch.cat([*own, *near], dim=2).flatten(0, 1)
@@ -133,7 +133,7 @@ class AlikeTangent(Tangent):
         return self._joined(specs, y.view(-1, self._count, y.shape[1]).split(widths, dim=2))
 
     def others(self, others: Sequence[Tensor | None], count: int) -> tuple[Tensor | None, ...]:
-        """What a place is shown that carries no gradient: its part of each array, or all, and where it is.
+        """Gather each place's inputs without gradient: its part of each array, or all, and its position.
 
         Args:
             others: as `CallPairs.others` has them.
@@ -186,12 +186,12 @@ class AlikeTangent(Tangent):
 
 
 class _AlikeAt(Linearised):
-    """What a model of a place says at the places of rows.
+    """The model of one place, at the places of rows.
 
     Args:
         rows: the rows.
-        at: what the model says at their places.
-        tangent: whose model it is.
+        at: the model at their places.
+        tangent: the tangent that has the model.
     """
 
     def __init__(self, rows: CallPairs, at: Linearised, tangent: AlikeTangent) -> None:

@@ -31,7 +31,7 @@ OF_LIGHT = 16  # a light candidate has this part of the bytes
 
 
 class AutoTangent(Tangent):
-    """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
+    """The derivative of a model fitted to the box's values, of a kind that suits the box.
 
     All `Candidate`s that fit the box's specs learn side by side for 25 steps; the first is used, unless
     another predicted new rows better, by as much as that one must; the last one stays. Other packages may
@@ -49,24 +49,25 @@ class AutoTangent(Tangent):
     `MeshTangent` where there are cells and coordinates and `GraphTangent` where there are edges alone; or
     neither. The repr says which of these the box was taken for, and why.
 
-    With a prior there is one candidate more, and the first: the first kind, above the prior. It is used from
-    the first step on, unless another predicts new rows better, and stays out where that is so at the end: a
-    prior of a wrong sign or scale is left, which is said.
+    With a prior there is one more candidate, the first one: the first kind, above the prior. It is used from
+    the first step on, unless another predicts new rows better. If another still does at the end, it stays
+    out: a prior of a wrong sign or scale is dropped, and a notice says so.
 
-    Where trust is lost it learns longer, if it learns in steps. If trust is lost again, a candidate in
-    reserve, which is a perceptron where the box is not on a grid, or one that lost, learns beside it for 25
-    steps, beginning with the rows that are there, and takes over if it predicts new rows better.
+    Where trust is lost the model learns longer, if it learns in steps. If trust is lost again, a further
+    candidate learns beside it for 25 steps, beginning with the rows that are there: one in reserve, which is
+    a perceptron where the box is not on a grid, or one that lost the contest. It takes over if it predicts
+    new rows better.
 
     Args:
         box: the box, or its specs, which decide.
-        seed: the seed of all that is drawn.
+        seed: the seed of all draws.
         without: names of candidates that are not tried, such as "equation".
         prior: a differentiable model of the box, see `ValueTangent`.
 
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
         kind: the one in use.
-        taken_for: what the box was taken for, and why, in words.
+        taken_for: the structure that the box was taken for, and why, in words.
         prior: as `zo.tangents.models.prior.Prior`, which counts its rows; None without.
         unfit: why each of the other candidates is not tried, by its name.
     """
@@ -228,7 +229,7 @@ class AutoTangent(Tangent):
         return f"{self.model!r} takes over from {before!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which kinds there are, and what they learned."""
+        """Save the kinds that are left, and what they learned."""
         return {
             "kind": self.kind,
             "left": list(self._others),

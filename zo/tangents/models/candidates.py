@@ -39,17 +39,19 @@ class Candidate:
 
     Args:
         name: its name, under which it is registered.
-        fits: from the box's `Specs` to None if the model can learn such a box, else the reason in words.
-        make: from the box, or its `Specs`, and a seed to a new model.
+        fits: a function of the box's `Specs`: None if the model can learn such a box, else the reason why
+            not.
+        make: a function of the box, or its `Specs`, and a seed: a new model.
         first: whether it stands before the candidates that ship; the first one is used until another one is
             better.
-        reserve: whether it does not learn from the first step on, but where the one in use lost its trust.
-        better: the factor by which those before it must have a larger mean square error for it to be taken.
+        reserve: whether it begins to learn only after the model in use has lost its trust.
+        better: the factor by which the mean square error of the candidates before it must be larger for it
+            to be taken.
         light: whether it learns from few rows, in closed form: it then takes a sixteenth of the bytes beside
             others, and is not tried a second time.
-        hopeless: from the model to whether it is out at once, whatever the others are like.
-        borrow: from the model, before it learns, and those that learn beside it, by name; it may take from
-            them what they have measured.
+        hopeless: a function of the model: whether it is out at once, whatever the other candidates do.
+        borrow: a function of the model, before it learns, and of the models beside it, by name; it may take
+            over their measurements.
     """
 
     name: str
@@ -67,11 +69,11 @@ def candidates(without: Collection[str] = ()) -> list[Candidate]:
     """All candidates, in the order in which they are tried.
 
     Args:
-        without: the names of those that are left out.
+        without: the names of candidates to leave out.
 
     Raises:
-        ConfigurationError: nobody has a name that is left out, two packages want one, or what one of them
-            has added is no candidate.
+        ConfigurationError: a name in `without` is unknown, two packages want one name, or a package has
+            added something that is no candidate.
     """
     names = [*SHIPPED, *added(GROUP, SHIPPED)]
     unknown = sorted(set(without) - set(names))

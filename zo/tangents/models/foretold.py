@@ -1,4 +1,4 @@
-"""`ForetoldTangent`: of the usual model and a light one, that which foretold the last moves of a search."""
+"""`ForetoldTangent`: the usual model or a light one, whichever foretold the last moves of a search."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ WORST = 1e12  # a square of an error that is not finite counts as this
 
 
 class ForetoldTangent(Tangent):
-    """J(z) is that of `AutoTangent`, or of a light candidate, where that foretells changes better.
+    """The derivative of `AutoTangent`, or of a light candidate where that foretells changes better.
 
-    The light candidate that ships is `EquationTangent`, so that it is called the equation here.
-    For one batch whose inputs move from evaluation to evaluation, as in `fit_field`. Both learn from all
-    rows. Before new rows are shown, each says what the same calls answer now, y_k + M(x) - M(x_k), from what
-    was recorded last: just what a search relied on. The equation is used where it missed less, and less than
-    half of the change, the last moves counting most. Before there was a move every second row of the
-    evaluation is held out, for two models that are made for this alone.
+    The light candidate that ships is `EquationTangent`, so it is called the equation here. The tangent is for
+    one batch whose inputs move from evaluation to evaluation, as in `fit_field`. Both models learn from all
+    rows. Before new rows are shown, each predicts the new answers of the same calls, y_k + M(x) - M(x_k),
+    from the last record, as a search does. The equation is used where its error is smaller, and smaller than
+    half of the change; the last moves count most. Before the first move every second row of the evaluation
+    is held out, for two models that are made for this alone.
 
-    With fewer than three rows the usual model begins. It is the only one where the box does not move a state
-    on, by its specs, on a periodic grid of at most 4,096 cells, and where the equation's flow is not finite.
+    With fewer than three rows the usual model begins. It is the only one unless the box's specs say that it
+    moves a state on, on a periodic grid of at most 4,096 cells, and the equation's flow is finite.
 
     Args:
         box: the box, whose specs decide.
-        seed: of what the usual model draws.
+        seed: the seed of the usual model's draws.
 
     Attributes:
-        usual: used where the equation is not better.
-        equation: the other; None where it is out.
-        errors: what both missed last, over how much the answers changed; empty before.
+        usual: the usual model, used where the equation is not better.
+        equation: the equation; None where it is out.
+        errors: the last errors of both, over the change of the answers; empty before.
     """
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
@@ -81,7 +81,7 @@ class ForetoldTangent(Tangent):
         return self.tangent.at_each(calls)
 
     def expect(self, rows: CallPairs) -> Tensor | None:
-        """What the one in use expects."""
+        """Return the expectation of the model in use."""
         return self.tangent.expect(rows)
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class ForetoldTangent(Tangent):
         return True
 
     def improve(self) -> str | None:
-        """What the usual model does more, where it is in use: an equation has nothing left to do."""
+        """Improve the usual model, where it is in use: an equation has nothing left to do."""
         return None if self._chosen else self.usual.improve()
 
     def keep_within(self, most_bytes: int) -> None:
@@ -138,7 +138,7 @@ class ForetoldTangent(Tangent):
         self.usual.check_box(box)
 
     def _of_move(self, equation: Tangent, before: CallPairs, rows: CallPairs) -> list[Tensor]:
-        """Squares of what both miss of the answers at new inputs, and of the answers' change."""
+        """Squares of both models' errors at new inputs, and of the answers' change."""
         alive = (before.alive & rows.alive).nonzero(as_tuple=True)
         change, unit = (rows.y - before.y)[alive], reciprocal(rows.response_scale)
         squares = []
@@ -149,7 +149,7 @@ class ForetoldTangent(Tangent):
 
     @torch.no_grad()
     def _hold_out(self, rows: CallPairs) -> None:
-        """Of the first rows half is for two models, which are asked how calls change the others."""
+        """Fit two models to half of the first rows, and compare how well they predict the other half."""
         equation = self._new_equation()
         if equation is None or len(rows.z) < FEWEST:
             return
@@ -191,7 +191,7 @@ class ForetoldTangent(Tangent):
         self._before, self._now, self._missed = [], [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """What both have learned, and which is in use."""
+        """Save what both have learned, and which is in use."""
         return {
             "usual": self.usual.state_dict(),
             "equation": None if self.equation is None else self.equation.state_dict(),

@@ -1,4 +1,4 @@
-"""`Form`: what the rows of a box look like."""
+"""`Form`: the specs of a box's rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of
 
 @dataclass(frozen=True)
 class Form:
-    """What the rows of a box look like.
+    """The specs of a box's rows, as a model sees them.
 
     Attributes:
         inputs: the specs of its differentiable inputs.
@@ -30,7 +30,7 @@ class Form:
     others: tuple[tuple[int, ...], ...]
 
     def __bool__(self) -> bool:
-        """Whether there are arrays: before the first rows there are none."""
+        """True if there are arrays: before the first rows there are none."""
         return bool(self.outputs)
 
     def shapes(self) -> tuple[Any, ...]:
@@ -38,7 +38,7 @@ class Form:
         return [s.shape for s in self.inputs], [s.shape for s in self.outputs], list(self.others)
 
     def followed(self, z: Tensor) -> Tensor:
-        """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
+        """Return each output as if it stayed the input of its name and shape, or zero: `(rows, size_out)`."""
         return followed(self.inputs, self.outputs, z)
 
     def followed_back(self, cotangent: Tensor) -> Tensor:
@@ -58,14 +58,14 @@ class Form:
 
 
 def _plain(spec: ArraySpec) -> tuple[Any, ...]:
-    """Name and shape, and what is said of a grid: which of its ends meet, or that the array is on none."""
+    """Name and shape, and the layout: which ends of a grid meet, or that the array is on none."""
     if spec.layout is None:
         return spec.name, spec.shape, None
     return (spec.name, spec.shape, *([(spec.layout.periodic,)] if isinstance(spec.layout, Grid) else []))
 
 
 def _spec(name: str, shape: Sequence[int], *said: Any) -> ArraySpec:
-    """What `_plain` gave."""
+    """Rebuild a spec from the output of `_plain`."""
     layout = "auto" if not said else None if said[0] is None else Grid(*said[0])
     return ArraySpec(name, tuple(shape), layout=layout)
 

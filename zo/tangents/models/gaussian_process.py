@@ -31,12 +31,12 @@ SHORTEST = 0.05  # over one length for all: shorter ones leave distances of far 
 
 
 class Choice(NamedTuple):
-    """Lengths and a noise, and what they are worth.
+    """Lengths and a noise, and their errors.
 
     Attributes:
-        lengths: of the kernel, one for each input, `(size,)`.
-        noise: its variance, over the kernel's own.
-        errors: mean square errors of rows that the others predict, `(size_out,)`.
+        lengths: the lengths of the kernel, one for each input, `(size,)`.
+        noise: the variance of the noise, over the kernel's own.
+        errors: mean square leave-one-out errors, `(size_out,)`.
     """
 
     lengths: Tensor
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """What is made of tensors and plain values, and goes into checkpoints."""
+    """A record of tensors and plain values that goes into checkpoints."""
 
     def state(self) -> dict[str, Any]:
         """Its attributes by name."""
@@ -67,12 +67,12 @@ class Process(Kept):
     """The mean of a process for some outputs, given rows `(centres, size)`.
 
     Attributes:
-        outputs: their places, `(outputs,)`.
-        lengths: of the kernel, `(size,)`.
-        noise: its variance, over the kernel's own.
-        weights: of each row, `(centres, outputs)`.
-        slope: of the trend, `(size, outputs)`.
-        offset: of the trend, `(outputs,)`.
+        outputs: the places of the outputs, `(outputs,)`.
+        lengths: the lengths of the kernel, `(size,)`.
+        noise: the variance of the noise, over the kernel's own.
+        weights: the weights of each row, `(centres, outputs)`.
+        slope: the slope of the trend, `(size, outputs)`.
+        offset: the offset of the trend, `(outputs,)`.
     """
 
     outputs: Tensor
@@ -128,11 +128,11 @@ class Process(Kept):
 
 
 def one_length(x: Tensor, wanted: Tensor) -> Choice | None:
-    """One length for all inputs, and a noise, of the smallest error of rows that the others predict.
+    """One length for all inputs, and a noise, with the smallest leave-one-out error.
 
     Args:
         x: inputs in units of spread one, `(rows, size)`.
-        wanted: what is predicted, `(rows, size_out)`.
+        wanted: the targets, `(rows, size_out)`.
 
     Returns:
         None where no error is finite.
@@ -146,9 +146,9 @@ def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[fl
 
     Args:
         x: inputs in units of spread one, `(rows, size)`.
-        wanted: what is predicted, `(rows, size_out)`.
-        lengths: of the kernel, `(size,)`.
-        factors: on them.
+        wanted: the targets, `(rows, size_out)`.
+        lengths: the lengths of the kernel, `(size,)`.
+        factors: the factors on the lengths.
 
     Returns:
         None where no error is finite.
@@ -173,9 +173,9 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tens
     Args:
         groups: places of rows, each row in one group.
         x: inputs in units of spread one, `(rows, size)`.
-        wanted: what is predicted, `(rows, size_out)`.
-        lengths: the kernel's, `(size,)`.
-        noise: its variance.
+        wanted: the targets, `(rows, size_out)`.
+        lengths: the lengths of the kernel, `(size,)`.
+        noise: the variance of the noise.
     """
     kernel = _near(x / lengths, x / lengths) + _trend(x, x)
     kernel.diagonal().add_(noise)
@@ -245,7 +245,7 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
     Args:
         x: inputs, `(rows, size)`.
         y: outputs, `(rows, size_out)`.
-        logarithms: of lengths and of the noise, `(size + 1,)`.
+        logarithms: the logarithms of the lengths and of the noise, `(size + 1,)`.
 
     Returns:
         The value, infinite where the covariance is singular to rounding, and its gradient by `logarithms`.
@@ -269,7 +269,7 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
 
 
 def _at_once(centres: Tensor) -> int:
-    """How many rows are taken at a time."""
+    """Return the number of rows that are taken at a time."""
     return max(1, AT_ONCE // len(centres))
 
 

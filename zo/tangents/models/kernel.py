@@ -39,23 +39,23 @@ NEWER = 20  # it is fitted again where one row in so many is new; decision 77
 
 
 class KernelTangent(ValueTangent):
-    """J(z) is that of the mean of a Gaussian process, fitted to the last rows in closed form.
+    """The derivative of a Gaussian process's mean, fitted to the last rows in closed form.
 
     In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') =
     exp(-sum over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a
     squared exponential beside a linear trend (Rasmussen and Williams, 2006). The lengths l_i are the
-    likeliest, times a factor that has, with the noise, the smallest leave-one-out error; or one for all where
-    its error is smaller, or where inputs have explained each other from the first: lengths that were chosen
-    while they did not are kept once they do. The outputs share them, but for those, where
-    there are at most 32, whose mean square error is less than half with lengths of their own. Where a box
-    takes few numbers this learns more from few rows than a network does. Each number has its own unit. It
-    needs no steps of learning, and nothing is drawn.
+    likeliest, times a factor that has, with the noise, the smallest leave-one-out error. One length serves
+    all inputs where its error is smaller, or where inputs have explained each other from the first; lengths
+    that were chosen before that are kept. The outputs share the lengths. Among at most 32 outputs, one whose
+    mean square error is less than half with lengths of its own has these. Where a box takes few numbers this
+    learns more from few rows than a network does. Each number has its own unit. It needs no steps of
+    learning, and nothing is drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
-    x centres x (size_in + size_out). Both count once more for each output with its own lengths. These are
-    searched when half as many rows more are there: some 50 ms of one core, and 20 for each output. Of the box
-    no rows beyond the step's.
+    x centres x (size_in + size_out). Both count once more for each output with its own lengths. Lengths are
+    searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output. The
+    box runs no rows beyond the step's own.
 
     Args:
         centres: rows to which it is fitted, evenly taken from the window.
@@ -83,7 +83,7 @@ class KernelTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return bool(self._fit)
 
     @torch.no_grad()

@@ -19,9 +19,9 @@ class LinearProcess(Kept):
     """A line for all outputs.
 
     Attributes:
-        outputs: their places, `(outputs,)`.
-        slope: `(size, outputs)`.
-        penalty: of squared slopes, over the number of rows.
+        outputs: the places of the outputs, `(outputs,)`.
+        slope: the slope, `(size, outputs)`.
+        penalty: the penalty of squared slopes, over the number of rows.
         error: mean square error of rows left out, in units of one.
     """
 

@@ -1,4 +1,4 @@
-"""`MLPTangent`: for boxes of which no structure is known, a network of two hidden layers fitted to values."""
+"""`MLPTangent`: for boxes without a known structure, a network of two hidden layers fitted to values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from zo.tangents.record.pairs import sizes
 
 
 class MLPTangent(NetworkTangent):
-    """J(z) is that of a multilayer perceptron with a linear path beside it, fitted to the box's values.
+    """The derivative of a multilayer perceptron with a linear path beside it, fitted to the box's values.
 
-    It learns from what training asks of the box anyway. Each number is standardised by
-    its own mean and spread, so a box may have any units.
+    It learns from the rows that training asks for anyway. Each number is standardised by its own mean and
+    spread, so a box may have any units.
 
     Memory: window x (size_in + size_out) numbers. A step: steps_per_step x batch rows forward and backward
-    through the network; a call's VJP: its rows forward and backward. Of the box no rows beyond the step's.
+    through the network; a call's VJP: its rows forward and backward. The box runs no rows beyond the step's.
 
     Args:
         width: the width of the two hidden layers.

@@ -22,25 +22,25 @@ ENDS = "Error"  # torch's node behind a function that is differentiable once
 
 
 class ModelTangent(Tangent):
-    """J(z) is that of a model of the box: the user's own coarser or simplified solver, written in torch.
+    """The derivative of a model of the box: the user's own coarser or simplified solver, written in torch.
 
         def coarse(velocity, reynolds):  # few steps, or another viscosity, or a lower order
             return step(velocity, reynolds / 2)
 
         tangent = zo.tangents.ModelTangent(coarse)
 
-    It learns nothing. Nothing is foretold by its values (`expect`), so it may be off by a constant. They are
-    used where no box runs, as by a population's surrogate; a replay begins at what the box answered. Rows
-    must not interact.
+    It learns nothing. Its values are no predictions (`expect`), so they may be off by a constant. They are
+    used where no box runs, as by a population's surrogate; a replay begins at the box's answers. Rows must
+    not interact.
 
     Cost: for a VJP a forward and a backward pass of the model on the rows of a call; for J d, which checks
-    ask for, those and another backward pass. Memory: the model's graph.
+    ask for, a further backward pass. Memory: the model's graph.
 
     Args:
         model: `model(*arrays) -> Tensor` or a tuple: all inputs of the box in their order, `(rows, *shape)`,
-            to its differentiable outputs in their order. By the differentiable inputs it is differentiable
-            twice, as what is made of torch's own functions is. It runs on the device and in the dtype of
-            what the box was given.
+            to its differentiable outputs in their order. It has to be differentiable twice by the
+            differentiable inputs, as code of torch's own functions is. It runs on the device and in the
+            dtype of the box's inputs.
         name: the model's name in messages; None for the function's own.
 
     Raises:
@@ -127,12 +127,12 @@ class _ModelAt(Linearised):
         return pulled_back(partial(self._outputs, self.rows), self.rows.z, v)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the model's outputs change by."""
+        """Return the change of the model's outputs."""
         return self._outputs(replace(self.rows, others=others), z) - self.values
 
 
 def _differentiable_once(gradient: Tensor) -> bool:
-    """Whether another program's derivative is in the graph of a gradient: torch ends it there."""
+    """Say whether another program's derivative is in the graph of a gradient: torch ends it there."""
     nodes, seen = [gradient.grad_fn], set()
     while nodes:
         node = nodes.pop()
@@ -158,8 +158,8 @@ def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
     """J^T v: a forward and a backward pass.
 
     Args:
-        function: differentiable; its parameters get no gradient.
-        z: where the derivative is taken, `(rows, size_in)`.
+        function: a differentiable function; its parameters get no gradient.
+        z: the point of the derivative, `(rows, size_in)`.
         cotangent: the gradient v of the outputs, `(rows, size_out)`.
 
     Returns:
@@ -173,13 +173,13 @@ def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
 def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
     """J d: a forward, a backward, and a pass through the latter.
 
-    J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would do with less, but
-    not all of torch has it: `grid_sample`, which solvers advect with, has not. Where a function is
-    differentiable once, as a server's is, central differences are taken: two evaluations.
+    J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would cost less, but not all
+    of torch has it: `grid_sample`, which solvers advect with, has not. Where a function is differentiable
+    only once, as a server's is, central differences are taken: two evaluations.
 
     Args:
-        function: differentiable twice, as all is that torch itself is made of, or once.
-        z: where the derivative is taken, `(rows, size_in)`.
+        function: a function that is differentiable twice, as torch's own functions are, or once.
+        z: the point of the derivative, `(rows, size_in)`.
         d: changes of the input, `(rows, size_in)`.
 
     Returns:

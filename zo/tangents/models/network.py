@@ -38,7 +38,7 @@ CHUNK = 50  # first steps after which the error is looked at
 
 @dataclass(frozen=True)
 class Learning:
-    """How a network learns a box's values: `replace(MLPTangent.LEARNING, window=500)` changes one of these.
+    """The settings of learning: `replace(MLPTangent.LEARNING, window=500)` changes one of them.
 
     Attributes:
         batch: rows of a step of learning, drawn from the window with replacement.
@@ -67,10 +67,10 @@ class Learning:
 
 
 class NetworkTangent(ValueTangent):
-    """J(z) is that of y = W o N: a network N, trained on the last rows, and perhaps an `OutputMap` W.
+    """The derivative of y = W o N: a network N, trained on the last rows, and perhaps an `OutputMap` W.
 
-    Inputs, and what the box makes of its state, are standardised. A subclass says what N is (`build`), which
-    numbers share a unit (`groups`), and how it learns where nothing else is given (`LEARNING`).
+    Inputs, and the box's change of its state, are standardised. A subclass builds N (`build`), and says which
+    numbers share a unit (`groups`), and how N learns by default (`LEARNING`).
     """
 
     LEARNING: ClassVar[Learning]
@@ -92,7 +92,7 @@ class NetworkTangent(ValueTangent):
         self._longer = 0  # the count of lessons until which it learns longer, since trust asked for that
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """What `build` is to know of the first rows, in plain values, for a resumed run builds from it again.
+        """Return plain values, taken from the first rows, that `build` uses; a resumed run builds from them.
 
         Args:
             form: the form of the box's rows.
@@ -110,12 +110,12 @@ class NetworkTangent(ValueTangent):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What the first rows showed, of which the network was made; empty before."""
+        """The facts of the first rows that the network was made from; empty before."""
         return dict(self._plan)
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._optimizer is not None
 
     @torch.no_grad()
@@ -231,7 +231,7 @@ class NetworkTangent(ValueTangent):
         ]
 
     def forward_pass(self, z: Tensor, others: Tensor) -> Tape:
-        """What a forward pass keeps for `pushed` and `pulled`."""
+        """Return the record of a forward pass that `pushed` and `pulled` use."""
         network = self._network
         return network.passed(network.arranged(*self._standard(z, others)))[1]
 
@@ -266,7 +266,7 @@ class NetworkTangent(ValueTangent):
         return self._learner.network
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is given."""
+        """Return the network's standardised inputs."""
         inputs, context, _, _ = self._moments
         o = standard(others, context) if others.shape[1] else others
         return standard(z, inputs).to(self._dtype()), o.to(self._dtype())
@@ -297,15 +297,15 @@ class NetworkTangent(ValueTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """Whether a step of learning sees whole rows; else what `missed` gives."""
+        """True if a step of learning sees whole rows; if not, `missed` gives the error."""
         return True
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """What N misses, in units of the box's change, with a graph, where rows are not seen whole."""
+        """Return N's error in units of the box's change, with a graph, where rows are not seen whole."""
         raise NotImplementedError
 
     def _steps_of(self, count: int) -> list[Tensor]:
-        """Steps of learning; the mean square of what was missed in each."""
+        """Take steps of learning; return the mean square error of each."""
         self._learner.begin()
         if not self.whole_rows:
             return [self._step_on_a_graph() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""`Passes`: a small network whose passes are written out, so that what they take is their multiplications."""
+"""`Passes`: a small network whose passes are written out, so that they cost only their multiplications."""
 
 from __future__ import annotations
 
@@ -31,28 +31,29 @@ class Passes(nn.Module, ABC):
 
     @abstractmethod
     def passed(self, x: Tensor) -> tuple[Tensor, Tape]:
-        """What arranged inputs give, and what the way back takes."""
+        """Return the outputs for arranged inputs, and the record for the backward pass."""
 
     @abstractmethod
     def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        """The way back from outputs: to the inputs, or to the weights alone.
+        """Run the backward pass from outputs to the inputs, or to the weights alone.
 
         Args:
-            tape: what `passed` kept.
+            tape: the record of `passed`.
             cotangent: the gradient of its outputs.
-            slopes: for each weight where its derivative goes; None for that by the inputs.
+            slopes: for each weight the tensor that its derivative is written to; None for the derivative by
+                the inputs.
 
         Returns:
-            That by the inputs, arranged, if it was asked for.
+            The derivative by the inputs, arranged, if it was asked for.
         """
 
     @abstractmethod
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
-        """What a pass of several calls kept, of each with so many rows, for `pushed` and back to inputs."""
+        """Split the record of several calls' pass by their counts of rows, for `pushed` and cotangents."""
 
     @abstractmethod
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
-        """What outputs change by, to first order, where arranged inputs change."""
+        """Return the change of outputs, to first order, for a change of arranged inputs."""
 
     @abstractmethod
     def answers(self, y: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class _Passed(Function):
 
 
 def input_cotangents(network: Passes, arrived: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """What arrives at the inputs as rows: at the first `size` numbers, and at the others."""
+    """Return the cotangents of the inputs as rows: of the first `size` numbers, and of the others."""
     assert arrived is not None
     rows = network.cotangent_rows(arrived)
     return rows[:, :size], rows[:, size:]
@@ -103,8 +104,8 @@ class FlatAdam(Generic[N]):
         rate: the learning rate of Adam.
 
     Attributes:
-        network: as given.
-        slopes: by name, where derivatives by the weights are written before `step`.
+        network: the argument of that name.
+        slopes: the tensors, by name, that derivatives by the weights are written to before `step`.
     """
 
     def __init__(self, network: N, rate: float) -> None:

@@ -28,18 +28,17 @@ MOST_BYTES = 2**26  # of the outputs that are kept; decision 195
 class Prior:
     """A differentiable model f of a box, and its outputs at rows that were asked before.
 
-    The rest y - f(x) is what a model above it learns, and the sum of both stands for the box (Kennedy and
-    O'Hagan, 2000). It does not learn, and a copy of a tangent has the same prior: what was asked is counted
-    once.
+    A model above it learns the rest, y - f(x), and the sum of both stands for the box (Kennedy and O'Hagan,
+    2000). The prior does not learn. A copy of a tangent shares it, so that its rows are counted once.
 
     Args:
-        tangent: of the model, with values.
+        tangent: the tangent of the model, with values.
         inputs: the box's inputs that models see; None until a call shows them.
 
     Attributes:
-        tangent: as given.
-        rows: at which its outputs were asked so far. Those of a row that is asked again are kept, up to
-            64 MiB, and not counted.
+        tangent: the argument of that name.
+        rows: the number of rows at which its outputs were asked so far. Outputs are kept, up to 64 MiB, and a
+            row that is asked again is not counted.
     """
 
     def __init__(self, tangent: Tangent, inputs: Sequence[ArraySpec] | None = None) -> None:
@@ -51,10 +50,10 @@ class Prior:
     def of(
         cls, who: str, prior: Below | Prior | None, inputs: Sequence[ArraySpec] | None = None
     ) -> Prior | None:
-        """A prior as a user gives it; None for none.
+        """Make a prior from a user's argument; None for none.
 
         Raises:
-            ConfigurationError: it is none of what may be a prior, or a box without a derivative.
+            ConfigurationError: the argument cannot be a prior, or is a box without a derivative.
         """
         if prior is None or isinstance(prior, Prior):
             return prior
@@ -137,7 +136,7 @@ class Prior:
         return self.tangent.at(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, so that a resumed run does not ask again; the prior itself is not in it."""
+        """Save the answers of the prior, so that a resumed run does not ask again; not the prior itself."""
         return {"rows": self.rows, "names": list(self._kept), "kept": list(self._kept.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -167,7 +166,7 @@ class _Sum(Linearised):
 
     @property
     def values(self) -> Tensor:
-        """Those of the sum; of the prior alone before anything was learned."""
+        """The values of the sum; those of the prior alone before anything was learned."""
         base, more = self._prior.values(self.rows), self._rest.values
         return base if more is None else base + more
 
@@ -180,7 +179,7 @@ class _Sum(Linearised):
         return self._below.pull(v) + self._rest.pull(v)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the sum changes by."""
+        """Return the change of the sum."""
         return self._below.to(z, others) + self._rest.to(z, others)
 
 

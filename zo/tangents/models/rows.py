@@ -40,7 +40,7 @@ class RowWindow:
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
-        """What is kept, `(rows, size)` each, in no order; not to be written to."""
+        """The rows that are kept, `(rows, size)` each, in no order; not to be written to."""
         count = min(self.seen, self.most)
         return tuple(column[:count] for column in self._ring)
 
@@ -70,7 +70,7 @@ class RowWindow:
         return tuple(column[places.to(column.device)] for column in self._ring)
 
     def spread(self, most: int) -> tuple[Tensor, ...]:
-        """At most so many rows, evenly taken from all that are kept."""
+        """Return at most so many rows, evenly taken from all that are kept."""
         count = min(self.seen, self.most)
         places = spread_places(count, most)
         return tuple(column[places.to(column.device)] for column in self._ring)
@@ -132,12 +132,12 @@ class Moments:
         return self._both()[1]
 
     def same(self) -> Tensor:
-        """Which numbers never changed, but for their rounding: `(size,)` bool."""
+        """Say which numbers never changed, but for their rounding: `(size,)` bool."""
         self._both()
         return self._rounding_read[0]
 
     def rounding(self) -> Tensor:
-        """What each number may vary by and still be the same, in units of its scale: `(size,)`."""
+        """Return how far each number may vary and count as constant, in units of its scale: `(size,)`."""
         self._both()
         return self._rounding_read[1]
 
@@ -194,5 +194,5 @@ def standard_without_rounding(values: Tensor, moments: Moments) -> Tensor:
 
 
 def spread_places(count: int, most: int) -> Tensor:
-    """At most so many of `count` places, evenly taken."""
+    """Return at most so many of `count` places, evenly taken."""
     return torch.linspace(0, count - 1, min(count, most)).round().long()

@@ -1,4 +1,4 @@
-"""`SelectedTangent`: of several models the one that foretells rows best that it has not seen."""
+"""`SelectedTangent`: the one of several models that foretells unseen rows best."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ MODELS: dict[str, Callable[[], ValueTangent]] = {
 
 
 class SelectedTangent(ValueTangent):
-    """J(z) is that of the model that foretells rows best that are left out when it learns from the others.
+    """The derivative of the model that foretells held-out rows best.
 
-    For a fit that is made once or a few times, such as a frozen derivative or a posterior's force. The models
-    are a line, a Gaussian process (`KernelTangent`), an additive one with pairs (`AdditiveTangent`) and a
-    perceptron (`MLPTangent`). A fifth of the rows is left out; up to 300 rows each tenth in turn. A row's
-    error is the root mean square over its outputs in units of their spread, and a model's the median over
-    rows: one row far out would decide about a mean. The best one then learns from all rows. It is chosen
-    again where half as many rows more are there, and in between it alone learns again. One that fails is left
-    out.
+    It is for a fit that is made once or a few times, such as a frozen derivative or a posterior's force. The
+    models are a line, a Gaussian process (`KernelTangent`), an additive one with pairs (`AdditiveTangent`)
+    and a perceptron (`MLPTangent`). A fifth of the rows is held out; with up to 300 rows, each tenth in turn.
+    A row's error is the root mean square over its outputs in units of their spread. A model's error is the
+    median over rows, since one row far out would decide about a mean. The best model then learns from all
+    rows. It is chosen again when there are half as many rows more, and in between it alone learns again. A
+    model that fails is left out.
 
     Memory and time: those of its models, twice of the best one; eleven times the time of all up to 300 rows.
 
     Args:
-        models: by name, what makes each; left out, the four.
+        models: a function that makes each model, by its name; the four models if left out.
         window: rows kept, the oldest going.
         prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
         kind: the name of the model in use; "" before there are rows.
-        errors: of each model, that median; infinite for one that failed.
+        errors: the error of each model; infinite for one that failed.
 
     Raises:
         ConfigurationError: a value out of its range, or no models.
@@ -82,7 +82,7 @@ class SelectedTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._model is not None
 
     @property
@@ -128,7 +128,7 @@ class SelectedTangent(ValueTangent):
 
     @torch.no_grad()
     def _missed(self, kind: str, columns: tuple[Tensor, ...], out: Tensor, steps: int) -> Tensor:
-        """What a model of a kind misses of each row that it is not shown, in spreads of the outputs."""
+        """Return a model's error at each row that it is not shown, in spreads of the outputs."""
         model = self._learned(kind, [column[~out] for column in columns], steps)
         z, others, y = (column[out] for column in columns)
         unit = columns[2].double().std(0, correction=0)

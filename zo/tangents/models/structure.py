@@ -1,4 +1,4 @@
-"""What a box is taken for by the layouts and shapes of its specs: a grid, a mesh, a graph or a table."""
+"""The structure of a box, by layouts and shapes of its specs: a grid, a mesh, a graph or a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_CELLS = 2**12  # of a grid on which a stencil and an equation are tried too
 
 @dataclass(frozen=True)
 class Structure:
-    """What a box is taken for.
+    """The structure of a box's arrays.
 
     Attributes:
         kind: "grid", "mesh", "graph" or "table".
@@ -35,7 +35,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Specs:
-    """What a box takes and gives, all of it, without the box.
+    """The specs of all inputs and outputs of a box, without the box.
 
     Attributes:
         inputs: The specs of all inputs.
@@ -47,28 +47,28 @@ class Specs:
 
     @classmethod
     def of(cls, box: BlackBoxFunction) -> Specs:
-        """Those of a box."""
+        """Return the specs of a box."""
         return cls(tuple(box.inputs), tuple(box.outputs))
 
     @cached_property
     def structure(self) -> Structure:
-        """What the box is taken for."""
+        """The structure of the box."""
         inputs = [spec for spec in self.inputs if spec.differentiable]
         return structure_of(inputs, [spec for spec in self.outputs if spec.learned])
 
     @property
     def cells(self) -> int:
-        """How many cells the grid of the learned arrays has."""
+        """The number of cells of the grid that the learned arrays lie on."""
         inputs = [spec for spec in self.inputs if spec.differentiable]
         return math.prod(space_of([spec for spec in self.outputs if spec.learned], inputs) or ())
 
 
 def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Structure:
-    """What a box is taken for by the layouts and shapes of its specs.
+    """Find the structure of a box by the layouts and shapes of its specs.
 
     Raises:
-        ConfigurationError: outputs are said to lie on a grid, and do not lie on one, or their last axis looks
-            like that of channels.
+        ConfigurationError: the specs put outputs on a grid, but these do not fit one, or their last axis
+            looks like channels.
     """
     output_layouts, input_layouts = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
     meshes = {layout for layout in output_layouts if isinstance(layout, Mesh)}
@@ -129,7 +129,7 @@ def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:
-    """Whether outputs lie on a grid, see `space_of`, and at least one input does.
+    """Say whether outputs lie on a grid, see `space_of`, and at least one input does.
 
     Vectors do where outputs and inputs have n numbers, of cells, and n + 1, of the faces between them.
     """

@@ -1,4 +1,4 @@
-"""`ValueTangent`: what models share that learn a box's values, from the rows that training runs anyway."""
+"""`ValueTangent`: the common part of models that learn a box's values, from rows that training runs."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from zo.tangents.tangent import Linearised, Tangent, Unknown
 
 
 class ValueTangent(Tangent):
-    """J(z) is the derivative of a model that learns what goes into the box and comes out.
+    """The derivative of a model that learns the box's outputs from its inputs.
 
-    All inputs of the box go into the model, those too that carry no gradient. The rows that
-    training runs anyway are its data. A row that failed is left out.
+    All inputs of the box go into the model, also the ones without a gradient. The rows that training runs
+    anyway are its data. A row that failed is left out.
 
-    The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
-    inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
+    The model is y = W o N. N is the model of a subclass, which learns from rows (`take`, `learn`) and gives
+    values (`within`). W is a linear `OutputMap`, fitted to the last rows now and then.
 
     The map takes its units from `_moments`, which `take` fills with each row: mean and spread of inputs,
-    other inputs, outputs, and y - `carried(z)`. One without a map may leave them empty; then its `moments`
-    has to give none. A model that keeps sums instead of rows, as `StencilTangent` does, leaves the window to
-    the map; without one `window=1` does.
+    other inputs, outputs, and y - `carried(z)`. A tangent without a map may leave them empty; then its
+    `moments` has to give none. A model that keeps sums instead of rows, as `StencilTangent` does, leaves the
+    window to the map; without a map `window=1` is enough.
 
     Args:
         window: rows kept, the oldest going.
         output_map: whether there is a W.
-        prior: a differentiable model of the box, under it: it learns y - prior(x), and all that it says is of
-            the sum. A function of torch tensors that takes all inputs of the box, a module, a box that
+        prior: a differentiable model of the box, under this one, which learns y - prior(x) and answers with
+            the sum. It is a function of torch tensors that takes all inputs of the box, a module, a box that
             answers with a derivative, or a tangent that knows values.
 
     Attributes:
@@ -74,7 +74,7 @@ class ValueTangent(Tangent):
     @property
     @abstractmethod
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
 
     @abstractmethod
     def within(self, z: Tensor, others: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class ValueTangent(Tangent):
         """Look at rows, at least one and all finite, that are in the window now; these go into `_moments`.
 
         Args:
-            form: what the rows of the box look like; the same in all calls.
+            form: the specs of the box's rows, the same in all calls.
             z: the differentiable inputs of each row, end to end, `(rows, size_in)`.
             others: the other inputs, end to end, `(rows, size)`.
             y: the differentiable outputs, `(rows, size_out)`.
@@ -107,7 +107,7 @@ class ValueTangent(Tangent):
         """Learn from what was taken: so many steps, or those of a step of training."""
 
     def carried(self, z: Tensor) -> Tensor:
-        """What the outputs are before the change that is modelled: `(rows, size_in)` to `(rows, size_out)`.
+        """Return the outputs before the modelled change: `(rows, size_in)` to `(rows, size_out)`.
 
         The input of an output's name and shape; zero without one, or where the first rows showed that the
         box does not move it on: its distance from the output is larger than the output, as in other units.
@@ -129,7 +129,7 @@ class ValueTangent(Tangent):
         return self._form, (z, others, y)
 
     def kept(self) -> dict[str, Any]:
-        """What all models keep, of a state."""
+        """Save the part of the state that all models have."""
         return {
             "form": self._form.plain(),
             "stays": self._stays.clone(),
@@ -154,7 +154,7 @@ class ValueTangent(Tangent):
             self.prior.load_state_dict(state["prior"])
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
+        """Say which numbers of arrays of these shapes, end to end, share a unit; None: each has its own."""
         return None
 
     def moments(self, form: Form) -> tuple[Moments, ...]:
@@ -170,7 +170,7 @@ class ValueTangent(Tangent):
 
     @property
     def ends(self) -> tuple[bool, ...] | None:
-        """For each axis of the outputs' grid whether its ends meet; None where they do not lie on one."""
+        """The axes of the outputs' grid whose ends meet; None where outputs do not lie on one."""
         return None
 
     # The protocol of a tangent
@@ -187,7 +187,7 @@ class ValueTangent(Tangent):
         return own if self.prior is None else self.prior.over(calls, own)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """What it says at calls, once it has learned."""
+        """Return the model at calls, once it has learned."""
         together = at_calls(calls, self.values)
         return [ModelAt(rows, self.values, together, number) for number, rows in enumerate(calls)]
 
@@ -283,7 +283,7 @@ class ValueTangent(Tangent):
         self.learn()
 
     def _left(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> Tensor:
-        """What is to be learned of answers, `(rows, size_out)`."""
+        """Return the part of answers that is left to learn, `(rows, size_out)`."""
         return y if self.prior is None else y - self.prior.flat(form, z, others)
 
     def _take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:

@@ -4,9 +4,9 @@ Call k of the objective, at an input x' that the weights of today give it, is an
 
     y' = y_k + M(x') - M(x_k),
 
-where x_k and y_k were recorded and M is the box's tangent: exact where the weights are those of the
-recording, and elsewhere off by what the tangent's *derivative* is wrong by, times the way from x_k to x'.
-An offset of M cancels. Abbeel, Quigley and Ng (ICML 2006) and On-Policy Corrections (ICLR 2022) have the same
+where x_k and y_k were recorded and M is the box's tangent. The answer is exact at the weights of the
+recording. Elsewhere its error is the error of the tangent's *derivative*, times the way from x_k to x'. An
+offset of M cancels. Abbeel, Quigley and Ng (ICML 2006) and On-Policy Corrections (ICLR 2022) have the same
 correction in control.
 """
 
@@ -68,16 +68,16 @@ def undithered(
     window: Window,
     before: Snapshot,
 ) -> Tensor | None:
-    """The mean loss of the step without its dither, as far as the tangents know what that does.
+    """The mean loss of the step without its dither, as far as the tangents know the response to it.
 
-    The objective is evaluated once more, on the answers that were recorded at the dithered inputs, brought
-    back to those that it asks for. No box runs, and the network is left as it is.
+    The objective is evaluated once more, on the answers that were recorded at the dithered inputs, corrected
+    to the inputs that it asks for. No box runs, and the network is left as it is.
 
     Args:
         step: network, parameters and objective.
         boxes: their calls are not evaluated.
         tangents: the tangents, one for each box.
-        window: of this step.
+        window: the window of this step.
         before: the network as the base had it.
 
     Returns:

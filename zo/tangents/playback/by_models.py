@@ -1,4 +1,4 @@
-"""The objective with what models say in the place of what its boxes answer: no box runs."""
+"""The objective with models in the place of its boxes: no box runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoValuesError(TangentError):
     """A model knows no values of its box: of changes alone, or of nothing yet.
 
     Attributes:
-        place: of the box, among those that have models.
+        place: the place of the box, among the boxes with models.
     """
 
     def __init__(self, message: str, place: int) -> None:
@@ -47,12 +47,12 @@ def losses_by_models(
     """The loss of each row by models' values, `(rows,)`, with a graph by their derivatives.
 
     Args:
-        who: asks, for messages.
+        who: the caller, for messages.
         objective: the objective.
         network: the network.
         batch: any nesting of tensors with rows first.
         boxes: the boxes that the objective calls.
-        at: what the model of a box says at a call, whose outputs are not known.
+        at: gives the model of a box at a call, whose outputs are not known.
 
     Raises:
         NoValuesError: a model has no values.
@@ -128,7 +128,7 @@ def unasked(who: str) -> Iterator[None]:
 
 
 def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:
-    """What of some boxes no model of values can answer, in words; None where there is no such thing."""
+    """Explain why no model of values can answer for one of the boxes; None if models can answer for all."""
     for box in boxes:
         if not box.settable:
             return f"a row of {box!r} goes on from another row's answer, which no model of it gives"

@@ -30,7 +30,7 @@ class WayBack(NamedTuple):
     Attributes:
         loss: the mean loss, detached.
         gradients: the gradient of each of the chosen parameters.
-        beside: in the first step, whether there is a way from the weights to the loss that passes no box.
+        beside: whether there is a way from the weights to the loss that passes no box, in the first step.
         reached: boxes and their inputs, by their places, that depend on weights.
     """
 
@@ -47,20 +47,20 @@ def evaluate_again(
     at_calls: Sequence[Linearised],
     rows: Tensor | None = None,
 ) -> WayBack:
-    """The objective once more, with recorded answers, and autograd through it and the tangents.
+    """Evaluate the objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
         step: the step, with its network, objective and batch.
         boxes: their calls are not evaluated.
-        window: what was recorded, at the weights as they are.
-        at_calls: what the box's tangent says at each of its calls.
+        window: the record, at the weights as they are.
+        at_calls: the box's tangent at each of its calls.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
 
     Warns:
-        TangentWarning: of the first step, what requires a gradient too and is no parameter of the network.
+        TangentWarning: in the first step, a tensor requires a gradient and is no parameter of the network.
     """
     counting = window.survived if rows is None else rows
     answers = _Again(boxes, window, at_calls, counting)
@@ -87,11 +87,11 @@ class Live:
     Args:
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
-        dither: what the boxes are asked beside what the objective asks.
-        memory: of which boxes calls show what was before.
+        dither: the dither of the boxes' inputs.
+        memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Attributes:
-        seen: what was recorded, as `record` gives it.
+        seen: the record, as `record` gives it.
         reached: see `WayBack`.
 
     Raises:
@@ -110,10 +110,10 @@ class Live:
         self.seen = with_calls(Recorded(self._losses.detach(), calls, recorder.rows), boxes)
 
     def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss and gradients as of `evaluate_again`, where all rows survived; once: the graph is gone then.
+        """Loss and gradients as of `evaluate_again`, where all rows survived; once, as the graph is freed.
 
         Args:
-            at_calls: what the box's tangent says at each call.
+            at_calls: the box's tangent at each call.
         """
         self._at_calls.extend(at_calls)
         with torch.enable_grad():
@@ -121,10 +121,10 @@ class Live:
 
 
 class _LiveRecorder(Recorder):
-    """Gives outputs that carry a gradient: that of the tangent, by what it says later.
+    """Gives outputs that carry the tangent's gradient, which the tangent gives later.
 
     Attributes:
-        at_calls: what the box's tangent says at each call, to be filled before the graph is used.
+        at_calls: the box's tangent at each call, to be filled before the graph is used.
         reached: see `WayBack`.
     """
 
@@ -152,7 +152,7 @@ class _LiveRecorder(Recorder):
         return results if isinstance(answer, tuple) else results[0]
 
     def _before(self, number: int, arrays: tuple[Tensor, ...]) -> Tensor | None:
-        """What a call shows of earlier ones, with its graph; None of a box, or a call, without memory."""
+        """Return the values that a call shows of earlier calls, with their graph; None without memory."""
         place = self.seen[number].box
         lags = self._memory.get(place, ())
         self._asked.append(arrays if lags else ())
@@ -193,7 +193,7 @@ class Answers:
         self._asked: dict[int, tuple[Tensor, ...]] = {}  # of boxes with a memory, what was asked by number
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answered; other boxes are evaluated."""
+        """Return the box's recorded answer; evaluate other boxes."""
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
@@ -217,7 +217,7 @@ class Answers:
         """Compare the inputs of a call with those that were recorded."""
 
     def before(self, number: int, box: BlackBoxFunction) -> Tensor | None:
-        """What a call shows of earlier ones, with its graph; None of a box, or a call, without memory."""
+        """Return the values that a call shows of earlier calls, with their graph; None without memory."""
         before = self.calls[number].before
         if before is None or not before.numbers:
             return None
@@ -253,8 +253,8 @@ class _Again(Answers):
     Args:
         boxes: the boxes that the objective calls.
         window: the window that was recorded.
-        at_calls: what the box's tangent says at each of its calls.
-        alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
+        at_calls: the box's tangent at each of its calls.
+        alive: `(batch rows,)` bool, the rows whose inputs must equal the recorded ones.
     """
 
     def __init__(
@@ -314,7 +314,7 @@ class _Again(Answers):
                 raise self.differs(f"{where} to be what it was when boxes were asked", "another")
 
     def _refuse_chosen_rows(self, where: str) -> NoReturn:
-        """Refuse a box that is given some rows of a batch, of which one failed: others stand in its place."""
+        """Refuse a box that gets some rows of a batch with a failed one: others stand in its place."""
         raise TangentError(
             f"objective: expected {where} to be the same without the {int((~self.alive).sum())} of "
             f"{len(self.alive)} rows that failed, got other rows: another row of the batch is evaluated in "
@@ -341,11 +341,11 @@ def answered_by(
 
     Args:
         box: the box that is called.
-        at_calls: what the box's tangent says at each call, to be filled before the graph is used.
-        number: that of the call.
-        outputs: what it is answered.
-        arrays: what it asks.
-        before: what it shows of earlier calls, `(rows, size)`; None where no gradient goes through that.
+        at_calls: the box's tangent at each call, to be filled before the graph is used.
+        number: the number of the call.
+        outputs: the answers.
+        arrays: the inputs.
+        before: the values of earlier calls, `(rows, size)`; None where no gradient goes through these.
     """
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]

@@ -1,4 +1,4 @@
-"""`StepGradient`: the gradient of a step through tangents, and what it was taken from."""
+"""`StepGradient`: the gradient of a step through tangents, with all that it can be taken from again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from zo.tangents.tangent import Linearised
 
 @dataclass(frozen=True)
 class StepGradient:
-    """The gradient of a step through tangents, and what it was taken from.
+    """The gradient of a step through tangents, with all that it can be taken from again.
 
     Attributes:
-        step: the step, with the batch as it was given.
+        step: the step, with the user's batch.
         boxes: the boxes whose rows are counted.
-        window: what the step recorded.
-        at_calls: what the box's tangent says at each of its calls.
-        back: loss and gradients, and what the way back has shown.
+        window: the record of the step.
+        at_calls: the box's tangent at each of its calls.
+        back: loss and gradients, with the findings of the backward pass.
         before: buffers and generators before the base.
     """
 
@@ -39,12 +39,12 @@ class StepGradient:
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:
-        """Of each of the chosen parameters."""
+        """The gradient of each chosen parameter."""
         return self.back.gradients
 
     @property
     def pairs(self) -> list[CallPairs]:
-        """What each call has shown a tangent."""
+        """The rows that each call has shown a tangent."""
         return [at.rows for at in self.at_calls]
 
     def by_others(self, at_calls: Sequence[Linearised]) -> StepGradient:

@@ -1,4 +1,4 @@
-"""The way back from a loss to the weights, by autograd, and what would be lost on it."""
+"""The backward pass from a loss to the weights, by autograd, and checks for what it would lose."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def gradients_of(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What autograd cannot go back through in the block, said in terms of the objective.
+    """Explain autograd's errors in the block in terms of the objective.
 
     Raises:
         TangentError: see `gradients_of`.
@@ -82,11 +82,11 @@ def explained() -> Iterator[None]:
 
 
 def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
-    """Whether there is a way from a loss to some weight that passes no function of a name.
+    """Say whether the loss reaches some weight along a path that avoids one autograd function.
 
     Args:
         loss: the mean loss, with its graph.
-        weights: of which one is enough.
+        weights: the weights; one that is reached is enough.
         around: the function's class, as `torch.autograd.Function` has it.
     """
     ids = {id(weight) for weight in weights}
@@ -95,7 +95,7 @@ def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
 
 
 def leaves_beside(loss: Tensor, network: nn.Module, batch: Any) -> list[ReferenceType[Tensor]]:
-    """What requires a gradient behind a loss, and is neither a weight of the network nor of the batch."""
+    """List the tensors behind a loss that require a gradient, except the network's weights and the batch."""
     own = {id(tensor) for tensor in (*network.parameters(), *tree_leaves(batch))}
     leaves = [getattr(node, "variable", None) for node in _nodes(loss)]
     return [ref(leaf) for leaf in leaves if leaf is not None and id(leaf) not in own]
@@ -108,7 +108,7 @@ def warn_of_others(leaves: Sequence[ReferenceType[Tensor]], network: nn.Module) 
 
     Args:
         leaves: see `leaves_beside`, of a loss whose graph is gone.
-        network: whose parameters get gradients.
+        network: the network whose parameters get gradients.
     """
     others = [leaf for leaf in (leaf() for leaf in leaves) if leaf is not None]
     if others:
@@ -169,7 +169,7 @@ class Narrow(Operations):
     seen: str | None = None
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
-        """Note the result if it is narrow and made of what requires a gradient."""
+        """Note the result if it is narrow and made of tensors that require a gradient."""
         if self.seen is None:
             narrow = [t for t in tree_leaves(result) if isinstance(t, Tensor) and is_narrow(t)]
             sources = (t for t in tree_leaves(arguments) if isinstance(t, Tensor))

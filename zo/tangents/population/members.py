@@ -1,4 +1,4 @@
-"""`Member`: a network with a learning rate of its own, and how its losses are compared with another's."""
+"""`Member`: a network with its own learning rate, and the comparison of its losses with another's."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Member:
     """A network with a learning rate of its own.
 
     Attributes:
-        factor: of its rate, on the optimiser's.
-        state: of the network, see `OwnState`; None before the first step.
-        moments: what the optimiser remembers of its steps, by parameter.
-        losses: on the last windows, before it trained on them; infinite where one was not finite.
+        factor: its learning rate, as a multiple of the optimiser's.
+        state: the state of the network, see `OwnState`; None before the first step.
+        moments: the optimiser's memory of its steps, by parameter.
+        losses: the losses on the last windows, before it trained on them; infinite where one was not finite.
     """
 
     factor: float
@@ -49,13 +49,13 @@ class Member:
         return fmean(self.losses)
 
     def takes_over_from(self, leader: Member) -> bool:
-        """Whether it leads from now on: a faster one where that is sure, a slower one in any doubt."""
+        """Say whether it leads from now on: a faster one where that is sure, a slower one in any doubt."""
         if self.factor > leader.factor:
             return clearly_above(leader.losses, self.losses)
         return len(leader.losses) >= FEWEST and self.loss < leader.loss
 
     def goes_back_to(self, leader: Member) -> bool:
-        """Whether it goes on from the leader's weights: a faster one far above it, or one that is lost."""
+        """Say whether it restarts from the leader's weights: a faster one far above it, or a lost one."""
         lost = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
         return (lost or self.factor > leader.factor) and clearly_above(self.losses, leader.losses, AWAY)
 
@@ -65,7 +65,7 @@ class Member:
 
 
 def clearly_above(losses: Sequence[float], others: Sequence[float], times: float = 1.0) -> bool:
-    """Whether the mean of losses is above so many times that of others, and no chance, by their logarithms.
+    """Say whether losses are on average above `times` the others, beyond chance, judged by their logarithms.
 
     Args:
         losses: on the last windows; infinite where one was not finite.

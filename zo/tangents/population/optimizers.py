@@ -1,4 +1,4 @@
-"""Which optimisers a `Population` takes: those whose memory of steps can be each member's own."""
+"""The optimisers that a `Population` accepts: each member can have its own copy of their moments."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def refuse_optimizer(optimizer: torch.optim.Optimizer, gradient: TangentGradient
     """Refuse an optimiser that cannot step for several members.
 
     Args:
-        optimizer: it is to step along what the gradient adds to `.grad`.
-        gradient: of the network.
+        optimizer: the optimiser that is to step along the gradient.
+        gradient: the gradient of the network.
 
     Raises:
-        ConfigurationError: it has weights of another network, or not all that the gradient trains; it needs
-            a closure; or it holds another optimiser.
+        ConfigurationError: it has weights of another network, or lacks some that the gradient trains; it
+            needs a closure; or it holds another optimiser.
     """
     _refuse_other_weights(optimizer, gradient)
     _refuse_closure(optimizer)
@@ -31,14 +31,14 @@ def refuse_optimizer(optimizer: torch.optim.Optimizer, gradient: TangentGradient
 
 
 def refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an optimiser whose step changes its groups: what it counts there would be that of all members.
+    """Refuse an optimiser whose step changes its groups: counts in them would be of all members together.
 
     Args:
-        optimizer: it has taken a step.
-        before: what its groups held before.
+        optimizer: the optimiser, after a step.
+        before: the contents of its groups before the step.
 
     Raises:
-        ConfigurationError: it does.
+        ConfigurationError: the groups have changed.
     """
     for was, now in zip(before, without_weights(optimizer), strict=True):
         for key, value in now.items():
@@ -51,7 +51,7 @@ def refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[Ma
 
 
 def without_weights(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What an optimiser's groups hold beside weights, copied."""
+    """Return a copy of an optimiser's groups without their weights."""
     return [
         {key: copied(value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups

@@ -1,4 +1,4 @@
-"""What of network and optimiser each member of a `Population` has for itself, and what belongs to all."""
+"""`OwnState`: each member's own part of network and optimiser in a `Population`, and the shared rest."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from zo.tangents.population.optimizers import copied
 class OwnState:
     """A member's own are the weights that the gradient trains, buffers, attributes, and the moments of these.
 
-    The other weights belong to all. Who changes them, as a second optimiser or the update of a target network
-    does, changes them for each member.
+    The other weights belong to all. A change of them, by a second optimiser or the update of a target
+    network, is a change for each member.
 
     Args:
-        gradient: of the network.
-        optimizer: of its weights; what it remembers of its steps is the moments.
+        gradient: the gradient of the network.
+        optimizer: the optimiser of its weights; the moments are its memory of steps.
     """
 
     def __init__(self, gradient: TangentGradient, optimizer: torch.optim.Optimizer) -> None:
@@ -66,7 +66,7 @@ class OwnState:
                 setattr(self._network.get_submodule(module), local, value.to(tensor))
 
     def shapes(self) -> dict[str, list[int]]:
-        """Of such tensors, without buffers that a state of the network leaves out."""
+        """Return the shapes of such tensors, without buffers that the network's state_dict leaves out."""
         kept = {*self._trained, *self._network.state_dict()}
         return {name: list(tensor.shape) for name, tensor in self.tensors().items() if name in kept}
 
@@ -74,10 +74,10 @@ class OwnState:
         """Refuse a state of other tensors.
 
         Args:
-            shapes: those of the state, by name.
+            shapes: the shapes of the state, by name.
 
         Raises:
-            ConfigurationError: a name or a shape is another.
+            ConfigurationError: a name or a shape differs.
         """
         own = self.shapes()
         for name in {**own, **shapes}:
@@ -129,11 +129,11 @@ class OwnState:
         return {"network": copied(self.tensors()), "moments": copied(moments)}
 
     def loaded(self, part: dict[str, Any], now: dict[str, Any]) -> Member:
-        """A member as it was saved.
+        """Restore a saved member.
 
         Args:
-            part: of the state.
-            now: the optimiser's state; that and the network are the member's own behind this.
+            part: the member's part of the saved state.
+            now: the optimiser's state; after this call it and the network are the member's own.
         """
         member = Member(part["factor"], losses=list(part["losses"]))
         if "network" in part:

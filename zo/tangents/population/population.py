@@ -60,54 +60,54 @@ class Population:
             loss = population.step(batch)  # in the place of backward, optimizer.step and replays
             scheduler.step()
 
-    Where rows are few, steps are, and nobody knows beforehand which rate suits so few, nor whether a network
+    With few rows there are few steps. Nobody knows beforehand which rate suits them, nor whether a network
     that is trained through a model of the box would end better. Here each has a network of its own, a member.
-    The boxes are asked at the weights of the one that leads.
+    The boxes are asked at the weights of the leader.
 
-    **Rates.** The others have what was answered as replays do, y_k + M(x') - M(x_k). So each new window is a
-    test of all, before any has trained on it, for no row. A faster one leads from where its losses on the
-    last windows, five at most, are clearly below the leader's; a slower one as soon as their mean is, or
-    where no replay is trusted. A faster one that runs away, with losses clearly above twice the leader's,
-    goes on from the leader's weights (population-based training: Jaderberg et al. 2017). A slower one never
-    does: it is what the population goes back to. Then each takes its own step on the window, and its own
-    replays.
+    **Rates.** The other members use the answers as replays do, y_k + M(x') - M(x_k). So each new window tests
+    all members, before any has trained on it, for no row. A faster member leads once its losses on the last
+    windows, five at most, are clearly below the leader's. A slower one leads as soon as their mean is lower,
+    or where no replay is trusted. A faster one that runs away, with losses clearly above twice the leader's,
+    restarts from the leader's weights (population-based training: Jaderberg et al. 2017). A slower one is
+    left alone, as a fallback. Then each member takes its own step on the window, and its own replays.
 
     **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
-    their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit what
-    the tangents have wrong, so rows of the boxes judge it, that are asked at its own weights, see `Rivalry`:
-    a trial now and then, after twice as many windows where the last one failed; and all rows while it leads.
-    A failed trial is neither replayed nor counted for the rates.
+    their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit the
+    tangents' errors, so rows of the boxes, asked at its own weights, judge it, see `Rivalry`. It gets a trial
+    now and then, after twice as many windows where the last trial failed, and all rows while it leads. A
+    failed trial is neither replayed nor counted for the rates.
 
     It costs processor time, the replays of each member, and memory for their weights and moments. After a
     step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
-    and save as usual. A scheduler sets the optimiser's rates, of which these are multiples.
+    and save as usual. A scheduler sets the optimiser's rates; the members' rates are multiples of these.
 
-    Weights that the gradient does not train are the same for all members, which are judged with them as they
-    are: those of a second optimiser, or of a target network that you update. Buffers are each member's own.
+    Weights that the gradient does not train are the same for all members, as of a second optimiser, or of a
+    target network that you update. Members are judged with them as they are. Buffers are each member's own.
 
     Args:
-        gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
-        optimizer: of weights of that network; one that remembers by weight, as those of torch do, around no
-            other one, and whose `step` takes no closure.
-        steps: how many there will be; None where that is not known.
-        fresh: gives batch k, from 0, for the surrogate. It may ask no box. None for rows of the recorded
-            windows.
+        gradient: the gradient of the network; without replays, as with a `StudentTangent`, one member trains
+            alone.
+        optimizer: the optimiser of that network's weights. It keeps its memory by weight, as torch's own do,
+            holds no other optimiser, and its `step` takes no closure.
+        steps: how many steps there will be; None where that is not known.
+        fresh: a function that gives batch k, from 0, for the surrogate. It may ask no box. None for rows of
+            the recorded windows.
         factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
             the one nearest to 1 leads at first.
         surrogate: whether there is one. There is none where a box has answers that no model of its values
             gives, or its tangent knows of changes alone.
 
     Attributes:
-        steps: as given. Set it where a training ends earlier: the surrogate has a last look then.
+        steps: the argument `steps`. Set it where a training ends earlier: the surrogate has a last look then.
         without: why there is no surrogate, in words; None where there is one.
         asked_leader: whether boxes were asked in the last step at the weights that the network had before it.
         copies: how often a member went on from another's weights.
         updates: how many steps the surrogate has taken.
 
     Raises:
-        ConfigurationError: factors are no sequence, one is not above 0 or there twice, there is none, or the
-            optimiser needs a closure, holds another one, or has other weights than those that the gradient
-            trains. In the first step: it keeps what it remembers in its groups.
+        ConfigurationError: factors are no sequence, one is not above 0 or is there twice, or there is none.
+            Or the optimiser needs a closure, holds another one, or has other weights than the gradient
+            trains. In the first step: it keeps its memory in its groups.
     """
 
     def __init__(
@@ -138,27 +138,27 @@ class Population:
 
     @property
     def factor(self) -> float:
-        """Of the rate that leads the rates, on the optimiser's."""
+        """The leading rate, as a multiple of the optimiser's."""
         return self._rate.factor
 
     @property
     def leader(self) -> str:
-        """Who leads, in words: "rate 4", of the optimiser's, or "surrogate"."""
+        """The leader's name: "rate 4", a multiple of the optimiser's rate, or "surrogate"."""
         return "surrogate" if self._leads else f"rate {self.factor:g}"
 
     def step(self, batch: Batch) -> Tensor:
         """Ask the boxes at one member's weights, judge all members by the answers, and let each take steps.
 
-        Where the gradient adds none yet, as in the first steps in closed loop, no member moves. Where no
-        replay is trusted the leading rate alone does. A member whose objective raises goes back to where it
-        was, and counts as lost; what the boxes or the leader raise is raised, and network and optimiser are
+        Where the gradient adds nothing yet, as in the first steps in closed loop, no member moves. Where no
+        replay is trusted only the leading rate moves. A member whose objective raises goes back to where it
+        was, and counts as lost. Errors of the boxes or the leader are raised, and network and optimiser are
         then the leader's.
 
-        Gradients are set to zero before each of its updates, so one that was added to `.grad` by hand, as of
-        a regulariser, is lost: write it into the objective, or take the optimiser's `weight_decay`.
+        Gradients are set to zero before each of its updates, so a gradient that was added to `.grad` by hand,
+        as of a regulariser, is lost: write it into the objective, or take the optimiser's `weight_decay`.
 
         Args:
-            batch: as for `TangentGradient.backward`.
+            batch: the batch, as for `TangentGradient.backward`.
 
         Returns:
             The loss at the weights at which the boxes were asked, before any step on the batch, detached.
@@ -354,7 +354,7 @@ class Population:
 
     @staticmethod
     def _given(fresh: Callable[[int], Batch], place: int) -> Batch:
-        """A fresh batch, for which no box may be asked."""
+        """Make a fresh batch, and refuse calls of boxes meanwhile."""
         with unasked("Population, fresh"):
             return fresh(place)
 
@@ -370,7 +370,7 @@ class Population:
             return None
 
     def metrics(self) -> dict[str, float]:
-        """For a log: the leading rate's factor, whether the surrogate leads, its updates, and copies."""
+        """Return figures for a log: the leading rate's factor, the surrogate's lead, updates, and copies."""
         return {
             "rate_factor": self.factor,
             "rate_copies": float(self.copies),
@@ -399,12 +399,12 @@ class Population:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; behind network and optimiser, which are the leader's.
+        """Go on where `state_dict` was taken; load network and optimiser before, which are the leader's.
 
         Where this raises, weights, optimiser and members are as they were.
 
         Raises:
-            ConfigurationError: that was with other factors, an optimiser of another class, or a network
+            ConfigurationError: the state is of other factors, an optimiser of another class, or a network
                 whose tensors have other names or shapes.
         """
         settings = {"factors": [m.factor for m in self._rates], "optimizer": type(self._optimizer).__name__}
@@ -430,7 +430,7 @@ class Population:
 
     @property
     def _leads(self) -> bool:
-        """Whether the surrogate leads, which has taken its first steps."""
+        """True if the surrogate leads and has taken its first steps."""
         return self._rivalry.leads and self.updates > 0
 
     @property
@@ -442,10 +442,10 @@ class Population:
         return [rate for rate in self._rates if rate is not self._rate]
 
     def _aside(self, member: Member, work: Callable[[], float]) -> float:
-        """What a member's work gives; infinite where its objective raised, and it is as it was before.
+        """Return the result of a member's work; where its objective raised, restore it and return infinity.
 
-        Far from where the boxes were asked an objective may leave its domain: that ends no training. A
-        budget that is spent, or a lack of memory, does.
+        Far from the boxes' own rows an objective may leave its domain, which ends no training. A spent budget
+        or a lack of memory ends it.
         """
         before = member.state, copied(member.moments)
         try:
@@ -460,7 +460,7 @@ class Population:
 
     @staticmethod
     def _goes_on(raised: Exception) -> bool:
-        """Whether the training does, where that was raised at weights of a member that does not lead."""
+        """Say whether training goes on after an error at weights of a member that does not lead."""
         return not isinstance(_cause(raised), OF_THE_TRAINING)
 
     def _say_lost(self, member: Member, raised: Exception) -> None:
@@ -481,7 +481,7 @@ class Population:
         return loss if math.isfinite(loss) else math.inf
 
     def _train(self, replays: int) -> float:
-        """What follows a step on the window: replays."""
+        """Replay the window so many times after a step; return 0."""
         for _ in range(replays):
             self._optimizer.zero_grad()
             self._gradient.replay()
@@ -490,7 +490,7 @@ class Population:
 
 
 def _cause(raised: Exception) -> BaseException:
-    """What an objective raised, of an error that says so."""
+    """Return the error that the objective raised, where a TangentError names it as its cause."""
     return raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
 
 

@@ -1,4 +1,4 @@
-"""`Rivalry`: whether a surrogate leads the members at several rates, by rows that boxes answered at it."""
+"""`Rivalry`: the decision whether a surrogate leads, by rows that boxes answered at its weights."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and ho
 
 @dataclass(frozen=True)
 class Rivalry:
-    """Whether a surrogate leads, and when boxes are asked at its weights.
+    """The contest of a surrogate with the rates: whether it leads, and when boxes are asked at its weights.
 
-    Boxes are asked at its weights as soon as models foretell the losses of new windows, to a factor of two in
-    the geometric mean of the last five: where what they have wrong is above the loss itself, nothing is to be
-    learned from them. Those rows judge it, beside the loss that the best rate is foretold on them by what was
-    answered: at others' rows alone a surrogate is foretold what it believes itself. From three rows on it
-    leads, unless they speak against it.
+    Boxes are asked at the surrogate's weights as soon as models foretell the losses of new windows, to a
+    factor of two in the geometric mean of the last five: models with an error above the loss itself teach
+    nothing. These rows judge the surrogate. Its loss is compared with the best rate's loss on the same rows,
+    foretold from their answers: at others' rows a surrogate would only confirm its own models. From three
+    rows on it leads, unless they speak against it.
 
     Attributes:
         holds: whether all boxes' rows are asked at its weights, since nothing speaks against it.
-        foretold: of the last windows at a rate's weights, the logarithm of the loss that models foretold over
-            what boxes gave; bounded.
-        usual: what boxes gave on these windows.
-        asked: losses of the last rows at its weights, as boxes had them and as the best rate was foretold.
-        wait: windows between two trials of one that was found worse; twice as many after each that fails.
+        foretold: for the last windows at a rate's weights, the logarithm of the models' loss over the boxes'
+            loss; bounded.
+        usual: the boxes' losses on these windows.
+        asked: for the last rows at its weights, the boxes' loss and the foretold loss of the best rate.
+        wait: windows between two trials after it was found worse; twice as many after each failed trial.
         next: the window of the next trial.
     """
 
@@ -47,16 +47,16 @@ class Rivalry:
 
     @property
     def leads(self) -> bool:
-        """Whether it does: rows at its own weights have judged it."""
+        """True if it leads: rows at its own weights have judged it."""
         return self.holds and len(self.asked) >= FEWEST
 
     @property
     def believed(self) -> bool:
-        """Whether models foretell the losses of new windows."""
+        """True if models foretell the losses of new windows."""
         return len(self.foretold) == COMPARED and fmean(self.foretold) <= CLOSE
 
     def is_asked(self, window: int, windows: int | None) -> bool:
-        """Whether boxes are asked at the surrogate's weights.
+        """Say whether boxes are asked at the surrogate's weights.
 
         Args:
             window: the number of the window.
@@ -68,11 +68,11 @@ class Rivalry:
         return last and len(self.asked) >= FEWEST and self.score > HOPELESS  # rates fall: it is at its best
 
     def saw(self, loss: float, foretold: float) -> Rivalry:
-        """What follows from a window that was asked at a rate's weights.
+        """Return the rivalry after a window that was asked at a rate's weights.
 
         Args:
-            loss: as boxes had it.
-            foretold: by models that had not learned from it.
+            loss: the loss, by the boxes' answers.
+            foretold: the loss that models foretold before they learned from the window.
         """
         gaps = (*self.foretold, _gap(foretold, loss))[-COMPARED:]
         seen = replace(self, foretold=gaps, usual=(*self.usual, loss)[-COMPARED:])
@@ -85,18 +85,18 @@ class Rivalry:
 
     @property
     def score(self) -> float:
-        """How far the rate's loss is above the surrogate's: bounded logarithms, the last counting most."""
+        """The mean log-ratio of the rate's loss to the surrogate's, bounded; recent rows count most."""
         weights = [FADES**age for age in reversed(range(len(self.asked)))]
         gaps = [w * _gap(rate, own) for w, (own, rate) in zip(weights, self.asked, strict=True)]
         return sum(gaps) / sum(weights)
 
     def after(self, window: int, loss: float, rate: float) -> Rivalry:
-        """What follows from a row that was asked at the surrogate's weights.
+        """Return the rivalry after a row that was asked at the surrogate's weights.
 
         Args:
             window: the number of the window.
-            loss: as boxes had it; not finite where they failed.
-            rate: that of the best rate, as it is foretold; it may be not finite too.
+            loss: the loss, by the boxes' answers; not finite where they failed.
+            rate: the foretold loss of the best rate; it may be not finite, too.
         """
         asked = (*self.asked, (loss, rate))[-KEPT:]
         new = replace(self, asked=asked)
@@ -110,7 +110,7 @@ class Rivalry:
 
 
 def _heavy(asked: Sequence[tuple[float, float]]) -> bool:
-    """Whether the plain mean of the surrogate's losses is no lower: rare rows may be very bad."""
+    """Say whether the plain mean of the surrogate's losses is no lower: rare rows may be very bad."""
     answered = [both for both in asked if all(map(math.isfinite, both))]
     means = [fmean(column) for column in zip(*answered, strict=True)]
     return len(answered) >= KEPT and not means[0] < means[1]

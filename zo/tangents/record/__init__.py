@@ -1,1 +1,1 @@
-"""What a step asked the boxes and was answered: calls, a table of rows, and what tangents see of it."""
+"""The record of a step: calls of boxes, a table of their rows, and the part that tangents see."""

@@ -1,9 +1,9 @@
-"""What a call shows a model of the calls before it, where a program keeps something that it does not send.
+"""The memory of a call: values of earlier calls, for a program that keeps state it does not send.
 
-What a program keeps shows in the change of its state since the call before, beside the action before: of
-those a model can tell it. After a delay it shows in the action so many calls ago. A run's first calls have no
-such memory. Numbers made up in its place, such as zeros, would be unlike all others, so nothing is learned
-from those calls, and what a model says there is taken at the memory of the first call that has one.
+A hidden state shows in the change of the visible state since the call before, together with the action
+before; a model can infer it from both. After a delay it shows in the action so many calls ago. A run's first
+calls have no such memory. Made-up numbers in its place, such as zeros, would be unlike all others. So nothing
+is learned from those calls, and the model is asked there with the memory of the first call that has one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Memory = Mapping[int, Lags]  # by the place of a box, of those that have any
 
 @dataclass(frozen=True)
 class Before:
-    """What a call shows of earlier ones.
+    """The values that a call shows of earlier calls.
 
     Attributes:
         lags: how many calls ago these were.
-        numbers: of these calls, in the objective; empty for a call that has no such memory.
-        values: `(rows, size)`, see `values_before`; for a call without memory those of a later one.
+        numbers: the numbers of these calls in the objective; empty for a call without such memory.
+        values: `(rows, size)`, see `values_before`; a call without memory has the values of a later one.
     """
 
     lags: Lags
@@ -50,7 +50,7 @@ def _parts(box: BlackBoxFunction) -> tuple[list[int], list[int]]:
 
 
 def specs_before(box: BlackBoxFunction, lags: Lags) -> tuple[ArraySpec, ...]:
-    """The specs of what is shown: the change of each state, and each action so many calls ago."""
+    """The specs of the shown values: the change of each state, and each action so many calls ago."""
     states, actions = _parts(box)
 
     def named(place: int, words: str) -> ArraySpec:
@@ -67,13 +67,13 @@ def values_before(
     now: Sequence[Tensor],
     earlier: Sequence[Sequence[Tensor]],
 ) -> Tensor:
-    """What is shown of earlier calls, `(rows, size)`, with a graph where arrays have one.
+    """Return the values of earlier calls, `(rows, size)`, with a graph where the arrays have one.
 
     Args:
         box: the box.
         lags: how many calls ago.
         now: the arrays of the call, one for each input, with rows first.
-        earlier: those of the call so many calls ago, for each lag.
+        earlier: the arrays of the call so many calls ago, for each lag.
     """
     states, actions = _parts(box)
     changes = [now[place] - earlier[lags.index(1)][place] for place in states if 1 in lags]
@@ -92,7 +92,7 @@ def goes_on_from(calls: Sequence[RecordedCall], boxes: Boxes, number: int) -> in
 
 
 def _goes_on(box: BlackBoxFunction, before: RecordedCall, call: RecordedCall) -> bool:
-    """Whether all that a call is asked of what the box hands on is what the call before it was answered."""
+    """Say whether the call's inputs that the box hands on all equal the answers of the call before it."""
     answers = {spec.name: place for place, spec in enumerate(box.outputs)}
     common = [(place, answers[spec.name]) for place, spec in enumerate(box.inputs) if spec.name in answers]
     return bool(common) and all(_same(call.asked(place), before.answered(answer)) for place, answer in common)
@@ -108,8 +108,8 @@ def numbers_before(found: Sequence[int | None], number: int, lags: Lags) -> tupl
     """The numbers of the calls so many before one; none where a run has begun since.
 
     Args:
-        found: for each call what it goes on from, see `goes_on_from`.
-        number: of the call.
+        found: for each call the one that it goes on from, see `goes_on_from`.
+        number: the number of the call.
         lags: how many calls before.
     """
     chain: list[int] = []

@@ -1,4 +1,4 @@
-"""A call of a box: what it was asked and answered."""
+"""A call of a box: its inputs and its answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Parts: TypeAlias = tuple[Tensor | None, ...]
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """A call of a box: what it was asked and answered.
+    """A call of a box: its inputs and its answers.
 
     Attributes:
         box: its place among the boxes.
@@ -29,8 +29,8 @@ class RecordedCall:
         outputs: one tensor `(rows, *spec.shape)` for each output spec.
         added: the dither in each input, `(rows, *spec.shape)`, None for an input without; empty where there
             is none.
-        hidden: what the objective is not given of each output, in the same form.
-        before: what it shows of earlier calls, where the box has a memory.
+        hidden: the part of each output that is withheld from the objective, in the same form.
+        before: the values of earlier calls, where the box has a memory.
     """
 
     box: int
@@ -51,7 +51,7 @@ class RecordedCall:
         return self.outputs[place] if response is None else self.outputs[place] - response
 
     def plain(self) -> RecordedCall:
-        """What the box was asked and answered, and no word of dither."""
+        """Return the call without its dither."""
         return replace(self, added=(), hidden=())
 
     def on(self, rows: Tensor, count: int) -> RecordedCall:
@@ -107,7 +107,7 @@ def joined_calls(calls: Sequence[RecordedCall]) -> RecordedCall:
 
 
 def has_rows(arrays: tuple[Any, ...]) -> bool:
-    """Whether a call has rows: one without, as of a mask that takes none, has nothing to record or answer."""
+    """Say whether a call has rows: an empty one, as after a mask, has nothing to record or answer."""
     return not arrays or not isinstance(arrays[0], Tensor) or arrays[0].numel() > 0
 
 
@@ -130,7 +130,7 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
 
 
 def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
-    """Whether each row of a call belongs to a live row of the batch; all do where a call has others."""
+    """Say whether each row of a call belongs to a live row of the batch; all do where counts do not match."""
     per_row, rest = divmod(len(rows), len(alive))
     if rest:
         return torch.ones(len(rows), dtype=torch.bool, device=rows.device)

@@ -1,4 +1,4 @@
-"""`CallPairs`: what a box was asked at the rows of a call, and what it answered."""
+"""`CallPairs`: the inputs of a box at the rows of a call, and its answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blackbox import ArraySpec
 
 @dataclass(frozen=True)
 class CallPairs:
-    """Pairs (what goes in, what comes out), row by row, of the differentiable inputs and outputs alone.
+    """Pairs of input and output, row by row, of the differentiable inputs and outputs alone.
 
     A row's differentiable inputs are end to end in one vector of `size_in` numbers, its differentiable
     outputs in one of `size_out`, in the order of the specs. All of them are in the box's own units.
@@ -22,13 +22,13 @@ class CallPairs:
     Attributes:
         inputs: the specs of the differentiable inputs.
         outputs: the specs of the differentiable outputs.
-        z: `(rows, size_in)`, what goes in.
-        y: `(rows, size_out)`, what comes out, finite in all rows; empty where that is not known.
-        alive: `(rows,)` bool; False where the row failed. All, if left out.
-        others: for each input of the box that models see (`ArraySpec.modelled`) its `(rows, *shape)`, None in
-            the place of those that are differentiable; empty where that is not known.
-        response_scale: `(size_out,)`, what is usual for each output, from `Units`; zero where it has not been
-            seen to vary. Ones, if left out.
+        z: the inputs, `(rows, size_in)`.
+        y: the outputs, `(rows, size_out)`, finite in all rows; empty where they are not known.
+        alive: `(rows,)` bool; False where the row failed. All are True if left out.
+        others: for each input of the box that models see (`ArraySpec.modelled`) its `(rows, *shape)`, or None
+            for a differentiable one; empty where they are not known.
+        response_scale: `(size_out,)`, the usual size of each output, from `Units`; zero where the output has
+            not varied yet. Ones if left out.
     """
 
     inputs: tuple[ArraySpec, ...]
@@ -40,7 +40,7 @@ class CallPairs:
     response_scale: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        """Without word of failures none is assumed, and without units all are one."""
+        """Assume no failures where `alive` is empty, and units of one where `response_scale` is."""
         if not len(self.alive):
             alive = torch.ones(len(self.z), dtype=torch.bool, device=self.z.device)
             object.__setattr__(self, "alive", alive)
@@ -61,12 +61,12 @@ def all_rows(calls: Sequence[CallPairs]) -> CallPairs:
 
 
 def sizes(specs: tuple[ArraySpec, ...]) -> list[int]:
-    """How many numbers each array of a row has."""
+    """Return the count of numbers in a row of each array."""
     return [math.prod(spec.shape) for spec in specs]
 
 
 def without_copies(outputs: Sequence[ArraySpec], answers: list[Tensor]) -> list[Tensor]:
-    """What a model learns of the answers of a box's differentiable outputs: not its copies of inputs."""
+    """Return the answers of differentiable outputs that a model learns, without copies of inputs."""
     specs = [spec for spec in outputs if spec.differentiable]
     if len(specs) != len(answers):
         return answers

@@ -1,4 +1,4 @@
-"""Recording: what an objective asks of the boxes, and what they answer."""
+"""Recording of an objective's calls of the boxes, and of their answers."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from zo.tangents.record.undifferentiated import Undifferentiated
 
 
 class Dither:
-    """What the boxes are asked beside what the objective asks: nothing, here."""
+    """Dither of the boxes' inputs: nothing is added here; subclasses add some."""
 
     def __bool__(self) -> bool:
-        """Whether anything is."""
+        """True if anything is added."""
         return False
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
-        """What is added to the inputs of a call; empty for nothing.
+        """Return the dither that is added to the inputs of a call; empty for none.
 
         Args:
             number: the number of the call in the objective.
-            place: that of the box among the boxes.
-            specs: the box's inputs.
-            inputs: what the objective asks, `(rows, *spec.shape)` each.
+            place: the place of the box among the boxes.
+            specs: the specs of the box's inputs.
+            inputs: the objective's inputs, `(rows, *spec.shape)` each.
 
         Returns:
-            For each input `(rows, *spec.shape)`, or None for one that is asked as it is.
+            For each input `(rows, *spec.shape)`, or None for one without dither.
         """
         return ()
 
@@ -50,15 +50,15 @@ class Dither:
         """Take in what was recorded, before tangents learn from it."""
 
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
-        """What the objective is not given of the outputs of a call that something was added to.
+        """Return the part of a dithered call's outputs that is withheld from the objective.
 
         Args:
             number: the number of the call in the objective.
             box: the box.
-            call: what it was asked and answered.
+            call: the recorded call.
 
         Returns:
-            For each output `(rows, *spec.shape)`, or None for one that is given as it is; empty for none.
+            For each output `(rows, *spec.shape)`, or None for one that is given whole; empty for none.
         """
         return ()
 
@@ -70,11 +70,11 @@ class Repeated(Dither):
         self._calls = calls
 
     def __bool__(self) -> bool:
-        """Whether anything was added."""
+        """True if the recorded calls have dither."""
         return any(call.added for call in self._calls)
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
-        """As recorded; none where the objective makes other calls."""
+        """Return the recorded dither; none where the objective makes other calls."""
         if number >= len(self._calls) or self._calls[number].box != place:
             return ()
         parts = self._calls[number].added
@@ -82,13 +82,13 @@ class Repeated(Dither):
         return () if any(part is not None and len(part) != rows for part in parts) else parts
 
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
-        """As recorded."""
+        """Return the recorded response to the dither."""
         return self._calls[number].hidden
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What an evaluation of the objective gave.
+    """An evaluation of the objective with its calls.
 
     Attributes:
         losses: `(rows,)`, NaN where a row failed.
@@ -116,9 +116,9 @@ def record(
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
         number: the number of the step, for the processes.
-        ranks: the processes that share the rows of each call; each gets all that was recorded.
-        dither: what boxes are asked beside what the objective asks.
-        memory: of which boxes calls show what was before.
+        ranks: the processes that share the rows of each call; each gets the whole record.
+        dither: the dither of the boxes' inputs.
+        memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Raises:
         TangentError: there are no calls; or a rank failed.
@@ -138,15 +138,15 @@ def record(
 
 
 class Recorder:
-    """Lets calls of some boxes through and keeps what went in and came out.
+    """Lets calls of some boxes through and keeps their inputs and outputs.
 
     Args:
-        boxes: compared by identity, not by equality.
-        dither: what they are asked beside what the objective asks.
+        boxes: the boxes, compared by identity, not by equality.
+        dither: the dither of the boxes' inputs.
 
     Attributes:
-        rows: how many rows those calls had.
-        seen: those calls, in their order.
+        rows: how many rows the calls had.
+        seen: the calls, in their order.
         places: the places of the boxes, by identity.
     """
 
@@ -164,7 +164,7 @@ class Recorder:
             yield
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answers, kept."""
+        """Return the box's answer, and keep it."""
         if id(box) not in self.places or not has_rows(arrays):
             return box.call(*arrays)
         number, place = len(self.seen), self.places[id(box)]
@@ -219,7 +219,7 @@ class Recorder:
 
 
 def with_calls(recorded: Recorded, boxes: Sequence[BlackBoxFunction]) -> Recorded:
-    """What was recorded; refuses an objective that called no box, unless its rows all failed before.
+    """Return the record; refuse an objective that called no box, unless all rows had failed before.
 
     Raises:
         TangentError: it did not.
@@ -260,7 +260,7 @@ def _refuse_false_copies(box: BlackBoxFunction, call: RecordedCall) -> None:
 
 
 def _is_within(spec: ArraySpec, rows: Tensor, dither: Tensor) -> bool:
-    """Whether the dither of another box leaves the bounds of this input nowhere, as its own would not."""
+    """Say whether another box's dither keeps this input within its bounds wherever the input already was."""
     low, high = spec.ends
     moved = rows + dither
     return spec.bounds is None or bool(

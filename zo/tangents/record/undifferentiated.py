@@ -20,10 +20,10 @@ def refuse_derivative_inside(box: BlackBoxFunction) -> NoReturn:
         TangentError: always.
     """
     raise TangentError(
-        f"objective: expected losses of what {box!r} answers, got a derivative through it, as of a gradient "
-        "penalty, a residual or a sensitivity. Of a box only values are known while the objective runs. Take "
-        "that derivative of what is in front of the box or behind it (its .detach() in the place of the "
-        "box's input or output), or by differences: call the box at inputs beside one another."
+        f"objective: expected losses of the answers of {box!r}, got a derivative through it, as of a "
+        "gradient penalty, a residual or a sensitivity. While the objective runs, only values of a box are "
+        "known. Take that derivative in front of the box or behind it (with .detach() of the box's input or "
+        "output), or by differences: call the box at inputs next to each other."
     )
 
 

@@ -111,7 +111,7 @@ def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
 
 
 def _variation(values: Tensor) -> Tensor:
-    """How much each column varies between rows, `(size,)` float64 on the CPU; zero where that is rounding."""
+    """Return each column's variation between rows, `(size,)` float64 on the CPU; zero for rounding."""
     if not len(values):
         return torch.zeros(values.shape[1], dtype=torch.float64)
     rounding = ROUNDING * torch.finfo(values.dtype).eps * _root_mean_square(values)

@@ -1,4 +1,4 @@
-"""`Window`: one run of the objective as a table of rows: the batch, what boxes were asked and answered."""
+"""`Window`: one run of the objective as a table of rows: the batch, and the boxes' inputs and answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LISTS = (list, tuple, UserList, deque)
 
 @dataclass(frozen=True)
 class Window:
-    """What one run of the objective recorded: each number once, and what tangents see is made of it.
+    """The record of one run of the objective; it holds each number once, and makes tangents' pairs from them.
 
     Attributes:
         step: the step that recorded it, from 0.
@@ -43,7 +43,7 @@ class Window:
     survived: Tensor
 
     def pairs(self, boxes: Sequence[BlackBoxFunction]) -> tuple[CallPairs, ...]:
-        """What each call shows a tangent.
+        """Return the rows that each call shows a tangent.
 
         Args:
             boxes: the boxes that were called.
@@ -81,7 +81,7 @@ class Window:
 
     @cached_property
     def form(self) -> list[Any]:
-        """What calls and batch of windows must have in common for their rows to be joined."""
+        """The layout of calls and batch; windows must agree in it for their rows to be joined."""
         rows = len(self.survived)
         calls = [
             (
@@ -95,7 +95,7 @@ class Window:
 
     @cached_property
     def leaves(self) -> str:
-        """What the batch holds beside its tensors."""
+        """The contents of the batch beside its tensors, as text."""
         return repr(emptied(self.batch, [], lambda tensor: tensor))
 
     @cached_property
@@ -142,7 +142,7 @@ def plain(window: Window) -> dict[str, Any]:
 
 
 def window_of(state: dict[str, Any]) -> Window:
-    """What `plain` was made of."""
+    """Rebuild a window from the output of `plain`."""
     calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in state["calls"])
     rest = state["losses"], state["survived"]
     return Window(state["step"], state["batch"], calls, tuple(state["units"]), *rest)
@@ -153,14 +153,14 @@ def without_failed(
     calls: list[RecordedCall],
     batch: Batch,
 ) -> tuple[list[RecordedCall], Any]:
-    """Put a row that survived in the place of each that did not, for the loss to leave out.
+    """Put a row that survived in the place of each failed one, for the loss to leave out.
 
-    A NaN times a gradient of zero is a NaN; and taken out altogether, all that is drawn or shaped by the
-    number of rows would change.
+    A NaN times a gradient of zero is a NaN. And without the rows, draws and shapes that depend on the number
+    of rows would change.
 
     Args:
         survived: whether each row survived, `(rows,)` bool.
-        calls: as they were recorded.
+        calls: the recorded calls.
         batch: tensors with rows first.
 
     Returns:
@@ -184,10 +184,10 @@ def _refuse_lists(batch: Batch, rows: int) -> None:
             and next(tensors(sequence), None) is None
         ):
             raise TangentError(
-                f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
-                f"{type(sequence).__name__} {reprlib.repr(sequence)} beside {rows} rows, which would stay "
-                "as it is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of "
-                "the batch."
+                f"TangentGradient.replay: expected a batch with all data of its rows in tensors, got "
+                f"{type(sequence).__name__} {reprlib.repr(sequence)} for {rows} rows, which would stay as it "
+                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
+                "batch."
             )
         for each in sequence:
             map_tensors(look, each, _LISTS)

@@ -13,7 +13,7 @@ UNLIMITED = 2**60  # a limit from here on is none: version 1 has one in the plac
 
 
 def room_for(most: int, share: int) -> int:
-    """As many bytes as asked for, or one part in `share` of the memory where that is less."""
+    """Return the bytes asked for, or one part in `share` of the memory where that is less."""
     memory = available()
     return most if memory is None else max(1, min(most, memory // share))
 
@@ -32,7 +32,7 @@ def _physical() -> int | None:
 
 
 def _of_groups() -> list[int]:
-    """The limits of the control groups that this process is in, and of those around them."""
+    """The limits of the control groups that this process is in, and of the groups around them."""
     try:
         lines = OWN.read_text(encoding="utf-8").splitlines()
     except OSError:

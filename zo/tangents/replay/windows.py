@@ -1,4 +1,4 @@
-"""`Windows`: the windows of the last steps, rows drawn of them, and how many replays are trusted."""
+"""`Windows`: the windows of the last steps, the rows drawn from them, and the number of trusted replays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard err
 
 @dataclass
 class _Rate:
-    """What decides how many replays follow a window: losses that boxes gave, beside replayed ones.
+    """The number of replays behind a window, decided by losses that boxes gave and by replayed ones.
 
     Losses are compared by the mean of the logarithms of rows, in which one hard row does not outweigh all.
     Replays that train make their rows easier than they were when they were recorded.
@@ -83,7 +83,7 @@ class _Rate:
         return rests
 
     def _rises(self) -> bool:
-        """Whether the losses of new windows are clearly higher than those of the windows before."""
+        """Say whether the losses of new windows are clearly higher than those of the windows before."""
         if len(self.real) < 2 * COMPARED:
             return False
         before, now = self.real[:COMPARED], self.real[COMPARED:]
@@ -108,19 +108,19 @@ def _level(losses: Tensor) -> float:
 class Windows:
     """Keeps windows while they are young.
 
-    How many replays follow a window is `replays`, or where that is None follows from the losses. It is nine,
-    and grows to nineteen while new windows have the losses of the replays just before them, to a factor of
-    two: then what is learned from replays holds on fresh rows. It halves where the rows of the last replays
-    were harder, in the mean, than when the boxes answered them: then the steps undo what they are to do. And
-    it halves where the losses of five new windows are clearly above those of the five before, by a factor of
-    two and two standard errors. Below one replays rest for five windows. Losses must be above zero, and an
-    offset in them hides what this looks at.
+    `replays` is the number of replays that follow a window; if it is None the number follows from the losses.
+    It is nine at first. It grows to nineteen while new windows have the losses of the replays just before
+    them, to a factor of two: then the gains of replays hold on fresh rows. It halves where the rows of the
+    last replays were harder, in the mean, than when the boxes answered them: then the steps undo their own
+    work. It also halves where the losses of five new windows are clearly above those of the five before, by a
+    factor of two and two standard errors. Below one, replays rest for five windows. Losses must be above
+    zero, and an offset in them hides such changes.
 
     Args:
         replays: a fixed number; None for as many as are trusted.
         max_age: windows kept, the oldest going; None for the last third of all so far, and at least twenty.
             Together they take at most 1 GiB.
-        notices: what was said so far.
+        notices: the notices given so far.
 
     Attributes:
         most_bytes: the most bytes that they may take, but for the last.
@@ -153,11 +153,11 @@ class Windows:
         return self._windows[-1]
 
     def __len__(self) -> int:
-        """How many windows are kept."""
+        """Return the number of windows that are kept."""
         return len(self._windows)
 
     def trusted(self) -> int:
-        """How many replays may follow the last window."""
+        """Return the number of replays that may follow the last window."""
         if not self._windows:
             return 0
         if self.replays is not None:
@@ -176,13 +176,13 @@ class Windows:
         return 0 if self._rate.rest else int(self._rate.replays)
 
     def draw(self, rows: int | None, key: Key, number: int | None = None) -> Window:
-        """Rows of windows that make the same calls, as one window.
+        """Draw rows of windows that make the same calls, as one window.
 
         Args:
             rows: how many; None for as many as the last window has, and at least four.
-            key: the key of the gradient; the draw is a function of it, the last window's step, and how many
-                replays followed that.
-            number: of a draw for no replay; None for a replay's.
+            key: the key of the gradient; the draw is a function of it, the last window's step, and the number
+                of replays that followed that step.
+            number: the number of a draw without a replay; None for a replay's.
 
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
@@ -234,7 +234,7 @@ class Windows:
             self._rate = before
 
     def _calls(self) -> list[int]:
-        """How many calls the windows have, each number once."""
+        """Return the distinct numbers of calls in the windows, sorted."""
         return sorted({len(window.calls) for window in self._windows})
 
     def size(self) -> int:
@@ -269,7 +269,7 @@ def _listed(calls: Sequence[int]) -> str:
 
 
 def unreadable(nesting: Any) -> Iterator[type]:
-    """What of a batch `torch.load(weights_only=True)` refuses."""
+    """Yield the types in a batch that `torch.load(weights_only=True)` refuses."""
     if isinstance(nesting, dict):
         for key, value in nesting.items():
             yield from unreadable(key)

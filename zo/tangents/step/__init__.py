@@ -1,1 +1,1 @@
-"""What a step of `TangentGradient` is made of: settings, evaluation, stand-ins, replays, outcome."""
+"""The parts of a step of `TangentGradient`: settings, evaluation, stand-ins, replays, outcome."""

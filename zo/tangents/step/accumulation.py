@@ -15,15 +15,15 @@ from zo.tangents.step.clipping import Clipping
 
 
 class Accumulation:
-    """Adds gradients to `.grad`, no longer than a bound, and says where that makes a sum another.
+    """Adds gradients to `.grad`, no longer than a bound, and warns where that changes a sum of gradients.
 
     Args:
         parameters: the parameters whose `.grad` it is.
-        most: the longest gradient, in multiples of the median of those of the last steps; None for no bound.
-        notices: what was said so far.
+        most: the longest gradient, in multiples of the median length of the last steps; None for no bound.
+        notices: the notices given so far.
 
     Attributes:
-        most: as given.
+        most: the argument of that name.
     """
 
     def __init__(self, parameters: Parameters, most: float | None, notices: Notices) -> None:
@@ -34,8 +34,8 @@ class Accumulation:
         """Add a share of a step's gradient; the next are compared with its length.
 
         Args:
-            gradients: by parameter.
-            share: the factor.
+            gradients: the gradient of each parameter.
+            share: the factor of the gradient.
             step: the number of the step.
 
         Returns:
@@ -50,7 +50,7 @@ class Accumulation:
         return self.add(part, step)
 
     def add(self, gradients: Sequence[Tensor], step: int) -> bool:
-        """Add a gradient; whether it was shortened. Arguments and warnings are those of `add_share`."""
+        """Add a gradient, and say whether it was shortened; arguments and warnings as for `add_share`."""
         gradients, shorter = self._clipping.shortened(gradients)
         tensors = self._parameters.tensors
         adds_up = self._clipping.adds_up_to(tensors[0].grad)

@@ -1,4 +1,4 @@
-"""What a step of a `TangentGradient` refuses, with words on how to mend it."""
+"""Refusals of a step of a `TangentGradient`, with words on how to mend its fault."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def refuse_unlearned(tangents: Sequence[Tangent]) -> None:
 
 
 def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
-    """Refuse a mean loss that is another without the rows that failed: its gradient is of something else.
+    """Refuse a mean loss that depends on failed rows: its gradient would be of something else.
 
     Args:
-        loss: the loss of the rows that survived, with others in the place of those that did not.
+        loss: the loss of the rows that survived, with others in the place of the failed ones.
         base: `(rows,)` losses that the boxes were asked for.
         survived: whether each row survived, `(rows,)` bool.
 
@@ -60,9 +60,9 @@ def refuse_not_finite(
     """Refuse a gradient with NaN or infinity in it.
 
     Args:
-        gradients: of each of the chosen parameters.
-        errors: of what was predicted of each call.
-        far: the numbers of calls, from 1 on, with rows that were left out as they were too far from that.
+        gradients: the gradient of each chosen parameter.
+        errors: the error of the prediction of each call.
+        far: the numbers of calls, from 1 on, with rows left out since they were too far from the prediction.
         step: the number of the step.
 
     Raises:
@@ -91,9 +91,9 @@ def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
     """Refuse an objective that fails with other numbers of rows than its batches have.
 
     Args:
-        error: what it failed with.
+        error: the error of the objective.
         rows: how many rows it was given.
-        usual: how many the last batch had, with which it has run.
+        usual: how many rows the last batch had that ran.
 
     Raises:
         TangentError: the numbers differ, and it has no sentence of its own.
@@ -110,7 +110,7 @@ def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
 def saw_one_row(
     tangents: Sequence[Tangent], calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]
 ) -> bool:
-    """Whether a step had a single row for some tangent that learns.
+    """Say whether a step had a single row for some tangent that learns.
 
     Args:
         tangents: the tangents, one for each box.

@@ -22,20 +22,20 @@ SKETCHED = 1024  # numbers that a gradient is brought down to, for directions
 
 
 class Clipping:
-    """Bounds a gradient's length by a multiple of the median length of those of the last steps.
+    """Bounds a gradient's length by a multiple of the median length of the last steps' gradients.
 
     A tangent that knows little of where the network has just gone may be wrong by orders of magnitude, and
     Adam's momentum carries one such gradient for ten steps and more. Seetharaman et al., AutoClip (MLSP
     2020), bound by a percentile of all lengths so far.
 
-    Long gradients may be right too, as of rows of a rare kind; if they are always shortened, the others
-    alone decide where the training ends. So what is cut off is added up, see `weigh`.
+    Long gradients may be right too, as of a rare kind of rows. If they are always shortened, the other rows
+    alone decide where the training ends. So the parts that are cut off are added up, see `weigh`.
 
     Args:
         most: the multiple; None for no bound.
 
     Attributes:
-        most: as given.
+        most: the argument of that name.
     """
 
     def __init__(self, most: float | None) -> None:
@@ -67,10 +67,10 @@ class Clipping:
         return tuple(gradient * (bound / length) for gradient in gradients), True
 
     def weigh(self, gradients: Sequence[Tensor], step: int) -> Notice | None:
-        """See what the bound leaves of a step's gradient, and raise it where what it cuts off goes one way.
+        """Weigh a step's gradient against the bound; raise it where the parts cut off keep one direction.
 
         Args:
-            gradients: as they were before, and were remembered.
+            gradients: the gradients before they were shortened, which were remembered.
             step: the number of the step.
 
         Returns:
@@ -99,8 +99,8 @@ class Clipping:
         """Take in the `.grad` of parameters as a step's gradient, and shorten it.
 
         Args:
-            parameters: of the network.
-            remembered: whether its length counts for those that follow: that of a replay does not.
+            parameters: the parameters of the network.
+            remembered: whether its length counts in later bounds: a replay's does not.
 
         Returns:
             Whether it was longer.
@@ -117,19 +117,19 @@ class Clipping:
         return longer
 
     def adds_up_to(self, grad: Tensor | None) -> bool:
-        """Whether a `.grad` is what the last gradient left, which nobody has set to zero or bounded since."""
+        """Say whether a `.grad` is as the last gradient left it: not set to zero or bounded since."""
         if grad is None or self._sum is None:
             return False
         return grad is self._sum[0]() and grad._version == self._sum[1]
 
     def of_sums(self, step: int, adds_up: bool, grad: Tensor | None, shortened: bool) -> Notice | None:
-        """The warning of a sum with a shortened gradient: it is that of other batches; None for no such.
+        """The warning of a sum with a shortened gradient, which weighs batches differently; None if not so.
 
         Args:
             step: the number of the step.
-            adds_up: whether the gradient was added to that before it, see `adds_up_to`.
+            adds_up: whether the gradient was added to the one before, see `adds_up_to`.
             grad: the `.grad` of the first weight with it.
-            shortened: whether this gradient was.
+            shortened: whether this gradient was shortened.
         """
         self._short = shortened or (adds_up and self._short)
         self._sum = None if grad is None else (weakref.ref(grad), grad._version)
@@ -182,12 +182,12 @@ class Clipping:
 
 
 class _CutOff(NamedTuple):
-    """Sums over steps, the last ones counting most, of few numbers in the place of each gradient.
+    """Sums over steps, of a few numbers that stand for each gradient; the last steps count most.
 
     Attributes:
-        kept: of what was left of each.
-        cut: of what was cut off, `(numbers,)` as `kept`.
-        squares: of the squared lengths of what was cut off.
+        kept: the sum of the parts that were kept, `(numbers,)`.
+        cut: the sum of the parts that were cut off, `(numbers,)`.
+        squares: the sum of the squared lengths of the parts that were cut off.
     """
 
     kept: Tensor = torch.zeros(0, dtype=torch.float64)
@@ -195,7 +195,7 @@ class _CutOff(NamedTuple):
     squares: float = 0.0
 
     def with_step(self, gradient: Tensor, share: float) -> _CutOff:
-        """The sums with a further gradient, of which a share is kept."""
+        """Return the sums with a further gradient and the share of it that is kept."""
         rest = (1 - share) * gradient
         if len(self.cut) != len(rest):  # none yet, or that of a network with other layers unfrozen
             return _CutOff(gradient - rest, rest, float(rest.square().sum()))
@@ -204,7 +204,7 @@ class _CutOff(NamedTuple):
 
     @property
     def goes_one_way(self) -> bool:
-        """Whether more was cut off than kept, in one direction, and another one than that of what is kept."""
+        """True if more was cut off than kept, in one direction that is not the kept part's."""
         square = float(self.cut.square().sum())
         if square <= ONE_WAY * self.squares or square <= float(self.kept.square().sum()):
             return False
@@ -223,5 +223,5 @@ def _sketch(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def length_of(gradients: Sequence[Tensor]) -> float:
-    """Of all of them end to end."""
+    """Return the length of all of them end to end."""
     return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())

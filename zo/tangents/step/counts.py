@@ -1,4 +1,4 @@
-"""`TangentCounts`: what a `TangentGradient` has spent and seen."""
+"""`TangentCounts`: the counts of a `TangentGradient`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zo.tangents.step.evaluation import Evaluation
 
 @dataclass
 class TangentCounts:
-    """What a `TangentGradient` has spent and seen.
+    """The counts of a `TangentGradient`.
 
     Attributes:
         steps: calls of `backward`, each with one base evaluation.

@@ -1,4 +1,4 @@
-"""`Evaluations`: how the steps of a gradient are evaluated with the real boxes; `Evaluation`: one of them."""
+"""`Evaluations`: the evaluation of a gradient's steps with the real boxes; `Evaluation`: one of them."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from zo.tangents.trust import Check
 
 
 class Evaluations:
-    """Evaluates a gradient's steps: with which boxes, in which processes, and whose turn it is.
+    """Evaluates a gradient's steps with its boxes, in its processes, and in turn with other gradients.
 
     Args:
-        settings: what the gradient is made with.
+        settings: the arguments of the gradient.
 
     Attributes:
         ranks: the processes that share the rows of a step.
-        key: of all draws.
+        key: the key of all draws.
         boxes: the boxes that the objective calls.
-        turns: whose turn it is to draw.
+        turns: the turns of the steps that draw, see `Turns`.
     """
 
     def __init__(self, settings: GradientSettings) -> None:
@@ -69,12 +69,12 @@ class Evaluations:
             yield
 
     def step(self, batch: Batch, number: int, rows: int | None = None) -> Step:
-        """The evaluation of a batch.
+        """Make the step of a batch.
 
         Args:
-            batch: of any nesting of tensors with rows first.
+            batch: any nesting of tensors with rows first.
             number: the number of the step.
-            rows: how many there are; None for as many as the batch shows.
+            rows: how many rows there are; None for as many as the batch shows.
         """
         batch, settings = map_tensors(_with_version, batch), self._settings
         rows = count_rows(batch) if rows is None else rows
@@ -99,15 +99,15 @@ class Evaluations:
 
     @contextmanager
     def run(self, step: Step, dither: Dither, memory: Memory) -> Iterator[Evaluation]:
-        """The boxes run, and then a block that takes a gradient and has it checked.
+        """Run the boxes, and then a block that takes a gradient and has it checked.
 
-        Where the block fails the network is as it was, in all processes. At its end `check` is that of the
-        first process.
+        Where the block fails the network is as it was, in all processes. At its end `check` is the first
+        process's check.
 
         Args:
             step: the step.
-            dither: what boxes are asked beside what the objective asks.
-            memory: of which boxes calls show what was before.
+            dither: the dither of the boxes' inputs.
+            memory: the lags of boxes whose calls show earlier ones, by the box's place.
         """
         before = Snapshot(step.network)
         if step.number == 0:
@@ -120,9 +120,9 @@ class Evaluations:
             evaluation.check = meeting.messages[0]
 
     def _with_or_without(self, step: Step, dither: Dither, before: Snapshot, memory: Memory) -> Evaluation:
-        """The base; once more without a dither that leaves no row, or ends a call that lets no row fail.
+        """Run the base; once more without the dither if that leaves no row, or ends a call that may not fail.
 
-        What is asked beside what the user asks ends no training.
+        Our own additions to the user's queries never end a training.
         """
         asked = self._rows_asked()
         try:
@@ -156,12 +156,12 @@ class Evaluations:
         return Evaluation(self, step, recorded, causes, before, dither, live, refused, spent)
 
     def _rows_asked(self) -> int:
-        """What the boxes have been asked for so far; boxes around one another have one ledger."""
+        """Return the rows that the boxes have been asked for so far; nested boxes have one ledger."""
         ledgers = {id(box.ledger): box.ledger for box in self.boxes}
         return sum(ledger.rows_asked for ledger in ledgers.values())
 
     def answers(self, batch: Batch, steps: int) -> Evaluation:
-        """What boxes answer on a batch, before the first step; the network is left as it was.
+        """Evaluate a batch before the first step; the network is left as it was.
 
         Args:
             batch: the batch.
@@ -192,33 +192,33 @@ class Evaluations:
 
 
 class Evaluation:
-    """What a step asked the boxes and was answered.
+    """The boxes' inputs and answers in a step.
 
-    There is a graph already, through which the way back goes. In the first step, with several processes and
-    where rows failed, the objective is evaluated once more for that, with the recorded answers; the first
-    step shows whether the two are the same.
+    The base's graph is kept and used for the backward pass. In three cases the objective is evaluated once
+    more for that, with the recorded answers: in the first step, which compares the two evaluations; with
+    several processes; and where rows failed.
 
     Args:
-        evaluations: the boxes, and whose turn it is.
-        step: the step, with the batch as it was given.
-        recorded: what boxes were asked and answered.
-        causes: why rows failed, as far as boxes said so.
-        before: the network before it.
-        dither: what boxes were asked beside what the objective asks.
+        evaluations: the evaluations of the gradient's steps.
+        step: the step, with the user's batch.
+        recorded: the recorded calls of the boxes.
+        causes: the reasons why rows failed, as far as boxes gave them.
+        before: the network before the evaluation.
+        dither: the dither of the boxes' inputs.
         live: the graph, where there is one.
-        refused: why a dither was left out, which had left no row; empty where none was.
+        refused: why a dither was left out, since it left no row; empty where none was left out.
         spent: rows that the boxes were asked for with that dither.
 
     Attributes:
-        step, dither, causes, refused: as given.
+        step, dither, causes, refused: the arguments of these names.
         boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
         losses: the losses, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
         survived: the rows that did not fail, `(rows,)` bool.
-        cut: outputs without derivative that the loss goes by, in words; of a first step.
+        cut: outputs without derivative that the loss depends on, in words; set in a first step.
         outlying: rows that nothing is learned from; to be set.
-        check: what a query along the gradient has shown; to be set.
+        check: the result of queries along the gradient; to be set.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class Evaluation:
 
     @property
     def spoilt(self) -> bool:
-        """Whether all rows failed where something was added to what a box was asked."""
+        """True if all rows failed where something was added to a box's inputs."""
         added = bool(self.dither) and any(call.added for call in self.recorded)
         return added and not bool(self.survived.any())
 
@@ -254,7 +254,7 @@ class Evaluation:
         return int((~self.survived).sum())
 
     def usual(self, window: Window) -> Window:
-        """What the step recorded, in which rows that nothing is learned from count as failed."""
+        """Return the step's window, in which rows that nothing is learned from count as failed."""
         window = replace(window, calls=tuple(replace(call, before=None) for call in window.calls))
         if self.outlying is None:
             return window
@@ -275,7 +275,7 @@ class Evaluation:
         return self._settled[1]
 
     def refuse_none_left(self, steps: int) -> None:
-        """Refuse a step all of whose rows failed.
+        """Refuse a step without a surviving row.
 
         Args:
             steps: how many steps there were.
@@ -286,7 +286,7 @@ class Evaluation:
         survivors(self.losses, steps, self.causes)
 
     def pairs(self) -> list[CallPairs]:
-        """What each call shows a tangent, without rows that failed; the first step looks at the objective.
+        """Return each call's rows for tangents, without failed ones; the first step looks at the objective.
 
         Raises:
             FailedQueriesError: all rows failed.
@@ -303,11 +303,11 @@ class Evaluation:
         return [call.pairs(boxes[call.box], self.survived) for call in calls]
 
     def gradient(self, at_calls: Sequence[Linearised], errors: Sequence[float | None]) -> StepGradient:
-        """The way back by autograd, with the tangents in the boxes' place; no box runs. Once.
+        """Run the backward pass by autograd, with the tangents in the boxes' place; no box runs. Once.
 
         Args:
-            at_calls: what the box's tangent says at each call.
-            errors: of their predictions, by call, for a message.
+            at_calls: the box's tangent at each call.
+            errors: the errors of their predictions, by call, for a message.
 
         Raises:
             TangentError: as `evaluate_again` and `Live.gradients`; or rows depend on those that failed.

@@ -1,4 +1,4 @@
-"""`Judgement`: what follows from a step for the trust in tangents, and for the inputs that are dithered."""
+"""`Judgement`: the consequences of a step for the trust in tangents, and for the dithered inputs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from zo.tangents.trust import Check, TrustWatch, metrics
 
 
 class Judgement:
-    """Has gradients checked, takes in what steps have shown, and has remedies begin where trust is lost.
+    """Has gradients checked, takes in the evidence of steps, and starts remedies where trust is lost.
 
     Args:
-        settings: what the gradient is made with.
+        settings: the arguments of the gradient.
         stand_ins: the tangents.
         ranks: the processes that take a step together; the first one asks, and the others help.
 
     Attributes:
         watch: trust, from step to step.
-        excitation: which inputs are dithered.
-        check: that of the last step.
-        notices: what was said so far.
+        excitation: the dither of the boxes' inputs.
+        check: the check of the last step.
+        notices: the notices given so far.
     """
 
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, ranks: Ranks) -> None:
@@ -59,21 +59,21 @@ class Judgement:
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What must be the same in all processes."""
+        """The state that must be the same in all processes."""
         return *self.watch.shared, self.excitation.size
 
     def dither(self, key: Key) -> Dither:
-        """What the boxes of a step are asked beside what the objective asks."""
+        """Return the dither of a step."""
         return self.excitation.of_step(key, self._stand_ins.excited)
 
     def excite(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
-        """Take in what a step has shown of its dither, choose the next, and whether the gradient is used.
+        """Take in the response to a step's dither, choose the next dither, and whether the gradient is used.
 
-        It is not while a first dither's response is not known: then nothing is added, nor checked, and no
-        optimiser takes a step, of which Adam's next ones would be shorter.
+        The gradient is not used while the response to a first dither is not known. Then nothing is added or
+        checked, and no optimiser takes a step: a zero gradient would make Adam's next steps shorter.
 
         Returns:
-            The gradient; without what goes through inputs whose response is not known, where these hold up
+            The gradient, without the part through inputs whose response is not known, where they hold up
             nothing.
         """
         number = gradient.step.number
@@ -105,7 +105,7 @@ class Judgement:
         return gradient.by_others([self._stand_ins.excited[c.box].without_unknown(at) for at, c in calls])
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
-        """What a query along a gradient says of it, where one is due and no outlier would decide."""
+        """Check a gradient by queries along it, where a check is due and no outlier would decide."""
         step = gradient.step
         if self.waits or evaluation.outlying is not None or not self.watch.checks(step.number):
             return Check()
@@ -115,10 +115,10 @@ class Judgement:
             return Check() if self._ranks.rank else checked(gradient, self.watch)
 
     def without_unmoved(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
-        """The gradient, taken again where its check has shown outputs that nothing moves, for no row.
+        """Take the gradient again where its check has shown outputs that nothing moves, for no row.
 
-        What the check says is of the gradient before, and counts no more then. Only of boxes that are
-        dithered: of others values show the derivative.
+        The check is of the gradient before, so it does not count any more. This is for dithered boxes only;
+        for other boxes values show the derivative.
         """
         new: list[int] = []
         for place, numbers in evaluation.check.unmoved.items():
@@ -140,12 +140,12 @@ class Judgement:
         return None if self.waits else self.watch.share(evaluation.check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
-        """Take in a step, and act: say what there is to say, and begin what is due where trust is lost.
+        """Take in a step, and act: give its notices, and start remedies where trust is lost.
 
         Args:
-            evaluation: what boxes were asked and answered, with the check.
+            evaluation: the evaluation of the step, with the check.
             gradient: the gradient, before it is shortened.
-            lost: rows that failed, of all steps so far.
+            lost: the number of failed rows of all steps so far.
 
         Warns:
             TangentWarning, ZeroGradientWarning, LostRowsWarning: see `StepOutcome.say` and `TrustWatch.saw`.
@@ -164,7 +164,7 @@ class Judgement:
             self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
 
     def metrics(self) -> dict[str, float | None]:
-        """What the last check has shown, trust, and the dither."""
+        """Return the figures of the last check, trust, and the dither."""
         return {
             **metrics(self.check),
             "tangent_distrusted": self.watch.lost,
@@ -175,7 +175,7 @@ class Judgement:
         }
 
     def dithers(self) -> tuple[dict[str, Tensor], ...]:
-        """For each box the standard deviation of the next dither, by the name of the input."""
+        """Return the standard deviation of the next dither for each box, by the name of the input."""
         return tuple(
             {box.inputs[which].name: size for which, size in self.excitation.sizes(place).items()}
             for place, box in enumerate(self._boxes)

@@ -1,4 +1,4 @@
-"""`StepOutcome`: what a step has come to, and what there is to say of its gradient and rows."""
+"""`StepOutcome`: the outcome of a step, and the notices on its gradient and rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zo.tangents.trust import Check, TrustWatch
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step has come to.
+    """The outcome of a step.
 
     Attributes:
-        evaluation: what boxes were asked and answered.
-        gradient: the gradient, with all that it was taken from.
+        evaluation: the evaluation of the step.
+        gradient: the gradient, with its tangents and window.
         unidentified: inputs whose derivative values do not show and that are not dithered, in words.
-        excited: whether inputs are dithered from now on that were not.
+        excited: whether further inputs are dithered from now on.
     """
 
     evaluation: Evaluation
@@ -34,7 +34,7 @@ class StepOutcome:
 
     @cached_property
     def zero(self) -> bool:
-        """Whether the gradient is exactly zero."""
+        """True if the gradient is exactly zero."""
         return not any(bool(gradient.any()) for gradient in self.gradient.gradients)
 
     @property
@@ -47,7 +47,7 @@ class StepOutcome:
         """Say what a zero gradient and rows that failed mean.
 
         Args:
-            notices: what was said so far.
+            notices: the notices given so far.
             watch: takes in what predictions are not to be believed for.
             tangents: one for each box.
             lost: rows that failed, of all steps so far.

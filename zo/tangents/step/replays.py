@@ -1,4 +1,4 @@
-"""`Replays`: further gradients on what steps recorded, for no row: which windows, how many, and how."""
+"""`Replays`: further gradients on recorded steps, for no row: which windows, how many, and how."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which 
 
 
 class Replays:
-    """Windows are kept once somebody asks how many replays may follow; until then the newest alone.
+    """Keeps windows once somebody asks how many replays may follow; until then the newest one alone.
 
     Args:
-        settings: what the gradient is made with.
-        stand_ins: what stands for the boxes.
-        notices: what was said so far.
+        settings: the arguments of the gradient.
+        stand_ins: the tangents that stand for the boxes.
+        notices: the notices given so far.
 
     Attributes:
-        windows: those that are kept.
-        kept: whether they are.
+        windows: the windows that are kept.
+        kept: whether windows are kept.
     """
 
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, notices: Notices) -> None:
@@ -56,7 +56,7 @@ class Replays:
             self._newest = window
 
     def allowed(self) -> int:
-        """How many replays may follow the last step; from now on windows are kept."""
+        """Return how many replays may follow the last step; from now on windows are kept."""
         if not self.kept:
             self.kept = True
             if self._newest is not None:
@@ -78,11 +78,11 @@ class Replays:
         """Loss and gradient on rows of the windows that are kept, at the weights as they are.
 
         Args:
-            evaluations: what evaluates steps.
-            rows: how many are drawn, see `Windows.draw`.
+            evaluations: the evaluations of the gradient's steps.
+            rows: how many rows are drawn, see `Windows.draw`.
             steps: how many steps there were.
             replays: how many replays there were.
-            window: the rows; None for rows that are drawn.
+            window: the rows; None to draw them.
 
         Returns:
             The mean loss of rows that survived when they were recorded, and its gradient; empty where one is
@@ -92,7 +92,7 @@ class Replays:
             TangentError, ObjectiveError: see `TangentGradient.replay`.
 
         Warns:
-            TangentWarning: of the first replay, outputs that stay as recorded and the loss goes by.
+            TangentWarning: at the first replay, the loss depends on outputs that stay as recorded.
         """
         if rows is not None:
             check_count("TangentGradient.replay", "rows", rows)
@@ -115,7 +115,7 @@ class Replays:
         return loss, gradients if finite else ()
 
     def metrics(self) -> dict[str, float]:
-        """How many may follow, how many windows there are, and their bytes; empty where none are kept."""
+        """Return the number of replays allowed, of windows, and of their bytes; empty where none are kept."""
         if not self.kept:
             return {}
         return {

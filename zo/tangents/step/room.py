@@ -1,4 +1,4 @@
-"""`Room`: bytes that what a gradient keeps of rows may take, on this machine."""
+"""`Room`: the bytes that a gradient's records of rows may take, on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Room:
     """Bytes that a gradient's records may take.
 
     Attributes:
-        rows: for rows to learn from, of all tangents together.
-        windows: for windows to be replayed.
+        rows: bytes for rows to learn from, of all tangents together.
+        windows: bytes for windows to be replayed.
     """
 
     rows: int
@@ -28,7 +28,7 @@ class Room:
 
     @classmethod
     def here(cls, *, shared: bool) -> Room:
-        """What this machine has room for; the most where several, which may be others, are to do the same."""
+        """Return the room on this machine; the most where machines, which may differ, are to do the same."""
         most = cls.most()
         if shared:
             return most

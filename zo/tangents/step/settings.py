@@ -1,4 +1,4 @@
-"""`GradientSettings`: what a `TangentGradient` is made with, checked and frozen."""
+"""`GradientSettings`: the arguments of a `TangentGradient`, checked and frozen."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from zo.tangents.trust import Limits
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """What a `TangentGradient` is made with, see there.
+    """The arguments of a `TangentGradient`, see there.
 
     Attributes:
         network: the network.
         objective: the objective.
         boxes: the boxes, those of a host one by one.
-        tangents: a tangent of its own for each.
-        parameters: those that are trained.
-        seed, process_group, steps, limits: as given.
+        tangents: a tangent of its own for each box.
+        parameters: the parameters that are trained.
+        seed, process_group, steps, limits: the arguments of these names.
     """
 
     network: nn.Module

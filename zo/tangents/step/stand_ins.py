@@ -1,4 +1,4 @@
-"""`StandIns`: what stands for the boxes of an objective: a tangent of each, and its usual sizes."""
+"""`StandIns`: the substitutes for the boxes of an objective: a tangent of each, and its usual sizes."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class StandIns:
         outliers: whether answers that are far off, alone, are left out.
 
     Attributes:
-        tangents: as given.
-        excited: they again, with the gains of what is dithered: what is asked for derivatives.
+        tangents: the argument of that name.
+        excited: the tangents with the gains of dithered inputs, which give the derivatives.
         units: one for each box.
-        outliers: what decides which rows are not learned from, one for each box.
-        outlying: those of the last step; None for none.
-        errors: for each call of the last step, the relative error of what its tangent predicted.
+        outliers: one for each box; they decide which rows are not learned from.
+        outlying: the outliers of the last step; None for none.
+        errors: for each call of the last step, the relative error of its tangent's prediction.
         error: the same over all calls together; None where there was nothing to predict.
     """
 
@@ -66,26 +66,26 @@ class StandIns:
 
     @property
     def learn(self) -> bool:
-        """Whether some tangent learns."""
+        """True if some tangent learns."""
         return any(tangent.learns for tangent in self.tangents)
 
     @property
     def replayed(self) -> bool:
-        """Whether steps may be replayed with all of them, unasked."""
+        """True if steps may be replayed with all of them, unasked."""
         return all(tangent.replayed for tangent in self.tangents)
 
     def take_in(
         self, pairs: Sequence[CallPairs], calls: Sequence[RecordedCall], rows: int
     ) -> list[Linearised]:
-        """Have the tangents predict what a step has shown, and learn from it.
+        """Have the tangents predict the rows of a step, and then learn from them.
 
         Args:
-            pairs: what each call has shown, in their order.
+            pairs: the rows of each call, in the order of the calls.
             calls: the calls.
-            rows: of the batch.
+            rows: the number of rows of the batch.
 
         Returns:
-            What they say at each call then, in the units of its box.
+            The tangent at each call after that, in the units of its box.
         """
         self._before = {}
         squares: list[Squares | None] = [None] * len(pairs)
@@ -114,7 +114,7 @@ class StandIns:
 
     @property
     def memory(self) -> dict[int, Lags]:
-        """Of which boxes calls show what was before, and how far back, by their places."""
+        """The lags of the boxes whose calls show earlier ones, by the boxes' places."""
         return {place: each.lags for place, each in enumerate(self._memories) if each.in_use}
 
     def look_back(
@@ -125,17 +125,17 @@ class StandIns:
         survived: Tensor,
         number: int,
     ) -> dict[int, Notice]:
-        """Find what programs keep, and have tangents go on that are shown what was before; see `Memory`.
+        """Find the hidden memory of programs, and go on with tangents that are shown it; see `Memory`.
 
         Args:
             calls: the calls of the step.
-            pairs: what each has shown a tangent.
-            predictions: what tangents said of those with dither.
+            pairs: the rows of each call.
+            predictions: the tangents' predictions for calls with dither.
             survived: `(batch rows,)` bool.
-            number: of the step.
+            number: the number of the step.
 
         Returns:
-            A warning for each box whose tangent goes on so, by its place.
+            A warning for each box that goes on with such a tangent, by its place.
         """
         notices: dict[int, Notice] = {}
         for place, (box, memory) in enumerate(zip(self._boxes, self._memories, strict=True)):
@@ -170,10 +170,10 @@ class StandIns:
         self._before = {}
 
     def refuse_prefit(self, steps: int) -> None:
-        """Refuse learning before the first step that cannot be.
+        """Refuse `prefit` where it cannot be.
 
         Args:
-            steps: of learning.
+            steps: the number of learning steps.
 
         Raises:
             ConfigurationError: the number is out of range, or a tangent does not learn.
@@ -182,7 +182,7 @@ class StandIns:
         checks.refuse_unlearned(self.tangents)
 
     def see(self, evaluation: Evaluation) -> set[int]:
-        """Have the tangents see what boxes answered, before the first step; the places of those boxes."""
+        """Show boxes' answers to the tangents before the first step; return the places of these boxes."""
         for call in evaluation.recorded:
             tangent = self.tangents[call.box]
             bring(tangent, call.inputs[0].device)
@@ -190,11 +190,11 @@ class StandIns:
         return {call.box for call in evaluation.recorded}
 
     def learn_before(self, boxes: Collection[int], steps: int) -> None:
-        """Have the tangents learn what they saw before the first step.
+        """Have the tangents learn the rows that they saw before the first step.
 
         Args:
-            boxes: the places of those that were called: the others have nothing to learn from.
-            steps: of learning.
+            boxes: the places of the boxes that were called: the others have nothing to learn from.
+            steps: the number of learning steps.
 
         Raises:
             ConfigurationError: none was called.
@@ -208,7 +208,7 @@ class StandIns:
             self.tangents[box].learn(steps)
 
     def improve(self) -> list[str]:
-        """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
+        """Improve the tangents, since trust is lost, and say how; nothing if no tangent has a way left."""
         remedies = [tangent.improve() for tangent in self.tangents]
         return list(dict.fromkeys(remedy for remedy in remedies if remedy is not None))
 
@@ -238,7 +238,7 @@ class StandIns:
         refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": theirs})
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned, and the units."""
+        """Save what was learned, and the units."""
         return {
             "kinds": list(self._kinds),
             "memories": [memory.state_dict() for memory in self._memories],
@@ -271,7 +271,7 @@ class StandIns:
 
 
 def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
-    """Whether answers are far from what was predicted, in usual units, or from zero where nothing was."""
+    """Say whether answers are far from predictions, in usual units, or from zero where there was none."""
     if of_call is None:  # outputs may be large and vary little
         square, most = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item(), FAR
     else:

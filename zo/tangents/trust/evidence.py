@@ -1,4 +1,4 @@
-"""`Evidence`: what a step has shown of the tangents, in numbers and without a decision."""
+"""`Evidence`: the measurements of a step about the tangents, in numbers and without a decision."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said
 
 @dataclass(frozen=True)
 class FailedRows:
-    """Why a check shows nothing: too many of its rows failed, or those with most of the gradient.
+    """Why a check shows nothing: too many of its rows failed, or the rows with most of the gradient.
 
     Attributes:
-        share: of the rows that had not failed in the base.
+        share: the share of failed rows among the rows that had not failed in the base.
     """
 
     share: float
@@ -35,10 +35,10 @@ class FewDigits:
 
 @dataclass(frozen=True)
 class SixteenBits:
-    """Why a check shows nothing: numbers between weights and loss are rounded by as much as it changes them.
+    """Why a check shows nothing: rounding between weights and loss is as large as the check's changes.
 
     Attributes:
-        dtype: of those numbers.
+        dtype: the dtype of the rounded numbers.
     """
 
     dtype: str
@@ -46,24 +46,25 @@ class SixteenBits:
 
 @dataclass(frozen=True)
 class Check:
-    """What queries along the gradient have shown; of a step without a check all is empty.
+    """The result of queries along the gradient; of a step without a check all is empty.
 
     Attributes:
-        figures: what was measured, by name: those of `zo.tangents.trust.figures.FIGURES`, and "balance", the
-            agreement with the boxes' own responses in the place of the tangents', which is 1 where autograd
-            saw all that the loss depends on, but for curvature. One that is not known is left out, and all
-            are where the queries show nothing.
-        reason: why they show nothing, where rows that failed or rounding are the reason.
+        figures: the measured figures, by name: those of `zo.tangents.trust.figures.FIGURES`, and "balance".
+            The balance is the agreement with the boxes' own responses in the place of the tangents'. It is 1,
+            but for curvature, where autograd saw all that the loss depends on. Unknown figures are left out;
+            all are where the queries show nothing.
+        reason: why the queries show nothing, if failed rows or rounding are the reason.
         rows: how many rows the boxes were asked for.
         queries: how many queries were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
         unlike: the noise as a share of the loss, in the check that has measured it.
-        flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
-            where nothing was changed, or that is not known.
-        cut: how many times its length the gradient lacks, along itself; None for nothing that shows.
-        short: the same of what tangents leave out, where the loss changes by far more than the gradient says;
-            0 where that is the way's curvature, None where it was not looked for.
+        flat: the share of rows with a changed input that gave the base's very answer; None where nothing was
+            changed, or that is not known.
+        cut: how many times its length the gradient lacks, along itself; None where it lacks nothing.
+        short: how many times its length the gradient lacks since tangents leave a part out, where the loss
+            changes by far more than the gradient predicts; 0 where that is the way's curvature, None where
+            it was not looked for.
         unmoved: for each box numbers of its outputs, by their places, that stayed to the bit in all rows
             while others moved, see `zo.tangents.evidence.unmoved`.
     """
@@ -81,7 +82,7 @@ class Check:
 
     @property
     def shows(self) -> bool:
-        """Whether the queries have shown anything of the gradient."""
+        """True if the queries have shown anything of the gradient."""
         return bool(self.figures)
 
 
@@ -90,7 +91,7 @@ UNCHECKED = Check()
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a step has shown.
+    """The measurements of a step.
 
     Attributes:
         step: the number of the step.
@@ -104,10 +105,10 @@ class Evidence:
 
 
 def is_flat(share: float | None) -> bool:
-    """Whether so many of the rows that were moved gave the same answer that the box is constant in pieces."""
+    """Say whether so many moved rows gave the same answer that the box is constant in pieces."""
     return share is not None and share > FLAT
 
 
 def is_uneven(balance: float | None) -> bool:
-    """Whether a balance is so far from 1 that something may be missing."""
+    """Say whether a balance is so far from 1 that something may be missing."""
     return balance is not None and not abs(balance - 1.0) <= MISSING

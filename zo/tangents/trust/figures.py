@@ -21,10 +21,10 @@ class Fault:
     """A limit that is broken.
 
     Attributes:
-        name: of a figure, or "error" of the predictions.
+        name: the name of a figure, or "error" for the predictions.
         found: the value.
         limit: the least or the most that it may be.
-        expectation: what was expected and found instead, in words.
+        expectation: the expectation and the finding, in words.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Figure:
     """A figure of a check with its limits.
 
     Attributes:
-        name: in `Check.figures`; the metric's is that with "tangent_" before it.
+        name: its name in `Check.figures`; the metric has "tangent_" before that name.
         limits: the least and the most that it may be; None where it does not count.
-        words: what was expected, from the value found and the limit that it breaks.
+        words: a function of the value found and the broken limit: the expectation, in words.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`TrustTerms`, what a gradient was made with, and `State`, what its trust has come to: both frozen."""
+"""`TrustTerms`, the fixed terms of a gradient's trust, and `State`, its trust so far: both frozen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zo.tangents.trust.limits import Limits
 
 @dataclass(frozen=True)
 class TrustTerms:
-    """What does not change from step to step.
+    """The terms of trust that do not change from step to step.
 
     Attributes:
         limits: when checks come; its thresholds say when trust is lost.
@@ -28,29 +28,30 @@ class TrustTerms:
 
 @dataclass(frozen=True)
 class State:
-    """What a resumed run must know; each step puts another in its place.
+    """The trust of a gradient, as a resumed run must know it; each step replaces it by a new one.
 
     Attributes:
         total: the sum of errors, each weighted by its age.
-        weight: the sum of those weights.
-        steps: since the last remedy began, the first of all apart.
-        learned: the first step is over.
-        check: the last one that showed something.
+        weight: the sum of these weights.
+        steps: the number of steps since the last remedy began, without the first of all.
+        learned: whether the first step is over.
+        check: the last check that showed something.
         checked: the step of that check.
-        fresh: it was made since the last remedy began.
+        fresh: whether that check was made since the last remedy began.
         before: the mean error when it was last judged.
-        passed: a check has found no fault.
+        passed: whether a check has found no fault.
         lost: whether trust is lost.
         noise: see `Check.noise`.
-        failed: checks in a row that showed nothing, since rows failed.
-        flat: the box was constant in pieces when it was last asked.
-        narrow: a check showed nothing, since the network computes in 16 bits.
-        whole: a check has found nothing missing from the gradient, which is as the objective is.
-        cut: or something.
-        beside: a way from the weights to the loss passes no box.
+        failed: the number of checks in a row that showed nothing, since rows failed.
+        flat: whether the box was constant in pieces when it was last asked.
+        narrow: whether a check showed nothing, since the network computes in 16 bits.
+        whole: whether a check has found nothing missing from the gradient; that depends on the objective
+            alone.
+        cut: whether a check has found a part missing.
+        beside: whether a way from the weights to the loss passes no box.
         returned: how often trust has returned.
-        short: checks that found the gradient too short; None once one has found that to be curvature.
-        waited: steps at the beginning whose gradient was not used.
+        short: the number of checks that found the gradient too short; None once that was curvature.
+        waited: the number of steps at the beginning whose gradient was not used.
     """
 
     total: float = 0.0
@@ -89,6 +90,6 @@ class State:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> State:
-        """What `plain` gave."""
+        """Rebuild the state from the output of `plain`."""
         check = plain["check"]
         return cls(**{**plain, "check": None if check is None else Check(**check)})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When trust in tangents is lost and regained.
+    """The figures at which trust in tangents is lost and regained.
 
     Trust is lost when the mean relative error of the predictions is above `lost` and stops falling, or when a
     check measures a change of the loss along the gradient of less than `agreement` times the predicted one.

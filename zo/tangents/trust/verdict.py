@@ -1,4 +1,4 @@
-"""`decide`: what follows from what a step has shown; no words, nothing done, nothing remembered."""
+"""`decide`: the verdict on a step's evidence, without words, actions or memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RARELY = 10  # times as many steps between checks of a box that is constant in p
 
 @dataclass(frozen=True)
 class TrustVerdict:
-    """What follows from a step.
+    """The verdict on a step.
 
     Attributes:
         state: the trust after it.
@@ -27,7 +27,7 @@ class TrustVerdict:
 
 
 def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
-    """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
+    """Say whether a step, from 0, is checked; checks are ten times rarer where they show nothing.
 
     That is where the box is constant in pieces, or the network computes in 16 bits.
     """
@@ -51,12 +51,12 @@ def share_of(terms: TrustTerms, state: State, check: Check) -> float:
 
 
 def decide(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
-    """What follows from a step for the trust in tangents.
+    """Return the trust in tangents after a step.
 
     Args:
-        terms: what the gradient was made with.
+        terms: the fixed terms of trust.
         state: the trust before the step.
-        evidence: what the step has shown.
+        evidence: the evidence of the step.
     """
     state, check = _seen(terms, state, evidence), evidence.check
     average = terms.limits.thresholds.average
@@ -100,8 +100,8 @@ def _judged(terms: TrustTerms, state: State, due: bool) -> TrustVerdict:
     """The verdict by the faults of the last check, and by the error of predictions where that is due.
 
     Args:
-        terms: what the gradient was made with.
-        state: the trust, with what the step has shown.
+        terms: the fixed terms of trust.
+        state: the trust, with the evidence of the step.
         due: whether `average` steps have passed since the error was last judged. A check may come in between,
             when the error has not had the time to fall.
     """

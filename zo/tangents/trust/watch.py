@@ -1,4 +1,4 @@
-"""`TrustWatch`: takes trust from step to step, has remedies begin, and says what is to be said."""
+"""`TrustWatch`: takes trust from step to step, starts remedies, and issues the notices."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class TrustWatch:
             step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
         last: how many steps there will be; None where that is not known.
-        notices: what was said so far.
+        notices: the notices given so far.
 
     Attributes:
-        terms: all of these.
-        state: what trust has come to.
+        terms: the fixed terms of trust.
+        state: the trust so far.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class TrustWatch:
 
     @property
     def lost(self) -> bool:
-        """Whether trust is lost."""
+        """True if trust is lost."""
         return self.state.lost
 
     @property
     def shared(self) -> tuple[TrustTerms, State]:
-        """What must be the same in all processes; what each finds by itself is left out."""
+        """The terms and state that must be the same in all processes, without each one's own findings."""
         return self.terms, replace(self.state, beside=True)
 
     def checks(self, step: int) -> bool:
-        """Whether a step, from 0, is checked."""
+        """Say whether a step, from 0, is checked."""
         return is_checked(self.terms, self.state, step)
 
     def share(self, check: Check) -> float:
@@ -69,17 +69,17 @@ class TrustWatch:
         return share_of(self.terms, self.state, check)
 
     def doubts(self, check: Check) -> bool:
-        """Whether a check finds fault."""
+        """Say whether a check finds fault."""
         return bool(faults_of(self.terms, self.state, check))
 
     def may_be_cut(self, check: Check) -> bool:
-        """Whether part of the gradient may be missing: it is looked at until a check has shown it whole."""
+        """Say whether part of the gradient may be missing: asked until a check has shown it whole or cut."""
         return not (self.state.whole or self.state.cut) and is_uneven(check.figures.get("balance"))
 
     def may_be_short(self, check: Check) -> bool:
-        """Whether a check that finds no fault says that the gradient is far too short; until that is told.
+        """Say whether a check that finds no fault shows a far too short gradient, until that is told.
 
-        Not before another has found none: at first little is known.
+        It says so only after an earlier check without fault: at first little is known.
         """
         agreement, times = check.figures.get("agreement", 1.0), self.state.short
         open_question = self.state.passed and not self.state.cut and times is not None and times < TOO_SHORT
@@ -93,20 +93,20 @@ class TrustWatch:
         improve: Remedy = tuple,
         excite: Remedy = tuple,
     ) -> None:
-        """Take in what a step has shown, and act.
+        """Take in the evidence of a step, and act.
 
         Args:
             step: the number of the step.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
             check: the check of the step.
-            improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
-            excite: asked before that for inputs that are dithered now, in words.
+            improve: improves the tangents without further rows where trust is lost, and says how, in words.
+            excite: called before that; dithers further inputs, and names them, in words.
 
         Warns:
-            TangentWarning: trust is lost, by which limit, and what is done about it: inputs are dithered,
+            TangentWarning: trust is lost. The message names the limit and the remedy: inputs are dithered,
                 tangents learn longer, another kind is tried, or nothing is left. Or three checks in a row
                 showed nothing. Or the box is constant in pieces, or its answers have too few digits for a
-                check, or are others when it is asked the same again. Each warning is given once.
+                check, or differ when it is asked the same again. Each warning is given once.
         """
         evidence = Evidence(step, error, check)
         verdict = decide(self.terms, self.state, evidence)
@@ -138,7 +138,7 @@ class TrustWatch:
         self.state = replace(self.state, waited=self.state.waited + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen, and what was said."""
+        """Save the trust and the names of the notices given."""
         return {**self.state.plain(), "said": sorted(self._notices.said)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ class TrustWatch:
         self.state = verdict.state.mended()
 
     def _control(self) -> str:
-        """What takes no more rows and may train better: said once, and where it trains anything."""
+        """Advise a method that takes no more rows and may train better; say nothing where that was done."""
         new = "control" not in self._notices.said
         self._notices.settle("control")
         return words.CONTROL if new and self.state.beside else ""

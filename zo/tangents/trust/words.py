@@ -22,12 +22,12 @@ CONTROL = (
 
 
 def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator[Notice]:
-    """What a step's evidence shows by itself, whatever follows from it.
+    """Yield the notices that a step's evidence gives by itself, whatever the verdict.
 
     Args:
-        terms: what the gradient was made with.
+        terms: the fixed terms of trust.
         state: the trust after the step.
-        evidence: what the step has shown.
+        evidence: the evidence of the step.
     """
     check, at = evidence.check, f"Step {evidence.step + 1}: "
     reason = check.reason
@@ -116,7 +116,7 @@ def stuck(terms: TrustTerms, step: int, verdict: TrustVerdict) -> Notice:
 
 
 def stuck_name(state: State) -> str:
-    """The name of `stuck`, which is said again where trust had returned, once."""
+    """The name of the notice `stuck`, which is given again, once, where trust had returned."""
     return f"stuck, time {min(1 + state.returned, 2)}"
 
 
@@ -137,13 +137,13 @@ def _notice(name: str, words: str) -> Notice:
 
 
 def _left(terms: TrustTerms, step: int) -> str:
-    """How many steps are left, where a remedy says that it takes more."""
+    """Say how many steps are left, if fewer than a remedy may take."""
     steps = SEVERAL if terms.last is None else terms.last - step - 1
     return f" There {'is' if steps == 1 else 'are'} {counted(steps, 'step')} left." if steps < SEVERAL else ""
 
 
 def _broken(step: int, verdict: TrustVerdict) -> str:
-    """Which limits are broken, and by how much."""
+    """Name the limits that are broken, with the figures."""
     state = verdict.state
     faults = "; and ".join(fault.expectation for fault in verdict.faults)
     of_check = any(fault.name != "error" for fault in verdict.faults)
@@ -153,7 +153,7 @@ def _broken(step: int, verdict: TrustVerdict) -> str:
 
 
 def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
-    """What a user can do where no remedy is left: the gradient itself gets no better."""
+    """Return advice for a user where no remedy is left: the gradient itself gets no better."""
     risk, most = "Training may be worse than none", 2 - terms.limits.thresholds.agreement
     if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
         risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"

@@ -56,7 +56,7 @@ class Part:
 
     Args:
         values: the part.
-        first: where it begins in the whole array, counted from 0, a number for each dimension.
+        first: its beginning in the whole array, counted from 0, a number for each dimension.
         whole: the shape of the whole.
     """
 
@@ -65,7 +65,7 @@ class Part:
 
 
 class Host:
-    """A program's end of the line to a trainer; the functions of this module are those of one of them."""
+    """A program's end of the line to a trainer; the functions of this module use one such object."""
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path  # of the socket; None for that of BLACKBOX_HOST
@@ -75,11 +75,11 @@ class Host:
         self._size = 0
 
     def is_open(self, rank: int = 0, size: int = 1) -> bool:
-        """Whether a trainer has started the program; connects to it. The others call this by themselves.
+        """Say whether a trainer has started the program, and connect to it; the other functions call this.
 
         Args:
-            rank: of several processes that each ask, this one's number.
-            size: how many there are.
+            rank: the number of this process, where several processes ask.
+            size: how many processes there are.
         """
         if self._looked == os.getpid():
             return self._line is not None
@@ -151,7 +151,7 @@ class Host:
         if kind != ANSWER or count > MOST:
             self._fail("expected an answer of at most 32 arrays, got something else")
         entries = [self._entry(self._read(ENTRY.size)) for _ in range(count)]
-        if size != sum(-(-wanted // 8) * 8 for _, _, _, wanted in entries):
+        if size != sum(-(-length // 8) * 8 for _, _, _, length in entries):
             self._fail("expected an answer as long as its arrays, got another length")
         if not flags & SHARED:
             data = memoryview(self._read(size))
@@ -160,10 +160,10 @@ class Host:
         else:
             self._fail("expected an answer in the memory that the trainer shares, got none")
         answers, place = {}, 0
-        for name, format_, dims, wanted in entries:
+        for name, format_, dims, length in entries:
             numbers = array.array(format_)
-            numbers.frombytes(data[place : place + wanted])
-            place += -(-wanted // 8) * 8
+            numbers.frombytes(data[place : place + length])
+            place += -(-length // 8) * 8
             answers[name] = self._as_array(numbers, dims)
         return answers
 
@@ -172,10 +172,10 @@ class Host:
         name, type_, rank, *dims = ENTRY.unpack(data)
         if type_ not in (1, 2) or not 0 <= rank <= 4 or min(dims) < 0:
             self._fail("expected arrays of floats in an answer, got something else")
-        wanted = 4 * type_
+        size = 4 * type_
         for n in dims[:rank]:
-            wanted *= n
-        return name.rstrip(b"\0").decode(errors="replace"), FORMATS[type_], dims[:rank], wanted
+            size *= n
+        return name.rstrip(b"\0").decode(errors="replace"), FORMATS[type_], dims[:rank], size
 
     def _as_array(self, numbers: array.array, dims: list[int]) -> Any:
         numpy = sys.modules.get("numpy")

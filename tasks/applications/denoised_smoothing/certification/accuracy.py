@@ -1,4 +1,4 @@
-"""What certificates say together: certified accuracy and ACR, tables for papers, curves over the radius."""
+"""Summaries of certificates: certified accuracy and ACR, tables for papers, curves over the radius."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def certified_accuracy(certificates: Sequence[Certificate], radii: Radii) -> Flo
     """The share of images that are predicted right with a certificate of at least each radius.
 
     Args:
-        certificates: of the images; abstentions are wrong at every radius, 0 included.
+        certificates: the certificates of the images; abstentions are wrong at every radius, 0 included.
         radii: any number of them, in the images' units.
 
     Returns:
@@ -33,8 +33,8 @@ def certified_accuracy(certificates: Sequence[Certificate], radii: Radii) -> Flo
         classifier's accuracy under any perturbation of that l2 norm.
     """
     radius, correct = _columns(certificates)
-    wanted = np.atleast_1d(np.asarray(radii, dtype=float))
-    return (correct & (radius >= wanted[:, None])).mean(axis=1)
+    radius_array = np.atleast_1d(np.asarray(radii, dtype=float))
+    return (correct & (radius >= radius_array[:, None])).mean(axis=1)
 
 
 def average_certified_radius(certificates: Sequence[Certificate]) -> float:
@@ -51,13 +51,13 @@ def accuracy_band(
 ) -> tuple[Floats, Floats]:
     """Two-sided Clopper-Pearson limits of shares that so many images gave.
 
-    What another draw of test images might have given, point by point; it says nothing on training, of
-    which other seeds tell.
+    They show the spread over other draws of test images, point by point. They show nothing of the spread over
+    trainings, for which there are other seeds.
 
     Args:
-        shares: of `images`.
-        images: how many there are.
-        confidence: of each interval.
+        shares: the shares of `images`.
+        images: how many images there are.
+        confidence: the confidence of each interval.
     """
     from scipy import stats
 
@@ -137,7 +137,7 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
 
     with pictures.palette(LOOKS):
         hues = {method: pictures.colour(method) for method in runs}
-    made, (row,) = pictures.figure(width=6.4, height=4.0)
+    figure, (row,) = pictures.figure(width=6.4, height=4.0)
     axes = row[0]
     certificates = [one for seeds in runs.values() for of_seed in seeds for one in of_seed]
     end = 1.06 * max([cap, *(one.radius for one in certificates if one.correct)])
@@ -160,4 +160,4 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
     axes.set(xlim=(0, end), ylim=(0, 100))
     axes.set(xlabel="l2 radius (white is 1 above black)", ylabel="certified accuracy (%)")
     pictures.legend_above(axes, 4)
-    return pictures.save(made, path)
+    return pictures.save(figure, path)

@@ -29,7 +29,7 @@ from zo.errors import FailedQueriesError
 
 
 class Phase(IntEnum):
-    """What a noisy copy is for; each phase has noise of its own, or the bound would not hold."""
+    """The purpose of a noisy copy; each phase has noise of its own, or the bound would not hold."""
 
     SELECT = 0  # n0: which class is the top class
     ESTIMATE = 1  # N: how probable it is
@@ -37,17 +37,17 @@ class Phase(IntEnum):
 
 
 def noise_block(seed: int, index: int, phase: Phase, block: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise `shape`, float32, that hangs on these numbers alone.
+    """Standard normal noise `shape`, float32, that depends on these numbers alone.
 
     Numbers are drawn in float64 by NumPy's PCG64 from a seed sequence of all of them: 128 bits of state,
     where torch's CPU generator keeps 32 bits of a seed, and two blocks of one image with the same noise
     would not be the independent trials that the bound counts.
 
     Args:
-        seed: the certification's.
-        index: of the image in its data set.
-        phase: what the copies are for.
-        block: number of the block in its phase.
+        seed: the seed of the certification.
+        index: the index of the image in its data set.
+        phase: the purpose of the copies.
+        block: the number of the block in its phase.
         shape: `(block size, channels, height, width)`.
     """
     # As a spawn key: in the entropy itself trailing zeros would count for nothing.
@@ -67,11 +67,11 @@ class BaseClassifier:
     """A classifier that is smoothed, in two parts.
 
     Attributes:
-        labels: the part that queries cost something for. `(rows, ...)` to `(rows,)` of int64: a class
-            from 0 to `classes` - 1, or `FAILED`. It is called with at most a block of rows.
-        classes: how many there are.
-        front: what comes before, such as a denoiser and a clamp; None for nothing. It gets whole blocks
-            of noisy images.
+        labels: the part whose queries cost something, `(rows, ...)` to `(rows,)` of int64: a class from 0 to
+            `classes` - 1, or `FAILED`. It is called with at most a block of rows.
+        classes: how many classes there are.
+        front: the part before it, such as a denoiser and a clamp; None for nothing. It gets whole blocks of
+            noisy images.
     """
 
     labels: Labels
@@ -84,15 +84,15 @@ def count_votes(
 ) -> tuple[np.ndarray, int]:
     """Ask for noisy copies of an image and count their labels: votes `(classes,)`, and failed queries.
 
-    The k-th copy is the same whatever `queries` is: more queries later begin with those asked already, which
-    a cache then answers.
+    The k-th copy is the same whatever `queries` is: a later call with more queries begins with the same ones,
+    which a cache then answers.
 
     Args:
         base: the classifier.
         image: `(channels, height, width)` in [0, 1].
-        index: of the image; its noise depends on it.
-        phase: what the copies are for.
-        queries: how many.
+        index: the index of the image; its noise depends on it.
+        phase: the purpose of the copies.
+        queries: how many queries to make.
         settings: sigma, seed, block.
 
     Raises:
@@ -127,20 +127,20 @@ ABSTAIN = -1  # the prediction where nothing can be said at this alpha
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of one image: within `radius` of it the smoothed classifier predicts `predict`.
+    """The certificate of one image: within `radius` of it the smoothed classifier predicts `predict`.
 
     Attributes:
-        idx: of the image in its data set.
+        idx: the index of the image in its data set.
         label: its true class; -1 where it is not known.
         predict: the class, or `ABSTAIN`.
-        radius: l2, in the images' units; 0 where it abstains.
-        seconds: that it took.
-        votes: of the N queries, those for the class that the n0 queries chose; nA in the paper.
-        probability: lower bound of that class's probability; pA_lower in the paper.
-        n: queries of the estimate, N in the paper.
-        queries: all that were asked, n0 + N.
-        failed: of those, how many came back without an answer; they count as votes for no class.
-        hits: of the N queries, those for the true class; 0 where it is not known.
+        radius: the l2 radius, in the images' units; 0 where it abstains.
+        seconds: the seconds that it took.
+        votes: how many of the N queries voted for the class that the n0 queries chose; nA in the paper.
+        probability: a lower bound of that class's probability; pA_lower in the paper.
+        n: the queries of the estimate, N in the paper.
+        queries: all queries, n0 + N.
+        failed: how many of them came back without an answer; they count as votes for no class.
+        hits: how many of the N queries voted for the true class; 0 where it is not known.
     """
 
     idx: int
@@ -157,7 +157,7 @@ class Certificate:
 
     @property
     def correct(self) -> bool:
-        """Whether the prediction is the label; an abstention is wrong at every radius, 0 included."""
+        """True if the prediction is the label; an abstention is wrong at every radius, 0 included."""
         return self.predict != ABSTAIN and self.predict == self.label
 
 
@@ -169,15 +169,15 @@ def certify_image(
     Args:
         base: the classifier that is smoothed.
         image: `(channels, height, width)` in [0, 1].
-        index: of the image in its data set; the noise hangs on it.
+        index: the index of the image in its data set; the noise depends on it.
         label: its true class, only written down; -1 where it is not known.
-        settings: sigma, n0, n, alpha and what the noise hangs on.
+        settings: sigma, n0, n, alpha and the settings of the noise.
     """
     started = perf_counter()
-    chosen, failed = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)
+    class_votes, failed = count_votes(base, image, index, Phase.SELECT, settings.n0, settings)
     # Where every query of the choice failed there is no class to count for, and class 0 is as good as any:
     # the choice may be made in any way that does not look at the N queries.
-    top = int(chosen.argmax())  # the lowest of equal ones
+    top = int(class_votes.argmax())  # the lowest of equal ones
     counted, more_failed = count_votes(base, image, index, Phase.ESTIMATE, settings.n, settings)
     votes = int(counted[top])
     probability = lower_bound(votes, settings.n, settings.alpha)
@@ -216,7 +216,7 @@ def predict_image(
 
 
 def refuse_failed(index: int, failed: int, queries: int, most: float) -> None:
-    """Refuse an image of whose queries too many failed: a box that is down would look like abstentions.
+    """Refuse an image with too many failed queries: a box that is down would look like abstentions.
 
     Raises:
         FailedQueriesError: more than this share failed.

@@ -19,10 +19,10 @@ class Settings:
         sigma: standard deviation of the noise, in the images' units (1 is from black to white).
         n: queries that estimate the probability of the top class, N in the paper.
         n0: queries that choose the top class.
-        alpha: probability that a certificate is wrong, at most.
-        seed: of the noise.
-        block: noisy copies drawn, denoised, and sent to the box together. Noise and the denoiser's rounding
-            depend on it, so it is part of the certificate.
+        alpha: the largest probability that a certificate is wrong.
+        seed: the seed of the noise.
+        block: how many noisy copies are drawn, denoised, and sent to the box together. Noise and the
+            denoiser's rounding depend on it, so it is part of the certificate.
 
     Raises:
         ConfigurationError: a setting is out of its range.
@@ -99,7 +99,7 @@ def radius_cap(sigma: float, n: int, alpha: float) -> float:
 
 
 def vote_is_clear(first: int, second: int, alpha: float) -> bool:
-    """Whether the leading class is the most probable one, wrong with probability at most alpha.
+    """Say whether the leading class is the most probable one, wrong with probability at most alpha.
 
     The two-sided binomial test of the two leading counts against 1/2 (Cohen et al. 2019, PREDICT).
     """

@@ -1,8 +1,8 @@
-"""The certificate file: a table with Cohen's columns and ours, and beside it what it hangs on.
+"""The certificate file: a table with Cohen's columns and ours, and beside it all that it depends on.
 
 `NAME.tsv` has one line for each image: `idx label predict radius correct time` as in the files of Cohen et
 al. (2019), then `nA pA_lower N queries failed hits`. Numbers are written in full: rounded to three digits, as
-in those files, a radius of .2496 would count at .25. `NAME.json` says what was certified and how.
+in those files, a radius of .2496 would count at .25. `NAME.json` describes the certification.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class CertificateFile:
     """A table that grows by one line for each certified image, and survives any sudden end.
 
     Args:
-        path: of the table; its record is beside it, with the suffix ".json", and with ".ledger" what the box
-            counted for each image.
+        path: the path of the table. Its record is beside it, with the suffix ".json", and the box's counts
+            for each image, with the suffix ".ledger".
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,7 +54,7 @@ class CertificateFile:
         A last line without its end, torn by a kill, is dropped from the file.
 
         Args:
-            record: what the certificates hang on, JSON values.
+            record: the settings that the certificates depend on, JSON values.
 
         Returns:
             The certificates that are there already.
@@ -62,11 +62,11 @@ class CertificateFile:
         Raises:
             DataError: the file belongs to another certification, or cannot be read.
         """
-        wanted = json.loads(json.dumps(atomic.strict(record)))
+        content = json.loads(json.dumps(atomic.strict(record)))
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # The record first: a table without one could not be told from another's.
-            atomic.write_json(self.record_path, wanted)
+            atomic.write_json(self.record_path, content)
             atomic.write_bytes(self.path, _line(COLUMNS))
             return []
         try:
@@ -76,10 +76,10 @@ class CertificateFile:
                 f"{self.path}: expected its record {self.record_path.name} beside it, got none that can be "
                 f"read ({error}). Without it the table may be anything's: move it away and certify anew."
             ) from None
-        for key in [*wanted, *(key for key in recorded if key not in wanted)]:
-            if recorded.get(key) != wanted.get(key):
+        for key in [*content, *(key for key in recorded if key not in content)]:
+            if recorded.get(key) != content.get(key):
                 raise DataError(
-                    f"{self.path}: expected certificates with {key} {wanted.get(key)!r}, got a file with "
+                    f"{self.path}: expected certificates with {key} {content.get(key)!r}, got a file with "
                     f"{recorded.get(key)!r}. Give another file, or what this one was made with, or delete "
                     "this one."
                 )
@@ -96,7 +96,7 @@ class CertificateFile:
         _write(self.path, _line(_cells(certificate)))
 
     def counted(self, certificates: Iterable[Certificate]) -> Ledger:
-        """What the box has counted for some images of the table; their queries, where that is not known."""
+        """Return the box's counts for some images of the table; their queries, where that is not known."""
         counts: dict[int, Ledger] = {}
         content = self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
         for line in content.split(b"\n")[:-1]:
@@ -128,8 +128,8 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
         for number, line in enumerate(lines, start=2):
             where = f"{path}, line {number}"
             cells = zip(COLUMNS.values(), line.split("\t"), strict=True)
-            idx, label, predict, far, correct, *others = (kind(cell) for kind, cell in cells)
-            one = Certificate(idx, label, predict, far, *others)
+            idx, label, predict, far, correct, *other_cells = (kind(cell) for kind, cell in cells)
+            one = Certificate(idx, label, predict, far, *other_cells)
             if idx in certificates:
                 raise ValueError("an idx that is there twice")
             if wrong := _contradiction(one, correct):
@@ -145,7 +145,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
 
 
 def _contradiction(one: Certificate, correct: int) -> str:
-    """What in a line cannot be, by the names of its columns; "" if nothing."""
+    """Describe an impossible value in a line, by the names of its columns; "" if there is none."""
     sound = {
         f"idx {one.idx}": one.idx >= 0,
         f"radius {one.radius}": 0 <= one.radius < math.inf,

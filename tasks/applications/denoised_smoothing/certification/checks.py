@@ -1,4 +1,4 @@
-"""A box as a classifier of images, and what can be found wrong before the first query is paid for."""
+"""A box as a classifier of images, and its faults that can be found before the first query is paid for."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class ClassifierBox:
         """
         spec = self.box.inputs[0]
         shaped = rows.to(spec.torch_dtype or torch.float32).reshape(len(rows), *spec.shape)
-        asked = self.box if self.scores else Scored(self.box, "labels", "labels", self.classes)
-        return predictions(asked(shaped).cpu())
+        label_box = self.box if self.scores else Scored(self.box, "labels", "labels", self.classes)
+        return predictions(label_box(shaped).cpu())
 
 
 def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> ClassifierBox:
@@ -107,10 +107,10 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
 
 
 def known_as(box: BlackBoxFunction) -> str:
-    """The identity of a box, by which a certificate names it.
+    """The identity of a box, as a certificate records it.
 
     Raises:
-        ProblemError: it has none.
+        ProblemError: the box has none.
     """
     try:
         return identity(box)
@@ -121,33 +121,33 @@ def known_as(box: BlackBoxFunction) -> str:
 
 
 def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
-    """What so many images will ask of this box, in a sentence; nothing is asked yet.
+    """Describe the queries that so many images will take of this box; nothing is asked yet.
 
     Args:
-        box: the classifier and what is wrapped around it.
-        images: how many.
-        queries: for all of them; rows that fail and are asked again come on top.
+        box: the classifier with its wrappers.
+        images: how many images.
+        queries: the queries of all images; rows that fail and are asked again come on top.
 
     Raises:
-        BudgetError: it does not fit into what is left of a `Budgeted` in the stack, even if every answer
-            that a `Cached` keeps served.
+        BudgetError: they do not fit into the rest of a `Budgeted` in the stack, even if every answer that a
+            `Cached` keeps served.
     """
-    left, kept = [], 0
+    left, cached_answers = [], 0
     inner = box
     while isinstance(inner, Wrapper):
         if isinstance(inner, Budgeted):
             left.append(inner.rows_left)
         if isinstance(inner, Cached):
-            kept += inner.rows_kept()
+            cached_answers += inner.rows_kept()
         inner = inner.box
     words = f"Certifying {counted(images, 'image')} takes {counted(queries, 'query')}"
-    if kept:
-        words += f"; the cache keeps {kept:,} answers of this box, those among them cost nothing"
+    if cached_answers:
+        words += f"; the cache keeps {cached_answers:,} answers of this box, those among them cost nothing"
     if left:
         budget = min(left)
-        if queries - kept > budget:
+        if queries - cached_answers > budget:
             raise BudgetError(
-                f"{box!r}: expected a plan of at most {budget + kept:,} queries, got {queries:,} "
+                f"{box!r}: expected a plan of at most {budget + cached_answers:,} queries, got {queries:,} "
                 f"for {counted(images, 'image')}. None was asked. "
                 "Raise the budget, certify fewer images, or lower N."
             )

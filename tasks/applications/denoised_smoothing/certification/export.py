@@ -74,9 +74,9 @@ def _check(network: nn.Module, images: Tensor) -> None:
         came = f"{tuple(denoised.shape)}" if isinstance(denoised, Tensor) else type(denoised).__name__
     except Exception as error:
         came = f"an error ({type(error).__name__}: {' '.join(f'{error}'.split())[:300]})"
-    if came != (wanted := f"{tuple(images.shape)}"):
+    if came != (shape := f"{tuple(images.shape)}"):
         raise ProblemError(
-            f"export_denoiser: expected a network that gives a tensor {wanted} for images of that shape, got "
+            f"export_denoiser: expected a network that gives a tensor {shape} for images of that shape, got "
             f"{came} from {type(network).__name__}. Give the image's shape, and return the denoised images "
             "alone."
         )

@@ -49,7 +49,7 @@ class SmoothedClassifier:
 
     Noise depends on (seed, place of the image, phase, block) alone, so the number of workers of a `Parallel`
     changes no certificate, and a run that is started again asks the same rows: with a `Cached` around the
-    box none that was answered is paid for twice. A stack that is meant for this, from outside to inside:
+    box no answered row is paid for twice. A stack for this purpose, from outside to inside:
 
         Cached(Retrying(Budgeted(box, rows=...)), "queries.db", block=100)
 
@@ -60,11 +60,11 @@ class SmoothedClassifier:
         box: images in [0, 1] to logits, probabilities or labels; see `classifier_box`.
         denoiser: `(rows, channels, height, width)` to the same shape; a copy in evaluation mode is kept.
             None for none.
-        sigma: standard deviation of the noise.
-        seed: of the noise.
-        block: noisy copies drawn, denoised and sent together; see `Settings`.
-        classes: how many the box knows, where it answers with labels.
-        method: what the denoiser was trained with, for the record.
+        sigma: the standard deviation of the noise.
+        seed: the seed of the noise.
+        block: how many noisy copies are drawn, denoised and sent together; see `Settings`.
+        classes: how many classes the box knows, where it answers with labels.
+        method: the method that trained the denoiser, for the record.
 
     Raises:
         ConfigurationError, ProblemError: a setting, the box or the denoiser makes no sense.
@@ -142,25 +142,25 @@ class SmoothedClassifier:
             images: clean, `(images, channels, height, width)` in [0, 1].
             labels: `(images,)`, the true classes; None where they are not known: no image is then right.
             n0: queries that choose the class.
-            n: queries that estimate its probability. To be chosen beforehand: certifying with more where
+            n: queries that estimate its probability. Choose it beforehand: certifying again with more where
                 the result does not please is a second try at the same alpha.
             alpha: probability that a certificate is wrong.
-            file: the table to write, or to go on with, an image at a time; what it depends on is written
-                beside it.
+            file: the table to write, or to go on with, an image at a time; its record is written beside it.
             max_failed: share of an image's queries that may fail; an image with more gets no line.
-            after: called with each new certificate.
-            of: what else the table depends on, such as a checksum of the box's code; kept in its record.
-            answers: what boxes have answered in this work, of which that to an image goes when the table has
-                its line; earlier images are counted in its `recalled`.
+            after: a function that is called with each new certificate.
+            of: further data that the table depends on, such as a checksum of the box's code; kept in its
+                record.
+            answers: the boxes' answers in this work. The answers to an image go when the table has its line;
+                earlier images are counted in its `recalled`.
 
         Returns:
             One certificate for each image, in their order.
 
         Raises:
-            ConfigurationError, ProblemError, DataError, BudgetError: before the first query.
+            ConfigurationError, ProblemError, DataError, BudgetError: a check failed, before the first query.
             FailedQueriesError: too many queries of an image failed.
             DataError: the box answered with no label.
-            BlackBoxError: the box's own faults, and its budget's.
+            BlackBoxError: the box has a fault, or its budget is spent.
         """
         settings = replace(self.settings, n0=n0, n=n, alpha=alpha)
         images = self._checked(images, labels)
@@ -183,12 +183,12 @@ class SmoothedClassifier:
         for index, (image, label) in enumerate(zip(images, truth, strict=True)):
             if index in done:
                 continue
-            before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
+            ledger_before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
             with torch.no_grad():
                 done[index] = certify_image(self._base, image, index, label, settings)
             refuse_failed(index, done[index].failed, done[index].queries, max_failed)
             if table is not None:
-                spent = tally.since(before)
+                spent = tally.since(ledger_before)
                 spent.add(Ledger() if answers is None else answers.recalled.since(recalled))
                 table.append(done[index], everywhere(spent))
             if answers is not None:
@@ -198,7 +198,7 @@ class SmoothedClassifier:
         return [done[index] for index in range(len(images))]
 
     def plan(self, images: int, n0: int = 100, n: int = 100_000) -> str:
-        """How many queries certifying so many images takes, in a sentence, if the budget allows them.
+        """Describe the queries that certifying so many images takes, if the budget allows them.
 
         The algorithm asks n0 + N times for every image, those included that end in an abstention.
 
@@ -240,9 +240,9 @@ class SmoothedClassifier:
                 came = f"{tuple(self._front(rows).shape)}"
         except (AttributeError, RuntimeError) as error:
             came = f"an error ({error})"
-        if came != (wanted := f"{tuple(rows.shape)}"):
+        if came != (shape := f"{tuple(rows.shape)}"):
             raise ProblemError(
-                f"denoiser: expected {wanted} back for images of that shape, got {came}. Make it with the "
+                f"denoiser: expected {shape} back for images of that shape, got {came}. Make it with the "
                 "images' number of channels, pad its convolutions, and give an image back for each."
             )
         return images

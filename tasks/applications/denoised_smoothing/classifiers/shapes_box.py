@@ -34,9 +34,9 @@ def convolutional(images: int = IMAGES, steps: int = STEPS, folder: Path | None 
     """The classifier, trained where it is not at hand: some 20 seconds of one core.
 
     Args:
-        images: to train on.
-        steps: of Adam.
-        folder: where images and classifier are kept, also half trained; None to train it anew.
+        images: the number of images to train on.
+        steps: the steps of Adam.
+        folder: the folder for images and classifier, also a half-trained one; None to train it anew.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(
@@ -55,8 +55,8 @@ def convolutional(images: int = IMAGES, steps: int = STEPS, folder: Path | None 
 
 def _network() -> nn.Module:
     layers: list[nn.Module] = []
-    for before, made in pairwise(WIDTHS):
-        layers += [nn.Conv2d(before, made, 3, stride=2, padding=1), nn.BatchNorm2d(made), nn.ReLU()]
+    for inputs, outputs in pairwise(WIDTHS):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
     side = SIDE // 2 ** (len(WIDTHS) - 1)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTHS[-1] * side**2, len(NAMES)))
 

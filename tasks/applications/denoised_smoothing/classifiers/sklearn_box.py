@@ -38,13 +38,13 @@ class SklearnClassifier(BlackBoxFunction):
     logits. Images are flattened in C order and given in float64.
 
     Args:
-        classifier: fitted; its classes are the numbers 0, 1, ...
-        shape: of an image, `(channels, height, width)`.
-        name: what a cache knows it by: change it whenever the answers do.
+        classifier: a fitted classifier; its classes are the numbers 0, 1, ...
+        shape: the shape of an image, `(channels, height, width)`.
+        name: its name for a cache: change it whenever the answers change.
         failures: "raise" or "keep", see `BlackBoxFunction`.
 
     Raises:
-        DataError: the classes are others.
+        DataError: the classes are not 0, 1, ...
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class SklearnClassifier(BlackBoxFunction):
         *,
         failures: Policy | None = None,
     ) -> None:
-        known = np.asarray(classifier.classes_)
-        if not np.array_equal(known, np.arange(len(known))):
+        labels = np.asarray(classifier.classes_)
+        if not np.array_equal(labels, np.arange(len(labels))):
             raise DataError(
-                f"SklearnClassifier, classes: expected the numbers 0 to {len(known) - 1}, got "
-                f"{known.tolist()}. Fit it on numbered labels, with sklearn.preprocessing.LabelEncoder."
+                f"SklearnClassifier, classes: expected the numbers 0 to {len(labels) - 1}, got "
+                f"{labels.tolist()}. Fit it on numbered labels, with sklearn.preprocessing.LabelEncoder."
             )
         self.classifier, self.name = classifier, name
         self.inputs = (ArraySpec("image", shape),)
-        self.outputs = (ArraySpec("logits", (len(known),)),)
+        self.outputs = (ArraySpec("logits", (len(labels),)),)
         super().__init__(failures=failures)
 
     @property
@@ -86,22 +86,22 @@ class SklearnClassifier(BlackBoxFunction):
         from sklearn.preprocessing import StandardScaler
 
         steps = [step for _, step in getattr(self.classifier, "steps", [("", self.classifier)])]
-        before, network = steps[:-1], steps[-1]
-        scalings = all(isinstance(step, VarianceThreshold | StandardScaler) for step in before)
+        transforms, network = steps[:-1], steps[-1]
+        scalings = all(isinstance(step, VarianceThreshold | StandardScaler) for step in transforms)
         if not scalings or not isinstance(network, MLPClassifier) or network.activation != "relu":
             return None
         if network.out_activation_ != "softmax":  # of two classes it has one output
             return None
         # scalings are affine: what they do to zero and to one tells all of them
         size = math.prod(self.inputs[0].shape)
-        kept, shift, scale = np.arange(size), np.zeros(size), np.ones(size)
-        for step in before:
+        columns, shift, scale = np.arange(size), np.zeros(size), np.ones(size)
+        for step in transforms:
             if isinstance(step, VarianceThreshold):
-                chosen = step.get_support()
-                kept, shift, scale = kept[chosen], shift[chosen], scale[chosen]
+                support = step.get_support()
+                columns, shift, scale = columns[support], shift[support], scale[support]
             else:
                 shift, scale = shift + scale * step.mean_, scale * step.scale_
-        index, mean, width = torch.tensor(kept), torch.tensor(shift), torch.tensor(scale)
+        index, mean, width = torch.tensor(columns), torch.tensor(shift), torch.tensor(scale)
         pairs = zip(network.coefs_, network.intercepts_, strict=True)
         layers = [(torch.tensor(weight), torch.tensor(bias)) for weight, bias in pairs]
 
@@ -114,7 +114,7 @@ class SklearnClassifier(BlackBoxFunction):
         return logits
 
     def __repr__(self) -> str:
-        """With its name."""
+        """Show its name."""
         return f"SklearnClassifier({self.name!r})"
 
 
@@ -152,10 +152,10 @@ def _unfitted(name: str) -> Any:
     if name == "forest":
         return part("ensemble").RandomForestClassifier(100, random_state=0)
     scaler = part("preprocessing").StandardScaler()
-    chosen = part("feature_selection").VarianceThreshold(THRESHOLDS.get(name, 1e-5))
+    selector = part("feature_selection").VarianceThreshold(THRESHOLDS.get(name, 1e-5))
     last = (
         part("svm").SVC(random_state=0)
         if name == "svm"
         else part("neural_network").MLPClassifier((64, 64), max_iter=500, random_state=0)
     )
-    return part("pipeline").make_pipeline(chosen, scaler, last)
+    return part("pipeline").make_pipeline(selector, scaler, last)

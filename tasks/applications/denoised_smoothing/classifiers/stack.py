@@ -35,12 +35,12 @@ class DefendedClassifier:
     """A classifier to be defended.
 
     Attributes:
-        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding. Of several
-            processes that ask alike one answers each row.
-        kind: what is behind the scores: "logits", "probabilities" or "labels".
-        classes: how many it knows.
+        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding. Where several
+            processes ask the same, one process answers each row.
+        kind: the source of the scores: "logits", "probabilities" or "labels".
+        classes: how many classes it knows.
         twin: the same logits with a derivative, for the upper reference; None where there is none.
-        shape: of an image.
+        shape: the shape of an image.
         first_alone: whether only the run's first process may ask, which keeps budget, rate and log.
     """
 
@@ -68,12 +68,12 @@ def make_box(
         DataError: Images or labels that do not fit it.
     """
     inner = classifier(config) if inner is None else inner
-    gives, asked = config.gives, config.asked
-    known = classifier_box(inner, (config.classes or sets.classes) if gives == "labels" else config.classes)
-    known.check_image_shape(sets.shape)
+    gives, form = config.gives, config.asked
+    box = classifier_box(inner, (config.classes or sets.classes) if gives == "labels" else config.classes)
+    box.check_image_shape(sets.shape)
     for part in (sets.train, sets.validation, sets.test):
-        check_labels(known, part.labels, len(part))
-    if (gives == "labels") == known.scores:
+        check_labels(box, part.labels, len(part))
+    if (gives == "labels") == box.scores:
         raise ProblemError(
             f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
             "--box-gives logits, probabilities or labels, whichever it answers."
@@ -81,8 +81,8 @@ def make_box(
     twin = _twin(inner, gives)
     if inner.inputs[0].shape != sets.shape or inner.inputs[0].dtype == "float64":
         inner = Shaped(inner, sets.shape)
-    if gives != asked and (gives == "labels" or asked == "logits"):
-        raise refused("answers", f"what can be made of {gives}", asked)
+    if gives != form and (gives == "labels" or form == "logits"):
+        raise refused("answers", f"what can be made of {gives}", form)
     service = inner
     # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
     if folder is not None:
@@ -96,11 +96,11 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scored(Clamped(service), gives, asked, known.classes, config.decimals)
+    scores = Scored(Clamped(service), gives, form, box.classes, config.decimals)
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.execution.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return DefendedClassifier(shared, asked, known.classes, twin, sets.shape, first_alone)
+    return DefendedClassifier(shared, form, box.classes, twin, sets.shape, first_alone)
 
 
 def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
@@ -108,11 +108,10 @@ def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
 
     Args:
         config: The run's settings.
-        folder: Where data is, and a classifier that ships is kept if it takes long to train; None to keep
-            none.
+        folder: The folder of data, and of a shipped classifier that takes long to train; None to keep none.
 
     Raises:
-        ConfigurationError: There is none of that name, or it does not know the images.
+        ConfigurationError: There is no classifier of that name, or it does not know the images.
     """
     if not config.box:
         raise refused("box", "a classifier: model.onnx, file.py:Class or a name", config.box)

@@ -1,4 +1,4 @@
-"""What stands around a classifier: what is made of images and answers, a decoder, the count of queries."""
+"""Wrappers of a classifier: images to its inputs, its answers to scores, a decoder, the count of queries."""
 
 from __future__ import annotations
 
@@ -45,17 +45,18 @@ class Clamped(Wrapper):
 
 
 class Scored(Wrapper):
-    """Numbers to train on, `(classes,)`, of what a service would answer that has this classifier behind it.
+    """Scores to train on, `(classes,)`, from the answers of a service with this classifier behind it.
 
-    Logits are taken as they are, of probabilities the logarithm, of labels one-hot vectors.
+    Logits are scores themselves; probabilities give their logarithms, and labels one-hot vectors.
 
     Args:
         box: the classifier.
-        gives: what it answers: "logits", "probabilities" or "labels".
-        answers: what the service makes of that: the same, probabilities of logits, or the label of either.
-        classes: how many there are.
-        decimals: to which it rounds probabilities; one that is rounded to zero counts as half of the last
-            digit, since its logarithm would not be finite.
+        gives: the kind of the classifier's answers: "logits", "probabilities" or "labels".
+        answers: the kind of the service's answers: the same, probabilities from logits, or the label of
+            either.
+        classes: how many classes there are.
+        decimals: the decimals that probabilities are rounded to; one that is rounded to zero counts as half
+            of the last digit, since its logarithm would not be finite.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Scored(Wrapper):
         return torch.where(answered[:, None], hot, math.nan)
 
     def __repr__(self) -> str:
-        """With what they are made of."""
+        """Show the box and the conversion of its answers."""
         rounded = "" if self.decimals is None else f", decimals={self.decimals}"
         return f"Scored({self.box!r}, {self.gives!r}, {self.answers!r}{rounded})"
 
@@ -107,9 +108,9 @@ class Decoded(Wrapper):
     """The decoder belongs to the box: it costs no query, and differences are taken in its few numbers.
 
     Args:
-        box: takes images.
-        decoder: `(rows, size)` to images in [0, 1]; frozen.
-        size: of a latent vector.
+        box: the box, which takes images.
+        decoder: a frozen module, `(rows, size)` to images in [0, 1].
+        size: the size of a latent vector.
     """
 
     def __init__(self, box: BlackBoxFunction, decoder: nn.Module, size: int) -> None:
@@ -125,19 +126,20 @@ class Decoded(Wrapper):
         return self.box.run_rows((images,))
 
     def __repr__(self) -> str:
-        """With the size."""
+        """Show the box and the size of its inputs."""
         return f"Decoded({self.box!r}, {self.inputs[0].shape[0]})"
 
 
 class Metered(Wrapper):
     """Counts the rows that the box was ever sent, in a file that grows by a byte for each.
 
-    Those of earlier processes are added to the ledger when it is made. What was written and not asked,
-    since the process died between, counts as asked: a budget may be overstated by a call, never understated.
+    Rows of earlier processes are added to the ledger when it is made. Rows that were written down but not
+    asked, since the process died in between, count as asked: the count may be too large by a call, but never
+    too small.
 
     Args:
         box: the black box.
-        path: of the file; made if it is not there.
+        path: the path of the file; made if it is not there.
     """
 
     transparent = True
@@ -151,12 +153,12 @@ class Metered(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Write down, then run; rows that were run again are written down afterwards."""
-        count, before = len(inputs[0]), self.ledger.copy()
+        count, ledger_before = len(inputs[0]), self.ledger.copy()
         self._write(count)
         try:
             return self.box.run_rows(inputs)
         finally:
-            self._write(max(0, self.ledger.since(before).rows_run - count))
+            self._write(max(0, self.ledger.since(ledger_before).rows_run - count))
 
     def _write(self, rows: int) -> None:
         with self.path.open("ab", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: where they come from, what their archives hold, and their binary files."""
+"""CIFAR-10 and CIFAR-100: their source, their archives, and their binary files."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class CifarSource:
     """A data set in the binary format of its own site, https://www.cs.toronto.edu/~kriz/cifar.html.
 
     Attributes:
-        name: on the command line.
-        archive: file name of the archive.
-        md5: of the archive, as published on the site.
-        folder: of the members in the archive.
+        name: its name on the command line.
+        archive: the file name of the archive.
+        md5: the MD5 of the archive, as published on the site.
+        folder: the folder of the members in the archive.
         train, test: file names with their numbers of records.
-        label_bytes: before the pixels of each record; the last of them is the class.
-        classes: number of classes.
-        site: where the archive lies.
+        label_bytes: how many bytes are before the pixels of each record; the last of them is the class.
+        classes: the number of classes.
+        site: the address of the archive's folder.
     """
 
     name: str
@@ -49,7 +49,7 @@ class CifarSource:
 
     @property
     def url(self) -> str:
-        """Of the archive."""
+        """The URL of the archive."""
         return f"{self.site}/{self.archive}"
 
     @property

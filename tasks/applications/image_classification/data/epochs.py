@@ -22,14 +22,14 @@ class Epochs:
     """Batches of equal size, each image at most once an epoch.
 
     Order and augmentation of an epoch depend on (seed, epoch) alone and are drawn on the CPU, so that any
-    step can be asked for at any time, on any device. What does not fill a batch is left out; another few
-    every epoch.
+    step can be asked for at any time, on any device. Images that do not fill a batch are left out; these
+    differ in every epoch.
 
     Args:
         part: the training images, on the device where they stay.
-        normalisation: what the network sees.
-        augmentation: what is done at random.
-        size: rows of a batch, at most those of the part.
+        normalisation: the normalisation of images for the network.
+        augmentation: the random changes of images.
+        size: the number of rows of a batch, at most as many as the part has.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images at random.
+    """Random changes of training images.
 
     Attributes:
         pad: at least 0 pixels of zero on each side before an image of the old size is cut out; 0 for none.

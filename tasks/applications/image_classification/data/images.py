@@ -19,7 +19,7 @@ class Normalisation:
     deviation: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What a network sees: `(rows, channels, height, width)` uint8 to float32, channels last."""
+        """Convert images for a network: `(rows, channels, height, width)` uint8 to float32, channels last."""
         mean, deviation = (
             torch.tensor(values, device=images.device).view(1, -1, 1, 1)
             for values in (self.mean, self.deviation)
@@ -61,7 +61,7 @@ class ImageData:
         train: images to learn from.
         validation: images that were held out of the training images; models are chosen on them.
         test: images for the last line.
-        normalisation: of all three.
+        normalisation: the normalisation of all three.
     """
 
     train: Images
@@ -74,12 +74,12 @@ def hold_out(part: Images, *sizes: int, seed: int) -> list[Images]:
     """Disjoint parts of the given sizes, drawn at random.
 
     Args:
-        part: what is divided.
-        sizes: images of each part; what is left over is in none.
-        seed: of the draw, >= 0.
+        part: the images to divide.
+        sizes: the number of images in each part; the rest is in none.
+        seed: the seed of the draw, >= 0.
 
     Raises:
-        ConfigurationError: a size is below 1, or they are too much together.
+        ConfigurationError: a size is below 1, or the sum of sizes is too large.
     """
     if min(sizes) < 1 or sum(sizes) > len(part):
         raise ConfigurationError(

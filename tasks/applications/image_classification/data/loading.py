@@ -77,12 +77,12 @@ def load(
 
     Args:
         name: one of `NAMES`.
-        folder: where CIFAR's files are, and many `shapes` are kept; digits need none.
-        train: number of training images; None for 45,000 of CIFAR, 1,200 digits, 20,000 shapes.
-        validation: number of validation images; None for 5,000, 297, 2,000.
-        test: number of test images; None for 10,000, 300, 5,000.
-        seed: of the split, >= 0; the same for all runs that are compared.
-        device: where the images stay.
+        folder: the folder of CIFAR's files, and of many `shapes`; digits need none.
+        train: the number of training images; None for 45,000 of CIFAR, 1,200 digits, 20,000 shapes.
+        validation: the number of validation images; None for 5,000, 297, 2,000.
+        test: the number of test images; None for 10,000, 300, 5,000.
+        seed: the seed of the split, >= 0; the same for all runs that are compared.
+        device: the device where the images stay.
 
     Raises:
         ConfigurationError: there is no such data set, or it has fewer images.

@@ -1,4 +1,4 @@
-"""A network by its name: those that ship, and any `module:function` of the user's own."""
+"""A network by its name: shipped ones, and any `module:function` of the user's own."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def make(
         name: one of `NAMES`, any depth 6n + 2 as `resnetDEPTH`, or `module:function` or `file.py:function`.
             The function is called with `classes` and `image_shape` by name and returns a module that takes
             images `(rows, channels, height, width)` to logits `(rows, classes)`.
-        classes: number of logits.
+        classes: the number of logits.
         image_shape: channels, height and width of an image.
-        width: channels of the first stage (resnet, vgg) or of all layers (simple); None for the network's
-            own. Not for functions of the user's.
-        seed: of the first weights; the global generators are left as they were.
-        find: gives what the name of a function of the user's means; it executes the code. A setting's name
-            goes by `tasks.configuration.find`.
+        width: the channels of the first stage (resnet, vgg) or of all layers (simple); None for the network's
+            default. It is not for functions of the user's.
+        seed: the seed of the first weights; the global generators are left as they were.
+        find: finds a function of the user's by its name, and executes its code, as
+            `tasks.configuration.find` does for a setting's name.
 
     Raises:
         ConfigurationError: there is no such network, or it cannot be made or used with these shapes.
@@ -75,7 +75,7 @@ def make(
 def _users_own(
     target: str, width: int | None, find: Callable[[str], Any]
 ) -> Callable[[int, ImageShape], nn.Module]:
-    """What makes the user's network; imported here, since an import may draw random numbers itself."""
+    """Return the maker of the user's network; imported here, since an import may draw random numbers."""
     if width is not None:
         raise ConfigurationError(
             f"{target}: expected no width for a function of your own, got {width}. Set it in the function."

@@ -45,9 +45,9 @@ class BasicBlock(nn.Module):
     """ReLU of the shortcut plus two 3 x 3 convolutions with batch norm.
 
     Args:
-        before: channels that come in.
-        after: channels that go out.
-        stride: of the first convolution; 2 goes with more channels.
+        before: the channels of its input.
+        after: the channels of its output.
+        stride: the stride of the first convolution; 2 goes with more channels.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -77,9 +77,9 @@ def resnet(
 
     Args:
         depth: 8, 14, 20, ...: the convolutions and the linear layer.
-        classes: number of logits.
-        image_shape: of the images, of any height and width.
-        width: channels of the first stage; the next two have twice and four times as many.
+        classes: the number of logits.
+        image_shape: the shape of the images, of any height and width.
+        width: the channels of the first stage; the next two have twice and four times as many.
 
     Raises:
         ConfigurationError: the depth is not 6n + 2.
@@ -96,13 +96,13 @@ def resnet(
         nn.BatchNorm2d(width),
         nn.ReLU(),
     ]
-    before = width
+    channels = width
     for stage in range(STAGES):
         after = width * 2**stage
         for block in range(blocks):
-            layers.append(BasicBlock(before, after, stride=2 if stage and not block else 1))
-            before = after
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+            layers.append(BasicBlock(channels, after, stride=2 if stage and not block else 1))
+            channels = after
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     he(network)
     return network
 
@@ -120,8 +120,9 @@ def simple_cnn(
     Args:
         layers: number of convolutions; 1 to 5 are the published ones.
         classes: number of logits.
-        image_shape: of the images; where one pixel is left of the shorter side, pooling is left out.
-        width: channels of every convolution.
+        image_shape: the shape of the images; where one pixel is left of the shorter side, pooling is left
+            out.
+        width: the channels of every convolution.
     """
     channels, size = image_shape[0], min(image_shape[1:])
     parts: list[nn.Module] = []
@@ -143,8 +144,9 @@ def vgg(classes: int = 10, image_shape: ImageShape = RGB, *, width: int = VGG_WI
 
     Args:
         classes: number of logits.
-        image_shape: of the images; where one pixel is left of the shorter side, pooling is left out.
-        width: channels of the first stage.
+        image_shape: the shape of the images; where one pixel is left of the shorter side, pooling is left
+            out.
+        width: the channels of the first stage.
     """
     channels, size = image_shape[0], min(image_shape[1:])
     parts: list[nn.Module] = []

@@ -316,11 +316,11 @@ def test_a_table_of_decimal_commas_is_read_whole(tmp_path):
         ("p\n1,5\n1,6\n", "some commas may be decimal"),
         ("t,p,q\n0,1,-0,5\n", "some commas may be decimal"),
         ("t,p,q,r\n0,1,12,05\n", "some commas may be decimal"),
-        ("t;p\n0;1,234\n1;5,678\n", "may be decimal or not"),
+        ("t;p\n0;1,234\n1;5,678\n", "may stand for decimals or for thousands"),
         ("5,see 3; 4\n6,see 4; 5\n", "can be read in two ways"),
         ("t;p\n0;1,5\n1;1.6\n", "one sign for decimals"),
         ("t;p\n0;1.234,5\n1;2,5\n", "line 2"),
-        ('t,p\n0,"1,234"\n', "may be decimal or not"),
+        ('t,p\n0,"1,234"\n', "may stand for decimals or for thousands"),
     ],
 )
 def test_commas_that_may_be_decimal_are_refused(tmp_path, text, words, heading):

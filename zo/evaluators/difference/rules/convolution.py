@@ -112,27 +112,27 @@ def _by_product(
     """
     kernel, in_per_group = Kernel(weight.shape[3:], *options), weight.shape[2]
     axes = len(kernel.size)
-    seen = kernel.windows(one.values.squeeze(2), reached)
-    seen = seen.movedim(tuple(range(1, axes + 1)), tuple(range(-axes, 0)))
+    windows = kernel.windows(one.values.squeeze(2), reached)
+    windows = windows.movedim(tuple(range(1, axes + 1)), tuple(range(-axes, 0)))
     if len(weight) == 1:
         slices = weight[0].movedim(1, 0)[one.channels]
     else:
         slices = weight.movedim(2, 1)[one.channels // in_per_group, one.channels % in_per_group]
     slices = slices.flatten(2).transpose(1, 2)
-    product = seen.reshape(len(seen), -1, slices.shape[1]) @ slices
-    return product.view(*seen.shape[:-axes], -1).movedim(-1, 2)
+    product = windows.reshape(len(windows), -1, slices.shape[1]) @ slices
+    return product.view(*windows.shape[:-axes], -1).movedim(-1, 2)
 
 
 def convolve_entries(
     of: Entries, x: Tensor, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
 ) -> OneChannel:
-    """What single weights do to the layer's own output: each adds its shifted input to one channel."""
+    """Return the output's change by single weights: each adds its shifted input to one channel."""
     out, into, *taps = of.places
     if (groups := options[-1]) > 1:
         into = into + out // (weight.shape[0] // groups) * weight.shape[1]
     # each variant's own input channel, padded; a whole padded copy would be far larger
-    seen = Kernel(weight.shape[2:], *options[:-1]).seen_by_taps(x.movedim(1, 0)[into], taps, reached)
-    values = of.steps.view(-1, *[1] * (seen.ndim - 1)) * seen
+    entries = Kernel(weight.shape[2:], *options[:-1]).seen_by_taps(x.movedim(1, 0)[into], taps, reached)
+    values = of.steps.view(-1, *[1] * (entries.ndim - 1)) * entries
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
 
 

@@ -27,7 +27,7 @@ def linear_change(call: TapedCall, *args: Argument, **kwargs: Argument) -> Argum
 
 
 def _joined(call: TapedCall, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
-    """The change of tensors that are joined, some of which do not move."""
+    """The change of joined tensors; some of them may not move."""
     return linear_change(
         call,
         [item if isinstance(item, Moved) else torch.zeros_like(item) for item in tensors],
@@ -55,9 +55,9 @@ def _reshape(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Cha
         raise NotImplementedError(f"a view of its memory as {call.output.dtype}")
     one, shape = input.of, call.output.shape
     if isinstance(one, OneChannel) and one.axis < len(shape):
-        before = input.base.shape[: one.axis + 1]
-        if shape[: one.axis + 1] == before:  # only axes behind the channels changed
-            return one.like(one.values.reshape(len(one.values), *before[:-1], 1, *shape[one.axis + 1 :]))
+        outer_shape = input.base.shape[: one.axis + 1]
+        if shape[: one.axis + 1] == outer_shape:  # only axes behind the channels changed
+            return one.like(one.values.reshape(len(one.values), *outer_shape[:-1], 1, *shape[one.axis + 1 :]))
     return input.change.reshape(input.variants, *shape)
 
 
@@ -98,7 +98,7 @@ def _getitem(call: TapedCall, input: Argument, index: Argument) -> Change:
 def _mean_or_sum(
     call: TapedCall, input: Moved, dim: Argument = None, keepdim: bool = False, **options: Argument
 ) -> Change:
-    """Over axes; one channel stays one where its axis and those before it do."""
+    """Reduce over axes; one channel stays one where its axis comes before all of them."""
     axes = range(input.base.ndim) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     axes = [axis % input.base.ndim for axis in axes] or list(range(input.base.ndim))
     one, shifted = input.of, [axis + 1 for axis in axes]
@@ -115,7 +115,7 @@ def _diff(
     prepend: Argument = None,
     append: Argument = None,
 ) -> Argument:
-    """Differences along an axis, and of what is joined to it, which need not move."""
+    """Differences along an axis, with the tensors joined to it, which need not move."""
     parts = (
         part if part is None or isinstance(part, Moved) else torch.zeros_like(part)
         for part in (input, prepend, append)
@@ -125,7 +125,7 @@ def _diff(
 
 
 def _contiguous(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Change:
-    """What changes neither values nor shape."""
+    """Pass on a change through a function that changes neither values nor shape."""
     return input.of
 
 

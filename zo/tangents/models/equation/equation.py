@@ -19,23 +19,24 @@ RIDGE = 1e-8  # of least squares, over the number of equations; terms have a mea
 class EquationTerms:
     """The terms that a rate may have: linear ones, and products of two fields or of three channels.
 
-    A state x `(rows, channels, *space)` has a rate of change that is a sum of derivatives of it up to the
-    fourth, of the inverse of the Laplacian and that times derivatives up to the second, and of products. The
-    factors of a product are the state, derivatives of it up to the second where `outer` is False and up to
-    the first where it is True, other inputs, and one. What is nonlocal stands inside where `outer` is False:
-    factors may be such inverses, as a velocity is of a vorticity. Where it is True it stands outside: a
-    product may be projected by second derivatives of the Laplacian's inverse, as a pressure does.
+    The rate of change of a state x `(rows, channels, *space)` is a sum of linear terms and products. Linear
+    terms are derivatives up to the fourth, the inverse of the Laplacian, and that inverse times derivatives
+    up to the second. The factors of a product are the state, its derivatives (up to the second where `outer`
+    is False, else up to the first), other inputs, and one. Nonlocal terms stand inside of products where
+    `outer` is False: factors may be such inverses, as a velocity is of a vorticity. Where it is True they
+    stand outside: second derivatives of the Laplacian's inverse may project a product, as a pressure does.
 
     Attributes:
         space: cells along each axis; they are as long along all.
-        channels: of the state.
+        channels: the channels of the state.
         others: channels of other inputs, which stay as they are during a call.
-        outer: where what is nonlocal stands.
+        outer: whether nonlocal terms stand outside of products.
         dealiased: whether the state's upper third of the waves enters no product and leaves none.
-        early: whether, where so, waves of more than a third less one do neither, as in Exponax and JAX-CFD's
-            spectral solvers: on 16 cells those above the fourth, in place of those above the fifth.
+        early: whether waves of more than a third less one are cut, too, as in Exponax and JAX-CFD's spectral
+            solvers: on 16 cells the waves above the fourth, in place of those above the fifth.
         reaction: whether these are the terms of reactions beside drift and diffusion: no derivative beyond
-            the second, no inverse, none in products, and products of three of the state's channels too.
+            the second, no inverse, no derivative in products, and also products of three of the state's
+            channels.
     """
 
     space: tuple[int, ...]
@@ -48,7 +49,7 @@ class EquationTerms:
 
     @cached_property
     def _operators(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the linear terms, of factors and of products, `(n, *modes)` each, and the waves of products."""
+        """Operators of linear terms, factors and products, `(n, *modes)` each, and the waves of products."""
         longest = max(self.space)
         along = [torch.fft.fftfreq(n, dtype=torch.float64) for n in self.space[:-1]]
         along.append(torch.fft.rfftfreq(self.space[-1], dtype=torch.float64))
@@ -95,7 +96,7 @@ class EquationTerms:
 
     @property
     def count(self) -> int:
-        """How many terms there are."""
+        """The number of terms."""
         linear, factors, products, _ = self._operators
         moving = self.channels * len(factors)
         fields = moving + self.others + 1  # of which there may be too many for a list of pairs
@@ -103,7 +104,7 @@ class EquationTerms:
         return self.channels * len(linear) + len(products) * pairs + self.triples.shape[1]
 
     def modes(self, x: Tensor) -> Tensor:
-        """Of fields `(..., *space)`."""
+        """Return the modes of fields `(..., *space)`."""
         return torch.fft.rfftn(x, s=self.space)
 
     def back(self, modes: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class EquationTerms:
         return torch.fft.irfftn(modes, s=self.space)
 
     def fields(self, x: Tensor, others: Tensor) -> Tensor:
-        """What products are made of, `(rows, fields, *space)`."""
+        """Return the fields that are multiplied with each other, `(rows, fields, *space)`."""
         _, factors, _, kept = self._operators
         modes = self.modes(x)[:, :, None] * (factors * kept).to(x.dtype.to_complex())
         moving = self.back(modes).flatten(1, 2)
@@ -170,7 +171,7 @@ class EquationTerms:
 
     @property
     def degree(self) -> int:
-        """Of the products."""
+        """The degree of the products."""
         return 3 if self.reaction else 2
 
 
@@ -178,9 +179,9 @@ class Equation:
     """The flow of an equation over a call: Runge-Kutta of fourth order, the linear part exact.
 
     Args:
-        terms: what it may have.
-        coefficients: of the terms in a call's change, `(terms, channels)`, float64.
-        steps: of time in a call.
+        terms: the terms that it may have.
+        coefficients: the coefficients of the terms in a call's change, `(terms, channels)`, float64.
+        steps: the number of time steps in a call.
     """
 
     def __init__(self, terms: EquationTerms, coefficients: Tensor, steps: int) -> None:
@@ -206,7 +207,7 @@ class Equation:
         parts, still = self._parts_for(x), torch.cat([others.to(x), torch.ones_like(x[:, :1])], 1)
 
         def moved(*several: Tensor) -> tuple[Tensor, ...]:
-            """By the linear part, half a step, all at once."""
+            """Advance modes by the linear part, half a step, all at once."""
             return (parts.half * torch.cat(several)[:, None]).sum(2).split(len(x))
 
         step, modes = 1 / self.steps, self.terms.modes(x)
@@ -221,7 +222,7 @@ class Equation:
             yield modes
 
     def _rate(self, modes: Tensor, still: Tensor, parts: _Parts) -> Tensor:
-        """By the products, as modes."""
+        """Return the rate of change by the products, as modes."""
         if parts.factors is not None:
             modes = (modes[:, :, None] * parts.factors).flatten(1, 2)
         fields = torch.cat([self.terms.back(modes), still], 1).flatten(2)
@@ -253,7 +254,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a step of the flow multiplies by.
+    """The factors of a step of the flow.
 
     Attributes:
         half: modes by the linear part, half a step, `(channels out, channels in, *modes)`.
@@ -274,19 +275,19 @@ def fitted(
 ) -> tuple[Equation, float]:
     """The equation whose flow leads from states to states, by least squares.
 
-    The first coefficients are those of the implicit midpoint rule, which are linear in what is known. Then
-    what the flow misses is taken to be a sum of the means of the terms along it, which is so up to how a
-    change grows during a call, and added, or a half, a quarter or an eighth of it, for as long as that lowers
-    the error.
+    The first coefficients are those of the implicit midpoint rule, a linear problem. Then corrections follow:
+    the flow's misses are regressed on the means of the terms along the flow, which is right but for the
+    growth of a change during a call. The correction, or a half, a quarter or an eighth of it, is added for as
+    long as that lowers the error.
 
     Args:
-        terms: what it may have.
+        terms: the terms that it may have.
         x: states, `(rows, channels, *space)`, float64.
-        y: those after a call.
+        y: the states after a call.
         others: `(rows, others, *space)`.
-        steps: of time in a call.
+        steps: the number of time steps in a call.
         start: coefficients to begin with; None where there are none.
-        rounds: of correction, at most.
+        rounds: the most rounds of correction.
 
     Returns:
         The equation, and its error over the change of a call; infinite where its flow is not finite.
@@ -335,10 +336,10 @@ def forms(
 
     Args:
         space: cells along each axis.
-        channels: of the state.
+        channels: the channels of the state.
         others: channels of other inputs.
-        most: terms.
-        early: those that cut the waves early, if that is another cut.
+        most: the most terms of a form.
+        early: whether to return the forms that cut the waves early, where that is another cut.
     """
     cuts = [(True, True)] if early else [(True, False), (False, False)]
     if early and all(n % 3 == 0 for n in space):

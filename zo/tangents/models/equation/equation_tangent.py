@@ -34,7 +34,7 @@ POOR = 0.01  # of a call's change: where the forms leave more, those that cut wa
 
 
 class EquationTangent(ValueTangent):
-    """J(z) is that of the flow of a partial differential equation, whose coefficients are fitted to values.
+    """The derivative of a partial differential equation's flow, with coefficients fitted to values.
 
     For a box that moves a state `(channels, *space)` on by some time, on a periodic grid of one to three axes
     whose cells are as long along all of them: `state` in, `state` out. Other inputs on the grid, and numbers
@@ -42,19 +42,19 @@ class EquationTangent(ValueTangent):
 
         sum of a_f D_f x + sum of b_fg D_o (D_f x) (D_g x),
 
-    with D_f derivatives, up to the fourth in the linear part, and inverses of the Laplacian, which stand
-    inside of products (a velocity in a vorticity's equation) or outside of them (a pressure in a velocity's);
-    waves of the upper third, or of one more, enter products or do not. Or it is that of reactions, drift and
-    diffusion: D_f up to the second in the linear part, and products of two and of three channels without any.
-    Of these forms the one of fewest terms is taken, unless another leaves clearly less. These some hundred
-    numbers are fitted by least squares, in float64, to a few rows, the flow taken in Runge-Kutta steps of
-    fourth order. No steps of learning, nothing drawn.
+    with D_f derivatives, up to the fourth in the linear part, and inverses of the Laplacian. The inverses
+    stand inside of products (a velocity in a vorticity's equation) or outside of them (a pressure in a
+    velocity's). Waves of the upper third, or of one more, enter products or do not. Another form is that of
+    reactions, drift and diffusion: D_f up to the second in the linear part, and products of two and of three
+    channels without derivatives. The form of fewest terms is taken, unless another leaves clearly less error.
+    These some hundred numbers are fitted by least squares, in float64, to a few rows, with the flow taken in
+    Runge-Kutta steps of fourth order. There are no steps of learning, and nothing is drawn.
 
-    Ten rows of a flow suffice, and waves that rows hardly show are those of the same equation, where a
-    network that was fitted to the same rows knows nothing of them. It knows this kind of physics and no
-    other: where `measured` says that it leaves a tenth of a call's change or more, as beside walls,
-    obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes. Where
-    its flow from a row is not finite, far from all rows before, the derivative is that of `IdentityTangent`.
+    Ten rows of a flow suffice. Waves that rows hardly show obey the same equation; a network fitted to the
+    same rows knows nothing of them. The model knows this kind of physics and no other: take another model
+    where `measured` says that it leaves a tenth of a call's change or more, as beside walls, obstacles,
+    shocks or limiters. Nothing checks that cells are as long along all axes. Where its flow from a row is
+    not finite, far from all rows before, the derivative is that of `IdentityTangent`.
 
     Memory: window x (size_in + size_out) numbers, and some 260 MB during a fit of the largest forms. A fit,
     when one row in ten is new, on the CPU: rows x cells x terms^2 operations in each of a few rounds. A
@@ -62,13 +62,13 @@ class EquationTangent(ValueTangent):
     as much again for the way back.
 
     Args:
-        steps: of time in a call, and twice as many of stiff reactions.
+        steps: the number of time steps in a call; twice as many for stiff reactions.
         window: rows kept, the oldest going.
 
     Attributes:
         measured: the form that was taken (`outer`, `dealiased`; `early` where waves are cut one earlier,
-            `reaction` where it is that of reactions), its `terms`, and its `error` over the change of a call
-            on the rows that it was fitted to; empty before.
+            `reaction` for the form of reactions), its `terms`, and its `error` over the change of a call, on
+            the rows that it was fitted to; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box that does not move all of
@@ -90,7 +90,7 @@ class EquationTangent(ValueTangent):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What was fitted, and what it leaves."""
+        """The form that was fitted, and its error."""
         if self._equation is None:
             return {}
         terms = self._equation.terms
@@ -100,7 +100,7 @@ class EquationTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._equation is not None
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
@@ -140,7 +140,7 @@ class EquationTangent(ValueTangent):
         self._fitted = seen
 
     def _compared_anew(self) -> tuple[Equation, float] | None:
-        """Of all forms the one that is taken; those that cut waves earlier too, if the others leave much."""
+        """Choose among all forms anew; those that cut waves earlier are tried if the others leave much."""
         sizes = _sizes(self._form)
         best = self._best(self._with_steps(forms(*sizes, MOST_TERMS)))
         if best is None or best[1] > POOR:
@@ -157,7 +157,7 @@ class EquationTangent(ValueTangent):
         start: Tensor | None = None,
         best: tuple[Equation, float] | None = None,
     ) -> tuple[Equation, float] | None:
-        """Of these forms, fitted from some coefficients on, and one before them, the one that is taken."""
+        """Fit each of these forms from some coefficients on, and return the best of them and of `best`."""
         for terms, steps in tried:
             rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(terms.space))))
             z, others, y = (column.double().cpu() for column in self._window.spread(rows))
@@ -169,7 +169,7 @@ class EquationTangent(ValueTangent):
         return best
 
     def _grid(self, numbers: Tensor) -> Tensor:
-        """Of the outputs, `(rows, channels, *space)` in units of their size."""
+        """Return outputs as `(rows, channels, *space)`, in units of their size."""
         space, channels, _ = _sizes(self._form)
         return numbers.reshape(len(numbers), channels, *space) / self._scale
 
@@ -233,8 +233,8 @@ class _FlowAt(ModelAt):
     """A flow at the rows of a call; at those from which it is not finite, the identity.
 
     Args:
-        rows, model, together, number: as of `ModelAt`.
-        form: what is moved on.
+        rows, model, together, number: the arguments of `ModelAt`.
+        form: the specs of the rows, which say what the flow moves on.
     """
 
     def __init__(self, rows: CallPairs, model: Values, together: Together, number: int, form: Form) -> None:
@@ -253,7 +253,7 @@ class _FlowAt(ModelAt):
 
 
 def _finite(numbers: Tensor) -> Tensor:
-    """Which rows are, `(..., rows, 1)`."""
+    """Say which rows are finite, `(..., rows, 1)`."""
     return numbers.isfinite().all(dim=-1, keepdim=True)
 
 
@@ -303,7 +303,7 @@ def _does_not_fit(specs: Specs) -> str | None:
 
 
 def _is_hopeless(equation: EquationTangent) -> bool:
-    """Whether it leaves much of the rows that it was fitted to: then the box is another one."""
+    """Say whether it leaves much of the rows that it was fitted to: then the box is another one."""
     return equation.measured.get("error", 0.0) > HOPELESS
 
 

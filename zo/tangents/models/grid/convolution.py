@@ -23,11 +23,11 @@ FEW = 8  # times as many channels in as out: the latter are few
 class Convolutions:
     """Convolutions that keep the number of cells.
 
-    Along one axis each is one product of matrices, with the rows last in memory, so that what a tap of the
-    kernel sees is one piece of it: on short rows torch's own takes several times as long as its
-    multiplications. On more axes it is torch's own, rows first and channels last in memory; but from many
-    channels to few it is a product in each cell, of which each tap takes its part: torch's own takes as long
-    for one channel as for sixteen.
+    Along one axis a convolution is one product of matrices, with the rows last in memory, so that the inputs
+    of each tap of the kernel are one piece of memory: on short rows torch's own convolution takes several
+    times as long as its multiplications. On more axes it is torch's own, rows first and channels last in
+    memory. But from many channels to few it is a product in each cell, and each tap takes its part of that:
+    torch's own takes as long for one channel as for sixteen.
 
     Args:
         line: whether there is one axis of few cells. Arrays are `(channels, cells, rows)` then, else `(rows,
@@ -57,7 +57,7 @@ class Convolutions:
         return answer.view(len(kernel), *x.shape[1:]), patches
 
     def turned(self, kernel: Tensor) -> Tensor:
-        """What `back` multiplies by: the kernel turned around."""
+        """Return the kernel turned around, which `back` multiplies by."""
         return kernel.permute(1, 2, 0).flip(1).flatten(1) if self.line else _turned(kernel)
 
     def back(self, cotangent: Tensor, kernel: Tensor, turned: Tensor | None = None) -> Tensor:
@@ -65,8 +65,8 @@ class Convolutions:
 
         Args:
             cotangent: the gradient of the outputs.
-            kernel: as it was given.
-            turned: the same turned around, if that is known.
+            kernel: the kernel of the convolution.
+            turned: the kernel turned around, if that is known.
         """
         turned = self.turned(kernel) if turned is None else turned
         if not self.line:
@@ -111,7 +111,7 @@ class Convolutions:
         return around.contiguous(memory_format=FORMATS[around.ndim - 2])
 
     def _in_cells(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """What each tap takes of each cell first, in one product, and then their sum."""
+        """Convolve by multiplying all taps in each cell in one product, and then adding them up."""
         axes, taps, out = x.ndim - 2, kernel.shape[2], len(kernel)
         by_tap = kernel.movedim(1, -1).reshape(-1, kernel.shape[1], *[1] * axes)
         parts = padded(CONVOLVED[axes](x, by_tap), taps // 2, self.periodic)
@@ -133,7 +133,7 @@ def _turned(kernel: Tensor) -> Tensor:
 
 
 def _taps(x: Tensor, taps: int, wraps: bool) -> Tensor:
-    """What each tap sees, `(taps * channels, cells * rows)`."""
+    """Return the inputs of each tap, `(taps * channels, cells * rows)`."""
     if taps == 1:
         return x.flatten(1)
     radius, cells = taps // 2, x.shape[1]

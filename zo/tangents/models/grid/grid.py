@@ -32,23 +32,23 @@ LEAST = 2  # cells of reach on large grids: on smooth states no stencil shows wh
 
 
 class GridTangent(NetworkTangent):
-    """J(z) is that of y = W o N: a residual convolutional network N, and a linear map W behind it.
+    """The derivative of y = W o N: a residual convolutional network N, and a linear map W behind it.
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes,
     in cells or, staggered, with one more along an axis for the faces. Inputs on the grid are channels; all
-    others, such as a length or a Reynolds number, are channels that are the same in all cells. It
-    learns from what training asks of the box anyway. Numbers are standardised by channel. W (see
-    `OutputMap`) knows what values never show: constraints that outputs obey, such as zero divergence.
+    others, such as a length or a Reynolds number, are channels that are the same in all cells. It learns from
+    the rows that training asks for anyway. Numbers are standardised by channel. W (see `OutputMap`) knows
+    constraints that outputs obey, such as zero divergence, which values never show.
 
     N adds to the state a linear stencil, products of two convolutions, so that advection is within its reach,
-    and a convolution of those. On a grid with walls some learned channels say where a cell lies.
+    and a convolution of these products. On a grid with walls some learned channels say where a cell lies.
 
     Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
     most 3,000 x size_out, on large grids less; where more than 4,096 outputs lie on a periodic grid, or obey
     a constraint between walls, a number for each wave and pair of channels. A step: steps_per_step x batch
-    rows (on large grids patches of 2,048 cells together, or one row where W takes part of what N says)
-    forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no rows beyond
-    the step's own.
+    rows (on large grids patches of 2,048 cells together, or one row where W removes part of N's output)
+    forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. The box runs no rows
+    beyond the step's own.
 
     Args:
         channels: the channels of the hidden layers.
@@ -62,7 +62,7 @@ class GridTangent(NetworkTangent):
         prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
-        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
+        measured: `reach` and `periodic`, set or measured on the first rows; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
@@ -104,7 +104,7 @@ class GridTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """On a grid of more than 2,048 cells only behind a map that takes part of what N says.
+        """True if learning sees whole rows: on more than 2,048 cells only behind a map that takes part of N.
 
         To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
         """
@@ -112,7 +112,7 @@ class GridTangent(NetworkTangent):
         return small or (isinstance(put, SpectralMap) and put.takes)
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """What N misses on patches: no cell asks for the whole row."""
+        """Return N's error on patches: no cell needs the whole row."""
         assert isinstance(self._network, GridNetwork)
         lattice_out, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
         space = lattice_out.space
@@ -156,13 +156,13 @@ class GridTangent(NetworkTangent):
         return (prediction - torch.stack(targets).to(dtype))[torch.stack(weights)]
 
     def for_size(self) -> float:
-        """Times as many steps as usual: the root of the cells, over a quarter of those that a step sees."""
+        """The factor on the usual steps: the root of the cells, over a quarter of those that a step sees."""
         assert isinstance(self._network, GridNetwork)
         cells = math.prod(self._network.answered.space)
         return 1.0 if self.whole_rows else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
-        """What `carried` gives, for channels `(channels, *cells)`."""
+        """Apply `carried` to channels `(channels, *cells)`."""
         assert isinstance(self._network, GridNetwork)
         lattice_out = self._network.answered
         inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), lattice_out.space)
@@ -182,11 +182,11 @@ class GridTangent(NetworkTangent):
 
     @property
     def ends(self) -> tuple[bool, ...]:
-        """For each axis whether its ends meet, as measured or as it was said."""
+        """The axes whose ends meet, as measured or as set."""
         return tuple(self._plan["periodic"])
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """How far a change is carried, and which ends meet."""
+        """Measure how far a change is carried, and which ends meet."""
         z, others, change = rows
         inputs, lattice_out = lattices("GridTangent", form)
         ends = ends_of("GridTangent", self.periodic, len(inputs.space))
@@ -231,7 +231,7 @@ def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def _every(inside: Sequence[Tensor]) -> Tensor:
-    """Which cells are inside along all axes."""
+    """Say which cells are inside along all axes."""
     within = torch.ones((), dtype=torch.bool, device=inside[0].device)
     for along in inside:
         within = within[..., None] & along

@@ -18,11 +18,11 @@ PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
 class GridNetwork(Passes):
-    """Standardised flat inputs and others to what the outputs add, standardised.
+    """A network from standardised flat inputs and others to the outputs' change, standardised.
 
     Args:
-        inputs: where inputs and others lie.
-        answered: where outputs lie, on the same cells.
+        inputs: the lattice of inputs and others.
+        answered: the lattice of the outputs, on the same cells.
         width: channels of the hidden layers.
         reach: cells that a change is carried.
         periodic: which ends of the grid meet.
@@ -123,13 +123,13 @@ class GridNetwork(Passes):
         return [(*part, kernels) for part in parts]
 
     def _kernels_back(self) -> tuple[Tensor, ...]:
-        """On the way back from the outputs to the channels of the rows."""
+        """The kernels of the backward pass, from the outputs to the channels of the rows."""
         row_channels = slice(self.on_grid.channels)
         products, linear = self.products.weight[:, row_channels], self.linear.weight[:, row_channels]
         return self.last.weight, self.bend.weight, products, linear
 
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
-        """What the channels out change by."""
+        """Return the change of the output channels, by the derivative."""
         bent, factor, other, inner, *_ = tape
         convolve, axis = self.convolve, self.convolve.channels
         row_channels = slice(self.on_grid.channels)
@@ -141,9 +141,9 @@ class GridNetwork(Passes):
         return convolve(change, self.linear.weight[:, row_channels])[0] + convolve(layer, self.last.weight)[0]
 
     def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
+        """Apply a layer to the channels of the rows, and once to channels that are the same in all rows.
 
-        On a grid with walls these are most of the channels.
+        On a grid with walls the latter are most of the channels.
         """
         if self.places is None:
             return self.convolve(x, layer.weight, layer.bias)

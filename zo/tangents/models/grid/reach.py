@@ -28,9 +28,10 @@ def measure(
 
     Args:
         grid: inputs `(rows, channels, *space)`, standardised.
-        change: what the box makes of them, `(rows, channels, *space)`, standardised.
-        reach: where it is known.
-        periodic: for each axis, where it is known; else where the other end predicts cells near it better.
+        change: the box's outputs, `(rows, channels, *space)`, standardised.
+        reach: the reach, where it is known.
+        periodic: whether the ends of each axis meet, where that is known; else the ends meet where the other
+            end predicts cells near them better.
 
     Returns:
         The reach, and whether the ends of each axis meet.
@@ -50,7 +51,7 @@ def measure(
 
 
 def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
-    """Which axes' ends meet: those where the other end predicts cells near an end clearly better than walls.
+    """Say which axes' ends meet: the other end then predicts cells near an end clearly better than walls.
 
     The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end. A
     box that no stencil predicts well, such as a projection of all cells, is predicted as badly near ends that
@@ -84,7 +85,7 @@ def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
 
 
 def _other_end(low: Tensor, high: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """What lies beyond the lower and the upper end of an axis, of the cells at these ends, if they meet."""
+    """Return the cells beyond the lower and the upper end of an axis, if the ends meet."""
     return high, low
 
 
@@ -117,7 +118,7 @@ def _strips(
 
 
 def _inside(samples: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
-    """The design of cells further than `near` from the ends of each part, and what it is to predict."""
+    """The design of cells further than `near` from the ends of each part, and its targets."""
     rows, most = among.nonzero()[:, 0], _cells_for(samples[0][0], near) // len(samples)
     generator, parts = torch.Generator().manual_seed(0), []
     for grid, change in samples:
@@ -172,7 +173,7 @@ def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) 
 
 
 def _kept(x: Tensor) -> Tensor:
-    """Which rows a stencil is fitted to; the others judge it."""
+    """Say which rows a stencil is fitted to; the others judge it."""
     rows = torch.arange(len(x))
     return rows % 4 != 3 if len(x) > 3 else rows >= 0
 
@@ -193,7 +194,7 @@ def _fitted(design: Tensor, target: Tensor) -> Tensor:
 def _taken(
     x: Tensor, change: Tensor, among: Tensor, count: int, radius: int, periodic: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The design and what it is to predict, of all cells of some rows, or of some where rows have many."""
+    """The design and its targets, of all cells of some rows, or of some cells where rows have many."""
     per_row = x[0, 0].numel()
     if per_row <= SAMPLES:
         rows = _spread(among, max(1, count // per_row))
@@ -223,19 +224,19 @@ def _taken(
 
 
 def _spread(among: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, from first to last: rows that follow each other are often similar."""
+    """Take at most so many of the rows, from first to last: rows in a sequence are often similar."""
     rows = among.nonzero()[:, 0]
     return rows[:: -(-len(rows) // most)]
 
 
 def _design(around: Callable[[int], Tensor], in_cell: Tensor, radius: int) -> Tensor:
-    """What lies around each cell, products of that, and a one: `(cells, features)`, float64.
+    """Return the features of each cell: its surroundings, products of them, and a one, in float64.
 
-    Products of two numbers near by, as far as they are few, and of all with what lies in the cell itself.
+    The products are of two numbers near by, as far as these are few, and of all numbers with the cell's own.
 
     Args:
-        around: what lies so near to each cell, `(cells, channels * stencil)`.
-        in_cell: what lies in it, `(cells, channels)`.
+        around: gives the numbers so near to each cell, `(cells, channels * stencil)`.
+        in_cell: the numbers in the cell, `(cells, channels)`.
         radius: the radius of the stencil.
     """
     wide = around(radius)

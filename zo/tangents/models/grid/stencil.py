@@ -1,4 +1,4 @@
-"""`StencilTangent`: for boxes on grids, a polynomial of what lies around each cell, fitted in closed form."""
+"""`StencilTangent`: for boxes on grids, a polynomial of each cell's surroundings, fitted in closed form."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ Factor = tuple[int, tuple[int, ...]]  # a channel, and its place relative to the
 
 
 class StencilTangent(ValueTangent):
-    """J(z) is that of a polynomial: y = z + sum over f of c_f(case) times products of cells near by.
+    """The derivative of a polynomial: y = z + sum over f of c_f(case) times products of cells near by.
 
-    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2)
-    for each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values
-    by recursive ridge least squares in closed form: no learning steps, nothing drawn. Exact for a
-    box that is such a polynomial, and the nearest such model of another; beyond a wall it takes the mean of
-    each channel, and obstacles it sees where an input says where they are.
+    The polynomial is the same in all cells, in the box's state up to the given degree. Its coefficients are
+    linear in (1, p, p^2) for each number p of the case (inputs that are the same in all cells, such as a
+    length). It is fitted to values by recursive ridge least squares in closed form: without learning steps or
+    draws. It is exact for a box that is such a polynomial, and the nearest such model of another. Beyond a
+    wall it takes the mean of each channel. It sees obstacles where an input says where they are.
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
 
@@ -66,14 +66,14 @@ class StencilTangent(ValueTangent):
             more than 2,000 features.
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it.
-        ridge: relative to each feature's mean square, so channels may have units of their own. In smooth
-            states neighbours hardly differ, and what values do not determine a small ridge leaves wild: 1e-6
-            predicts them better than 1e-3 and gives gradients up to a thousand times too long.
+        ridge: the ridge, relative to each feature's mean square, so channels may have units of their own. In
+            smooth states neighbours hardly differ, and a small ridge leaves undetermined coefficients wild:
+            1e-6 predicts values better than 1e-3 and gives gradients up to a thousand times too long.
         output_map: whether there is a W (see `OutputMap`).
         prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
-        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
+        measured: `reach` and `periodic`, set or measured on the first rows; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
@@ -120,7 +120,7 @@ class StencilTangent(ValueTangent):
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._sums is not None
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
@@ -277,12 +277,12 @@ def _fewest(channels: int, degree: int, reach: int, shape: tuple[tuple[int, int]
 
 @dataclass(frozen=True)
 class _Features:
-    """What the coefficients multiply in each cell.
+    """The features of a cell, which the coefficients multiply.
 
     Attributes:
         moving: channels of the state.
         case: channels that are the same in all cells.
-        products: with each the radius around a cell in which it is a feature.
+        products: the products, each with the radius around a cell in which it is a feature.
         periodic: which ends of the grid meet.
     """
 

@@ -1,4 +1,4 @@
-"""`MapBehind`: the linear map behind a model: of which kind it is, from which rows, and when it is fitted."""
+"""`MapBehind`: the linear map behind a model: its kind, the rows that it is fitted to, and when."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MapBehind:
         return outputs if (put := self.in_use) is None else put(outputs)
 
     def pushed(self, change: Tensor) -> Tensor:
-        """What answers change by, `(rows, size)`, where the model's change."""
+        """Return the change of answers, `(rows, size)`, for a change of the model's."""
         return change if (put := self.in_use) is None else put.pushed(change)
 
     def pulled(self, cotangent: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ class MapBehind:
 
         Args:
             lessons: how often the model has learned.
-            form: what rows look like.
+            form: the specs of the rows.
             ends: for each axis of the outputs' grid whether its ends meet; None where they lie on none.
             window: the last rows.
-            unit: of each number of outputs, `(size_out,)`.
-            model: inputs and other inputs to outputs, each with rows first.
+            unit: the unit of each number of the outputs, `(size_out,)`.
+            model: a function of inputs and other inputs that gives outputs, each with rows first.
         """
         if lessons < self.due or not _varied(window.spread(rows_of(VARIED_ROWS, form))[2] / unit):
             return
@@ -134,7 +134,7 @@ def _waves(form: Form, ends: Sequence[bool], odd: Odd = ()) -> Waves:
 
 
 def _varied(y: Tensor) -> bool:
-    """Whether outputs vary in eight directions, each by a hundredth of the largest, or in all there are.
+    """Say whether outputs vary in eight directions, each by a hundredth of the largest, or in all there are.
 
     Where they are fewer, as with a batch of four rows that is always the same, their span says what has been
     asked, not what the box can answer, and a projector on it would take most of the gradient away.

@@ -21,7 +21,7 @@ MOST_CHANNELS = 16  # of an array whose spec does not say what its first axis is
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where the arrays of a row lie.
+    """The places of a row's arrays on a grid.
 
     A staggered array has one cell more along an axis than others; all begin at the same corner, so what has
     the same index is next to one another. An array that does not lie on the grid, such as a number that says
@@ -41,7 +41,7 @@ class Lattice:
         return sum(self.channels_of(shape) for shape in self.shapes)
 
     def on_grid(self, shape: Shape) -> bool:
-        """Whether an array of that shape has a number in each cell, but for the last faces of an axis."""
+        """Say whether an array of that shape has a number in each cell, but for the last faces of an axis."""
         cells = shape[1:] if len(shape) > len(self.space) else shape
         return (
             len(cells) == len(self.space)
@@ -59,7 +59,7 @@ class Lattice:
         return tuple(slice(length) for length in fewest)
 
     def varies_by_cell(self) -> list[bool]:
-        """Whether each channel has a number for each cell, as a list."""
+        """Say for each channel whether it has a number in each cell."""
         return [self.on_grid(shape) for shape in self.shapes for _ in range(self.channels_of(shape))]
 
     def groups(self) -> Tensor:
@@ -73,7 +73,7 @@ class Lattice:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether each array has a number in each cell, so that a row is its channels one after another."""
+        """True if each array has a number in each cell: a row is then its channels one after another."""
         axes = len(self.space)
         return all(self.on_grid(shape) and shape[len(shape) - axes :] == self.space for shape in self.shapes)
 
@@ -143,7 +143,7 @@ class Lattice:
         return torch.cat(grids), torch.cat(there)
 
     def channels_of(self, shape: Shape) -> int:
-        """How many channels an array of that shape has: off the grid each of its numbers is one."""
+        """Count the channels of an array of that shape: off the grid each of its numbers is one."""
         if not self.on_grid(shape):
             return math.prod(shape)
         return math.prod(shape[: len(shape) - len(self.space)])
@@ -155,13 +155,14 @@ def space_of(outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec] = ()) -> 
     Where all outputs have as many axes, the first one holds channels, and a vector is one channel along one
     axis. Where some have one axis more than others, these have channels and the others are a channel each.
 
-    Arrays without channels, all axes of which are space, are several outputs whose first and last axes have
-    more than 16 entries, or one whose spec says that it lies on a grid; or outputs beside an input of such
-    arrays, `(channels, *shape)`. Where `Grid(periodic=...)` has an entry for each axis, these are the axes.
+    In three cases arrays have no channels, and all of their axes are space: several outputs whose first and
+    last axes have more than 16 entries; one output whose spec says that it lies on a grid; and outputs beside
+    an input of such arrays, `(channels, *shape)`. If `Grid(periodic=...)` has an entry for each axis, these
+    are the axes.
 
     Args:
         outputs: the specs of the differentiable outputs.
-        inputs: those of the differentiable inputs.
+        inputs: the specs of the differentiable inputs.
     """
     spaces = _spaces(outputs)
     grids = [spec.layout for spec in outputs if isinstance(spec.layout, Grid)]
@@ -191,7 +192,7 @@ def _spaces(outputs: Sequence[ArraySpec]) -> list[Shape]:
 
 
 def _has_channels(spec: ArraySpec, space: Shape) -> bool:
-    """Whether an array is `(channels, *space)`."""
+    """Say whether an array is `(channels, *space)`."""
     apart = spec.layout is None or len(spec.shape) != len(space) + 1
     return not apart and Lattice((spec.shape,), space).on_grid(spec.shape)
 
@@ -229,10 +230,10 @@ def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tup
 
 
 def ends_of(who: str, periodic: bool | tuple[bool, ...] | None, axes: int) -> tuple[bool, ...] | None:
-    """Whether the ends of each axis meet; None if that is to be measured.
+    """Say whether the ends of each axis meet; None if that is to be measured.
 
     Raises:
-        ConfigurationError: it was said for another number of axes.
+        ConfigurationError: `periodic` is for another number of axes.
     """
     by_axis = (periodic,) * axes if isinstance(periodic, bool) else periodic
     if by_axis is not None and len(by_axis) != axes:
@@ -261,7 +262,7 @@ def padded(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
 
 
 def neighbours(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
-    """What lies around each cell: `(rows, channels, *space)` to `(rows, *space, channels * stencil)`."""
+    """Gather cells around each cell: `(rows, channels, *space)` to `(rows, *space, channels * stencil)`."""
     windows, axes = padded(grid, radius, periodic), grid.ndim - 2
     for axis in range(2, grid.ndim):
         windows = windows.unfold(axis, 2 * radius + 1, 1)

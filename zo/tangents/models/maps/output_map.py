@@ -22,9 +22,9 @@ class OutputMap:
 
     In units in which all numbers have the same weight, W = Pi + (S + r)^-1 (C - S Pi), with S and C the
     covariances of x with itself and with y, Pi the orthogonal projector on the span of the outputs y, and r a
-    ridge: so W is Pi where the rows say nothing else. What it is for: outputs often obey a constraint, such
-    as zero divergence, that the box imposes on whatever it is given. Values never show that, since all of
-    them obey it: a model that passes changes on is wrong there, and Pi is right.
+    ridge: so W is Pi where the rows say nothing else. Its purpose: outputs often obey a constraint, such as
+    zero divergence, that the box imposes on any input. Values never show that, since all of them obey it: a
+    model that passes changes on is wrong there, and Pi is right.
 
     The fit takes the smaller of two forms of one formula: with matrices of size x size, or of rows x rows.
     """
@@ -77,7 +77,7 @@ class OutputMap:
         return mean_out + self.pushed(x - mean_in)
 
     def pushed(self, change: Tensor) -> Tensor:
-        """What answers change by: `(rows, size)` to `(rows, size)`."""
+        """Return the change of answers, `(rows, size)`, for a change `(rows, size)` of the model's."""
         scale = self._units[2]
         x = change / scale
         if len(self._factors) == 1:
@@ -106,7 +106,7 @@ class OutputMap:
 
 
 class _Parts:
-    """What a map's factors are made of: `(rows, size)` in float64, of a model (a) and of the box (b)."""
+    """The parts of a map's factors: `(rows, size)` in float64, of a model (a) and of the box (b)."""
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
         self.means = a.mean(dim=0), b.mean(dim=0)

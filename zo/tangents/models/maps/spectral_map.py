@@ -76,7 +76,7 @@ class SpectralMap:
         return mean_out + self.pushed(x - mean_in)
 
     def pushed(self, change: Tensor) -> Tensor:
-        """What answers change by: `(rows, size)` to `(rows, size)`."""
+        """Return the change of answers, `(rows, size)`, for a change `(rows, size)` of the model's."""
         scale, lattice = self._units[2], self.waves.lattice
         waves = self.waves.of(lattice.joined(change / scale)).movedim(1, -1)
         answer = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
@@ -88,7 +88,7 @@ class SpectralMap:
 
     @property
     def takes(self) -> bool:
-        """Whether it takes a mixture of channels from a tenth of the waves or more."""
+        """True if it takes a mixture of channels from a tenth of the waves or more."""
         identity = torch.eye(self._matrix.shape[-1], dtype=self._matrix.dtype, device=self._matrix.device)
         difference = (self._matrix - identity).abs().square().sum(dim=(-2, -1))
         return float(difference.mean()) > TAKEN

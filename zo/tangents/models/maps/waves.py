@@ -28,15 +28,15 @@ CONSTANT = 1e-6  # of a channel's spread: faces in a wall that vary by less are 
 class Waves:
     """Amplitudes of waves that are the same in all cells, of arrays on one grid.
 
-    Along an axis whose ends meet a wave is exp(2 pi i k n / cells). Between walls it is, of each channel, the
-    sine or the cosine of pi k n / cells, n from the wall: in the middle of cells, or at their faces. Waves of
-    the same k are next to each other, so what holds between sines of one channel and cosines of another, as
-    that the divergence is zero, holds for each wave apart.
+    Along an axis whose ends meet a wave is exp(2 pi i k n / cells). Between walls it is, for each channel,
+    the sine or the cosine of pi k n / cells, with n from the wall: in the middle of cells, or at their faces.
+    Waves of the same k are next to each other. So a relation between sines of one channel and cosines of
+    another, such as zero divergence, holds for each wave by itself.
 
     Attributes:
         lattice: the lattice of the arrays, all on the grid.
         periodic: for each axis whether its ends meet.
-        odd: of each channel along each axis, whether it is a sum of sines; where ends meet, no matter.
+        odd: for each channel along each axis, whether it is a sum of sines; unused where ends meet.
     """
 
     lattice: Lattice
@@ -69,7 +69,7 @@ class Waves:
         return tuple(shape)
 
     def inner(self, sizes: Tensor) -> Tensor:
-        """What a wave between walls is held against that not all channels have: the next that they have.
+        """Return sizes to compare waves with: a wave that some channels lack is compared with the next.
 
         At the ends, k of 0 or of all cells, there is no sine. A velocity without divergence has no waves
         there at all, though it has the next ones: these are not unseen, they never occur.
@@ -103,7 +103,7 @@ class Waves:
 
     @cached_property
     def _bases(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Of axes with walls: waves of cells, `(channels, waves, cells)`, and cells of waves."""
+        """Bases of axes with walls: waves of cells, `(channels, waves, cells)`, and cells of waves."""
         bases = {}
         for axis, (wraps, most) in enumerate(zip(self.periodic, self.lattice.space, strict=True)):
             if not wraps:
@@ -118,7 +118,7 @@ class Waves:
 
 
 def lengths_of(lattice: Lattice, axis: int) -> list[int]:
-    """Of each channel of arrays on a grid, how many numbers it has along an axis of space."""
+    """Return the count of numbers that each channel has along an axis of space."""
     first = -len(lattice.space)
     return [shape[first:][axis] for shape in lattice.shapes for _ in range(lattice.channels_of(shape))]
 
@@ -127,19 +127,19 @@ def lengths_of(lattice: Lattice, axis: int) -> list[int]:
 def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Waves | None:
     """The waves in which rows obey a constraint between channels, if they do in any.
 
-    Values do not say by themselves whether a channel is a sum of sines or of cosines: next to a wall that
-    nothing slips along a velocity looks odd whichever way it points. But of a velocity without divergence a
-    mixture of the channels of each wave never occurs in the right ones, and occurs in all others.
+    Values do not say by themselves whether a channel is a sum of sines or of cosines: next to a wall without
+    slip a velocity looks odd whichever way it points. But for a velocity without divergence some mixture of
+    the channels never occurs in waves of the right kind, and occurs in waves of all other kinds.
 
     Args:
         lattice: the lattice of the rows.
-        y: `(rows, size)`, in units in which channels count alike.
+        y: `(rows, size)`, in units that give channels the same weight.
         periodic: for each axis whether its ends meet.
 
     Returns:
-        Those with the most waves of which a mixture of channels never occurs; None where that are fewer than
-        half, where it is half in any waves, since rows so alike show nothing, where there is one channel, or
-        where there are too many choices.
+        The waves with the most cases in which a mixture of channels never occurs. None in four cases: where
+        these are fewer than half of the waves; where any choice of waves has half of them, since such similar
+        rows show nothing; with one channel; or with too many choices.
     """
     walls = [axis for axis, wraps in enumerate(periodic) if not wraps]
     if lattice.channels < 2 or not walls:
@@ -181,7 +181,7 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
 
 
 def _without_a_mixture(vectors: Tensor) -> float:
-    """Of waves `(rows, waves, channels)` that are seen, the share of which a mixture never occurs."""
+    """Return the share of waves `(rows, waves, channels)` in which a mixture of channels never occurs."""
     if vectors.shape[-1] < 2:
         return 0.0
     values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
@@ -202,7 +202,7 @@ def _along(grid: Tensor, matrices: Tensor, axis: int) -> Tensor:
 
 
 def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Tensor]:
-    """Waves of cells, `(cells + 1, length)`, and cells of waves; zero of what is not there."""
+    """Waves of cells, `(cells + 1, length)`, and cells of waves; zero where there is none."""
     count = cells + 1 if faces else cells
     places = torch.arange(count).double() + (0.0 if faces else 0.5)
     angles = math.pi * torch.arange(cells + 1).double()[:, None] * places / cells
@@ -215,7 +215,7 @@ def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Ten
 
 
 def _possible(grid: Tensor, lattice: Lattice, channel: int, axis: int) -> tuple[bool, ...]:
-    """Whether a channel, `(rows, *space)`, may be a sum of cosines, of sines, or of either."""
+    """List the choices for a channel, `(rows, *space)`: True for a sum of sines, False for cosines."""
     lengths = lengths_of(lattice, axis)
     if lengths[channel] == min(lengths):
         return False, True
@@ -230,7 +230,7 @@ def _everywhere(along_walls: Sequence[bool], walls: Sequence[int], axes: int) ->
 
 
 def _drawn(shape: Sequence[int], walls: Sequence[int]) -> list[Tensor]:
-    """Some waves of which sines and cosines are there."""
+    """Some waves that have both sines and cosines."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randint(1, length - 1, (SAMPLE,), generator=generator)

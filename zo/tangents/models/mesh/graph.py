@@ -34,30 +34,29 @@ STEEPEST = 12.0  # a logarithm's largest size
 
 
 class GraphTangent(ImplicitTangent):
-    """J(z) is that of a learned implicit step of flows on the edges of a graph.
+    """The derivative of a learned implicit step of flows on the edges of a graph.
 
-    For a box whose outputs are arrays `(nodes,)`, `(nodes, fields)` or `(fields, nodes)` on a mesh of which
-    edges alone are known, as a network of pipes, and that has at least one input on it. The model is S steps
-    of
+    It is for a box with outputs `(nodes,)`, `(nodes, fields)` or `(fields, nodes)`, and at least one input,
+    on a mesh with edges but without cells, such as a network of pipes. The model is S steps of
 
-        (C + L / S) y+ = C y + q(y, extras) / S,
+        (C + L / S) y+ = C y + q(y, extras) / S.
 
-    with C a capacity of each node, L flows between neighbours with a conductance of each edge, symmetric and
-    positive, and a loss at each node, and q powers of the fields, other inputs on the graph, and cubes of
-    differences along edges. An output that no input moves on to, as heads that answer demands, solves L y =
-    q. All is fitted to the outputs by L-BFGS, with gradients by transposed sparse solves. A ridge regression
-    beside the step learns what inputs that lie on no node add.
+    C is a capacity of each node. L are flows between neighbours, with a symmetric and positive conductance of
+    each edge, and a loss at each node. q are powers of the fields, other inputs on the graph, and cubes of
+    differences along edges. An output without an input that it follows, such as heads that answer demands,
+    solves L y = q. All numbers are fitted to the outputs by L-BFGS, with gradients by transposed sparse
+    solves. A ridge regression beside the step learns the effect of inputs that lie on no node.
 
-    Edges are symmetric: what is carried along with a flow is not within its reach. Where there are triangles
-    and coordinates, `zo.tangents.MeshTangent` needs fewer rows.
+    Edges are symmetric: transport along with a flow is not within its reach. Where there are triangles and
+    coordinates, `zo.tangents.MeshTangent` needs fewer rows.
 
     Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes 2 S solves for each
     row and iteration, some 150 iterations in all; a call's VJP 2 S solves a row, on one CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
-        ridge: on how far conductances are apart from each other, and capacities, in logarithms; with an error
-            of the outputs in units of the box's usual change.
+        ridge: the penalty on the spread of conductances, and of capacities, in logarithms, beside an error of
+            the outputs in units of the box's usual change.
         window: rows kept, the oldest going.
         prior: a differentiable model under it, see `ValueTangent`.
 
@@ -153,7 +152,7 @@ class GraphTangent(ImplicitTangent):
 
 @dataclass(frozen=True)
 class GraphForm:
-    """Which numbers there are: logarithms of conductances and capacities; each field's flow and loss; q's."""
+    """The numbers of a flow: logarithms of conductances and capacities, fields' flow and loss, and q."""
 
     links: np.ndarray
     nodes: int
@@ -170,7 +169,7 @@ class GraphForm:
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
-        """How many there are of each kind."""
+        """The count of numbers of each kind."""
         return len(self.links), self.nodes, len(self.carried), len(self.carried), len(self.terms)
 
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
@@ -285,7 +284,7 @@ class FlowFit(StepFit):
     def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        """How flows, capacities, losses and sources of a step follow the numbers, times a multiplier."""
+        """Return the derivative of a step's flows, capacities, losses and sources, times a multiplier."""
         flows, steps, (before, after) = self.flows, self.flows.steps, states
         edges, tanks, flow, loss, q = flows.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)

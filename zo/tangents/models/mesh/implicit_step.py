@@ -41,14 +41,14 @@ class ImplicitStep:
     and steps, and the transposed solve gives the adjoint.
 
     Attributes:
-        left: `(fields * nodes, fields * nodes)`, sparse.
-        right: of the same shape.
-        terms: of q.
-        coefficients: of these, `(terms,)`.
-        maps: name -> sparse matrix, or None for what stays as it is.
-        fields: of the state; extras are counted after them.
-        nodes: of each field.
-        steps: in one call.
+        left: the matrix on the left, `(fields * nodes, fields * nodes)`, sparse.
+        right: the matrix on the right, of the same shape.
+        terms: the terms of q.
+        coefficients: the coefficients of the terms, `(terms,)`.
+        maps: name -> sparse matrix, or None for the identity.
+        fields: the number of fields of the state; extras are counted after them.
+        nodes: the number of nodes of each field.
+        steps: the number of steps in one call.
         free: `(fields * nodes,)`, 1 where the equation holds and 0 where the value is prescribed.
     """
 
@@ -80,14 +80,14 @@ class ImplicitStep:
         of_extras: np.ndarray | None = None,
         forcing: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
-        """How the last state changes with the first, the extras, and what is added to each step's equation.
+        """Return the last state's change for changes of first state, extras, and the steps' equations.
 
         Args:
-            states: of a run.
-            extras: of that run.
-            change: of the first state, `(..., rows, fields, nodes)`.
-            of_extras: their change, `(..., rows, extras, nodes)`; none if left out.
-            forcing: of each step, of the shape of `change`.
+            states: the states of a run.
+            extras: the extras of that run.
+            change: the change of the first state, `(..., rows, fields, nodes)`.
+            of_extras: the change of the extras, `(..., rows, extras, nodes)`; zero if left out.
+            forcing: the change of each step's equation, of the shape of `change`.
         """
         for step in range(self.steps):
             slopes = self._slopes(np.concatenate([states[step], extras], axis=1))
@@ -180,7 +180,7 @@ class ImplicitStep:
         return self.free.reshape(self.fields, self.nodes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the factorisation, which cannot be copied and is made again."""
+        """Pickle all but the factorisation, which cannot be copied and is made again."""
         return self.__dict__ | {"_factors": []}
 
     def _factor(self) -> Any:

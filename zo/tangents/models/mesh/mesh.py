@@ -36,27 +36,28 @@ GOOD = 1e-3  # an error at which no richer form is tried
 
 
 class MeshTangent(ImplicitTangent):
-    """J(z) is that of a learned implicit step on the finite elements of the box's mesh.
+    """The derivative of a learned implicit step on the finite elements of the box's mesh.
 
-    For a box whose outputs are arrays `(nodes,)`, `(nodes, fields)` or `(fields, nodes)` on a mesh of
-    triangles or tetrahedra with coordinates, and that has at least one input on it. The model is S steps of
+    It is for a box with outputs `(nodes,)`, `(nodes, fields)` or `(fields, nodes)`, and at least one input,
+    on a mesh of triangles or tetrahedra with coordinates. The model is S steps of
 
-        (B + w K / S) y+ = (B - (1 - w) K / S) y + M q(y, extras) / S,
+        (B + w K / S) y+ = (B - (1 - w) K / S) y + M q(y, extras) / S.
 
-    with B the mass matrix, in part lumped, K a sum of stiffness, convection, mass and boundary matrices
-    between all pairs of fields, whose coefficients are polynomials of position, q a polynomial of the fields
-    and of other inputs on the mesh, with fluxes that depend on the state (k(u) grad u, u . grad u). An output
-    that no input moves on to, as a displacement that answers a load, solves K y = M q(extras). These numbers,
-    10 to 192, are fitted to the outputs by L-BFGS with gradients by transposed sparse solves, in coordinates
-    that Gauss-Newton's matrix of few rows makes round; degree and S by rows held out, the poorest first.
-    Convection that differs from place to place begins with what the equations say of the outputs themselves,
-    and takes so many steps that it passes about an element in each.
-    A ridge regression beside the step learns what inputs that lie on no
-    node add. It needs a few dozen rows.
+    B is the mass matrix, in part lumped. K is a sum of stiffness, convection, mass and boundary matrices
+    between all pairs of fields, with coefficients that are polynomials of position. q is a polynomial of the
+    fields and of other inputs on the mesh, with fluxes that depend on the state (k(u) grad u, u . grad u). An
+    output without an input that it follows, such as a displacement that answers a load, solves
+    K y = M q(extras).
 
-    It knows a second-order equation's kind of physics, not the box's: a finer mesh, other time steps, and
-    terms that it has not are within its reach in part; what jumps or reaches over the whole mesh in other
-    ways is not.
+    These 10 to 192 numbers are fitted to the outputs by L-BFGS, with gradients by transposed sparse solves,
+    in coordinates that Gauss-Newton's matrix of few rows makes round. Rows held out choose degree and S, the
+    poorest form first. Convection that differs from place to place begins with the coefficients that fulfil
+    the equations at the outputs themselves, and takes so many steps that it passes about an element in each.
+    A ridge regression beside the step learns the effect of inputs that lie on no node. The fit needs a few
+    dozen rows.
+
+    The model knows the physics of second-order equations, not the box's. A finer mesh, other time steps, and
+    further terms are within its reach in part. Jumps, and other effects across the whole mesh, are not.
 
     Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit of each of at most
     7 forms takes S x 4 x coefficients sparse solves, up to three times, and 2 S solves for each row and each
@@ -64,8 +65,8 @@ class MeshTangent(ImplicitTangent):
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
-        ridge: on the coefficients, each in units of its effect on the outputs. Rows held out do not show what
-            a smaller one leaves undetermined.
+        ridge: the penalty on the coefficients, each in units of its effect on the outputs. Rows held out do
+            not show the coefficients that a smaller ridge leaves undetermined.
         window: rows kept, the oldest going.
         prior: a differentiable model under it, see `ValueTangent`.
 

@@ -51,7 +51,7 @@ class Fit(StepFit):
 
     @property
     def large(self) -> bool:
-        """Whether rows are so large that a fit saves work."""
+        """True if rows are so large that a fit saves work."""
         return self.rows.goal[:1].size > LARGE
 
     def first(self, known: dict[Any, float] | None = None) -> np.ndarray:
@@ -139,8 +139,9 @@ class Fit(StepFit):
     def _smoothed(self, theta: np.ndarray) -> np.ndarray:
         """Coefficients whose equations are fulfilled best after a solve with the matrix of `theta`.
 
-        What is not carried misses the outputs by K^-1 (q - K y), with K and q of the same coefficients; with
-        K^-1 of those before it is linear (Sanathanan and Koerner). Without it what is rough in y decides.
+        A field that is not carried misses the outputs by K^-1 (q - K y), with K and q of the same
+        coefficients. With K^-1 of the coefficients before, that error is linear (Sanathanan and Koerner).
+        Without K^-1 the rough part of y decides.
         """
         rows, start = self.rows, self.form.start()
         step = self.step(theta)
@@ -289,7 +290,7 @@ class Fit(StepFit):
         return jacobian.T @ jacobian
 
     def _jacobian(self, theta: np.ndarray, run: tuple[ImplicitStep, Trajectory]) -> np.ndarray:
-        """How residuals follow coefficients, `(residuals, coefficients)`; some coefficients at a time."""
+        """Return the derivative of residuals, `(residuals, coefficients)`; some coefficients at a time."""
         step, states = run
         at_once = max(1, AT_ONCE // self.rows.goal.size)
         by_step = [
@@ -305,7 +306,7 @@ class Fit(StepFit):
     def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
+        """Return each coefficient's forcing of a step, times a multiplier, summed over rows."""
         form, (before, after) = self.form, states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         fallen = before - after
@@ -331,7 +332,7 @@ class Fit(StepFit):
     def _forcings(
         self, form: MeshForm, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
     ) -> Iterator[np.ndarray]:
-        """What a coefficient adds to a step's equation, from the state before to that after it."""
+        """Yield each coefficient's forcing of a step's equation, between the states before and after."""
         before, after = states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         carries = form.carried[None, :, None]
@@ -354,10 +355,10 @@ class _Round:
     """The cost in units of the cost that a round began with, in its coordinates, and its slope.
 
     Attributes:
-        fit: whose cost.
+        fit: the fit that has the cost.
         begun: the coefficients at the start, where coordinates are zero.
-        ways: how coefficients follow coordinates, transposed.
-        cost: at the start.
+        ways: the derivative of coefficients by coordinates, transposed.
+        cost: the cost at the start.
     """
 
     fit: Fit
@@ -376,7 +377,7 @@ class _Round:
 
 
 def _affordable(form: MeshForm, rows: Rows, work: float) -> Rows:
-    """As many of the rows as the work allows, at least a few, evenly taken."""
+    """Return as many of the rows as the work allows, at least a few, evenly taken."""
     size = rows.goal[:1].size
     most = max(OF_LARGE if size > LARGE else FEWEST_ROWS, int(work / (form.count * form.steps * size)))
     if most >= len(rows.goal):
@@ -385,7 +386,7 @@ def _affordable(form: MeshForm, rows: Rows, work: float) -> Rows:
 
 
 def _sizes(design: np.ndarray) -> np.ndarray:
-    """The sizes of columns; infinite of what is rounding beside the largest, such as a constant's slopes."""
+    """The sizes of columns; infinite where one is rounding beside the largest, as a constant's slopes are."""
     size = np.linalg.norm(design, axis=0)
     return np.where(size > FAINT * size.max(initial=0.0), size, np.inf)
 

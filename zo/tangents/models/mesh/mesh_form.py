@@ -1,4 +1,4 @@
-"""`MeshForm` of a step on a mesh's finite elements: which coefficients there are and what they multiply."""
+"""`MeshForm` of a step on a mesh's finite elements: its coefficients, and the matrices that they multiply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MeshMatrices:
     """A mesh's matrices, made when first asked for.
 
     Attributes:
-        elements: of the mesh.
+        elements: the elements of the mesh.
     """
 
     def __init__(self, elements: Elements) -> None:
@@ -56,7 +56,7 @@ class MeshMatrices:
         return maps
 
     def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:
-        """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
+        """Return a matrix of K, by its kind, and by its coefficient's polynomial among those of a degree."""
         key = (*kind, degree, place)
         if key not in self._made:
             weight = self.weights(degree)[place]
@@ -73,7 +73,7 @@ class MeshMatrices:
     def products(
         self, left: np.ndarray, right: Sequence[np.ndarray]
     ) -> Callable[[tuple[Any, ...], int, int], Any]:
-        """What each cell has of left^T A right, summed over rows, as a function of A's kind, out and into.
+        """Return a function of A's kind, out and into: each cell's part of left^T A right, summed over rows.
 
         Of the mesh's border it is one number.
 
@@ -130,7 +130,7 @@ class MeshMatrices:
 
 @dataclass(frozen=True)
 class MeshForm:
-    """Which coefficients there are: psi, w, those of K, and those of q, in this order.
+    """The layout of the coefficients: psi, w, those of K, and those of q, in this order.
 
     psi is the part of the mass that is lumped, w how implicit a step is; both are of states that are carried.
     """
@@ -157,7 +157,7 @@ class MeshForm:
         return kinds + [(field, field, ("boundary",)) for field in range(count)]
 
     def places(self, place: int) -> int:
-        """How many polynomials the coefficient of a kind has."""
+        """Return the number of polynomials that the coefficient of a kind has."""
         varies = place in self.varied and self.kinds[place][2] != ("boundary",)
         return len(self.basis.weights(self.degree)) if varies else 1
 
@@ -318,7 +318,7 @@ def applied(matrix: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _directions(kind: tuple[Any, ...], axes: int) -> np.ndarray:
-    """How much a kind of stiffness has of d/da times d/db, `(axes, axes)`."""
+    """Return a kind of stiffness as its coefficients of d/da times d/db, `(axes, axes)`."""
     tensor = np.zeros((axes, axes))
     if kind[0] in ("stiffness", "both"):
         tensor[kind[1], kind[2]] = 1.0

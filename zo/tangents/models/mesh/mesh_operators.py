@@ -82,9 +82,9 @@ class Elements:
         """Stiffness, convection and mass in one, with coefficients for each cell.
 
         Args:
-            tensor: of the stiffness, `(cells, dimensions, dimensions)`.
-            velocity: of the convection, `(cells, dimensions)`.
-            reaction: of the mass, `(cells,)`.
+            tensor: the coefficients of the stiffness, `(cells, dimensions, dimensions)`.
+            velocity: the velocity of the convection, `(cells, dimensions)`.
+            reaction: the coefficients of the mass, `(cells,)`.
         """
         corners = self.cells.shape[1]
         local = self.slopes @ tensor @ self.slopes.swapaxes(1, 2)
@@ -130,7 +130,7 @@ class Elements:
 
     @cached_property
     def _pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of all matrices: where rows begin, columns, and where each of the cells' numbers is added."""
+        """The pattern of all matrices: where rows begin, columns, and the place of each cell's numbers."""
         corners = self.cells.shape[1]
         rows = np.repeat(self.cells, corners, axis=1).ravel()
         columns = np.tile(self.cells, (1, corners)).ravel()

@@ -1,4 +1,4 @@
-"""`ImplicitTangent`: what models share that are an implicit step on a mesh, fitted to values."""
+"""`ImplicitTangent`: the common part of models that are an implicit step on a mesh, fitted to values."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ WORSE = 1.5  # times the error of the last fit: where a form is chosen again the
 
 
 class ImplicitTangent(ValueTangent):
-    """J(z) is that of an implicit step on a mesh, whose few numbers are fitted to values by least squares.
+    """The derivative of an implicit step on a mesh, whose few numbers are fitted to values by least squares.
 
-    A subclass says what the step is (`step`) and fits it (`fitted`). Beside the step stands a ridge
-    regression of what it leaves on a constant for each node and on inputs that lie on no node. All is
-    computed in float64 by the CPU.
+    A subclass makes the step (`step`) and fits it (`fitted`). Beside the step a ridge regression explains the
+    step's residuals by a constant for each node and by inputs that lie on no node. All is computed in float64
+    by the CPU.
 
     Args:
         mesh: the mesh; None: the one that the outputs' specs have as their layout.
-        ridge: on the numbers of the step, each in units of its effect on the outputs.
+        ridge: the penalty on the numbers of the step, each in units of its effect on the outputs.
         window: rows kept, the oldest going.
         prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
-        most_rows: of a fit.
-        numbers: of the outputs of these, at most.
-        most_tried: forms that a lesson fits, at most, with the last fit to all rows.
+        most_rows: the most rows of a fit.
+        numbers: the most numbers in the outputs of these rows.
+        most_tried: the most forms that a lesson fits, with the last fit to all rows.
     """
 
     most_rows = 48
@@ -83,10 +83,10 @@ class ImplicitTangent(ValueTangent):
 
     @abstractmethod
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
-        """The step of what `fitted` gave."""
+        """Make the step from the output of `fitted`."""
 
     def _settled(self, units: Units, count: int) -> bool:
-        """Whether the form of the last fit may stay: by the rows that it was chosen with, and their units."""
+        """Say whether the last fit's form may stay: its rows have not doubled, and their units are near."""
         now = self._units_now()
         alike = {name: units[name].shape == now[name].shape for name in ("source", "extra", "number_scale")}
         if not all(alike.values()) or (units["source"] != now["source"]).any():
@@ -97,27 +97,27 @@ class ImplicitTangent(ValueTangent):
 
     @abstractmethod
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
-        """What `step` needs, fitted to rows, in plain values and tensors.
+        """Fit to rows, and return the fit for `step`, in plain values and tensors.
 
         Args:
             mesh: the mesh.
-            rows: to learn from; of forms that is taken which predicts the held-out ones best.
-            before: of the last fit, whose form and numbers are begun with; None to choose a form.
+            rows: the rows to learn from; the form is taken that predicts the held-out rows best.
+            before: the last fit, whose form and numbers the new one begins with; None to choose a form.
             longer: whether richer forms than usual are tried.
         """
 
     @property
     def knows(self) -> bool:
-        """Whether it has learned anything."""
+        """True if it has learned anything."""
         return self._fit is not None
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What the last fit chose, and its error on rows held out, in units of the box's usual change."""
+        """The form of the last fit, and its error on rows held out, in units of the box's usual change."""
         return {} if self._fit is None else dict(self._fit["measured"])
 
     def moments(self, form: Form) -> tuple[Moments, ...]:
-        """None: units are those of the rows of the last fit."""
+        """Return no moments: the rows of the last fit give the units."""
         return ()
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
@@ -244,7 +244,7 @@ class ImplicitTangent(ValueTangent):
 
     @property
     def _rounding(self) -> float:
-        """What a number may vary by, over its size, and still be the same, in the rows' own dtype."""
+        """The relative variation up to which a number counts as constant, in the rows' own dtype."""
         return ROUNDING * torch.finfo(self._window.columns[0].dtype).eps
 
     # What was fitted
@@ -269,7 +269,7 @@ class ImplicitTangent(ValueTangent):
         return self._stepper().run(rows.state, rows.extras)
 
     def _rest(self, rows: Rows) -> dict[str, Tensor]:
-        """The ridge of what the step leaves, in its dual form."""
+        """The ridge regression of the step's residuals, in its dual form."""
         residual = (rows.goal - self._run(rows)[-1]).reshape(len(rows.goal), -1)
         kernel = 1 + rows.numbers @ rows.numbers.T
         dual = np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), residual)

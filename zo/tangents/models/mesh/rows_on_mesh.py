@@ -25,11 +25,11 @@ Units = dict[str, np.ndarray]  # see `RowsOnMesh.units`
 
 @dataclass(frozen=True)
 class NodeArrays:
-    """Which numbers of a row lie on the nodes of a mesh.
+    """The arrays of a row, and the mesh on whose nodes some of them lie.
 
     Attributes:
-        shapes: of the arrays, end to end in a row.
-        mesh: whose nodes they lie on.
+        shapes: the shapes of the arrays, end to end in a row.
+        mesh: the mesh on whose nodes they lie.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -37,7 +37,7 @@ class NodeArrays:
 
     @property
     def fields(self) -> int:
-        """How many numbers a node has."""
+        """The count of numbers on a node."""
         return sum(self._fields(shape) for shape in self.shapes)
 
     def split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +90,7 @@ class Rows:
         extras: `(rows, extras, nodes)`, all other inputs on the nodes.
         numbers: `(rows, numbers)`, inputs that lie on no node.
         goal: `(rows, fields, nodes)`, the outputs.
-        change: `(fields,)`, the spread of what the outputs add to the state.
+        change: `(fields,)`, the spread of the outputs' change of the state.
         carried: `(fields,)` bool, whether a field has an input that it follows.
         free: `(fields * nodes,)`, 0 at nodes with a prescribed output.
         held: `(rows,)` bool, the rows that are held out.
@@ -111,12 +111,12 @@ class Rows:
         return Rows(**by_row, change=self.change, carried=self.carried, free=self.free)
 
     def hat(self) -> np.ndarray:
-        """What a ridge of a constant and the numbers takes of residuals: `(rows, rows)`."""
+        """Return the matrix by which a ridge of constant and numbers smooths residuals: `(rows, rows)`."""
         kernel = 1 + self.numbers @ self.numbers.T
         return np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), kernel)
 
     def explained(self, others: Rows, residual: np.ndarray) -> np.ndarray:
-        """What a ridge of a constant and the numbers says for these rows, fitted to others' residuals."""
+        """Predict these rows' residuals by a ridge of constant and numbers, fitted to others' residuals."""
         kernel = 1 + others.numbers @ others.numbers.T
         weights = np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), residual)
         return (1 + self.numbers @ others.numbers.T) @ weights
@@ -128,12 +128,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowsOnMesh:
-    """How a box's rows are read as fields on the nodes of a mesh.
+    """The reading of a box's rows as fields on the nodes of a mesh.
 
     Attributes:
-        form: of the box's rows.
-        inputs: the arrays of all inputs, those without a gradient last.
-        outputs: those of the outputs.
+        form: the specs of the box's rows.
+        inputs: the arrays of all inputs; inputs without a gradient come last.
+        outputs: the arrays of the outputs.
     """
 
     form: Form
@@ -146,8 +146,8 @@ class RowsOnMesh:
 
         Args:
             who: the model, for messages.
-            form: of the box's rows.
-            mesh: whose nodes fields lie on.
+            form: the specs of the box's rows.
+            mesh: the mesh on whose nodes fields lie.
 
         Raises:
             ConfigurationError: an output does not lie on the mesh, or no input does, or a node has too many
@@ -176,7 +176,7 @@ class RowsOnMesh:
             z: `(rows, size_in)`.
             others: `(rows, size)`, inputs without a gradient.
             y: `(rows, size_out)`.
-            rounding: what a number may vary by, over its size, and still be the same.
+            rounding: how far a number may vary, over its size, and count as constant.
         """
         found = []
         inputs = np.concatenate([z, others], axis=1)
@@ -187,7 +187,7 @@ class RowsOnMesh:
         return found[0][:, : z.shape[1]], found[0][:, z.shape[1] :], found[1]
 
     def units(self, z: np.ndarray, others: np.ndarray, y: np.ndarray, rounding: float) -> Units:
-        """What follows what, and by what it is divided, by these rows.
+        """Find from these rows the input that each output follows, and the units to divide arrays by.
 
         Args:
             z: `(rows, size_in)`.
@@ -275,7 +275,7 @@ class RowsOnMesh:
         )
 
     def pulled(self, units: Units, state: np.ndarray, extras: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The adjoint of `read`: to cotangents of what it gives, those of rows of inputs."""
+        """The adjoint of `read`: cotangents of rows of inputs from cotangents of its results."""
         fields = np.zeros((len(state), self.inputs.fields, state.shape[2]))
         for place, source in enumerate(units["source"].tolist()):
             if source >= 0:
@@ -310,7 +310,7 @@ def _steady(values: np.ndarray, rounding: float, axes: tuple[int, ...]) -> np.nd
 
 
 def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The mean along axes; of what is one number that number, without the rounding of a sum."""
+    """The mean along axes; a constant is returned itself, without the rounding of a sum."""
     first = _first(values, axes)
     return np.where((values == first).all(axis=axes), first.squeeze(axes), values.mean(axis=axes))
 

@@ -15,14 +15,14 @@ HIGH = 1e12  # a cost that counts as none
 
 
 class StepFit(ABC):
-    """Least squares of a step's outputs against those of rows, in units of the box's usual change.
+    """Least squares of a step's outputs against the rows' outputs, in units of the box's usual change.
 
-    A ridge regression beside the step explains what a constant and the numbers that lie on no node add, so
-    residuals are without that. A subclass says what the numbers are of (`step`), what they cost themselves
-    (`penalty`), and how a step's equation follows them (`slope`).
+    A ridge regression beside the step explains the effects of a constant and of numbers that lie on no node,
+    and residuals are without these. A subclass makes the step from the fitted numbers (`step`), and gives
+    their own cost (`penalty`) and the derivative of a step's equation by them (`slope`).
 
     Args:
-        rows: what is fitted.
+        rows: the rows to fit.
         ridge: the weight of the numbers' own cost.
     """
 
@@ -37,18 +37,18 @@ class StepFit(ABC):
 
     @abstractmethod
     def penalty(self, theta: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
-        """What the numbers cost by themselves, part by part, and the slope of the sum."""
+        """Return the numbers' own cost, part by part, and the slope of its sum."""
 
     @abstractmethod
     def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        """How a step's equation, times a multiplier and summed over rows, follows the numbers.
+        """Return the derivative of a step's equation by the numbers, times a multiplier, summed over rows.
 
         Args:
             theta: the numbers.
-            states: before and after the step, `(rows, fields, nodes)` each.
-            step: with these numbers.
+            states: the states before and after the step, `(rows, fields, nodes)` each.
+            step: the step with these numbers.
             multiplier: `(rows, fields, nodes)`.
         """
 
@@ -94,7 +94,7 @@ class StepFit(ABC):
         return error if math.isfinite(error) else math.inf
 
     def residual(self, states: Trajectory) -> np.ndarray:
-        """What the last of the states misses of the rows' outputs, as one vector of length about one."""
+        """Return the misfit of the last state to the rows' outputs, as one vector of length about one."""
         return self.unexplained((states[-1] - self.rows.goal) * self.rows.weight())
 
     def unexplained(self, values: np.ndarray) -> np.ndarray:

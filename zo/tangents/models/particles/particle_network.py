@@ -1,4 +1,4 @@
-"""`ParticleNetwork`: what particles say to those that each row lists as their neighbours."""
+"""`ParticleNetwork`: messages between particles that each row lists as neighbours."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from zo.tangents.models.passes import Passes, Slopes, Tape
 
 
 class ParticleNetwork(Passes):
-    """Standardised flat inputs and others to what the outputs add, standardised, by autograd.
+    """A network from standardised flat inputs and others to the outputs' change, standardised, by autograd.
 
-    A particle's hidden numbers take the sum of what its neighbours say, in each round once. What one says to
-    another depends on the differences of their inputs and on the hidden numbers of both. All particles and
-    all pairs share the weights, so the order in which they are listed makes no difference.
+    In each round a particle's hidden numbers take the sum of its neighbours' messages. A message depends on
+    the differences of both particles' inputs and on the hidden numbers of both. All particles and all pairs
+    share the weights, so the order in which they are listed makes no difference.
 
     Args:
-        arrays: of the arrays of a row, end to end, how many numbers each particle has; 0 for an array whose
+        arrays: how many numbers a particle has in each array of a row, end to end; 0 for an array whose
             numbers are given to all particles.
         sizes: the sizes of these arrays.
         moving: how many of the arrays, the first, have their differences taken.
-        list_at: where the pairs begin among a row's numbers, and where they end.
-        answered: numbers of a particle in each output.
+        list_at: the places among a row's numbers at which the pairs begin and end.
+        answered: how many numbers a particle has in each output.
         particles: the number of particles in a row.
         spread: the spread of the differences between neighbours, of each number of a particle.
         width: the width of the hidden layers.
-        rounds: in how many rounds neighbours say something.
+        rounds: the number of rounds of messages.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ParticleNetwork(Passes):
         return torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True)[0]
 
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
-        """What outputs change by, by the derivative of the way back."""
+        """Return the change of outputs, as the derivative of the backward pass."""
         return pushed_forward(self.values, tape[0], change)
 
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
@@ -133,7 +133,7 @@ class ParticleNetwork(Passes):
 
 
 def _ends(pairs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Who speaks, who hears, `(rows * 2 * pairs,)` of all particles of all rows, and 1 for what is a pair.
+    """Return senders and receivers, `(rows * 2 * pairs,)` of all particles of all rows, and 1 for real pairs.
 
     Each pair is one in both directions. One with a number that is no particle's, or twice the same, is none.
     """

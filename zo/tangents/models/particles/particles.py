@@ -20,29 +20,28 @@ PARTS = 256  # rows of which differences between neighbours are looked at, at mo
 
 
 class PairTangent(NetworkTangent):
-    """J(z) is that of a network of what neighbours say to each other, fitted to the box's values.
+    """The derivative of a network of messages between neighbours, fitted to the box's values.
 
-    For a box whose differentiable inputs and outputs are arrays `(particles, ...)`, such as positions and
-    velocities `(particles, 2)`, and one of whose inputs without a derivative lists the neighbours of a row:
-    `(pairs, 2)` numbers of particles from 0 on, each pair once, in any order. Rows that have fewer pairs fill
-    up with -1. Which are neighbours may change from row to row; the list itself has no derivative, as in a
-    simulator with a cutoff at which forces are zero.
+    It is for a box whose differentiable inputs and outputs are arrays `(particles, ...)`, such as positions
+    and velocities `(particles, 2)`. One input without a derivative lists the neighbours of a row: `(pairs,
+    2)` numbers of particles from 0 on, each pair once, in any order. Rows with fewer pairs are filled up with
+    -1. The neighbours may change from row to row; the list itself has no derivative, as in a simulator with a
+    cutoff at which forces are zero.
 
-    A particle answers by its own inputs and by the sum of what its neighbours say, which depends on the
-    differences of their inputs. All particles, and all pairs, share the weights: a row teaches as much as it
-    has pairs. Of particles in a periodic box it does not know which are near across an
-    end.
+    A particle's answer depends on its own inputs and on the sum of its neighbours' messages, which depend on
+    the differences of their inputs. All particles, and all pairs, share the weights: a row teaches as much as
+    it has pairs. In a periodic box the network does not know which particles are near across an end.
 
     Memory: window x (size_in + size of others + size_out) numbers, at most 512 MiB, and a graph of the rows
     of a step of learning, some 6 x rounds x pairs x width numbers a row. A step: steps_per_step x batch rows
-    forward and backward through the network; a call's VJP its rows. Of the box no rows beyond the step's own.
+    forward and backward through the network; a call's VJP its rows. The box runs no rows beyond the step's.
 
     Args:
         list_of: the place of the pairs among the inputs without a derivative, from 0 on; None: the only one
             of shape `(pairs, 2)`.
         width: the width of the hidden layers.
-        rounds: in how many rounds neighbours say something to each other: how far a change is carried, in
-            pairs. Two are better for a call of many substeps once some hundred rows are seen, worse before.
+        rounds: the number of rounds of messages: how far a change is carried, in pairs. Two are better for a
+            call of many substeps once some hundred rows are seen, and worse before.
         learning: how it learns; None for `LEARNING`, see `Learning`.
         seed: all draws depend on (seed, step of learning) alone.
 
@@ -82,7 +81,7 @@ class PairTangent(NetworkTangent):
         return torch.cat(groups) if groups else None
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """How much neighbours differ in each number of a particle."""
+        """Measure how much neighbours differ in each number of a particle."""
         z, listing = rows[0], self._listed(form)
         pairs = self._window.spread(rows_of(PARTS, form))[1][:, listing]
         count = self._particles(form)
@@ -119,11 +118,11 @@ class PairTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """Whether steps of learning have passes written out: here they are on a graph, see `missed`."""
+        """False: learning has no passes written out here, but a graph, see `missed`."""
         return False
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """What the network misses on rows that are drawn."""
+        """Return the network's error on rows that are drawn."""
         assert isinstance(self._network, ParticleNetwork)
         z, others, y = self._window.draw(self.drawn(), generator)
         prediction = self._network.values(self._network.arranged(*self._standard(z, others)))
@@ -136,7 +135,7 @@ class PairTangent(NetworkTangent):
         return x, torch.cat([o[:, : listing.start], others[:, listing].to(o), o[:, listing.stop :]], 1)
 
     def _particles(self, form: Form) -> int:
-        """How many particles there are.
+        """Return the number of particles.
 
         Raises:
             ConfigurationError: an input or an output has not one entry for each.
@@ -151,7 +150,7 @@ class PairTangent(NetworkTangent):
         return shapes[0][0]
 
     def _listed(self, form: Form) -> slice:
-        """Where the pairs lie among the other inputs, end to end.
+        """Return the place of the pairs among the other inputs, end to end.
 
         Raises:
             ConfigurationError: none of them lists pairs, or several may.

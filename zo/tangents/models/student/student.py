@@ -24,7 +24,7 @@ from zo.tangents.tangent import Linearised, Tangent, Unknown
 
 
 class StudentTangent(Tangent):
-    """J(z) is that of a network trained, as the run goes on, on what goes into the box and comes out.
+    """The derivative of a network that is trained, as the run goes on, on the box's inputs and outputs.
 
     For boxes whose response depends strongly on the input, as a classifier's.
 
@@ -33,29 +33,29 @@ class StudentTangent(Tangent):
         student.fit(images, classifier)  # asked for the images, once the network is seen to suit it
         gradient = zo.TangentGradient(denoiser, objective, boxes=[classifier], tangent=student)
 
-    Before it has seen anything its derivative is zero, and after a few rows a poor one: begin with `fit`,
-    on some 10 % of the rows there will be. Inputs of the box without a derivative do not reach it. Where the
-    box is flat or jumps, as a random forest, the student is smooth all the same and can mislead: see that
+    Before it has seen anything its derivative is zero, and after a few rows it is poor: begin with `fit`, on
+    some 10 % of the rows there will be. Inputs of the box without a derivative do not reach it. Where the box
+    is flat or jumps, as a random forest does, the student is smooth all the same and can mislead: see that
     the loss through the box itself, held out, falls.
 
-    What the losses are for, and what takes the place of the box's derivative; of a classifier take "kl" where
-    it answers with probabilities, and "labels" where it answers with labels, one-hot:
+    The losses follow, with their outputs and the derivative in the box's place. For a classifier take "kl" if
+    it answers with probabilities, and "labels" if it answers with one-hot labels:
 
     - "squared": any outputs. They are standardised.
     - "kl": probabilities along the last axis of one output, rounded ones too. The network ends in scores or
       log-softmax. Differentiated are these, and their softmax at the probabilities p that the box
       gave: J = (diag(p) - p p^T) dscores/dz.
-    - "kl-logits": logits along the last axis of one output, of which only differences within a row are
-      learned and differentiated.
-    - "labels": one-hot vectors, or what is to be taken for such, the largest counting as one. They have no
-      derivative, that of the student's probabilities takes its place. The best objective is -y[target]:
-      it slopes at right labels too, where (y - target)^2 is flat, and is finite, as a logarithm is not.
-      Along the gradient it changes by jumps alone, which says nothing: switch that check off, by
+    - "kl-logits": logits along the last axis of one output. Only differences within a row are learned and
+      differentiated.
+    - "labels": one-hot vectors, or scores whose largest counts as one. They have no derivative, so the
+      derivative of the student's probabilities takes its place. The best objective is -y[target]: it slopes
+      at right labels too, where (y - target)^2 is flat, and is finite, unlike a logarithm. Along the
+      gradient it changes by jumps alone, which shows nothing: switch the check off, by
       `Limits(check_every=None)`.
 
     Memory: window x (size_in + size_out) numbers of the network's precision, 4 x the network's weights, and
     a graph of the rows of a call. A step: steps_per_step x batch rows forward and backward through the
-    network; a call's VJP: its rows forward and backward. Of the box no rows beyond the step's own.
+    network; a call's VJP: its rows forward and backward. The box runs no rows beyond the step's own.
 
     Args:
         network: from the box's differentiable inputs, `(rows, *shape)`, or where there are several
@@ -67,8 +67,8 @@ class StudentTangent(Tangent):
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in each step of training.
         learning_rate: the learning rate of Adam.
-        standardise: inputs, and outputs where the loss is "squared", by mean and standard deviation of all
-            rows seen so far. Without it most networks learn little.
+        standardise: whether to standardise inputs, and outputs where the loss is "squared", by mean and
+            standard deviation of all rows seen so far. Without it most networks learn little.
         seed: all draws depend on (seed, step of learning) alone.
 
     Raises:
@@ -227,7 +227,7 @@ class StudentTangent(Tangent):
         self._learner.shapes = shapes
 
     def _answers(self, box: BlackBoxFunction, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """What a box answers to these rows, of its outputs that have a derivative."""
+        """Return the box's learned answers to these rows."""
         self.check_box(box)
         arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if len(arrays) != len(box.inputs):
@@ -241,7 +241,7 @@ class StudentTangent(Tangent):
         return [array for spec, array in zip(box.outputs, given, strict=True) if spec.learned]
 
     def _knows(self, rows: CallPairs) -> bool:
-        """Whether it has seen anything; a box that it does not suit is refused."""
+        """Say whether it has seen anything; refuse a box that it does not suit."""
         self._bind(*([spec.shape for spec in specs] for specs in (rows.inputs, rows.outputs)))
         return self._learner.window.seen > 0
 
@@ -272,14 +272,14 @@ class _StudentAt(Linearised):
         return pulled_back(self._function, self.rows.z, v)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the outputs change by as the student has them."""
+        """Return the change of the student's outputs."""
         with torch.no_grad():
             before = self._function(self.rows.z)
         return self._function(z) - before
 
     @property
     def _function(self) -> RowFunction:
-        """Whose derivative stands for the box's, of z."""
+        """The function of z whose derivative stands for the box's."""
         rows = self.rows
         has_values = len(rows.y) == len(rows.z)
         return partial(self._learner.around, rows.y) if has_values else self._learner.values

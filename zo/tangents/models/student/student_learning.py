@@ -1,4 +1,4 @@
-"""How a student learns: its network, the window of rows that it learns from, and their moments."""
+"""The learning of a student: its network, the window of rows that it learns from, and their moments."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Learner:
 
     Args:
         network: `(rows, *shape in)` to `(rows, *shape out)`.
-        loss: what its scores are to the box's outputs.
+        loss: the relation of its scores to the box's outputs.
         window: the number of rows kept.
         batch: rows of a step.
         learning_rate: the learning rate of Adam.
-        standardise: the inputs, and for the loss the outputs.
+        standardise: whether to standardise the inputs, and the outputs for the loss.
         key: the key on which draws depend.
 
     Attributes:
@@ -162,13 +162,13 @@ class Learner:
         return loss.detach()
 
     def _scores(self, x: Tensor) -> Tensor:
-        """What the network gives for flat rows, `(rows, *shape out)`."""
+        """Return the network's scores for flat rows, `(rows, *shape out)`."""
         if self.standardise:  # in float64: what is left of large numbers may be small
             x = (x.double() - self._moments[0].mean()) / self._moments[0].scale()
         return self._outputs_of(x.to(self._weight().dtype).unflatten(1, self.shapes[0]))
 
     def _outputs_of(self, rows: Tensor) -> Tensor:
-        """What the network gives for rows, `(rows, *shape in)`; refused if it is of another shape."""
+        """Return the network's outputs for rows, `(rows, *shape in)`; refuse another shape."""
         scores = self.network(rows)
         if not isinstance(scores, Tensor) or scores.shape != (len(rows), *self.shapes[1]):
             got = f"{tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

@@ -1,4 +1,4 @@
-"""How a student's scores stand for a box's outputs, and what they are trained towards."""
+"""Losses of a student: how its scores stand for a box's outputs, and their targets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Shape = tuple[int, ...]
 
 
 class StudentLoss(ABC):
-    """What lies between the network's scores and the box's outputs, `(rows, *shape)` both.
+    """The relation of the network's scores to the box's outputs, `(rows, *shape)` both, and its loss.
 
-    `mean` and `scale` are those of the outputs, `shape` or numbers.
+    `mean` and `scale` describe the outputs, of their shape or as numbers.
     """
 
     def check(self, shapes: Sequence[Shape]) -> None:
@@ -37,7 +37,7 @@ class StudentLoss(ABC):
 
     @abstractmethod
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """What `loss` compares with, made of the box's outputs.
+        """Return the targets that `loss` compares with, made of the box's outputs.
 
         Raises:
             ConfigurationError: the outputs are not what this is for.
@@ -52,7 +52,7 @@ class StudentLoss(ABC):
         return scores.softmax(dim=-1)
 
     def around(self, y: Tensor, scores: Tensor) -> Tensor | None:
-        """What has the box's derivative where it gave y; None where that is no other than of `values`."""
+        """Return a function of scores with the box's derivative at y; None for `values` itself."""
         return None
 
 
@@ -60,7 +60,7 @@ class Squared(StudentLoss):
     """The scores are the outputs, standardised."""
 
     def check(self, shapes: Sequence[Shape]) -> None:
-        """Any outputs will do."""
+        """Accept any outputs."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """The outputs, of mean zero and spread one."""
@@ -104,12 +104,12 @@ class Logits(StudentLoss):
         return y.softmax(dim=-1)
 
     def values(self, scores: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """Logits whose mean over the classes is that of all rows seen."""
+        """Logits with the mean over the classes that all rows seen have."""
         return scores - scores.mean(dim=-1, keepdim=True) + mean.mean(dim=-1, keepdim=True)
 
 
 class Labels(StudentLoss):
-    """The outputs are one-hot vectors, or scores of which only the largest counts."""
+    """The outputs are one-hot vectors, or scores whose largest alone counts."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """One-hot vectors of the largest entries."""
