@@ -169,6 +169,15 @@ def test_once_a_response_is_known_a_program_is_dithered_as_little_as_at_first():
     assert max(sizes) > 5 * sizes[0] and sizes[-1] <= sizes[0]
 
 
+@pytest.mark.parametrize("more", [{"same": 0}, {}], ids=["alike places", "many numbers"])
+def test_a_declared_memory_that_no_model_is_shown_is_refused(more):
+    array = (40, 2) if more else (40,)
+    call = Call("mix", ArraySpec("T", array), ArraySpec("K", array), memory=1, **more)
+    host = Hosted(lambda case, host: None, calls=[call])
+    with pytest.raises(zo.errors.ConfigurationError, match=r"at most 64 .* leave memory= out"):
+        zo.TangentGradient(policy(), through(host), boxes=[host])
+
+
 def test_a_resumed_training_goes_on_to_the_same_bits():
     """With replays, which are of calls before and after the memory was found; while two learn, and after."""
     host = program_of("lag")

@@ -22,7 +22,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from blackbox.notices import Notice
 from blackbox.words import counted
-from zo.errors import TangentWarning
+from zo.errors import ConfigurationError, TangentWarning
 from zo.tangents.excitation.dither import Prediction
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.structure import Specs
@@ -274,15 +274,26 @@ class Memory:
 
 
 def may_remember(tangent: Tangent, box: BlackBoxFunction) -> Tangent | None:
-    """A copy of a tangent, before it has learned, that may be shown what was before; None where it may not.
+    """Return a copy of a tangent, before it has learned, that may be shown earlier calls; None if it may not.
 
-    A box that is set to a state of one's choice keeps nothing.
+    A box that can be set to a state of one's choice keeps nothing.
+
+    Raises:
+        ConfigurationError: the box declares a memory that its tangent cannot be shown.
     """
     learns = isinstance(tangent, AutoTangent | ValueTangent) and tangent.prior is None
     if isinstance(tangent, ValueTangent):
         learns = learns and tangent.rows() is None  # not one that was fitted before
-    few = sum(sizes(tuple(spec for spec in box.inputs if spec.learned))) <= MOST
-    return copy.deepcopy(tangent) if learns and few and not box.settable else None
+    numbers = sum(sizes(tuple(spec for spec in box.inputs if spec.learned)))
+    may = learns and numbers <= MOST
+    if box.remembers and tangent.learns and not may:
+        raise ConfigurationError(
+            f"TangentGradient, {box!r}: expected a call with memory={box.remembers} to see and give at most "
+            f"{MOST} numbers, no same=, and a tangent that learns values, without a prior, got {numbers} "
+            f"numbers and {tangent!r}. Send what the program keeps as an array of the call, or leave memory= "
+            "out: it would have no effect."
+        )
+    return copy.deepcopy(tangent) if may and not box.settable else None
 
 
 def _shown(
