@@ -15,6 +15,7 @@ from blackbox.checks import nearest
 
 def main(words: Sequence[str]) -> int:
     """List the benchmarks, run one, or bring figures and pages up to date; 2 for wrong use."""
+    from benchmarks import protocol
     from benchmarks.catalogue import BENCHMARKS
 
     if not words or words[0] in ("-h", "--help"):
@@ -46,6 +47,7 @@ def main(words: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    protocol.commit()  # of what is about to be measured, whatever is committed meanwhile
     BENCHMARKS[name].run(others)
     return 0
 

@@ -53,11 +53,14 @@ class Part:
         """Measure it again; whether that went well."""
         for file in self.files:
             _move(protocol.RESULTS / file, ASIDE / file)
-        words = self.command.split()[1:]
-        went_well = subprocess.run([sys.executable, *words], check=False).returncode == 0
-        for file in self.files:
-            if not went_well or not (protocol.RESULTS / file).exists():
-                _move(ASIDE / file, protocol.RESULTS / file)
+        went_well = False
+        try:
+            words = self.command.split()[1:]
+            went_well = subprocess.run([sys.executable, *words], check=False).returncode == 0
+        finally:  # also where a user interrupts it
+            for file in self.files:
+                if not went_well or not (protocol.RESULTS / file).exists():
+                    _move(ASIDE / file, protocol.RESULTS / file)
         return went_well
 
 

@@ -58,6 +58,16 @@ def test_a_file_is_measured_from_its_start_and_comes_back_where_that_fails(part,
     assert part.measure() == (code == 0) and path.read_text() == left
 
 
+def test_a_file_comes_back_where_a_user_interrupts(part, monkeypatch):
+    def run(words, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(release.subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        part.measure()
+    assert (protocol.RESULTS / "one.json").read_text() == "before"
+
+
 def test_files_of_changed_code_are_of_no_commit():
     assert not release.is_of_today(None) and not release.is_of_today(f"abc{protocol.CHANGED}")
     assert not release.is_of_today("no-such-commit")

@@ -152,3 +152,30 @@ def test_who_says_how_far_back_a_stage_goes_is_believed():
     }
     staged = {memory: isinstance(each[0], StagedTangent) for memory, each in tangents.items()}
     assert staged == {None: True, 0: False, 1: False}
+
+
+def test_a_state_before_the_contest_s_end_is_loaded_after_it():
+    host = host_of("mixes")
+    gradient = gradient_of(host)
+    trained(gradient, "mixes", range(3))
+    tangent = gradient.tangents[0]
+    state = copy.deepcopy(tangent.state_dict())
+    trained(gradient, "mixes", range(3, 11))
+    host.close()
+    assert "its own step" not in repr(tangent)
+    tangent.load_state_dict(state)
+    assert "its own step" in repr(tangent) and "the step before" in repr(tangent)
+
+
+def test_a_model_that_cannot_learn_leaves_the_other(monkeypatch):
+    host = host_of("heun")
+    tangent = gradient_of(host).tangents[0]
+    host.close()
+    failing = tangent._models["all"]
+
+    def learn(steps=None):
+        raise zo.errors.TangentError("it has no Cholesky factor")
+
+    monkeypatch.setattr(failing, "learn", learn)
+    tangent.learn()
+    assert "the step before" not in repr(tangent)

@@ -1128,3 +1128,56 @@ def test_a_box_of_few_rows_whose_response_never_stands_out_is_told():
     used = [pairs for waits, pairs in found if not waits]
     assert len(used) > 6 and all(start[0].eq(0).all() for start, _ in used)
     assert sum("The gradient is used without what goes through 'action'" in words for words in said) == 1
+
+
+def pushed(place, wind, push):
+    """Two numbers by a place, and two that a push alone moves, beside wind that nothing foretells."""
+    return torch.cat([1.5 * place, 0.5 * push + 0.7 * torch.frac(977 * wind).abs()], dim=1)
+
+
+class Pushing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.place = nn.Linear(2, 2)
+        self.push = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+        self.loop = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+def pushing(first, box):
+    def objective(network, rows):
+        place, wind = rows.split(2, dim=1)
+        state = first(network.place(place), wind, network.push(place))
+        total = (state - 1).square().sum(dim=1)
+        for _ in range(14):
+            state = box(state, network.loop(state))
+            total = total + state.square().sum(dim=1) / 14
+        return total
+
+    return objective
+
+
+def test_outputs_that_an_unknown_input_alone_moves_have_their_derivative_once_it_is_known():
+    """A check moves nothing through it before, so these stayed to the bit, as what nothing moves does."""
+    arrays = tuple(ArraySpec(name, (2,)) for name in ("place", "wind", "push"))
+    first = FromTorch(pushed, arrays, (ArraySpec("made", (4,)),))
+    inputs = ArraySpec("state", (4,)), ArraySpec("action", (4,))
+    box = FromTorch(decays := (lambda state, action: 0.8 * state + 0.3 * action), inputs, inputs[:1])
+    network, cosines = Pushing(), []
+    gradient = zo.TangentGradient(network, pushing(first, box), boxes=[first, box], seed=0)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.TangentWarning)
+        for step in range(16):
+            rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            gradient.backward(rows)
+            loss = pushing(pushed, decays)(network, rows).mean()
+            true = torch.cat(
+                [g.flatten() for g in torch.autograd.grad(loss, list(network.push.parameters()))]
+            )
+            mine = [torch.zeros_like(w) if w.grad is None else w.grad for w in network.push.parameters()]
+            mine = torch.cat([part.flatten() for part in mine])
+            cosines.append(float(torch.cosine_similarity(mine, true, dim=0)))
+            optimizer.step()
+    assert 0.0 in cosines and min(cosines[-3:]) > 0.8

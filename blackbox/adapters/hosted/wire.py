@@ -182,13 +182,13 @@ class Line:
         if not self._has(head):
             return None
         shared, told = bool(flags & SHARED), bytes(self._received[:head])
+        self._columns = bool(flags & COLUMNS)
         if told != self._head:  # else it is as the last one, as of a program that asks the same again
             entries = [_Entry.of(self._received, place) for place in range(HEADER.size, head, ENTRY.size)]
             if size != sum(entry.padded for entry in entries):
                 raise WireError("the program sent a message of another length than that of its arrays")
             if shared and (self._shared is None or size > self._shared_bytes):
                 raise WireError("the program names shared memory that it has not been given")
-            self._columns = bool(flags & COLUMNS)
             if not self._is_wanted(kind, text, {entry.name: entry.shape for entry in entries}):
                 self._drop(head)
                 self._to_drop = 0 if shared else size

@@ -175,7 +175,9 @@ class Excitation:
             late = state.waited >= (TOLD if of_box.asked.seen >= MOST else LATE)
             if state.waits and not self.waits and state.waited == TOLD:
                 notices.append(without_unknown(number, names, box, self.held))
-            elif state.waits and late and state.waited < self.held - 1:  # else the other is near
+            elif (
+                self.waits and state.waits and late and state.waited < self.held - 1
+            ):  # else the other is near
                 notices.append(waits_long(number, names, box, self.held, state.waited))
             # what hardly varies is shown by values too, if badly: nothing is said where none was dithered yet
             faint = state.waited == 1 and set(state.units) <= set(of_box.asked.faint or ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zo.errors import TangentError
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
@@ -40,8 +41,9 @@ class StagedTangent(Tangent):
 
     def __init__(self, specs: Specs, earlier: Collection[str], seed: int = 0) -> None:
         own = Specs(tuple(s for s in specs.inputs if s.name not in earlier), specs.outputs)
-        self._own = _OwnStep(specs, earlier)
-        self._models = {"own": AutoTangent(own, seed), "all": AutoTangent(specs, seed)}
+        self._own, self._specs, self._seed = _OwnStep(specs, earlier), {"own": own, "all": specs}, seed
+        self._most_bytes: int | None = None  # of both models together; None for the usual
+        self._models = self._made(self._specs)
         self._errors = dict.fromkeys(self._models, 0.0)  # of what was foretold in this step
         self._logarithms: list[float] = []  # of the ratio of errors, one over the other, by step
         self._kind = "own"
@@ -78,8 +80,13 @@ class StagedTangent(Tangent):
 
     def learn(self, steps: int | None = None) -> None:
         """Let the models learn, and choose, as long as there are two."""
-        for model in self._models.values():
-            model.learn(steps)
+        for kind, model in list(self._models.items()):
+            try:
+                model.learn(steps)
+            except TangentError:  # then the other one is left
+                if len(self._models) == 1:
+                    raise
+                self._settle(next(other for other in self._models if other != kind))
         if steps is not None or len(self._models) == 1:
             return
         own, whole = self._errors["own"], self._errors["all"]
@@ -88,7 +95,7 @@ class StagedTangent(Tangent):
         clear = len(self._logarithms) > 1 and fmean(self._logarithms) > math.log(BETTER)
         self._kind, self._errors = "all" if clear else "own", dict.fromkeys(self._models, 0.0)
         if len(self._logarithms) >= CONTEST:
-            self._models = {self._kind: self.model}
+            self._settle(self._kind)
 
     def improve(self) -> str | None:
         """Have the model in use do more, in words."""
@@ -96,6 +103,7 @@ class StagedTangent(Tangent):
 
     def keep_within(self, most_bytes: int) -> None:
         """Have the models share so many bytes."""
+        self._most_bytes = most_bytes
         for model in self._models.values():
             model.keep_within(most_bytes // len(self._models))
 
@@ -104,15 +112,29 @@ class StagedTangent(Tangent):
         return {
             "kind": self._kind,
             "logarithms": list(self._logarithms),
+            "errors": dict(self._errors),
             "models": {kind: model.state_dict() for kind, model in self._models.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._kind, self._logarithms = state["kind"], list(state["logarithms"])
-        self._models = {kind: self._models[kind] for kind in state["models"]}
+        self._errors, self._models = dict(state["errors"]), self._made(state["models"])
         for kind, model in self._models.items():
             model.load_state_dict(state["models"][kind])
+
+    def _made(self, kinds: Iterable[str]) -> dict[str, AutoTangent]:
+        """Make models that have learned nothing."""
+        models = {kind: AutoTangent(self._specs[kind], self._seed) for kind in kinds}
+        for model in models.values() if self._most_bytes is not None else ():
+            model.keep_within(self._most_bytes // len(models))
+        return models
+
+    def _settle(self, kind: str) -> None:
+        """Go on with one model, which has the room of both."""
+        self._kind, self._models = kind, {kind: self._models[kind]}
+        if self._most_bytes is not None:
+            self.model.keep_within(self._most_bytes)
 
     def _shown(self, kind: str, rows: CallPairs) -> CallPairs:
         return rows if kind == "all" else self._own.rows(rows)

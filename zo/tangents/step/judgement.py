@@ -123,6 +123,8 @@ class Judgement:
         new: list[int] = []
         for place, numbers in evaluation.check.unmoved.items():
             excited = self._stand_ins.excited[place]
+            if excited.unknown:
+                continue  # the check has moved nothing through these, so it cannot tell
             if self.excitation.excites(place) and excited.saw_unmoved(numbers):
                 new.append(place)
         if not new:
