@@ -135,13 +135,14 @@ def main(words: Sequence[str]) -> None:
     results: dict[str, list[dict[str, Any]]] = (
         json.loads(path.read_text())["programs"] if path.exists() else {}
     )
-    print(HEAD, end="")
-    for name in asked.programs:
-        runs = results.setdefault(name, [])
-        for seed in SEEDS[len(runs) :]:
-            runs.append(compared(name, seed))
-            protocol.write("closed_loop", words, {"seeds": SEEDS, "programs": results}, path)
-        print(line(name, runs), flush=True)
+    for count, seed in enumerate(SEEDS):
+        for name in asked.programs:
+            runs = results.setdefault(name, [])
+            if len(runs) == count:
+                runs.append(compared(name, seed))
+                protocol.write("closed_loop", words, {"seeds": SEEDS, "programs": results}, path)
+                print(line(name, runs), flush=True)
+    print(HEAD + "\n".join(line(name, results[name]) for name in asked.programs))
 
 
 HEAD = (
