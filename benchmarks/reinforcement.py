@@ -7,13 +7,12 @@ Two environments. `Pendulum-v1` of Gymnasium has to swing up in 200 steps. A car
 grows with the square of its speed, has 20 steps to reach a target; it is deterministic, and its force is a
 number between -1 and 1. Each method has the same environment through Gymnasium's interface.
 
-Ours is `zo.TangentGradient` with its defaults and Adam, or `zo.Population` with its own (one seed). CMA-ES is
-the project's own `--methods cma-es`: a generation sees one set of starts, of one episode or of four. PPO is
-that of Stable-Baselines3 with the settings that its zoo publishes for `Pendulum-v1`, on four environments; on
-the cart it takes 160, 320 or 1,024 steps between updates in place of 4,096, with a discount of .99 in place
-of .9. Ours and CMA-ES train a perceptron of 16 units, PPO its own. On the cart, batch and rate of ours are
-the best of five pairs, and steps and discount of PPO of six, on another seed; on the pendulum nothing was
-tried.
+Ours is `zo.TangentGradient` with its defaults and Adam. CMA-ES is the project's own `--methods cma-es`: a
+generation sees one set of starts, of one episode or of four. PPO is that of Stable-Baselines3 with the
+settings that its zoo publishes for `Pendulum-v1`, on four environments; on the cart it takes 160, 320 or
+1,024 steps between updates in place of 4,096, with a discount of .99 in place of .9. Ours and CMA-ES train a
+perceptron of 16 units, PPO its own. On the cart, batch and rate of ours are the best of five pairs, and steps
+and discount of PPO of six, on another seed; on the pendulum nothing was tried.
 
 A return is the sum of rewards of an episode, the mean over 20 starts that no method was trained on. Seconds
 are processor time of training alone; steps are all that training asked for. Where the cart has *reached* its
@@ -114,8 +113,8 @@ class Policy(nn.Module):
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.case, size = case, len(case.scale)
-        self.layers = nn.Sequential(nn.Linear(size, 16), nn.Tanh(), nn.Linear(16, 1), nn.Tanh())
+        self.case = case
+        self.layers = nn.Sequential(nn.Linear(len(case.scale), 16), nn.Tanh(), nn.Linear(16, 1), nn.Tanh())
 
     def forward(self, observation: Tensor) -> Tensor:
         """The network answers `(rows, size)`."""
@@ -143,20 +142,15 @@ def starts(seed: int, step: int, rows: int) -> tuple[Tensor]:
     return (100_000 * seed + rows * step + torch.arange(rows),)
 
 
-def tangents(case: Case, seed: int, *, together: bool = False) -> Training:
-    """Learned tangents, by themselves or in a population of several rates and a surrogate."""
+def tangents(case: Case, seed: int) -> Training:
+    """Learned tangents."""
     box, policy, objective = made(case, seed)
-    steps = case.marks[case.few - 1] // (case.batch * case.calls) if together else None
-    gradient = zo.TangentGradient(policy, objective, boxes=[box], seed=seed, steps=steps)
-    optimizer = torch.optim.Adam(policy.parameters(), 3e-3 if together else case.rate)
-    population = zo.Population(gradient, optimizer, steps=steps) if together else None
+    gradient = zo.TangentGradient(policy, objective, boxes=[box], seed=seed)
+    optimizer = torch.optim.Adam(policy.parameters(), case.rate)
     for step in count():
-        if population is not None:
-            population.step(starts(seed, step, case.batch))
-        else:
-            optimizer.zero_grad()
-            gradient.backward(starts(seed, step, case.batch))
-            optimizer.step()
+        optimizer.zero_grad()
+        gradient.backward(starts(seed, step, case.batch))
+        optimizer.step()
         yield box.ledger.rows_run, policy
 
 
@@ -186,12 +180,12 @@ def ppo(case: Case, seed: int, **more: Any) -> Training:
 
 def methods(case: Case) -> dict[str, Callable[..., Training]]:
     """Lines of a table, those whose packages are here."""
-    lines: dict[str, Callable[..., Training]] = {"tangents": tangents}
+    lines: dict[str, Callable[..., Training]] = {}
     if find_spec("cma"):
         lines |= {f"CMA-ES, {episodes}": partial(cma_es, episodes=episodes) for episodes in (1, 4)}
     if find_spec("stable_baselines3"):
         lines |= {name: partial(ppo, **more) for name, more in case.ppo.items()}
-    return lines | {"population": partial(tangents, together=True)}
+    return lines | {"tangents": tangents}
 
 
 @torch.no_grad()
@@ -223,18 +217,17 @@ def measured(case: Case, training: Training, marks: Sequence[int]) -> dict[str, 
     return {"points": points, "warnings": words}
 
 
-def reached(run: dict[str, Any], level: float = LEVEL) -> float:
-    """Steps of the environment at the first mark from which a training's return is at the level."""
-    return next((point["steps"] for point in run["points"] if point["return"] >= level), math.inf)
+def reached(run: dict[str, Any]) -> float:
+    """Steps of the environment at the first mark at which a training's return is at the level."""
+    return next((point["steps"] for point in run["points"] if point["return"] >= LEVEL), math.inf)
 
 
 def main(words: Sequence[str]) -> None:
     """The command line."""
     asked = protocol.options("reinforcement", __doc__).parse_args(words)
-    for package in PACKAGES:
-        if not find_spec(package):
-            print(f"Without {package}: {INSTALL}")
-    if not find_spec("gymnasium"):
+    if missing := [package for package in PACKAGES if not find_spec(package)]:
+        print(f"Without {', '.join(missing)}, lines are left out: {INSTALL}")
+    if "gymnasium" in missing:
         return
     torch.set_num_threads(1)
     path = protocol.path("reinforcement", asked.size)
@@ -242,12 +235,12 @@ def main(words: Sequence[str]) -> None:
     results: dict[str, Any] = json.loads(path.read_text())["cases"] if path.exists() and not ci else {}
     print("| method | steps | return | seconds | warnings | steps to -3 |", "| --- " * 6 + "|", sep="\n")
     lines = [(where, *line) for where, case in CASES.items() for line in methods(case).items()]
-    for where, name, method in sorted(lines, key=lambda line: line[1] == "population"):  # which takes longest
-        case, own = CASES[where], name in ("tangents", "population")
+    for where, name, method in sorted(lines, key=lambda line: line[1] == "tangents"):  # which take longest
+        case = CASES[where]
         found = results.setdefault(where, {"nothing": mean_return(case, None), "runs": {}})
         runs = found["runs"].setdefault(name, [])
-        for seed in SEEDS[len(runs) : 1 if ci or name == "population" else None]:
-            marks = (1,) if ci else case.marks[: case.few] if own else case.marks
+        for seed in SEEDS[len(runs) : 1 if ci else None]:
+            marks = (1,) if ci else case.marks[: case.few] if name == "tangents" else case.marks
             runs.append(measured(case, method(case, seed), marks))
             versions = {package: version(package) for package in PACKAGES if find_spec(package)}
             content = {"seeds": SEEDS, "packages": versions, "level": LEVEL, "cases": results}
@@ -257,11 +250,7 @@ def main(words: Sequence[str]) -> None:
 
 def shown(name: str, runs: Sequence[dict[str, Any]]) -> str:
     """Of a table: the last mark of each seed."""
-    cells = (
-        lambda run: f"{run['points'][-1]['steps']:,}",
-        lambda run: f"{run['points'][-1]['return']:.2f}",
-        lambda run: f"{run['points'][-1]['seconds']:.0f}",
-        lambda run: str(len(run["warnings"])),
-        lambda run: f"{reached(run):,}",
-    )
-    return f"| {' | '.join((name, *(', '.join(map(each, runs)) for each in cells)))} |"
+    last = [run["points"][-1] for run in runs]
+    cells = [", ".join(f"{point[what]:.5g}" for point in last) for what in ("steps", "return", "seconds")]
+    cells += [", ".join(str(len(run["warnings"])) for run in runs), ", ".join(map(str, map(reached, runs)))]
+    return f"| {' | '.join((name, *cells))} |"

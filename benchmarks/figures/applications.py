@@ -144,14 +144,18 @@ def _queries() -> dict[str, float]:
     return values
 
 
+MARKS = {"cart": 3200, "pendulum": 24_576}  # steps of the environment after which returns are compared
+
+
 def _environments() -> dict[str, float]:
-    """Medians over seeds of a line's last mark; of the cart too how many steps it took to its level."""
+    """Medians over seeds: return and seconds after as many steps; of the cart the steps to its level too."""
     values = {}
     for name, case in read("reinforcement.json")["cases"].items():
         values[f"{name}, nothing"] = case["nothing"]
         for method, runs in case["runs"].items():
-            for what in ("steps", "return", "seconds"):
-                values[f"{name}, {method}, {what}"] = median(run["points"][-1][what] for run in runs)
+            points = [next(each for each in run["points"] if each["mark"] == MARKS[name]) for run in runs]
+            for what in ("return", "seconds"):
+                values[f"{name}, {method}, {what}"] = median(point[what] for point in points)
             steps = median(map(reached, runs))
             if name == "cart" and steps < inf:
                 values[f"{name}, {method}, reached"] = steps
