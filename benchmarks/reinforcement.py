@@ -16,7 +16,8 @@ and discount of PPO of six, on another seed; on the pendulum nothing was tried.
 
 A return is the sum of rewards of an episode, the mean over 20 starts that no method was trained on. Seconds
 are processor time of training alone; steps are all that training asked for. Where the cart has *reached* its
-level is looked at from mark to mark. What was measured is not measured again.
+level is looked at from mark to mark. A batch whose gradient is not finite is left out, as its error advises.
+What was measured is not measured again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
@@ -41,6 +43,7 @@ import zo
 from benchmarks import protocol
 from blackbox.adapters import Gymnasium
 from tasks.methods.cma_es import CmaEs
+from zo.errors import NonFiniteGradientError
 
 SIGMA, SEEDS, EPISODES, UNSEEN, LEVEL = 0.3, (0, 1, 2), 20, 1_000_000, -3.0
 ZOO = {
@@ -149,8 +152,9 @@ def tangents(case: Case, seed: int) -> Training:
     optimizer = torch.optim.Adam(policy.parameters(), case.rate)
     for step in count():
         optimizer.zero_grad()
-        gradient.backward(starts(seed, step, case.batch))
-        optimizer.step()
+        with suppress(NonFiniteGradientError):  # of a learned derivative, through 200 steps: left out
+            gradient.backward(starts(seed, step, case.batch))
+            optimizer.step()
         yield box.ledger.rows_run, policy
 
 
