@@ -338,6 +338,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"closed_loop.json": SMALL},
         ),
         Benchmark(
+            "reinforcement",
+            "docs/howto/reinforcement_learning.md: tangents, CMA-ES and PPO by steps of an environment",
+            "reinforcement:main",
+            "half an hour",
+            seeds=3,
+            results={"reinforcement.json": SMALL},
+        ),
+        Benchmark(
             "exchange",
             "docs/applications/learned_tangents.md: what it costs that a program asks for its network",
             "exchange:main",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, geometric_mean, stdev
+from math import inf
+from statistics import fmean, geometric_mean, median, stdev
 from typing import Any
 
 from benchmarks.figures.measured import read
+from benchmarks.reinforcement import reached
 
 RADII = ("0", "0.25", "0.5", "0.75")
 WAKES = {"demo": "wake_flow_demo.json", "grids": "wake_flow_small.json"}
@@ -36,8 +38,8 @@ BASES = {  # a reproduction -> its lines of first order: its own at a label, or 
 
 
 def figures() -> dict[str, float]:
-    """Figures by name: those of the wake, of defended classifiers, of images, of the time of a query."""
-    return _wake() | _defence() | _safeguard() | _images() | _queries()
+    """Figures by name: of the wake, defended classifiers, images, the time of a query, reset environments."""
+    return _wake() | _defence() | _safeguard() | _images() | _queries() | _environments()
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -139,4 +141,22 @@ def _queries() -> dict[str, float]:
     for case in read("query_speed.json")["measured"]:
         times = case["microseconds, mean"]
         values[f"query, {case['network']}, {case['mode']}"] = times["published"] / times["difference"]
+    return values
+
+
+MARKS = {"cart": 3200, "pendulum": 24_576}  # steps of the environment after which returns are compared
+
+
+def _environments() -> dict[str, float]:
+    """Medians over seeds: return and seconds after as many steps; of the cart the steps to its level too."""
+    values = {}
+    for name, case in read("reinforcement.json")["cases"].items():
+        values[f"{name}, nothing"] = case["nothing"]
+        for method, runs in case["runs"].items():
+            points = [next(each for each in run["points"] if each["mark"] == MARKS[name]) for run in runs]
+            for what in ("return", "seconds"):
+                values[f"{name}, {method}, {what}"] = median(point[what] for point in points)
+            steps = median(map(reached, runs))
+            if name == "cart" and steps < inf:
+                values[f"{name}, {method}, reached"] = steps
     return values
