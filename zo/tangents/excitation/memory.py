@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -117,9 +118,19 @@ class Memory:
             for lag, (total, squares) in self._sums.items()
         }
 
-    def by_chance(self) -> float:
-        """The F of the largest of all lags that chance gives once in a thousand times."""
-        return float(chi2.isf(RARE / FARTHEST, self._freedom)) / self._freedom
+    def by_chance(self, lags: int = 1) -> float:
+        """Return the F that chance exceeds once in a thousand times.
+
+        Args:
+            lags: Of how many lags it is the mean; for 1 it is the largest of all lags.
+        """
+        rare, freedom = RARE / (FARTHEST if lags == 1 else 1), lags * self._freedom
+        return float(chi2.isf(rare, freedom)) / freedom
+
+    def goes_back(self) -> bool:
+        """Say whether dithers of all earlier calls together show more than chance does."""
+        by_lag = list(self.by_lag().values())
+        return bool(by_lag) and fmean(by_lag) > self.by_chance(len(by_lag))
 
     def notice(self, number: int, box: BlackBoxFunction) -> Notice:
         """Return the notice that the rival takes over."""
@@ -257,7 +268,7 @@ class Memory:
         rival.learn()
         self._missed[2] += 1
         one, other, steps = self._missed
-        if BETTER * other < one:
+        if BETTER * other < one and (self.lags != (1,) or self.goes_back()):
             return True
         if steps >= CONTEST or (steps > 1 and other > one):
             self.rival, self.lags = None, ()
