@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -43,6 +45,16 @@ def rows_of_first_order(name: str) -> int:
     """Rows of the box that first order takes, as it was measured."""
     runs = json.loads((BY_STEPS / f"{name}.json").read_text(encoding="utf-8"))["runs"]
     return next(run[AS_BENCHMARKED]["rows"] for run in runs.values() if AS_BENCHMARKED in run)
+
+
+@cache
+def commit() -> str | None:
+    """The commit that is checked out where this file is, as git shortens it; None without git or its folder."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def spend(name: str, rows: int, seed: int) -> dict[str, Any]:
@@ -97,6 +109,7 @@ def measure(name: str, seeds: Sequence[int], shares: Sequence[float], folder: Pa
             result |= {
                 "machine": machine(),
                 "versions": versions(),
+                "commit": commit(),
                 "command": f"python -m benchmarks budget --size small --problems {name}",
             }
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ import torch
 from benchmarks.rows.report import BY_BATCH, BY_STEPS, CONTROLLED, FOLDER, write
 from benchmarks.rows.training import train, tuned
 from benchmarks.rows.ways import CONTROLS, MORE_SHARES, SHARES, Way, by_batch, by_steps, controls, ways
-from benchmarks.tangents.problems import CONTROLLERS, problems
+from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT, problems
 from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
 
@@ -57,7 +57,8 @@ SMALL = (
     *("shallow-water", "mixed-units", "vorticity", "ks-26-8", "ks-3k", "ks-3k-noise", "wake-1k"),
     *("double-pendulum-wall", "fitzhugh-nagumo-noise", "fitzhugh-nagumo-failing"),
     *("filter", "brusselator-20k", "wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"),
-    *("kolmogorov", "ks-26-8-unroll-8", "ks-52-12", "kuramoto-sivashinsky-32", *CONTROLLERS),
+    *("kolmogorov", "ks-26-8-unroll-8", "ks-52-12", "kuramoto-sivashinsky-32"),
+    *dict.fromkeys((*CONTROLLERS, *HELD_OUT)),
 )
 
 
