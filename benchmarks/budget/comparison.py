@@ -49,7 +49,7 @@ def rows_of_first_order(name: str) -> int:
 
 @cache
 def commit() -> str | None:
-    """The commit that is checked out where this file is, as git shortens it; None without git or its folder."""
+    """The commit that is checked out here, as git shortens it; None without git or its folder."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

@@ -14,6 +14,7 @@ from benchmarks.figures.measured import (
     rows,
 )
 from benchmarks.figures.summaries import families, interval, middle, summary
+from benchmarks.rows.chosen import RULES_CHOSEN_ON
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
 
@@ -28,10 +29,6 @@ SHARES = {"20": 0.2, "05": 0.05}  # mark -> of first order's rows
 CONTROLS = ("no derivative", "model alone", "stored derivative", "true derivative")
 LEVEL = 0.01  # nearer to 1 than this two errors are level
 ENOUGH = 1.05  # times the error of first order tuned at all rows
-RULES_CHOSEN_ON = {  # the problems on which the rules of replay and of several rates were chosen
-    *("double-pendulum", "gray-scott"),  # decision 54
-    *("bicycle", "coupled-map", "henon-heiles", "shallow-water", "torque-pendulum"),  # and 143
-}
 SEEDS_CHOSEN_ON = {  # decision 143, which names seeds as well
     *((name, "3") for name in ("bicycle", "coupled-map", "double-pendulum", "henon-heiles", "shallow-water")),
     *(("torque-pendulum", seed) for seed in ("3", "4", "5")),

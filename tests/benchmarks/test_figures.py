@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks import figures, protocol, published
 from benchmarks.figures import marks, summaries
-from benchmarks.tangents.problems import CONTROLLERS
+from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT
 
 TUNED = "first order, tuned, 1"
 STEPS = {
     path.stem: json.loads(path.read_text())["runs"]
     for path in (protocol.RESULTS / "rows/steps").glob("*.json")
+    if path.stem not in HELD_OUT
 }
 
 
