@@ -11,7 +11,7 @@ from benchmarks import protocol
 from benchmarks.rows.chosen import CHOSEN, ELSEWHERE, NOTHING, chosen_on
 from benchmarks.rows.families import FAMILY, spread
 from benchmarks.rows.report import BY_STEPS, kind
-from benchmarks.rows.ways import ALL_ROWS
+from benchmarks.rows.ways import ALL_ROWS, BY_VALUES
 from blackbox.words import counted
 from tasks.folder import atomic
 
@@ -24,6 +24,7 @@ RIVALS = {  # line of `rows --steps`: head of a column
     "replay": "one rate",
     "replay, several rates": "several rates",
     "surrogate": "surrogate, tuned",
+    BY_VALUES: "CMA-ES, tuned",
 }
 HEAD = """`python -m benchmarks budget --size small`: the plan of `blackbox run --rows N`. N is a share of
 first order's rows and all of them count, also those that are timed or tested. Errors are on data that no
@@ -42,9 +43,9 @@ three stages, which draws families of simulators, their problems and their seeds
 
 def write() -> str:
     """Write the table, and return it."""
-    parts = [HEAD, *(_of(share) for share in SHARES)]
+    pages = [HEAD, *(_of(share) for share in SHARES)]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(parts)
+    text = "\n".join(pages)
     atomic.write_bytes(FOLDER / "table.md", text.encode())
     return text
 
@@ -149,7 +150,7 @@ def _summary(found: list[dict[str, Any]], share: float, name: str) -> str:
     ends = headline(found)
     return (
         f"- **{name[0].upper()}{name[1:]}**, at {share:g}: over tuned first order at all rows "
-        f"{ends['']:.2f} in the median of {counted(ends['problems'], 'problem')} ({ends['low']:.2f} to "
+        f"{ends['']:.2f} in the median of {counted(int(ends['problems']), 'problem')} ({ends['low']:.2f} to "
         f"{ends['high']:.2f}), {ends['worst']:.2f} at worst ({ends['worst.low']:.2f} to "
         f"{ends['worst.high']:.2f}), above {FAR:g} in {ends['above']:.0%} ({ends['above.low']:.0%} to "
         f"{ends['above.high']:.0%}); regret {median(regrets):.2f} in the median of {len(regrets)} trainings, "

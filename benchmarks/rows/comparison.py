@@ -18,7 +18,8 @@ With --steps there are these lines: replays with the usual rate, with one that a
 at once (`zo.Population`), and at the least share with the best of several on validation data, by what was
 learned and by the box's true derivative. Where batches cost no row `zo.tangents.Surrogate` is beside them, a
 model fitted in rounds to the rows of the network, through which the network is trained alone, with the best
-of several rates on validation data.
+of several rates on validation data. CMA-ES with a diagonal covariance is beside them, on values of the loss
+alone, with the best of several standard deviations on validation data; it needs `cma`.
 
 With --controls there are these lines in the place of the others, all of them or those that are named:
 
