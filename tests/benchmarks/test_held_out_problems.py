@@ -57,6 +57,7 @@ def test_a_twin_has_the_box_s_values_and_the_derivative_of_its_finite_difference
     zero = torch.zeros((), dtype=torch.float64)
     assert np.allclose(twin(zero), answers(0.0), rtol=1e-10)
     _, slope = torch.autograd.functional.jvp(twin, zero, torch.ones_like(zero))
+    assert isinstance(slope, torch.Tensor)
     numeric = (answers(1e-5) - answers(-1e-5)) / 2e-5
     assert np.abs(numeric - slope.numpy()).max() < 1e-5 * np.abs(numeric).max()
 
