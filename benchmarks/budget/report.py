@@ -34,7 +34,7 @@ other ways have N rows for training alone, their rates are tuned and their weigh
 for nothing. "Rules": a problem is held out if no rule, constant or default was chosen on it, and it was
 committed before anything but first order was run on it; on the others models or the rules of the surrogate
 were looked at, and on those that say "chosen" the rules of replay. "Regret": the command's error over the
-least of the other ways without a derivative. "Rows in training": of N. "Processor time": of the whole
+least of the other ways without a derivative that were run. "Rows in training": of N. "Processor time": of the whole
 command, report included, over that of one training by first order, tuned. In brackets: 95 % by a bootstrap of
 three stages, which draws families of simulators, their problems and their seeds anew.
 
@@ -145,19 +145,27 @@ def _middle(several: list[dict[str, Any]], number: str) -> str:
 
 
 def _summary(found: list[dict[str, Any]], share: float, name: str) -> str:
-    regrets = sorted(one["regret"] for one in found if one["regret"] is not None)
-    nine = quantiles(regrets, n=10, method="inclusive")[-1] if len(regrets) > 1 else regrets[0]
     ends = headline(found)
     return (
         f"- **{name[0].upper()}{name[1:]}**, at {share:g}: over tuned first order at all rows "
         f"{ends['']:.2f} in the median of {counted(int(ends['problems']), 'problem')} ({ends['low']:.2f} to "
         f"{ends['high']:.2f}), {ends['worst']:.2f} at worst ({ends['worst.low']:.2f} to "
         f"{ends['worst.high']:.2f}), above {FAR:g} in {ends['above']:.0%} ({ends['above.low']:.0%} to "
-        f"{ends['above.high']:.0%}); regret {median(regrets):.2f} in the median of {len(regrets)} trainings, "
-        f"{nine:.2f} in nine of ten, {regrets[-1]:.2f} at worst; rows in training "
+        f"{ends['above.high']:.0%}); {_regret(found)}; rows in training "
         f"{median(one['in training'] for one in found):.2f} of N, at least "
         f"{min(one['in training'] for one in found):.2f}; processor time "
         f"{median(one['time'] for one in found):.1f} times that of first order, tuned."
+    )
+
+
+def _regret(found: list[dict[str, Any]]) -> str:
+    regrets = sorted(one["regret"] for one in found if one["regret"] is not None)
+    if not regrets:
+        return "the other ways were not run"
+    nine = quantiles(regrets, n=10, method="inclusive")[-1] if len(regrets) > 1 else regrets[0]
+    return (
+        f"regret {median(regrets):.2f} in the median of {counted(len(regrets), 'training')}, {nine:.2f} in "
+        f"nine of ten, {regrets[-1]:.2f} at worst"
     )
 
 

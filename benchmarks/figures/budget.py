@@ -20,6 +20,7 @@ def figures() -> dict[str, float]:
                 continue
             name, found = f"command.{mark}{ending}", by_part[part]
             values |= {f"{name}.{key}".rstrip("."): value for key, value in headline(found).items()}
-            values[f"{name}.regret"] = median(one["regret"] for one in found if one["regret"] is not None)
+            regrets = [one["regret"] for one in found if one["regret"] is not None]
+            values |= {f"{name}.regret": median(regrets)} if regrets else {}
             values[f"{name}.trainings"] = len(found)
     return values
