@@ -27,12 +27,12 @@ from typing import Any
 import torch
 
 import tasks
+from benchmarks import protocol
 from benchmarks.budget.problem import Benchmarked, made
 from benchmarks.budget.report import FOLDER, SHARES, write
 from benchmarks.rows.report import BY_STEPS
 from benchmarks.rows.ways import AS_BENCHMARKED
 from tasks.folder import atomic
-from tasks.folder.machine import machine, versions
 from tasks.planning.plan import POPULATION
 
 PROBLEMS = tuple(sorted(path.stem for path in BY_STEPS.glob("*.json")))
@@ -95,8 +95,7 @@ def measure(name: str, seeds: Sequence[int], shares: Sequence[float], folder: Pa
                 continue
             done[str(share)] = spend(name, round(share * of_first_order), seed)
             result |= {
-                "machine": machine(),
-                "versions": versions(),
+                **protocol.origin(),
                 "command": f"python -m benchmarks budget --size small --problems {name}",
             }
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,21 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.budget.report import trainings
+from benchmarks.budget.report import headline, parts, trainings
 from benchmarks.figures.rows import SHARES
 from benchmarks.figures.summaries import middle
 
+NAMES = {"all": "", "held out": ".held-out"}  # part of the problems -> what its figures' names end with
 FIRST_ORDER = "first order, tuned"  # at the same rows
 Training = Mapping[str, Any]
 
 
 def figures() -> dict[str, float]:
-    """Figures of the command at each share of first order's rows, by name."""
-    return {
-        name: value
-        for mark, share in SHARES.items()
-        for name, value in _at(f"command.{mark}", trainings(share)).items()
-    }
+    """Figures of the command at each share of first order's rows, of all problems and those held out."""
+    values: dict[str, float] = {}
+    for mark, share in SHARES.items():
+        by_part = parts(trainings(share))
+        for part, ending in NAMES.items():
+            if part in by_part:
+                name, found = f"command.{mark}{ending}", by_part[part]
+                values |= _at(name, found)
+                values |= {f"{name}.{key}".rstrip("."): value for key, value in headline(found).items()}
+    return values
 
 
 def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
@@ -37,21 +42,24 @@ def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
         name: median(ends.values()),
         **{
             f"{name}.{kind}s": median(end for problem, end in ends.items() if kinds[problem] == kind)
-            for kind in ("correction", "controller")
+            for kind in ("correction", "controller", "design")
+            if kind in kinds.values()
         },
-        f"{name}.problems": len(ends),
         f"{name}.below": sum(end <= 1 for end in ends.values()),
-        f"{name}.worst": max(ends.values()),
         f"{name}.first order": middle(_by_problem(beside, lambda one: one[FIRST_ORDER])),
         f"{name}.equal.problems": len(equal),
         f"{name}.equal.above": sum(median(ratios) > 1 for ratios in equal.values()),
-        f"{name}.regret": median(regrets),
-        f"{name}.regret.nine": quantiles(regrets, n=10, method="inclusive")[-1],
-        f"{name}.regret.worst": regrets[-1],
+        **(_regret(f"{name}.regret", regrets) if regrets else {}),
         f"{name}.seconds": median(one["time"] for one in measured),
         f"{name}.even": median(one["even"] for one in measured),
         f"{name}.in training": median(one["in training"] for one in measured),
     }
+
+
+def _regret(name: str, regrets: Sequence[float]) -> dict[str, float]:
+    """The median, nine of ten and worst of sorted regrets."""
+    nine = quantiles(regrets, n=10, method="inclusive")[-1] if len(regrets) > 1 else regrets[0]
+    return {name: median(regrets), f"{name}.nine": nine, f"{name}.worst": regrets[-1]}
 
 
 def _by_problem(measured: Sequence[Training], value: Callable[[Training], float]) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.rows.report import results, results_of_steps
 from benchmarks.rows.ways import ALL_ROWS
-from benchmarks.tangents.problems import CONTROLLERS
+from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT
 from benchmarks.tangents.report import ratios
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +30,17 @@ def read(name: str) -> dict[str, Any]:
 def rows(narrow: bool = False) -> dict[str, dict[str, Any]]:
     """`python -m benchmarks rows --steps`: problem -> seed -> line -> what was measured, where replays were.
 
+    Problems that were held out are those of the command, see `budget`: few of these lines were run on them.
+
     Args:
         narrow: whether of `rows` without `--steps`, where first order has four settings to choose from.
     """
     measured = results() if narrow else results_of_steps()
     by_problem = {name: result["runs"] for name, result in measured.items()}
     return {
-        name: runs for name, runs in by_problem.items() if any("replay, 0.2" in run for run in runs.values())
+        name: runs
+        for name, runs in by_problem.items()
+        if name not in HELD_OUT and any("replay, 0.2" in run for run in runs.values())
     }
 
 

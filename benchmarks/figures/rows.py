@@ -14,6 +14,7 @@ from benchmarks.figures.measured import (
     rows,
 )
 from benchmarks.figures.summaries import families, interval, middle, summary
+from benchmarks.rows.chosen import RULES_CHOSEN_ON
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
 
@@ -27,10 +28,6 @@ WAYS = {  # name of a figure -> line of the results
 SHARES = {"20": 0.2, "05": 0.05}  # mark -> of first order's rows
 CONTROLS = ("no derivative", "model alone", "stored derivative", "true derivative")
 ENOUGH = 1.05  # times the error of first order tuned at all rows
-RULES_CHOSEN_ON = {  # the problems on which the rules of replay and of several rates were chosen
-    *("double-pendulum", "gray-scott"),  # decision 54
-    *("bicycle", "coupled-map", "henon-heiles", "shallow-water", "torque-pendulum"),  # and 143
-}
 KERNELS = {  # where decision 77 compared kernels and perceptrons by test errors of seeds 0 to 2
     *("double-pendulum", "double-pendulum-wall", "van-der-pol", "mixed-units", "filter"),
 }

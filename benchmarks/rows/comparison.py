@@ -18,7 +18,8 @@ With --steps there are these lines: replays with the usual rate, with one that a
 at once (`zo.Population`), and at the least share with the best of several on validation data, by what was
 learned and by the box's true derivative. Where batches cost no row `zo.tangents.Surrogate` is beside them, a
 model fitted in rounds to the rows of the network, through which the network is trained alone, with the best
-of several rates on validation data.
+of several rates on validation data. CMA-ES with a diagonal covariance is beside them, on values of the loss
+alone, with the best of several standard deviations on validation data; it needs `cma`.
 
 With --controls there are these lines in the place of the others, all of them or those that are named:
 
@@ -44,12 +45,12 @@ from typing import Any
 
 import torch
 
+from benchmarks import protocol
 from benchmarks.rows.report import BY_BATCH, BY_STEPS, CONTROLLED, FOLDER, write
 from benchmarks.rows.training import train, tuned
 from benchmarks.rows.ways import CONTROLS, MORE_SHARES, SHARES, Way, by_batch, by_steps, controls, ways
-from benchmarks.tangents.problems import CONTROLLERS, problems
+from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT, problems
 from tasks.folder import atomic
-from tasks.folder.machine import machine, versions
 
 SMALL = (
     *("double-pendulum", "gray-scott", "kuramoto-sivashinsky", "brusselator", "fitzhugh-nagumo"),
@@ -57,7 +58,8 @@ SMALL = (
     *("shallow-water", "mixed-units", "vorticity", "ks-26-8", "ks-3k", "ks-3k-noise", "wake-1k"),
     *("double-pendulum-wall", "fitzhugh-nagumo-noise", "fitzhugh-nagumo-failing"),
     *("filter", "brusselator-20k", "wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"),
-    *("kolmogorov", "ks-26-8-unroll-8", "ks-52-12", "kuramoto-sivashinsky-32", *CONTROLLERS),
+    *("kolmogorov", "ks-26-8-unroll-8", "ks-52-12", "kuramoto-sivashinsky-32"),
+    *dict.fromkeys((*CONTROLLERS, *HELD_OUT)),
 )
 
 
@@ -72,8 +74,7 @@ def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder
                 continue
             result["runs"][str(seed)][line] = tuned(problems("small")[name], several, seed)
             result |= {
-                "machine": machine(),
-                "versions": versions(),
+                **protocol.origin(),
                 "command": f"python -m benchmarks rows --size small --problems {name}{option}",
             }
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from benchmarks.rows.ways import (
     controls,
     ways,
 )
-from benchmarks.tangents.problems import CONTROLLERS
+from benchmarks.tangents.problems import CONTROLLERS, DESIGNS
 from benchmarks.tangents.report import uncorrected
 from blackbox.words import counted
 from tasks.folder import atomic
@@ -81,7 +81,15 @@ periodic grids a tuned rate and the suggested one are of before an equation took
 
 SEVERAL_RATES = "replay, several rates"
 SEVERAL, BOUND = f"{SEVERAL_RATES}, 0.05", "replay, tuned rate, true derivative, 0.05"
+KINDS = "controller", "design", "correction"
 Measured = dict[str, dict[str, Any]]  # problem -> what its file holds
+
+
+def kind(problem: str) -> str:
+    """What its network does, one of `KINDS`; a filter's design, whose batches cost rows, is a correction."""
+    if problem in DESIGNS:
+        return "design"
+    return "controller" if problem in CONTROLLERS else "correction"
 
 
 def over(result: dict[str, Any], line: str, key: str, against: str) -> float | None:
@@ -189,7 +197,7 @@ def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:
         + " | several rates over true derivative, 0.05 |",
         "| --- " * (6 + len(every)) + "|",
     ]
-    kinds = {name: "controller" if name in CONTROLLERS else "correction" for name in measured}
+    kinds = {name: kind(name) for name in measured}
     errors = {
         name: [
             over_alone(result, alone.get(name)),
@@ -204,13 +212,13 @@ def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:
         cells = [NOT_RUN if error is None else f"{error:.2f}" for error in errors[name][1:]]
         cells = [_alone(errors[name][0]), *cells]
         text.append(f"| {name} | {kinds[name]} | {len(runs)} | {', '.join(choices)} | {' | '.join(cells)} |")
-    for kind in ("controller", "correction"):
+    for of_kind in sorted(set(kinds.values()), key=KINDS.index):
         cells = []
-        for column in zip(*(errors[name] for name in measured if kinds[name] == kind), strict=True):
+        for column in zip(*(errors[name] for name in measured if kinds[name] == of_kind), strict=True):
             known = [error for error in column if error is not None]
             middle = f"{median(known):.2f} of {len(known)}, worst {max(known):.2f}" if known else NOT_RUN
             cells.append(middle)
-        text.append(f"| **median** | {kind} | | | {' | '.join(cells)} |")
+        text.append(f"| **median** | {of_kind} | | | {' | '.join(cells)} |")
     for share in MORE_SHARES:
         ends = {
             name: over_tuned(result, f"replay, several rates, {share:g}") for name, result in measured.items()

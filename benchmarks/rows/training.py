@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from benchmarks.rows.ways import Way, neighbours
+from benchmarks.rows.ways import SPREAD, Way, neighbours
 from benchmarks.tangents.methods import first_order
 from benchmarks.tangents.problem import BenchmarkProblem
+from tasks.methods.cma_es import CmaEs
 from zo.batches import count_rows, map_tensors, tensors
 from zo.tangents import Limits, Linearised, LinearMap
 from zo.tangents.record.pairs import CallPairs
@@ -117,6 +118,11 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     if way.derivative == "surrogate":
         gradient, rate = None, way.rate
         take = _through_a_model(problem, way, seed, network, steps)
+    elif way.derivative == "values":
+        gradient, rate = None, way.rate
+        search = CmaEs(network, problem.objective(problem.box), SPREAD * rate, diagonal=True, seed=seed)
+        steps = max(2, steps // _candidates(network))
+        take = partial(_by_values, search)
     else:
         gradient = _gradient_of(problem, way, network, seed, steps)
         rate = _rate(way, steps, problem.steps * usual // batch)
@@ -211,6 +217,17 @@ def _one(
             optimizer.step()
 
     return on_a_batch
+
+
+def _candidates(network: nn.Module) -> int:
+    """Of a generation, as `cma` has them by default."""
+    return 4 + int(3 * math.log(sum(parameter.numel() for parameter in network.parameters())))
+
+
+def _by_values(search: CmaEs, step: int, batch: Any) -> None:
+    """A generation, all of it on one batch."""
+    search.backward(batch)
+    search.move(step)
 
 
 def _through_a_model(

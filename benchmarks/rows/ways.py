@@ -15,7 +15,8 @@ BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin
 LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
 AROUND, BOUND_AROUND = (0.125, 0.25, 0.5, 1.0), (0.125, 0.5, 1.0)  # times the suggested rate, to begin with
 CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative")
-AS_BENCHMARKED, ALL_ROWS = "first order", "first order, tuned, 1"
+AS_BENCHMARKED, ALL_ROWS, BY_VALUES = "first order", "first order, tuned, 1", "CMA-ES"
+SPREAD = 0.1  # of each weight in the first generation of CMA-ES, at a rate of one
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Way:
         rate: factor on the problem's learning rate.
         derivative: of the box: its twin's ("true"), learned ("learned"), learned with the model's own values
             in replays ("model"), its twin's where it was recorded ("stored"), none, as in no-gradient
-            ("cut"), or that of a model that stands for the box ("surrogate").
+            ("cut"), that of a model that stands for the box ("surrogate"), or no gradient of anything, but
+            sep-CMA-ES, whose first standard deviation is `SPREAD` times the rate ("values").
         replays: whether recorded windows are replayed.
         suggested: whether the rate is the one that is suggested for so many steps, times `rate`.
         factors: on the rate, of members of a `zo.Population`; none for one training.
@@ -38,7 +40,7 @@ class Way:
     share: float = 1.0
     batch: int | None = None
     rate: float = 1.0
-    derivative: Literal["true", "learned", "model", "stored", "cut", "surrogate"] = "true"
+    derivative: Literal["true", "learned", "model", "stored", "cut", "surrogate", "values"] = "true"
     replays: bool = False
     suggested: bool = False
     factors: tuple[float, ...] = ()
@@ -100,6 +102,9 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
         if share == min(shares) and problem.fresh is not None:
             rates = (2.0, 4.0)  # to begin with
             lines[f"surrogate, {share:g}"] = [Way(share, 1, rate, derivative="surrogate") for rate in rates]
+        if share == min(shares):
+            spreads = (0.25, 1.0)  # to begin with
+            lines[f"{BY_VALUES}, {share:g}"] = [Way(share, 1, rate, derivative="values") for rate in spreads]
     return lines
 
 
@@ -109,7 +114,7 @@ def neighbours(way: Way) -> list[Way]:
     rates = [way.rate / 2, way.rate * 2] if way.rate < HIGHEST_RATE else [way.rate / 2]
     sizes = [size for size in (batch // 4, 4 * batch) if 1 <= size <= LARGEST_BATCH]
     same = [replace(way, rate=rate) for rate in rates]
-    rate_alone = way.replays or way.derivative == "surrogate"
+    rate_alone = way.replays or way.derivative in ("surrogate", "values")
     return same if rate_alone else same + [replace(way, batch=size) for size in sizes]
 
 
@@ -128,5 +133,6 @@ def by_steps_lines() -> list[str]:
         tuned,
         f"{tuned}, true derivative",
         "surrogate",
+        BY_VALUES,
     )
     return [f"{line}, {share:g}" for share in MORE_SHARES for line in named]

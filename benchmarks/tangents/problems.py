@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from benchmarks.tangents import held_out
 from benchmarks.tangents.boxes import InUnits
 from benchmarks.tangents.controllers import TASKS, controller
 from benchmarks.tangents.corrections import System, coarse, correction
@@ -193,8 +194,11 @@ PROBLEMS: dict[str, Callable[[], BenchmarkProblem]] = {
     ),
     "kuramoto-sivashinsky-32": partial(kuramoto_sivashinsky, "the same, on half of the points", points=32),
     **{name: lambda make=make: controller(make()) for name, make in TASKS.items()},
+    **held_out.PROBLEMS,
 }
-CONTROLLERS = tuple(TASKS)  # problems whose batches cost no row; all others are corrections and designs
+HELD_OUT = tuple(held_out.PROBLEMS)  # on which no rule, constant or default of the library was chosen
+DESIGNS = tuple(held_out.DESIGNS)  # whose batches cost no row, as those of controllers
+CONTROLLERS = (*TASKS, *held_out.CONTROLLERS)  # all others are corrections, and a filter's design
 
 PAPER: dict[str, Callable[[], BenchmarkProblem]] = {
     name: partial(

@@ -11,13 +11,14 @@ import pytest
 
 from benchmarks import figures, protocol, published
 from benchmarks.figures import marks, summaries
-from benchmarks.tangents.problems import CONTROLLERS
+from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT
 
 TUNED = "first order, tuned, 1"
-STEPS = {
+BESIDE = {
     path.stem: json.loads(path.read_text())["runs"]
     for path in (protocol.RESULTS / "rows/steps").glob("*.json")
 }
+STEPS = {name: runs for name, runs in BESIDE.items() if name not in HELD_OUT}
 
 
 def test_the_file_is_what_the_results_give():
@@ -72,11 +73,11 @@ def test_the_command_s_figures_are_medians_of_its_trainings(mark, share):
     ends, equal, regrets = {}, {}, []
     for path in (protocol.RESULTS / "budget").glob("*.json"):
         for seed, by_share in json.loads(path.read_text())["runs"].items():
-            others = STEPS[path.stem].get(seed, {})
+            others = BESIDE[path.stem].get(seed, {})
             if share in by_share and TUNED in others:
                 own = by_share[share]["error"]
                 ends.setdefault(path.stem, []).append(own / others[TUNED]["error"])
-                ways = ("tangents", "replay", "replay, several rates", "surrogate")
+                ways = ("tangents", "replay", "replay, several rates", "surrogate", "CMA-ES")
                 rest = [others[f"{way}, {share}"]["error"] for way in ways if f"{way}, {share}" in others]
                 regrets += [own / min(rest)] if rest else []
                 if first := others.get(f"first order, tuned, {share}"):
