@@ -39,6 +39,7 @@ def files(tmp_path, monkeypatch):
         beside = {
             seed: {
                 "first order, tuned, 1": {"error": 2.0, "seconds": 1.0, "rows": 2000},
+                "first order, tuned, 0.05": {"error": 4.0},
                 "replay, 0.05": {"error": error},
             }
             for seed, error in errors.items()

@@ -126,8 +126,9 @@ class StagedTangent(Tangent):
     def _made(self, kinds: Iterable[str]) -> dict[str, AutoTangent]:
         """Make models that have learned nothing."""
         models = {kind: AutoTangent(self._specs[kind], self._seed) for kind in kinds}
-        for model in models.values() if self._most_bytes is not None else ():
-            model.keep_within(self._most_bytes // len(models))
+        if self._most_bytes is not None:
+            for model in models.values():
+                model.keep_within(self._most_bytes // len(models))
         return models
 
     def _settle(self, kind: str) -> None:
