@@ -30,6 +30,7 @@ def _programs() -> dict[str, float]:
     for name, runs in read("closed_loop.json")["programs"].items():
         values |= {
             f"closed loop, {name}": fmean(run["over"] for run in runs),
+            f"closed loop, {name}.worst": max(run["over"] for run in runs),
             f"closed loop, {name}, waits": fmean(run["without"] for run in runs),
             f"closed loop, {name}, warnings": fmean(len(run["warnings"]) for run in runs),
         }
