@@ -117,7 +117,8 @@ def compared(name: str, seed: int, steps: int | None = None) -> dict[str, Any]:
     rate = min(first, key=first.__getitem__)
     learned = trained(program, seed, rate, exact=False, steps=steps)
     program.host.close()
-    return {"rate": rate, "first": first[rate], "over": learned["error"] / first[rate], **learned}
+    over = learned["error"] / first[rate]
+    return {"rate": rate, "first": first[rate], "over": over, **learned, "commit": protocol.commit()}
 
 
 def main(words: Sequence[str]) -> None:
