@@ -26,8 +26,9 @@ from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows
-from zo.tangents.excitation.state import FIRST, DitherState
+from zo.tangents.excitation.state import FIRST, LAGGED, DitherState
 from zo.tangents.excitation.words import unknown, waits_long, without_unknown
+from zo.tangents.record.before import Lags
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither
@@ -96,7 +97,7 @@ class Excitation:
         self.size, self._boxes = size, boxes
         self.held = HELD if steps is None else min(HELD, max(1, steps // PART))
         # where answers go by earlier calls too, the response to this call's dither is not all of it
-        most = (FIRST if box.remembers else 1.0 for box in boxes)
+        most = (LAGGED if box.remembers else 1.0 for box in boxes)
         self._known = [_Box(DitherState(most=factor)) for factor in most]
         self.response: float | None = None
         self.in_loss: float | None = None
@@ -185,10 +186,16 @@ class Excitation:
                 notices.append(unknown(number, names, box, self.held))
         return notices
 
-    def begin_again(self, box: int) -> None:
-        """Dither a box a little again: its model knows by now what the dither had grown for."""
+    def begin_again(self, box: int, lags: Lags) -> None:
+        """Dither a box a little again: its model knows by now what the dither had grown for.
+
+        Args:
+            box: its place.
+            lags: how far back its model is shown earlier calls. After a delay a step shows nothing of its own
+                dither, so that one does not grow.
+        """
         known = self._known[box]
-        known.state, known.shown = known.state.begun_again(), None
+        known.state, known.shown = known.state.begun_again(LAGGED if 1 in lags else FIRST), None
 
     def excites(self, box: int) -> bool:
         """Say whether an input of a box is dithered."""

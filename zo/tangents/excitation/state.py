@@ -21,6 +21,7 @@ from torch import Tensor
 from zo.tangents.excitation.size import NextSize
 
 FIRST = 0.1  # of a spread or a size: the first dither; one that is too large is never forgotten; decision 121
+LAGGED = 0.3  # the same of what goes through a lag, of which a step shows a part; decision 227
 GROWN = 8.0  # the most times from one size to the next
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 
@@ -81,10 +82,9 @@ class DitherState:
         """Take a dither no larger than the first: a larger one is noise in what goes on from it."""
         return replace(self, factor=min(self.factor, FIRST))
 
-    def begun_again(self) -> DitherState:
-        """Take a dither no larger than the first: another model is in use, which knows what that shows."""
-        factor = min(self.factor, FIRST)
-        return replace(self, phase="known", factor=factor, most=factor)
+    def begun_again(self, most: float) -> DitherState:
+        """Take a dither no larger than the first, and `most` at most: another model is in use."""
+        return replace(self, phase="known", factor=min(self.factor, FIRST), most=most)
 
     def followed(self, seen: NextSize) -> DitherState:
         """Take the next dither by what rows have shown."""

@@ -208,7 +208,7 @@ class Judgement:
                 window.calls, gradient.pairs, dither.predicted, window.survived, gradient.step.number
             )
         for place in found:
-            self.excitation.begin_again(place)
+            self.excitation.begin_again(place, self._stand_ins.memory[place])
         return list(found.values())
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
