@@ -96,7 +96,7 @@ class Excitation:
     ) -> None:
         self.size, self._boxes = size, boxes
         self.held = HELD if steps is None else min(HELD, max(1, steps // PART))
-        # where answers go by earlier calls too, the response to this call's dither is not all of it
+        # where answers go by earlier calls too, a step shows a part of the response; decision 227
         most = (LAGGED if box.remembers else 1.0 for box in boxes)
         self._known = [_Box(DitherState(most=factor)) for factor in most]
         self.response: float | None = None
