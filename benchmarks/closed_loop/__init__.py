@@ -66,7 +66,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 
 def trained(program: Program, seed: int, rate: float, *, exact: bool, steps: int) -> dict[str, Any]:
-    """What a training comes to: error, rows, cosines, steps without a gradient, warnings."""
+    """Train once, and return error, rows, cosines, steps without a gradient and warnings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = program.network()
@@ -153,7 +153,7 @@ HEAD = (
 
 
 def line(name: str, runs: Sequence[dict[str, Any]]) -> str:
-    """Of the table."""
+    """Return a line of the table."""
     each = [
         ", ".join(str(part) for part in column)
         for column in zip(

@@ -66,7 +66,7 @@ class Looking(Search):
 
 
 def looked(amplitude: str, task: Task, seed: int) -> dict[str, Any]:
-    """What was seen at each look of one search."""
+    """The figures at each look of one search."""
     began, search = process_time(), Looking(NETWORK, task, float(amplitude), seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

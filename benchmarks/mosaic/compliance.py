@@ -138,7 +138,7 @@ class _Held(Linearised):
 
 
 class Case(search.Case):
-    """What is to be made stiff; losses are over that of one density everywhere, where the search begins."""
+    """The body to be made stiff; losses are over that of one density everywhere, where the search begins."""
 
     def cosine(self) -> float:
         """Of the gradient that the field has with the exact one."""

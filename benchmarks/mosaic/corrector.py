@@ -139,7 +139,7 @@ class Plain:
 
     @staticmethod
     def velocity(state: Tensor) -> Tensor:
-        """That of a state."""
+        """Return the value of a state."""
         return state
 
     @staticmethod
