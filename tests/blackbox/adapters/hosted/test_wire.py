@@ -1,13 +1,16 @@
 """Messages of programs that are none of bb_host: refused in words, and no larger than the specs allow."""
 
+import socket
 import tracemalloc
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
 from blackbox import ArraySpec
 from blackbox.adapters import Call
+from blackbox.adapters.hosted import wire
 from blackbox.errors import RowFailedError
 from tests.blackbox.adapters.hosted.programs import LINEAR, RAW, X, hosted
 
@@ -145,3 +148,25 @@ def test_a_program_that_reads_no_answer_meets_its_limit(tmp_path, monkeypatch):
     host = hosted(tmp_path, text, calls, timeout=0.5)
     with pytest.raises(RowFailedError, match=r"0\.5 s and was killed"), torch.no_grad():
         host.run([0], closure=lambda x: x.new_zeros(1, 300_000), dtype=torch.float64)
+
+
+def test_each_message_has_its_own_order_of_arrays():
+    """Behind a message that nobody wants, one like the last wanted one was in the wrong order."""
+    ours, theirs = socket.socketpair()
+    line = wire.Line(ours, 0, lambda kind, name, shapes: name != "aside", None)
+    values = np.arange(6.0).reshape(2, 3)
+
+    def sent(kind, name, flags):
+        entry = wire.ENTRY.pack(b"x", 2, 2, 2, 3, *[0] * 10)
+        data = values.tobytes("F" if flags else "C")
+        theirs.sendall(wire.HEADER.pack(wire.MAGIC, kind, 1, flags, len(data), name) + entry + data)
+        return line.receive()
+
+    theirs.sendall(wire.HELLO.pack(wire.MAGIC, wire.VERSION, 0, 1, 0, 0, 0, 0))
+    assert line.receive() is None
+    for _ in range(2):
+        message = sent(wire.CALL, b"f", wire.COLUMNS)
+        assert message.columns and np.array_equal(message.parts[0][1].values, values)
+        assert not sent(wire.OUTPUT, b"aside", 0).parts
+    line.close()
+    theirs.close()
