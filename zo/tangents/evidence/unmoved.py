@@ -50,36 +50,41 @@ def _would_show(answers: Tensor) -> bool:
     return len(answers.unique()) > MANY * len(answers) and bool(answers.std() > unit)
 
 
-class Unmoved(Linearised):
-    """A tangent with a derivative of zero for some outputs.
+class Masked(Linearised):
+    """A tangent with a derivative of zero for some outputs, by some inputs, or both.
 
     Args:
-        at: the tangent at these rows.
-        places: the places of these numbers among the outputs.
+        at: The tangent at these rows.
+        outputs: The places of numbers among the outputs that nothing moves.
+        inputs: The places of numbers among the inputs whose response is not known.
     """
 
-    def __init__(self, at: Linearised, places: Sequence[int]) -> None:
+    def __init__(self, at: Linearised, *, outputs: Sequence[int] = (), inputs: Sequence[int] = ()) -> None:
         super().__init__(at.rows)
-        self._at, self._places = at, list(places)
+        self._at, self._outputs, self._inputs = at, list(outputs), list(inputs)
 
     @property
     def values(self) -> Tensor | None:
-        """The tangent's."""
+        """The outputs by the tangent."""
         return self._at.values
 
     def push(self, d: Tensor) -> Tensor:
-        """The tangent's J d, and zero."""
-        return self._without(self._at.push(d))
+        """The tangent's J d, of the other inputs and outputs."""
+        return _zeroed(self._at.push(_zeroed(d, self._inputs)), self._outputs)
 
     def pull(self, v: Tensor) -> Tensor:
-        """The tangent's J^T v of the other outputs."""
-        return self._at.pull(self._without(v))
+        """The adjoint of `push`."""
+        return _zeroed(self._at.pull(_zeroed(v, self._outputs)), self._inputs)
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """The tangent's, and zero."""
-        return self._without(self._at.to(z, others))
+        """The change of the other outputs by the other inputs."""
+        stays = z.clone()
+        stays[:, self._inputs] = self.rows.z[:, self._inputs].to(z)
+        return _zeroed(self._at.to(stays, others), self._outputs)
 
-    def _without(self, outputs: Tensor) -> Tensor:
-        kept = outputs.new_ones(outputs.shape[-1])
-        kept[self._places] = 0.0
-        return outputs * kept
+
+def _zeroed(numbers: Tensor, places: list[int]) -> Tensor:
+    """The numbers with zeros at some places of the last axis."""
+    others = numbers.clone()
+    others[..., places] = 0.0
+    return others

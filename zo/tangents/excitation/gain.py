@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo.tangents.evidence.unmoved import Unmoved
+from zo.tangents.evidence.unmoved import Masked
 from zo.tangents.excitation.form import GainForm, given
-from zo.tangents.excitation.unknown import WithoutUnknown
 from zo.tangents.record.before import Lags
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
@@ -318,13 +317,13 @@ class Excited(Tangent):
 
     def without_unknown(self, at: Linearised) -> Linearised:
         """The same, with a derivative of zero where it is a guess."""
-        return WithoutUnknown(at, self.unknown) if self.unknown else at
+        return Masked(at, inputs=self.unknown) if self.unknown else at
 
     def _with_all(self, at: Linearised) -> Linearised:
         """Return the tangent with the gain, if that is in use, and without outputs that nothing moves."""
         gain = self.in_use
         at = at if gain is None else _WithGain(at, gain)
-        return Unmoved(at, self.unmoved) if self.unmoved else at
+        return Masked(at, outputs=self.unmoved) if self.unmoved else at
 
     def saw_unmoved(self, places: Sequence[int]) -> bool:
         """Take in the outputs that a check has not moved; whether there are some that nobody knew of."""

@@ -13,7 +13,7 @@ from zo.draws import Key
 from zo.execution.helped import helped
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
-from zo.tangents.evidence.unmoved import Unmoved
+from zo.tangents.evidence.unmoved import Masked
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
@@ -132,7 +132,7 @@ class Judgement:
         evaluation.check = replace(evaluation.check, figures={})
         return gradient.by_others(
             [
-                Unmoved(at, self._stand_ins.excited[call.box].unmoved or ()) if call.box in new else at
+                Masked(at, outputs=self._stand_ins.excited[call.box].unmoved or ()) if call.box in new else at
                 for at, call in zip(gradient.at_calls, gradient.window.calls, strict=True)
             ]
         )
