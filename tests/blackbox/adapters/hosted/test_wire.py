@@ -160,7 +160,9 @@ def test_each_message_has_its_own_order_of_arrays():
         entry = wire.ENTRY.pack(b"x", 2, 2, 2, 3, *[0] * 10)
         data = values.tobytes("F" if flags else "C")
         theirs.sendall(wire.HEADER.pack(wire.MAGIC, kind, 1, flags, len(data), name) + entry + data)
-        return line.receive()
+        message = line.receive()
+        assert message is not None
+        return message
 
     theirs.sendall(wire.HELLO.pack(wire.MAGIC, wire.VERSION, 0, 1, 0, 0, 0, 0))
     assert line.receive() is None
