@@ -350,7 +350,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/applications/learned_tangents.md: what it costs that a program asks for its network",
             "exchange:main",
             "a minute",
-            results={"exchange.json": SMALL},
+            results={"exchange.json": SMALL, "exchange_ftorch.json": f"{SMALL} --ftorch DIR"},
         ),
         Benchmark(
             "lorenz96",
