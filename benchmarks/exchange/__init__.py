@@ -33,12 +33,12 @@ def main(words: Sequence[str]) -> None:
     options = protocol.options("exchange", __doc__)
     options.add_argument("--ftorch", type=Path, metavar="DIR", help="where FTorch was installed")
     asked = options.parse_args(words)
+    if asked.ftorch is not None and not list(asked.ftorch.glob("lib*/libftorch.so")):
+        options.error(f"--ftorch: expected a folder with lib/libftorch.so, got {asked.ftorch}.")
     torch.set_num_threads(1)
     if shutil.which("cc") is None:
         print("exchange: expected a C compiler on the PATH, got none. apt-get install gcc libc6-dev")
         return
-    if asked.ftorch is not None and not list(asked.ftorch.glob("lib*/libftorch.so")):
-        options.error(f"--ftorch: expected a folder with lib/libftorch.so, got {asked.ftorch}.")
     if asked.size == "ci":
         print(arrays.table(arrays.measured({128: 20}, 1)))
         print(columns.table(columns.measured(2, 1, asked.ftorch)))
