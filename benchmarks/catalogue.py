@@ -347,10 +347,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "exchange",
-            "docs/applications/learned_tangents.md: what it costs that a program asks for its network",
+            "docs/applications/learned_tangents.md, docs/howto/ftorch.md: what it costs that a program asks",
             "exchange:main",
             "a minute",
-            results={"exchange.json": SMALL},
+            results={"exchange.json": SMALL, "exchange_ftorch.json": f"{SMALL} --ftorch DIR"},
         ),
         Benchmark(
             "lorenz96",

@@ -38,11 +38,14 @@ def _programs() -> dict[str, float]:
 
 
 def _exchange() -> dict[str, float]:
-    """Microseconds of the processor, by the array's KiB there and back, and by what hands it over."""
+    """Microseconds of the processor, by the array's KiB and what hands it over; and those over FTorch's."""
     return {
         f"exchange, {int(count) * 8 // 1024} KiB, {line}": cost
         for count, found in read("exchange.json")["sizes"].items()
         for line, cost in found["of the processor"].items()
+    } | {
+        f"exchange, over FTorch, {line}": ratio
+        for line, ratio in read("exchange_ftorch.json")["columns"]["of the processor, over FTorch"].items()
     }
 
 

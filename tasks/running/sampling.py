@@ -27,7 +27,7 @@ from tasks.problem.posterior import Posterior
 from tasks.report import posterior_page
 from tasks.training.interruption import StopRequest, same_directory
 from zo.estimators import Key
-from zo.posterior.sampling import LEAST_START, learned_from
+from zo.posterior.sampling import LEAST_START, learned_from, refuse_few_rows
 
 DRAWS, CHECKPOINT = "posterior.nc", "sampling.pt"
 START = 50  # rows that are drawn at first, at most, and no more than a quarter of those learned; decision 206
@@ -93,9 +93,9 @@ def carry_out(sampling: Sampling, out: Path | None, progress: Progress) -> None:
     size = box.inputs[0].shape[0] if box.inputs[0].shape else 1
     _refuse_names(sampling.posterior, size)
     folder = _folder(sampling, out)
-    for line in _plan(sampling, folder, box, size):
-        say(line)
     try:
+        for line in _plan(sampling, folder, box, size):
+            say(line)
         _draw(sampling, folder, box, size, progress)
     except Exception:
         if out is None and not (folder / CHECKPOINT).exists():
@@ -154,8 +154,9 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
 
 
 def _plan(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -> list[str]:
-    """Describe the plan, in at most three lines."""
+    """Describe the plan, in at most three lines; refuse too few rows for it."""
     learn = _read(folder).get("learn") or _learned(sampling, size)[0]
+    refuse_few_rows(sampling.rows, learn, sampling.chains)
     draws = max(0, sampling.rows - learn - 2) // sampling.chains
     lines = [
         f"{sampling.posterior.name()}: {size} unknowns, {sampling.rows:,} rows of {box!r}: {learn:,} to "

@@ -35,6 +35,8 @@ from tasks.report import findings, html_report
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo.errors import FailedQueriesError, ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
+from zo.tangents.models.alike import AlikeTangent
+from zo.tangents.models.staged import StagedTangent
 
 CMA = ("cma-es", "sep-cma-es")
 # those that need no further package, nor 1,200 steps: see test_surrogate.py
@@ -344,6 +346,45 @@ def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_ha
     alone, _ = losses(Steering())
     assert abs(learned - exact) < 0.05 * exact and alone > 1.3 * exact
     assert losses(Answered(), prefit=0)[0] == alone
+
+
+class Alike(Mixed):
+    alike = 0
+
+
+class Staged(Mixed):
+    earlier = ("z",)
+    inputs = (ArraySpec("z", (3,)), ArraySpec("own", (3,)))
+
+    def evaluate(self, z, own):
+        return super().evaluate(z + own)
+
+
+@pytest.mark.parametrize("kind", [Alike, Staged])
+def test_every_default_tangent_learns_from_answers_that_the_problem_has(tmp_path, monkeypatch, kind):
+    """Places that are alike and stages have tangents of their own."""
+    fitted, own = [], {Alike: AlikeTangent, Staged: StagedTangent}[kind]
+    fit = own.fit
+
+    def noted(self, *answers, steps):
+        fitted.append(steps)
+        fit(self, *answers, steps=steps)
+
+    class Known(Steering):
+        def box(self):
+            return kind()
+
+        def objective(self, network, wanted):
+            y = self.box(*[network(wanted)] * len(self.box.inputs))
+            return (y - wanted).square().mean(dim=1)
+
+        def answers(self):
+            z = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
+            return {"box": ([z] * len(self.box.inputs), self.box(*[z] * len(self.box.inputs)))}
+
+    monkeypatch.setattr(own, "fit", noted)
+    go(Known(), tmp_path, methods=["tangents"], steps=1, prefit=30)
+    assert fitted == [30]
 
 
 @pytest.mark.slow

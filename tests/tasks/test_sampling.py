@@ -204,6 +204,13 @@ def test_a_problem_that_cannot_be_drawn_from_leaves_no_folder(toy, place, capsys
     assert not (place / "runs").exists() or not list((place / "runs").iterdir())
 
 
+def test_too_few_rows_are_refused_before_the_plan(toy, place, capsys):
+    assert toy("sample", "bent.py", "--rows", "100", "--chains", "8") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "rows: expected at least 182, to learn from 20 and for 20 draws" in said.err
+    assert not list((place / "runs").iterdir())
+
+
 def test_a_folder_with_other_files_is_refused(toy, place, capsys):
     assert toy(*sampling("--out", ".")) == 2
     assert "expected an empty folder" in capsys.readouterr().err

@@ -112,6 +112,27 @@ def test_products_are_adjoint_and_replays_begin_where_rows_were(axis):
     assert torch.allclose(moved, at.pull(v), atol=1e-3)
 
 
+def test_answers_that_are_there_are_learned_from():
+    box, generator = Columns(), torch.Generator().manual_seed(0)
+    tangent = AlikeTangent(Specs.of(box))
+    heights, mixing = batch(50, 80), torch.randn(80, PLACES, LEVELS - 1, generator=generator)
+    answers = columns(heights, mixing)
+    with pytest.raises(ConfigurationError, match="rows of shapes"):
+        tangent.fit([heights, mixing[:, 1:]], answers)
+    with pytest.raises(ConfigurationError, match="equally many rows"):
+        tangent.fit([heights, mixing[1:]], answers)
+    with pytest.raises(ConfigurationError, match="none among 80"):
+        tangent.fit([heights, mixing], answers * float("nan"))
+    tangent.fit([heights, mixing], answers)
+    asked = [array[:5].requires_grad_() for array in (batch(1, 5), mixing)]
+    given = columns(*asked)
+    v = torch.randn(given.shape, generator=generator)
+    true = torch.cat([part.flatten(1) for part in torch.autograd.grad(given, asked, v)], 1)
+    plain = tuple(array.detach() for array in asked)
+    rows = RecordedCall(0, plain, (given.detach(),)).pairs(box, torch.ones(5, dtype=torch.bool))
+    assert torch.cosine_similarity(tangent.at(rows).pull(v.flatten(1)), true).min() > 0.97
+
+
 def test_a_state_is_all_there_is():
     gradients = []
     for stops in (False, True):

@@ -12,6 +12,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
+from blackbox.errors import ConfigurationError
 from zo.tangents.models.staged import StagedTangent
 
 STEPS, CASES = 6, 300
@@ -142,6 +143,23 @@ def step_of(gradient, number):
     gradient.network.zero_grad()
     gradient.backward(batch(number))
     return grads(gradient.network)
+
+
+def test_both_models_learn_from_answers_that_are_there():
+    host = host_of("heun")
+    gradient = gradient_of(host)
+    tangent, box = gradient.tangents[0], gradient.boxes[0]
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(60, *spec.shape, generator=generator) for spec in box.inputs]
+    learned = [spec for spec in box.outputs if spec.differentiable]
+    outputs = [torch.randn(60, *spec.shape, generator=generator) for spec in learned]
+    with pytest.raises(ConfigurationError, match="rows of shapes"):
+        tangent.fit(inputs[1:], outputs)
+    tangent.fit(inputs, outputs)
+    assert "its own step" in repr(tangent) and "the step before" in repr(tangent)
+    assert all(model.model.knows for model in tangent._models.values())
+    trained(gradient, "heun", range(2))
+    host.close()
 
 
 def test_who_says_how_far_back_a_stage_goes_is_believed():

@@ -401,6 +401,35 @@ def test_rows_of_a_step_that_is_refused_are_counted(limit, error):
     assert gradient.counts.rows == sum(box.calls) and gradient.counts.steps == 3
 
 
+def test_a_gradient_that_grows_beyond_numbers_says_so_and_how_to_cut_it():
+    """Fifty calls, each of which makes it seven times as large."""
+
+    class Unstable(BlackBoxFunction):
+        arrays, inputs, outputs = "torch", Sine.inputs, Sine.outputs
+
+        def evaluate_rows(self, x):
+            return unstable(x)
+
+    def unstable(x):
+        return torch.remainder(7 * x, 1)
+
+    def objective(network, batch):
+        x = torch.zeros_like(batch)
+        for call in range(50):
+            x = box((x.detach() if cut and call % cut == 0 else x) + network(batch))
+        return x.square().mean(dim=1)
+
+    network, box, cut = nn.Linear(4, 4), Unstable(), 0
+    limits, known = zo.tangents.Limits(check_every=None), zo.tangents.ModelTangent(unstable)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=known, limits=limits)
+    with pytest.raises(zo.errors.NonFiniteGradientError, match=r"grew from .* at call 50 to .*detach\(\)"):
+        gradient.backward(batch_of())
+    assert network.weight.grad is None and gradient.counts.steps == 0
+    cut = 25
+    gradient.backward(batch_of())
+    assert flat_grad(network).isfinite().all()
+
+
 class WithBox:
     """An objective that holds its box, which a deep copy copies too."""
 

@@ -33,6 +33,20 @@ LOW, JUDGED = 0.05, 200  # acceptance that is told, and proposals after which
 DIVERGED = 1000.0  # of energy by the model, as Stan and PyMC have it
 
 
+def refuse_few_rows(rows: int, learned: int, chains: int) -> None:
+    """Refuse too few rows for some draws of each chain.
+
+    Raises:
+        ConfigurationError: there are too few.
+    """
+    least = learned + 2 + LEAST_DRAWS * chains
+    if rows < least:
+        raise ConfigurationError(
+            f"sample, rows: expected at least {least}, to learn from {learned} and for {LEAST_DRAWS} "
+            f"draws of {chains} chains, got {rows}. Give more rows, fewer chains, or a smaller learn."
+        )
+
+
 def sample(
     potential: Potential,
     box: BlackBoxFunction,
@@ -112,12 +126,7 @@ def sample(
         )
     count = None if learn is None else max(check_count("sample", "learn", learn), len(start))
     learned: int = learned_from(rows, size, len(start), twin is not None) if count is None else count
-    least = learned + 2 + LEAST_DRAWS * chains
-    if rows < least:
-        raise ConfigurationError(
-            f"sample, rows: expected at least {least}, to learn from {learned} and for {LEAST_DRAWS} "
-            f"draws of {chains} chains, got {rows}. Give more rows, fewer chains, or a smaller learn."
-        )
+    refuse_few_rows(rows, learned, chains)
     infinite = torch.full((size,), torch.inf, dtype=torch.float64)
     lower, upper = (-infinite, infinite) if bounds is None else bounds
     unknowns = Unknowns(*(torch.as_tensor(b, dtype=torch.float64).expand(size) for b in (lower, upper)))

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec
-from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.automatic import AutoTangent, as_call
 from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.structure import Specs
-from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.models.values import none_finite, refuse_row_counts, refuse_shapes
+from zo.tangents.record.pairs import CallPairs, sizes, without_copies
 from zo.tangents.tangent import Linearised, Tangent
 
 MOST = 64  # numbers of a place, its neighbours' among them, for a kernel: there are many rows; decision 217
@@ -43,7 +44,7 @@ class AlikeTangent(Tangent):
     """
 
     def __init__(self, specs: Specs, axis: int = 0, seed: int = 0) -> None:
-        self.axis = axis
+        self.axis, self._specs = axis, specs
         learned = [spec for spec in specs.outputs if spec.learned]
         self._count = learned[0].shape[axis]
         inputs = tuple(spec for spec in specs.inputs if spec.differentiable)
@@ -75,6 +76,32 @@ class AlikeTangent(Tangent):
     def learn(self, steps: int | None = None) -> None:
         """Have the model learn."""
         self.model.learn(steps)
+
+    def fit(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        outputs: Tensor | Sequence[Tensor],
+        steps: int = 400,
+    ) -> None:
+        """Let the model learn from answers of the box that are there already, each place of each row.
+
+        Args:
+            inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
+            outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
+            steps: the number of learning steps, for a model that learns in steps.
+
+        Raises:
+            ConfigurationError: the arrays do not fit each other or the box, or no row is finite.
+        """
+        arrays, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        answers, name = without_copies(self._specs.outputs, answers), f"{type(self).__name__}.fit"
+        refuse_row_counts(name, arrays, answers)
+        refuse_shapes(name, self._specs, arrays, answers)
+        rows = as_call(self._specs, arrays, answers)
+        if not bool(rows.alive.any()):
+            raise none_finite(name, len(rows.z))
+        self.see(rows)
+        self.learn(steps)
 
     def improve(self) -> str | None:
         """Learn more, as the model does."""

@@ -177,7 +177,7 @@ class AutoTangent(Tangent):
         self._all_learn(lambda model: model.fit(seen, seen_answers, steps, self._specs))
         self._refuse_hopeless()
         if contest and len(self.models) > 1:
-            self.see(_as_call(self._specs, *([t[held_out] for t in both] for both in (arrays, answers))))
+            self.see(as_call(self._specs, *([t[held_out] for t in both] for both in (arrays, answers))))
             self.kind = self._better()
             self._settle()
 
@@ -335,8 +335,14 @@ def _above(prior: Prior, candidate: Candidate) -> Candidate:
     )
 
 
-def _as_call(specs: Specs, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
-    """Answers as a call of the box shows them, each output in units of its spread."""
+def as_call(specs: Specs, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
+    """Answers as a call of the box shows them, each output in units of its spread.
+
+    Args:
+        specs: the specs of the box.
+        arrays: all inputs of the box in its order, `(rows, *shape)`.
+        answers: the box's answers that models learn, `(rows, *shape)`.
+    """
     inputs = tuple(spec for spec in specs.inputs if spec.differentiable)
     outputs = tuple(spec for spec in specs.outputs if spec.learned)
     flat = [t.reshape(len(t), -1) for t in arrays]
@@ -354,5 +360,5 @@ def _as_call(specs: Specs, arrays: Sequence[Tensor], answers: Sequence[Tensor]) 
             for t, spec in zip(arrays, specs.inputs, strict=True)
             if spec.modelled
         ),
-        response_scale=y[alive].std(0),
+        response_scale=y[alive].std(0) if int(alive.sum()) > 1 else torch.zeros_like(y[0]),
     )

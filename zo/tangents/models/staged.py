@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -80,13 +80,7 @@ class StagedTangent(Tangent):
 
     def learn(self, steps: int | None = None) -> None:
         """Let the models learn, and choose, as long as there are two."""
-        for kind, model in list(self._models.items()):
-            try:
-                model.learn(steps)
-            except TangentError:  # then the other one is left
-                if len(self._models) == 1:
-                    raise
-                self._settle(next(other for other in self._models if other != kind))
+        self._all_learn(lambda kind, model: model.learn(steps))
         if steps is not None or len(self._models) == 1:
             return
         own, whole = self._errors["own"], self._errors["all"]
@@ -96,6 +90,22 @@ class StagedTangent(Tangent):
         self._kind, self._errors = "all" if clear else "own", dict.fromkeys(self._models, 0.0)
         if len(self._logarithms) >= CONTEST:
             self._settle(self._kind)
+
+    def fit(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        outputs: Tensor | Sequence[Tensor],
+        steps: int = 400,
+    ) -> None:
+        """Let both models learn from answers of the box that are there already, see `AutoTangent.fit`."""
+        arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+
+        def learn(kind: str, model: AutoTangent) -> None:
+            shown = self._specs[kind].inputs
+            each = zip(self._specs["all"].inputs, arrays, strict=False)  # models refuse another number
+            model.fit([array for spec, array in each if spec in shown], outputs, steps)
+
+        self._all_learn(learn)
 
     def improve(self) -> str | None:
         """Have the model in use do more, in words."""
@@ -130,6 +140,16 @@ class StagedTangent(Tangent):
             for model in models.values():
                 model.keep_within(self._most_bytes // len(models))
         return models
+
+    def _all_learn(self, learn: Callable[[str, AutoTangent], None]) -> None:
+        """All models learn; of two, the one whose learning fails is out."""
+        for kind, model in list(self._models.items()):
+            try:
+                learn(kind, model)
+            except TangentError:
+                if len(self._models) == 1:
+                    raise
+                self._settle(next(other for other in self._models if other != kind))
 
     def _settle(self, kind: str) -> None:
         """Go on with one model, which has the room of both."""

@@ -232,17 +232,7 @@ class ValueTangent(Tangent):
         name = f"{type(self).__name__}.fit"
         check_count(name, "steps", steps)
         asked, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
-        if (
-            not asked
-            or not answers
-            or len({t.shape[:1] for t in (*asked, *answers)}) != 1
-            or not asked[0].ndim
-        ):
-            raise ConfigurationError(
-                f"{name}: expected inputs and outputs with equally many rows first, got shapes "
-                f"{[tuple(t.shape) for t in asked]} and {[tuple(t.shape) for t in answers]}. Give what went "
-                "into the box and what came out."
-            )
+        refuse_row_counts(name, asked, answers)
         if box is None and len(asked) + len(answers) > 2:  # names say which output follows which input
             raise ConfigurationError(
                 f"{name}: expected the box where there are several inputs or outputs, got {len(asked)} and "
@@ -252,12 +242,7 @@ class ValueTangent(Tangent):
         answers = answers if box is None else without_copies(box.outputs, answers)
         output_specs = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
         output_specs = tuple(spec for spec in output_specs if spec.learned)
-        for kind, specs, arrays in (("inputs", input_specs, asked), ("outputs", output_specs, answers)):
-            if [spec.shape for spec in specs] != [tuple(array.shape[1:]) for array in arrays]:
-                raise ConfigurationError(
-                    f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in specs]}, got "
-                    f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
-                )
+        refuse_shapes(name, Specs(input_specs, output_specs), asked, answers)
         variables = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.differentiable]
         context = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.context]
         z, y = torch.cat(variables, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
@@ -271,10 +256,7 @@ class ValueTangent(Tangent):
             self.prior.know(input_specs)
         self._take(form, z, others, self._left(form, z, others, y))
         if not self._form:
-            raise ConfigurationError(
-                f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."
-                f"{last_cause()}"
-            )
+            raise none_finite(name, len(z))
         self.learn(steps)
 
     def start(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
@@ -313,6 +295,43 @@ class ValueTangent(Tangent):
             for squares in ((values.double().square().sum(dim=0)) for values in (y - form.followed(z), y))
         )
         return (step <= size).to(y)[groups.to(y.device)]
+
+
+def refuse_row_counts(name: str, asked: Sequence[Tensor], answers: Sequence[Tensor]) -> None:
+    """Refuse earlier answers that are not rows of equally many.
+
+    Raises:
+        ConfigurationError: there are no inputs or no outputs, or the counts of their rows differ.
+    """
+    if not asked or not answers or len({t.shape[:1] for t in (*asked, *answers)}) != 1 or not asked[0].ndim:
+        raise ConfigurationError(
+            f"{name}: expected inputs and outputs with equally many rows first, got shapes "
+            f"{[tuple(t.shape) for t in asked]} and {[tuple(t.shape) for t in answers]}. Give what went "
+            "into the box and what came out."
+        )
+
+
+def refuse_shapes(name: str, specs: Specs, asked: Sequence[Tensor], answers: Sequence[Tensor]) -> None:
+    """Refuse earlier answers of other shapes than the box's inputs and learned outputs.
+
+    Raises:
+        ConfigurationError: shapes differ.
+    """
+    learned = [spec for spec in specs.outputs if spec.learned]
+    for kind, each, arrays in (("inputs", specs.inputs, asked), ("outputs", learned, answers)):
+        if [spec.shape for spec in each] != [tuple(array.shape[1:]) for array in arrays]:
+            raise ConfigurationError(
+                f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in each]}, got "
+                f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
+            )
+
+
+def none_finite(name: str, count: int) -> ConfigurationError:
+    """Return the error for earlier answers without a row that is finite."""
+    return ConfigurationError(
+        f"{name}: expected rows with finite numbers, got none among {count}. See why the box fails."
+        f"{last_cause()}"
+    )
 
 
 def _flat(array: Tensor) -> Tensor:

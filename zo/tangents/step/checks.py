@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -55,7 +55,11 @@ def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
 
 
 def refuse_not_finite(
-    gradients: Sequence[Tensor], errors: Sequence[float | None], far: Collection[int], step: int
+    gradients: Sequence[Tensor],
+    errors: Sequence[float | None],
+    far: Collection[int],
+    step: int,
+    grown: Callable[[], str | None],
 ) -> None:
     """Refuse a gradient with NaN or infinity in it.
 
@@ -64,6 +68,7 @@ def refuse_not_finite(
         errors: the error of the prediction of each call.
         far: the numbers of calls, from 1 on, with rows left out since they were too far from the prediction.
         step: the number of the step.
+        grown: a function that says whether the gradient grew on its way back, see `zo.tangents.step.growth`.
 
     Raises:
         NonFiniteGradientError: there is one.
@@ -71,6 +76,9 @@ def refuse_not_finite(
     device = gradients[0].device  # of flags, for which the host waits once
     if torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
         return
+    what = f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss."
+    if (growth := grown()) is not None:
+        raise NonFiniteGradientError(f"{what} {growth}")
     pairs = enumerate(errors, start=1)
     worse = [str(n) for n, error in pairs if n in far or (error is not None and not error <= 1.0)]
     why = "See roots, logarithms and divisions by zero in network and objective"
@@ -82,8 +90,8 @@ def refuse_not_finite(
             "zero in network and objective"
         )
     raise NonFiniteGradientError(
-        f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss. {why}. Go on "
-        "with the next batch; where that comes again and again, bound what the network sends to boxes."
+        f"{what} {why}. Go on with the next batch; where that comes again and again, bound what the network "
+        "sends to boxes."
     )
 
 

@@ -33,6 +33,7 @@ from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import checks
+from zo.tangents.step.growth import grown
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check
@@ -322,8 +323,9 @@ class Evaluation:
         self._turns.look()
         checks.refuse_dependent_rows(back.loss, self.losses, self.survived)
         far = () if self.outlying is None else self.outlying.calls
-        checks.refuse_not_finite(back.gradients, errors, far, number)
-        return StepGradient(self.step, self.boxes, window, at_calls, back, self._before)
+        found = StepGradient(self.step, self.boxes, window, at_calls, back, self._before)
+        checks.refuse_not_finite(back.gradients, errors, far, number, lambda: grown(found))
+        return found
 
 
 @contextmanager

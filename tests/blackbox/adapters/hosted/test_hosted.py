@@ -266,6 +266,33 @@ class TestGradients:
         assert cosine(grad(net), exact) > 0.999
         assert abs(float(grad(net).norm() / exact.norm()) - 1) < 0.02
 
+    def test_a_population_trains_by_the_runs_of_one_training(self, tmp_path):
+        """Members other than the leader have the recorded runs, and no program starts for them."""
+        net, host = network(), hosted(tmp_path, LINEAR)
+        wanted, cases = torch.tensor([0.5, -0.5], dtype=torch.float64), torch.arange(3)
+
+        def loss_of(x):
+            return (x - wanted).square().mean(dim=(1, 2))
+
+        gradient = zo.TangentGradient(
+            net,
+            lambda net, b: loss_of(host.run(b[0], closure=net, dtype=torch.float64).closure.x),
+            boxes=[host],
+            seed=0,
+            limits=zo.tangents.Limits(replays=1, check_every=None),
+        )
+        optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+        population = zo.Population(gradient, optimizer, steps=8, factors=(1.0, 16.0))
+        assert population.without is not None and "goes on from another row's answer" in population.without
+        before = loss_of(twin(net, cases)[:, :-1]).mean()
+        for _ in range(8):
+            population.step((cases,))
+        assert population.leader == "rate 16"
+        assert loss_of(twin(net, cases)[:, :-1]).mean() < 0.7 * before
+        assert host.counts.started == 8 * 3 and not host.counts.replays
+        assert host.ledger.rows_run == gradient.counts.rows == 8 * 3 * 4
+        host.close()
+
     @pytest.mark.slow
     def test_a_result_of_the_end_has_a_gradient(self, tmp_path):
         text = LINEAR + 'bb_host.output("cost", doubles(x[0] + 2 * x[1]))'

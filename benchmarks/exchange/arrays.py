@@ -1,10 +1,6 @@
-"""What it costs that a program asks for its network: exchanges a second, and bytes.
+"""Arrays of doubles that a program in C sends and gets, again and again, as a solver does for its closure.
 
-    python -m benchmarks exchange --size ci       a few exchanges; written nowhere
-    python -m benchmarks exchange --size small    the table
-
-A program in C sends an array of doubles and gets one of the same size back, again and again, as a solver does
-for its closure. What is timed, in turn, by the program's own clock:
+What is timed, in turn, by the program's own clock:
 
 - *pipe ping-pong*: two processes in C, two pipes, and nothing else: what any coupling of two processes takes.
 - *bb_host, messages*: `bb_exchange`, answered by the trainer's end of the line alone.
@@ -22,12 +18,11 @@ from __future__ import annotations
 import math
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -37,7 +32,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import protocol
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from blackbox.adapters.hosted import wire
@@ -111,9 +105,14 @@ int main(int count, char **words) {
 )
 
 
+def client_folder() -> Path:
+    """Where the clients are."""
+    return Path(str(files("blackbox.adapters.hosted") / "client"))
+
+
 def built(folder: Path) -> tuple[Path, Path]:
     """Both programs."""
-    client = Path(str(files("blackbox.adapters.hosted") / "client"))
+    client = client_folder()
     for name, text in (("ping", PING), ("ask", ASK)):
         (folder / f"{name}.c").write_text(text)
     subprocess.run(["cc", "-O2", "ping.c", "-o", "ping"], cwd=folder, check=True)
@@ -232,9 +231,9 @@ def measured(sizes: dict[int, int], rounds: int) -> dict[str, dict[str, Any]]:
             processors: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(rounds):
                 for name, (exchanges, run) in runs.items():
-                    before = _processor()
+                    before = processor()
                     walls[name].append(run() / exchanges)
-                    processors[name].append((_processor() - before) / exchanges)
+                    processors[name].append((processor() - before) / exchanges)
             found[str(size)] = {
                 "microseconds": {name: 1e6 * statistics.median(each) for name, each in walls.items()},
                 "of the processor": {
@@ -244,25 +243,10 @@ def measured(sizes: dict[int, int], rounds: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _processor() -> float:
+def processor() -> float:
     """Seconds of all processors, of this process and those that have ended."""
     used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def main(words: Sequence[str]) -> None:
-    """The command line."""
-    asked = protocol.options("exchange", __doc__).parse_args(words)
-    torch.set_num_threads(1)
-    if shutil.which("cc") is None:
-        print("exchange: expected a C compiler on the PATH, got none. apt-get install gcc libc6-dev")
-        return
-    if asked.size == "ci":
-        print(table(measured({128: 20}, 1)))
-        return
-    results = measured(SIZES, ROUNDS)
-    protocol.write("exchange", words, {"sizes": results}, protocol.path("exchange", asked.size))
-    print(table(results))
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
