@@ -69,6 +69,11 @@ class Progress(Silence):
         self._ends.append((step, self._clock(), self._metrics.get(IN_BOXES, math.nan)))
         self._show_update()
 
+    def resize(self, steps: int) -> None:
+        """The stage has another number of steps than it began with."""
+        self._steps = steps
+        self._show_resize()
+
     def end(self) -> None:
         """The stage is done, or given up."""
         self._show_end()
@@ -118,6 +123,8 @@ class Progress(Silence):
         """Tidy up; errors go on."""
 
     def _show_begin(self) -> None: ...
+
+    def _show_resize(self) -> None: ...
 
     def _show_update(self) -> None: ...
 
@@ -227,6 +234,9 @@ class LiveProgress(Progress):
         self._bar = self._bars.add_task(
             plain(self._stage), total=self._steps, completed=self._step, figures=""
         )
+
+    def _show_resize(self) -> None:
+        self._bars.update(self._bar, total=self._steps)
 
     def _show_update(self) -> None:
         self._bars.update(self._bar, completed=self._step, figures=self._figures())

@@ -18,6 +18,9 @@ class Silence:
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         """`step` steps are done."""
 
+    def resize(self, steps: int) -> None:
+        """The stage has another number of steps than it began with."""
+
     def end(self) -> None:
         """The stage is done, or given up."""
 

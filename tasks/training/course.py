@@ -1,4 +1,8 @@
-"""`Course`: the steps of a training, and its progress: fewer steps where time or rows run out before."""
+"""`Course`: the steps of a training, and its progress: fewer steps where time or rows run out before.
+
+The first steps learn the most and are slow. Where time cut a training by their pace, and later steps are
+faster, it gets steps back.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,13 @@ from typing import Any
 LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
 CHECKED = 4  # times the rows that a step needs: what one with a check may take
 LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
+EARLY = 1.25  # times the steps that are left: where seconds are enough for so many again, they become more
 
 
 class Course:
     """The steps of a training; a budget leaves fewer of them where they take more than was planned.
+
+    Steps that a limit in time took come back where later steps are faster, up to the plan.
 
     Decisions are in `state_dict`, so that a training goes on with them whatever the clock says then.
 
@@ -38,6 +45,7 @@ class Course:
         checks: Callable[[], int] | None = None,
     ) -> None:
         self.steps, self._seconds, self._rows_left, self._checks = steps, seconds, rows_left, checks
+        self._planned = steps
         self.is_tight, self._checked, self._needed = False, 0, 0  # checks so far; rows of a step without
         self._since, self._angle = 0, 0.0  # the step of the last decision, and the schedule's angle there
         self._ends, self._spent = deque[float](maxlen=LATEST + 1), deque[int](maxlen=LATEST + 1)
@@ -52,29 +60,42 @@ class Course:
         """Return a schedule's progress before a step, from 0 to pi; fewer steps make no jump in it."""
         return self._angle + (math.pi - self._angle) * (step - self._since) / (self.steps - self._since)
 
-    def is_cut(self, step: int, seconds: float) -> bool:
-        """Say whether there are fewer steps from here on.
+    def changes(self, step: int, seconds: float) -> bool:
+        """Say whether there are fewer or more steps from here on.
 
         Args:
             step: How many steps are done.
             seconds: The time that they took, in earlier processes too.
         """
         self._ends.append(seconds)
-        more = math.inf
-        if self._seconds is not None:
-            more = self._more(step, self._seconds - seconds, self._ends, LATE)
+        more = left = self.steps - step
+        if self._seconds is not None and left:
+            rest = self._seconds - seconds
+            enough = _enough(rest, _pace(self._ends))
+            is_late, was_cut = LATE * enough < left, self.steps < self._planned
+            if rest <= 0:
+                more = 0
+            elif is_late or (was_cut and enough >= EARLY * LATE * left):
+                more = max(1, int(min(enough / LATE, self._planned - step)))
         if self._rows_left is not None:
-            left = self._rows_left()
-            self._spent.append(-left)
-            self._note_rows(step)
-            self.is_tight = self._checks is not None and left < max(self._most, CHECKED * self._needed)
-            needed = self._most if self._checks is None else self._needed
-            more = min(more, self._more(step, left, self._spent, 1.0) if left >= max(1, needed) else 0)
-        if step + more >= self.steps:
+            more = min(more, self._by_rows(step))
+        if more == left:
             return False
         self._angle, self._since = self.angle(step), step
-        self.steps = step + int(more)
+        self.steps = step + more
         return True
+
+    def _by_rows(self, step: int) -> int:
+        """The steps that the rows left are enough for; whether the next one has rows for checks."""
+        assert self._rows_left is not None
+        left = self._rows_left()
+        self._spent.append(-left)
+        self._note_rows(step)
+        self.is_tight = self._checks is not None and left < max(self._most, CHECKED * self._needed)
+        needed = self._most if self._checks is None else self._needed
+        if left < max(1, needed):
+            return 0
+        return max(1, int(min(_enough(left, _pace(self._spent)), self._planned)))
 
     def _note_rows(self, step: int) -> None:
         """Note what the last step took, and would have taken without its checks."""
@@ -85,30 +106,27 @@ class Course:
             if step > 1:  # in the first one there are most checks
                 self._most = max(self._most, took)
 
-    def _more(self, step: int, left: float, marks: Sequence[float], late: float) -> float:
-        """The steps that the rest of a budget is enough for, at the pace of the last ones.
-
-        Args:
-            step: How many steps are done.
-            left: The rest of the budget.
-            marks: The part of the budget spent after each of the last steps.
-            late: How many times the rest the remaining steps may take before they become fewer.
-        """
-        each = [later - earlier for earlier, later in pairwise(marks)]
-        if left <= 0:
-            return 0
-        if len(each) < FEWEST or (self.steps - step) * median(each) <= late * left:
-            return math.inf
-        return max(1, int(left / (late * median(each))))
-
     def state_dict(self) -> dict[str, Any]:
         """Save the decisions, the limit in time, and the rows of a step, at most and without checks."""
         decided = {"steps": self.steps, "since": self._since, "angle": self._angle, "tight": self.is_tight}
+        decided["planned"] = self._planned
         rows = {"most": self._most, "needed": self._needed, "checked": self._checked}
         return {**decided, **rows, "seconds": self._seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was decided."""
         self.steps, self._since, self._angle = state["steps"], state["since"], state["angle"]
+        self._planned = state["planned"]
         self._most, self._needed, self._checked = state["most"], state["needed"], state["checked"]
         self.is_tight, self._seconds = state["tight"], state["seconds"]
+
+
+def _pace(marks: Sequence[float]) -> float | None:
+    """What a step takes, the median of the last ones; None after fewer than three."""
+    each = [later - earlier for earlier, later in pairwise(marks)]
+    return None if len(each) < FEWEST else median(each)
+
+
+def _enough(left: float, pace: float | None) -> float:
+    """The steps that a budget is enough for; infinite where the pace is not known."""
+    return math.inf if pace is None or pace <= 0 else max(0.0, left) / pace

@@ -33,6 +33,8 @@ from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
 from zo.tangents.models.lessons import listening
 
+TOLD = 0.1  # share of the steps by which they change, from which on it is said
+
 
 def train(
     run: Run,
@@ -116,22 +118,22 @@ def train(
         if carried.restore():
             recall(group.journal_folder(run.path), boxes, stage)
             return carried.outcome
-        with work.going_on(steps, state, progress):
+        course = Course(steps) if course is None else course
+        with work.going_on(course.steps, state, progress):
             if not carried.restored and begin is not None:
                 work.prepare(begin)
             if not carried.restored or carried.pending:
                 work.validate(validate, windows)
                 work.save_where_due()
-            course = Course(steps) if course is None else course
             while (done := carried.outcome.step + 1) <= course.steps:
                 work.stop_where_asked()
                 work.take(step)
-                cut = work.cuts(course)
+                changed = work.changes(course)
                 due = done == course.steps or done % validate_every == 0
                 if due:
                     work.validate(validate, windows)
                 if done < course.steps:
-                    work.save_where_due(anyway=cut or due)
+                    work.save_where_due(anyway=changed or due)
                     work.forget_queries()
             work.finish()
     return carried.outcome
@@ -258,15 +260,19 @@ class _StageAtWork:
         if perf_counter() - self._looked >= INTERVAL:
             self._say_changed_files()
 
-    def cuts(self, course: Course) -> bool:
-        """Say whether the budget leaves fewer steps from here on."""
+    def changes(self, course: Course) -> bool:
+        """Say whether the budget leaves fewer or more steps from here on."""
         outcome, steps = self._stage.outcome, course.steps
         seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
-        if not course.is_cut(outcome.step, seconds):  # by one clock in all processes
+        if not course.changes(outcome.step, seconds):  # by one clock in all processes
             return False
+        self._progress.resize(course.steps)
+        if abs(course.steps - steps) < TOLD * steps:
+            return True
+        change = "more" if course.steps < steps else "less"
         self._progress.say(
-            f"{self._name}: steps take more than was thought; the budget is enough for {course.steps:,} of "
-            f"{steps:,}, and the learning rate ends with them."
+            f"{self._name}: steps take {change} than was thought; the budget is enough for {course.steps:,} "
+            f"in place of {steps:,}, and the learning rate ends with them."
         )
         return True
 

@@ -71,6 +71,21 @@ def test_steps_that_become_slower_are_the_pace_of_those_that_are_left():
         assert lefts[step] == f"{duration((115 - step) * pace)} left"
 
 
+def test_the_time_left_is_that_of_the_steps_that_a_budget_left():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/population", 816)
+    for step in range(1, 22):
+        clock.now += 1
+        if step == 4:
+            progress.resize(70)
+        progress.update(step, {"loss": 1.0})
+    assert [line.rpartition(", ")[-1] for line in stream.getvalue().splitlines()[1:]] == [
+        "1 min 00 s left",
+        "50 s left",
+    ]
+    assert "step 20 of 70" in stream.getvalue()
+
+
 def test_of_the_time_left_that_beside_the_boxes_is_said():
     progress, stream, clock = plain()
     progress.begin("seed-0/tangents", 100)
@@ -164,10 +179,11 @@ def test_live_bars_show_the_figures_and_let_text_through():
         progress.begin("seed-0/zo-sol", 10)
         progress.update(4, {"loss": 0.25, "rows": 1234})
         progress.say("[not markup] 3")
+        progress.resize(7)
         progress.end()
     text = stream.getvalue()
     assert "seed-0/zo-sol" in text
-    assert "4 of 10" in text
+    assert "4 of 7" in text
     assert "loss 0.25, 1,234 rows" in text
     assert "[not markup] 3" in text
 

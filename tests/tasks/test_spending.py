@@ -236,11 +236,28 @@ def test_a_schedule_has_no_jump_where_steps_become_fewer():
             break
         angles.append(course.angle(step))
         seconds += 0.4 if step < 20 else 2.0
-        course.is_cut(step + 1, seconds)
+        course.changes(step + 1, seconds)
     assert len(angles) < 60 and seconds <= 60 * 1.1
     assert angles[:20] == [math.pi * step / 100 for step in range(20)]  # as without a limit
     steps = [later - before for before, later in pairwise(angles)]
     assert min(steps) > 0 and max(steps) < 6 * math.pi / 100 and angles[-1] > 0.9 * math.pi
+
+
+def test_steps_that_slow_first_ones_took_come_back_and_the_time_is_used():
+    course, seconds, angles, most = Course(100, 60.0), 0.0, [], []
+    for step in range(1000):
+        if step == course.steps:
+            break
+        angles.append(course.angle(step))
+        seconds += 4.0 if step < 6 else 0.5
+        course.changes(step + 1, seconds)
+        most.append(course.steps)
+        again = Course(100, 60.0)
+        again.load_state_dict(course.state_dict())
+        assert (again.steps, again.angle(step)) == (course.steps, course.angle(step))
+    assert min(most) < 20 and course.steps > 60 and 50 < seconds <= 60 * 1.1
+    turns = [later - before for before, later in pairwise(angles)]
+    assert min(turns) > 0 and angles[-1] > 0.9 * math.pi
 
 
 @pytest.mark.parametrize("checked", [{0: 1}, {0: 1, 4: 3, 9: 1}, {0: 1, 8: 3, 10: 1}, {0: 1, 13: 3}])
@@ -248,11 +265,11 @@ def test_rows_that_are_too_few_for_a_check_are_taken_by_steps(checked):
     """A step needs 8 rows, and each query of its check as many."""
     left, queries, step = 128, 0, 0
     course = Course(20, None, lambda: left, lambda: queries)
-    course.is_cut(0, 0.0)
+    course.changes(0, 0.0)
     while step < course.steps:
         more = 0 if course.is_tight else checked.get(step, 0)
         queries, left, step = queries + more, left - 8 * (1 + more), step + 1
-        course.is_cut(step, 0.0)
+        course.changes(step, 0.0)
         again = Course(20, None, lambda: 0, lambda: 0)
         again.load_state_dict(course.state_dict())
         assert (again.steps, again.is_tight) == (course.steps, course.is_tight)
