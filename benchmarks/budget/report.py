@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from statistics import median, quantiles
 from typing import Any
@@ -82,6 +83,7 @@ def trainings(share: float) -> list[dict[str, Any]]:
                     "regret": own / min(without) if without else None,
                     "in training": mine["rows in training"] / mine["rows"],
                     "time": mine["seconds"] / tuned["seconds"],
+                    "warnings": _count(mine["warnings"]),
                     "even": 1000 * (mine["seconds"] - tuned["seconds"]) / (tuned["rows"] - mine["rows"]),
                     **ratio,
                 }
@@ -106,9 +108,8 @@ def _of(share: float) -> str:
         cells = [name, first["kind"], first["rules"], f"{len(several)}", f"{first['rates']}", led]
         numbers = ["own", *RIVALS, "regret", "in training", "time"]
         lines.append("| " + " | ".join([*cells, *(_middle(several, number) for number in numbers)]) + " |")
-    return "\n".join(
-        [*lines, "", *(f"{_summary(part, share, name)}\n" for name, part in parts(found).items())]
-    )
+    summaries = (f"{_summary(part, share, name)}\n" for name, part in parts(found).items())
+    return "\n".join([*lines, "", *summaries, f"- **Warnings**: {_of_warnings(found)}.\n"])
 
 
 def parts(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -171,6 +172,27 @@ def _regret(found: list[dict[str, Any]]) -> str:
         f"regret {median(regrets):.2f} in the median of {counted(len(regrets), 'training')}, {nine:.2f} in "
         f"nine of ten, {regrets[-1]:.2f} at worst"
     )
+
+
+def warned(found: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Trainings, and those among them that end above `FAR`, by how many warnings a training had."""
+    groups = {"none": (0, 0), "one": (1, 1), "more": (2, math.inf)}
+    ends = {
+        name: [one["own"] > FAR for one in found if a <= one["warnings"] <= b]
+        for name, (a, b) in groups.items()
+    }
+    return {name: (len(some), sum(some)) for name, some in ends.items()}
+
+
+def _of_warnings(found: list[dict[str, Any]]) -> str:
+    by_count = warned(found)
+    told = (f"{bad} of {count} with {name}" for name, (count, bad) in by_count.items() if count)
+    return f"above {FAR:g} end {', '.join(told)}"
+
+
+def _count(warnings: int | list[str]) -> int:
+    """The number of warnings, whose words were not noted at first."""
+    return warnings if isinstance(warnings, int) else len(warnings)
 
 
 def _names(found: list[dict[str, Any]]) -> Mapping[str, None]:

@@ -21,12 +21,15 @@ Lags and delays are of Lorenz's system of 1996 (8 cells, Runge-Kutta, dt .01), 1
 reference is of a mass behind a PID; stages are of Burgers' equation. Batches of 8, Adam. The oracle is
 autograd through the same program in PyTorch: first order is trained with it at several rates, and the table
 has the error on cases that were not trained on, over that of first order at its best rate. A cosine is that
-of a step's gradient with the exact one, at the weights as they are. What was measured is not measured again.
+of a step's gradient with the exact one, at the weights as they are. "Late" is first order that does nothing
+for as many steps as the training had no gradient: what the wait costs by itself. What was measured is not
+measured again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,8 +68,13 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 }
 
 
-def trained(program: Program, seed: int, rate: float, *, exact: bool, steps: int) -> dict[str, Any]:
-    """Train once, and return error, rows, cosines, steps without a gradient and warnings."""
+def trained(
+    program: Program, seed: int, rate: float, *, exact: bool, steps: int, idle: int = 0
+) -> dict[str, Any]:
+    """Train once, and return error, rows, cosines, steps without a gradient and warnings.
+
+    In its first `idle` steps first order does nothing.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = program.network()
@@ -83,7 +91,8 @@ def trained(program: Program, seed: int, rate: float, *, exact: bool, steps: int
             batch = program.batch(generator, BATCH, False)
             optimizer.zero_grad()
             if gradient is None:
-                program.twin(network, batch).mean().backward()
+                if step >= idle:
+                    program.twin(network, batch).mean().backward()
             else:
                 gradient.backward(batch)
                 if weights[0].grad is None:
@@ -118,7 +127,14 @@ def compared(name: str, seed: int, steps: int | None = None) -> dict[str, Any]:
     learned = trained(program, seed, rate, exact=False, steps=steps)
     program.host.close()
     over = learned["error"] / first[rate]
-    return {"rate": rate, "first": first[rate], "over": over, **learned, "commit": protocol.commit()}
+    run = {"rate": rate, "first": first[rate], "over": over, **learned, "commit": protocol.commit()}
+    return run | {"late": late(program, seed, run, steps)}
+
+
+def late(program: Program, seed: int, run: dict[str, Any], steps: int) -> float:
+    """The error of first order that waits as long as a training did, over that of first order."""
+    waited = trained(program, seed, run["rate"], exact=True, steps=steps, idle=run["without"])
+    return float(waited["error"] / run["first"])
 
 
 def main(words: Sequence[str]) -> None:
@@ -141,14 +157,20 @@ def main(words: Sequence[str]) -> None:
             runs = results.setdefault(name, [])
             if len(runs) == count:
                 runs.append(compared(name, seed))
-                protocol.write("closed_loop", words, {"seeds": SEEDS, "programs": results}, path)
-                print(line(name, runs), flush=True)
+            elif "late" not in runs[count]:
+                program = PROGRAMS[name]()
+                runs[count]["late"] = late(program, seed, runs[count], program.steps)
+                program.host.close()
+            else:
+                continue
+            protocol.write("closed_loop", words, {"seeds": SEEDS, "programs": results}, path)
+            print(line(name, runs), flush=True)
     print(HEAD + "\n".join(line(name, results[name]) for name in asked.programs))
 
 
 HEAD = (
-    "| program | error over first order's | steps without a gradient | cosine, length at steps "
-    f"{', '.join(map(str, LOOK))} | warnings |\n| --- | --- | --- | --- | --- |\n"
+    "| program | error over first order's | late | steps without a gradient | cosine, length at steps "
+    f"{', '.join(map(str, LOOK))} | warnings |\n| --- | --- | --- | --- | --- | --- |\n"
 )
 
 
@@ -160,6 +182,7 @@ def line(name: str, runs: Sequence[dict[str, Any]]) -> str:
             *(
                 (
                     f"{run['over']:.2f}",
+                    f"{run.get('late', math.nan):.2f}",
                     run["without"],
                     " ".join(
                         "{:.2f}/{:.2f}".format(*run["cosines"][str(s)]) if str(s) in run["cosines"] else "-"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.budget.report import headline, parts, trainings
+from benchmarks.budget.report import headline, parts, trainings, warned
 from benchmarks.figures.rows import SHARES
 from benchmarks.figures.summaries import middle
 
@@ -26,6 +26,8 @@ def figures() -> dict[str, float]:
                 name, found = f"command.{mark}{ending}", by_part[part]
                 values |= _at(name, found)
                 values |= {f"{name}.{key}".rstrip("."): value for key, value in headline(found).items()}
+                for number, (count, bad) in warned(found).items():
+                    values |= {f"{name}.warned.{number}": count, f"{name}.warned.{number}.bad": bad}
     return values
 
 
