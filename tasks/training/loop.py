@@ -33,7 +33,7 @@ from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
 from zo.tangents.models.lessons import listening
 
-TOLD = 0.1  # share of the steps by which they change, from which on it is said
+TOLD = 1 / 3  # share of the steps by which they change, from which on it is said
 
 
 def train(
