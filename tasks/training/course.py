@@ -16,7 +16,7 @@ from typing import Any
 LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
 CHECKED = 4  # times the rows that a step needs: what one with a check may take
 LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
-EARLY = 1.5  # times the steps that are left: where seconds are enough for so many, they become more; decision 229
+EARLY = 1.5  # times the steps left: where seconds are enough for so many, they become more; decision 229
 
 
 class Course:
