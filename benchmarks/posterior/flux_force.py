@@ -32,7 +32,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from time import process_time
 from typing import Any
 
 import numpy as np
@@ -343,11 +342,9 @@ def main(words: Sequence[str]) -> None:
                 key = f"{name}, problem {number}, seed {seed}"
                 if key in results:
                     continue
-                began = process_time()
                 results[key] = method(problem(number), seed)
-                results[key]["seconds"] = round(process_time() - began, 1)
                 print(key, results[key], flush=True)
-        protocol.write("flux_force", words, {"results": results}, FILE)
+            protocol.write("flux_force", words, {"results": results}, FILE)
     atomic.write_bytes(FILE.with_suffix(".md"), table(results).encode())
 
 
