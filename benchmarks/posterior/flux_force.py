@@ -21,7 +21,7 @@ Ensembles are of TEKI with steps of length one, the script's, or by the data mis
 Ours are `zo.fit_field` over the weights from the prior's mean, one run for each evaluation; the objective is
 the square of the miss and the prior's. The box is from forcing to statistics, and the network in front of it
 keeps its derivative; or all of it is the box. Where neither a ring nor a grid is said, a `KernelTangent`
-first learns from 40 draws of the prior. Results go into `benchmarks/results/posterior/flux_force.json` as
+first learns from 40 draws of the prior, without which it stalls after one run. Results go into `benchmarks/results/posterior/flux_force.json` as
 they come, and what is there is not measured again. `flux_force.md` beside it has the table.
 """
 
@@ -71,13 +71,7 @@ SMALL, CI = Setting(), Setting(20, 50, 150, 40, 3, 30)
 
 
 def march(state: Array, forcing: Array, steps: int) -> tuple[Array, Array]:
-    """Lorenz-96 by the classical Runge-Kutta method: last states, and means and deviations of each cell.
-
-    Args:
-        state: `(rows, cells)`.
-        forcing: of each cell, `(rows, cells)`.
-        steps: how many.
-    """
+    """Lorenz-96 by the classical Runge-Kutta method, rows first: last states, and means and deviations."""
     x, force = state.T.copy(), np.ascontiguousarray(forcing.T)
     ring = np.empty((len(x) + 3, x.shape[1]))
     first, total, squares = x, np.zeros_like(x), np.zeros_like(x)
@@ -126,10 +120,6 @@ def fitted(weights: Tensor, wanted: Callable[[Tensor], Tensor], steps: int, draw
 
 class Problem:
     """Data and their noise, the prior, and runs.
-
-    Args:
-        setting: its sizes.
-        seed: of all that is drawn for it.
 
     Attributes:
         place: of each cell, what the network sees.
@@ -186,19 +176,7 @@ class Problem:
 def found(
     problem: Problem, weights: Array, rows: int, missed: list[float], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The judgement of a method's weights.
-
-    Args:
-        problem: that they are for.
-        weights: of the network.
-        rows: runs that the method took.
-        missed: by its run at each evaluation.
-        rng: of the starts of `FRESH` more runs.
-
-    Returns:
-        These; whether the last run missed by less than one; what fresh runs miss on average; and by how much
-        the forcing is off, root mean square.
-    """
+    """What a method took and found, what fresh runs miss by its weights, and the forcing's error."""
     forcing, exact = problem.forcing(weights[None]), problem.forcing(problem.truth[None].numpy())
     fresh = float(problem.missed(problem.run(forcing.repeat(FRESH, 0), rng)).mean())
     off = float(np.sqrt(np.square(forcing - exact).mean()))
@@ -240,13 +218,7 @@ def ensemble(problem: Problem, seed: int, members: int, *, by_misfit: bool = Fal
 
 
 class Runs(BlackBoxFunction):
-    """Statistics by forcing `(1, cells)`, or by weights.
-
-    Args:
-        problem: whose runs.
-        kind: "ring", "grid" or "cells" of forcing, as its spec says; "weights".
-        rng: of the starts.
-    """
+    """Statistics by forcing, whose spec says "ring", "grid" or nothing of its "cells", or by "weights"."""
 
     def __init__(self, problem: Problem, kind: str, rng: np.random.Generator) -> None:
         super().__init__()
@@ -358,7 +330,7 @@ def table(results: dict[str, Any]) -> str:
             if not of:
                 continue
             rows = [r["rows"] if r["arrived"] else np.inf for r in of]
-            cells = [f"{r:,.0f}" if np.isfinite(r) else "-" for r in (statistics.median(rows), max(rows))]
+            cells = [f"{r:g}" if np.isfinite(r) else "-" for r in (statistics.median(rows), max(rows))]
             means = [f"{statistics.fmean(r[key] for r in of):.2f}" for key in ("fresh", "off")]
             arrived = f"{sum(r['arrived'] for r in of)} of {len(of)}"
             lines.append((words, str(PROBLEMS.index(number) + 1), arrived, *cells, *means))
