@@ -21,8 +21,9 @@ Ensembles are of TEKI with steps of length one, the script's, or by the data mis
 Ours are `zo.fit_field` over the weights from the prior's mean, one run for each evaluation; the objective is
 the square of the miss and the prior's. The box is from forcing to statistics, and the network in front of it
 keeps its derivative; or all of it is the box. Where neither a ring nor a grid is said, a `KernelTangent`
-first learns from 40 draws of the prior, without which it stalls after one run. Results go into `benchmarks/results/posterior/flux_force.json` as
-they come, and what is there is not measured again. `flux_force.md` beside it has the table.
+first learns from 40 draws of the prior, without which it stalls after one run. Results go into
+`benchmarks/results/posterior/flux_force.json` as they come, and what is there is not measured again.
+`flux_force.md` beside it has the table.
 """
 
 from __future__ import annotations
