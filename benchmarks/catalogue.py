@@ -376,6 +376,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"posterior/reference.json": SMALL},
         ),
         Benchmark(
+            "flux_force",
+            "docs/howto/fit_a_field.md: runs until the statistics of a chaotic run are met, beside ensembles",
+            "posterior.flux_force:main",
+            "20 minutes",
+            seeds=10,
+            results={"posterior/flux_force.json": SMALL},
+        ),
+        Benchmark(
             "calibration",
             "docs/howto/posterior.md: ranks of what data were made of, among draws of zo.sample",
             "posterior.calibration:main",
