@@ -260,13 +260,14 @@ def table(runs: dict[str, Any]) -> str:
                 done[label]["ratio"] / done[DEFAULT]["ratio"] for done in seeds.values() if label in done
             )
             cells.append(f"{statistics.median(each['ratio'] for each in found):.2f}")
-            kinds += [", ".join(each["kind"] for each in found)] * (label == TWIN)
+            kinds += [", ".join(each["kind"] for each in found)] * (label in USUAL[1:])
         lines.append((name, str(len(seeds)), *cells, *kinds))
     pieces = [
         f"Error at {SHARE} of the rows over that of tuned first order with all of them, medians over seeds. "
         "Columns say what is put under the default: nothing, a twin, or the twin with the wrong sign. "
-        "The last has the model in use at the end, for each seed: `prior` is the twin and what is above it.",
-        protocol.markdown(("problem", "seeds", *labels, "used with the twin"), lines),
+        "The last two have the model in use at the end, for each seed: `prior` is what is put under it and "
+        "the rest above that.",
+        protocol.markdown(("problem", "seeds", *labels, *(f"used, {label}" for label in USUAL[1:])), lines),
         *(_said(label, over[label]) for label in labels if label != DEFAULT and over[label]),
     ]
     return "\n\n".join(pieces) + "\n"

@@ -74,7 +74,7 @@ def test_a_seed_that_lacks_a_prior_is_not_in_the_table():
             "bicycle": {"3": done(1.0)},
         }
     )
-    assert "| filter | 2 | 3.00 | 1.00 | 3.00 | prior, prior |" in text
+    assert "| filter | 2 | 3.00 | 1.00 | 3.00 | prior, prior | prior, prior |" in text
     assert "bicycle |" not in text
     over = 0.375, 4.0
     mean = math.sqrt(over[0] * over[1])
