@@ -260,7 +260,8 @@ def table(runs: dict[str, Any]) -> str:
                 done[label]["ratio"] / done[DEFAULT]["ratio"] for done in seeds.values() if label in done
             )
             cells.append(f"{statistics.median(each['ratio'] for each in found):.2f}")
-            kinds += [", ".join(each["kind"] for each in found)] * (label in USUAL[1:])
+            if label in USUAL[1:]:
+                kinds.append(", ".join(each["kind"] for each in found))
         lines.append((name, str(len(seeds)), *cells, *kinds))
     pieces = [
         f"Error at {SHARE} of the rows over that of tuned first order with all of them, medians over seeds. "
