@@ -301,6 +301,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"posterior/inputs.json": SMALL},
         ),
         Benchmark(
+            "twins",
+            "docs/howto/twin.md: what a twin under a learned rest is worth in training",
+            "rows.twins:main",
+            "an hour",
+            seeds=2,
+            results={"twins.json": SMALL},
+        ),
+        Benchmark(
             "size",
             "docs/applications/learned_tangents.md: seconds and memory of tangents against cells",
             "size:main",

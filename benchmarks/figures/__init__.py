@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 
 from benchmarks import protocol
-from benchmarks.figures import applications, budget, checks, closed_loop, mosaic, rows, tangents
+from benchmarks.figures import applications, budget, checks, closed_loop, mosaic, rows, tangents, twins
 from tasks.folder import atomic
 
 FILE = protocol.RESULTS / "figures.json"
@@ -21,7 +21,7 @@ FILE = protocol.RESULTS / "figures.json"
 
 def computed() -> dict[str, float]:
     """All figures by name, in the order of the alphabet, to six digits."""
-    groups = (rows, budget, tangents, checks, closed_loop, applications, mosaic)
+    groups = (rows, budget, tangents, checks, closed_loop, applications, mosaic, twins)
     every = {name: value for group in groups for name, value in group.figures().items()}
     return {name: _rounded(every[name]) for name in sorted(every)}
 

@@ -23,6 +23,7 @@ from zo.tangents import (
     KernelTangent,
     MLPTangent,
     ModelTangent,
+    SelectedTangent,
     StencilTangent,
     Tangent,
 )
@@ -350,3 +351,37 @@ def test_a_model_is_not_judged_by_its_values() -> None:
     assert ModelTangent(twin).expect(rows) is None
     assert "prior" not in repr(KernelTangent())
     assert "prior" not in KernelTangent().state_dict()
+
+
+@pytest.mark.parametrize(("sign", "above"), [(1, True), (-1, False)])
+def test_of_several_models_one_is_selected_above_the_prior_or_without_it(sign: int, above: bool) -> None:
+    """A wrong prior leaves no trace; and a saved choice is the same one again."""
+    draws = torch.Generator().manual_seed(0)
+    x, new = (torch.randn(rows, 2, generator=draws, dtype=torch.float64) for rows in (40, 20))
+
+    def waves(x: Tensor) -> Tensor:
+        return torch.sin(2 * x[:, :1]) * x[:, 1:]
+
+    def made(prior: Callable[..., Tensor] | None) -> SelectedTangent:
+        models = {"line": zo.tangents.LinearTangent, "kernel": KernelTangent}
+        return SelectedTangent(models, prior=prior)
+
+    tangent, plain = made(lambda x: sign * waves(x)), made(None)
+    for each in (tangent, plain):
+        each.fit(x, waves(x) + x[:, :1])
+    assert tangent.kinds == ("line above prior", "kernel above prior", "line", "kernel")
+    assert tangent.kind == min(tangent.errors, key=lambda kind: tangent.errors[kind])
+    assert tangent.kind.endswith("above prior") == above
+    assert ("prior=" in repr(tangent)) == above
+
+    y = waves(new) + new[:, :1]
+    rows = CallPairs((ArraySpec("x", (2,)),), (ArraySpec("y", (1,)),), new, y)
+    values, alone = tangent.at(rows).values, plain.at(rows).values
+    assert values is not None
+    assert alone is not None
+    torch.testing.assert_close(values, y if above else alone, rtol=0, atol=1e-5)
+
+    loaded = made(lambda x: sign * waves(x))
+    loaded.load_state_dict(tangent.state_dict())
+    v = torch.ones_like(y)
+    assert torch.equal(loaded.at(rows).pull(v), tangent.at(rows).pull(v))

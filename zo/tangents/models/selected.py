@@ -20,6 +20,8 @@ from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised
 
+ABOVE = " above prior"  # behind the name of a model that learns what a prior leaves
+
 # decision 211:
 FEW, TURNS = 300, 10  # rows up to which each is left out once, a tenth at a time
 FOLD = 5  # of more one row in so many is left out
@@ -43,6 +45,8 @@ class SelectedTangent(ValueTangent):
     rows. It is chosen again when there are half as many rows more, and in between it alone learns again. A
     model that fails is left out.
 
+    With a prior there are twice as many: each model above it, and each one alone, since a prior may be wrong.
+
     Memory and time: those of its models, twice of the best one; eleven times the time of all up to 300 rows.
 
     Args:
@@ -51,7 +55,7 @@ class SelectedTangent(ValueTangent):
         prior: a differentiable model under it, see `ValueTangent`.
 
     Attributes:
-        kind: the name of the model in use; "" before there are rows.
+        kind: the name of the model in use, before " above prior" where it is; "" before there are rows.
         errors: the error of each model; infinite for one that failed.
 
     Raises:
@@ -96,6 +100,17 @@ class SelectedTangent(ValueTangent):
             raise TangentError("SelectedTangent.model: expected rows first, got none. Call fit() or learn().")
         return self._model
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of all that it chooses from, those above the prior first."""
+        above = () if self.prior is None else tuple(f"{name}{ABOVE}" for name in self.makers)
+        return (*above, *self.makers)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether a prior is left by the model in use."""
+        return self.prior is not None and self.kind in self.makers
+
     def learn_from_window(self, steps: int | None) -> None:
         """Choose, where there is half as much more; else let the one in use learn from all rows again."""
         self._lessons += 1
@@ -112,14 +127,15 @@ class SelectedTangent(ValueTangent):
     def _choose(self, columns: tuple[Tensor, ...], steps: int) -> None:
         """The one of the smallest median error on rows left out; the first of all if there are too few."""
         count, self.errors = len(columns[0]), {}
-        if count < TURNS or len(self.makers) == 1:
-            self.kind = next(iter(self.makers))
+        if count < TURNS or len(self.kinds) == 1:
+            self.kind = self.kinds[0]
             return
         turns = range(TURNS) if count <= FEW else range(1)
         fold = torch.arange(count, device=columns[0].device) % (TURNS if count <= FEW else FOLD)
-        for kind in self.makers:
+        unit = self._wanted("", columns).double().std(0, correction=0)
+        for kind in self.kinds:
             try:
-                missed = [self._missed(kind, columns, fold == turn, steps) for turn in turns]
+                missed = [self._missed(kind, columns, fold == turn, steps, unit) for turn in turns]
                 error = float(torch.cat(missed).median())
             except TangentError:
                 error = math.inf
@@ -127,21 +143,35 @@ class SelectedTangent(ValueTangent):
         self.kind = min(self.errors, key=lambda kind: self.errors[kind])
 
     @torch.no_grad()
-    def _missed(self, kind: str, columns: tuple[Tensor, ...], out: Tensor, steps: int) -> Tensor:
+    def _missed(self, kind: str, columns: Sequence[Tensor], out: Tensor, steps: int, unit: Tensor) -> Tensor:
         """Return a model's error at each row that it is not shown, in spreads of the outputs."""
         model = self._learned(kind, [column[~out] for column in columns], steps)
-        z, others, y = (column[out] for column in columns)
-        unit = columns[2].double().std(0, correction=0)
-        missed = (model.values(z, others).double() - y.double()) / torch.where(unit > 0, unit, 1.0)
-        return missed.square().mean(1).sqrt()
+        z, others, _ = left_out = [column[out] for column in columns]
+        missed = model.values(z, others).double() - self._wanted(kind, left_out).double()
+        return (missed / torch.where(unit > 0, unit, 1.0)).square().mean(1).sqrt()
+
+    def _wanted(self, kind: str, columns: Sequence[Tensor]) -> Tensor:
+        """Return what a model learns of rows: what the prior leaves, or all."""
+        z, others, y = columns
+        if self.prior is None or kind.endswith(ABOVE):
+            return y
+        return y + self.prior.flat(self._form, z, others)
 
     def _learned(self, kind: str, columns: Sequence[Tensor], steps: int) -> ValueTangent:
         """A new model of a kind that has learned from rows."""
-        model = self.makers[kind]()
-        model._take(self._form, *columns)
+        model = self._made(kind)
+        z, others, _ = columns
+        model._take(self._form, z, others, self._wanted(kind, columns))
         with torch.enable_grad():
             model.learn(steps)
         return model
+
+    def _made(self, kind: str) -> ValueTangent:
+        return self.makers[kind.removesuffix(ABOVE)]()
+
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The model in use at each call, with the prior if it is above that."""
+        return self.known_at(calls) if self._alone else super().at_each(calls)
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The model in use: `(rows, size_in)` to `(rows, size_out)`."""
@@ -172,10 +202,10 @@ class SelectedTangent(ValueTangent):
         self._last_choice, self._last_fit = state["counts"]
         self._model = None
         if state["model"] is not None:
-            self._model = self.makers[self.kind]()
+            self._model = self._made(self.kind)
             self._model.load_state_dict(state["model"])
 
     def __repr__(self) -> str:
         """The model in use, or the names of all."""
         models = repr(self._model) if self._model else ", ".join(self.makers)
-        return f"SelectedTangent({models}{said(self.prior)})"
+        return f"SelectedTangent({models}{said(None if self._alone else self.prior)})"
