@@ -34,6 +34,7 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
 OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
 APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
+PLAINLY = 4.0  # times the mean square error of numbers as they are: logarithms have less; decision 228
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
@@ -54,11 +55,16 @@ class KernelTangent(ValueTangent):
     learns more from few rows than a network does. Each number has its own unit. It needs no steps of
     learning, and nothing is drawn.
 
+    Inputs that are positive in all rows may go by their logarithms, in which power laws are lines. So may
+    outputs that no input becomes. They do unless the errors of rows left out are less than half without.
+    That is decided when lengths are. A number that is not positive any more goes as it is, from the next fit.
+    Far beyond the rows, and at numbers that are not positive, a logarithm goes on as a line.
+
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
     x centres x (size_in + size_out). Both count once more for each output with its own lengths. Lengths are
-    searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output. The
-    box runs no rows beyond the step's own.
+    searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output; five
+    times that where numbers are positive. The box runs no rows beyond the step's own.
 
     Args:
         centres: rows to which it is fitted, evenly taken from the window.
@@ -274,9 +280,9 @@ def _with_logs(x: Tensor, change: Tensor, plain: tuple[Units, Units], free: Tens
         if bool(of_outputs.any()):
             by_logs = outputs.by_logs(change, of_outputs)
             others = _told(inputs, by_logs, x[places], change[places]) / outputs.scale.square()
-            better = of_outputs & (others < errors)
+            better = of_outputs & (others < PLAINLY * errors)
             outputs, errors = outputs.by_logs(change, better), torch.where(better, others, errors)
-        if float(errors.sum()) < least:
+        if float(errors.sum()) < PLAINLY * least:
             best, least = (inputs, outputs), float(errors.sum())
     return best
 
