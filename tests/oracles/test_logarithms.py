@@ -134,3 +134,11 @@ def test_units_have_an_inverse_and_its_derivatives():
     assert torch.allclose(units.back(x), rows)
     assert torch.allclose(units.pulled(rows, v), pulled(lambda z, _: units.standard(z), rows, None, v))
     assert torch.allclose(units.pulled_back(x, v), pulled(lambda z, _: units.back(z), x, None, v))
+
+
+def test_a_box_that_moves_a_state_on_takes_none():
+    """Its numbers may be positive in the first rows by chance."""
+    box = box_of(lambda x: x * (1 + x.roll(1, 1)), ArraySpec("x", (2,)))
+    tangent = zo.tangents.KernelTangent()
+    learn(tangent, pairs_at(box, positive(30, 0)[0]))
+    assert logs(tangent) == ([False] * 2, [False] * 2)

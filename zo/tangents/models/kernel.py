@@ -55,10 +55,10 @@ class KernelTangent(ValueTangent):
     learns more from few rows than a network does. Each number has its own unit. It needs no steps of
     learning, and nothing is drawn.
 
-    Inputs that are positive in all rows may go by their logarithms, in which power laws are lines. So may
-    outputs that no input becomes. They do unless the errors of rows left out are less than half without.
-    That is decided when lengths are. A number that is not positive any more goes as it is, from the next fit.
-    Far beyond the rows, and at numbers that are not positive, a logarithm goes on as a line.
+    Of a box that moves no state on, inputs that are positive in all rows may go by their logarithms, in which
+    power laws are lines. So may such outputs. They do unless the errors of rows left out are less than half
+    without. That is decided when lengths are. A number that is not positive any more goes as it is, from the
+    next fit. Far beyond the rows, and at numbers that are not positive, a logarithm goes on as a line.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
@@ -103,9 +103,8 @@ class KernelTangent(ValueTangent):
         if self._fit and NEWER * (count - self._last_fit) < min(count, self._window.most):
             return
         z, others, y = (column.double() for column in self._window.spread(self.centres))
-        carried = self.carried(z)
-        inputs, change = torch.cat([z, others], 1), y - carried
-        again = self._take_units(inputs, change, count >= GROWN * self._last_choice, (carried == 0).all(0))
+        inputs, change = torch.cat([z, others], 1), y - self.carried(z)
+        again = self._take_units(inputs, change, count >= GROWN * self._last_choice)
         x, target = self._units[0].standard(inputs), self._units[1].standard(change)
         self._fit, chose = self.fitted(x, target, again)
         if chose:
@@ -113,14 +112,13 @@ class KernelTangent(ValueTangent):
         self._centres = x
         self._last_fit = count
 
-    def _take_units(self, x: Tensor, change: Tensor, again: bool, free: Tensor) -> bool:
+    def _take_units(self, x: Tensor, change: Tensor, again: bool) -> bool:
         """Have the units of rows; say whether lengths and noises are chosen again.
 
         Args:
             x: inputs, `(rows, size)`.
             change: changes, `(rows, size_out)`.
             again: whether there are half as many rows more, so that logarithms are chosen again, too.
-            free: which outputs are not what an input becomes, `(size_out,)` bool.
         """
         inputs, context, _, changes = self._moments
         mean, scale = (
@@ -136,8 +134,9 @@ class KernelTangent(ValueTangent):
             return again
         apart = any(bool((process.lengths != process.lengths[0]).any()) for process in self._fit)
         again = again and not (apart and least_unexplained(self._units[0].standard(x)) < APART)
-        if again:
-            self._units = _with_logs(x, change, plain, free)
+        moved_on = bool(self.carried(torch.ones(1, len(inputs.mean())).to(x)).any())
+        if again and not moved_on:  # states may be positive by chance at first
+            self._units = _with_logs(x, change, plain)
         return again or lost
 
     def fitted(self, x: Tensor, target: Tensor, again: bool) -> tuple[list[Any], bool]:
@@ -259,16 +258,15 @@ def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
     return [(torch.tensor(outputs, device=x.device), c.lengths, c.noise) for outputs, c in processes]
 
 
-def _with_logs(x: Tensor, change: Tensor, plain: tuple[Units, Units], free: Tensor) -> tuple[Units, Units]:
+def _with_logs(x: Tensor, change: Tensor, plain: tuple[Units, Units]) -> tuple[Units, Units]:
     """Units of positive numbers' logarithms, where rows left out are told better with them.
 
     Args:
         x: inputs, `(rows, size)`.
         change: changes, `(rows, size_out)`.
         plain: units of both as they are.
-        free: which outputs are not what an input becomes, `(size_out,)` bool.
     """
-    of_inputs, of_outputs = spanning(x), spanning(change) & free
+    of_inputs, of_outputs = spanning(x), spanning(change)
     if not bool(of_inputs.any() | of_outputs.any()):
         return plain
     places = _judged(plain[0].standard(x))
