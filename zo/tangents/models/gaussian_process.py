@@ -167,6 +167,21 @@ def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[fl
     return best
 
 
+def missed(x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> Tensor:
+    """By how much each row, left out, is missed by the others' mean, in closed form: `(rows, size_out)`.
+
+    Args:
+        x: inputs in units of spread one, `(rows, size)`.
+        wanted: the targets, `(rows, size_out)`.
+        lengths: the lengths of the kernel, `(size,)`.
+        noise: the variance of the noise.
+    """
+    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
+    kernel.diagonal().add_(noise)
+    inverse = torch.linalg.inv(kernel)
+    return (inverse @ wanted) / inverse.diagonal()[:, None]
+
+
 def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> float:
     """The mean square error of rows that are predicted without all of their group, in closed form.
 
