@@ -176,9 +176,7 @@ def missed(x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> Tensor:
         lengths: the lengths of the kernel, `(size,)`.
         noise: the variance of the noise.
     """
-    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
-    kernel.diagonal().add_(noise)
-    inverse = torch.linalg.inv(kernel)
+    inverse = _inverse(x, lengths, noise)
     return (inverse @ wanted) / inverse.diagonal()[:, None]
 
 
@@ -192,9 +190,7 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tens
         lengths: the lengths of the kernel, `(size,)`.
         noise: the variance of the noise.
     """
-    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
-    kernel.diagonal().add_(noise)
-    inverse = torch.linalg.inv(kernel)
+    inverse = _inverse(x, lengths, noise)
     weights = inverse @ wanted
     errors = [torch.linalg.solve(inverse[rows[:, None], rows], weights[rows]) for rows in groups]
     return float(torch.cat(errors).square().mean())
@@ -291,6 +287,13 @@ def _at_once(centres: Tensor) -> int:
 def _trend(a: Tensor, b: Tensor) -> Tensor:
     """Covariances of the linear part, `(rows of a, rows of b)`."""
     return TREND * (1 + a @ b.T / a.shape[1])
+
+
+def _inverse(x: Tensor, lengths: Tensor, noise: float) -> Tensor:
+    """The inverse covariance of rows with their noise, `(rows, rows)`."""
+    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
+    kernel.diagonal().add_(noise)
+    return torch.linalg.inv(kernel)
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
