@@ -31,6 +31,7 @@ def files(tmp_path, monkeypatch):
                     "rows in training": 80,
                     "rates": [1.0],
                     "leader": "rate 1, from step 1",
+                    "warnings": ["Step 3: expected this"] * (int(seed) - 3),
                     "seconds": 3.0,
                 }
             }
@@ -77,6 +78,9 @@ def test_each_problem_is_marked_and_each_part_has_a_line_and_figures():
     found = budget.figures()
     assert found["command.05.held-out"] == 3.0 and found["command.05.worst"] == 6.0
     assert "command.20" not in found
+    warned = {name.removeprefix("command.05.warned."): n for name, n in found.items() if "05.warned" in name}
+    assert warned == {"none": 4, "none.bad": 2, "one": 1, "one.bad": 1, "more": 0, "more.bad": 0}
+    assert "above 1.3 end 2 of 4 with none, 1 of 1 with one." in text
 
 
 def test_no_rule_was_chosen_on_what_is_held_out():

@@ -1181,3 +1181,32 @@ def test_outputs_that_an_unknown_input_alone_moves_have_their_derivative_once_it
             cosines.append(float(torch.cosine_similarity(mine, true, dim=0)))
             optimizer.step()
     assert 0.0 in cosines and min(cosines[-3:]) > 0.8
+
+
+@pytest.mark.parametrize("rows", [2, 8])
+def test_a_dither_of_numbers_in_different_units_is_small_beside_each(rows):
+    """A resistor and a capacitor: the spread that weights give both is the resistor's."""
+    units = torch.tensor([1e3, 1e-2, 1e-8], dtype=torch.float64)
+    inputs, outputs = (ArraySpec("parts", (3,), "float64"),), (ArraySpec("response", (2,), "float64"),)
+
+    def response(parts):
+        return (parts / units).log() @ torch.tensor([[1.0, 0.5], [0.3, -1.0], [-0.7, 0.2]]).double()
+
+    box, asked, sent = FromTorch(response, inputs, outputs), [], []
+    network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    within = box.evaluate_rows
+    box.evaluate_rows = lambda parts: (asked.append(torch.as_tensor(parts)), within(parts))[1]
+
+    def objective(network, wanted):
+        parts = units * (0.02 * network(wanted)).exp()  # hardly varies over rows
+        sent.append(parts.detach())
+        return (box(parts) - wanted).square().sum(1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.TangentWarning)
+        for step in range(4):
+            drawn = torch.Generator().manual_seed(step)
+            gradient.backward(0.1 * torch.randn(rows, 2, generator=drawn, dtype=torch.float64))
+    away = torch.cat(asked)[: 4 * rows] / units - 1
+    assert away.abs().max() < 0.5 and torch.cat(asked).isfinite().all()

@@ -27,6 +27,7 @@ FREE = 0.2  # of the variance of a dithered input, unexplained: above it is dith
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151
+MIXED = 1e3  # times between the sizes of two numbers: they are in different units then; decision 230
 
 Spread = Callable[[int, Tensor], float | None]  # of an input's numbers over weights, see `spread_of_weights`
 
@@ -230,8 +231,20 @@ def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
     """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
     varies = ~constant(rows).cpu()
     spread = rows.double().std(dim=0, correction=0).cpu()
-    unit = _scale(spec, spread.clamp_min(by_weights or 0.0))
+    unit = _scale(spec, torch.maximum(spread, _of_each(rows.double().cpu(), varies, by_weights or 0.0)))
     return torch.where(varies, unit, 0.0).reshape(spec.shape)
+
+
+def _of_each(rows: Tensor, varies: Tensor, by_weights: float) -> Tensor:
+    """The spread that weights give each number; by its size where numbers are in different units.
+
+    A resistor of a thousand ohms and a capacitor of 1e-8 farads have one spread, which is the resistor's.
+    """
+    size = rows.square().mean(dim=0).sqrt()
+    some = size[varies & (size > 0)]
+    if len(some) < 2 or float(some.max()) < MIXED * float(some.min()):
+        return torch.full_like(size, by_weights)
+    return by_weights * size / some.square().mean().sqrt()
 
 
 def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:

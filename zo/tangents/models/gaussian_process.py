@@ -167,19 +167,6 @@ def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[fl
     return best
 
 
-def missed(x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> Tensor:
-    """By how much each row, left out, is missed by the others' mean, in closed form: `(rows, size_out)`.
-
-    Args:
-        x: inputs in units of spread one, `(rows, size)`.
-        wanted: the targets, `(rows, size_out)`.
-        lengths: the lengths of the kernel, `(size,)`.
-        noise: the variance of the noise.
-    """
-    inverse = _inverse(x, lengths, noise)
-    return (inverse @ wanted) / inverse.diagonal()[:, None]
-
-
 def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> float:
     """The mean square error of rows that are predicted without all of their group, in closed form.
 
@@ -190,7 +177,9 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tens
         lengths: the lengths of the kernel, `(size,)`.
         noise: the variance of the noise.
     """
-    inverse = _inverse(x, lengths, noise)
+    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
+    kernel.diagonal().add_(noise)
+    inverse = torch.linalg.inv(kernel)
     weights = inverse @ wanted
     errors = [torch.linalg.solve(inverse[rows[:, None], rows], weights[rows]) for rows in groups]
     return float(torch.cat(errors).square().mean())
@@ -287,13 +276,6 @@ def _at_once(centres: Tensor) -> int:
 def _trend(a: Tensor, b: Tensor) -> Tensor:
     """Covariances of the linear part, `(rows of a, rows of b)`."""
     return TREND * (1 + a @ b.T / a.shape[1])
-
-
-def _inverse(x: Tensor, lengths: Tensor, noise: float) -> Tensor:
-    """The inverse covariance of rows with their noise, `(rows, rows)`."""
-    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
-    kernel.diagonal().add_(noise)
-    return torch.linalg.inv(kernel)
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +18,11 @@ from zo.tangents.models.gaussian_process import (
     best_factor,
     least_unexplained,
     likely_lengths,
-    missed,
     one_length,
 )
 from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import spread_places
 from zo.tangents.models.structure import Specs
-from zo.tangents.models.units import Units, spanning
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Linearised
@@ -34,7 +31,6 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
 OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
 APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
-PLAINLY = 4.0  # times the mean square error of numbers as they are: logarithms have less; decision 228
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
@@ -55,16 +51,11 @@ class KernelTangent(ValueTangent):
     learns more from few rows than a network does. Each number has its own unit. It needs no steps of
     learning, and nothing is drawn.
 
-    Of a box that moves no state on, inputs that are positive in all rows may go by their logarithms, in which
-    power laws are lines. So may such outputs. They do unless the errors of rows left out are less than half
-    without. That is decided when lengths are. A number that is not positive any more goes as it is, from the
-    next fit. Far beyond the rows, and at numbers that are not positive, a logarithm goes on as a line.
-
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
     x centres x (size_in + size_out). Both count once more for each output with its own lengths. Lengths are
-    searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output; five
-    times that where numbers are positive. The box runs no rows beyond the step's own.
+    searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output. The
+    box runs no rows beyond the step's own.
 
     Args:
         centres: rows to which it is fitted, evenly taken from the window.
@@ -86,7 +77,7 @@ class KernelTangent(ValueTangent):
         """Know nothing."""
         super()._forget(window)
         self._last_choice = self._last_fit = 0  # rows ever seen, at the last choice of lengths and at the fit
-        self._units: tuple[Units, ...] = ()  # of that fit: of inputs, and of changes
+        self._units: tuple[Tensor, ...] = ()  # of that fit: mean and scale of x, mean and scale of changes
         self._centres = torch.empty(0)  # of that fit, `(centres, size)` in these units
         self._fit: list[Any] = []  # one for the outputs that share lengths, and one for each other
 
@@ -103,41 +94,24 @@ class KernelTangent(ValueTangent):
         if self._fit and NEWER * (count - self._last_fit) < min(count, self._window.most):
             return
         z, others, y = (column.double() for column in self._window.spread(self.centres))
-        inputs, change = torch.cat([z, others], 1), y - self.carried(z)
-        again = self._take_units(inputs, change, count >= GROWN * self._last_choice)
-        x, target = self._units[0].standard(inputs), self._units[1].standard(change)
+        inputs, context, _, changes = self._moments
+        of_inputs = (inputs, context) if others.shape[1] else (inputs,)
+        self._units = tuple(
+            numbers.to(z)
+            for numbers in (
+                torch.cat([moments.mean().to(z) for moments in of_inputs]),
+                torch.cat([moments.scale().to(z) for moments in of_inputs]),
+                changes.mean(),
+                changes.scale(),
+            )
+        )
+        x, target = self._inputs(z, others), (y - self.carried(z) - self._units[2]) / self._units[3]
+        again = count >= GROWN * self._last_choice
         self._fit, chose = self.fitted(x, target, again)
         if chose:
             self._last_choice = count
         self._centres = x
         self._last_fit = count
-
-    def _take_units(self, x: Tensor, change: Tensor, again: bool) -> bool:
-        """Have the units of rows; say whether lengths and noises are chosen again.
-
-        Args:
-            x: inputs, `(rows, size)`.
-            change: changes, `(rows, size_out)`.
-            again: whether there are half as many rows more, so that logarithms are chosen again, too.
-        """
-        inputs, context, _, changes = self._moments
-        mean, scale = (
-            torch.cat([numbers.to(x) for numbers in both])
-            for both in ((inputs.mean(), context.mean()), (inputs.scale(), context.scale()))
-        )
-        plain = Units.plain(mean, scale), Units.plain(changes.mean().to(x), changes.scale().to(x))
-        kept, both = self._units or plain, (x, change)
-        lost = any(bool((rows[:, units.logs] <= 0).any()) for units, rows in zip(kept, both, strict=True))
-        kept = plain if lost else kept
-        self._units = tuple(u.by_logs(rows, k.logs) for u, k, rows in zip(plain, kept, both, strict=True))
-        if self.process is not Process:
-            return again
-        apart = any(bool((process.lengths != process.lengths[0]).any()) for process in self._fit)
-        again = again and not (apart and least_unexplained(self._units[0].standard(x)) < APART)
-        moved_on = bool(self.carried(torch.ones(1, len(inputs.mean())).to(x)).any())
-        if again and not moved_on:  # states may be positive by chance at first
-            self._units = _with_logs(x, change, plain)
-        return again or lost
 
     def fitted(self, x: Tensor, target: Tensor, again: bool) -> tuple[list[Any], bool]:
         """The processes given rows, and whether their lengths were chosen.
@@ -148,21 +122,23 @@ class KernelTangent(ValueTangent):
             again: whether lengths and noises are chosen again; else they stay as they are.
         """
         chosen = [(process.outputs, process.lengths, process.noise) for process in self._fit]
+        apart = any(bool((lengths != lengths[0]).any()) for _, lengths, _ in chosen)
+        again = again and not (apart and least_unexplained(x) < APART)
         better = _chosen(x, target) if again else []
         return [Process.fitted(x, target, *choice) for choice in better or chosen], bool(better)
 
-    def _mean(self, x: Tensor) -> Tensor:
-        """The changes at inputs, both in their units: `(rows, size)` to `(rows, size_out)`."""
-        change = x.new_zeros(len(x), len(self._stays))
-        for process in self._fit:
-            change = change.index_copy(1, process.outputs, process.mean(x, self._centres))
-        return change
+    def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
+        """Inputs in units of mean zero and spread one."""
+        mean, scale = self._units[:2]
+        return (torch.cat([z, others], 1).double() - mean) / scale
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """Kernel and trend: `(rows, size_in)` to `(rows, size_out)`."""
-        inputs, changes = self._units
-        x = inputs.standard(torch.cat([z, others], 1).double())
-        return self.carried(z) + changes.back(self._mean(x)).to(z.dtype)
+        x = self._inputs(z, others)
+        change = x.new_zeros(len(x), len(self._stays))
+        for process in self._fit:
+            change = change.index_copy(1, process.outputs, process.mean(x, self._centres))
+        return self.carried(z) + (self._units[2] + self._units[3] * change).to(z.dtype)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The mean at each call."""
@@ -171,18 +147,14 @@ class KernelTangent(ValueTangent):
 
     def pulled(self, z: Tensor, others: Tensor, v: Tensor) -> Tensor:
         """J^T v of each row: `(rows, size_out)` to `(rows, size_in)`."""
-        inputs, changes = self._units
-        numbers = torch.cat([z, others], 1).double()
-        x = inputs.standard(numbers)
-        standard = (
-            changes.pulled_back(self._mean(x), v.double()) if changes.some else v.double() * changes.scale
-        )
+        x = self._inputs(z, others)
+        standard = v.double() * self._units[3]
         gradient = torch.zeros_like(x)
         for process in self._fit:
             gradient = gradient + process.pulled(x, self._centres, standard[:, process.outputs])
         size = z.shape[1]
         base = self._form.followed_back(self._stays.to(v) * v)
-        return base + inputs.pulled(numbers, gradient)[:, :size].to(v)
+        return base + (gradient[:, :size] / self._units[1][:size]).to(v)
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
@@ -190,7 +162,7 @@ class KernelTangent(ValueTangent):
             return {"form": None}
         return self.kept() | {
             "chosen": (self._last_choice, self._last_fit),
-            "units": [units.state() for units in self._units],
+            "units": [tensor.clone() for tensor in self._units],
             "centres": self._centres.clone(),
             "processes": [process.state() for process in self._fit],
         }
@@ -202,7 +174,7 @@ class KernelTangent(ValueTangent):
             return
         self.load_kept(state)
         device = self._window.columns[0].device
-        self._units = tuple(Units.of(units, device) for units in state["units"])
+        self._units = tuple(tensor.to(device, copy=True) for tensor in state["units"])
         self._last_choice, self._last_fit = state["chosen"]
         self._centres = state["centres"].to(device, copy=True)
         self._fit = [self.process.of(process, device) for process in state["processes"]]
@@ -231,7 +203,8 @@ def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         x: inputs in units of spread one, `(rows, size)`; of equal rows, which tell each other, one counts.
         target: changes in such units, `(rows, size_out)`.
     """
-    places = _judged(x)
+    places = _once(x)
+    places = places[spread_places(len(places), JUDGED).to(x.device)]
     x, target = x[places], target[places]
     shared = one_length(x, target)
     if shared is None:
@@ -256,48 +229,6 @@ def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
     processes = [([place], choice) for place, choice in own.items()]
     processes = [(others, shared), *processes] if others else processes
     return [(torch.tensor(outputs, device=x.device), c.lengths, c.noise) for outputs, c in processes]
-
-
-def _with_logs(x: Tensor, change: Tensor, plain: tuple[Units, Units]) -> tuple[Units, Units]:
-    """Units of positive numbers' logarithms, where rows left out are told better with them.
-
-    Args:
-        x: inputs, `(rows, size)`.
-        change: changes, `(rows, size_out)`.
-        plain: units of both as they are.
-    """
-    of_inputs, of_outputs = spanning(x), spanning(change)
-    if not bool(of_inputs.any() | of_outputs.any()):
-        return plain
-    places = _judged(plain[0].standard(x))
-    none = torch.zeros_like(of_inputs)
-    best, least = plain, math.inf
-    for logs in (none, of_inputs) if bool(of_inputs.any()) else (none,):
-        inputs, outputs = plain[0].by_logs(x, logs), plain[1]
-        errors = _told(inputs, outputs, x[places], change[places]) / outputs.scale.square()
-        if bool(of_outputs.any()):
-            by_logs = outputs.by_logs(change, of_outputs)
-            others = _told(inputs, by_logs, x[places], change[places]) / outputs.scale.square()
-            better = of_outputs & (others < PLAINLY * errors)
-            outputs, errors = outputs.by_logs(change, better), torch.where(better, others, errors)
-        if float(errors.sum()) < PLAINLY * least:
-            best, least = (inputs, outputs), float(errors.sum())
-    return best
-
-
-def _told(inputs: Units, outputs: Units, x: Tensor, change: Tensor) -> Tensor:
-    """Mean square errors of rows left out, `(size_out,)`, by lengths that are chosen in these units."""
-    standard, target = inputs.standard(x), outputs.standard(change)
-    told = torch.full_like(target, math.inf)
-    for places, lengths, noise in _chosen(standard, target):
-        told[:, places] = target[:, places] - missed(standard, target[:, places], lengths, noise)
-    return (outputs.back(told) - change).square().mean(0)
-
-
-def _judged(x: Tensor) -> Tensor:
-    """The places of rows by whose leave-one-out errors is chosen."""
-    places = _once(x)
-    return places[spread_places(len(places), JUDGED).to(x.device)]
 
 
 def _once(x: Tensor) -> Tensor:
