@@ -300,8 +300,8 @@ def expected_curves(run, stage):
 
 
 def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, new_run):
-    run = new_run()
-    run.here.callbacks.append(tasks.TensorBoard())
+    run, killed = new_run(), tasks.TensorBoard()
+    run.here.callbacks.append(killed)
     with pytest.raises(Crash):
         train_line(run, STAGE, 0, Config(), CrashesAt(9))
     run.here.callbacks[:] = [tasks.TensorBoard()]  # the first one's files were never closed
@@ -309,6 +309,7 @@ def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, n
     truth = expected_curves(run, STAGE)
     assert {len(truth["loss"]), len(truth["queries"])} == {12}
     assert curves(run.path / "tensorboard") == {STAGE: truth}
+    killed._writers[STAGE].close()  # its thread would write, minutes later, to a folder that is gone
 
 
 @pytest.mark.slow
