@@ -106,7 +106,7 @@ int main(int count, char **words) {
 
 
 def client_folder() -> Path:
-    """Where the clients are."""
+    """Return the folder of the clients."""
     return Path(str(files("blackbox.adapters.hosted") / "client"))
 
 

@@ -120,7 +120,7 @@ class Took(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """What is timed.
+    """A way to take steps, which is timed.
 
     Attributes:
         steps: How many steps.
@@ -189,7 +189,7 @@ def with_ftorch(ftorch: Path, folder: Path) -> Path:
 
 
 def inferred(program: Path, steps: int) -> Took:
-    """What the program that calls FTorch takes."""
+    """Time the program that calls FTorch."""
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([program, str(steps)], cwd=program.parent, env=threads, check=True)
     seconds, used, *answer = np.fromfile(program.parent / "answer")
@@ -197,7 +197,7 @@ def inferred(program: Path, steps: int) -> Took:
 
 
 def hosted(program: Path, network: Callable[[Tensor], Tensor], steps: int, rows: int = 1) -> Took:
-    """What a run takes: its slowest program; the processors of all of it, start and end included."""
+    """Time a run: its slowest program, and the processors of all of it, start and end included."""
     call = Call("drag", sees=ArraySpec("x", (COLUMNS, SEEN)), gives=ArraySpec("y", (COLUMNS, GIVEN)))
     outputs = [ArraySpec("seconds", ()), ArraySpec("drag", (COLUMNS, GIVEN))]
     host = Hosted([program, str(steps), "{case}"], calls=[call], outputs=outputs)
@@ -215,14 +215,14 @@ def hosted(program: Path, network: Callable[[Tensor], Tensor], steps: int, rows:
 
 
 def seen_at(step: int) -> Tensor:
-    """What the network sees at a step."""
+    """Return the numbers that the network sees at a step."""
     x = (0.1 * torch.arange(COLUMNS * SEEN, dtype=torch.float64)).sin().reshape(COLUMNS, SEEN)
     x[0, 0] += 0.01 * step
     return x
 
 
 def alone(network: Callable[[Tensor], Tensor], steps: int) -> Took:
-    """What the network takes in this process."""
+    """Time the network in this process."""
     x, y, began, before = seen_at(0), torch.empty(0), 0.0, 0.0
     for step in range(WARM + steps):
         if step == WARM:

@@ -75,7 +75,7 @@ class Course:
             is_late, was_cut = LATE * enough < left, self.steps < self._planned
             if rest <= 0:
                 more = 0
-            elif is_late or (was_cut and enough >= EARLY * LATE * left):
+            elif is_late or (was_cut and EARLY * LATE * left <= enough < math.inf):  # the pace is known
                 more = max(1, int(min(enough / LATE, self._planned - step)))
         if self._rows_left is not None:
             more = min(more, self._by_rows(step))

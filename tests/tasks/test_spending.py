@@ -255,6 +255,8 @@ def test_steps_that_slow_first_ones_took_come_back_and_the_time_is_used():
         again = Course(100, 60.0)
         again.load_state_dict(course.state_dict())
         assert (again.steps, again.angle(step)) == (course.steps, course.angle(step))
+        if step + 1 < course.steps:  # where it goes on, the pace is not known yet
+            assert not again.changes(step + 1, seconds)
     assert min(most) < 20 and course.steps > 60 and 50 < seconds <= 60 * 1.1
     turns = [later - before for before, later in pairwise(angles)]
     assert min(turns) > 0 and angles[-1] > 0.9 * math.pi
