@@ -82,7 +82,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         f"blackbox run {problem} --help": "its methods and settings",
     }
     if kind == "posterior":
-        at_work = {f"blackbox sample {problem} --rows 1000": "draw from it, and write a report"}
+        at_work = {f"blackbox sample {problem} --rows 2000": "draw from it, and write a report"}
     steps = {
         **built,
         **at_work,
