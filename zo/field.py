@@ -97,9 +97,9 @@ def fit_field(
 
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
     L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the
-    objective can come near zero. Parts of a field that the observations do not determine stay as they began if
-    the tangent is an equation or a model of the box; a network that no row showed them moves them. So begin
-    near, or add a penalty to the objective.
+    objective can come near zero. Parts of a field that the observations do not determine stay as they began
+    if the tangent is an equation or a model of the box; a network that no row showed them moves them. So
+    begin near, or add a penalty to the objective.
 
     Args:
         field: a `Field`, or any network of few thousand numbers.
