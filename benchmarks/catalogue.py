@@ -392,6 +392,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"posterior/flux_force.json": SMALL},
         ),
         Benchmark(
+            "most_likely",
+            "docs/howto/fit_a_field.md: the likeliest of tens to hundreds of unknowns, with a twin and without",
+            "posterior.most_likely:main",
+            "half an hour",
+            seeds=3,
+            results={"posterior/most_likely.json": SMALL},
+        ),
+        Benchmark(
             "calibration",
             "docs/howto/posterior.md: ranks of what data were made of, among draws of zo.sample",
             "posterior.calibration:main",
