@@ -393,7 +393,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "most_likely",
-            "docs/howto/fit_a_field.md: the likeliest of tens to hundreds of unknowns, with a twin and without",
+            "docs/howto/fit_a_field.md: the likeliest of 40 to 144 unknowns, with a twin and without",
             "posterior.most_likely:main",
             "half an hour",
             seeds=3,

@@ -15,7 +15,6 @@ what is there is not measured again. `most_likely.md` beside it has the table.
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import warnings
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ def searched(name: str, method: str, seed: int, rows: int = ROWS) -> dict[str, A
     generator = torch.Generator().manual_seed(seed)
     unknowns = box.draw(1, generator).shape[1]
     start = NEAR * spread * torch.randn(unknowns, generator=generator, dtype=torch.float64)
-    field, solver, found = zo.Field(start), Solver(box, unknowns), list[float]()
+    field, solver, found = zo.Field(start), Solver(box, unknowns), list[float | None]()
 
     def potential(x: Tensor, y: Tensor) -> Tensor:
         miss, far = (y - box.data) / box.noise, x / spread
@@ -94,7 +93,7 @@ def searched(name: str, method: str, seed: int, rows: int = ROWS) -> dict[str, A
                 unknowns, unknowns, generator=generator, dtype=torch.float64
             )
             tangent.fit(around, solver(around), box=solver)
-            found += [math.nan] * unknowns
+            found += [None] * unknowns
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = zo.fit_field(
@@ -107,18 +106,14 @@ def searched(name: str, method: str, seed: int, rows: int = ROWS) -> dict[str, A
                 evaluated=found.append,
             )
         why = fit.why
-    least, course = math.nan, []
-    for value in found:
-        least = value if math.isnan(least) else min(least, value)
-        course.append(least)
-    return {
-        "course": [float(f"{value:.6g}") for value in course],
-        "why": why,
-        "seconds": process_time() - began,
-    }
+    course = [
+        min((value for value in found[: row + 1] if value is not None), default=None)
+        for row in range(len(found))
+    ]
+    return {"course": course, "why": why, "seconds": process_time() - began}
 
 
-def _by_adjoint(field: zo.Field, potential: Any, found: list[float]) -> None:
+def _by_adjoint(field: zo.Field, potential: Any, found: list[float | None]) -> None:
     """L-BFGS by the exact derivative, and the potential of each evaluation."""
     optimizer = torch.optim.LBFGS(
         field.parameters(),
@@ -168,8 +163,8 @@ def ratios(results: dict[str, Any], name: str, method: str, rows: int) -> list[f
         run, adjoint = (results.get(f"{name}, {m}, seed {seed}") for m in (method, "adjoint"))
         if run is not None and adjoint is not None:
             course = run["course"]
-            found.append(course[min(rows, len(course)) - 1] / adjoint["course"][-1])
-    return [ratio for ratio in found if math.isfinite(ratio)]
+            found.append((course[min(rows, len(course)) - 1], adjoint["course"][-1]))
+    return [value / least for value, least in found if value is not None]
 
 
 def table(results: dict[str, Any]) -> str:

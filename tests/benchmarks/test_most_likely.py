@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
@@ -37,9 +36,9 @@ def test_first_draws_count_as_rows() -> None:
     """No potential is known until each unknown had a draw."""
     course = most_likely.searched("compliance", "draws", 0, rows=47)["course"]
     unknowns = BOXES["compliance"]().draw(1, torch.Generator()).shape[1]
-    assert all(math.isnan(value) for value in course[:unknowns])
+    assert course[:unknowns] == [None] * unknowns
     assert len(course) <= 47
-    assert math.isfinite(course[unknowns])
+    assert course[unknowns] > 0
 
 
 def test_the_table_is_that_of_the_results() -> None:
@@ -55,7 +54,7 @@ def test_a_ratio_is_over_the_adjoints_least() -> None:
     results = {
         "poisson, adjoint, seed 0": {"course": [8.0, 2.0]},
         "poisson, twin, seed 0": {"course": [6.0, 3.0]},
-        "poisson, draws, seed 0": {"course": [math.nan, 5.0]},
+        "poisson, draws, seed 0": {"course": [None, 5.0]},
     }
     assert most_likely.ratios(results, "poisson", "twin", 1) == [3.0]
     assert most_likely.ratios(results, "poisson", "twin", 3) == [1.5]
