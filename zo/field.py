@@ -18,11 +18,16 @@ from zo.errors import ConfigurationError, FailedQueriesError, NonFiniteGradientE
 from zo.objective import Objective
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.foretold import ForetoldTangent
+from zo.tangents.models.kernel import LARGEST, KernelTangent
+from zo.tangents.models.structure import Specs
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Limits
 
 # decision 134:
 SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
+# decision 233, of the first changes:
+NEAR = 0.3  # of the spread of an array's values
+SLIGHT, SAME = 0.01, 1e-6  # of the size of values that are the same, by a spread of so little of it
 FAR = 1e6  # times the loss at hand: what a loss that is not finite counts as, for a line search to turn back
 
 
@@ -130,8 +135,10 @@ def fit_field(
     check_count("fit_field", "rows", rows)
     check_count("fit_field", "inner", inner)
     check_number("fit_field", "tolerance", tolerance, least=0)
+    tables = False
     if tangent is None and all(isinstance(box, BlackBoxFunction) for box in boxes):
-        tangent = [ForetoldTangent(box, seed) for box in boxes]
+        tangent = [_default(box, seed) for box in boxes]
+        tables = not any(isinstance(each, ForetoldTangent) for each in tangent)
     gradient = TangentGradient(
         field,
         objective,
@@ -142,9 +149,30 @@ def fit_field(
             replays=inner, max_age=1, clip=None, excite=0, check_every=None, outliers=False
         ),
     )
-    return _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated).run(
-        inner, tolerance
-    )
+    search = _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated)
+    return search.run(inner, tolerance, torch.Generator().manual_seed(seed) if tables else None)
+
+
+def _default(box: BlackBoxFunction, seed: int) -> Tangent:
+    """The tangent of a box: a kernel where its arrays have no layout, and no more numbers than it is for."""
+    specs = Specs.of(box)
+    learned = sum(math.prod(spec.shape) for spec in specs.outputs if spec.learned)
+    if specs.structure.kind == "table" and learned <= LARGEST:
+        return KernelTangent()
+    return ForetoldTangent(box, seed)
+
+
+def _step(values: Tensor, begun: Tensor) -> float:
+    """The size of a first change to a field's values; decision 233.
+
+    Args:
+        values: an array of the field where changes begin.
+        begun: the array with which the search began.
+    """
+    moved, spread = (float(each.std(correction=0)) for each in (values - begun, values))
+    size = float(values.abs().mean()) or 1.0
+    varied = moved or spread
+    return NEAR * varied if varied > SAME * size else SLIGHT * size
 
 
 class _Search:
@@ -157,14 +185,17 @@ class _Search:
         self.weights = gradient.parameters.tensors
         self.losses: list[float] = []
         self.best, self.at = math.inf, self._copy()
+        self.begun_at, self.looked = self.at, math.inf  # where it began, and the best loss after draws
         self.begun = self._rows_run()
         self.cost = 0  # rows of an evaluation
 
-    def run(self, inner: int, tolerance: float) -> FieldFit:
-        """Moves and evaluations, until one of the three ends."""
+    def run(self, inner: int, tolerance: float, draws: torch.Generator | None) -> FieldFit:
+        """Moves and evaluations, until one of the three ends; before them, draws about the start."""
         iterations, gave_way, why = inner, False, ""
         try:
             self._first()
+            if draws is not None and self.best > tolerance:
+                self._look_around(draws)
             while not why:
                 if self.best <= tolerance:
                     why = "tolerance"
@@ -188,6 +219,10 @@ class _Search:
                 else:
                     self._put(at)
                     if iterations == 1 and (gave_way or not self._contested()):
+                        if draws is not None and self.best < self.looked and self._affordable():
+                            self._look_around(draws)
+                            iterations = inner
+                            continue
                         why = "stalled"
                         if len(self.losses) == 1:
                             self._warn_of_nothing_shown()
@@ -214,6 +249,20 @@ class _Search:
         self.cost = self._spent()
         self.gradient.replays()  # from now on windows are kept
         self._note(loss)
+
+    def _look_around(self, draws: torch.Generator) -> None:
+        """Evaluate at random changes of the best field, as many as it has numbers, for half of the rows."""
+        steps = [_step(values, begun) for values, begun in zip(self.at, self.begun_at, strict=True)]
+        numbers, factor, at = sum(values.numel() for values in self.at), 1.0, self.at
+        for _ in range(min(-(-numbers // self.cost), (self.most - self._spent()) // (2 * self.cost))):
+            noise = [torch.randn(values.shape, generator=draws, dtype=values.dtype) for values in at]
+            changes = [factor * step * white.to(v) for v, step, white in zip(at, steps, noise, strict=True)]
+            self._put([values + change for values, change in zip(at, changes, strict=True)])
+            if not math.isfinite(self._evaluate()):
+                factor *= SHORTER
+        self._put(self.at)
+        self._evaluate()  # replays begin at what the boxes answer here
+        self.looked = self.best
 
     def _evaluate(self) -> float:
         """The loss by the boxes; infinite where they fail."""

@@ -101,3 +101,86 @@ def test_a_field_of_which_the_first_answers_show_nothing_is_told(varied):
     assert ("the same everywhere" in told_of[0]) is not varied
     assert found.why == "stalled" and len(found.losses) == 1
     assert torch.equal(field.values.detach(), before)
+
+
+NUMBERS, MIXED = 12, 40
+
+
+class Mixed(BlackBoxFunction):
+    """Smooth mixtures of numbers that lie on no grid; none where one of them is beyond a limit."""
+
+    arrays = "torch"
+    inputs = (ArraySpec("numbers", (NUMBERS,), "float64"),)
+    outputs = (ArraySpec("mixed", (MIXED,), "float64"),)
+
+    def __init__(self, limit=math.inf):
+        super().__init__(failures="keep")
+        draws = torch.Generator().manual_seed(0)
+        self.matrix = torch.randn(NUMBERS, MIXED, generator=draws, dtype=torch.float64) / NUMBERS**0.5
+        self.limit = limit
+
+    def evaluate_rows(self, numbers):
+        mixed = numbers @ self.matrix
+        mixed = mixed + 0.3 * torch.sin(mixed)
+        return torch.where((numbers.abs() > self.limit).any(dim=1, keepdim=True), torch.nan, mixed)
+
+
+def find(box, start, rows, truth):
+    """The field and the fit by default, of values whose answers are seen."""
+    seen, field = box(truth[None]).detach(), zo.Field(start)
+
+    def objective(field, rows):
+        return (box(field(rows)) - seen).square().sum(dim=1)
+
+    return field, zo.fit_field(field, objective, boxes=[box], rows=rows)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.7, "varied"])
+def test_numbers_without_a_layout_are_found_by_default_in_few_rows(start):
+    draws = torch.Generator().manual_seed(1)
+    truth = torch.randn(NUMBERS, generator=draws, dtype=torch.float64)
+    varied = 0.2 * torch.randn(NUMBERS, generator=draws, dtype=torch.float64)
+    begin = varied if start == "varied" else torch.full_like(truth, start)
+    box = Mixed()
+    field, fit = find(box, begin, 30, truth)
+    assert fit.rows <= 30 and box.ledger.rows_run == fit.rows + 1
+    assert fit.loss < 1e-2 * fit.losses[0]
+    assert float((field.values.detach() - truth).norm()) < 0.1 * float((begin - truth).norm())
+
+
+def test_first_changes_that_fail_become_smaller():
+    """Beyond 3.1 the box fails, so that of changes by half of one few arrive."""
+    begin = torch.full((NUMBERS,), 3.0, dtype=torch.float64)
+    begin[0] = -3.0  # so values vary by 1.7, and changes are three tenths of that
+    truth = torch.linspace(-1, 1, NUMBERS, dtype=torch.float64)
+    with pytest.warns(zo.TangentWarning, match="a move went to where a box fails"):
+        _, fit = find(Mixed(limit=3.1), begin, 40, truth)
+    infinite = [math.isinf(loss) for loss in fit.losses]
+    assert infinite[1] and not any(infinite[6:13])
+    assert fit.loss < 1e-2 * fit.losses[0]
+
+
+def test_a_search_that_stalls_looks_around_again_where_it_is():
+    """From where a first look around shows the wrong valley's slopes, later ones lead on."""
+
+    class Bent(Mixed):
+        def evaluate_rows(self, numbers):
+            return torch.exp(1.5 * numbers @ self.matrix)
+
+    truth = torch.linspace(-1, 1, NUMBERS, dtype=torch.float64)
+    _, fit = find(Bent(), torch.zeros_like(truth), 120, truth)
+    _, fewer = find(Bent(), torch.zeros_like(truth), 30, truth)
+    assert fit.loss < 1e-2 * fit.losses[0]
+    assert fit.loss < 0.5 * fewer.loss
+
+
+def test_a_field_that_is_found_at_once_takes_no_look_around():
+    box, truth = Mixed(), torch.ones(NUMBERS, dtype=torch.float64)
+    _, fit = find(box, truth, 50, truth)
+    assert fit.why == "tolerance" and fit.rows == 1
+
+
+def test_draws_go_by_the_seed():
+    truth = torch.linspace(-1, 1, NUMBERS, dtype=torch.float64)
+    losses = [find(Mixed(), torch.zeros_like(truth), 12, truth)[1].losses for _ in range(2)]
+    assert losses[0] == losses[1] and len(losses[0]) == 12

@@ -135,7 +135,9 @@ class Windows:
 
     def add(self, window: Window) -> None:
         """Take in the window of a new step."""
-        self._notices.say(self._rate.saw(window.losses[window.survived]))
+        rests = self._rate.saw(window.losses[window.survived])
+        if self.replays is None:  # a fixed number does not rest
+            self._notices.say(rests)
         age = max(FEWEST, self._rate.recorded // YOUNG) if self.max_age is None else self.max_age
         data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
         self._windows = [*self._windows, data][-age:]
