@@ -316,14 +316,6 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"size/size.json": SMALL},
         ),
         Benchmark(
-            "particles",
-            "docs/howto/meshes.md: tangents of particles whose neighbours change",
-            "particles:main",
-            "5 minutes",
-            seeds=2,
-            results={"particles.json": SMALL},
-        ),
-        Benchmark(
             "finite_difference",
             "docs/howto/choose_mu.md: differences that choose their steps, as gradients and as a check",
             "finite_difference:main",

@@ -24,7 +24,7 @@ from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, can
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
 from zo.execution.precision import makes_narrow, narrow_notice
-from zo.execution.ranks import Group, Ranks, checksum, dealt, fingerprint
+from zo.execution.ranks import Group, Ranks, apart_notice, checksum, dealt, fingerprint
 from zo.execution.repeats import Asker, RepeatFindings, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import (
@@ -167,6 +167,7 @@ class LossGradient:
         self.journal: Store | None = None
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
+        self._says_nothing = process_group is ...  # of what other processes do
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         self._unknown = UnknownSlopes()
@@ -251,7 +252,9 @@ class LossGradient:
         self.counts.steps += 1
         self.counts.lost += int((~base.survived).sum())
         self._first = False
-        self._notices.say(ranks.apart_notice(number, exchanges))
+        if self._says_nothing:
+            together = "process_group=torch.distributed.group.WORLD"
+            self._notices.say(apart_notice("LossGradient", number, exchanges, together))
         self._tell(base, batch, judgement, differences[valid], gradient)
         self._unknown.look(number, plan, valid, self.parameters, causes)
         return base.loss()

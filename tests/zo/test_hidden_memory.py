@@ -16,6 +16,7 @@ from benchmarks.closed_loop.mechanics import dead_band_program
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from tests.zo.ranks import results_by_rank
+from zo.execution import SharedRows
 
 CALLS, CASES = 10, 400
 STATES = torch.randn(CASES, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -233,13 +234,14 @@ def test_memory_that_a_call_declares_is_shown_from_the_first_step_on():
 
 
 def weights_after(group=None):
-    """Weights behind ten steps in front of a lag, which is found meanwhile, and whether it is."""
-    gradient = gradient_of(program_of("lag"), process_group=group)
+    """Weights behind ten steps in front of a lag, which is found meanwhile; whether it is; rows run here."""
+    host = program_of("lag").wrapped(lambda box: SharedRows(box, group))
+    gradient = gradient_of(host, process_group=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zo.TangentWarning)
         trained(gradient, "lag", range(10))
-    found = torch.tensor([float(gradient._stand_ins.memory == {0: (1,)})])
-    return torch.cat([*(weight.detach().flatten() for weight in gradient.network.parameters()), found])
+    weights = torch.nn.utils.parameters_to_vector(gradient.network.parameters()).detach()
+    return weights, gradient._stand_ins.memory == {0: (1,)}, host.ledger.rows_run
 
 
 def in_groups(groups):
@@ -247,9 +249,11 @@ def in_groups(groups):
 
 
 @pytest.mark.slow
-def test_several_processes_find_the_same(tmp_path):
-    alone = weights_after()
-    assert alone[-1] == 1.0
-    found = results_by_rank([in_groups], tmp_path)
-    assert sum(len(of_rank) for of_rank in found) == 2
-    assert all(torch.equal(weights, alone) for of_rank in found for weights in of_rank.values())
+def test_several_processes_find_the_same_and_the_first_runs_the_programs(tmp_path):
+    alone, found_alone, rows_alone = weights_after()
+    assert found_alone and rows_alone > 0
+    results = results_by_rank([in_groups], tmp_path)
+    assert [len(of_rank) for of_rank in results] == [1, 1, 0, 0]
+    for rank, rows_here in ((0, rows_alone), (1, 0)):
+        weights, found, rows = results[rank][2]
+        assert torch.equal(weights, alone) and found and rows == rows_here

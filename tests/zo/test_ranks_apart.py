@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec
@@ -79,9 +81,18 @@ def test_a_process_alone_hears_nothing(kind):
     assert said(kind) == 0
 
 
-def test_the_warning_says_what_to_do(one_of_two):
-    with pytest.warns(RanksWarning, match=r"the 2 processes.*group\.WORLD.*process_group=None.*all_reduce"):
-        step_of("values", make_box(), make_network())(batch_of(0))
+@pytest.mark.parametrize(("kind", "mend"), [("values", r"group\.WORLD"), ("tangents", r"SharedRows\(")])
+def test_the_warning_says_what_to_do(kind, mend, one_of_two):
+    words = rf"the 2 processes.*whole batch and .*{mend}.*process_group=None.*all_reduce"
+    with pytest.warns(RanksWarning, match=words):
+        step_of(kind, make_box(), make_network())(batch_of(0))
+
+
+def test_tangents_refuse_a_group_and_name_the_box_that_shares_rows(one_of_two):
+    group: Any = dist.group.WORLD
+    words = r"process_group: expected None, got .*SharedRows\(box, group, block=n\)"
+    with suppress_type_checks(), pytest.raises(zo.errors.ConfigurationError, match=words):
+        step_of("tangents", make_box(), make_network(), process_group=group)
 
 
 def test_a_box_that_autograd_goes_through_is_averaged_by_who_averages_gradients(one_of_two):

@@ -18,6 +18,7 @@ from tests.judged import gathered, judged
 from tests.zo.learners import learner
 from tests.zo.ranks import results_by_rank
 from tests.zo.row_boxes import FromTorch
+from zo.execution import SharedRows
 
 STATE, ACTION = ArraySpec("state", (3,)), ArraySpec("action", (2,))
 DRIVE = torch.tensor([[1.0, 0.2, -0.5], [0.1, -0.8, 0.6]])
@@ -755,8 +756,8 @@ def test_of_a_large_state_few_numbers_are_kept():
 
 def weights_after(group=None):
     """Weights behind five steps in closed loop, and the sizes of the dither."""
-    network, box = policy(), plant_box()
-    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, process_group=group)
+    network, box = policy(), SharedRows(plant_box(), group, block=3)
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, process_group=None)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(5):
         optimizer.zero_grad()
@@ -768,8 +769,8 @@ def weights_after(group=None):
 
 def weights_behind_a_wait(group=None):
     """Weights behind six steps, in whose first ones no gradient is added, and how many these are."""
-    network, box, waits = TwoHeads(1), two_inputs(), 0
-    gradient = zo.TangentGradient(network, two_losses(box), boxes=[box], seed=0, process_group=group)
+    network, box, waits = TwoHeads(1), SharedRows(two_inputs(), group, block=3), 0
+    gradient = zo.TangentGradient(network, two_losses(box), boxes=[box], seed=0, process_group=None)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(6):
         optimizer.zero_grad()

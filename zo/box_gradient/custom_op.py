@@ -31,8 +31,9 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
         def loss(x, y):
             return (solve(network(x)) - y).square().mean()
 
-    `solver` alone breaks a compiled graph in two; with `fullgraph=True` it is refused. The operator is one
-    node of the graph, whose shapes and dtypes come from the specs, so compilers never look into the box.
+    Compilers look into `solver` alone: it breaks a compiled graph many times, slowly, and what a tangent
+    learns in a compiled step may differ; with `fullgraph=True` it is refused. The operator is one node of
+    the graph, whose shapes and dtypes come from the specs, so compilers never look into the box.
     Values, gradients, counts and draws are the solver's, to the bit, compiled or not, and under
     `torch.func.vjp` and `grad` where these are not compiled. A compiler may evaluate calls on equal tensors
     once, as it does with all operators. The outputs that the gradient needs are kept as they are, not copied:

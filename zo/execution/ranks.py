@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -66,8 +66,7 @@ class Ranks:
     All call the same methods in the same order.
 
     Args:
-        group: a group of `torch.distributed`; None for this process alone. `...` means the same, with a
-            notice where there are other processes.
+        group: a group of `torch.distributed`; None or `...` for this process alone.
         owner: the class of the gradient, for messages.
         error: the class of the error where the ranks cannot take a step together.
 
@@ -84,7 +83,6 @@ class Ranks:
     exchanges: ClassVar[int] = 0  # of all groups of this process, so far
 
     def __init__(self, group: Group, owner: str, error: type[BlackBoxError]) -> None:
-        self._owner, self._unsaid = owner, group is ...
         group = None if group is ... else group
         # Before init_process_group, and outside of a group, torch gives other things than groups.
         if group is not None and not isinstance(group, dist.ProcessGroup):
@@ -98,28 +96,6 @@ class Ranks:
         self.exchanged, self.waited = 0, 0.0
         self._error = error
         self._raised: Exception | None = None  # the last error of a meeting
-
-    def apart_notice(self, step: int, exchanges: int) -> Notice | None:
-        """The warning of a step that a process took alone though nobody said so; None where all is well.
-
-        Args:
-            step: the number of the step.
-            exchanges: how many there had been before it: a process that has exchanged rows is in step.
-        """
-        if not self._unsaid or exchanges < Ranks.exchanges or not dist.is_available():
-            return None
-        size = dist.get_world_size() if dist.is_initialized() else 1
-        if size == 1:
-            return None
-        return Notice(
-            "ranks apart",
-            f"{self._owner}, step {step + 1}: expected to know what the {size} processes of "
-            "torch.distributed do together, got no process_group. Each takes the gradient of its own batch, "
-            "and their weights drift apart. Give all of them the whole batch and "
-            "process_group=torch.distributed.group.WORLD. Or say process_group=None, where you average .grad "
-            "by torch.distributed.all_reduce, or where they train apart on purpose.",
-            RanksWarning,
-        )
 
     @contextmanager
     def meeting(self, step: int, stage: str = "") -> Iterator[Meeting]:
@@ -186,20 +162,6 @@ class Ranks:
                 f"Step {step + 1}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend "
                 "that and take the step again, on all ranks."
             ) from cause
-
-    def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
-        """Refuse ranks that are not about to take the same step as the first.
-
-        Args:
-            step: The number of the step.
-            fingerprint: Gives checksums by name, see `fingerprint`; a process alone does not call it.
-
-        Raises:
-            BlackBoxError: Some rank would take another step; the error is of this object's kind.
-        """
-        if self.size > 1:
-            with self.meeting(step) as meeting:
-                meeting.marks = fingerprint()
 
     def refuse_different(self, step: int, marks: Sequence[Mapping[str, int | str]]) -> None:
         """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
@@ -272,6 +234,30 @@ class Ranks:
             ) from (cause or error)
         finally:
             self.waited += perf_counter() - began
+
+
+def apart_notice(owner: str, step: int, exchanges: int, together: str) -> Notice | None:
+    """The warning of a step that a process took alone though nobody said so; None where all is well.
+
+    Args:
+        owner: the class of the gradient, which was given no `process_group`.
+        step: the number of the step.
+        exchanges: how many there had been before it: a process that has exchanged rows is in step.
+        together: what processes with the whole batch are given to be in step.
+    """
+    if exchanges < Ranks.exchanges or not dist.is_available():
+        return None
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    if size == 1:
+        return None
+    return Notice(
+        "ranks apart",
+        f"{owner}, step {step + 1}: expected to know what the {size} processes of torch.distributed do "
+        "together, got no process_group. Each takes the gradient of its own batch, and their weights drift "
+        f"apart. Give all of them the whole batch and {together}. Or say process_group=None, where you "
+        "average .grad by torch.distributed.all_reduce, or where they train apart on purpose.",
+        RanksWarning,
+    )
 
 
 def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, int]:

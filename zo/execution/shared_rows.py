@@ -38,13 +38,14 @@ class SharedRows(Wrapper):
         box = zo.execution.SharedRows(service, torch.distributed.group.WORLD)
 
     Processes that train the same network in step make the same calls: the base, validation, the queries of
-    `differentiable`. Without this wrapper each would pay for them. If gradients share their queries
-    (`process_group` of `LossGradient` and `TangentGradient`), each process evaluates its own, as if the
-    wrapper were not there. If a `TangentGradient` shares the rows of a call, it does so by these blocks.
+    `differentiable`, the steps of a `TangentGradient`. Without this wrapper each would pay for them. If a
+    `LossGradient` shares its queries (`process_group`), each process evaluates its own, as if the wrapper
+    were not there.
 
     The answers equal a single process's, to the bit. Without a block, the first process evaluates every
-    call whole. With one, calls are cut into blocks of that many rows, even with a single process, and block n
-    goes to process n % size; for equal blocks the answers are equal to the bit.
+    call whole, as a box with a budget, with noise, or whose rows go on from one another needs. With one,
+    calls are cut into blocks of that many rows, even with a single process, and block n goes to process
+    n % size; for equal blocks the answers are equal to the bit.
 
     A call takes 24 bytes from each process, for a checksum of its inputs, and the answers of the others.
 
@@ -61,8 +62,9 @@ class SharedRows(Wrapper):
     Raises:
         ConfigurationError: `box` is not a black box, the group does not have this process, or a block is
             below one.
-        RanksError: from a call: a process makes another call, or died. An error of the box in one process is
-            raised in all.
+        RanksError: from a call: a process makes another call, or died, or made none until the timeout of
+            the group, as one that failed between two calls. An error of the box in one process is raised
+            in all.
     """
 
     transparent = True

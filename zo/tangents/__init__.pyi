@@ -12,7 +12,6 @@ from zo.tangents.models.mesh.mesh import MeshTangent as MeshTangent
 from zo.tangents.models.mlp import MLPTangent as MLPTangent
 from zo.tangents.models.model import ModelTangent as ModelTangent
 from zo.tangents.models.network import Learning as Learning
-from zo.tangents.models.particles.particles import PairTangent as PairTangent
 from zo.tangents.models.selected import SelectedTangent as SelectedTangent
 from zo.tangents.models.structure import Specs as Specs
 from zo.tangents.models.student.student import StudentTangent as StudentTangent

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from blackbox import BlackBoxFunction
 from blackbox.group import BoxGroup
 from zo.batches import Batch
 from zo.errors import NonFiniteGradientError
-from zo.execution.ranks import Group, Ranks
+from zo.execution.ranks import Ranks, apart_notice
 from zo.objective import Objective
 from zo.parameters import Choice
 from zo.tangents.playback.by_models import losses_by_models
@@ -49,8 +50,8 @@ class TangentGradient:
     boxes must be differentiable.
 
     This costs batch rows in each call, as in a first-order step, for any number of weights. The objective is
-    evaluated once; in the first step, with several processes, and where rows fail twice: with the boxes, and
-    for autograd with their recorded answers. Buffers (running statistics) are updated by one of the two.
+    evaluated once; in the first step and where rows fail twice: with the boxes, and for autograd with their
+    recorded answers. Buffers (running statistics) are updated by one of the two.
 
     The gradient is as biased as the tangent is wrong. Each step measures this by predicting answers that the
     tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
@@ -59,10 +60,10 @@ class TangentGradient:
     when nothing is left. A held-out loss decides: see `KeepBest`. The numbers of a box may
     be in any units: each is measured by its usual size (`Units`).
 
-    Processes with the same network can share the evaluations and get the same result:
+    Processes with the same network can share the rows of each call and get the same result:
 
         torch.distributed.init_process_group("gloo")  # in train.py; torchrun --nproc-per-node=3 train.py
-        gradient = zo.TangentGradient(..., process_group=torch.distributed.group.WORLD)
+        solver = zo.execution.SharedRows(WakeFlow(...), torch.distributed.group.WORLD, block=4)
 
     Args:
         network: the network; put several in a `ModuleDict`.
@@ -76,12 +77,9 @@ class TangentGradient:
             docs/concepts/learned_tangents.md.
         parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
         seed: all draws depend only on the seed and the step.
-        process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
-            for GPUs, "nccl". They share the rows of each call. In each step they exchange what was
-            recorded: rows x (1 + sum over calls of (size_in + size_out)) numbers. The first runs all rows of
-            a box with a budget (`Budgeted`), with noise (`deterministic=False`), or in a `SharedRows` without
-            blocks. None for this process alone; left out it is that too, with a warning where
-            torch.distributed has several.
+        process_group: None says that the gradient exchanges nothing with other processes. Left out, it does
+            not either, with a warning where torch.distributed has several and none of the boxes is a
+            `SharedRows`.
         steps: how many steps the training takes; None where that is not known. In closed loop at most a
             quarter of them, or 25 steps for None, wait for the response to a first dither. Where trust is
             lost in the last step, no remedy is begun, since it could not act.
@@ -125,7 +123,7 @@ class TangentGradient:
         tangent: Tangent | Sequence[Tangent] | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
         seed: int = 0,
-        process_group: Group = ...,
+        process_group: EllipsisType | None = ...,
         steps: int | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
@@ -144,12 +142,12 @@ class TangentGradient:
         self.counts, self.unchecked = TangentCounts(), False
         self._evaluations = Evaluations(settings)
         self._stand_ins = StandIns(settings.tangents, settings.boxes, limits.outliers)
-        self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
+        self._judgement = Judgement(settings, self._stand_ins)
         notices = self._judgement.notices
         longest = limits.clip if self._stand_ins.learn else None
         self._grads = Accumulation(self.parameters, longest, notices)
         self._replays = Replays(settings, self._stand_ins, notices)
-        self._keep_within(Room.here(shared=self._evaluations.ranks.size > 1))
+        self._keep_within(Room.here())
         self._rows = 0  # of the last step
 
     @property
@@ -241,8 +239,9 @@ class TangentGradient:
             ObjectiveError: the batch or the losses do not have rows first, or the call is inside of autocast.
             ParameterError: the network is not the one that the gradient was made with, or another gradient is
                 at work on its weights.
-            TangentError: the objective's second evaluation differs from the first, it calls no box, or a
-                process failed or has other weights.
+            TangentError: the objective's second evaluation differs from the first, or it calls no box.
+            RanksError: a box is a `SharedRows`, and another process asks it for other rows, as with other
+                weights, or died.
             FailedBatchError: all rows of the base failed in the boxes, or, as `NonFiniteGradientError`, the
                 gradient is not finite: go on with the next batch.
             FailedQueriesError: all rows of the base failed elsewhere.
@@ -251,7 +250,6 @@ class TangentGradient:
         exchanges = Ranks.exchanges
         with evaluations.alone("backward"):
             step = evaluations.step(batch, number)
-            evaluations.refuse_others(step, self._shared)
             dither = judgement.dither(evaluations.key.at(number))
             with evaluations.run(step, dither, self._stand_ins.memory) as evaluation:  # the boxes run, once
                 self.counts.rows += evaluation.rows  # whatever comes of the step
@@ -273,7 +271,9 @@ class TangentGradient:
             self._rows = self.counts.add(evaluation)
             self._replays.add(evaluation.usual(gradient.window))
             judgement.saw(evaluation, gradient, self.counts.lost)
-            judgement.notices.say(evaluations.ranks.apart_notice(number, exchanges))
+            if self._settings.process_group is ...:
+                together = "zo.execution.SharedRows(box, group, block=n) around each box"
+                judgement.notices.say(apart_notice("TangentGradient", number, exchanges, together))
             return gradient.back.loss
 
     def replays(self) -> int:
@@ -394,7 +394,7 @@ class TangentGradient:
         places: set[int] = set()  # of the boxes that were called
         with self._evaluations.alone("prefit"):
             for batch in batches:
-                evaluation = self._evaluations.answers(batch, self.counts.steps)
+                evaluation = self._evaluations.answers(batch)
                 self.counts.rows += evaluation.rows
                 evaluation.refuse_none_left(self.counts.steps)
                 places |= self._stand_ins.see(evaluation)
@@ -407,11 +407,6 @@ class TangentGradient:
         Inputs that are not dithered are left out: most boxes have none.
         """
         return self._judgement.dithers()
-
-    @property
-    def waited(self) -> float:
-        """Seconds that this process has waited for the others' answers, since it was made."""
-        return self._evaluations.ranks.waited
 
     def next_queries(self) -> int:
         """The perturbed objectives that the next step will cost, without the base evaluation.
@@ -496,7 +491,3 @@ class TangentGradient:
         self._room = room
         self._replays.keep_within(room.windows)
         self._stand_ins.keep_within(room.rows)
-
-    def _shared(self) -> object:
-        """Return the state that must be the same in all processes, beside weights, batch and draws."""
-        return self._judgement.shared, self._grads.most, self.tangents

@@ -176,10 +176,10 @@ class Answers:
     """
 
     again = (
-        "In the first step, with several processes and where rows failed it is evaluated once more, with "
-        "what boxes answered: it must call the same boxes in the same order on the same values. Keep the "
-        "batch's rows first, draw no random numbers outside of the network's layers, nor in another thread, "
-        "count no calls, and run one batch through a network that sets itself up on its first."
+        "In the first step and where rows failed it is evaluated once more, with what boxes answered: it "
+        "must call the same boxes in the same order on the same values. Keep the batch's rows first, draw no "
+        "random numbers outside of the network's layers, nor in another thread, count no calls, and run one "
+        "batch through a network that sets itself up on its first."
     )
 
     def __init__(

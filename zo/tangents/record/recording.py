@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,10 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.calls import intercepted
-from zo.batches import map_tensors, tensors
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import unmoved_losses
 from zo.evaluators.state import Snapshot
-from zo.execution.helped import helped
-from zo.execution.ranks import Ranks
-from zo.execution.shared_rows import apart
 from zo.tangents.record.before import Memory, remembering
 from zo.tangents.record.call import Parts, RecordedCall, flat_rows, has_rows, refuse_arrays
 from zo.tangents.record.undifferentiated import Undifferentiated
@@ -102,39 +98,24 @@ class Recorded:
 
 
 @torch.no_grad()
-def record(
-    step: Step,
-    boxes: Sequence[BlackBoxFunction],
-    number: int,
-    ranks: Ranks,
-    dither: Dither,
-    memory: Memory,
-) -> Recorded:
+def record(step: Step, boxes: Sequence[BlackBoxFunction], dither: Dither, memory: Memory) -> Recorded:
     """Evaluate the objective without a graph; the network is left as it was.
 
     Args:
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
-        number: the number of the step, for the processes.
-        ranks: the processes that share the rows of each call; each gets the whole record.
         dither: the dither of the boxes' inputs.
         memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Raises:
-        TangentError: there are no calls; or a rank failed.
+        TangentError: there are no calls.
     """
-    home = step.parameters.tensors[0].device
-    with ranks.meeting(number) as meeting, helped(ranks, boxes, number, home):
-        step.parameters.refuse_replaced(step.network)
-        step.parameters.refuse_frozen()
-        if ranks.rank == 0:
-            recorder = Recorder(boxes, dither)
-            with recorder.recording():
-                losses = unmoved_losses(step, Snapshot(step.network))
-            seen = Recorded(losses, remembering(recorder.seen, boxes, memory), recorder.rows)
-            meeting.message = seen if ranks.size == 1 else _packed(seen)
-    first = meeting.messages[0]
-    return with_calls(first if ranks.size == 1 else _unpacked(first, home), boxes)
+    step.parameters.refuse_replaced(step.network)
+    step.parameters.refuse_frozen()
+    recorder = Recorder(boxes, dither)
+    with recorder.recording():
+        losses = unmoved_losses(step, Snapshot(step.network))
+    return with_calls(Recorded(losses, remembering(recorder.seen, boxes, memory), recorder.rows), boxes)
 
 
 class Recorder:
@@ -232,11 +213,6 @@ def with_calls(recorded: Recorded, boxes: Sequence[BlackBoxFunction]) -> Recorde
     return recorded
 
 
-def alone(ranks: Ranks) -> AbstractContextManager[None]:
-    """A block in which a process asks boxes what others do not, so that `SharedRows` waits for none."""
-    return apart() if ranks.size > 1 else nullcontext()
-
-
 def _refuse_false_copies(box: BlackBoxFunction, call: RecordedCall) -> None:
     """Refuse an output that is not the input that its spec says it is: its derivative would be wrong."""
     copies = [(place, spec) for place, spec in enumerate(box.outputs) if spec.copy_of is not None]
@@ -266,14 +242,3 @@ def _is_within(spec: ArraySpec, rows: Tensor, dither: Tensor) -> bool:
     return spec.bounds is None or bool(
         ((moved >= rows.clamp(max=low)) & (moved <= rows.clamp(min=high))).all()
     )
-
-
-def _packed(part: Recorded) -> tuple[Recorded, list[bool]]:
-    """The record in the CPU's memory, to be sent; and which tensors were in a GPU's."""
-    return map_tensors(Tensor.cpu, part), [tensor.is_cuda for tensor in tensors(part)]
-
-
-def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
-    """The record with tensors moved back to the network's device, where they came from another's."""
-    were_there = iter(packed[1])
-    return map_tensors(lambda tensor: tensor.to(home) if next(were_there) else tensor, packed[0])

@@ -21,13 +21,9 @@ class Accumulation:
         parameters: the parameters whose `.grad` it is.
         most: the longest gradient, in multiples of the median length of the last steps; None for no bound.
         notices: the notices given so far.
-
-    Attributes:
-        most: the argument of that name.
     """
 
     def __init__(self, parameters: Parameters, most: float | None, notices: Notices) -> None:
-        self.most = most
         self._parameters, self._notices, self._clipping = parameters, notices, Clipping(most)
 
     def add_share(self, gradients: Sequence[Tensor], share: float, step: int) -> bool:

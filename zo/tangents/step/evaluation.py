@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -15,11 +15,9 @@ from blackbox.errors import RowFailedError
 from blackbox.failures import FailedRow, noted
 from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
-from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.generators import Turns
 from zo.evaluators.state import Snapshot
-from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
 from zo.same_run import arrays_of, refuse_other_run
 from zo.tangents.assumptions.cut import outputs_without_gradient
@@ -40,20 +38,18 @@ from zo.tangents.trust import Check
 
 
 class Evaluations:
-    """Evaluates a gradient's steps with its boxes, in its processes, and in turn with other gradients.
+    """Evaluates a gradient's steps with its boxes, and in turn with other gradients.
 
     Args:
         settings: the arguments of the gradient.
 
     Attributes:
-        ranks: the processes that share the rows of a step.
         key: the key of all draws.
         boxes: the boxes that the objective calls.
         turns: the turns of the steps that draw, see `Turns`.
     """
 
     def __init__(self, settings: GradientSettings) -> None:
-        self.ranks = Ranks(settings.process_group, "TangentGradient", TangentError)
         self.key = Key(settings.seed)
         self.boxes, self.turns, self._settings = settings.boxes, Turns(settings.network), settings
 
@@ -81,29 +77,11 @@ class Evaluations:
         rows = count_rows(batch) if rows is None else rows
         return Step(settings.network, settings.parameters, settings.objective, batch, rows, number=number)
 
-    def refuse_others(self, step: Step, shared: Callable[[], object]) -> None:
-        """Refuse a step that another process takes with other weights, rows, settings or tangents.
-
-        Args:
-            step: the step.
-            shared: gives what has the same words in all processes, beside weights and batch.
-
-        Raises:
-            TangentError: one does.
-        """
-        key = self.key.at(step.number)
-
-        def marks() -> Any:
-            return fingerprint(step.network, step.batch, repr((key, shared())))
-
-        self.ranks.refuse_others(step.number, marks)
-
     @contextmanager
     def run(self, step: Step, dither: Dither, memory: Memory) -> Iterator[Evaluation]:
         """Run the boxes, and then a block that takes a gradient and has it checked.
 
-        Where the block fails the network is as it was, in all processes. At its end `check` is the first
-        process's check.
+        Where the block fails the network is as it was.
 
         Args:
             step: the step.
@@ -114,11 +92,7 @@ class Evaluations:
         if step.number == 0:
             warn_of_batch(step.batch)
         with _undone(before):
-            evaluation = self._with_or_without(step, dither, before, memory)
-            with self.ranks.meeting(step.number) as meeting:
-                yield evaluation
-                meeting.message = evaluation.check
-            evaluation.check = meeting.messages[0]
+            yield self._with_or_without(step, dither, before, memory)
 
     def _with_or_without(self, step: Step, dither: Dither, before: Snapshot, memory: Memory) -> Evaluation:
         """Run the base; once more without the dither if that leaves no row, or ends a call that may not fail.
@@ -132,7 +106,7 @@ class Evaluations:
                 return evaluation
             refused, spent = "no row of the batch had a finite loss.", evaluation.rows
         except RowFailedError as error:
-            if not dither or self.ranks.size > 1:
+            if not dither:
                 raise
             refused, spent = str(error), self._rows_asked() - asked
         before.restore()
@@ -147,10 +121,10 @@ class Evaluations:
         refused: str = "",
         spent: int = 0,
     ) -> Evaluation:
-        """The objective with the boxes: with a graph, but in the first step and with several processes."""
+        """The objective with the boxes: with a graph, but in the first step."""
         with noted() as causes:
-            if self.ranks.size > 1 or step.number == 0:
-                recorded, live = record(step, self.boxes, step.number, self.ranks, dither, memory), None
+            if step.number == 0:
+                recorded, live = record(step, self.boxes, dither, memory), None
             else:
                 live = Live(step, self.boxes, dither, memory)
                 recorded = live.seen
@@ -161,12 +135,11 @@ class Evaluations:
         ledgers = {id(box.ledger): box.ledger for box in self.boxes}
         return sum(ledger.rows_asked for ledger in ledgers.values())
 
-    def answers(self, batch: Batch, steps: int) -> Evaluation:
+    def answers(self, batch: Batch) -> Evaluation:
         """Evaluate a batch before the first step; the network is left as it was.
 
         Args:
             batch: the batch.
-            steps: how many steps there were.
 
         Raises:
             TangentError, ObjectiveError, ParameterError: as `TangentGradient.backward`.
@@ -174,7 +147,7 @@ class Evaluations:
         step, before = self.step(batch, number=0), Snapshot(self._settings.network)
         try:
             with noted() as causes:
-                recorded = record(step, self.boxes, steps, self.ranks, Dither(), {})
+                recorded = record(step, self.boxes, Dither(), {})
         finally:
             before.restore()  # running statistics, and what is drawn in the first step
         return Evaluation(self, step, recorded, causes, before, Dither())
@@ -195,9 +168,9 @@ class Evaluations:
 class Evaluation:
     """The boxes' inputs and answers in a step.
 
-    The base's graph is kept and used for the backward pass. In three cases the objective is evaluated once
-    more for that, with the recorded answers: in the first step, which compares the two evaluations; with
-    several processes; and where rows failed.
+    The base's graph is kept and used for the backward pass. In two cases the objective is evaluated once
+    more for that, with the recorded answers: in the first step, which compares the two evaluations, and
+    where rows failed.
 
     Args:
         evaluations: the evaluations of the gradient's steps.

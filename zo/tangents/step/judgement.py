@@ -10,8 +10,6 @@ from torch import Tensor
 
 from blackbox.notices import Notice, Notices
 from zo.draws import Key
-from zo.execution.helped import helped
-from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
 from zo.tangents.evidence.unmoved import Masked
 from zo.tangents.excitation.dither import Drawn
@@ -19,7 +17,7 @@ from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
-from zo.tangents.record.recording import Dither, alone
+from zo.tangents.record.recording import Dither
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.step.outcome import StepOutcome
 from zo.tangents.step.settings import GradientSettings
@@ -33,7 +31,6 @@ class Judgement:
     Args:
         settings: the arguments of the gradient.
         stand_ins: the tangents.
-        ranks: the processes that take a step together; the first one asks, and the others help.
 
     Attributes:
         watch: trust, from step to step.
@@ -42,7 +39,7 @@ class Judgement:
         notices: the notices given so far.
     """
 
-    def __init__(self, settings: GradientSettings, stand_ins: StandIns, ranks: Ranks) -> None:
+    def __init__(self, settings: GradientSettings, stand_ins: StandIns) -> None:
         self.notices = Notices()
         self.watch = TrustWatch(
             settings.limits,
@@ -55,12 +52,7 @@ class Judgement:
         self.check = Check()
         # of the last step: whether no gradient was added, what is to be said of that, unexplained inputs
         self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
-        self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
-
-    @property
-    def shared(self) -> tuple[Any, ...]:
-        """The state that must be the same in all processes."""
-        return *self.watch.shared, self.excitation.size
+        self._boxes, self._stand_ins = settings.boxes, stand_ins
 
     def dither(self, key: Key) -> Dither:
         """Return the dither of a step."""
@@ -86,9 +78,8 @@ class Judgement:
         else:
             gradient = self._without_unknown(gradient)
         if not self.waits and evaluation.dither and self.watch.checks(number):
-            with alone(self._ranks):
-                excited, window = self._stand_ins.excited, gradient.window
-                without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
+            excited, window = self._stand_ins.excited, gradient.window
+            without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
             self.excitation.saw_losses(gradient.back.loss, without)
         return gradient
 
@@ -106,13 +97,9 @@ class Judgement:
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
         """Check a gradient by queries along it, where a check is due and no outlier would decide."""
-        step = gradient.step
-        if self.waits or evaluation.outlying is not None or not self.watch.checks(step.number):
+        if self.waits or evaluation.outlying is not None or not self.watch.checks(gradient.step.number):
             return Check()
-        with self._ranks.meeting(step.number, "check"):
-            pass  # a process that has failed by here says so, and none waits for rows in vain
-        with helped(self._ranks, self._boxes, step.number, step.parameters.tensors[0].device):
-            return Check() if self._ranks.rank else checked(gradient, self.watch)
+        return checked(gradient, self.watch)
 
     def without_unmoved(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
         """Take the gradient again where its check has shown outputs that nothing moves, for no row.
@@ -162,8 +149,7 @@ class Judgement:
         outcome = StepOutcome(evaluation, gradient, self._unknowns, news)
         outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
         excite = partial(self.excitation.judge_again, spread_around(gradient))
-        with alone(self._ranks):
-            self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
+        self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
 
     def metrics(self) -> dict[str, float | None]:
         """Return the figures of the last check, trust, and the dither."""
@@ -203,10 +189,9 @@ class Judgement:
         if not isinstance(dither, Drawn):
             return []
         window = gradient.window
-        with alone(self._ranks):
-            found = self._stand_ins.look_back(
-                window.calls, gradient.pairs, dither.predicted, window.survived, gradient.step.number
-            )
+        found = self._stand_ins.look_back(
+            window.calls, gradient.pairs, dither.predicted, window.survived, gradient.step.number
+        )
         for place in found:
             self.excitation.begin_again(place, self._stand_ins.memory[place])
         return list(found.values())
@@ -216,11 +201,10 @@ class Judgement:
         if not self.watch.terms.learns:
             return []
         window, back = gradient.window, gradient.back
-        with alone(self._ranks):
-            spread = spread_around(gradient)
-            unknowns = self.excitation.saw(
-                window.calls, gradient.pairs, dither, back.reached, window.survived, spread
-            )
+        spread = spread_around(gradient)
+        unknowns = self.excitation.saw(
+            window.calls, gradient.pairs, dither, back.reached, window.survived, spread
+        )
         for place, tangent in enumerate(self._stand_ins.excited):
             if not self.excitation.excites(place):
                 tangent.forget()

@@ -22,17 +22,9 @@ class Room:
     windows: int
 
     @classmethod
-    def most(cls) -> Room:
-        """The most that there is ever."""
-        return cls(MOST_OF_ROWS, MOST_OF_WINDOWS)
-
-    @classmethod
-    def here(cls, *, shared: bool) -> Room:
-        """Return the room on this machine; the most where machines, which may differ, are to do the same."""
-        most = cls.most()
-        if shared:
-            return most
-        return cls(room_for(most.rows, SHARE_OF_ROWS), room_for(most.windows, SHARE_OF_WINDOWS))
+    def here(cls) -> Room:
+        """Return the room on this machine."""
+        return cls(room_for(MOST_OF_ROWS, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS))
 
     def plain(self) -> tuple[int, int]:
         """The two numbers, for a state."""

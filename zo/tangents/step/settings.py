@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,6 @@ from blackbox.checks import check_count
 from blackbox.group import BoxGroup
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError
-from zo.execution.ranks import Group
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.tangents.models.alike import AlikeTangent
@@ -44,14 +44,20 @@ class GradientSettings:
     tangents: tuple[Tangent, ...]
     parameters: Parameters
     seed: int
-    process_group: Group
+    process_group: EllipsisType | None
     steps: int | None
     limits: Limits
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of steps, and what is no `Limits`."""
+        """Refuse what is no number of steps, a group of processes, and what is no `Limits`."""
         if self.steps is not None:
             check_count("TangentGradient", "steps", self.steps)
+        if self.process_group not in (None, ...):
+            raise ConfigurationError(
+                f"TangentGradient, process_group: expected None, got {self.process_group!r}. Processes that "
+                "all have the whole batch share the rows of a box that is wrapped in each of them, "
+                "zo.execution.SharedRows(box, group, block=n)."
+            )
         if not isinstance(self.limits, Limits):
             raise ConfigurationError(
                 f"TangentGradient, limits: expected zo.tangents.Limits, got {self.limits!r}. "

@@ -55,11 +55,6 @@ class TrustWatch:
         """True if trust is lost."""
         return self.state.lost
 
-    @property
-    def shared(self) -> tuple[TrustTerms, State]:
-        """The terms and state that must be the same in all processes, without each one's own findings."""
-        return self.terms, replace(self.state, beside=True)
-
     def checks(self, step: int) -> bool:
         """Say whether a step, from 0, is checked."""
         return is_checked(self.terms, self.state, step)

@@ -1,1 +1,0 @@
-"""Tangents of particles whose neighbours change."""
