@@ -100,6 +100,11 @@ def fit_field(
     lower the loss is shortened to a quarter, up to three times. If that does not help either the move is
     undone, and the next one gets a quarter of the iterations.
 
+    Where arrays of the boxes have no layout and no tangent is given, a search first looks around: it evaluates
+    random changes of the field, as many as it has numbers, for at most half of the rows. They are three
+    tenths of the spread of the field's values, or a hundredth of their size where they are the same. Where it
+    stalls it looks around again, by three tenths of how far it has come.
+
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
     L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the
     objective can come near zero. Parts of a field that the observations do not determine stay as they began
@@ -113,12 +118,13 @@ def fit_field(
         boxes: the boxes that it calls.
         rows: the most rows of the boxes: after the first evaluation none begins that would take more.
         batch: the batch of the objective; None for one row, `torch.zeros(1, 1)`.
-        tangent: as for `TangentGradient`; None for `AutoTangent`. For a box that moves a state on, on a
-            periodic grid of at most 4,096 cells, None adds an `EquationTangent` beside it: the one that
-            foretold the last moves better is used, see `zo.tangents.models.foretold`.
+        tangent: as for `TangentGradient`. None is for a `KernelTangent` where no layout is said or seen, and
+            for `AutoTangent` elsewhere. For a box that moves a state on, on a periodic grid of at most 4,096
+            cells, None adds an `EquationTangent` beside it: the one that foretold the last moves better is
+            used, see `zo.tangents.models.foretold`.
         inner: the most iterations of L-BFGS between evaluations.
         tolerance: a loss that is low enough.
-        seed: the seed of the tangents' draws.
+        seed: the seed of the tangents' draws, and of changes about the field.
         evaluated: a function that is called with the loss of each evaluation, with the field as evaluated.
 
     Returns:
@@ -149,6 +155,7 @@ def fit_field(
             replays=inner, max_age=1, clip=None, excite=0, check_every=None, outliers=False
         ),
     )
+    gradient.notices.settle("unidentified")  # rows differ from evaluation to evaluation
     search = _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated)
     return search.run(inner, tolerance, torch.Generator().manual_seed(seed) if tables else None)
 

@@ -6,9 +6,8 @@
 The boxes are those of `inputs` that have a twin. Half the square of the distance to the data, in units of
 each box's noise, and the square of each unknown in units of its prior's spread add up to the potential. A
 search begins near the prior's mean. Its potential is given over the least one that the exact adjoint finds in
-400 evaluations by L-BFGS. All rows count, those of the first draws too. `fit_field` has a twin as its
-model, or a `KernelTangent` above the twin, or a `KernelTangent` that first learns from as many draws as there
-are unknowns, or its default. Results go into `benchmarks/results/posterior/most_likely.json` as they come;
+400 evaluations by L-BFGS. `fit_field` has a twin as its model, or a `KernelTangent` above the twin, or its
+default, which looks around first; all of its rows count. Results go into `benchmarks/results/posterior/most_likely.json` as they come;
 what is there is not measured again. `most_likely.md` beside it has the table.
 """
 
@@ -38,11 +37,10 @@ METHODS = {
     "adjoint": "adjoint, L-BFGS",
     "twin": "`fit_field`, the twin as its model",
     "above": "`fit_field`, `KernelTangent` above the twin",
-    "draws": "`fit_field`, `KernelTangent` after draws",
     "default": "`fit_field`",
 }
 SEEDS, ROWS, EVALUATIONS = (0, 1, 2), 200, 400
-NEAR, APART = 0.1, 0.5  # of the prior's spread: where a search begins, and the first draws about it
+NEAR = 0.1  # of the prior's spread: where a search begins
 SHOWN = (1, 5, 10, 20, 100, 200)  # rows
 
 
@@ -68,7 +66,7 @@ def searched(name: str, method: str, seed: int, rows: int = ROWS) -> dict[str, A
     generator = torch.Generator().manual_seed(seed)
     unknowns = box.draw(1, generator).shape[1]
     start = NEAR * spread * torch.randn(unknowns, generator=generator, dtype=torch.float64)
-    field, solver, found = zo.Field(start), Solver(box, unknowns), list[float | None]()
+    field, solver, found = zo.Field(start), Solver(box, unknowns), list[float]()
 
     def potential(x: Tensor, y: Tensor) -> Tensor:
         miss, far = (y - box.data) / box.noise, x / spread
@@ -85,35 +83,25 @@ def searched(name: str, method: str, seed: int, rows: int = ROWS) -> dict[str, A
         tangent = {
             "twin": lambda: ModelTangent(box.twin or box.values),
             "above": lambda: KernelTangent(prior=box.twin),
-            "draws": KernelTangent,
             "default": lambda: None,
         }[method]()
-        if method == "draws":
-            around = start + APART * spread * torch.randn(
-                unknowns, unknowns, generator=generator, dtype=torch.float64
-            )
-            tangent.fit(around, solver(around), box=solver)
-            found += [None] * unknowns
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = zo.fit_field(
                 field,
                 objective,
                 boxes=[solver],
-                rows=rows - len(found),
+                rows=rows,
                 tangent=tangent,
                 seed=seed,
                 evaluated=found.append,
             )
         why = fit.why
-    course = [
-        min((value for value in found[: row + 1] if value is not None), default=None)
-        for row in range(len(found))
-    ]
+    course = [min(found[: row + 1]) for row in range(len(found))]
     return {"course": course, "why": why, "seconds": process_time() - began}
 
 
-def _by_adjoint(field: zo.Field, potential: Any, found: list[float | None]) -> None:
+def _by_adjoint(field: zo.Field, potential: Any, found: list[float]) -> None:
     """L-BFGS by the exact derivative, and the potential of each evaluation."""
     optimizer = torch.optim.LBFGS(
         field.parameters(),
@@ -157,14 +145,14 @@ def main(words: Sequence[str]) -> None:
 
 
 def ratios(results: dict[str, Any], name: str, method: str, rows: int) -> list[float]:
-    """Each seed's potential after some rows over the adjoint's least; none where it is not known."""
+    """Each seed's potential after some rows over the adjoint's least."""
     found = []
     for seed in SEEDS:
         run, adjoint = (results.get(f"{name}, {m}, seed {seed}") for m in (method, "adjoint"))
         if run is not None and adjoint is not None:
             course = run["course"]
-            found.append((course[min(rows, len(course)) - 1], adjoint["course"][-1]))
-    return [value / least for value, least in found if value is not None]
+            found.append(course[min(rows, len(course)) - 1] / adjoint["course"][-1])
+    return found
 
 
 def table(results: dict[str, Any]) -> str:
@@ -182,7 +170,7 @@ def table(results: dict[str, Any]) -> str:
             last = ratios(results, name, method, SHOWN[-1])
             if last:
                 each = (ratios(results, name, method, rows) for rows in SHOWN)
-                cells = [f"{statistics.median(found):.3g}" if found else "" for found in each]
+                cells = [f"{statistics.median(found):.3g}" for found in each]
                 unknowns = str(len(BOXES[name]().draw(1, torch.Generator())[0]))
                 lines.append((name, unknowns, words, *cells, f"{max(last):.3g}"))
     return protocol.markdown(heads, lines) + "\n"

@@ -32,15 +32,6 @@ def test_the_adjoint_ends_where_the_gradient_is_zero(monkeypatch: pytest.MonkeyP
         assert course == sorted(course, reverse=True)
 
 
-def test_first_draws_count_as_rows() -> None:
-    """No potential is known until each unknown had a draw."""
-    course = most_likely.searched("compliance", "draws", 0, rows=47)["course"]
-    unknowns = BOXES["compliance"]().draw(1, torch.Generator()).shape[1]
-    assert course[:unknowns] == [None] * unknowns
-    assert len(course) <= 47
-    assert course[unknowns] > 0
-
-
 def test_the_table_is_that_of_the_results() -> None:
     """The page says what is in the file."""
     results = json.loads(most_likely.FILE.read_text(encoding="utf-8"))["results"]
@@ -54,8 +45,6 @@ def test_a_ratio_is_over_the_adjoints_least() -> None:
     results = {
         "poisson, adjoint, seed 0": {"course": [8.0, 2.0]},
         "poisson, twin, seed 0": {"course": [6.0, 3.0]},
-        "poisson, draws, seed 0": {"course": [None, 5.0]},
     }
     assert most_likely.ratios(results, "poisson", "twin", 1) == [3.0]
     assert most_likely.ratios(results, "poisson", "twin", 3) == [1.5]
-    assert most_likely.ratios(results, "poisson", "draws", 1) == []

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.group import BoxGroup
+from blackbox.notices import Notices
 from zo.batches import Batch
 from zo.errors import NonFiniteGradientError
 from zo.execution.ranks import Ranks, apart_notice
@@ -174,6 +175,11 @@ class TangentGradient:
     def units(self) -> tuple[Units, ...]:
         """One for each box."""
         return self._stand_ins.units
+
+    @property
+    def notices(self) -> Notices:
+        """The warnings that were given so far, each once."""
+        return self._judgement.notices
 
     @property
     def trust(self) -> list[float | None]:
