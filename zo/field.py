@@ -100,10 +100,10 @@ def fit_field(
     lower the loss is shortened to a quarter, up to three times. If that does not help either the move is
     undone, and the next one gets a quarter of the iterations.
 
-    Where arrays of the boxes have no layout and no tangent is given, a search first looks around: it evaluates
-    random changes of the field, as many as it has numbers, for at most half of the rows. They are three
-    tenths of the spread of the field's values, or a hundredth of their size where they are the same. Where it
-    stalls it looks around again, by three tenths of how far it has come.
+    Where arrays of the boxes have no layout and no tangent is given, a search first looks around: it
+    evaluates random changes of the field, as many as it has numbers, for at most half of the rows. They are
+    three tenths of the spread of the field's values, or a hundredth of their size where they are the same.
+    Where it stalls it looks around again, by three tenths of how far it has come.
 
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
     L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the

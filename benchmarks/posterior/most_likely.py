@@ -7,8 +7,9 @@ The boxes are those of `inputs` that have a twin. Half the square of the distanc
 each box's noise, and the square of each unknown in units of its prior's spread add up to the potential. A
 search begins near the prior's mean. Its potential is given over the least one that the exact adjoint finds in
 400 evaluations by L-BFGS. `fit_field` has a twin as its model, or a `KernelTangent` above the twin, or its
-default, which looks around first; all of its rows count. Results go into `benchmarks/results/posterior/most_likely.json` as they come;
-what is there is not measured again. `most_likely.md` beside it has the table.
+default, which looks around first; all of its rows count. Results go into
+`benchmarks/results/posterior/most_likely.json` as they come; what is there is not measured again.
+`most_likely.md` beside it has the table.
 """
 
 from __future__ import annotations
