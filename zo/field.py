@@ -100,10 +100,11 @@ def fit_field(
     lower the loss is shortened to a quarter, up to three times. If that does not help either the move is
     undone, and the next one gets a quarter of the iterations.
 
-    Where arrays of the boxes have no layout and no tangent is given, a search first looks around: it
-    evaluates random changes of the field, as many as it has numbers, for at most half of the rows. They are
-    three tenths of the spread of the field's values, or a hundredth of their size where they are the same.
-    Where it stalls it looks around again, by three tenths of how far it has come.
+    Where arrays of the boxes have no layout, so that the tangents are `KernelTangent`, a search first looks
+    around, unless a tangent has learned before or has a prior: it evaluates random changes of the field, as
+    many as it has numbers, for at most half of the rows. They are three tenths of the spread of the field's
+    values, or a hundredth of their size where they are the same. Where it stalls it looks around, or does so
+    again, by three tenths of how far it has come.
 
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
     L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the
@@ -141,10 +142,8 @@ def fit_field(
     check_count("fit_field", "rows", rows)
     check_count("fit_field", "inner", inner)
     check_number("fit_field", "tolerance", tolerance, least=0)
-    tables = False
     if tangent is None and all(isinstance(box, BlackBoxFunction) for box in boxes):
         tangent = [_default(box, seed) for box in boxes]
-        tables = not any(isinstance(each, ForetoldTangent) for each in tangent)
     gradient = TangentGradient(
         field,
         objective,
@@ -157,7 +156,10 @@ def fit_field(
     )
     gradient.notices.settle("unidentified")  # rows differ from evaluation to evaluation
     search = _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated)
-    return search.run(inner, tolerance, torch.Generator().manual_seed(seed) if tables else None)
+    kernels = [each for each in gradient.tangents if isinstance(each, KernelTangent)]
+    draws = torch.Generator().manual_seed(seed) if len(kernels) == len(gradient.tangents) else None
+    informed = any(each.prior is not None or each.knows for each in kernels)
+    return search.run(inner, tolerance, draws, informed)
 
 
 def _default(box: BlackBoxFunction, seed: int) -> Tangent:
@@ -196,12 +198,19 @@ class _Search:
         self.begun = self._rows_run()
         self.cost = 0  # rows of an evaluation
 
-    def run(self, inner: int, tolerance: float, draws: torch.Generator | None) -> FieldFit:
-        """Moves and evaluations, until one of the three ends; before them, draws about the start."""
+    def run(self, inner: int, tolerance: float, draws: torch.Generator | None, informed: bool) -> FieldFit:
+        """Moves and evaluations, until one of the three ends; before them, draws about the start.
+
+        Args:
+            inner: the most iterations between evaluations.
+            tolerance: a loss that is low enough.
+            draws: the generator of draws; None for no look around, of which not all tangents learn.
+            informed: whether a tangent knows a derivative from the start, so that no look around begins.
+        """
         iterations, gave_way, why = inner, False, ""
         try:
             self._first()
-            if draws is not None and self.best > tolerance:
+            if draws is not None and not informed and self.best > tolerance:
                 self._look_around(draws)
             while not why:
                 if self.best <= tolerance:
