@@ -23,6 +23,7 @@ class RowMean:
 
     One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
     whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
+    A mean of few rows is uncertain, so a result has its standard error, too.
 
         return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
 
