@@ -41,7 +41,7 @@ def sentences(run: Run, result: Result) -> list[str]:
     rows = comparable(result).table
     aside = [score for row in result.table if row not in rows for score in [Score([row])]]
     if aside and several:
-        # without ±, which is the spread over seeds in the table of such a run
+        # without ±, whose sense in the table depends on how many seeds are there
         listed = ", ".join(f"{score.method} (seed {score.rows[0].seed}) {_figure(score)}" for score in aside)
         lines.append(f"In no table, since other seeds or methods lack them: {listed}.")
     return lines

@@ -13,7 +13,9 @@ from blackbox.words import counted
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, Result, Row
 from tasks.problem.figures import standard_error
 
-APART = 2  # standard errors, beyond which two methods' difference on the same rows is more than chance
+# standard errors, beyond which two methods' difference on the same rows is more than chance; of fewer than
+# nine rows Student's 97.5 % quantiles, from two rows on
+APART, APART_OF_FEW = 2.0, (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36)
 FEW = 5  # standard errors, that a difference has to have where the rows of both are not known one by one
 
 
@@ -160,8 +162,10 @@ def told_apart(one: Score, other: Score) -> bool:
     rows, others = one.by_row, other.by_row
     if len(rows) and len(rows) == len(others):
         differences = rows - others
+        differences = differences[np.isfinite(differences)]
         error = standard_error(differences.tolist())
-        return error is not None and abs(float(np.nanmean(differences))) > APART * error
+        limit = dict(enumerate(APART_OF_FEW, 2)).get(len(differences), APART)
+        return error is not None and abs(float(differences.mean())) > limit * error
     errors = [error for error in (one.standard_error, other.standard_error) if error is not None]
     return not errors or abs(one.mean - other.mean) > FEW * math.hypot(*errors)
 

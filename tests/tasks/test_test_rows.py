@@ -118,6 +118,13 @@ def test_where_rows_are_not_the_same_a_difference_has_to_be_five_standard_errors
         assert ("a has the lowest" in told(run)) == apart
 
 
+def test_a_handful_of_rows_has_to_differ_by_more(tmp_path):
+    """Differences of 2 and 4: mean 3, standard error 1; of 32 such rows it is .18."""
+    for pairs, apart in ((1, False), (16, True)):
+        run = of_rows(tmp_path, {"a": [1.0, 1.0] * pairs, "b": [3.0, 5.0] * pairs})
+        assert ("a has the lowest" in told(run)) == apart
+
+
 def test_one_test_row_tells_nothing_apart(tmp_path):
     said = told(of_rows(tmp_path, {"none": [2.0], "a": [1.0]}))
     assert "By test loss 1 test row does not tell these apart: a has 1, the untrained start has 2." in said
