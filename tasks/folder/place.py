@@ -15,7 +15,8 @@ from tasks.folder.terms import BEGUN, CONFIG
 
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 SAMPLING = "sampling.json"  # of `blackbox sample`
-UNTOUCHED = {CONFIG, BEGUN, CHECKPOINTS, LOCK, warning_notes.NAME}  # of a run in which nothing was done
+DATA = "data.json"  # digests of a run's data
+UNTOUCHED = {CONFIG, BEGUN, CHECKPOINTS, LOCK, DATA, warning_notes.NAME}  # of a run in which nothing was done
 COUNTED = {"calls", "calls.json", "first_rows.pt"}  # of one that has timed its first batch, and no more
 
 
