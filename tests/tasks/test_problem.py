@@ -966,7 +966,7 @@ def test_one_loss_for_the_whole_batch_is_refused(tmp_path):
         def objective(self, network, wanted):
             return super().objective(network, wanted).mean()
 
-    with pytest.raises(Exception, match=r"one loss"):
+    with pytest.raises(Exception, match=r"one floating loss per row"):
         go(Mean(), tmp_path, methods=["no-gradient"])
 
 
