@@ -22,6 +22,7 @@ from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, by_row, of_rows, plain
+from tasks.problem.data import evaluating
 from tasks.problem.figures import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
@@ -73,7 +74,8 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
         )
     tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
     ledger_before = tally.copy()
-    with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
+    aside = answers.used(aside=lambda box: not tally.counts(box))
+    with noted() as causes, evaluating(trained.network), aside:
         result = _with_verdict(
             setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
         )
