@@ -42,6 +42,10 @@ class BoundsWarning(UserWarning):
     """The first inputs of a box lie far outside of its spec's bounds."""
 
 
+class PrecisionWarning(UserWarning):
+    """A box gives float64 answers whose differences are lost where they become float32."""
+
+
 class NotDifferentiableError(BlackBoxError, RuntimeError):
     """A tensor that requires a gradient is given to a black box, which would cut it from the graph."""
 

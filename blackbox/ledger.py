@@ -102,6 +102,13 @@ class Ledger:
         """Take in that a row has come back."""
         vars(self)["_answered"] = True
 
+    def is_new(self, notice: str) -> bool:
+        """Say whether a notice is given for the first time; from now on it is not. No count either."""
+        given: set[str] = vars(self).setdefault("_notices", set())
+        new = notice not in given
+        given.add(notice)
+        return new
+
     def failures(self) -> dict[str, int]:
         """Failed and skipped rows by kind, without kinds that did not occur."""
         kinds = {

@@ -180,6 +180,8 @@ def _from_file(path: Path) -> ModuleType:
 def only_class(target: Target, base: type, name: str) -> Any:
     """The only subclass of a class that a file or module defines itself; its code is executed.
 
+    A class that has several names there is one.
+
     Args:
         target: The file or the module.
         base: the class.
@@ -189,11 +191,8 @@ def only_class(target: Target, base: type, name: str) -> Any:
         ConfigurationError: there is no such file or module, or it defines none or several.
     """
     place, module = target.place, module_of(target)
-    subclasses = [
-        kind
-        for kind in vars(module).values()
-        if inspect.isclass(kind) and issubclass(kind, base) and kind.__module__ == module.__name__
-    ]
+    own = (kind for kind in vars(module).values() if inspect.isclass(kind) and issubclass(kind, base))
+    subclasses = list(dict.fromkeys(kind for kind in own if kind.__module__ == module.__name__))
     if len(subclasses) != 1:
         named = ", ".join(kind.__name__ for kind in subclasses) or "none"
         objects = _meant(module, None) if base is BlackBoxFunction and not subclasses else []

@@ -175,6 +175,16 @@ def losses(
             f"that asks autograd for a gradient ({error}). If it needs one, as for the residual of a "
             "differential equation, compute that inside of `with torch.enable_grad():` in the objective."
         ) from error
+    result = per_row(result, rows)
+    return result if with_graph else result.detach()
+
+
+def per_row(result: Any, rows: int | None) -> Tensor:
+    """The result of an objective, `(rows,)`, as it is; None for as many rows as there are.
+
+    Raises:
+        ObjectiveError: it is something else.
+    """
     shaped = isinstance(result, Tensor) and (result.ndim == 1 if rows is None else result.shape == (rows,))
     floating = isinstance(result, Tensor) and result.is_floating_point() and not result.is_meta
     if not isinstance(result, Tensor) or not shaped or not len(result) or not floating:
@@ -182,7 +192,7 @@ def losses(
             f"objective: expected one floating loss per row, a tensor of shape ({rows or 'rows'},), got "
             f"{described_result(result)}"
         )
-    return result if with_graph else result.detach()
+    return result
 
 
 def evaluated(objective: Objective, network: nn.Module, batch: Batch, rows: int | None) -> Any:

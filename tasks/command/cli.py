@@ -114,8 +114,11 @@ def _status(invocation: Invocation) -> int:
         if sentence is None:
             raise
         several = isinstance(error, WorkersError) or type(error).__name__ == "RanksError"
+        path = invocation.run and invocation.run.path
         if arguments[0] == "run" and not several and _discarded(invocation):
-            advice = f"Nothing was begun; {invocation.run and invocation.run.path} is removed."
+            advice = f"Nothing was begun; {path} is removed."
+        elif arguments[0] == "run" and not several and _of_code(error) and _discarded(invocation, timed=True):
+            advice = f"Nothing was trained; {path} is removed. Mend that, and run it again."
         else:
             advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(invocation)
             if advice and isinstance(error, BudgetError):
@@ -162,13 +165,28 @@ def _words(error: Exception, at_work: bool) -> str | None:
     return sentence
 
 
-def _discarded(invocation: Invocation) -> bool:
-    """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
+def _of_code(error: Exception) -> bool:
+    """Say whether an error comes again until the user's own code is mended."""
+    from tasks import tracebacks
+
+    if isinstance(error, BlackBoxError):
+        return type(error).__name__ == "ObjectiveError"  # of zo, too
+    may_pass = isinstance(error, OSError) or tracebacks.of_resources(error) is not None
+    return not may_pass and bool(tracebacks.place(error))
+
+
+def _discarded(invocation: Invocation, *, timed: bool = False) -> bool:
+    """Leave no folder of a new run that ended before anything was done: there is nothing to resume.
+
+    Args:
+        invocation: The command.
+        timed: Whether rows of the first batch, run for their time, are nothing either.
+    """
     from tasks.folder.place import discard
     from tasks.workers import launch
 
     run = invocation.run
-    return run is not None and launch.launch_id() is None and discard(run.path)
+    return run is not None and launch.launch_id() is None and discard(run.path, timed=timed)
 
 
 def _how_to_resume(invocation: Invocation) -> str:

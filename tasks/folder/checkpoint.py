@@ -131,13 +131,13 @@ def file_name(stage: str) -> str:
 
 
 def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
-    """Load a stage's `Problem.evaluate`: "figures", "fields" (arrays as tensors), "failed", "ledger".
+    """Load a stage's `Problem.evaluate`: figures, fields (arrays as tensors), failed, ledger and by_row.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
     path = evaluation(folder, stage)
-    content = {"failed": {}, **load(path)}  # those of an older version have none
+    content = {"failed": {}, "by_row": (), **load(path)}  # those of older versions lack some
     parts: list[Any] = [content.get(name) for name in ("figures", "fields", "ledger", "failed")]
     if not (
         all(isinstance(part, dict) for part in parts)
@@ -148,6 +148,8 @@ def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
         and all(
             isinstance(parts[2].get(name, 0), int) for name in ("rows_run", "rows_failed", "rows_skipped")
         )
+        and isinstance(content["by_row"], tuple)
+        and all(value is None or isinstance(value, float) for value in content["by_row"])
     ):
         raise CheckpointError(
             f"{path}: expected the figures and arrays of an evaluation, got others. Delete it: an unfinished "

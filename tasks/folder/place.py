@@ -15,7 +15,9 @@ from tasks.folder.terms import BEGUN, CONFIG
 
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 SAMPLING = "sampling.json"  # of `blackbox sample`
-UNTOUCHED = {CONFIG, BEGUN, CHECKPOINTS, LOCK, warning_notes.NAME}  # of a run in which nothing was done
+DATA = "data.json"  # digests of a run's data
+UNTOUCHED = {CONFIG, BEGUN, CHECKPOINTS, LOCK, DATA, warning_notes.NAME}  # of a run in which nothing was done
+COUNTED = {"calls", "calls.json", "first_rows.pt"}  # of one that has timed its first batch, and no more
 
 
 def new(root: Path, name: str) -> Path:
@@ -57,17 +59,19 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def discard(folder: Path) -> bool:
+def discard(folder: Path, *, timed: bool = False) -> bool:
     """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files but warnings.
 
     Args:
         folder: made by `Run.create` in this very process, with no one else at work on it.
+        timed: whether it is deleted too if rows of its first batch were run, and nothing came of them.
 
     Returns:
         Whether it is gone; not where the system refuses, which must not hide why the run was.
     """
     try:
-        if {path.name for path in folder.iterdir()} - UNTOUCHED or any((folder / CHECKPOINTS).iterdir()):
+        nothing = UNTOUCHED | COUNTED if timed else UNTOUCHED
+        if {path.name for path in folder.iterdir()} - nothing or any((folder / CHECKPOINTS).iterdir()):
             return False
         shutil.rmtree(folder)
     except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from shlex import quote
@@ -17,7 +17,7 @@ from blackbox import Ledger
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.folder import atomic, reading
-from tasks.problem.figures import without_failed
+from tasks.problem.figures import RowMean, standard_error, without_failed
 from tasks.problem.trained import TrainingOutcome
 
 SCHEMA = 1
@@ -91,6 +91,13 @@ class Row:
     "validation" that chose the weights, and box rows of "the test"."""
     role: str = ""
     """Whose part the method has in the report's first sentences, see `Method`; "" for its name's."""
+    test_rows: int | None = None
+    """Rows of data that `value` was measured on: those that came back, of which it is the mean, or all rows
+    of the test data where `evaluate` gives one number; None where that is not known."""
+    standard_error: float | None = None
+    """Of `value`, over these rows; None where their numbers are not known, or there is only one."""
+    by_row: tuple[float | None, ...] = ()
+    """The number of each row, by which two methods are compared row by row; None where it failed."""
 
     @classmethod
     def of(
@@ -138,7 +145,26 @@ class Row:
             ledger=asdict(outcome.ledger),
             higher_is_better=higher_is_better,
             failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
+            **of_rows(by_row(figures[metric])),
         )
+
+
+def by_row(figure: Any) -> tuple[float | None, ...]:
+    """The number of each row behind a figure of `evaluate`; none where it is one number."""
+    return figure.by_row if isinstance(figure, RowMean) else ()
+
+
+def of_rows(rows: Sequence[float | None], known: int | None = None) -> dict[str, Any]:
+    """The part of a line that says how well its figure is known.
+
+    Args:
+        rows: The number of each row, see `by_row`.
+        known: How many rows there are, if their numbers are not known.
+    """
+    if not rows:
+        return {"test_rows": known}
+    count = sum(value is not None for value in rows)
+    return {"test_rows": count, "standard_error": standard_error(rows), "by_row": tuple(rows)}
 
 
 @dataclass(frozen=True)

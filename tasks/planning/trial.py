@@ -30,7 +30,7 @@ from tasks.rows.tally import RowTally
 from tasks.workers import group
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError
-from zo.objective import evaluated
+from zo.objective import evaluated, per_row
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
@@ -246,12 +246,16 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
         problem: Its boxes are asked.
         keep: Whether to keep what they answer.
         tries: How many evaluations there are at most.
+
+    Raises:
+        ObjectiveError: The objective gives something else than a loss for each row: no training could begin.
     """
     boxes = list(problem.boxes.values())
     tally, best, quickest, begun = RowTally(boxes), math.inf, math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    losses, answers, unread, outer = None, list[Outcome](), False, runner()
+    losses: Tensor | None = None
+    answers, unread, outer = list[Outcome](), False, runner()
     fault: Exception | None = None
 
     def run(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
@@ -269,7 +273,8 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
         for _ in range(tries):
             answers.clear()
             ledger_before, started = tally.copy(), perf_counter()
-            losses = evaluated(problem.objective, network, batch, count_rows(batch))
+            result = evaluated(problem.objective, network, batch, count_rows(batch))
+            losses = per_row(result, count_rows(batch))
             passed = perf_counter() - started
             quickest = min(quickest, passed)
             best = min(best, passed / (tally.since(ledger_before).rows_run or math.nan))  # NaN is never less
@@ -279,17 +284,17 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
             if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
             limit = 1.0  # of two evaluations at least where the first one starts a pool
-    back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
+    back = None if losses is None else int(losses.isfinite().sum())
     spent = tally.since(first)
     unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
     second, evaluation = (None if unanswered or some == math.inf else some for some in (best, quickest))
     return Trial(second, evaluation, back, spent, unread, tuple(answers), fault)
 
 
-def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
+def _unread(boxes: Sequence[BlackBoxFunction], losses: Tensor, spent: Ledger) -> bool:
     """Say whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
     programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
-    back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
+    back = bool(losses.isfinite().any())
     more_causes = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
     return programs and not back and not more_causes and spent.rows_failed == spent.rows_run >= 2
 

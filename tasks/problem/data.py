@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -38,11 +38,14 @@ class Data:
             tensors that have their rows first. Draw with `zo.estimators.Key(seed, step).generator()`.
         validation: A batch to choose weights by; None to keep the last weights.
         test: A batch for the table's figures; None where `evaluate` has its own.
+        rows: The rows that `train` takes its batches from, if they are at hand: a run that goes on sees by
+            them whether the data are the same.
     """
 
     train: Callable[[int, int], Batch]
     validation: Batch | None = None
     test: Batch | None = None
+    rows: Batch | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse batches in the place of the function that gives them."""
@@ -133,7 +136,8 @@ class Data:
             return part(torch.randint(left, (batch,), generator=generator))
 
         held_out = part(slice(left, left + validation)) if validation else None
-        return cls(train, held_out, part(slice(left + validation, count)) if test else None)
+        tested = part(slice(left + validation, count)) if test else None
+        return cls(train, held_out, tested, rows=part(slice(left)))
 
     @classmethod
     def from_dataset(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ class RowMean:
 
     One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
     whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
+    A mean of few rows is uncertain, so a result has its standard error, too.
 
         return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
 
@@ -54,6 +57,14 @@ class RowMean:
 
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
 
+    @property
+    def by_row(self) -> tuple[float | None, ...]:
+        """The number of each row; None where it failed."""
+        import torch
+
+        rows = torch.as_tensor(self.rows).detach().double().tolist()
+        return tuple(value if math.isfinite(value) else None for value in rows)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -61,6 +72,12 @@ class Picture:
 
     caption: str
     figure: Any
+
+
+def standard_error(values: Sequence[float | None]) -> float | None:
+    """The standard error of a mean over rows, of those that came back; None of fewer than two."""
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    return stdev(there) / math.sqrt(len(there)) if len(there) > 1 else None
 
 
 def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:

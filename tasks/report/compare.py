@@ -18,7 +18,7 @@ from tasks.report import html_report, incomplete, pictures, plots
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START, contradictions
-from tasks.report.method_scores import scores
+from tasks.report.method_scores import Score, scores
 
 if TYPE_CHECKING:
     import pandas
@@ -139,7 +139,7 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     import pandas
 
     every = pandas.DataFrame(
-        (name, score.method, "" if score.refused else score.metric, str(score), score.mean, score.box_rows)
+        (name, score.method, "" if score.refused else score.metric, _shown(score), score.mean, score.box_rows)
         for name, side in sides.items()
         for score in scores(side.result)
     ).set_axis(["run", "method", "metric", "shown", "mean", "rows"], axis=1)
@@ -152,6 +152,8 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
 
     figures, rows = side_by_side("shown"), side_by_side("rows")
     caption = f"{', '.join(metrics or ['figure']).capitalize()}, mean ± standard deviation over seeds."
+    if any(score.standard_error is not None for side in sides.values() for score in scores(side.result)):
+        caption += " With one seed ± is the standard error over test rows."
     if len(sides) == 2 and alike:
         one, other = sides
         means = side_by_side("mean")
@@ -161,6 +163,10 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     frames = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
     return frames[0], frames[1], caption
+
+
+def _shown(score: Score) -> str:
+    return f"{score} ({score.on})" if score.on and math.isfinite(score.mean) else str(score)
 
 
 def _plot(sides: Sides, path: Path) -> list[Block]:

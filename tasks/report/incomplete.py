@@ -41,9 +41,17 @@ def sentences(run: Run, result: Result) -> list[str]:
     rows = comparable(result).table
     aside = [score for row in result.table if row not in rows for score in [Score([row])]]
     if aside and several:
-        listed = ", ".join(f"{score.method} (seed {score.rows[0].seed}) {score}" for score in aside)
+        # without ±, whose sense in the table depends on how many seeds are there
+        listed = ", ".join(f"{score.method} (seed {score.rows[0].seed}) {_figure(score)}" for score in aside)
         lines.append(f"In no table, since other seeds or methods lack them: {listed}.")
     return lines
+
+
+def _figure(score: Score) -> str:
+    if score.refused:
+        return str(score)
+    unit, rows = score.rows[0].unit, f" ({score.on})" if score.on else ""
+    return f"{score.plain}{unit and f' {unit}'}{rows}"
 
 
 def _missing(run: Run, result: Result) -> list[str]:

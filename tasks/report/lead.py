@@ -10,10 +10,11 @@ from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
 from tasks.problem.figures import LOW
 from tasks.report.findings import Findings
-from tasks.report.method_scores import Score, scores, untouched
+from tasks.report.method_scores import Score, meaning, scores, told_apart, untouched
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"  # roles of methods
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse
+UNSURE = 0.2  # of a figure: with a larger standard error over test rows it is called uncertain
 
 
 def sentences(result: Result, *, declared: bool = False) -> list[str]:
@@ -25,7 +26,7 @@ def sentences(result: Result, *, declared: bool = False) -> list[str]:
     finite = {score.method: score for score in every if math.isfinite(score.mean)}
     lines: list[str] = []
     if finite:
-        lines += [*_best(finite, declared), *_harm(finite), *_needed(finite)]
+        lines += [*_best(finite, declared), *_unsure(result, finite), *_harm(finite), *_needed(finite)]
     elif every and every[0].metric:  # else none was applicable, which is said of each
         lines.append(f"No method has a finite {every[0].metric} with every seed.")
     lines += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
@@ -35,6 +36,15 @@ def sentences(result: Result, *, declared: bool = False) -> list[str]:
             "This is one seed: how much of a difference between methods is the seed's own is not known."
         )
     return lines
+
+
+def doubts(result: Result) -> list[str]:
+    """Say what ± is in a table, and what its test rows leave open; for who sees the table alone."""
+    finite = {score.method: score for score in scores(result) if math.isfinite(score.mean)}
+    unsure = _unsure(result, finite)
+    if unsure and _open(best := leading(list(finite.values()))):
+        unsure = [_not_told(best, _untrained(finite)), *unsure]
+    return [*filter(None, [meaning(result)]), *unsure]
 
 
 def contradictions(facts: Findings) -> list[str]:
@@ -62,13 +72,19 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
     ranked = sorted(finite.values(), key=lambda score: score.loss)
     best, start = leading(ranked), _untrained(finite)
     if len(ranked) == 1:
-        return [f"{ranked[0].method}: {ranked[0].metric} {ranked[0]}."]
-    end = f"the {'highest' if ranked[0].rows[0].higher_is_better else 'lowest'} {ranked[0].metric}"
-    if start is not None and start in best:
+        return [f"{ranked[0].method}: {ranked[0].metric} {ranked[0]}{_on(ranked, ' on')}."]
+    extreme = "highest" if ranked[0].rows[0].higher_is_better else "lowest"
+    end = f"the {extreme} {ranked[0].metric}{_on(best, ' on')}"
+    if _open(best):
+        lines = [_not_told(best, start)]
+        if start in best:
+            return [*lines, *_taken(ranked[0], declared)]
+    elif start is not None and start in best:
         better = f"No method is better than {_named(start)}, which has {end}, {start}."
         return [better, *_taken(ranked[0], declared)]
-    beside = f"; {_named(start)} has {start}" if start else ""
-    lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
+    else:
+        beside = f"; {_named(start)} has {start}" if start else ""
+        lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
     lines += _taken(ranked[0], declared)
     rivals = [score for score in ranked if score.role != FIRST_ORDER and score is not start]
     first = in_role(FIRST_ORDER, finite.values())
@@ -81,9 +97,10 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
             cost = f", with {counted(round(best_of_others.box_rows), 'row')} in training"
             if first.box_rows:
                 times = f", {best_of_others.box_rows / first.box_rows:.2g} times first order's"
+        limit = ", as far as the test rows tell" if _open(alike) else ""
         lines.append(
             f"First order, with the box's derivative, has {first}; without it {_all(alike)} "
-            f"{'are' if several else 'is'} the best, {best_of_others}{cost}{times}."
+            f"{'are' if several else 'is'} the best{limit}, {best_of_others}{cost}{times}."
         )
     return lines
 
@@ -96,9 +113,57 @@ def _taken(score: Score, declared: bool) -> list[str]:
 
 
 def leading(finite: Sequence[Score]) -> list[Score]:
-    """The scores whose figure is the best, and those that are shown as the same figure; in their order."""
+    """The scores with the best figure, or the same to the digits shown, or not told apart from the best."""
     best = min(finite, key=lambda score: score.loss)
-    return [score for score in finite if score.loss == best.loss or str(score) == str(best)]
+    return [score for score in finite if _same(score, best) or not told_apart(score, best)]
+
+
+def _same(one: Score, other: Score) -> bool:
+    return one.loss == other.loss or one.plain == other.plain
+
+
+def _open(best: Sequence[Score]) -> bool:
+    """Say whether some of those that lead differ, but not by more than the test rows tell."""
+    first = min(best, key=lambda score: score.loss)
+    return any(not _same(score, first) for score in best)
+
+
+def _on(every: Iterable[Score], before: str) -> str:
+    """Words for the test rows of several scores: " on 8 test rows"; "" where they are not known."""
+    counts = {score.on for score in every}
+    number, _, noun = counts.pop().rpartition(" ") if len(counts) == 1 else ("", "", "")
+    return f"{before} {number} test {noun}" if number else ""
+
+
+def _not_told(best: Sequence[Score], start: Score | None) -> str:
+    """Say that the test rows do not tell the leading methods apart."""
+    rows, metric = _on(best, "").strip() or "the test rows", best[0].metric
+    verb = "does" if rows.startswith("1 ") else "do"
+    ranked = sorted(best, key=lambda score: score.loss)
+    named = [f"{_named(score) if score is start else score.method} has {score}" for score in ranked]
+    beside = "" if start is None or start in best else f"; {_named(start)} has {start}"
+    return f"By {metric} {rows} {verb} not tell these apart: {', '.join(named)}{beside}."
+
+
+def _unsure(result: Result, finite: dict[str, Score]) -> list[str]:
+    """Say that few test rows leave open which method is the best, or how good it is, and what to do."""
+    if not finite:
+        return []
+    best = leading(list(finite.values()))
+    first = min(best, key=lambda score: score.loss)
+    error, lines = first.standard_error, []
+    if error is not None and error > UNSURE * abs(first.mean):
+        size = f"{error / abs(first.mean):.0%} of it" if first.mean else f"{error:.2g}"
+        lines.append(
+            f"The {first.metric} of {first.method} is uncertain: its standard error{_on([first], ' over')} "
+            f"is {size}."
+        )
+    elif not _open(best):
+        return []
+    more = "a larger --rows, of which the test takes one in thirty" if result.config.get("rows") else ""
+    fresh = f'run = tasks.load(FOLDER); run.problem.losses(run.network("{first.method}"), rows)'
+    ways = [more or "more test data", *([] if result.preset == "own" else [f"fresh rows: {fresh}"])]
+    return [*lines, f"For a better figure take {', or test the saved network on '.join(ways)}."]
 
 
 def in_role(role: str, scores: Iterable[Score]) -> Score | None:
@@ -114,9 +179,13 @@ def _all(scores: Sequence[Score]) -> str:
 
 def _harm(finite: dict[str, Score]) -> list[str]:
     start = _untrained(finite)
-    worse = [] if start is None else [score for score in finite.values() if score.loss > start.loss]
+    worse = [] if start is None else _worse(start, finite.values())
     listed = ", ".join(f"{score.method} ({score})" for score in worse)
     return [f"Worse than {_named(start)} ({start}): {listed}."] if start and listed else []
+
+
+def _worse(start: Score, every: Iterable[Score]) -> list[Score]:
+    return [score for score in every if score.loss > start.loss and told_apart(score, start)]
 
 
 def _named(start: Score) -> str:
@@ -144,6 +213,8 @@ def _needed(finite: dict[str, Score]) -> list[str]:
         return [f"No method does better than {cut.method} ({both}): {no_use}."]
     if _alike(cut, best):
         reason = "the spread over seeds" if len(cut.rows) > 1 else "chance with one seed"
+        if not told_apart(cut, best):
+            reason = f"chance{_on((cut, best), ' with')}"
         return [
             f"Whether the gradient through the box is needed here is open: {both}, a difference that is not "
             f"distinguishable from {reason}."
@@ -152,7 +223,9 @@ def _needed(finite: dict[str, Score]) -> list[str]:
 
 
 def _alike(one: Score, other: Score) -> bool:
-    """Say whether two methods' difference, paired by seed, is within two standard errors, or is small."""
+    """Say whether two methods' difference, paired by seed or row, is within two standard errors, or small."""
+    if not told_apart(one, other):
+        return True
     pairs = [(one.values[seed], other.values[seed]) for seed in one.values if seed in other.values]
     differences = [a - b for a, b in pairs]
     if len(differences) < 2:

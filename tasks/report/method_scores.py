@@ -1,4 +1,4 @@
-"""A method's first figure over the seeds of a run, as it is shown and as methods are ranked by."""
+"""A method's first figure over the seeds of a run: as it is shown and ranked by, and how well it is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import numpy as np
+
+from blackbox.words import counted
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, Result, Row
+from tasks.problem.figures import standard_error
+
+# standard errors, beyond which two methods' difference on the same rows is more than chance; of fewer than
+# nine rows Student's 97.5 % quantiles, from two rows on
+APART, APART_OF_FEW = 2.0, (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36)
+FEW = 5  # standard errors, that a difference has to have where the rows of both are not known one by one
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,48 @@ class Score:
         return fmean(row.rows for row in self.rows)
 
     @property
+    def by_row(self) -> np.ndarray:
+        """The figure of each test row, the mean over seeds, NaN where one failed; empty if not known."""
+        every = [row.by_row for row in self.rows]
+        if len({len(rows) for rows in every}) > 1:
+            return np.empty(0)
+        return np.mean(np.array(every, dtype=float), axis=0)
+
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error over test rows, which all seeds share; None where it is not known."""
+        return standard_error(self.by_row.tolist())
+
+    @property
+    def on(self) -> str:
+        """On what it was measured: "8 rows", "7 to 8 rows" if some failed with a seed; "" if not known."""
+        counts = {row.test_rows for row in self.rows}
+        known = sorted(count for count in counts if count)
+        if len(known) < len(counts):
+            return ""
+        return ("" if len(known) == 1 else f"{known[0]:,} to ") + counted(known[-1], "row")
+
+    @property
+    def plain(self) -> str:
+        """The figure with its spread over seeds, as without test rows; to four digits with one seed."""
+        return with_spread(list(self.values.values()))
+
+    @property
+    def figure(self) -> str:
+        """The figure ± its spread over seeds; with one seed ± its standard error over test rows, if known."""
+        error = self.standard_error
+        if len(self.rows) > 1 or error is None or not math.isfinite(self.mean):
+            return self.plain
+        return with_error(self.mean, error)
+
+    @property
+    def cell(self) -> str:
+        """The figure and on how many rows: "0.0031 ± 0.0015 (8 rows)"."""
+        if self.refused:
+            return NOT_APPLICABLE
+        return self.figure + (f" ({self.on})" if self.on and math.isfinite(self.mean) else "")
+
+    @property
     def left_out(self) -> int:
         """Rows that failed and are not in the figure, in all seeds together."""
         return self.failed(self.metric)
@@ -74,7 +125,7 @@ class Score:
         if self.refused:
             return NOT_APPLICABLE
         unit = self.rows[0].unit
-        return with_spread(list(self.values.values())) + (f" {unit}" if unit else "")
+        return self.figure + (f" {unit}" if unit else "")
 
 
 def scores(result: Result) -> list[Score]:
@@ -90,12 +141,49 @@ def with_spread(values: Sequence[float]) -> str:
     mean = fmean(values)
     if len(values) < 2:
         return f"{mean:.4g}"
-    spread = stdev(values)
+    return with_error(mean, stdev(values))
+
+
+def with_error(mean: float, spread: float) -> str:
+    """Mean ± its spread or error, to two digits of the latter."""
     largest = max(abs(mean), spread)
     if not 1e-4 <= largest < 1e6 or spread < 1e-5 * largest:
         return f"{mean:.4g} ± {spread:.2g}"
-    decimals = max(0, 1 - math.floor(math.log10(spread)))
-    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
+    digits = 1 - math.floor(math.log10(spread))
+    decimals = max(0, digits)
+    return f"{round(mean, digits):.{decimals}f} ± {round(spread, digits):.{decimals}f}"
+
+
+def told_apart(one: Score, other: Score) -> bool:
+    """Say whether the test rows tell two methods' figures apart; True where nothing is known of the rows.
+
+    On the same rows the differences, row by row, are what counts: a hard row is hard for both.
+    """
+    rows, others = one.by_row, other.by_row
+    if len(rows) and len(rows) == len(others):
+        differences = rows - others
+        differences = differences[np.isfinite(differences)]
+        error = standard_error(differences.tolist())
+        limit = dict(enumerate(APART_OF_FEW, 2)).get(len(differences), APART)
+        return error is not None and abs(float(differences.mean())) > limit * error
+    errors = [error for error in (one.standard_error, other.standard_error) if error is not None]
+    return not errors or abs(one.mean - other.mean) > FEW * math.hypot(*errors)
+
+
+def meaning(result: Result) -> str:
+    """Say what ± is beside the figures of a table; "" where there is none."""
+    several = len(result.seeds) > 1 and any(math.isfinite(score.mean) for score in scores(result))
+    seeds = f"± is the standard deviation of {len(result.seeds)} seeds." if several else ""
+    return " ".join(filter(None, (seeds, meaning_of_error(result))))
+
+
+def meaning_of_error(result: Result) -> str:
+    """Say of what the standard error beside the figures of a table is; "" where there is none."""
+    if not any(math.isfinite(score.mean) and score.standard_error is not None for score in scores(result)):
+        return ""
+    if len(result.seeds) > 1:
+        return "The standard error is that over test rows, which all seeds share."
+    return "± is the standard error over test rows."
 
 
 def untouched(result: Result) -> list[str]:

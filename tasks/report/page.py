@@ -20,7 +20,7 @@ from tasks.problem.figures import Picture
 from tasks.report import html_report, incomplete, lead, pictures, run_tables, training_part
 from tasks.report.findings import Findings, warned_of
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
-from tasks.report.method_scores import scores
+from tasks.report.method_scores import meaning, meaning_of_error, scores
 
 if TYPE_CHECKING:
     from tasks.problem.problem import Problem
@@ -52,7 +52,8 @@ def _written(run: Run, problem: Problem | None) -> Path:
         return path
     facts = Findings(run, incomplete.comparable(whole))
     notes = changed_boxes.read(run.path)
-    run_tables.write(run.path, run_tables.for_papers(facts.result), notes)
+    about_error = [line for line in [meaning(facts.result)] if line]
+    run_tables.write(run.path, run_tables.for_papers(facts.result), [*about_error, *notes])
     blocks: list[Block] = []
     about, defaults, failed, declared = "", {}, None, False
     if problem is None and run.problem:
@@ -129,12 +130,13 @@ def _tables(result: Result, queries: str) -> list[Block]:
     if any(score.left_out for score in every):
         note = f" Rows left out failed, of all seeds together; the {every[0].metric} is without them.{note}"
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
+    error = meaning_of_error(result)
     blocks: list[Block] = [
         Table(
             run_tables.shown(result),
-            caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
-            f"(without a box, the rows of data that the objective was evaluated on){queries}; the time is "
-            f"that of the steps.{note}",
+            caption=f"What came out, {seeds}.{error and f' {error}'} Rows are those that the black boxes ran "
+            "in optimiser steps (without a box, the rows of data that the objective was evaluated on)"
+            f"{queries}; the time is that of the steps.{note}",
             emphasised=[every.index(score) for score in best],
         )
     ]

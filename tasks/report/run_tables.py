@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from blackbox.terminal import plain
 from blackbox.words import duration
 from tasks.folder import atomic
-from tasks.folder.result import NO_FIGURES, NOT_APPLICABLE, TEST, VALIDATION, Result
+from tasks.folder.result import NO_FIGURES, TEST, VALIDATION, Result
 from tasks.report.method_scores import scores, with_spread
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def frame(result: Result) -> pandas.DataFrame:
             "method": row.method,
             "seed": row.seed,
             row.metric: row.value,
+            **({} if row.standard_error is None else {"standard error": row.standard_error}),
+            **({} if row.test_rows is None else {"test rows": row.test_rows}),
             "rows": row.rows,
             "queries": row.queries,
             "seconds": row.seconds,
@@ -50,19 +52,20 @@ def frame(result: Result) -> pandas.DataFrame:
 
 
 def shown(result: Result) -> pandas.DataFrame:
-    """The table as it is shown: a line for each method, mean ± standard deviation over seeds."""
+    """The table as it is shown: a line for each method; `method_scores.meaning` says what ± is."""
     import pandas
 
     lines, every = [], scores(result)
     left_out = any(score.left_out for score in every)
+    errors = len(result.seeds) > 1 and any(score.standard_error is not None for score in every)
     for score in every:
-        first = score.rows[0]
+        first, error = score.rows[0], score.standard_error
         none = "-" if score.refused else ""  # there was no network to count or to test
-        figure = NOT_APPLICABLE if score.refused else with_spread(list(score.values.values()))
         lines.append(
             {
                 "method": score.method,
-                labelled(first.metric or "figure", {first.metric: first.unit}): figure,
+                labelled(first.metric or "figure", {first.metric: first.unit}): score.cell,
+                **({"standard error": "-" if error is None else f"{error:.2g}"} if errors else {}),
                 **({"rows left out": none or f"{score.left_out:,}"} if left_out else {}),
                 "weights": none or f"{first.extra.get('weights') or 0:,}",
                 "rows": f"{round(score.box_rows):,}",

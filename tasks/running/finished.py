@@ -23,7 +23,7 @@ from tasks.methods import by_name
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
-from tasks.report import incomplete
+from tasks.report import incomplete, lead
 from tasks.report.findings import Findings, warned_of
 from tasks.rows.binding import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
@@ -143,8 +143,13 @@ class FinishedRun:
 
     def show(self) -> None:
         """Print the table, what has to be known to read it, and where report and run are."""
-        print_table(report.shown(incomplete.comparable(self.result)))
-        for sentence in [*incomplete.sentences(self._run, self.result), *report.untouched(self.result)]:
+        comparable = incomplete.comparable(self.result)
+        print_table(report.shown(comparable))
+        for sentence in [
+            *lead.doubts(comparable),
+            *incomplete.sentences(self._run, self.result),
+            *report.untouched(self.result),
+        ]:
             say(sentence)
         if warned := warned_of(self.result):
             say(f"{counted(len(warned), 'warning')}, with methods, seeds and steps in the report.")

@@ -32,6 +32,7 @@ from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.rehearsal import rehearsed
 from tasks.running.resume import how_to_go_on, plan_in, reopened
+from tasks.running.same_data import refuse_other_data
 from tasks.running.table import table_of
 from tasks.training.interruption import ending_interrupts, same_directory
 from tasks.workers import group
@@ -168,6 +169,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
     Raises:
         ConfigurationError: The problem refuses its settings, or the run cannot end within its budget; no row
             was run.
+        RunFolderError: The data are other ones than those that the run began with.
         BudgetError: The budget is spent; the run goes on with a larger one.
         Interrupted: The run was stopped by Ctrl-C, SIGTERM or SIGUSR1.
     """
@@ -177,7 +179,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
     with bound.ledger.in_folder(run):  # what boxes answer while data is made is kept there
         bound.check()  # which may make data, and boxes
         problem.begin(run.path)
-        changed_code.note_files(run, problem.boxes.values())
+        programs = changed_code.note_files(run, problem.boxes.values())
         with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
             with first_rows.watching():
@@ -186,6 +188,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
                 plan = settled(plan, bound, said, timed=not run.begun, rehearse=rehearse)
                 run.choose(plan.chosen)
                 run = run.reread()
+                refuse_other_data(run, plan, bound, programs)
                 for sentence in cost.sentences(plan, bound):
                     progress.say(sentence)
                 plan.trial.refuse_unread()

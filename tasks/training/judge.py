@@ -6,7 +6,7 @@ import difflib
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from blackbox.notices import warn
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
-from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, by_row, of_rows, plain
+from tasks.problem.data import evaluating
 from tasks.problem.figures import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
@@ -29,6 +30,8 @@ from tasks.rows.run_ledger import RunLedger
 from tasks.rows.tally import RowTally, everywhere
 from tasks.training.setup import Setup
 from tasks.workers import group
+from zo.batches import count_rows
+from zo.errors import ObjectiveError
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class NetworkVerdict:
         fields: Arrays by name.
         failed: Rows that the means of figures leave out, by the figure's name.
         ledger: The boxes' counts meanwhile.
+        by_row: The number of each row behind the first figure; none where that is one number.
     """
 
     figures: Mapping[str, Any]
     fields: Mapping[str, Tensor]
     failed: Mapping[str, int]
     ledger: Mapping[str, Any]
+    by_row: tuple[float | None, ...] = ()
 
 
 def judged(setup: Setup, trained: Trained, rows: RunLedger) -> tuple[Row, Mapping[str, Tensor]]:
@@ -63,15 +68,14 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     if path.exists():
         content = checkpoint.load_evaluation(setup.run.path, setup.stage)
         if not group.any_of(not stamp.fits(setup.run, content, of)):
-            return NetworkVerdict(
-                **{name: content[name] for name in ("figures", "fields", "failed", "ledger")}
-            )
+            return NetworkVerdict(**{field.name: content[field.name] for field in fields(NetworkVerdict)})
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
     tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
     ledger_before = tally.copy()
-    with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
+    aside = answers.used(aside=lambda box: not tally.counts(box))
+    with noted() as causes, evaluating(trained.network), aside:
         result = _with_verdict(
             setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
         )
@@ -80,8 +84,8 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
     spent = everywhere(spent)
     _refuse_without_answers(setup, spent)
-    figures, fields, failed = _taken_apart(result, f"{type(setup.problem).__name__}.evaluate")
-    verdict = NetworkVerdict(figures, fields, failed, asdict(spent))
+    figures, arrays, failed = _taken_apart(result, f"{type(setup.problem).__name__}.evaluate")
+    verdict = NetworkVerdict(figures, arrays, failed, asdict(spent), by_row(result[next(iter(figures))]))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
     answers.end()
@@ -144,14 +148,14 @@ def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
 def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:
     """Split the result of a problem's `evaluate` into figures, arrays, and failed rows."""
     figures: dict[str, Any] = {}
-    fields: dict[str, Tensor] = {}
+    arrays: dict[str, Tensor] = {}
     values, failed = without_failed(said) if isinstance(said, Mapping) else ({}, {})
     for name, value in values.items():
         if isinstance(name, str) and not isinstance(value, str) and value is not None and _has_axes(value):
             try:
                 # of a view, not all behind it; NumPy has no number of 16 bits as torch's
                 tensor = as_tensor(value).cpu()
-                fields[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).clone()
+                arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).clone()
                 continue
             except (TypeError, ValueError, RuntimeError):
                 pass
@@ -159,14 +163,14 @@ def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tenso
     if not figures:
         got = sorted(said) if isinstance(said, Mapping) else reprlib.repr(said)
         mend = "Return {'test error': ...}."
-        if fields:
-            arrays = ", ".join(f"{name!r} of shape {tuple(field.shape)}" for name, field in fields.items())
+        if arrays:
+            listed = ", ".join(f"{name!r} of shape {tuple(array.shape)}" for name, array in arrays.items())
             mend = (
-                f"A figure is one number, and what has axes, {arrays}, is kept for pictures: give a mean, or "
+                f"A figure is one number, and what has axes, {listed}, is kept for pictures: give a mean, or "
                 "tasks.RowMean(errors) of one error for each row."
             )
         raise ProblemError(f"{where}: expected at least one figure by name, got {got}. {mend}")
-    return figures, fields, failed
+    return figures, arrays, failed
 
 
 def _has_axes(value: Any) -> bool:
@@ -222,7 +226,18 @@ def _line(setup: Setup, trained: Trained, verdict: NetworkVerdict) -> Row:
         higher_is_better=setup.problem.higher_is_better,
         units=dict(setup.problem.units),
         failed={**verdict.failed, **failed},
+        **of_rows(verdict.by_row, _test_rows(setup.problem)),
     )
+
+
+def _test_rows(problem: Problem) -> int | None:
+    """Rows of the test data; None where it has none, or a judgement of its own."""
+    if problem.data.test is None or type(problem).judge is not Problem.judge:
+        return None
+    try:
+        return count_rows(problem.data.test)
+    except ObjectiveError:  # an evaluate of one's own takes test data of any form
+        return None
 
 
 def line_without(setup: Setup, why: str, spent: Ledger) -> Row:

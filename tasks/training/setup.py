@@ -18,6 +18,7 @@ from tasks.errors import ProblemError
 from tasks.folder import stamp
 from tasks.folder.journal import Journal, journaled
 from tasks.folder.run import Run, stage_name
+from tasks.problem.data import evaluating
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
@@ -207,7 +208,8 @@ class Setup:
         def judge() -> float | Tensor | None:
             if by_windows:
                 return windows.losses()
-            value = None if validate is None else validate(judged_one)
+            with evaluating(judged_one):
+                value = None if validate is None else validate(judged_one)
             return math.nan if value is None else value
 
         saved_state = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}

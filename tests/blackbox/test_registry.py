@@ -257,6 +257,11 @@ def test_wrong_targets_are_refused(file, target, arguments, words):
         assert word in str(caught.value)
 
 
+def test_a_class_with_two_names_in_a_file_is_one(file):
+    file.write_text(file.read_text() + "\nbox = Pump\n")
+    assert type(make(str(file), {}, {})).__name__ == "Pump"
+
+
 def test_a_file_with_no_or_several_classes_asks_for_one(file):
     file.write_text(
         FILE.format(helper="pump_helper").replace("    class Small(Pump):\n        pass", "    x = 1")

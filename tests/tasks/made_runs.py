@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import tasks
 from tasks import Row, Run
+from tasks.folder.result import of_rows
 from tasks.folder.run import stage_name
 from tasks.folder.terms import Terms
 
@@ -40,11 +41,15 @@ def made(
     extra=None,
     failed=None,
     roles=None,
+    by_row=None,
     finished=True,
     task="toy",
     **settings,
 ):
     """A run with a figure for each method: a number, or one for each seed; None where it is not finite.
+
+    `by_row` has the numbers of test rows by method, the same with each seed; what they are the mean of is up
+    to the test.
 
     Of the methods, all but "none" have ten steps with metrics; step k of seed s has the loss 1 / (k + s), and
     validations, after every second step, half of that.
@@ -87,6 +92,7 @@ def made(
                     higher_is_better,
                     failed=(failed or {}).get(method, {}),
                     role=(roles or {}).get(method, ""),
+                    **of_rows((by_row or {}).get(method, ())),
                 )
             )  # fmt: skip
     if finished:

@@ -207,6 +207,19 @@ def test_an_error_in_any_part_of_a_problem_is_the_users_and_says_how_to_go_on(to
         assert last.startswith("Nothing was begun") and list((tmp_path / "runs").iterdir()) == []
 
 
+def test_an_error_of_code_in_the_first_batch_leaves_nothing_to_resume(toy, tmp_path, capsys):
+    (tmp_path / "one_loss.py").write_text(
+        "from toy import Toy\nclass OneLoss(Toy):\n    def objective(self, network, batch):\n"
+        "        return super().objective(network, batch).mean()\n"
+    )
+    sys.modules.pop("one_loss", None)
+    assert toy("run", "one_loss.py", "--steps", "1") == 1
+    err = capsys.readouterr().err
+    assert "expected one floating loss per row" in err and "Resume with" not in err
+    assert re.search(r"Nothing was trained; runs/one-loss-\S+ is removed\. Mend that, and run it", err)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 DTYPES = {
     "torch.nn.Linear(1, 1)(torch.zeros(2, 1).double())": "torch.as_tensor(x, dtype=torch.float32)",
     "torch.zeros(2, 2).gather(1, torch.zeros(2, 1))": "labels.long()",

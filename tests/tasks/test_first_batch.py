@@ -12,7 +12,7 @@ from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
-from zo.errors import FailedBatchError
+from zo.errors import FailedBatchError, ObjectiveError
 
 
 class Doubles(BlackBoxFunction):
@@ -97,6 +97,31 @@ def test_programs_that_fail_by_themselves_are_asked_again(kind):
     trial = settled(plan, bound, asked(bound, plan.methods, 1), timed=True).trial
     trial.refuse_unread()
     assert trial.spent.rows_run > 4
+
+
+class OneLoss(Sized):
+    """The loss of the whole batch, with a test of its own that takes it as it is."""
+
+    def objective(self, network, rows):
+        return (self.box(network(rows)[:, 0]) - rows[:, 0]).square().mean()
+
+    def evaluate(self, network):
+        with torch.no_grad():
+            return {"error": float(self.objective(network, self.data.test).mean())}
+
+
+class EveryPair(OneLoss):
+    def objective(self, network, rows):
+        return (self.box(network(rows)[:, 0]) - rows).square()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(OneLoss, r"\(\)"), (EveryPair, r"\(4, 4\)")])
+def test_losses_of_another_shape_are_refused_before_any_method_is_judged(tmp_path, capsys, kind, shape):
+    with pytest.raises(ObjectiveError, match=rf"one floating loss per row.*\(4,\), got a .* {shape}"):
+        tasks.run(kind(methods=["none", "tangents"], steps=3), runs=tmp_path)
+    assert "Rows fail" not in capsys.readouterr().out
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / "evaluations").exists() and (folder / "calls" / "0").read_text().split() == ["1"] * 4
 
 
 class Broken(BlackBoxFunction):

@@ -966,7 +966,7 @@ def test_one_loss_for_the_whole_batch_is_refused(tmp_path):
         def objective(self, network, wanted):
             return super().objective(network, wanted).mean()
 
-    with pytest.raises(Exception, match=r"one loss"):
+    with pytest.raises(Exception, match=r"one floating loss per row"):
         go(Mean(), tmp_path, methods=["no-gradient"])
 
 
@@ -1253,3 +1253,30 @@ def test_identity_of_a_box_without_an_output_that_follows_is_refused_before_a_ro
 def test_a_student_learns_by_the_loss_that_suits_the_answers(answers, loss):
     assert student_loss([torch.tensor(answers)]) == loss
     assert student_loss([torch.tensor(answers)] * 2) == "squared"
+
+
+def test_evaluate_and_validate_have_the_network_in_evaluation_mode(tmp_path):
+    """Dropout is off in both, running statistics stay, and training goes on in its mode."""
+    modes: dict[str, set[bool]] = {"evaluate": set(), "validate": set(), "objective": set()}
+
+    class Own(Steering):
+        def network(self):
+            return torch.nn.Sequential(torch.nn.Dropout(0.1), *super().network())
+
+        def objective(self, network, wanted):
+            modes["objective"].add(network.training)
+            return super().objective(network, wanted)
+
+        def validate(self, network):
+            modes["validate"].add(network.training or network[0].training)
+            return 1.0
+
+        def evaluate(self, network):
+            modes["evaluate"].add(network.training or network[0].training)
+            return {"error": 1.0}
+
+    tasks.run(
+        Own(steps=2, validate_every=1), methods=("none", "first-order"), runs=tmp_path, progress=Progress()
+    )
+    assert modes["evaluate"] == modes["validate"] == {False}
+    assert True in modes["objective"]

@@ -14,6 +14,7 @@ from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import NotApplicableError, RunFolderError
+from tasks.report.method_scores import with_error
 from tests.tasks.problems import Steering
 from tests.tasks.shared_runs import PROGRAM
 
@@ -137,12 +138,14 @@ def test_a_seed_that_is_half_done_is_in_no_mean(tmp_path, capfd, undisturbed):
     out = said(capfd)
     assert "What is missing: broken (seed 1), identity (seed 1)." in out
     values = {(row.method, row.seed): row.value for row in undisturbed.result.table}
-    listed = ", ".join(f"{method} (seed 1) {values[method, 1]:.4g}" for method in ("none", "first-order"))
+    shown = [f"{method} (seed 1) {values[method, 1]:.4g}" for method in ("none", "first-order")]
+    listed = ", ".join(f"{figure} (8 rows)" for figure in shown)
     assert f"In no table, since other seeds or methods lack them: {listed}." in out
     table = (path / "table.md").read_text()
-    assert "±" not in table
+    assert "standard deviation" not in table and "± is the standard error over test rows." in table
+    errors = {row.method: row.standard_error for row in undisturbed.result.table if row.seed == 0}
     for method in ("none", "first-order", "broken", "identity"):
-        assert f"{values[method, 0]:.4g}" in table
+        assert f"{with_error(values[method, 0], errors[method])} (8 rows)" in table
 
 
 @pytest.mark.slow
