@@ -27,7 +27,7 @@ from zo.tangents.trust import Limits
 SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
 # decision 233, of the first changes:
 NEAR = 0.3  # of the spread of an array's values
-LOWER = 0.5  # of the loss after the last ones, below which a search that stalls looks around again
+LOWER = 0.9  # of the loss after the last ones, below which a search that stalls looks around again
 SLIGHT, SAME = 0.01, 1e-6  # of the size of values that are the same, by a spread of so little of it
 FAR = 1e6  # times the loss at hand: what a loss that is not finite counts as, for a line search to turn back
 
@@ -104,8 +104,8 @@ def fit_field(
     Where arrays of the boxes have no layout, so that the tangents are `KernelTangent`, a search first looks
     around, unless a tangent has learned before or has a prior: it evaluates random changes of the field, as
     many as it has numbers, for at most half of the rows. They are three tenths of the spread of the field's
-    values, or a hundredth of their size where they are the same. Where it stalls at less than half of the
-    loss after the last changes, it looks around again, by three tenths of how far it has come.
+    values, or a hundredth of their size where they are the same. Where it stalls with a loss at least a tenth
+    below that after the last changes, it looks around again, by three tenths of how far it has come.
 
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
     L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the
