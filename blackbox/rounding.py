@@ -13,7 +13,7 @@ from blackbox.notices import warn
 from blackbox.spec import ArraySpec
 
 CALLS, ROWS, NUMBERS, BYTES = 100, 64, 1024, 2**23  # that are looked at: first ones, or evenly spread
-NOISE = 1e-10  # of a number's size: what rounding and a solver's tolerance may do to it in float64
+NOISE = 3e-9  # of a number's size: what rounding and a solver's tolerance may do to it in float64
 FEW = 3  # times as many different rows in float64 as are left
 
 

@@ -27,6 +27,7 @@ from zo.tangents.trust import Limits
 SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
 # decision 233, of the first changes:
 NEAR = 0.3  # of the spread of an array's values
+LOWER = 0.5  # of the loss after the last ones, below which a search that stalls looks around again
 SLIGHT, SAME = 0.01, 1e-6  # of the size of values that are the same, by a spread of so little of it
 FAR = 1e6  # times the loss at hand: what a loss that is not finite counts as, for a line search to turn back
 
@@ -103,8 +104,8 @@ def fit_field(
     Where arrays of the boxes have no layout, so that the tangents are `KernelTangent`, a search first looks
     around, unless a tangent has learned before or has a prior: it evaluates random changes of the field, as
     many as it has numbers, for at most half of the rows. They are three tenths of the spread of the field's
-    values, or a hundredth of their size where they are the same. Where it stalls it looks around, or does so
-    again, by three tenths of how far it has come.
+    values, or a hundredth of their size where they are the same. Where it stalls at less than half of the
+    loss after the last changes, it looks around again, by three tenths of how far it has come.
 
     Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
     L-BFGS on an adjoint. Where they are not, the search still ends at the boxes' own solution if the
@@ -195,6 +196,7 @@ class _Search:
         self.losses: list[float] = []
         self.best, self.at = math.inf, self._copy()
         self.begun_at, self.looked = self.at, math.inf  # where it began, and the best loss after draws
+        self.tolerance = 0.0
         self.begun = self._rows_run()
         self.cost = 0  # rows of an evaluation
 
@@ -208,9 +210,10 @@ class _Search:
             informed: whether a tangent knows a derivative from the start, so that no look around begins.
         """
         iterations, gave_way, why = inner, False, ""
+        self.tolerance = tolerance
         try:
             self._first()
-            if draws is not None and not informed and self.best > tolerance:
+            if draws is not None and not informed:
                 self._look_around(draws)
             while not why:
                 if self.best <= tolerance:
@@ -235,7 +238,7 @@ class _Search:
                 else:
                     self._put(at)
                     if iterations == 1 and (gave_way or not self._contested()):
-                        if draws is not None and self.best < self.looked and self._affordable():
+                        if draws is not None and self.best < LOWER * self.looked and self._affordable():
                             self._look_around(draws)
                             iterations = inner
                             continue
@@ -270,14 +273,23 @@ class _Search:
         """Evaluate at random changes of the best field, as many as it has numbers, for half of the rows."""
         steps = [_step(values, begun) for values, begun in zip(self.at, self.begun_at, strict=True)]
         numbers, factor, at = sum(values.numel() for values in self.at), 1.0, self.at
-        for _ in range(min(-(-numbers // self.cost), (self.most - self._spent()) // (2 * self.cost))):
+        left = (self.most - self._spent()) // max(1, self.cost)
+        many = min(numbers, (left - 1) // 2)  # after them comes the best field again
+        for _ in range(many):
+            if self.best <= self.tolerance:
+                return
             noise = [torch.randn(values.shape, generator=draws, dtype=values.dtype) for values in at]
             changes = [factor * step * white.to(v) for v, step, white in zip(at, steps, noise, strict=True)]
             self._put([values + change for values, change in zip(at, changes, strict=True)])
-            if not math.isfinite(self._evaluate()):
-                factor *= SHORTER
-        self._put(self.at)
-        self._evaluate()  # replays begin at what the boxes answer here
+            try:
+                arrived = math.isfinite(self._evaluate())
+            except NonFiniteGradientError:  # of this draw; where it begins or arrives it is an error
+                self._note(math.inf)
+                arrived = False
+            factor = min(1.0, 2 * factor) if arrived else SHORTER * factor
+        if many > 0:
+            self._put(self.at)
+            self._evaluate()  # replays begin at what the boxes answer here
         self.looked = self.best
 
     def _evaluate(self) -> float:

@@ -53,14 +53,14 @@ def warn_of_data(run: Run, what: str, reason: str) -> None:
     Args:
         run: Its folder.
         what: The part of the data, in words.
-        reason: What has changed beside them, in words.
+        reason: What they may come from, in words.
 
     Warns:
         CheckpointWarning: Naming both.
     """
     with run.noting():
         warn(
-            f"{run.path}: {what} have changed since the run began, as has what they may come from: {reason}. "
+            f"{run.path}: {what} have changed since the run began. What they may come from: {reason}. "
             f"They are taken as they are now.{MIXED}",
             CheckpointWarning,
         )

@@ -240,5 +240,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, training in modes.items():  # parents first, so that a child's own mode stays
+            if type(module).train is nn.Module.train:
+                module.training = training
+            else:  # such as a layer that merges weights for evaluation
+                module.train(training)

@@ -165,7 +165,10 @@ def told_apart(one: Score, other: Score) -> bool:
         differences = differences[np.isfinite(differences)]
         error = standard_error(differences.tolist())
         limit = dict(enumerate(APART_OF_FEW, 2)).get(len(differences), APART)
-        return error is not None and abs(float(differences.mean())) > limit * error
+        mean = float(differences.mean()) if len(differences) else 0.0
+        if mean * (one.mean - other.mean) < 0:  # rows that failed in one of them alone decide the figures
+            return False
+        return error is not None and abs(mean) > limit * error
     errors = [error for error in (one.standard_error, other.standard_error) if error is not None]
     return not errors or abs(one.mean - other.mean) > FEW * math.hypot(*errors)
 

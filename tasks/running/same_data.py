@@ -11,7 +11,6 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
-from tasks.errors import RunFolderError
 from tasks.folder import atomic, changed_code, checkpoint, place, reading
 from tasks.folder.machine import changes, machine, versions
 from tasks.folder.run import Run, stage_name
@@ -25,13 +24,19 @@ from zo.batches import Batch, tensors
 BLOCK = 2**22  # numbers that are read at once
 PARTS = "training", "validation", "test"
 MACHINE = "cpu", "gpu"  # another one rounds otherwise in what computes data
+UNKNOWN = (
+    "nothing that the run keeps. A random generator without a seed draws other rows in each process: draw by "
+    "tasks.Data.drawn(draw, ...), or with a seed, as torch.Generator().manual_seed(0) and "
+    "numpy.random.default_rng(0) have, and begin a new run. Else a file that data() reads, the number of "
+    "threads or the budget is another one"
+)
 
 
-def refuse_other_data(run: Run, plan: Plan, bound: Bound, programs: str) -> None:
-    """Refuse to go on with other data than a run began with; where it begins, write their digests down.
+def warn_of_other_data(run: Run, plan: Plan, bound: Bound, programs: str) -> None:
+    """Say that a run goes on with other data than it began with; where it begins, write their digests down.
 
-    Networks that are trained or judged on other rows do not compare. Where code, programs, packages or the
-    machine have changed too, or boxes answer a part of the data anew, the run goes on, and says so.
+    Networks that are trained or judged on other rows do not compare. The run goes on all the same, since
+    data that are computed may differ by rounding alone, as with another number of threads.
 
     Args:
         run: The run's folder.
@@ -39,27 +44,15 @@ def refuse_other_data(run: Run, plan: Plan, bound: Bound, programs: str) -> None
         bound: Its problem in the run; data that are not made by now are not looked at.
         programs: The boxes' programs and files that have changed, in words.
 
-    Raises:
-        RunFolderError: The data differ; nothing was spent on them.
-
     Warns:
-        CheckpointWarning: They differ, and what they come from does too.
+        CheckpointWarning: They differ; what else has changed is named.
     """
     parts, reason = "", ""
     if group.rank() == 0 and "data" in vars(bound.problem):
         parts, reason = _differences(run, plan, bound, programs)
-    parts, reason = group.of_all((parts, reason))[0]  # all refuse, or none
-    if reason:
-        changed_code.warn_of_data(run, f"its {parts} rows", reason)
-    elif parts:
-        raise RunFolderError(
-            f"{run.path}: expected the data that the run began with, got other {parts} rows, from the same "
-            "file of the problem: what is trained and judged on them does not compare with what was before. "
-            "A random generator without a seed draws other rows in each process: draw by "
-            "tasks.Data.drawn(draw, ...), or with a seed, as torch.Generator().manual_seed(0) and "
-            "numpy.random.default_rng(0) have, and begin a new run. If a file that data() reads has changed, "
-            f"put it back, and resume. To go on with both data, delete {run.path / place.DATA}."
-        )
+    parts, reason = group.of_all((parts, reason))[0]  # all say so, or none
+    if parts:
+        changed_code.warn_of_data(run, f"its {parts} rows", reason or UNKNOWN)
 
 
 def _differences(run: Run, plan: Plan, bound: Bound, programs: str) -> tuple[str, str]:

@@ -32,7 +32,7 @@ from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.rehearsal import rehearsed
 from tasks.running.resume import how_to_go_on, plan_in, reopened
-from tasks.running.same_data import refuse_other_data
+from tasks.running.same_data import warn_of_other_data
 from tasks.running.table import table_of
 from tasks.training.interruption import ending_interrupts, same_directory
 from tasks.workers import group
@@ -188,7 +188,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
                 plan = settled(plan, bound, said, timed=not run.begun, rehearse=rehearse)
                 run.choose(plan.chosen)
                 run = run.reread()
-                refuse_other_data(run, plan, bound, programs)
+                warn_of_other_data(run, plan, bound, programs)
                 for sentence in cost.sentences(plan, bound):
                     progress.say(sentence)
                 plan.trial.refuse_unread()
