@@ -114,7 +114,7 @@ class DifferentiableBox(nn.Module):
                 had reached before are filled: zero them before going on.
             DerivativeError: forward mode, `vmap`, or a derivative of the gradient.
         """
-        if torch.compiler.is_compiling():  # a compiler does not look inside; decision 234
+        if torch.compiler.is_compiling():  # it would trace what tangents learn; decision 234
             return torch.compiler.disable(self.forward)(*arrays, **named)
         specs = self.box.inputs
         if named:
@@ -209,7 +209,8 @@ class DifferentiableBox(nn.Module):
             The gradients of the needed inputs, in their shapes, dtypes and device.
         """
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(self.pull_back)(call, needed, inputs, outputs, cotangents)
+            alone: Any = torch.compiler.disable(self.pull_back)
+            return alone(call, needed, inputs, outputs, cotangents)
         base = as_rows(self.box.inputs, inputs)
         results = as_rows(self.box.outputs, outputs)
         perturbed = [place for place, needs in enumerate(needed) if needs]
