@@ -1,7 +1,6 @@
 """Gradients of a black box's inputs from its values: autograd around it, and the queries that it makes."""
 
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
-from zo.box_gradient.custom_op import custom_op
 from zo.box_gradient.differentiable import differentiable
 from zo.box_gradient.differentiable_box import DifferentiableBox, RowCounts
 from zo.box_gradient.finite_difference import FiniteDifference, finite_difference
@@ -15,7 +14,6 @@ __all__ = [
     "GivenBasis",
     "RowCounts",
     "RowRGE",
-    "custom_op",
     "differentiable",
     "finite_difference",
 ]

@@ -114,6 +114,8 @@ class DifferentiableBox(nn.Module):
                 had reached before are filled: zero them before going on.
             DerivativeError: forward mode, `vmap`, or a derivative of the gradient.
         """
+        if torch.compiler.is_compiling():  # it would trace what tangents learn; decision 234
+            return torch.compiler.disable(self.forward)(*arrays, **named)
         specs = self.box.inputs
         if named:
             arrays = in_order(repr(self.box), specs, arrays, named)
@@ -206,6 +208,9 @@ class DifferentiableBox(nn.Module):
         Returns:
             The gradients of the needed inputs, in their shapes, dtypes and device.
         """
+        if torch.compiler.is_compiling():
+            alone: Any = torch.compiler.disable(self.pull_back)
+            return alone(call, needed, inputs, outputs, cotangents)
         base = as_rows(self.box.inputs, inputs)
         results = as_rows(self.box.outputs, outputs)
         perturbed = [place for place, needs in enumerate(needed) if needs]
