@@ -31,6 +31,7 @@ from tasks.folder.terms import Terms
 from tasks.methods.by_name import METHODS
 from tasks.methods.by_student import student_loss
 from tasks.methods.in_rounds import FURTHER
+from tasks.problem.data import evaluating
 from tasks.report import findings, html_report
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo.errors import FailedQueriesError, ObjectiveError, ZeroGradientWarning
@@ -1280,3 +1281,21 @@ def test_evaluate_and_validate_have_the_network_in_evaluation_mode(tmp_path):
     )
     assert modes["evaluate"] == modes["validate"] == {False}
     assert True in modes["objective"]
+
+
+def test_a_layer_that_merges_weights_for_evaluation_trains_on_after_it():
+    """As adapters of low rank do in their own `train`."""
+
+    class Merging(torch.nn.Linear):
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    network = torch.nn.Sequential(Merging(2, 2), torch.nn.Dropout(0.5))
+    network[1].eval()
+    with evaluating(network):
+        assert network[0].merged and not network[0].training
+    assert not network[0].merged and network[0].training
+    assert not network[1].training and network.training

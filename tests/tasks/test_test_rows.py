@@ -118,6 +118,16 @@ def test_where_rows_are_not_the_same_a_difference_has_to_be_five_standard_errors
         assert ("a has the lowest" in told(run)) == apart
 
 
+def test_a_method_that_fails_on_hard_rows_is_not_called_the_best(tmp_path):
+    """It is half a unit worse on each row that both have, and better in the mean of its own rows."""
+    easy, hard = [1.0, 1.1, 0.9, 1.0, 1.1, 0.9], [5.0, 5.5, 4.5]
+    values = {"a": fmean(easy) + 0.5, "b": fmean([*easy, *hard])}
+    rows = {"a": [*(value + 0.5 for value in easy), *[math.nan] * len(hard)], "b": [*easy, *hard]}
+    said = told(made(tmp_path, values, by_row=rows))
+    assert values["a"] < values["b"]
+    assert "has the lowest" not in said and "do not tell these apart" in said
+
+
 def test_a_handful_of_rows_has_to_differ_by_more(tmp_path):
     """Differences of 2 and 4: mean 3, standard error 1; of 32 such rows it is .18."""
     for pairs, apart in ((1, False), (16, True)):
