@@ -57,7 +57,7 @@ def draw(lines: Sequence[tuple[str, str]], picture: Path) -> None:
     """Write the image: a terminal, and the report's picture below."""
     fonts = [
         ImageFont.truetype(
-            font_manager.findfont(font_manager.FontProperties("DejaVu Sans Mono", weight=weight)), SIZE
+            font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans Mono", weight=weight)), SIZE
         )
         for weight in ("normal", "bold")
     ]
