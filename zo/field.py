@@ -196,7 +196,6 @@ class _Search:
         self.losses: list[float] = []
         self.best, self.at = math.inf, self._copy()
         self.begun_at, self.looked = self.at, math.inf  # where it began, and the best loss after draws
-        self.tolerance = 0.0
         self.begun = self._rows_run()
         self.cost = 0  # rows of an evaluation
 
@@ -206,15 +205,14 @@ class _Search:
         Args:
             inner: the most iterations between evaluations.
             tolerance: a loss that is low enough.
-            draws: the generator of draws; None for no look around, of which not all tangents learn.
+            draws: the generator of random changes; None for a search that never looks around.
             informed: whether a tangent knows a derivative from the start, so that no look around begins.
         """
         iterations, gave_way, why = inner, False, ""
-        self.tolerance = tolerance
         try:
             self._first()
             if draws is not None and not informed:
-                self._look_around(draws)
+                self._look_around(draws, tolerance)
             while not why:
                 if self.best <= tolerance:
                     why = "tolerance"
@@ -239,7 +237,7 @@ class _Search:
                     self._put(at)
                     if iterations == 1 and (gave_way or not self._contested()):
                         if draws is not None and self.best < LOWER * self.looked and self._affordable():
-                            self._look_around(draws)
+                            self._look_around(draws, tolerance)
                             iterations = inner
                             continue
                         why = "stalled"
@@ -269,14 +267,14 @@ class _Search:
         self.gradient.replays()  # from now on windows are kept
         self._note(loss)
 
-    def _look_around(self, draws: torch.Generator) -> None:
+    def _look_around(self, draws: torch.Generator, tolerance: float) -> None:
         """Evaluate at random changes of the best field, as many as it has numbers, for half of the rows."""
         steps = [_step(values, begun) for values, begun in zip(self.at, self.begun_at, strict=True)]
         numbers, factor, at = sum(values.numel() for values in self.at), 1.0, self.at
         left = (self.most - self._spent()) // max(1, self.cost)
         many = min(numbers, (left - 1) // 2)  # after them comes the best field again
         for _ in range(many):
-            if self.best <= self.tolerance:
+            if self.best <= tolerance:
                 return
             noise = [torch.randn(values.shape, generator=draws, dtype=values.dtype) for values in at]
             changes = [factor * step * white.to(v) for v, step, white in zip(at, steps, noise, strict=True)]

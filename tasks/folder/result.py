@@ -95,7 +95,7 @@ class Row:
     """Rows of data that `value` was measured on: those that came back, of which it is the mean, or all rows
     of the test data where `evaluate` gives one number; None where that is not known."""
     standard_error: float | None = None
-    """Of `value`, over these rows; None where their numbers are not known, or there is only one."""
+    """The standard error of `value` over these rows; None if their numbers are unknown, or there is one."""
     by_row: tuple[float | None, ...] = ()
     """The number of each row, by which two methods are compared row by row; None where it failed."""
 

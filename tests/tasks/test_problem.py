@@ -1284,7 +1284,7 @@ def test_evaluate_and_validate_have_the_network_in_evaluation_mode(tmp_path):
 
 
 def test_a_layer_that_merges_weights_for_evaluation_trains_on_after_it():
-    """As adapters of low rank do in their own `train`."""
+    """Adapters of low rank do so in their own `train`."""
 
     class Merging(torch.nn.Linear):
         merged = False

@@ -62,7 +62,7 @@ class Drawn(Seeded):
 
 
 def cut_short(kind, tmp_path):
-    """As after a kill in the last method."""
+    """The folder is as after a kill in the last method."""
     problem = kind(methods=["none", "cge"], steps=2)
     folder = tasks.run(problem, runs=tmp_path).path
     (folder / "result.json").unlink()

@@ -163,7 +163,7 @@ def test_first_changes_that_fail_become_smaller():
 
 @pytest.mark.slow
 def test_a_search_that_stalls_looks_around_again_where_it_is(monkeypatch):
-    """What the box answers about the start says little of where the search arrives."""
+    """Answers about the start say little of where the search arrives."""
 
     class Bent(Mixed):
         def evaluate_rows(self, numbers):
@@ -174,8 +174,8 @@ def test_a_search_that_stalls_looks_around_again_where_it_is(monkeypatch):
     _, fit = find(Bent(), begin, 60, truth)
     look = _Search._look_around
 
-    def once(search, draws):
-        look(search, draws)
+    def once(search, draws, tolerance):
+        look(search, draws, tolerance)
         search.looked = -math.inf  # so that no later loss is lower
 
     monkeypatch.setattr(_Search, "_look_around", once)

@@ -159,7 +159,7 @@ def resumes(groups) -> dict:
 
 
 def error_of(gradient, batch) -> tuple[str, str]:
-    """What a step raised, in words; and that it left nothing behind."""
+    """A step raises an error, whose words these are, and leaves nothing behind."""
     steps = gradient.counts.steps
     try:
         gradient.backward(batch)
