@@ -30,6 +30,7 @@ from tasks.folder import atomic
 
 FILE = protocol.RESULTS / "posterior" / "samplers.json"
 MIXED = 1.1  # R-hat above which effective samples are only an upper bound
+BY_DIFFERENCES = {"differences": "hmc", "pymc-differences": "pymc"}
 GRADIENT = 65  # rows of one by differences: where it is wanted, and a step along each unknown
 WALKERS, MEMBERS = 128, 256  # of emcee, the least that it takes; of ALDI
 
@@ -38,6 +39,8 @@ NAMES = {
     "zo-twin": "`zo.sample`, 16 x 16 twin below",
     "hmc": "HMC, exact adjoint",
     "differences": "HMC, differences",
+    "pymc": "PyMC's NUTS, exact adjoint",
+    "pymc-differences": "PyMC's NUTS, differences",
     "covariance": "random walk, learned covariance",
     "walk": "random walk",
     "pcn": "pCN",
@@ -49,6 +52,7 @@ ROWS = {
     "covariance": 200_000,
     "pcn": 100_000,
     "hmc": 60_000,
+    "pymc": 0,  # goes by trajectories
     "emcee": 200_000,
     "aldi": 60_000,
 }
@@ -65,6 +69,7 @@ def drawn(method: str, rows: int, seed: int) -> Draws:
     kind = {"walk": "plain"}.get(method, method)
     of_method: dict[str, Callable[[], Draws]] = {
         "hmc": lambda: rivals.hamiltonian(posterior, start(CHAINS), rows, rng),
+        "pymc": lambda: rivals.pymc(posterior, seed, start(CHAINS)),
         "emcee": lambda: rivals.ensemble(posterior, rows, seed, start(WALKERS)),
         "aldi": lambda: rivals.aldi(posterior, rows, rng, start(MEMBERS)),
     }
@@ -87,7 +92,7 @@ def measured(method: str, rows: int, seed: int) -> dict[str, Any]:
 
 
 def by_differences(found: dict[str, Any]) -> dict[str, Any]:
-    """The cost of adjoint HMC by forward differences: 65 rows a gradient in place of two."""
+    """What a sampler by the adjoint costs by forward differences: 65 rows a gradient in place of two."""
     more = {name: found[name] * GRADIENT // 2 for name in ("rows", "rows_learned")}
     return {name: value for name, value in found.items() if name != "seconds"} | more
 
@@ -124,7 +129,7 @@ def table(results: dict[str, Any], known: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "An adjoint solve counts as a row; were it free, HMC by the adjoint would have twice as many. HMC by "
+        "An adjoint solve counts as a row; were it free, HMC by the adjoint would have twice as many. By "
         "differences is computed from its rows, 65 in place of two for each gradient, and was not run. "
         "Where R-hat is above 1.1, chains have not mixed: effective samples are an upper bound, for emcee "
         "little more than its number of walkers, and z says little. "
@@ -147,11 +152,13 @@ def main(words: Sequence[str]) -> None:
         print({name: v for name, v in measured("hmc", 1500, 0).items() if not isinstance(v, list)})
         sampling.measured(1, 600, twin=True)
         return
-    if "emcee" in asked.methods and find_spec("emcee") is None:
-        print(
-            "posterior: expected the package emcee, found it not installed; it is left out. pip install emcee"
-        )
-        asked.methods.remove("emcee")
+    for package in ("emcee", "pymc"):
+        if package in asked.methods and find_spec(package) is None:
+            print(
+                f"posterior: expected the package {package}, found it not installed; it is left out. "
+                f"pip install {package}"
+            )
+            asked.methods.remove(package)
     results: dict[str, Any] = {}
     if FILE.exists():
         results = json.loads(FILE.read_text(encoding="utf-8"))["results"]
@@ -162,10 +169,10 @@ def main(words: Sequence[str]) -> None:
                 continue
             if method.startswith("zo"):
                 results[key] = sampling.measured(seed, asked.rows, twin=method == "zo-twin", progress=tell)
-            elif method == "differences":
-                if f"hmc, seed {seed}" not in results:
+            elif method in BY_DIFFERENCES:
+                if f"{BY_DIFFERENCES[method]}, seed {seed}" not in results:
                     continue
-                results[key] = by_differences(results[f"hmc, seed {seed}"])
+                results[key] = by_differences(results[f"{BY_DIFFERENCES[method]}, seed {seed}"])
             else:
                 results[key] = measured(method, ROWS[method], seed)
             told = {name: v for name, v in results[key].items() if not isinstance(v, list)}

@@ -5,7 +5,8 @@ Random walk Metropolis and preconditioned Crank-Nicolson (Cotter et al., 2013) t
 exact adjoint, a mass of its own pilot and jittered lengths; an adjoint solve counts as a row. `emcee` is the
 affine-invariant ensemble (Goodman and Weare, 2010), its stretch halved until a fifth is accepted. ALDI is the
 gradient-free interacting ensemble (Garbuno-Inigo, Nüsken and Reich, 2020): it is biased where the box is not
-linear, so that its means are what compares.
+linear, so that its means are what compares. PyMC's NUTS has its own defaults, and the exact adjoint as its
+gradient.
 """
 
 from __future__ import annotations
@@ -245,6 +246,65 @@ def ensemble(posterior: Posterior, rows: int, seed: int, start: Array) -> Draws:
     last.run_mcmc(at, (rows - tuning) // len(start))
     drawn = np.asarray(last.get_chain()).swapaxes(0, 1)
     return Draws(drawn, posterior.rows - begun, tuning, float(last.acceptance_fraction.mean()), stretch)
+
+
+def pymc(posterior: Posterior, seed: int, start: Array, tuning: int = 1000, draws: int = 1000) -> Draws:
+    """PyMC's NUTS with its defaults, its gradient the adjoint: two rows at each point.
+
+    Args:
+        posterior: to draw from.
+        seed: of its draws.
+        start: of each chain, `(chains, size)`.
+        tuning: trajectories of a chain before its draws.
+        draws: of a chain.
+
+    Raises:
+        ModuleNotFoundError: pymc is not installed.
+    """
+    pm, tensor = import_module("pymc"), import_module("pytensor.tensor")
+    graph = import_module("pytensor.graph")
+    begun = rows = posterior.rows
+    tuned, accepted = 0, list[float]()
+
+    class Misfit(graph.Op):
+        """Half the squared misfit, and its gradient, of which PyMC asks at once."""
+
+        itypes, otypes = (tensor.dvector,), (tensor.dscalar, tensor.dvector)
+
+        def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+            """Set both."""
+            (x,) = inputs
+            value, slope = posterior.slope(x)
+            outputs[0][0] = np.array(value - x @ x / posterior.prior**2 / 2)
+            outputs[1][0] = slope - x / posterior.prior**2
+
+        def grad(self, inputs: Any, given: Any) -> Any:
+            """The value's derivative is the second output; nobody asks for that one's."""
+            return [given[0] * self(inputs[0])[1]]
+
+    def count(trace: Any, draw: Any) -> None:
+        nonlocal rows, tuned
+        tuned += draw.tuning * (posterior.rows - rows)
+        rows = posterior.rows
+        if not draw.tuning:
+            accepted.append(draw.stats[0]["mean_tree_accept"])
+
+    with pm.Model():
+        x = pm.Normal("x", 0.0, posterior.prior, shape=posterior.size)
+        pm.Potential("data", -Misfit()(x)[0])
+        trace = pm.sample(
+            draws,
+            tune=tuning,
+            chains=len(start),
+            cores=1,
+            random_seed=seed,
+            initvals=[{"x": row} for row in start],
+            callback=count,
+            progressbar=False,
+            compute_convergence_checks=False,
+        )
+    step = float(trace.sample_stats["step_size"].mean())
+    return Draws(trace.posterior["x"].values, posterior.rows - begun, tuned, float(np.mean(accepted)), step)
 
 
 def aldi(posterior: Posterior, rows: int, rng: np.random.Generator, start: Array, time: float = 0.5) -> Draws:
