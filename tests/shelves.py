@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("blackbox", "simulators", "zo", "tasks")
 CORE = [f"tests/{name}" for name in "blackbox zo oracles gradients networks simulators tasks".split()]
 VARIABLE = "SHELF_TAKEN_OUT"
+PLACE = re.compile(rb"""["'][\w.]*:\w+["']""")  # of a name: its module and itself, in quotes
 # what a test may call a shelf by that no stub and no table has: a method of runs, a kind of `blackbox new`
 WORDS = {"zo.tangents.models.student": {"student"}, "blackbox.adapters.hosted": {"hosted"}}
 
@@ -47,18 +48,29 @@ def inside(module: str | None, shelf: str) -> bool:
 
 
 @cache
+def files() -> list[Path]:
+    """The files of all modules and stubs of the packages."""
+    found = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py*")]
+    return [file for file in found if file.suffix in (".py", ".pyi")]
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    """What a file has in it."""
+    return ast.parse(file.read_bytes())
+
+
 def modules() -> dict[Path, ast.Module]:
     """All modules and stubs of the packages, by their files."""
-    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py*")]
-    return {file: ast.parse(file.read_bytes()) for file in files if file.suffix in (".py", ".pyi")}
+    return {file: tree_of(file) for file in files()}
 
 
 @cache
 def tables() -> dict[Path, list[ast.Dict]]:
-    """The dictionaries that the packages' modules write out, by their files."""
-    trees = {file: tree for file, tree in modules().items() if file.suffix == ".py"}
+    """The dictionaries that modules of the packages write out, by their files: of those that have a place."""
+    with_place = [file for file in files() if file.suffix == ".py" and PLACE.search(file.read_bytes())]
     return {
-        file: [node for node in ast.walk(tree) if isinstance(node, ast.Dict)] for file, tree in trees.items()
+        file: [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Dict)] for file in with_place
     }
 
 
@@ -67,8 +79,8 @@ def names_of(shelf: str) -> re.Pattern[str]:
     """What names a shelf in a test: public names, and names of tables in quotes."""
     own = ROOT.joinpath(*shelf.split("."))
     names, quoted = {shelf}, set(WORDS.get(shelf, ()))
-    for file, tree in modules().items():
-        for node in tree.body if file.suffix == ".pyi" and not file.is_relative_to(own) else ():
+    for file in (file for file in files() if file.suffix == ".pyi" and not file.is_relative_to(own)):
+        for node in tree_of(file).body:
             if isinstance(node, ast.ImportFrom):
                 names |= {part.name for part in node.names if inside(node.module, shelf)}
     for file, nodes in tables().items():

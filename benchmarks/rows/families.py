@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import numpy as np
 
@@ -41,14 +42,17 @@ def spread(problems: Mapping[str, Sequence[float]], above: float, draws: int = D
     """
     draw, found = np.random.default_rng(0), []
     families = list(by_family({name: index for index, name in enumerate(problems)}).values())
-    seeds = [np.asarray(values, dtype=float) for values in problems.values()]
+    seeds = [[float(value) for value in values] for values in problems.values()]
     for _ in range(draws):
         drawn = [families[which] for which in draw.integers(len(families), size=len(families))]
         names = [
             int(family[which]) for family in drawn for which in draw.integers(len(family), size=len(family))
         ]
-        ends = [np.median(draw.choice(seeds[name], len(seeds[name]))) for name in names]
-        found.append((np.median(ends), max(ends), np.mean(np.asarray(ends) > above)))
+        ends: list[float] = []
+        for values in (seeds[name] for name in names):
+            which = draw.integers(len(values), size=len(values)).tolist()
+            ends.append(median([values[place] for place in which]))
+        found.append((median(ends), max(ends), sum(end > above for end in ends) / len(ends)))
     low, high = np.percentile(found, [2.5, 97.5], axis=0).tolist()
     return {
         f"{name}{side}": value

@@ -63,6 +63,7 @@ def cosine_along_differences(box, tangent):
     return float((asked.grad * modelled.grad).sum() / asked.grad.norm() / modelled.grad.norm())
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("seed", [0, 2])
 @pytest.mark.parametrize("box", [Brusselator(dt=0.25), FitzHughNagumo(dt=1.0)], ids=["brusselator", "nerve"])
 def test_one_window_shows_a_reaction_s_derivative(box: ReactionDiffusion, seed: int):

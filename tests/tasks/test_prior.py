@@ -26,7 +26,7 @@ class WithTwin(Toy):
 ASKED: list[int] = []
 
 
-@pytest.mark.parametrize("method", ["tangents", "population"])
+@pytest.mark.parametrize("method", ["tangents", pytest.param("population", marks=pytest.mark.slow)])
 def test_a_run_of_a_problem_with_a_twin_uses_it_with_no_further_flag(method, tmp_path, limits):
     limits(updates_of_a_population=60)
     ASKED.clear()

@@ -98,7 +98,8 @@ def test_differences_of_every_weight_train_as_first_order_does(tmp_path):
     assert torch.allclose(weights(run.network("cge")), weights(network), rtol=0, atol=1e-6)
 
 
-def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table(tmp_path):
+def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table(tmp_path, limits):
+    limits(updates_of_a_population=60, updates_of_a_surrogate=60)
     asked = []
 
     class Noted(Beside):

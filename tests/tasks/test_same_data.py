@@ -71,6 +71,7 @@ def cut_short(kind, tmp_path):
     return problem, folder
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("kind", "parts"),
     [(Unseeded, "training, validation and test"), (Other, "test"), (Drawn, "training")],

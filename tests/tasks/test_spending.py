@@ -167,7 +167,8 @@ class Clock:
         return slow
 
 
-@pytest.mark.parametrize("dearer", [False, True])
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("dearer", [True, False])
 def test_a_run_ends_in_its_minutes(tmp_path, monkeypatch, dearer):
     clock, rows = Clock(monkeypatch), itertools.count()
     monkeypatch.setattr(
@@ -181,7 +182,8 @@ def test_a_run_ends_in_its_minutes(tmp_path, monkeypatch, dearer):
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
-def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch):
+def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch, limits):
+    limits(updates_of_a_population=60)
     clock, rows, ends = Clock(monkeypatch), itertools.count(), []
     monkeypatch.setattr(
         Mixed, "evaluate", clock.slowed(Mixed.evaluate, lambda: 1.0 if next(rows) > 12 else 0.25)

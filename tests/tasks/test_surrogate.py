@@ -37,6 +37,7 @@ def weights(run, method):
     return torch.cat([weight.detach().flatten() for weight in run.network(method).parameters()])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("problem", [Drawn, Steering])  # rows that are drawn, and rows that are there
 def test_a_surrogate_takes_the_rows_of_its_steps_and_no_more(problem, tmp_path, limits):
     limits(updates_of_a_surrogate=60)

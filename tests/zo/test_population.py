@@ -118,7 +118,9 @@ def test_a_slower_one_never_takes_over_the_leader_s_weights():
     assert torch.allclose(of_member(population, 0), began, atol=1e-5)
 
 
-@pytest.mark.parametrize("tangent", [zo.tangents.MLPTangent, lambda: ModelTangent(advance)])
+@pytest.mark.parametrize(
+    "tangent", [pytest.param(zo.tangents.MLPTangent, marks=pytest.mark.slow), lambda: ModelTangent(advance)]
+)
 def test_it_goes_on_from_a_checkpoint_to_the_bit(tangent):
     """After a change of leader and a copy, where the tangent is exact; with the last window of a model."""
 

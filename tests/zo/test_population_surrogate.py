@@ -198,6 +198,7 @@ def test_a_tangent_without_values_has_rates_alone():
     assert population.without is not None and population.updates == 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("first", [True, False])
 def test_one_tangent_without_values_beside_one_that_learns_is_enough(first):
     boxes = Square(), Square()

@@ -234,6 +234,7 @@ def test_replays_do_not_ask_the_prior_again_at_recorded_rows() -> None:
     assert len(asked) == len(set(asked)) == 8 * 8 == tangent.prior.rows
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("auto", [False, True])
 def test_a_resumed_run_goes_on_to_the_same_bits(auto: bool) -> None:
     def make(box: Bent) -> Tangent:

@@ -60,6 +60,7 @@ def said(kind: str, **settings) -> int:
 
 
 KINDS = ["values", "tangents", "population"]
+QUICK = ["values", "tangents", pytest.param("population", marks=pytest.mark.slow)]
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def one_of_two():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_a_world_of_two_without_a_word_of_the_user_is_warned_of_once(kind, one_of_two):
     assert said(kind) == 1
     assert said(kind, process_group=None) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,19 +75,20 @@ def batch(number):
     return (torch.randint(0, CASES, (12,), generator=torch.Generator().manual_seed(number)),)
 
 
-def trained(gradient, scheme, steps):
-    """Cosines with the exact gradients, of the last third of the steps."""
-    network, cosines = gradient.network, []
+def trained(gradient, scheme, steps, before=lambda number: None):
+    """Gradients beside the exact ones by step, a pair of flat tensors each, once there are any."""
+    network, found = gradient.network, {}
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for number in steps:
+        before(number)
         optimizer.zero_grad()
         gradient.backward(batch(number))
         if network[0].weight.grad is not None:
             true = torch.autograd.grad(exact(network, batch(number), scheme), list(network.parameters()))
-            pair = [torch.cat([part.flatten() for part in parts]) for parts in (true, grads(network))]
-            cosines.append(float(torch.cosine_similarity(*pair, dim=0)))
+            pair = [torch.cat([part.flatten() for part in parts]) for parts in (grads(network), true)]
+            found[number] = pair
         optimizer.step()
-    return cosines[-len(steps) // 3 :]
+    return found
 
 
 def grads(network):
@@ -97,52 +100,73 @@ def gradient_of(host):
     return zo.TangentGradient(policy(), through(host), boxes=[host], seed=0, limits=unchecked)
 
 
-@pytest.mark.parametrize("scheme", ["heun", "mixes"])
-def test_what_a_stage_goes_by_is_found(scheme):
-    host = host_of(scheme)
-    gradient = gradient_of(host)
-    cosines = trained(gradient, scheme, range(14))
-    host.close()
-    assert min(cosines) > 0.95
-    kinds = ["the step before" in repr(tangent) for tangent in gradient.tangents]
-    assert kinds == [scheme == "mixes", False]
+@dataclass
+class Training:
+    """Fourteen steps in front of a program whose stages go by the step before.
+
+    Attributes:
+        gradient: as it is at the end.
+        found: what `trained` gives.
+        states: of the gradient and the network before some steps.
+    """
+
+    gradient: Any
+    found: dict[int, list[torch.Tensor]]
+    states: dict[int, Any]
 
 
-def test_the_lengths_are_right_where_the_step_before_counts():
-    host = host_of("mixes")
+@pytest.fixture(scope="module")
+def mixing():
+    host, states = host_of("mixes"), {}
     gradient = gradient_of(host)
-    trained(gradient, "mixes", range(12))
-    true = torch.autograd.grad(
-        exact(gradient.network, batch(12), "mixes"), list(gradient.network.parameters())
-    )
-    gradient.network.zero_grad()
-    gradient.backward(batch(12))
+
+    def keep(number):
+        if number in (3, 10):
+            states[number] = copy.deepcopy((gradient.state_dict(), gradient.network.state_dict()))
+
+    found = trained(gradient, "mixes", range(14), keep)
+    yield Training(gradient, found, states)
     host.close()
-    length = sum(part.square().sum() for part in grads(gradient.network)).sqrt()
-    assert abs(float(length / sum(part.square().sum() for part in true).sqrt()) - 1) < 0.15
+
+
+def cosines(found):
+    """Of the last third of fourteen steps."""
+    return [float(torch.cosine_similarity(*found[number], dim=0)) for number in range(10, 14)]
+
+
+def goes_by_the_step_before(gradient):
+    return ["the step before" in repr(tangent) for tangent in gradient.tangents]
+
+
+def test_that_a_stage_goes_by_its_own_step_alone_is_found():
+    host = host_of("heun")
+    gradient = gradient_of(host)
+    found = trained(gradient, "heun", range(14))
+    host.close()
+    assert min(cosines(found)) > 0.95
+    assert goes_by_the_step_before(gradient) == [False, False]
+
+
+def test_that_a_stage_goes_by_the_step_before_is_found(mixing):
+    assert min(cosines(mixing.found)) > 0.95
+    assert goes_by_the_step_before(mixing.gradient) == [True, False]
+
+
+def test_the_lengths_are_right_where_the_step_before_counts(mixing):
+    mine, true = mixing.found[12]
+    assert abs(float(mine.norm() / true.norm()) - 1) < 0.15
 
 
 @pytest.mark.parametrize("steps", [3, 10])
-def test_a_contest_goes_on_to_the_same_bits(steps):
-    host = host_of("mixes")
-    gradient = gradient_of(host)
-    trained(gradient, "mixes", range(steps))
-    weights, state = copy.deepcopy(gradient.network.state_dict()), copy.deepcopy(gradient.state_dict())
-    undisturbed = [g.clone() for g in step_of(gradient, steps)]
-    host.close()
+def test_a_contest_goes_on_to_the_same_bits(steps, mixing):
     host = host_of("mixes")
     resumed = gradient_of(host)
+    state, weights = copy.deepcopy(mixing.states[steps])
     resumed.network.load_state_dict(weights)
     resumed.load_state_dict(state)
-    again = step_of(resumed, steps)
+    again = trained(resumed, "mixes", [steps])
     host.close()
-    assert all(torch.equal(one, other) for one, other in zip(undisturbed, again, strict=True))
-
-
-def step_of(gradient, number):
-    gradient.network.zero_grad()
-    gradient.backward(batch(number))
-    return grads(gradient.network)
+    assert torch.equal(again[steps][0], mixing.found[steps][0])
 
 
 def test_both_models_learn_from_answers_that_are_there():
@@ -172,16 +196,12 @@ def test_who_says_how_far_back_a_stage_goes_is_believed():
     assert staged == {None: True, 0: False, 1: False}
 
 
-def test_a_state_before_the_contest_s_end_is_loaded_after_it():
-    host = host_of("mixes")
-    gradient = gradient_of(host)
-    trained(gradient, "mixes", range(3))
-    tangent = gradient.tangents[0]
-    state = copy.deepcopy(tangent.state_dict())
-    trained(gradient, "mixes", range(3, 11))
-    host.close()
-    assert "its own step" not in repr(tangent)
-    tangent.load_state_dict(state)
+def test_a_state_before_the_contest_s_end_is_loaded_after_it(mixing):
+    (ended,) = [tangent for tangent in mixing.gradient.tangents if "the step before" in repr(tangent)]
+    assert "its own step" not in repr(ended)
+    earlier, _ = copy.deepcopy(mixing.states[3])
+    tangent = copy.deepcopy(ended)
+    tangent.load_state_dict(earlier["tangents"][0])
     assert "its own step" in repr(tangent) and "the step before" in repr(tangent)
 
 

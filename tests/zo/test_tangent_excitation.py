@@ -76,7 +76,7 @@ def cosines(network, box, objective, steps, batch=batch, exact=plant, **settings
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [8, 1])
 def test_in_closed_loop_the_gradient_becomes_the_true_one(rows):
     """For no rows, and without a word."""
 
@@ -255,7 +255,7 @@ BOUNDED = {  # bounds, and what makes an action of what the last layer gives
 }
 
 
-@pytest.mark.quick_cases(4)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("excite", [None, 0.5], ids=["found", "large"])
 @pytest.mark.parametrize("case", BOUNDED)
 def test_a_dither_takes_no_number_out_of_bounds_nor_further_out(case, excite):

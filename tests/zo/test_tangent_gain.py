@@ -390,6 +390,7 @@ class Narrow(BlackBoxFunction):
         return torch.where(inside, 0.9 * state + 0.1 * action, torch.nan)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("failures", ["raise", "keep"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_dither_that_a_simulator_does_not_survive_ends_no_training(failures, batch):
@@ -477,6 +478,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
     assert float(gradient.excitation[0]["viscosity"].max()) < 0.1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("shape", [(60,), (12, 12), (6, 6, 6)], ids=["a line", "a plane", "a space"])
 def test_a_field_that_cells_near_by_determine_is_not_identified(shape):
     """Whatever is in the rest of it; one that goes by something else is."""

@@ -119,7 +119,8 @@ def test_a_block_that_is_computed_anew_may_not_hold_a_box():
     assert all(grad is None for grad in grads(network))
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("inside", [True, False])
 def test_a_block_that_ends_with_a_box_in_closed_loop_is_as_one_without(inside):
     """Where inputs are dithered the network's spread is looked for by autograd too, through such blocks."""
     network, box = nn.Linear(3, 3).double(), make_box()

@@ -157,10 +157,10 @@ def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[fl
     best, least = None, math.inf
     for factor in factors:
         values, vectors = torch.linalg.eigh(torch.exp(-distances / (2 * factor**2)) + linear)
-        rotation = vectors.T @ wanted
+        rotation, squares = vectors.T @ wanted, vectors.square()
         for noise in NOISES:
             inverse = 1 / (values.clamp_min(0) + noise)
-            missed = (vectors @ (inverse[:, None] * rotation)) / (vectors.square() @ inverse)[:, None]
+            missed = (vectors @ (inverse[:, None] * rotation)) / (squares @ inverse)[:, None]
             errors = missed.square().mean(0)
             if float(errors.mean()) < least:
                 best, least = Choice(lengths * factor, noise, errors), float(errors.mean())
@@ -219,10 +219,10 @@ def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
     """
     places = spread_places(len(x), ROWS).to(x.device)
     x_cpu, y = x[places].cpu(), wanted[places].cpu()
-    size, usual = x.shape[1], math.log(float(begin.lengths[0]))
+    size, usual, trend = x.shape[1], math.log(float(begin.lengths[0])), _trend(x_cpu, x_cpu)
 
     def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
-        value, by_logarithm = unlikeliness(x_cpu, y, torch.from_numpy(logarithms))
+        value, by_logarithm = unlikeliness(x_cpu, y, torch.from_numpy(logarithms), trend)
         off = (logarithms[:size] - usual) / DEVIATION
         gradient = by_logarithm.numpy()
         gradient[:size] += off / DEVIATION
@@ -239,13 +239,16 @@ def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
     return torch.from_numpy(found.x[:size]).exp().to(x)
 
 
-def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tensor]:
+def unlikeliness(
+    x: Tensor, y: Tensor, logarithms: Tensor, trend: Tensor | None = None
+) -> tuple[float, Tensor]:
     """The negative logarithm of the marginal likelihood, but for a constant, and its gradient.
 
     Args:
         x: inputs, `(rows, size)`.
         y: outputs, `(rows, size_out)`.
         logarithms: the logarithms of the lengths and of the noise, `(size + 1,)`.
+        trend: covariances of the linear part, which no length changes; None: they are computed.
 
     Returns:
         The value, infinite where the covariance is singular to rounding, and its gradient by `logarithms`.
@@ -253,7 +256,7 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
     rows, outputs = y.shape
     scaled, noise = x / logarithms[:-1].exp(), float(logarithms[-1].exp())
     near = _near(scaled, scaled)
-    kernel = near + _trend(x, x)
+    kernel = near + (_trend(x, x) if trend is None else trend)
     kernel.diagonal().add_(noise)
     root, wrong = torch.linalg.cholesky_ex(kernel)
     weights = torch.cholesky_solve(y, root)
