@@ -15,6 +15,7 @@ from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
+from zo.tangents.models import gaussian_process
 from zo.tangents.models.gaussian_process import (
     Choice,
     Process,
@@ -25,6 +26,7 @@ from zo.tangents.models.gaussian_process import (
     unlikeliness,
 )
 from zo.tangents.models.grid.reach import measure
+from zo.tangents.models.kernel import CURVATURE
 from zo.tangents.models.maps.output_map import RIDGES, SPAN, OutputMap
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
@@ -172,14 +174,15 @@ def points(rows, seed):
     return [weights(rows, 3, seed=seed) * units, weights(rows, 2, seed=seed + 50)]
 
 
-def covariance(a, b, lengths):
+def covariance(a, b, lengths, curvature=0.0):
     near = torch.exp(-torch.cdist(a / lengths, b / lengths).square() / 2)
-    return near + 10 * (1 + a @ b.T / a.shape[1])
+    product = a @ b.T / a.shape[1]
+    return near + 10 * (1 + product) + curvature * product**2
 
 
-def left_out(x, wanted, lengths, noise):
+def left_out(x, wanted, lengths, noise, curvature=0.0):
     """Mean square errors, by output, of fits without each of the rows in turn."""
-    whole, missed = covariance(x, x, lengths), []
+    whole, missed = covariance(x, x, lengths, curvature), []
     for row in range(len(x)):
         kept = [other for other in range(len(x)) if other != row]
         small = whole[kept][:, kept] + noise * torch.eye(len(kept)).double()
@@ -200,16 +203,18 @@ def learned_kernel():
 
 def test_a_kernels_values_are_those_of_gaussian_processes():
     """By scikit-learn, with the lengths and noises that were chosen, in the units of the rows."""
-    from sklearn import gaussian_process
+    from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
     tangent, box, (x, mean, scale), (change, middle, unit) = learned_kernel()
     asked = pairs_at(box, *points(5, 9))
     unseen = (torch.cat([asked.z, asked.others[1]], 1) - mean) / scale
-    kernels, predicted = gaussian_process.kernels, torch.empty(5, 3).double()
+    predicted = torch.empty(5, 3).double()
     for process in tangent._fit:
         linear = kernels.ConstantKernel(10 / 5) * kernels.DotProduct(5**0.5)
+        quadratic = kernels.ConstantKernel(process.curvature / 25) * kernels.DotProduct(0.0) ** 2
         kernel = kernels.RBF(process.lengths.numpy()) + linear
-        reference = gaussian_process.GaussianProcessRegressor(kernel, alpha=process.noise, optimizer=None)
+        kernel = kernel + quadratic if process.curvature else kernel
+        reference = GaussianProcessRegressor(kernel, alpha=process.noise, optimizer=None)
         reference.fit(x.numpy(), change[:, process.outputs].numpy())
         told = torch.from_numpy(reference.predict(unseen.numpy())).reshape(5, -1)
         predicted[:, process.outputs] = told
@@ -233,12 +238,13 @@ def test_many_rows_are_taken_in_parts(monkeypatch):
     assert torch.allclose(at.pull(v), whole, rtol=1e-5, atol=1e-8 * float(whole.abs().max()))
 
 
-def test_rows_left_out_are_those_of_fits_without_each_in_turn():
+@pytest.mark.parametrize("curvature", [0.0, 10.0])
+def test_rows_left_out_are_those_of_fits_without_each_in_turn(curvature):
     x, wanted = weights(20, 3), weights(20, 2, seed=1)
     lengths = torch.tensor([0.5, 2.0, 1.0]).double()
-    chosen = best_factor(x, wanted, lengths, (0.5, 1.0, 2.0))
+    chosen = best_factor(x, wanted, lengths, (0.5, 1.0, 2.0), curvature)
     tried = {
-        (several, level): left_out(x, wanted, several * lengths, level)
+        (several, level): left_out(x, wanted, several * lengths, level, curvature)
         for several in (0.5, 1.0, 2.0)
         for level in (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
     }
@@ -246,6 +252,8 @@ def test_rows_left_out_are_those_of_fits_without_each_in_turn():
     assert torch.equal(best[0] * lengths, chosen.lengths)
     assert best[1] == chosen.noise
     assert torch.allclose(tried[best], chosen.errors, rtol=1e-5)
+    again = gaussian_process.left_out(x, wanted, chosen.lengths, chosen.noise, curvature).mean(0)
+    assert torch.allclose(again, chosen.errors, rtol=1e-5)
 
 
 def test_outputs_that_depend_on_inputs_alike_share_lengths():
@@ -269,12 +277,14 @@ def test_outputs_that_depend_on_inputs_alike_share_lengths():
     assert of_both[1] < 0.5 * of_both[0]
 
 
-def test_the_likelihood_of_lengths_is_that_of_its_density():
+@pytest.mark.parametrize("curvature", [0.0, 10.0])
+def test_the_likelihood_of_lengths_is_that_of_its_density(curvature):
     """By `torch.distributions`, with each output's variance at its likeliest; the gradient by autograd."""
     x, y = weights(12, 3), weights(12, 2, seed=1)
     logarithms = torch.tensor([0.3, -0.5, 1.0, -4.0], dtype=torch.float64, requires_grad=True)
-    value, slope = unlikeliness(x, y, logarithms.detach())
-    kernel = covariance(x, x, logarithms[:3].exp()) + logarithms[3].exp() * torch.eye(12).double()
+    value, slope = unlikeliness(x, y, logarithms.detach(), gaussian_process.trend_of(x, x, curvature))
+    kernel = covariance(x, x, logarithms[:3].exp(), curvature)
+    kernel = kernel + logarithms[3].exp() * torch.eye(12).double()
     total = torch.zeros(()).double()
     for column in y.T:
         variance = (column @ torch.linalg.solve(kernel, column) / 12).detach()  # its derivative is zero there
@@ -289,7 +299,7 @@ def test_the_likelihood_of_lengths_is_that_of_its_density():
 def test_the_length_of_an_input_that_says_nothing_is_long():
     x = weights(80, 4)
     y = torch.stack([torch.sin(3 * x[:, 0]) + 2 * x[:, 2], torch.cos(3 * x[:, 0])], 1)
-    lengths = likely_lengths(x, y, Choice(torch.full((4,), 2.0).double(), 1e-4, torch.ones(2)))
+    lengths = likely_lengths(x, y, Choice(torch.full((4,), 2.0).double(), 1e-4, torch.ones(2), 0.0))
     assert lengths[0] < 1.0
     assert lengths[[1, 3]].min() > 10 * lengths[0]
     assert lengths[2] > 10 * lengths[0]  # the trend has all that this one says
@@ -308,7 +318,7 @@ def test_lengths_of_their_own_learn_more_from_as_many_rows():
     truth = true_vjp(box, asked, v)
     x, wanted = rows.z, rows.y - rows.z if tangent._stays.all() else rows.y
     choice = one_length(x, wanted)
-    of_all = Process.fitted(x, wanted, torch.arange(8), choice.lengths, choice.noise)
+    of_all = Process.fitted(x, wanted, torch.arange(8), *choice[:2], 0.0)
     one = of_all.pulled(*asked, x, v) + (v if tangent._stays.all() else 0)
     pulled = tangent.at(pairs_at(box, *asked)).pull(v)
     assert (pulled - truth).norm() < 0.1 * (one - truth).norm()
@@ -370,7 +380,7 @@ def test_the_least_unexplained_share_is_that_of_regressions():
 def test_rows_without_any_fit_are_refused():
     x = torch.full((4, 1), math.nan).double()
     with pytest.raises(zo.errors.TangentError, match=r"expected 4 rows whose covariances.*got none.*finite"):
-        Process.fitted(x, x, torch.arange(1), torch.ones(1).double(), 1.0)
+        Process.fitted(x, x, torch.arange(1), torch.ones(1).double(), 1.0, 0.0)
 
 
 def test_rows_shown_again_choose_no_shorter_lengths():
@@ -400,9 +410,28 @@ def test_outputs_that_are_rounding_have_no_lengths_of_their_own():
 
 def test_lengths_that_leave_distances_to_rounding_have_more_noise():
     x = 30 + 1e-4 * weights(60, 1)
-    process = Process.fitted(x, weights(60, 1), torch.arange(1), torch.tensor([1e-4]).double(), 1e-8)
+    process = Process.fitted(x, weights(60, 1), torch.arange(1), torch.tensor([1e-4]).double(), 1e-8, 0.0)
     assert process.weights.isfinite().all()
     assert process.noise > 1e-8
+
+
+def products(x):
+    """Quadratic in its numbers, and a little more."""
+    return torch.stack([x[:, i] * x[:, (i + 1) % 8] + 0.1 * torch.sin(x[:, i]) for i in range(8)], 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "curvature", "least"), [(products, CURVATURE, 0.999), (torch.tanh, 0.0, 0.99)]
+)
+def test_a_quadratic_trend_is_taken_where_rows_left_out_show_it(function, curvature, least):
+    """It is left out where nothing bends so; the derivative is right in both."""
+    box = box_of(function, ArraySpec("x", (8,)))
+    tangent = zo.tangents.KernelTangent()
+    learn(tangent, pairs_at(box, weights(120, 8)))
+    assert {process.curvature for process in tangent._fit} == {curvature}
+    asked, v = (weights(50, 8, seed=9),), weights(50, 8, seed=8)
+    pulled = tangent.at(pairs_at(box, *asked)).pull(v)
+    assert cosine(pulled, true_vjp(box, asked, v)) > least
 
 
 # Output maps

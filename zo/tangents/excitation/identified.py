@@ -78,9 +78,10 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
     choice = one_length(explaining, target)
     if choice is None:
         return 1.0
-    lengths, noise, errors = choice
-    alone = float(errors.mean())
-    return min(1.0, leave_out(groups, explaining, target, lengths, noise) if together else alone)
+    alone = float(choice.errors.mean())
+    return min(
+        1.0, leave_out(groups, explaining, target, choice.lengths, choice.noise) if together else alone
+    )
 
 
 def cells_of(

@@ -1,7 +1,8 @@
-"""Gaussian processes of a squared exponential kernel beside a linear trend: fits, lengths, errors left out.
+"""Gaussian processes of a squared exponential kernel beside a trend: fits, lengths, errors left out.
 
 Covariances are exp(-sum over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of
-inputs, in units of spread one (Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006).
+inputs, in units of spread one, and with a curvature c also c (x . x' / n)^2 (Rasmussen and Williams,
+*Gaussian Processes for Machine Learning*, 2006).
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class Choice(NamedTuple):
         lengths: the lengths of the kernel, one for each input, `(size,)`.
         noise: the variance of the noise, over the kernel's own.
         errors: mean square leave-one-out errors, `(size_out,)`.
+        curvature: the variance of the quadratic part, over the kernel's own.
     """
 
     lengths: Tensor
     noise: float
     errors: Tensor
+    curvature: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Process(Kept):
         weights: the weights of each row, `(centres, outputs)`.
         slope: the slope of the trend, `(size, outputs)`.
         offset: the offset of the trend, `(outputs,)`.
+        curvature: the variance of the quadratic part of the trend, over the kernel's own.
     """
 
     outputs: Tensor
@@ -81,10 +85,17 @@ class Process(Kept):
     weights: Tensor
     slope: Tensor
     offset: Tensor
+    curvature: float = 0.0
 
     @classmethod
     def fitted(
-        cls, centres: Tensor, wanted: Tensor, outputs: Tensor, lengths: Tensor, noise: float
+        cls,
+        centres: Tensor,
+        wanted: Tensor,
+        outputs: Tensor,
+        lengths: Tensor,
+        noise: float,
+        curvature: float,
     ) -> Process:
         """The one for some outputs, of all that is wanted at the rows, `(centres, all outputs)`.
 
@@ -93,55 +104,53 @@ class Process(Kept):
         Raises:
             TangentError: there is no fit with any noise.
         """
-        kernel = _near(centres / lengths, centres / lengths) + _trend(centres, centres)
-        diagonal = kernel.diagonal().clone()
-        for level in (noise, *(more for more in NOISES if more > noise)):
-            kernel.diagonal().copy_(diagonal + level)
-            root, wrong = torch.linalg.cholesky_ex(kernel)
-            if not int(wrong):
-                break
-        else:
-            raise TangentError(
-                f"KernelTangent: expected {len(centres)} rows whose covariances have a Cholesky factor, got "
-                "none with any noise. See whether the box's inputs and outputs are finite and of usual size."
-            )
+        root, level = _root(centres, lengths, noise, curvature)
         weights = torch.cholesky_solve(wanted[:, outputs], root).contiguous()
         slope, offset = (TREND / centres.shape[1]) * (centres.T @ weights), TREND * weights.sum(0)
-        return cls(outputs, lengths, level, weights, slope, offset)
+        return cls(outputs, lengths, level, weights, slope, offset, curvature)
 
     def mean(self, x: Tensor, centres: Tensor) -> Tensor:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
         means: list[Tensor] = []
         for some in x.split(_at_once(centres)):
-            near = _near(some / self.lengths, centres / self.lengths)
-            means.append(near @ self.weights + some @ self.slope + self.offset)
+            covariances = _near(some / self.lengths, centres / self.lengths)
+            if self.curvature:
+                covariances = covariances + _curved(some, centres, self.curvature)
+            means.append(covariances @ self.weights + some @ self.slope + self.offset)
         return torch.cat(means)
 
     def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
         """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
         pulls: list[Tensor] = []
         for some, v_some in zip(x.split(_at_once(centres)), v.split(_at_once(centres)), strict=True):
-            near = _near(some / self.lengths, centres / self.lengths) * (v_some @ self.weights.T)
-            by_kernel = (near @ centres - some * near.sum(1, keepdim=True)) / self.lengths**2
-            pulls.append(v_some @ self.slope.T + by_kernel)
+            by_centre = v_some @ self.weights.T
+            near = _near(some / self.lengths, centres / self.lengths) * by_centre
+            pull = (near @ centres - some * near.sum(1, keepdim=True)) / self.lengths**2
+            if self.curvature:
+                factor = 2 * self.curvature / centres.shape[1] ** 2
+                pull = pull + factor * ((some @ centres.T) * by_centre) @ centres
+            pulls.append(v_some @ self.slope.T + pull)
         return torch.cat(pulls)
 
 
-def one_length(x: Tensor, wanted: Tensor) -> Choice | None:
+def one_length(x: Tensor, wanted: Tensor, curvature: float = 0.0) -> Choice | None:
     """One length for all inputs, and a noise, with the smallest leave-one-out error.
 
     Args:
         x: inputs in units of spread one, `(rows, size)`.
         wanted: the targets, `(rows, size_out)`.
+        curvature: the variance of the quadratic part.
 
     Returns:
         None where no error is finite.
     """
     usual = float(_squares(x, x).mean().sqrt()) or 1.0
-    return best_factor(x, wanted, x.new_full((x.shape[1],), usual), LENGTHS)
+    return best_factor(x, wanted, x.new_full((x.shape[1],), usual), LENGTHS, curvature)
 
 
-def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[float]) -> Choice | None:
+def best_factor(
+    x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[float], curvature: float
+) -> Choice | None:
     """The best of some factors on lengths, and a noise, as `one_length`; in closed form, all noises at once.
 
     Args:
@@ -149,21 +158,22 @@ def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[fl
         wanted: the targets, `(rows, size_out)`.
         lengths: the lengths of the kernel, `(size,)`.
         factors: the factors on the lengths.
+        curvature: the variance of the quadratic part.
 
     Returns:
         None where no error is finite.
     """
-    distances, linear = _squares(x / lengths, x / lengths), _trend(x, x)
+    distances, trend = _squares(x / lengths, x / lengths), trend_of(x, x, curvature)
     best, least = None, math.inf
     for factor in factors:
-        values, vectors = torch.linalg.eigh(torch.exp(-distances / (2 * factor**2)) + linear)
+        values, vectors = torch.linalg.eigh(torch.exp(-distances / (2 * factor**2)) + trend)
         rotation, squares = vectors.T @ wanted, vectors.square()
         for noise in NOISES:
             inverse = 1 / (values.clamp_min(0) + noise)
             missed = (vectors @ (inverse[:, None] * rotation)) / (squares @ inverse)[:, None]
             errors = missed.square().mean(0)
             if float(errors.mean()) < least:
-                best, least = Choice(lengths * factor, noise, errors), float(errors.mean())
+                best, least = Choice(lengths * factor, noise, errors, curvature), float(errors.mean())
     return best
 
 
@@ -177,12 +187,30 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tens
         lengths: the lengths of the kernel, `(size,)`.
         noise: the variance of the noise.
     """
-    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
+    kernel = _near(x / lengths, x / lengths) + trend_of(x, x, 0.0)
     kernel.diagonal().add_(noise)
     inverse = torch.linalg.inv(kernel)
     weights = inverse @ wanted
     errors = [torch.linalg.solve(inverse[rows[:, None], rows], weights[rows]) for rows in groups]
     return float(torch.cat(errors).square().mean())
+
+
+def left_out(x: Tensor, wanted: Tensor, lengths: Tensor, noise: float, curvature: float) -> Tensor:
+    """Squared errors of rows that are left out one by one, `(rows, size_out)`, as those of `best_factor`.
+
+    Args:
+        x: inputs in units of spread one, `(rows, size)`.
+        wanted: the targets, `(rows, size_out)`.
+        lengths: the lengths of the kernel.
+        noise: the variance of the noise.
+        curvature: the variance of the quadratic part.
+
+    Raises:
+        TangentError: there is no fit with any noise.
+    """
+    root, _ = _root(x, lengths, noise, curvature)
+    inverse = torch.cholesky_inverse(root)
+    return ((inverse @ wanted) / inverse.diagonal()[:, None]).square()
 
 
 def least_unexplained(x: Tensor) -> float:
@@ -212,14 +240,15 @@ def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
     Args:
         x: inputs in units of spread one, `(rows, size)`; of more than 128 rows so many are taken.
         wanted: outputs in such units, `(rows, size_out)`, which change.
-        begin: one length for all, and the noise, from which the search begins.
+        begin: one length for all, noise and curvature, from which the search begins.
 
     Returns:
         Lengths `(size,)`.
     """
     places = spread_places(len(x), ROWS).to(x.device)
     x_cpu, y = x[places].cpu(), wanted[places].cpu()
-    size, usual, trend = x.shape[1], math.log(float(begin.lengths[0])), _trend(x_cpu, x_cpu)
+    size, usual = x.shape[1], math.log(float(begin.lengths[0]))
+    trend = trend_of(x_cpu, x_cpu, begin.curvature)
 
     def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
         value, by_logarithm = unlikeliness(x_cpu, y, torch.from_numpy(logarithms), trend)
@@ -239,16 +268,14 @@ def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
     return torch.from_numpy(found.x[:size]).exp().to(x)
 
 
-def unlikeliness(
-    x: Tensor, y: Tensor, logarithms: Tensor, trend: Tensor | None = None
-) -> tuple[float, Tensor]:
+def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor, trend: Tensor) -> tuple[float, Tensor]:
     """The negative logarithm of the marginal likelihood, but for a constant, and its gradient.
 
     Args:
         x: inputs, `(rows, size)`.
         y: outputs, `(rows, size_out)`.
         logarithms: the logarithms of the lengths and of the noise, `(size + 1,)`.
-        trend: covariances of the linear part, which no length changes; None: they are computed.
+        trend: the rows' covariances of the trend, which no length changes, see `trend_of`.
 
     Returns:
         The value, infinite where the covariance is singular to rounding, and its gradient by `logarithms`.
@@ -256,7 +283,7 @@ def unlikeliness(
     rows, outputs = y.shape
     scaled, noise = x / logarithms[:-1].exp(), float(logarithms[-1].exp())
     near = _near(scaled, scaled)
-    kernel = near + (_trend(x, x) if trend is None else trend)
+    kernel = near + trend
     kernel.diagonal().add_(noise)
     root, wrong = torch.linalg.cholesky_ex(kernel)
     weights = torch.cholesky_solve(y, root)
@@ -276,9 +303,30 @@ def _at_once(centres: Tensor) -> int:
     return max(1, AT_ONCE // len(centres))
 
 
-def _trend(a: Tensor, b: Tensor) -> Tensor:
-    """Covariances of the linear part, `(rows of a, rows of b)`."""
-    return TREND * (1 + a @ b.T / a.shape[1])
+def _root(centres: Tensor, lengths: Tensor, noise: float, curvature: float) -> tuple[Tensor, float]:
+    """The Cholesky root of the covariances of rows, and the noise with which there is one."""
+    kernel = _near(centres / lengths, centres / lengths) + trend_of(centres, centres, curvature)
+    diagonal = kernel.diagonal().clone()
+    for level in (noise, *(more for more in NOISES if more > noise)):
+        kernel.diagonal().copy_(diagonal + level)
+        root, wrong = torch.linalg.cholesky_ex(kernel)
+        if not int(wrong):
+            return root, level
+    raise TangentError(
+        f"KernelTangent: expected {len(centres)} rows whose covariances have a Cholesky factor, got "
+        "none with any noise. See whether the box's inputs and outputs are finite and of usual size."
+    )
+
+
+def trend_of(a: Tensor, b: Tensor, curvature: float) -> Tensor:
+    """Covariances of the linear part, and of the quadratic one, `(rows of a, rows of b)`."""
+    linear = TREND * (1 + a @ b.T / a.shape[1])
+    return linear + _curved(a, b, curvature) if curvature else linear
+
+
+def _curved(a: Tensor, b: Tensor, curvature: float) -> Tensor:
+    """Covariances of the quadratic part, `(rows of a, rows of b)`."""
+    return curvature * (a @ b.T / a.shape[1]).square()
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from zo.tangents.models.gaussian_process import (
     Process,
     best_factor,
     least_unexplained,
+    left_out,
     likely_lengths,
     one_length,
 )
@@ -32,6 +33,7 @@ JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
 OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
 APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
+CURVATURE = 10.0  # variance of the quadratic part, over the kernel's own; decision 235
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
 LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
@@ -43,18 +45,19 @@ class KernelTangent(ValueTangent):
 
     In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') =
     exp(-sum over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a
-    squared exponential beside a linear trend (Rasmussen and Williams, 2006). The lengths l_i are the
-    likeliest, times a factor that has, with the noise, the smallest leave-one-out error. One length serves
-    all inputs where its error is smaller, or where inputs have explained each other from the first; lengths
-    that were chosen before that are kept. The outputs share the lengths. Among at most 32 outputs, one whose
-    mean square error is less than half with lengths of its own has these. Where a box takes few numbers this
+    squared exponential beside a linear trend (Rasmussen and Williams, 2006). A quadratic trend, 10 (x . x' /
+    n)^2, comes to it where it predicts rows that are left out better. The lengths l_i are the likeliest,
+    times a factor that has, with the noise, the smallest leave-one-out error. One length serves all inputs
+    where its error is smaller, or where inputs have explained each other from the first; lengths that were
+    chosen before that are kept. The outputs share the lengths. Among at most 32 outputs, one whose mean
+    square error is less than half with lengths of its own has these. Where a box takes few numbers this
     learns more from few rows than a network does. Each number has its own unit. It needs no steps of
     learning, and nothing is drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
     x centres x (size_in + size_out). Both count once more for each output with its own lengths. Lengths are
-    searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output. The
+    searched again when there are half as many rows more: some 100 ms of one core, and 40 for each output. The
     box runs no rows beyond the step's own.
 
     Args:
@@ -121,8 +124,8 @@ class KernelTangent(ValueTangent):
             target: changes in such units, `(rows, size_out)`.
             again: whether lengths and noises are chosen again; else they stay as they are.
         """
-        chosen = [(process.outputs, process.lengths, process.noise) for process in self._fit]
-        apart = any(bool((lengths != lengths[0]).any()) for _, lengths, _ in chosen)
+        chosen = [Chosen(p.outputs, p.lengths, p.noise, p.curvature) for p in self._fit]
+        apart = any(bool((choice.lengths != choice.lengths[0]).any()) for choice in chosen)
         again = again and not (apart and least_unexplained(x) < APART)
         better = _chosen(x, target) if again else []
         return [Process.fitted(x, target, *choice) for choice in better or chosen], bool(better)
@@ -196,39 +199,76 @@ class _KernelAt(ModelAt):
         return self._pulled(self.rows.z, self.others, v)
 
 
-def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-    """Outputs, lengths and noise of each process; none where no error is finite.
+class Chosen(NamedTuple):
+    """The choice for some outputs.
+
+    Attributes:
+        outputs: their places.
+        lengths: the lengths of the kernel.
+        noise: the variance of the noise.
+        curvature: the variance of the quadratic part.
+    """
+
+    outputs: Tensor
+    lengths: Tensor
+    noise: float
+    curvature: float
+
+
+def _chosen(x: Tensor, target: Tensor) -> list[Chosen]:
+    """The choice with or without a quadratic part, whichever predicts rows that are left out better.
 
     Args:
         x: inputs in units of spread one, `(rows, size)`; of equal rows, which tell each other, one counts.
         target: changes in such units, `(rows, size_out)`.
+
+    Returns:
+        One choice for each process; none where no error is finite.
     """
     places = _once(x)
-    places = places[spread_places(len(places), JUDGED).to(x.device)]
     x, target = x[places], target[places]
-    shared = one_length(x, target)
+    few = spread_places(len(x), JUDGED).to(x.device)
+    plain, curved = (_of_curvature(x[few], target[few], curvature) for curvature in (0.0, CURVATURE))
+    if plain and curved and _missed(x, target, curved) < _missed(x, target, plain):
+        return curved
+    return plain
+
+
+def _missed(x: Tensor, target: Tensor, processes: Sequence[Chosen]) -> float:
+    """The mean squared error of rows that are left out, summed over outputs."""
+    return sum(float(left_out(x, target[:, c.outputs], *c[1:]).mean(0).sum()) for c in processes)
+
+
+def _of_curvature(x: Tensor, target: Tensor, curvature: float) -> list[Chosen]:
+    """Outputs, lengths and noise of each process, given the quadratic part; none where no error is finite."""
+    shared = one_length(x, target, curvature)
     if shared is None:
         return []
     begin, changing = shared, target.std(0, correction=0) > UNCHANGED
     if least_unexplained(x) < APART or not bool(changing.any()):
-        return [(torch.arange(target.shape[1], device=x.device), shared.lengths, shared.noise)]
-    likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS)
+        return [
+            Chosen(torch.arange(target.shape[1], device=x.device), shared.lengths, shared.noise, curvature)
+        ]
+    likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS, curvature)
     if likely is not None and likely.errors.sum() < shared.errors.sum():
         shared = likely
     own: dict[int, Choice] = {}
     few = spread_places(len(x), ROWS).to(x.device)
     x, target = x[few], target[few]
-    by_shared = best_factor(x, target, shared.lengths, (1.0,))
+    by_shared = best_factor(x, target, shared.lengths, (1.0,), curvature)
     several = by_shared is not None and 1 < target.shape[1] <= OWN
     for place in changing.nonzero().flatten().tolist() if several else ():
         alone = target[:, place : place + 1]
-        likely = best_factor(x, alone, likely_lengths(x, alone, begin), FACTORS)
+        likely = best_factor(x, alone, likely_lengths(x, alone, begin), FACTORS, curvature)
         if likely and by_shared and CLEARLY * likely.errors[0] < by_shared.errors[place]:
             own[place] = likely
     others = [place for place in range(target.shape[1]) if place not in own]
     processes = [([place], choice) for place, choice in own.items()]
     processes = [(others, shared), *processes] if others else processes
-    return [(torch.tensor(outputs, device=x.device), c.lengths, c.noise) for outputs, c in processes]
+    return [
+        Chosen(torch.tensor(outputs, device=x.device), c.lengths, c.noise, curvature)
+        for outputs, c in processes
+    ]
 
 
 def _once(x: Tensor) -> Tensor:
