@@ -104,6 +104,29 @@ def test_a_wrong_model_and_a_bound_leave_the_posterior_as_it_is():
     assert (np.abs(x.mean((0, 1)) - (weight @ grid).numpy()) < 5 * az.mcse(data)["x"].values + 0.005).all()
 
 
+class TwoModes(BlackBoxFunction):
+    """Modes at -1 and 1; three more numbers are three times as wide in the second."""
+
+    inputs = outputs = (ArraySpec("x", (4,), dtype="float64"),)
+
+    def evaluate_rows(self, x):
+        width = 1 + 2 / (1 + np.exp(-6 * x[:, :1].clip(-9, 9)))
+        return np.concatenate([x[:, :1] ** 2 - 1, x[:, 1:] / width], 1)
+
+
+def test_chains_begin_in_a_wide_mode_as_in_a_likelier_narrow_one():
+    """The narrow one has a seventh of the mass, and the likeliest rows."""
+
+    def two(x, y):
+        return 20 * y[:, 0] ** 2 + y[:, 1:].square().sum(1) / 2 + x[:, 0]
+
+    begin = 2 * torch.randn(40, 4, dtype=F64, generator=torch.Generator().manual_seed(1))
+    begin[:, 0] /= 2
+    draws = zo.sample(two, TwoModes(), begin, rows=320, learn=140)
+    means = draws.posterior["x"].values[..., 0].mean(1)
+    assert (means > 0).sum() >= 2
+
+
 def test_a_trajectory_by_the_frozen_model_goes_back():
     """Momenta turned round, it ends where it began, to rounding."""
     target = Target(potential, Linear(curve=1.0), without_bounds())

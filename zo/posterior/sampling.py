@@ -15,7 +15,7 @@ from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
 from zo.posterior.checkpoint import Checkpoint, at
 from zo.posterior.hmc import Move, accepted, propose
-from zo.posterior.learning import ROUND, buy, fitted, freeze
+from zo.posterior.learning import ROUND, buy, fitted, freeze, spread
 from zo.posterior.result import arviz, inference_data
 from zo.posterior.target import Model, Potential, Target
 from zo.posterior.unknowns import Unknowns
@@ -28,6 +28,7 @@ from zo.tangents.models.values import ValueTangent
 LEAST_START = 4  # rows
 MANY = 20  # unknowns, of which a kernel sees little; decision 212
 LEAST_DRAWS = 20  # of each chain
+BEGIN = 40  # of the likeliest rows, of which chains begin at some, where the posterior holds no more
 SAVED, OFTEN = 25, 1.05  # proposals, and times as many, between two counts of effective samples
 LOW, JUDGED = 0.05, 200  # acceptance that is told, and proposals after which
 DIVERGED = 1000.0  # of energy by the model, as Stan and PyMC have it
@@ -254,12 +255,12 @@ def _begun(
 
 
 def _place(target: Target, state: dict[str, Any], chains: int, generator: torch.Generator) -> None:
-    """Put chains at some of the likeliest rows, whose potential is known."""
+    """Put chains at rows that are spread over the posterior, and whose potential is known."""
     state["frozen"] = True
-    potential = target.potential(state["q"], state["answers"])
-    best = potential.argsort()[: min(int(potential.isfinite().sum()), max(40, chains))]
-    order = torch.randperm(len(best), generator=generator).repeat(-(-chains // len(best)))[:chains]
-    state["at"], state["potential"] = state["q"][best[order]], potential[best[order]]
+    order = spread(target, state["q"], state["answers"], generator, max(BEGIN, chains))
+    order = order.repeat(-(-chains // len(order)))[:chains]
+    state["at"], potential = state["q"][order], target.potential(state["q"], state["answers"])
+    state["potential"] = potential[order]
 
 
 def _chains(
