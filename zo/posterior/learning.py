@@ -29,7 +29,7 @@ def near(target: Target, q: Tensor, answers: Tensor) -> Tensor:
 
 
 def spread(target: Target, q: Tensor, answers: Tensor, generator: torch.Generator, least: int) -> Tensor:
-    """The places of rows to begin from, in random order: all that the posterior may hold, and `least` or more.
+    """The places of rows to begin from, in random order: all that the posterior may hold, at least `least`.
 
     A likelier row may lie in a mode that has hardly any mass. So the likeliest rows alone do not do.
 
