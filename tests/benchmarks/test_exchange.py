@@ -20,6 +20,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("cc", "gfortran")
 def test_a_step_of_columns_is_timed_for_clients_in_c_and_fortran(capsys):
     """Answers of all are compared with the network's in there."""

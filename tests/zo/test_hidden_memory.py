@@ -139,6 +139,7 @@ def test_where_nothing_is_kept_nothing_is_shown_and_nothing_said(tangent):
     assert min(found[step][0] for step in range(6, 10)) > 0.97
 
 
+@pytest.mark.slow
 def test_one_number_that_acts_at_once_names_no_lag_by_chance():
     """F of eight lags, each of few numbers, was above what of many is rare; a late call was then foretold."""
     program = dead_band_program()

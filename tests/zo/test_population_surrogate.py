@@ -218,6 +218,7 @@ def test_one_tangent_without_values_beside_one_that_learns_is_enough(first):
     assert len(population.state_dict()["members"]) == 3
 
 
+@pytest.mark.slow
 def test_a_model_of_the_users_has_values_for_a_surrogate():
     population, *_ = made(zo.tangents.ModelTangent(advance))
     for number in range(12):

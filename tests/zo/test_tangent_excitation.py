@@ -1124,6 +1124,7 @@ def test_what_goes_through_a_box_of_few_rows_is_left_out_until_its_response_is_k
     assert len(said) <= 1
 
 
+@pytest.mark.slow
 def test_a_box_of_few_rows_whose_response_never_stands_out_is_told():
     found, said = launches(launched_unmoved, 12)
     used = [pairs for waits, pairs in found if not waits]
@@ -1158,6 +1159,7 @@ def pushing(first, box):
     return objective
 
 
+@pytest.mark.slow
 def test_outputs_that_an_unknown_input_alone_moves_have_their_derivative_once_it_is_known():
     """A check moves nothing through it before, so these stayed to the bit, as what nothing moves does."""
     arrays = tuple(ArraySpec(name, (2,)) for name in ("place", "wind", "push"))
