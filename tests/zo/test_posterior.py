@@ -139,6 +139,23 @@ def test_a_trajectory_by_the_frozen_model_goes_back():
     assert torch.allclose(back, q[:4], atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
 
 
+def test_a_potential_that_writes_into_its_answers_changes_none():
+    """They are kept, and asked of again."""
+
+    def in_place(x, y):
+        y -= DATA
+        y /= NOISE
+        return y.square().sum(1) / 2 + x.square().sum(1) / 2
+
+    q, answers = start(), Linear()(start())
+    target = Target(in_place, Linear(), without_bounds())
+    for _ in range(2):
+        assert torch.allclose(target.potential(q, answers), potential(q, Linear()(q)))
+    model = Model(target, Quadratic(), None, q, answers)
+    plain = Model(Target(potential, Linear(), without_bounds()), Quadratic(), None, q, answers)
+    assert torch.allclose(model(q)[1], plain(q)[1])
+
+
 def test_a_twin_that_raises_far_out_ends_that_trajectory_alone():
     """The other rows' forces are as without it."""
 

@@ -41,7 +41,7 @@ class Target:
             ConfigurationError: the potential has another shape.
         """
         x, slope = self.unknowns.bounded(q)
-        potential = self._potential(x, answers)
+        potential = self._potential(x, answers.clone())  # which may write into them
         if not isinstance(potential, Tensor) or potential.shape != (len(q),):
             got = tuple(potential.shape) if isinstance(potential, Tensor) else type(potential).__name__
             raise ConfigurationError(
