@@ -139,6 +139,14 @@ def test_a_trajectory_by_the_frozen_model_goes_back():
     assert torch.allclose(back, q[:4], atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
 
 
+def test_a_row_that_failed_has_no_density_whatever_the_potential_makes_of_it():
+    """A limit that NaN does not pass is no likelihood of NaN."""
+    target = Target(lambda x, y: torch.where(y[:, 0] > 2, math.inf, 0.0), Linear(), without_bounds())
+    answers = torch.zeros(3, 3, dtype=F64)
+    answers[1, 1], answers[2, 0] = math.nan, math.inf
+    assert target.potential(torch.zeros(3, 2, dtype=F64), answers).tolist() == [0, math.inf, math.inf]
+
+
 def test_a_potential_that_writes_into_its_answers_changes_none():
     """They are kept, and asked of again."""
 

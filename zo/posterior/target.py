@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.arrays import finite_rows
 from zo.errors import ConfigurationError
 from zo.posterior.unknowns import Unknowns
 from zo.tangents.models.values import ValueTangent
@@ -35,7 +36,7 @@ class Target:
         return self.box(self.unknowns.bounded(q)[0]).double()
 
     def potential(self, q: Tensor, answers: Tensor) -> Tensor:
-        """Minus the logarithm of the density of q, `(rows,)`; infinite where it is not a number.
+        """Minus the logarithm of the density of q, `(rows,)`; infinite where it or an answer is not finite.
 
         Raises:
             ConfigurationError: the potential has another shape.
@@ -49,7 +50,7 @@ class Target:
                 f"{got}. Sum over the unknowns and the answers of a row alone."
             )
         whole = potential - slope
-        return torch.where(whole.isfinite(), whole, torch.inf)
+        return torch.where(whole.isfinite() & finite_rows((answers.detach(),)), whole, torch.inf)
 
 
 class Model:
