@@ -16,7 +16,8 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.errors import ConfigurationError, RowFailedError
 from zo.errors import TangentWarning
-from zo.posterior.hmc import leapfrog
+from zo.posterior.hmc import Move, leapfrog
+from zo.posterior.sampling import _proposed
 from zo.posterior.target import Model, Target
 from zo.posterior.unknowns import Unknowns
 from zo.tangents import KernelTangent
@@ -49,6 +50,14 @@ class Noisy(Linear):
     def evaluate_rows(self, x):
         self.draws = getattr(self, "draws", 0) + 1
         return super().evaluate_rows(x) + self.draws
+
+
+class Seen(Linear):
+    """Keeps the last rows that it was asked for."""
+
+    def evaluate_rows(self, x):
+        self.x = x.copy()
+        return super().evaluate_rows(x)
 
 
 def potential(x, y):
@@ -139,6 +148,37 @@ def test_a_trajectory_by_the_frozen_model_goes_back():
     assert torch.allclose(back, q[:4], atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
 
 
+def test_places_where_the_model_has_no_density_are_entered_and_left():
+    """No force is there, so a trajectory goes through, and back the same way."""
+
+    def no_density_beyond(x, y):
+        return potential(x, y) + (1.0 - x[:, 0]).sqrt()
+
+    target, q = Target(no_density_beyond, Linear(), without_bounds()), start().clamp(max=0.9)
+    model = Model(target, Quadratic(), None, q, target.answers(q))
+    inside, p = torch.tensor([[0.8, 0.0]], dtype=F64), torch.tensor([[4.0, 0.5]], dtype=F64)
+    root = torch.eye(2, dtype=F64)
+    end, momentum, there, alive, _ = leapfrog(model, inside, p, 7, 0.1, root)
+    assert alive.all() and end[0, 0] > 1 and there[0] == math.inf
+    back, turned, *_ = leapfrog(model, end, -momentum, 7, 0.1, root)
+    assert torch.allclose(back, inside, atol=1e-10) and torch.allclose(turned, -p, atol=1e-10)
+
+
+def test_a_box_is_not_asked_at_infinity():
+    """Far out an unknown with a bound overflows, and no force turns the trajectory round."""
+    infinite = torch.full((2,), math.inf, dtype=F64)
+    target, last = Target(potential, Seen(), Unknowns(torch.zeros(2, dtype=F64), infinite)), start()
+    move = Move(1.0, 1, 1e4 * torch.eye(2, dtype=F64))
+    state = {"q": last, "potential": target.potential(last, target.answers(last))}
+
+    def no_force(q):
+        return q.new_zeros(len(q)), torch.zeros_like(q)
+
+    draw = _proposed(target, no_force, state, move, torch.Generator().manual_seed(0))
+    assert not draw["accepted"].any() and draw["diverging"].any()
+    assert np.isfinite(target.box.x).all()
+
+
 def test_a_row_that_failed_has_no_density_whatever_the_potential_makes_of_it():
     """A limit that NaN does not pass is no likelihood of NaN."""
     target = Target(lambda x, y: torch.where(y[:, 0] > 2, math.inf, 0.0), Linear(), without_bounds())
@@ -164,7 +204,7 @@ def test_a_potential_that_writes_into_its_answers_changes_none():
     assert torch.allclose(model(q)[1], plain(q)[1])
 
 
-def test_a_twin_that_raises_far_out_ends_that_trajectory_alone():
+def test_a_twin_that_raises_far_out_has_no_force_there():
     """The other rows' forces are as without it."""
 
     def twin(x):

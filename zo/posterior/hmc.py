@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Force: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Potential and gradient of rows: `(rows, size)` to `(rows,)` and `(rows, size)`."""
+"""Potential and gradient of rows, the latter finite: `(rows, size)` to `(rows,)` and `(rows, size)`."""
 
 ACCEPTED, TRAVEL, MOST_STEPS = 0.85, 1.5, 20  # by the model alone; a quarter of a turn of a Gaussian
 JITTER = 0.2  # of a step's size, either way
@@ -27,10 +27,10 @@ class Proposal(NamedTuple):
     """Ends of trajectories.
 
     Attributes:
-        q: the ends, `(rows, size)`; the beginning if the trajectory became infinite.
+        q: the ends, `(rows, size)`; the beginning if the trajectory overflowed.
         kinetic: the loss of kinetic energy, `(rows,)`.
         model: the potential by the model, at the end.
-        alive: whether all of the trajectory was finite.
+        alive: whether no number of the trajectory overflowed.
         begin: the potential by the model, at the beginning.
     """
 
@@ -45,7 +45,7 @@ def leapfrog(force: Force, q: Tensor, p: Tensor, steps: int, size: float, root: 
     """Trajectories that go back to where they began if momenta are turned round.
 
     Returns:
-        q, p, the potential there, whether all of it was finite, and the potential where it began.
+        q, p, the potential there, whether nothing overflowed, and the potential where it began.
     """
     begin, alive = q, torch.ones(len(q), dtype=torch.bool)
     first, gradient = force(q)
@@ -56,8 +56,6 @@ def leapfrog(force: Force, q: Tensor, p: Tensor, steps: int, size: float, root: 
         alive = alive & q.isfinite().all(1)
         q = torch.where(alive[:, None], q, begin)
         potential, gradient = force(q)
-        alive = alive & potential.isfinite() & gradient.isfinite().all(1)
-        q = torch.where(alive[:, None], q, begin)
         p = torch.where(alive[:, None], p - size / 2 * gradient @ root, 0)
     return q, p, potential, alive, first
 

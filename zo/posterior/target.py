@@ -95,8 +95,9 @@ class Model:
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q.
 
-        Where the twin raises, as a factorisation far out may, the potential is infinite, and the
-        trajectory ends.
+        Where the twin raises, as a factorisation far out may, the potential is infinite. Where one of the two
+        is not finite the gradient is zero: a trajectory goes straight through, and back the same way, so that
+        places which only the box knows can be entered as well as left.
         """
         try:
             return self._force(q)
@@ -111,4 +112,5 @@ class Model:
             q = q.detach().requires_grad_(True)
             potential = self._target.potential(q, self.answers(q))
             (gradient,) = torch.autograd.grad(potential.sum(), q)
-        return potential.detach(), gradient
+            known = potential.isfinite() & gradient.isfinite().all(1)
+        return potential.detach(), torch.where(known[:, None], gradient, 0)
