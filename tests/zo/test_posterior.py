@@ -16,6 +16,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.errors import ConfigurationError, RowFailedError
 from zo.errors import TangentWarning
+from zo.posterior.checkpoint import Checkpoint
 from zo.posterior.hmc import Move, leapfrog
 from zo.posterior.sampling import _proposed
 from zo.posterior.target import Model, Target
@@ -350,6 +351,35 @@ def test_a_checkpoint_of_another_sampling_is_refused(tmp_path, whole, changed, m
     } | changed
     with pytest.raises(ConfigurationError, match=message):
         zo.sample(given.pop("potential"), given.pop("box"), given.pop("start"), **given, checkpoint=kept)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_a_checkpoint_knows_its_box_twin_and_potential_in_every_unit(tmp_path, unit):
+    """An answer of 1e-9 has no absolute error of 1e-8, and a large constant hides no other prior."""
+
+    class Scaled(Linear):
+        def evaluate_rows(self, x):
+            return unit * super().evaluate_rows(x)
+
+    def twin(x):
+        return unit * x @ MATRIX.T
+
+    def with_constant(x, y):
+        return potential(x, y / unit) + 1e6
+
+    q = start()
+    target = Target(with_constant, Scaled(), without_bounds())
+    answers = target.answers(q)
+    begun = {"potential": target.potential(q, answers), "twin": twin(q)}
+    saves, state = Checkpoint(tmp_path / "state.pt"), {"q": q, "answers": answers, "at_start": begun}
+    saves.refuse_other(state, target, q, twin, ask=True)
+    with pytest.raises(ConfigurationError, match="the box that"):
+        saves.refuse_other(state, Target(with_constant, Scaled(0.1), without_bounds()), q, twin, ask=True)
+    with pytest.raises(ConfigurationError, match="the twin that"):
+        saves.refuse_other(state, target, q, lambda x: 1.1 * twin(x), ask=True)
+    another = Target(lambda x, y: with_constant(x, y) + x[:, 0] / 50, Scaled(), without_bounds())
+    with pytest.raises(ConfigurationError, match="the potential that"):
+        saves.refuse_other(state, another, q, twin, ask=True)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
