@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -380,6 +381,22 @@ def test_a_checkpoint_knows_its_box_twin_and_potential_in_every_unit(tmp_path, u
     another = Target(lambda x, y: with_constant(x, y) + x[:, 0] / 50, Scaled(), without_bounds())
     with pytest.raises(ConfigurationError, match="the potential that"):
         saves.refuse_other(state, another, q, twin, ask=True)
+
+
+def test_two_processes_with_one_checkpoint_do_not_mix_their_bytes(tmp_path, monkeypatch):
+    """The one that is done last has the file."""
+    kept, write, generator = tmp_path / "state.pt", torch.save, torch.Generator()
+
+    def slow(state, stream):
+        if state["q"] == 0:  # another process begins and ends meanwhile
+            with monkeypatch.context() as other:
+                other.setattr(os, "getpid", lambda: -1)
+                Checkpoint(kept).save({"q": 1, "draws": []}, generator)
+        write(state, stream)
+
+    monkeypatch.setattr(torch, "save", slow)
+    Checkpoint(kept).save({"q": 0, "draws": []}, generator)
+    assert torch.load(kept)["q"] == 0 and os.listdir(tmp_path) == ["state.pt"]
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

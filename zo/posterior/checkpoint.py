@@ -33,7 +33,8 @@ class Checkpoint:
         began = monotonic()
         draws = state["draws"]
         stacked = {name: torch.stack([draw[name] for draw in draws]) for name in (draws[0] if draws else ())}
-        beside = self._path.with_name(self._path.name + ".part")
+        # with the process's id, so that two processes with one file do not mix their bytes
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         with open(beside, "wb") as stream:
             torch.save({**state, "draws": stacked, "generator": generator.get_state()}, stream)
             stream.flush()
