@@ -174,7 +174,7 @@ class _Shown:
         self._stage = ""
 
     def __call__(self, rows: int, effective: float) -> None:
-        learning = rows <= self._learn + 2  # the first row is asked twice more
+        learning = rows <= self._learn + 2  # one row is asked twice more
         stage, most = ("learn", self._learn) if learning else ("sample", self._rows)
         if stage != self._stage:
             self.end()

@@ -54,6 +54,13 @@ class Noisy(Linear):
         return super().evaluate_rows(x) + self.draws
 
 
+class NoisyByPlace(Linear):
+    """Noise of one seed for each call, so that it is of the row's place there."""
+
+    def evaluate_rows(self, x):
+        return super().evaluate_rows(x) + np.random.default_rng(0).normal(size=(len(x), 3))
+
+
 class Seen(Linear):
     """Keeps the last rows that it was asked for."""
 
@@ -424,6 +431,7 @@ def test_failed_rows_are_rejections_that_are_counted():
         ({"potential": lambda x, y: x[:, 0] / 0}, "finite numbers at the start"),
         ({"potential": lambda x, y: y}, "one number for each row"),
         ({"box": Noisy()}, "same answer to the same row"),
+        ({"box": NoisyByPlace()}, "same answer to the same row, alone and among others"),
         ({"start": torch.zeros(2)}, "rows of 2 numbers"),
         ({"rows": 100}, "rows: expected at least"),
         ({"chains": 0}, "chains"),

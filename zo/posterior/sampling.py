@@ -13,7 +13,7 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
-from zo.posterior.checkpoint import Checkpoint, at
+from zo.posterior.checkpoint import Checkpoint, at, same
 from zo.posterior.hmc import Move, accepted, propose
 from zo.posterior.learning import ROUND, buy, fitted, freeze, spread
 from zo.posterior.result import arviz, inference_data
@@ -212,7 +212,7 @@ def learned_from(rows: int, size: int, start: int, twin: bool) -> int:
 
 
 def _rows(state: dict[str, Any], more: int = 0) -> int:
-    """Count the box's rows so far (two of them repeat the first row), and those of more proposals."""
+    """Count the box's rows so far (two of them repeat one row), and those of more proposals."""
     chains = len(state["at"]) if state["frozen"] else 0
     return len(state["q"]) + 2 + (len(state["draws"]) + more) * chains
 
@@ -224,7 +224,7 @@ def _failed(answers: Tensor) -> int:
 def _begun(
     target: Target, q: Tensor, twin: Callable[[Tensor], Tensor] | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The state before the first round: the start's answers, and the first row's twice more."""
+    """The state before the first round: the start's answers, and those of one of its rows twice more."""
     answers = target.answers(q)
     potential = target.potential(q, answers)
     finite = int(potential.isfinite().sum())
@@ -233,12 +233,14 @@ def _begun(
             f"sample, potential: expected finite numbers at the start, got {len(q) - finite} of {len(q)} "
             "rows that are not. Begin where the density is not zero and the box answers."
         )
-    row = q[potential.argmin()][None]
-    if not torch.equal(target.answers(row), target.answers(row)):
+    # not the first, whose place in the call is that of a row alone
+    place = 1 + potential[1:].argmin()
+    alone = target.answers(q[place][None])
+    if not (torch.equal(target.answers(q[place][None]), alone) and same(alone, answers[place][None])):
         raise ConfigurationError(
-            "sample, box: expected the same answer to the same row, got two different ones of "
-            f"{target.box!r}. The accept step would then draw from another density. Fix its "
-            "seed, or make the average of its runs the answer."
+            "sample, box: expected the same answer to the same row, alone and among others, got two "
+            f"different ones of {target.box!r}. The accept step would then draw from another density. Fix "
+            "its seed for each row, not for a call of many, or make the average of its runs the answer."
         )
     root = q[potential.isfinite()].std(0).clamp(min=1e-6).diag()
     return {
