@@ -250,6 +250,8 @@ class FrozenBox(Wrapper):
         _, values = self._modelled(arrays)
         finite = [v.detach() for v in values if v is not None]
         alive = finite_rows((*as_rows(self.outputs, outputs), *finite)).to(outputs[0].device)
+        if not alive.all():  # else autograd would multiply zero by a derivative that is NaN
+            _, values = self._modelled(arrays, alive)
         followed = []
         for output, value in zip(outputs, values, strict=True):
             if value is not None:  # zero, with the model's derivative
@@ -268,13 +270,20 @@ class FrozenBox(Wrapper):
         dtypes = (spec.torch_dtype or rows.dtype for spec in self.outputs)
         return rows.give_back(tuple(map(Tensor.to, outputs, dtypes)))
 
-    def _modelled(self, arrays: Sequence[Any]) -> tuple[RowArrays, list[Tensor | None]]:
-        """The model's outputs as rows, with a graph of inputs that have one."""
+    def _modelled(
+        self, arrays: Sequence[Any], alive: Tensor | None = None
+    ) -> tuple[RowArrays, list[Tensor | None]]:
+        """The model's outputs as rows, with a graph of inputs that have one; of rows that are alive alone."""
         model, rows = self._known(), to_rows(repr(self), self.inputs, tuple(arrays))
         traced = [
             array.reshape(row.shape) if spec.differentiable and isinstance(array, Tensor) else row
             for spec, array, row in zip(self.inputs, arrays, rows.inputs, strict=True)
         ]
+        if alive is not None:
+            traced = [
+                torch.where(alive.reshape(-1, *[1] * len(spec.shape)), row, 0) if spec.differentiable else row
+                for spec, row in zip(self.inputs, traced, strict=True)
+            ]
         return rows, model.values(traced)
 
     def _wants_graph(self, arrays: Sequence[Any]) -> bool:

@@ -241,6 +241,19 @@ def test_a_failed_row_has_a_gradient_of_zero_whatever_arrives():
     assert x.grad[0].abs().min() > 0 and (x.grad[1] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # forward mode
+def test_a_row_that_is_not_finite_has_a_gradient_of_zero_in_both_modes():
+    solver = solver_of(Banana(failures="keep"))
+    x = torch.tensor([[0.1, 0.2], [np.nan, 0.3], [0.3, np.inf]], dtype=torch.float64, requires_grad=True)
+    torch.nansum(solver(x)).backward()
+    assert x.grad is not None and (x.grad[1:] == 0).all()
+    assert (x.grad[0] == solver.vjp(x.detach(), torch.ones(3, 3, dtype=torch.float64))[0]).all()
+    with torch.autograd.forward_ad.dual_level():
+        y = solver(torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x)))
+        tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
+    assert tangent is not None and (tangent[1:] == 0).all() and (tangent[0] != 0).any()
+
+
 def test_a_server_and_several_threads_may_be_behind_it():
     x = np.random.default_rng(1).normal(size=(40, 2))
     with serving({"banana": Banana()}) as url, ThreadPoolExecutor(2) as threads:
