@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from blackbox.arrays import RowArrays, finite_rows, in_order, to_rows
 from blackbox.checks import check_count, check_fraction
 from blackbox.errors import NotDifferentiableError
 from blackbox.failures import Outcome
+from blackbox.wrappers.identity import name_of, parts
 from blackbox.wrappers.wrapper import Wrapper
 from zo.box_gradient.differentiable import check_copies, check_differentiable
 from zo.box_gradient.row_queries import as_rows
@@ -147,6 +148,7 @@ class FrozenBox(Wrapper):
         self._tangent = copy.deepcopy(tangent)  # never learns
         self.info: FrozenInfo | None = None
         self._model: FrozenModel | None = None
+        self._learned_of: dict[str, str] = {}  # the parts of the box's identity
         self._turn: AbstractContextManager[object] = nullcontext()  # while rows are bought
 
     # Learning
@@ -170,6 +172,7 @@ class FrozenBox(Wrapper):
             ConfigurationError, TangentError: for the reasons that `frozen` gives; the derivative stays as it
                 was.
         """
+        learned_of = _parts(self.box)  # before rows are run, which may change counts that it holds
         if isinstance(rows, int) and not isinstance(rows, bool):
             check_count("frozen", "rows", rows, least=FEWEST)
             inputs = inputs_around(self.box, around, rows, self.seed)
@@ -185,7 +188,9 @@ class FrozenBox(Wrapper):
             )
         else:
             record = self._recorded(rows)
-        return self._freeze(record.finite())
+        self._freeze(record.finite())
+        self._learned_of = learned_of
+        return self
 
     def _recorded(self, rows: Any) -> RecordedRows:
         """Rows that are there."""
@@ -200,7 +205,7 @@ class FrozenBox(Wrapper):
             f"{type(rows).__name__}. Give the inputs first, then the box's answers."
         )
 
-    def _freeze(self, rows: RecordedRows) -> FrozenBox:
+    def _freeze(self, rows: RecordedRows) -> None:
         count = len(rows)
         if count < FEWEST:
             raise ConfigurationError(
@@ -215,7 +220,6 @@ class FrozenBox(Wrapper):
         errors = model.errors(unseen)
         info = FrozenInfo(model.words, len(training_rows), len(unseen), errors, model.hessian)
         self._model, self.info = model, info
-        return self
 
     # Values
 
@@ -400,19 +404,40 @@ class FrozenBox(Wrapper):
         """The frozen derivative; a box that loads it answers with the same bits."""
         model = self._known()
         assert self.info is not None
-        return {**self._kind(), "state": model.tangent.state_dict(), "info": asdict(self.info)}
+        kind = {**self._kind(), "identity": self._learned_of}
+        return {**kind, "state": model.tangent.state_dict(), "info": asdict(self.info)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> FrozenBox:
+    def load_state_dict(self, state: dict[str, Any], *, same_box: bool = False) -> FrozenBox:
         """Take over a frozen derivative; nothing is learned.
 
+        The box that it was learned of is known by class, specs, source files and values, as `Cached` knows
+        its own, and a UM-Bridge model by its address.
+
+        Args:
+            state: what `state_dict` gave.
+            same_box: whether to take the state of a box that is known by something else, because you know
+                that it gives the same answers: its server has moved, or a comment in its file has changed.
+
         Raises:
-            ConfigurationError: the state is of a box with other arrays, or of another tangent or prior.
+            ConfigurationError: the state is of another box, or of another tangent or prior.
         """
         refuse_other_run("frozen", self._kind(), state)
+        if not same_box:
+            self._refuse_other_box(state.get("identity") or {})
+        self._learned_of = _parts(self.box)
         info, tangent = FrozenInfo(**state["info"]), copy.deepcopy(self._tangent)
         tangent.load_state_dict(state["state"])
         self._model, self.info = FrozenModel(self.box, tangent, info.hessian), info
         return self
+
+    def _refuse_other_box(self, saved: Mapping[str, str]) -> None:
+        now = _parts(self.box) if saved else {}
+        if other := [name.strip(".") for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]:
+            raise ConfigurationError(
+                f"frozen: expected the derivative of {self.box!r} as it is, got one of a box with another "
+                f"{', '.join(other)}. Learn this box's own; or, if both give the same answers, load it with "
+                "same_box=True (blackbox serve: --same-box)."
+            )
 
     def _kind(self) -> dict[str, str]:
         """Return the arrays and the unlearned tangent that a saved state must match."""
@@ -424,8 +449,12 @@ class FrozenBox(Wrapper):
         torch.save(self.state_dict(), temporary)
         os.replace(temporary, path)
 
-    def load(self, path: str | os.PathLike[str]) -> FrozenBox:
+    def load(self, path: str | os.PathLike[str], *, same_box: bool = False) -> FrozenBox:
         """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            same_box: see `load_state_dict`.
 
         Raises:
             ConfigurationError: it holds something else, or see `load_state_dict`.
@@ -441,11 +470,16 @@ class FrozenBox(Wrapper):
                 f"{os.fspath(path)}: expected a frozen derivative, got something else "
                 f"({type(error).__name__}). FrozenBox.save writes one."
             ) from None
-        return self.load_state_dict(state)
+        return self.load_state_dict(state, same_box=same_box)
 
     def __repr__(self) -> str:
         """The box, and whether there is a derivative."""
         return f"FrozenBox({self.box!r}{'' if self.info else ', not frozen yet'})"
+
+
+def _parts(box: BlackBoxFunction) -> dict[str, str]:
+    """What a box is known by: words and digests by name; of what cannot be described its class."""
+    return parts(box, lambda value: name_of(type(value)))
 
 
 def _given_back(rows: RowArrays, parts: Parts) -> Any:

@@ -123,6 +123,13 @@ def serve(
             "written."
         ),
     ] = None,
+    same_box: Annotated[
+        bool,
+        arg(
+            help="Take the derivative from --frozen though the box it was learned of had other code, values "
+            "or another address, because it gives the same answers."
+        ),
+    ] = False,
 ) -> int:
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
@@ -130,7 +137,7 @@ def serve(
     box, beside = _box(target, arguments), nullcontext()
     if learn is not None or recorded is not None or frozen is not None:
         name = name or type(box).__name__
-        box, beside = _frozen(box, learn, recorded, around, frozen)
+        box, beside = _frozen(box, learn, recorded, around, frozen, same_box)
     if derivative == "own":
         solver = None
     else:
@@ -150,7 +157,12 @@ def serve(
 
 
 def _frozen(
-    box: Any, learn: int | None, recorded: Path | None, around: Path | None, kept: Path | None
+    box: Any,
+    learn: int | None,
+    recorded: Path | None,
+    around: Path | None,
+    kept: Path | None,
+    same_box: bool,
 ) -> tuple[Any, AbstractContextManager[None]]:
     """The box with a frozen derivative, and a block beside which it is learned if it is not there yet."""
     import zo
@@ -159,7 +171,7 @@ def _frozen(
 
     solver = zo.frozen(box)
     if kept is not None and kept.is_file():
-        solver.load(kept)
+        solver.load(kept, same_box=same_box)
         say(f"frozen: {solver.info}")
         return solver, nullcontext()
     if (learn is None) == (recorded is None):

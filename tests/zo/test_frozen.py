@@ -147,6 +147,32 @@ def test_a_server_that_starts_again_from_the_saved_state_answers_with_the_same_b
     assert answers[0] == answers[1] and b"output" in answers[0]
 
 
+class Bent(Banana):
+    """Bent by a setting; it counts its calls."""
+
+    calls = 0
+
+    def __init__(self, bend: float) -> None:
+        super().__init__()
+        self.bend = bend
+
+    def evaluate_rows(self, x: Any) -> Any:
+        self.calls += 1
+        return super().evaluate_rows(x) * self.bend
+
+
+def test_the_derivative_of_another_box_is_refused_and_taken_if_it_is_said_to_be_the_same(tmp_path):
+    kernel, kept = zo.tangents.KernelTangent(), tmp_path / "frozen.pt"
+    solver = zo.frozen(Bent(1.0), kernel, 30, around=RNG.normal(size=(30, 2)))
+    solver.save(kept)
+    x, v = RNG.normal(size=(2, 2)), RNG.normal(size=(2, 3))
+    assert (zo.frozen(Bent(1.0), kernel).load(kept).vjp(x, v) == solver.vjp(x, v)).all()
+    other = zo.frozen(Bent(3.0), kernel)
+    with pytest.raises(ConfigurationError, match=r"a box with another bend\. .* same_box=True"):
+        other.load(kept)
+    assert other.info is None and (other.load(kept, same_box=True).vjp(x, v) == solver.vjp(x, v)).all()
+
+
 def test_a_model_without_a_second_derivative_does_not_offer_one():
     solver = solver_of(Banana())
     assert solver.info is not None
