@@ -163,7 +163,8 @@ class FrozenBox(Wrapper):
         Args:
             rows: the rows, as for `frozen`.
             around: the centres of bought rows, as for `frozen`.
-            path: an HDF5 file that bought rows are written to, block by block; None for none.
+            path: an HDF5 file that bought rows are written to, block by block; None for none. What it has
+                of the same box already is not bought again.
 
         Returns:
             This box.

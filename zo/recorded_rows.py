@@ -19,9 +19,12 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.arrays import to_rows
 from blackbox.hdf5 import own_part
+from blackbox.wrappers.identity import identity, name_of
+from blackbox.wrappers.sources import digest
 from zo.errors import ConfigurationError
 
 BLOCK = 64  # rows that are bought, and on disk, at a time
+BOX = "box"  # the attribute of a file that says of which box alone its rows were bought
 Arrays: TypeAlias = Any
 """An array, or a sequence of arrays: those of NumPy or torch, rows first."""
 
@@ -124,23 +127,67 @@ def buy_rows(
 ) -> RecordedRows:
     """Ask a box for rows, 64 at a time; those of a block are on disk before the next one is asked for.
 
+    What an earlier call for the same box has left in the file is not asked for again, so that a process that
+    was killed goes on. Rows that failed are.
+
     Args:
         box: the box, whose policy says what becomes of rows that fail.
         inputs: one tensor `(rows, *shape)` for each input.
-        path: an HDF5 file that the rows are written to; None for none.
+        path: an HDF5 file that the rows are written to, behind those that are in it; None for none.
 
     Raises:
+        ConfigurationError: the file is there, and is no such file.
         What the box raises; what was bought before is in the file.
     """
-    answers = []
-    for first in range(0, len(inputs[0]), BLOCK):
-        some = tuple(tensor[first : first + BLOCK] for tensor in inputs)
+    answers = {} if path is None else _bought(box, path, inputs)
+    missing = [place for place in range(len(inputs[0])) if place not in answers]
+    for first in range(0, len(missing), BLOCK):
+        here = missing[first : first + BLOCK]
+        some = tuple(tensor[here] for tensor in inputs)
         answer = box(*some)
-        answers.append(answer if isinstance(answer, tuple) else (answer,))
+        answer = answer if isinstance(answer, tuple) else (answer,)
+        answers.update(zip(here, zip(*answer, strict=True), strict=True))
         if path is not None:
-            write_rows(box, path, RecordedRows(some, answers[-1]))
-    outputs = tuple(torch.cat(column) for column in zip(*answers, strict=True))
-    return RecordedRows(tuple(inputs), outputs)
+            write_rows(box, path, RecordedRows(some, answer))
+    in_order = (answers[place] for place in range(len(inputs[0])))
+    return RecordedRows(tuple(inputs), tuple(map(torch.stack, zip(*in_order, strict=True))))
+
+
+def _bought(
+    box: BlackBoxFunction, path: str | os.PathLike[str], inputs: Sequence[Tensor]
+) -> dict[int, tuple[Tensor, ...]]:
+    """Answers to some of the inputs, by their places, from a file of rows that were bought of this box alone.
+
+    The file is made if it is not there, and is marked as this box's, or no more as another's.
+    """
+    now = digest(identity(box, lambda value: name_of(type(value))))
+    try:
+        with h5py.File(path, "a") as file:
+            if not len(file):
+                file.attrs[BOX] = now
+            elif str(file.attrs.get(BOX)) != now:
+                file.attrs.pop(BOX, None)
+            if not len(file) or BOX not in file.attrs:
+                return {}
+    except OSError as error:
+        raise ConfigurationError(
+            f"{os.fspath(path)}: expected an HDF5 file that bought rows can be written to, got another "
+            f"({error}). Delete it, or give another name."
+        ) from None
+    rows = read_rows(box, Path(path)).finite()
+    keys = [_bytes(rows.inputs, row) for row in range(len(rows))]
+    places = {key: row for row, key in enumerate(keys)}
+    wanted = {place: places.get(_bytes(inputs, place)) for place in range(len(inputs[0]))}
+    device = inputs[0].device
+    return {
+        place: tuple(tensor[row].to(device) for tensor in rows.outputs)
+        for place, row in wanted.items()
+        if row is not None
+    }
+
+
+def _bytes(tensors: Sequence[Tensor], row: int) -> bytes:
+    return b"".join(tensor[row].detach().cpu().numpy().tobytes() for tensor in tensors)
 
 
 def inputs_around(

@@ -120,7 +120,7 @@ def serve(
         Path | None,
         arg(
             help="File of the frozen derivative: read where it is there, so nothing is learned again; else "
-            "written."
+            "written. Rows that are bought are beside it, FILE.rows.h5; a start after a kill goes on there."
         ),
     ] = None,
     same_box: Annotated[
@@ -193,7 +193,7 @@ def _frozen(
     box.failures = "keep"  # rows that fail are left out of what is learned
 
     def work() -> None:
-        solver.learn(rows, around=inputs)
+        solver.learn(rows, around=inputs, path=None if learn is None or kept is None else f"{kept}.rows.h5")
         if kept is not None:
             solver.save(kept)
         say(f"frozen: {solver.info}")

@@ -30,6 +30,12 @@ class Banana(BlackBoxFunction):
             file.write("row " * len(x))
         return np.stack([x[:, 0], x[:, 1] + x[:, 0] ** 2], 1)
 
+class Tired(Banana):
+    def evaluate_rows(self, x):
+        if Path("rows.txt").exists():
+            raise KeyboardInterrupt
+        return super().evaluate_rows(x)
+
 class Broken(Banana):
     def evaluate_rows(self, x):
         return np.full((len(x), 2), np.nan)
@@ -156,3 +162,11 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_served(
 def test_what_goes_wrong_while_it_learns_ends_the_server(toy, capsys):
     assert toy("serve", "bananas.py:Broken", "--learn", "60", "--around", "draws.npy") in (1, 2)
     assert "expected at least 10 with finite numbers, got 0" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("served")
+def test_rows_that_were_bought_before_it_ended_are_in_a_file_beside_the_derivative(toy, tmp_path, boxes):
+    words = ("--learn", "100", "--around", "draws.npy", "--frozen", "banana.pt")
+    toy("serve", "bananas.py:Tired", *words)
+    with h5py.File(tmp_path / "banana.pt.rows.h5") as file:
+        assert len(file["outputs/y"]) == boxes() == 64

@@ -110,6 +110,32 @@ def test_recorded_rows_come_back_from_a_file_and_rows_are_bought(tmp_path):
     assert read.ledger.rows_run == 0 and (read.vjp(x, v) == bought.vjp(x, v)).all()
 
 
+def test_rows_that_were_bought_before_a_kill_are_not_bought_again(tmp_path, monkeypatch):
+    kernel, around, kept = zo.tangents.KernelTangent(), RNG.normal(size=(80, 2)), tmp_path / "rows.h5"
+    killed, again, whole = (zo.frozen(Banana(), kernel) for _ in range(3))
+    ask, asked = killed.run_rows, []
+
+    def until_killed(inputs: Any) -> Any:
+        if asked:
+            raise KeyboardInterrupt
+        return asked.append(0) or ask(inputs)
+
+    monkeypatch.setattr(killed, "run_rows", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        killed.learn(80, around=around, path=kept)
+    whole.learn(80, around=around)
+    again.learn(80, around=around, path=kept)
+    assert again.ledger.rows_run == 80 - 64
+    x, v = RNG.normal(size=(4, 2)), RNG.normal(size=(4, 3))
+    assert (again.vjp(x, v) == whole.vjp(x, v)).all()
+    other = zo.frozen(Linear(), kernel).learn(80, around=around, path=kept)
+    assert other.ledger.rows_run == 80
+    np.testing.assert_allclose(other.vjp(x, v), v @ Linear.weights, atol=1e-4)
+    kept.write_text("something else")
+    with pytest.raises(ConfigurationError, match="expected an HDF5 file that bought rows can be written to"):
+        again.learn(80, around=around, path=kept)
+
+
 def test_umbridge_s_client_gets_values_unchanged_and_products_without_a_row():
     solver = zo.frozen(Banana(), zo.tangents.KernelTangent())
     x, sens, vec = [0.3, -0.7], [1.0, 0.5, -2.0], [0.2, 0.9]
