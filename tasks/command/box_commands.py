@@ -173,6 +173,8 @@ def _frozen(
     if kept is not None and kept.is_file():
         solver.load(kept, same_box=same_box)
         say(f"frozen: {solver.info}")
+        if learn is not None or recorded is not None:
+            say(f"{kept} was there, so nothing is learned. To learn anew give another --frozen.")
         return solver, nullcontext()
     if (learn is None) == (recorded is None):
         raise ConfigurationError(

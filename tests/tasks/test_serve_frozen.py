@@ -103,7 +103,9 @@ def test_gradients_are_refused_until_they_are_frozen_and_a_second_start_takes_no
     first = gradient(url)
     np.testing.assert_allclose(json.loads(first)["output"], [3, 2], atol=0.05)  # v0 + 2 x0 v1, v1
     stop(process)
-    again = start_toy(*words)
+    again = start_toy(*words, "--learn", "60", "--around", "draws.npy")
+    assert again.stdout.readline().startswith("frozen: ")
+    assert "was there, so nothing is learned" in again.stdout.readline()
     assert gradient(address(again)) == first and boxes() == 60
     stop(again)
 
