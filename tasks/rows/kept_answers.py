@@ -2,7 +2,7 @@
 
 A process that goes on after a kill does that work again from its beginning, but asks only for rows that were
 not answered. An answer is known by the box, the row, and how many times that row was asked before, so that a
-noisy box stays one. Rows that failed are not kept: they are asked again.
+noisy box stays one. Of rows that failed only the place is kept, as outputs of no row: they are asked again.
 """
 
 from __future__ import annotations

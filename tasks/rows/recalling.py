@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from hashlib import blake2b
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,7 +14,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction, Budgeted
 from blackbox.failures import Outcome
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
-from blackbox.wrappers.identity import identity, name_of
+from blackbox.wrappers.identity import joined, name_of, parts
 from blackbox.wrappers.parallel import blocks_reported
 from tasks.rows.stacks import divisible, stack
 
@@ -33,6 +33,9 @@ class Recalling:
         self._each, self._tells = divisible(box)
         self._short = False  # the last call was
         self._started, self._least = 0.0, 0.0  # of the call at hand
+        self._again: dict[str, deque[str]] = {}  # the keys of its parts that are run, by their first ones
+        self._parts: dict[str, str] | None = None  # what the box is known by
+        self._attributes = _attributes(box)  # as the last call left them
 
     def answer(
         self,
@@ -46,8 +49,22 @@ class Recalling:
         Returns:
             The outcome, and whether any of it was kept: it says nothing of the box as it is now.
         """
+        self._look()
+        try:
+            return self._answer(inputs, before, aside, least)
+        finally:
+            self._attributes = _attributes(self._box)
+
+    def _answer(
+        self,
+        inputs: tuple[Tensor, ...],
+        before: Before | None,
+        aside: Callable[[BlackBoxFunction], bool] | None,
+        least: float,
+    ) -> tuple[Outcome, bool]:
         rows, answers, box = len(inputs[0]), self._answers, self._box
         self._started, self._least = perf_counter(), least
+        self._again.clear()
         if self._short and not answers.any_known:
             outcome = box.run_rows(inputs)
             self._short = perf_counter() - self._started < least
@@ -58,9 +75,12 @@ class Recalling:
         if answers.any_known:
             missing = []
             for part in parts:
-                kept = answers.known(self._key(rows_of(inputs, part)))
+                first = key = self._key(rows_of(inputs, part))
+                while (kept := answers.known(key)) is not None and _failed(kept[0]):
+                    key += "+"  # it was asked again, and kept as that
                 if kept is None or not _fit(kept[0], outcome, part):
                     missing.append(part)
+                    self._again.setdefault(first, deque()).append(key)
                 else:
                     write_rows(outcome, part, Outcome(kept[0]))
                     if aside is None or not aside(box):
@@ -84,7 +104,7 @@ class Recalling:
     def _run(
         self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
     ) -> Outcome:
-        """Run rows, and keep the answers to parts without a failed row."""
+        """Run rows, and keep the answers to parts without a failed row, and a place of each other one."""
         if before is not None:
             before(self._box, self._box.rows_to_run(inputs))
         if self._tells:
@@ -92,34 +112,50 @@ class Recalling:
                 return self._box.run_rows(inputs)
         ledger, at = self._box.ledger, 0
         run_before = ledger.rows_run
-        outcome, whole = self._box.run_rows(inputs), list[list[int]]()
+        outcome = self._box.run_rows(inputs)
+        places, lengths, whole = list[list[int]](), list[int](), list[int]()
         for part in parts:
             here = list(range(at, at + len(part)))
             at += len(part)
-            if not outcome.failed.keys() & set(here):
-                whole.append(here)
+            places.append(here)
+            lengths.append(0 if outcome.failed.keys() & set(here) else len(here))
+            whole += here[: lengths[-1]]
         run = ledger.rows_run - run_before
-        if whole and self._wanted:
-            whole_rows = rows_of(outcome.outputs, [row for here in whole for row in here])
-            extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
-            keys = [self._key(rows_of(inputs, here)) for here in whole]
-            self._answers.keep(keys, [len(here) for here in whole], whole_rows, extra)
+        if self._wanted:
+            keys = [self._key_to_keep(rows_of(inputs, here)) for here in places]
+            extra = run - at if len(whole) == at else 0  # run again, or cached
+            self._answers.keep(keys, lengths, rows_of(outcome.outputs, whole), extra)
         return outcome
 
-    @cached_property
+    def _look(self) -> None:
+        """See which attributes somebody other than the box has assigned since its last call."""
+        now, left = _attributes(self._box), self._attributes
+        changed = {key for key in now.keys() | left.keys() if now.get(key) is not left.get(key)}
+        if changed and self._parts is not None:
+            names = {"identity", ".box", *(f".{key}" for _, key in changed)}
+            kept = {name: words for name, words in self._parts.items() if name not in names}
+            self._parts = kept | parts(self._box, _left_out, names)
+
+    @property
     def _name(self) -> bytes:
         """The digest that distinguishes the box's answers from those of others."""
-        box_name = identity(self._box, lambda value: name_of(type(value)))
-        return blake2b(box_name.encode(), digest_size=16).digest()
+        if self._parts is None:
+            self._parts = parts(self._box, _left_out)
+        return blake2b(joined(self._parts).encode(), digest_size=16).digest()
 
     def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
-        """Keep the answers to rows that a worker has sent back."""
-        if self._wanted and not outcome.failed:
-            self._answers.keep([self._key(inputs)], [len(inputs[0])], outcome.outputs, 0)
+        """Keep the answers to rows that a worker has sent back, or their place."""
+        if self._wanted:
+            whole = [] if outcome.failed else list(range(len(inputs[0])))
+            self._answers.keep([self._key_to_keep(inputs)], [len(whole)], rows_of(outcome.outputs, whole), 0)
 
     @property
     def _wanted(self) -> bool:
         return not self._answers.full and perf_counter() - self._started >= self._least
+
+    def _key_to_keep(self, inputs: tuple[Tensor, ...]) -> str:
+        first = self._key(inputs)
+        return self._again[first].popleft() if self._again.get(first) else first
 
     def _key(self, inputs: tuple[Tensor, ...]) -> str:
         digest = blake2b(self._name, digest_size=20)
@@ -127,6 +163,21 @@ class Recalling:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _attributes(box: BlackBoxFunction) -> dict[tuple[int, str], object]:
+    """The attributes of a box and of the wrappers around it, not what is inside of them: each call asks."""
+    return {(depth, key): value for depth, part in enumerate(stack(box)) for key, value in vars(part).items()}
+
+
+def _left_out(value: object) -> str:
+    """Words for what cannot be described."""
+    return name_of(type(value))
+
+
+def _failed(outputs: tuple[Tensor, ...]) -> bool:
+    """Say whether these are the place of a part of which a row failed: outputs of no row."""
+    return any(output.shape[:1] == (0,) for output in outputs)
 
 
 def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:

@@ -69,6 +69,35 @@ class Finely(Beside):
         return tasks.Data(data.train, data.validation, fine(fine(data.test)) / 100)
 
 
+class Viscous(BlackBoxFunction):
+    """A solver with a setting: at a low one some rows may fail, at a high one it may die."""
+
+    inputs, outputs = Fine.inputs, Fine.outputs
+
+    def __init__(self):
+        super().__init__(failures="keep")
+        self.nu = 0.1
+
+    def evaluate(self, z):
+        if self.nu < 1 and z[0] < 0 and "AWAY" in os.environ:
+            raise RuntimeError("the licence server is away")
+        if self.nu > 1 and str(float(z[0])) == os.environ.get("DIES_AT"):
+            raise Killed
+        return self.nu * z
+
+
+class AtTwo(Beside):
+    """Its data is of two viscosities, asked at the same rows."""
+
+    Config = Finely.Config
+
+    def data(self):
+        data, box = super().data(), Viscous()
+        low = box(data.test)
+        box.nu = 5.0
+        return tasks.Data(data.train, data.validation, torch.cat([low.nan_to_num(7.0), box(data.test)]))
+
+
 class Crash(tasks.Callback):
     strict = True
 
@@ -122,6 +151,69 @@ def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
     assert again.result.calls["rows"] == whole.result.calls["rows"] + steps + FIRST
     assert len(Finely().data.test) == 8 and len(Fine.asked) == 2 * rows  # outside of a run they are asked
     assert tasks.load(again.path).problem.data.test is not None and len(Fine.asked) == 2 * rows
+
+
+@pytest.mark.slow
+def test_rows_that_failed_leave_their_place_so_that_no_answer_goes_to_another_setting(tmp_path, monkeypatch):
+    """Killed twice in the second setting; some rows of the first one fail, and are answered after it."""
+    rows = Beside().data.test
+    for away, dies_at in ((True, rows[6]), (False, rows[7])):
+        monkeypatch.setenv("DIES_AT", str(float(dies_at[0])))
+        with monkeypatch.context() as server, pytest.raises(Killed):
+            if away:
+                server.setenv("AWAY", "1")
+            made = {"resume": folder_in(tmp_path)} if any(tmp_path.iterdir()) else {"runs": tmp_path}
+            tasks.run(AtTwo(), **made, progress=Progress())
+    monkeypatch.delenv("DIES_AT")
+    run = tasks.run(AtTwo(), resume=folder_in(tmp_path), progress=Progress())
+    assert run.problem is not None
+    assert torch.allclose(run.problem.data.test, torch.cat([0.1 * rows, 5 * rows]))
+
+
+def test_two_boxes_that_nothing_tells_apart_keep_their_answers_over_two_kills(tmp_path):
+    """The rows that failed are answered in the second life, and asked once more in the third."""
+
+    class Handle(Fine):
+        identity, away = "handle", True
+
+        def __init__(self, nu):
+            super().__init__(failures="keep")
+            self.handle = [nu]
+
+        def evaluate(self, z):
+            Fine.asked.append(float(z[0]))
+            if self.handle[0] == 1 and Handle.away:
+                raise RuntimeError("the licence server is away")
+            return self.handle[0] * z
+
+    def asked(*settings):
+        kept = KeptAnswers("data", tmp_path)
+        with kept.used():
+            found = [float(Handle(nu)(torch.ones(1, 3))[0, 0]) for nu in settings]
+        kept.write()
+        return found
+
+    assert asked(1, 5)[1] == 5
+    Handle.away = False
+    assert asked(1, 5, 7) == asked(1, 5, 7, 9)[:3] == [1, 5, 7]
+    assert len(Fine.asked) == 2 + 2 + 1
+
+
+def test_a_setting_that_is_assigned_between_calls_makes_another_box(tmp_path):
+    """What was asked of it is another's answer, also of the first one that asks."""
+
+    def asked(*calls):
+        kept, box = KeptAnswers("data", tmp_path), Viscous()
+        with kept.used():
+            found = []
+            for nu, row in calls:
+                box.nu = nu
+                found.append(float(box(torch.full((1, 3), row))[0, 0]))
+        kept.write()
+        return found, box.ledger.rows_run
+
+    assert asked((1.0, 1.0), (5.0, 2.0)) == ([1, 10], 2)
+    assert asked((1.0, 1.0), (1.0, 2.0), (5.0, 2.0)) == ([1, 2, 10], 1)
 
 
 @pytest.mark.quick_cases(1)
