@@ -268,4 +268,12 @@ def _dataset(path: str | Path, file: Any, kind: str, spec: ArraySpec) -> np.ndar
         )
     array = np.asarray(dataset[()])
     dtype = spec.dtype or (array.dtype.name if array.dtype.name in ("float32", "float64") else "float64")
-    return array.astype(dtype)
+    with np.errstate(invalid="ignore"):  # what is cut off is told below
+        numbers = array.astype(dtype)
+    if numbers.dtype.kind in "biu" and not np.array_equal(numbers, array):
+        other = array[numbers != array].flat[0]
+        raise ConfigurationError(
+            f"{os.fspath(path)}: expected numbers of {dtype} in {kind}/{spec.name}, got {other}. Write such "
+            "numbers, or give the box's spec another dtype."
+        )
+    return numbers

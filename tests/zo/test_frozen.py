@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import requests
@@ -18,6 +19,7 @@ from blackbox.adapters import UmBridge
 from blackbox.adapters.um_bridge import serving
 from blackbox.conformance import check_black_box
 from blackbox.errors import ConfigurationError, NotDifferentiableError
+from zo.recorded_rows import read_rows
 
 RNG = np.random.default_rng(0)
 
@@ -108,6 +110,27 @@ def test_recorded_rows_come_back_from_a_file_and_rows_are_bought(tmp_path):
     read = zo.frozen(Banana(), zo.tangents.KernelTangent(), tmp_path / "rows.h5")
     x, v = RNG.normal(size=(4, 2)), RNG.normal(size=(4, 3))
     assert read.ledger.rows_run == 0 and (read.vjp(x, v) == bought.vjp(x, v)).all()
+
+
+@pytest.mark.parametrize("wrong", [300.0, -1.0, 1.5, np.nan])
+def test_a_number_in_a_file_that_the_spec_cannot_hold_is_refused(tmp_path, wrong):
+    class Chosen(BlackBoxFunction):
+        inputs = (*Banana.inputs, ArraySpec("kind", (), dtype="uint8", differentiable=False))
+        outputs = Banana.outputs
+
+        def evaluate_rows(self, x: Any, kind: Any) -> Any:
+            return Banana().evaluate_rows(x)
+
+    def read(kinds: np.ndarray) -> torch.Tensor:
+        with h5py.File(tmp_path / "rows.h5", "w") as file:
+            file["inputs/x"], file["inputs/kind"], file["outputs/y"] = x, kinds, Banana()(x)
+        return read_rows(Chosen(), tmp_path / "rows.h5").inputs[1]
+
+    x, kinds = RNG.normal(size=(20, 2)), np.arange(20.0)
+    assert read(kinds).dtype == torch.uint8
+    kinds[7] = wrong
+    with pytest.raises(ConfigurationError, match=f"expected numbers of uint8 in inputs/kind, got {wrong}"):
+        read(kinds)
 
 
 def test_rows_that_were_bought_before_a_kill_are_not_bought_again(tmp_path, monkeypatch):
