@@ -303,6 +303,7 @@ def pymc(posterior: Posterior, seed: int, start: Array, tuning: int = 1000, draw
             progressbar=False,
             compute_convergence_checks=False,
         )
+    import_module("arviz").Numba.disable_numba()  # which PyMC brings, and ArviZ's errors of spreads fail with
     step = float(trace.sample_stats["step_size"].mean())
     return Draws(trace.posterior["x"].values, posterior.rows - begun, tuned, float(np.mean(accepted)), step)
 
