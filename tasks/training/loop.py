@@ -28,6 +28,7 @@ from tasks.rows.tally import RowTally, everywhere
 from tasks.training.course import Course
 from tasks.training.interruption import StopRequest
 from tasks.training.stage import Stage, Stateful
+from tasks.training.windows import WindowLosses
 from tasks.workers import group
 from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
@@ -44,13 +45,12 @@ def train(
     step: Callable[[int], Mapping[str, float]],
     state: Mapping[str, Stateful],
     model: str,
-    validate: Callable[[], float | Tensor | None] | None = None,
+    validate: Callable[[], float | Tensor | WindowLosses | None] | None = None,
     validate_every: int = 10,
     progress: Silence | None = None,
     boxes: Sequence[BlackBoxFunction] = (),
     begin: Callable[[], None] | None = None,
     course: Course | None = None,
-    windows: bool = False,
 ) -> TrainingOutcome:
     """Train a stage of a run to its end, from wherever it was left.
 
@@ -71,7 +71,8 @@ def train(
             where it failed; weights are then compared on the rows that came back. Called before the first
             step, every `validate_every` steps and at the end. The weights of the lowest finite one are
             loaded into the model at the end. None: the last weights are kept. It gives None where there is
-            nothing to judge by yet.
+            nothing to judge by yet. Of `WindowLosses`, which are of other rows each time, see
+            `Stage.validated`.
         validate_every: optimiser steps between validations; each validation leaves a checkpoint. Where these
             steps take longer than some seconds there are more checkpoints, in at most a twentieth of the
             time.
@@ -82,8 +83,6 @@ def train(
         begin: a function that is called once, before the first validation; its rows count as validation's.
         course: decides how many of the steps are taken, where time may run out; all of them if None. If it
             decides by a clock, it is among `state`.
-        windows: whether each validation is on rows of its own, as on the windows of the training. Then the
-            last weights are kept, unless their losses are clearly above the lowest before.
 
     So a kill loses a few seconds, or what cannot be divided: a step, or a validation. Steps of a gradient of
     `state` that has a `journal` (`zo.LossGradient`) lose no finished query of more than a few seconds ago.
@@ -123,7 +122,7 @@ def train(
             if not carried.restored and begin is not None:
                 work.prepare(begin)
             if not carried.restored or carried.pending:
-                work.validate(validate, windows)
+                work.validate(validate)
                 work.save_where_due()
             while (done := carried.outcome.step + 1) <= course.steps:
                 work.stop_where_asked()
@@ -131,7 +130,7 @@ def train(
                 changed = work.changes(course)
                 due = done == course.steps or done % validate_every == 0
                 if due:
-                    work.validate(validate, windows)
+                    work.validate(validate)
                 if done < course.steps:
                     work.save_where_due(anyway=changed or due)
                     work.forget_queries()
@@ -209,7 +208,7 @@ class _StageAtWork:
         with self._remembered(0), self._judging():
             begin()
 
-    def validate(self, validate: Callable[[], float | Tensor | None] | None, windows: bool) -> None:
+    def validate(self, validate: Callable[[], float | Tensor | WindowLosses | None] | None) -> None:
         """Judge the weights at hand, and keep them if they are the best so far."""
         if validate is None:
             return
@@ -221,7 +220,7 @@ class _StageAtWork:
             losses = validate()
             if losses is None:
                 return
-            value = self._stage.validated(losses, windows)
+            value = self._stage.validated(losses)
         self._listeners.tell("on_validation", self._name, step, value)
 
     def take(self, step: Callable[[int], Mapping[str, float]]) -> None:

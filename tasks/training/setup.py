@@ -27,9 +27,10 @@ from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
 from tasks.training.course import Course
 from tasks.training.loop import Gradient, Stateful, train
-from tasks.training.windows import Windows
+from tasks.training.windows import WindowLosses, Windows
 from tasks.workers import group
 from zo.batches import Batch, count_rows
+from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.tangents.step.clipping import Clipping
 
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
@@ -177,6 +178,14 @@ class Setup:
                     take(i)
             return loss
 
+        def saw(i: int, loss: float, failed: int, batch: Batch) -> None:
+            """Take in the loss of a step, if it is of the weights that would be kept."""
+            if population is None:
+                windows.saw(i, loss, "", failed, count_rows(batch))
+            else:
+                own = loss if population.asked_leader else None
+                windows.saw(i, own, population.leader, failed, count_rows(batch))
+
         def step(i: int) -> dict[str, float]:
             for weights in adam.param_groups:
                 weights["lr"] = rate_of(i)
@@ -185,9 +194,15 @@ class Setup:
                 gradient.unchecked = course.is_tight
             if population is not None:
                 population.steps = course.steps
-                loss = population.step(batch)
-            else:
-                loss = along(i, batch)
+            lost = gradient.metrics().get("lost", 0)
+            try:
+                loss = along(i, batch) if population is None else population.step(batch)
+            except NonFiniteGradientError:  # its rows came back
+                raise
+            except FailedBatchError:
+                saw(i, math.nan, count_rows(batch), batch)
+                raise
+            saw(i, loss.item(), int(gradient.metrics().get("lost", 0) - lost), batch)
             of_gradient = {
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
@@ -199,13 +214,9 @@ class Setup:
                 of_gradient["gradient_clipped"] = float(bound.clipped)
             if population is not None:
                 of_gradient |= population.metrics()
-            is_judged = population is None or population.asked_leader
-            windows.saw(
-                i, loss.item() if is_judged else None, "" if population is None else population.leader
-            )
             return {"loss": loss.item(), **shown, **of_gradient, **figures()}
 
-        def judge() -> float | Tensor | None:
+        def judge() -> float | Tensor | WindowLosses | None:
             if by_windows:
                 return windows.losses()
             with evaluating(judged_one):
@@ -236,7 +247,6 @@ class Setup:
             boxes=self.boxes,
             begin=begin,
             course=course,
-            windows=by_windows,
         )
         counts = gradient.metrics()
         figures_of_gradient: dict[str, Any] = {"replays": int(counts.get("replays", 0))} if replayed else {}

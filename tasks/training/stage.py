@@ -23,7 +23,7 @@ from tasks.folder.run import Run
 from tasks.folder.terms import HARMLESS, differences
 from tasks.folder.window_files import WindowFiles
 from tasks.problem.trained import TrainingOutcome
-from tasks.training.windows import clearly_above
+from tasks.training.windows import WindowLosses, clearly_above
 from tasks.workers import group
 from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.keep_best import FEW, lower, with_best
@@ -117,38 +117,43 @@ class Stage:
         """Count what black boxes did in a step."""
         self.outcome.ledger.add(counts)
 
-    def validated(self, losses: float | Tensor, windows: bool = False) -> float:
+    def validated(self, losses: float | Tensor | WindowLosses) -> float:
         """Log a validation and keep the weights if it is the best so far; returns the mean of finite losses.
 
         Args:
             losses: The mean, or those of the same rows each time, `(rows,)`: then the weights are compared on
-                the rows that came back, unless more than a tenth did not.
-            windows: Whether the rows are others each time. Then the last weights are kept, unless their
-                losses are clearly above the lowest before.
+                the rows that came back, unless more than a tenth did not. Of windows the rows are others
+                each time. Then the last weights are kept, unless more than a tenth of the rows failed, or
+                the losses are clearly above the lowest before.
 
         Warns:
             ProblemWarning: So many rows failed that these weights cannot be chosen; once for the stage.
         """
         outcome = self.outcome
-        rows = torch.from_numpy(exactly(losses, "float64")).flatten()
-        finite = rows.isfinite()
-        value, failed = float(rows[finite].mean()), int((~finite).sum())
-        self.log(validation=value, **({"validation_failed": failed} if failed and len(rows) > 1 else {}))
-        outcome.rejected += failed > FEW * len(rows)
-        if failed > FEW * len(rows):
-            several = f"at most a tenth of {len(rows)} losses not to be finite"
-            allowed = several if len(rows) > 1 else "a finite loss"
+        if isinstance(losses, WindowLosses):
+            known, rows = losses.losses, losses.ranked
+            failed, count = int(losses.failed.sum()), int(losses.rows.sum())
+        else:
+            known = rows = torch.from_numpy(exactly(losses, "float64")).flatten()
+            failed, count = int((~rows.isfinite()).sum()), len(rows)
+        value, many = float(known[known.isfinite()].mean()), failed > FEW * count
+        self.log(validation=value, **({"validation_failed": failed} if failed and count > 1 else {}))
+        outcome.rejected += many
+        if many:
+            several = f"at most a tenth of {count} losses not to be finite"
+            allowed = several if count > 1 else "a finite loss"
             self._notices.once(
                 "failed",
                 f"{outcome.stage}, validation after step {outcome.step}: expected {allowed}, got "
-                f"{failed if len(rows) > 1 else value}. Such a validation chooses no weights; if all are so, "
-                "the last weights are kept. Mend the box or the validation data.",
+                f"{failed if count > 1 else value}. Such a validation chooses no weights; if all are so, "
+                "the last weights are kept. Mend the box or the validation data, or bound what the network "
+                "sends it, as by a sigmoid.",
                 ProblemWarning,
             )
         if outcome.step == 0:
             outcome.first_validation = value if math.isfinite(value) else None
-        if windows:
-            best = failed == 0 and not (self._best_rows is not None and clearly_above(rows, self._best_rows))
+        if isinstance(losses, WindowLosses):
+            best = not many and not (self._best_rows is not None and clearly_above(rows, self._best_rows))
             if best and (self._best_rows is None or rows.median() < self._best_rows.median()):
                 self._best_rows = rows
         elif best := lower(rows, self._best_rows):

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
+from zo.keep_best import FEW
+
 CHANCE = 0.01  # of finding losses of the same kind clearly above each other; five windows can show it
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """The losses of windows, which are other rows each time, and how many of these rows failed.
+
+    Attributes:
+        losses: `(windows,)`, the mean over a window's rows that came back; NaN where none did.
+        failed: `(windows,)`, how many rows of each failed.
+        rows: `(windows,)`, how many rows each has.
+    """
+
+    losses: Tensor
+    failed: Tensor
+    rows: Tensor
+
+    @property
+    def ranked(self) -> Tensor:
+        """The losses as they are compared by rank: infinite where more than a tenth of the rows failed."""
+        return torch.where(self.failed > FEW * self.rows, math.inf, self.losses)
 
 
 class Windows:
@@ -21,25 +45,28 @@ class Windows:
 
     def __init__(self) -> None:
         self.leader, self.since = "", 0
-        self._losses = list[float]()
+        self._losses = list[tuple[float, int, int]]()
 
-    def saw(self, step: int, loss: float | None, leader: str) -> None:
+    def saw(self, step: int, loss: float | None, leader: str, failed: int = 0, rows: int = 1) -> None:
         """Take in a step.
 
         Args:
             step: Its number.
-            loss: Before it, of the weights that would be kept; None where others were asked.
+            loss: Before it, of the weights that would be kept, NaN where all rows failed; None where others
+                were asked.
             leader: Who led behind it.
+            failed: How many rows failed at these weights, which the loss leaves out.
+            rows: How many rows the batch has.
         """
         if loss is not None:
-            self._losses.append(loss)
+            self._losses.append((loss, failed, rows))
         if leader != self.leader:
             self.leader, self.since = leader, step
 
-    def losses(self) -> Tensor | None:
-        """Return the losses since the last call, `(windows,)`; None where there were none."""
-        losses, self._losses = self._losses, []
-        return torch.tensor(losses, dtype=torch.float64) if losses else None
+    def losses(self) -> WindowLosses | None:
+        """Return the losses since the last call; None where there were none."""
+        seen, self._losses = self._losses, []
+        return WindowLosses(*torch.tensor(seen, dtype=torch.float64).unbind(1)) if seen else None
 
     def state_dict(self) -> dict[str, Any]:
         """Save it for the checkpoint."""
@@ -47,7 +74,11 @@ class Windows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.leader, self.since, self._losses = state["leader"], state["since"], list(state["losses"])
+        self.leader, self.since, self._losses = (
+            state["leader"],
+            state["since"],
+            [*map(tuple, state["losses"])],
+        )
 
 
 def clearly_above(losses: Tensor, others: Tensor) -> bool:
@@ -56,7 +87,7 @@ def clearly_above(losses: Tensor, others: Tensor) -> bool:
     Losses of single windows may differ a thousandfold at the same weights, so means of a few say little.
 
     Args:
-        losses: `(windows,)`, finite.
+        losses: `(windows,)`, infinite where a window counts as failed.
         others: The same.
     """
     return bool(mannwhitneyu(losses, others, alternative="greater").pvalue < CHANCE)

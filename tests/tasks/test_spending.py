@@ -15,7 +15,7 @@ import zo
 from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, ProblemWarning
 from tasks.methods.by_name import methods_named
 from tasks.planning import cost, trial
 from tasks.planning.plan import POPULATION, left_to_the_budget, plan_of
@@ -110,6 +110,21 @@ def test_a_validation_is_the_mean_of_losses_before_a_step_on_them(tmp_path):
     for end, mean in judged.items():
         window = [losses[step] for step in range(1, end + 1) if step > (end - 1) // every * every]
         assert mean == pytest.approx(sum(window) / len(window), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
+def test_batches_whose_rows_fail_choose_no_weights(tmp_path):
+    """The mean over the rows that came back says nothing of those that did not."""
+
+    class Breaks(Steering):
+        def objective(self, network, wanted):
+            return super().objective(network, wanted).where(wanted[:, 0] > -0.3, torch.nan)
+
+    with pytest.warns(ProblemWarning, match="at most a tenth of 25 losses not to be finite, got 6"):
+        run = go(Breaks(), tmp_path, rows=120, methods=("first-order",), batch=5)
+    judged = run.metrics[run.metrics.validation.notna()].set_index("step")
+    assert judged.validation_failed.dropna().to_dict() == {5: 6}
+    assert run.result.table[0].extra["rejected validations"] == 1
 
 
 def test_a_budget_trains_by_one_method_unless_others_are_named(tmp_path):

@@ -20,6 +20,7 @@ from tasks.errors import (
 )
 from tasks.folder import checkpoint
 from tasks.methods import train
+from tasks.training.windows import WindowLosses
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedBatchError, NonFiniteGradientError, RanksError
 
@@ -297,13 +298,17 @@ WINDOWS = [  # losses by step, the step that is kept
 ]
 
 
+def of_windows(losses, failed=0, rows=8):
+    """The losses of windows, in each of which so many rows failed."""
+    counts = torch.tensor([[failed, rows]] * len(losses)).T
+    return WindowLosses(torch.tensor(losses, dtype=torch.float64), *counts)
+
+
 @pytest.mark.parametrize(("losses", "step"), WINDOWS)
 def test_of_windows_the_last_weights_are_kept_unless_their_losses_are_clearly_above(run, losses, step):
     """Each has other rows, so a lower mean is no sign of better weights."""
-    values = {0: None} | {
-        at: None if some is None else torch.tensor(some, dtype=torch.float64) for at, some in losses.items()
-    }
-    model, outcome = walk(run, values=values, windows=True)
+    values = {0: None} | {at: None if some is None else of_windows(some) for at, some in losses.items()}
+    model, outcome = walk(run, values=values)
     assert model.weight.item() == step
     if losses[step] is not None:
         assert outcome.best_step == step
@@ -311,13 +316,34 @@ def test_of_windows_the_last_weights_are_kept_unless_their_losses_are_clearly_ab
 
 
 def test_windows_that_get_worse_step_by_step_are_compared_with_the_lowest(run):
-    values = {0: None, 1: None} | {
-        step: torch.tensor([step**2 * loss for loss in (1.0, 1.1, 1.2, 1.3, 1.4)], dtype=torch.float64)
-        for step in (2, 3, 4, 5, 6)
+    values = {0: None, 1: None, 2: of_windows([1.6, 1.76, 1.92, 2.08, 2.24])} | {
+        step: of_windows([step**2 * loss for loss in (1.0, 1.1, 1.2, 1.3, 1.4)]) for step in (3, 4, 5, 6)
     }
-    values[2] = values[2] / 2.5
-    model, outcome = walk(run, values=values, windows=True, validate_every=1)
+    model, outcome = walk(run, values=values, validate_every=1)
     assert outcome.best_step == 2 and model.weight.item() == 2
+
+
+@pytest.mark.filterwarnings("error::tasks.errors.ProblemWarning")
+def test_of_windows_those_whose_rows_fail_choose_no_weights(run):
+    """What is left of them may have low losses."""
+    few = WindowLosses(torch.tensor(EASY, dtype=torch.float64) / 2, *torch.tensor([[0, 0, 2, 0, 1], [8] * 5]))
+    values = {0: None, 2: of_windows(EASY), 4: few, 6: of_windows([1e-9] * 4 + [math.nan], failed=1)}
+    words = "at most a tenth of 40 losses not to be finite, got 5"
+    with pytest.warns(ProblemWarning, match=words):
+        model, outcome = walk(run, values=values)
+    assert model.weight.item() == 4 and outcome.best_failed == 3 and outcome.rejected == 1
+    told = [line for line in run.metrics() if "validation" in line]
+    assert [line.get("validation_failed", 0) for line in told] == [0, 3, 5]
+
+
+def test_a_window_of_which_many_rows_fail_ranks_behind_all_others(run):
+    """Weights that fail there, and elsewhere have low losses, are no better than others."""
+    often = WindowLosses(
+        torch.tensor([1e-9] * 8 + EASY[:2], dtype=torch.float64), *torch.tensor([[1] * 8 + [0] * 2, [8] * 10])
+    )
+    model, _ = walk(run, values={0: None, 2: of_windows(EASY + EASY), 4: None, 6: often})
+    assert model.weight.item() == 2
+    assert not of_windows(EASY, failed=1, rows=10).ranked.isinf().any()  # the others decide
 
 
 def test_validation_runs_first_every_so_often_and_last(run):

@@ -186,6 +186,7 @@ class Population:
         at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self.steps)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
+        self.asked_leader = asked is leader
         try:
             loss, added = self._ask(asked, batch, trial)
         except Exception as raised:
@@ -197,8 +198,8 @@ class Population:
                 raise
             self._say_lost(asked, raised)
             asked, at_surrogate, trial = self._rate, False, False
+            self.asked_leader = asked is leader
             loss, added = self._ask(asked, batch, trial)
-        self.asked_leader = asked is leader
         replays = self._gradient.replays()
         if not added:
             return loss
