@@ -53,6 +53,10 @@ class Bound:
         """Set its boxes up where nothing is written down, for a look ahead."""
         self.ledger.bound(self.problem)
 
+    def unbound(self) -> None:
+        """Take the run's bound off its boxes, behind all that the run asks."""
+        self.ledger.unbound(self.problem)
+
     def settle(self, settings: Mapping[str, Any]) -> None:
         """Take over settings that follow from the budget, where data hold this very problem by now."""
         self.problem.config = replace(self.problem.config, **settings)

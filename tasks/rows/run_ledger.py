@@ -59,6 +59,7 @@ class RunLedger:
         ] = {}  # rows of the problem's boxes without a note, by their ledger's id
         self._unwritten_elsewhere: list[tuple[int, bool]] = []
         self._own: Callable[[], Sequence[BlackBoxFunction]] = list
+        self._bounds: list[Budgeted] = []  # that `bound` made
         self._tally, self._before = RowTally([]), Ledger()  # of the problem's boxes; when the run began
 
     @contextmanager
@@ -159,9 +160,15 @@ class RunLedger:
             shared |= isinstance(problem.box, BoxGroup)  # whose rows are of programs of this process
             if rows is not None and not bounded(box):
                 box = Budgeted(box, max(0, others + rows - self.elsewhere))
+                self._bounds.append(box)
             return box if shared else zo.execution.SharedRows(box, group_of_run)
 
         problem.replace_boxes(wrapped)
+
+    def unbound(self, problem: Problem) -> None:
+        """Take the run's own bound off a problem's boxes; what they are asked behind it is not the run's."""
+        own = set(map(id, self._bounds))
+        problem.replace_boxes(lambda box: box.box if isinstance(box, Budgeted) and id(box) in own else box)
 
     def count_from_here(self, boxes: Sequence[BlackBoxFunction]) -> None:
         """The run begins: what these boxes run from here on, or have run unwritten, is to make its data."""

@@ -123,14 +123,15 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
         run.here.callbacks.extend(plan.problem.callbacks)
-        goes_on = not run.finished
+        goes_on, bound = not run.finished, None
         if goes_on:
             with make_progress() if progress is None else progress as display:
                 display.say(f"Run folder: {as_named.path}")
                 if not run.problem:
                     display.say(how_to_go_on(run))
                 with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
-                    problem = carry_out(run, plan, display).problem
+                    bound = carry_out(run, plan, display)
+                    problem = bound.problem
             run = run.reread()
         else:
             problem = with_answers(run, plan.problem)
@@ -138,6 +139,8 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
         if goes_on or not (run.path / report.NAME).is_file():
             Listeners(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
+        if bound is not None:
+            bound.unbound()
     return FinishedRun(replace(run, path=as_named.path), problem)
 
 

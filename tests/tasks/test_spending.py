@@ -12,6 +12,7 @@ import torch
 
 import tasks
 import zo
+from blackbox import Budgeted
 from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
@@ -110,6 +111,22 @@ def test_a_validation_is_the_mean_of_losses_before_a_step_on_them(tmp_path):
     for end, mean in judged.items():
         window = [losses[step] for step in range(1, end + 1) if step > (end - 1) // every * every]
         assert mean == pytest.approx(sum(window) / len(window), rel=1e-12)
+
+
+def test_a_finished_run_s_problem_is_asked_beyond_the_budget(tmp_path):
+    """To test a network on more rows; what the user bounds stays bounded."""
+
+    class Bounded(Steering):
+        def box(self):
+            return Budgeted(super().box(), 500)
+
+    run = go(Steering(), tmp_path, rows=120, methods=("first-order",))
+    before = run.problem.box.ledger.rows_run
+    assert run.problem.losses(run.network("first-order"), torch.zeros(200, 3).double()).isfinite().all()
+    assert run.problem.box.ledger.rows_run == before + 2 * 200 and rows_in_all(run) <= 120
+    run = go(Bounded(), tmp_path, rows=120, methods=("first-order",))
+    with pytest.raises(BudgetError, match="of 500"):
+        run.problem.losses(run.network("first-order"), torch.zeros(300, 3).double())
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
