@@ -32,6 +32,7 @@ class WindowLosses:
     @property
     def ranked(self) -> Tensor:
         """The losses as they are compared by rank: infinite where more than a tenth of the rows failed."""
+        # decision 236
         return torch.where(self.failed > FEW * self.rows, math.inf, self.losses)
 
 

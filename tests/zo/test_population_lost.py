@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
 import torch
 
 import zo
+from tests.zo import populations
 from tests.zo.populations import TARGET, Square, batch, weights
 from tests.zo.test_population_surrogate import Known, made
 from zo.tangents.population import rivalry
+from zo.tangents.population.members import Member
 
 STEPS = 16
 
@@ -201,3 +204,76 @@ def test_a_rate_takes_no_step_where_the_surrogate_s_window_foretells_it_nonsense
     assert sum(at_surrogate) >= rivalry.FEWEST and (True, True) not in moved and (False, True) in moved
     kept = gradient.state_dict()["windows"]["windows"]
     assert len(kept) == STEPS - sum(at_surrogate)
+
+
+class Fails(Square):
+    """It fails in the first rows of a call."""
+
+    rows = 0
+
+    def evaluate_rows(self, x):
+        y = super().evaluate_rows(x)
+        y[: self.rows] = torch.nan
+        return y
+
+
+def of_rate(factor, losses, *lost):
+    return Member(factor, losses=[losses] * 5, lost=list(lost))
+
+
+OFTEN = (0, 8), (3, 8), (2, 8)  # rows that failed in windows, and how many there were
+
+
+def test_whoever_fails_gives_the_lead_to_a_slower_one_and_restarts_from_it():
+    slow, fast = of_rate(1.0, 9.0, (0, 8)), of_rate(16.0, 0.1, *OFTEN)
+    assert slow.takes_over_from(fast) and fast.goes_back_to(slow)
+    assert not fast.takes_over_from(slow)  # though the losses that are left are a hundred times lower
+    assert not of_rate(1.0, math.inf).takes_over_from(fast)
+
+
+@pytest.mark.parametrize("few", [[(8, 8)], [(1, 1)], [(1, 20)] * 5, []])
+def test_a_tenth_of_the_rows_or_one_window_may_fail(few):
+    slow, fast = of_rate(1.0, 9.0, (0, 8)), of_rate(16.0, 0.1, *few)
+    assert not fast.fails and fast.takes_over_from(slow) and not slow.takes_over_from(fast)
+
+
+def test_where_both_fail_the_losses_that_are_left_decide():
+    slow, fast = of_rate(1.0, 9.0, *OFTEN), of_rate(16.0, 0.1, *OFTEN)
+    assert fast.takes_over_from(slow) and not slow.takes_over_from(fast) and not fast.goes_back_to(slow)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_rate_that_fails_in_half_or_all_of_its_rows_leads_no_longer(rows):
+    box = Fails(failures="keep")
+    population, gradient, _ = populations.made(box=box)
+    number = 0
+    while population.factor < 16:
+        population.step(batch(number))
+        number += 1
+    state, copies = weights(gradient.network), population.copies
+    box.rows = rows
+    for again in range(2):
+        assert population.factor == 16 and again == sum(failed > 0 for failed, _ in population._rate.lost)
+        with pytest.raises(zo.FailedBatchError) if rows == 2 else contextlib.nullcontext():
+            population.step(batch(number + again))
+    assert population.factor < 16 and population.copies == copies + 1
+    assert not torch.equal(weights(gradient.network), state)
+    other, *_ = populations.made(box=box)
+    other.load_state_dict(population.state_dict())
+    assert [member.lost for member in other._rates] == [member.lost for member in population._rates]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_surrogate_that_fails_in_half_of_its_rows_leads_no_longer(rows):
+    """It would lead on: its losses on the other rows are those of a rate that stands still."""
+    box = Fails(failures="keep")
+    population, *_ = made(Known(), box, factors=(1e-9,))
+    for number in range(3):
+        population.step(batch(number))
+    population._surrogate.takes(population._rate, population._rate.moments)
+    population._rivalry = rivalry.Rivalry(holds=True, usual=(1.0,), asked=((0.1, 1.0),) * 3)
+    population.updates, population._pace = 1, 0.0
+    box.rows = rows
+    for number in range(4):
+        population.step(batch(number))
+    assert population.leader == ("rate 1e-09" if rows else "surrogate")

@@ -15,6 +15,7 @@ from torch import Tensor
 from blackbox.checks import check_positive
 from zo.errors import ConfigurationError
 from zo.evaluators.state import Snapshot
+from zo.keep_best import FEW
 
 # decision 143:
 FEWEST, COMPARED = 3, 5  # windows on which members are compared, at least and at most
@@ -32,12 +33,25 @@ class Member:
         state: the state of the network, see `OwnState`; None before the first step.
         moments: the optimiser's memory of its steps, by parameter.
         losses: the losses on the last windows, before it trained on them; infinite where one was not finite.
+        lost: of the last windows at its own weights, how many rows failed, and how many there were.
     """
 
     factor: float
     state: Snapshot | None = None
     moments: defaultdict[Tensor, Any] = field(default_factory=lambda: defaultdict(dict))
     losses: list[float] = field(default_factory=list)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+
+    def was_asked(self, failed: int, rows: int) -> None:
+        """Take in how many of a window's rows failed in boxes at its own weights."""
+        self.lost = [*self.lost, (failed, rows)][-COMPARED:]
+
+    @property
+    def fails(self) -> bool:
+        """True if its own weights fail: in two windows at least, and in more than a tenth of their rows."""
+        # decision 236
+        failed, rows = (sum(column) for column in zip(*self.lost or [(0, 0)], strict=True))
+        return failed > FEW * rows and sum(of_window > 0 for of_window, _ in self.lost) > 1
 
     def saw(self, loss: float) -> None:
         """Take in the loss on a new window; infinite where it is not finite."""
@@ -49,19 +63,38 @@ class Member:
         return fmean(self.losses)
 
     def takes_over_from(self, leader: Member) -> bool:
-        """Say whether it leads from now on: a faster one where that is sure, a slower one in any doubt."""
+        """Say whether it leads from now on: a faster one where that is sure, a slower one in any doubt.
+
+        Losses are those of rows that came back. So one that fails does not lead in the place of one that does
+        not, whatever they are, and a slower one that does not fail leads in the place of one that does.
+        """
+        if self.fails_unlike(leader):
+            return False
         if self.factor > leader.factor:
             return clearly_above(leader.losses, self.losses)
-        return len(leader.losses) >= FEWEST and self.loss < leader.loss
+        if len(leader.losses) < FEWEST:
+            return False
+        return self.loss < (math.inf if leader.fails_unlike(self) else leader.loss)
 
     def goes_back_to(self, leader: Member) -> bool:
-        """Say whether it restarts from the leader's weights: a faster one far above it, or a lost one."""
+        """Say whether it restarts from the leader's weights: a faster one far above it, or a lost one.
+
+        So does a faster one that fails where the leader does not.
+        """
         lost = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
-        return (lost or self.factor > leader.factor) and clearly_above(self.losses, leader.losses, AWAY)
+        faster = self.factor > leader.factor
+        if faster and self.fails_unlike(leader):
+            return True
+        return (lost or faster) and clearly_above(self.losses, leader.losses, AWAY)
+
+    def fails_unlike(self, other: Member) -> bool:
+        """Say whether it fails and another one does not, as far as is known."""
+        return self.fails and not other.fails
 
     def takes(self, other: Member, moments: defaultdict[Tensor, Any]) -> None:
         """Go on from another one's weights, with some memory of steps."""
-        self.state, self.moments, self.losses = other.state, moments, list(other.losses)
+        self.state, self.moments = other.state, moments
+        self.losses, self.lost = list(other.losses), list(other.lost)
 
 
 def clearly_above(losses: Sequence[float], others: Sequence[float], times: float = 1.0) -> bool:

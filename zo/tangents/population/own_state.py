@@ -135,7 +135,7 @@ class OwnState:
             part: the member's part of the saved state.
             now: the optimiser's state; after this call it and the network are the member's own.
         """
-        member = Member(part["factor"], losses=list(part["losses"]))
+        member = Member(part["factor"], losses=list(part["losses"]), lost=[*map(tuple, part["lost"])])
         if "network" in part:
             self._optimizer.load_state_dict({**now, "state": copied(part["moments"])})
             member.moments = self._optimizer.state

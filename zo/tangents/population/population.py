@@ -17,9 +17,10 @@ from torch import Tensor
 from blackbox.checks import check_count
 from blackbox.errors import BudgetError
 from blackbox.notices import Notice, Notices
-from zo.batches import Batch
+from zo.batches import Batch, count_rows
 from zo.errors import (
     FailedQueriesError,
+    NonFiniteGradientError,
     ObjectiveError,
     ParameterError,
     TangentError,
@@ -69,7 +70,9 @@ class Population:
     windows, five at most, are clearly below the leader's. A slower one leads as soon as their mean is lower,
     or where no replay is trusted. A faster one that runs away, with losses clearly above twice the leader's,
     restarts from the leader's weights (population-based training: Jaderberg et al. 2017). A slower one is
-    left alone, as a fallback. Then each member takes its own step on the window, and its own replays.
+    left alone, as a fallback. These are losses of rows that came back. So a member that fails at its own
+    weights, in more than a tenth of the rows of its last five windows, gives the lead to a slower one that
+    does not, and restarts from it. Then each member takes its own step on the window, and its own replays.
 
     **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
     their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit the
@@ -165,8 +168,8 @@ class Population:
 
         Raises:
             TangentError, ObjectiveError, ParameterError, FailedQueriesError: see `TangentGradient.backward`
-                and `replay`; where boxes fail no member has moved. `TangentError` too where `fresh` asks a
-                box.
+                and `replay`; where boxes fail no member has taken a step. `TangentError` too where `fresh`
+                asks a box.
 
         Warns:
             TangentWarning: a member's objective raised; once.
@@ -187,6 +190,7 @@ class Population:
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
         self.asked_leader = asked is leader
+        rows, lost = count_rows(batch), self._gradient.counts.lost
         try:
             loss, added = self._ask(asked, batch, trial)
         except Exception as raised:
@@ -194,6 +198,10 @@ class Population:
             aside = asked is not self._leader and self._goes_on(raised)
             if asked is self._surrogate and (failed or aside):
                 self._rivalry = self._rivalry.after(self._window, math.inf, 0.0)
+            if failed and not isinstance(raised, NonFiniteGradientError):  # of which rows came back
+                asked.was_asked(rows, rows)
+                if asked is self._rate:
+                    self._choose()
             if failed or not aside:
                 raise
             self._say_lost(asked, raised)
@@ -203,6 +211,7 @@ class Population:
         replays = self._gradient.replays()
         if not added:
             return loss
+        asked.was_asked(self._gradient.counts.lost - lost, rows)
         if not at_surrogate:
             with self._own.at(asked):
                 before = without_weights(self._optimizer)
@@ -280,8 +289,9 @@ class Population:
                     member.saw(losses[id(member)])
             self._choose()
         if asked is surrogate:
-            self._rivalry = self._rivalry.after(self._window, loss, of_rate)
-        if self._leads:
+            own = math.inf if surrogate.fails_unlike(self._rate) else loss
+            self._rivalry = self._rivalry.after(self._window, own, of_rate)
+        if self._leads and not surrogate.fails_unlike(self._rate):
             for rate in self._others():
                 if len(rate.losses) >= FEWEST and clearly_above(rate.losses, surrogate.losses, AWAY):
                     rate.takes(surrogate, defaultdict(dict))
@@ -385,6 +395,7 @@ class Population:
         with self._own.then_back():
             for member in self._members:
                 part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
+                part["lost"] = list(member.lost)
                 if member.state is not None and member is not self._leader:
                     part |= self._own.saved(member)
                 saved.append(part)
