@@ -154,7 +154,12 @@ class FrozenBox(Wrapper):
     # Learning
 
     def learn(
-        self, rows: Rows, *, around: Any = None, path: str | os.PathLike[str] | None = None
+        self,
+        rows: Rows,
+        *,
+        around: Any = None,
+        path: str | os.PathLike[str] | None = None,
+        same_box: bool = False,
     ) -> FrozenBox:
         """Learn anew from these rows alone; from then on the derivative is another fixed function.
 
@@ -165,6 +170,7 @@ class FrozenBox(Wrapper):
             around: the centres of bought rows, as for `frozen`.
             path: an HDF5 file that bought rows are written to, block by block; None for none. What it has
                 of the same box already is not bought again.
+            same_box: whether rows in the file count though the box has other code, values or files now.
 
         Returns:
             This box.
@@ -179,7 +185,7 @@ class FrozenBox(Wrapper):
             inputs = inputs_around(self.box, around, rows, self.seed)
             self._turn = Lock()
             try:
-                record = buy_rows(self, inputs, path=path)
+                record = buy_rows(self, inputs, path=path, same_box=same_box)
             finally:
                 self._turn = nullcontext()
         elif around is not None:

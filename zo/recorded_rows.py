@@ -124,6 +124,7 @@ def buy_rows(
     inputs: Sequence[Tensor],
     *,
     path: str | os.PathLike[str] | None = None,
+    same_box: bool = False,
 ) -> RecordedRows:
     """Ask a box for rows, 64 at a time; those of a block are on disk before the next one is asked for.
 
@@ -134,12 +135,13 @@ def buy_rows(
         box: the box, whose policy says what becomes of rows that fail.
         inputs: one tensor `(rows, *shape)` for each input.
         path: an HDF5 file that the rows are written to, behind those that are in it; None for none.
+        same_box: whether rows of a box with other code, values or files count as this one's.
 
     Raises:
-        ConfigurationError: the file is there, and is no such file.
+        ConfigurationError: the file is there, and is no such file, or has rows of another box.
         What the box raises; what was bought before is in the file.
     """
-    answers = {} if path is None else _bought(box, path, inputs)
+    answers = {} if path is None else _bought(box, path, inputs, same_box)
     missing = [place for place in range(len(inputs[0])) if place not in answers]
     for first in range(0, len(missing), BLOCK):
         here = missing[first : first + BLOCK]
@@ -154,20 +156,37 @@ def buy_rows(
 
 
 def _bought(
-    box: BlackBoxFunction, path: str | os.PathLike[str], inputs: Sequence[Tensor]
+    box: BlackBoxFunction, path: str | os.PathLike[str], inputs: Sequence[Tensor], same_box: bool
 ) -> dict[int, tuple[Tensor, ...]]:
     """Answers to some of the inputs, by their places, from a file of rows that were bought of this box alone.
 
-    The file is made if it is not there, and is marked as this box's, or no more as another's.
+    The file is made and marked as this box's if it is not there. One without a mark says nothing. A kill may
+    have come between two arrays of a block; then that block goes.
     """
     now = digest(identity(box, lambda value: name_of(type(value))))
     try:
         with h5py.File(path, "a") as file:
             if not len(file):
                 file.attrs[BOX] = now
-            elif str(file.attrs.get(BOX)) != now:
-                file.attrs.pop(BOX, None)
-            if not len(file) or BOX not in file.attrs:
+                return {}
+            if BOX not in file.attrs:
+                return {}
+            if str(file.attrs[BOX]) != now and not same_box:
+                raise ConfigurationError(
+                    f"{os.fspath(path)}: expected rows of this box, got those of one with other code, values "
+                    "or files. Give another name, or same_box=True (--same-box) if it gives the same answers."
+                )
+            groups: Any = file
+            datasets = [
+                groups[kind][spec.name]
+                for kind, specs in (("inputs", box.inputs), ("outputs", box.outputs))
+                for spec in specs
+                if f"{kind}/{spec.name}" in file
+            ]
+            whole = min(map(len, datasets)) if len(datasets) == len(box.inputs) + len(box.outputs) else 0
+            for dataset in datasets:
+                dataset.resize(whole, 0)
+            if not whole:
                 return {}
     except OSError as error:
         raise ConfigurationError(

@@ -126,8 +126,8 @@ def serve(
     same_box: Annotated[
         bool,
         arg(
-            help="Take the derivative from --frozen though the box it was learned of had other code, values "
-            "or another address, because it gives the same answers."
+            help="Take the derivative from --frozen, and rows beside it, though the box that they are of had "
+            "other code, values or another address, because it gives the same answers."
         ),
     ] = False,
 ) -> int:
@@ -195,7 +195,8 @@ def _frozen(
     box.failures = "keep"  # rows that fail are left out of what is learned
 
     def work() -> None:
-        solver.learn(rows, around=inputs, path=None if learn is None or kept is None else f"{kept}.rows.h5")
+        path = None if learn is None or kept is None else f"{kept}.rows.h5"
+        solver.learn(rows, around=inputs, path=path, same_box=same_box)
         if kept is not None:
             solver.save(kept)
         say(f"frozen: {solver.info}")

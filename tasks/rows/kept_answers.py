@@ -28,7 +28,7 @@ from tasks.folder import atomic, checkpoint
 from tasks.folder.pace import Pace
 from tasks.folder.run import Run
 from tasks.rows import first_rows
-from tasks.rows.recalling import Before, Recalling
+from tasks.rows.recalling import Attributes, Before, Recalling
 from tasks.workers import group
 from zo.execution import SharedRows
 
@@ -63,6 +63,7 @@ class KeptAnswers:
         name: The name of the work, which its files have; for folder, rank and code see `attach`.
 
     Attributes:
+        attributes: What is known of the boxes' attributes.
         place: The process's place in the work, a number that grows; `end` says up to where it is done.
         recalled: The counts of earlier processes for the answers that were used.
         process_group: The group of processes that all do this work; None for this one alone.
@@ -78,7 +79,7 @@ class KeptAnswers:
         self._bytes, self._number, self.full = 0, 0, False
         self._asked: dict[int, tuple[BlackBoxFunction, Recalling]] = {}
         self._shared: dict[int, SharedRows] = {}
-        self._pace, self.place = Pace(), 0
+        self._pace, self.place, self.attributes = Pace(), 0, Attributes()
         self.recalled = Ledger()
         self.process_group: Any = None
         if folder is not None:

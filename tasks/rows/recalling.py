@@ -25,6 +25,31 @@ LONG = 0.5  # seconds that rows may take which are run together, where they can 
 Before: TypeAlias = Callable[[BlackBoxFunction, int], None]
 
 
+class Attributes:
+    """The attributes of boxes, not what is inside of them: what others than the boxes have assigned.
+
+    What a box assigns itself while it runs, as a counter of its calls, makes no other box of it.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[int, dict[str, object]] = {}  # by the box's id, as its last call left them
+        self._assigned: list[tuple[BlackBoxFunction, str]] = []
+
+    def left(self, boxes: Sequence[BlackBoxFunction]) -> None:
+        """Take in the attributes that a call has left."""
+        self._left |= {id(box): dict(vars(box)) for box in boxes}
+
+    def assigned(self, boxes: Sequence[BlackBoxFunction]) -> Sequence[tuple[BlackBoxFunction, str]]:
+        """Return all that was ever assigned between calls, those of these boxes since their last one too."""
+        for box in boxes:
+            now = vars(box)
+            before = self._left.get(id(box), now)
+            names = [name for name in now.keys() | before.keys() if now.get(name) is not before.get(name)]
+            self._assigned += [(box, name) for name in names]
+        self.left(boxes)
+        return self._assigned
+
+
 class Recalling:
     """Runs the rows of a box whose answers are not kept, in parts that a kill may come between."""
 
@@ -35,7 +60,7 @@ class Recalling:
         self._started, self._least = 0.0, 0.0  # of the call at hand
         self._again: dict[str, deque[str]] = {}  # the keys of its parts that are run, by their first ones
         self._parts: dict[str, str] | None = None  # what the box is known by
-        self._attributes = _attributes(box)  # as the last call left them
+        self._seen = 0  # of the assignments that the answers know
 
     def answer(
         self,
@@ -53,7 +78,7 @@ class Recalling:
         try:
             return self._answer(inputs, before, aside, least)
         finally:
-            self._attributes = _attributes(self._box)
+            self._answers.attributes.left(stack(self._box))
 
     def _answer(
         self,
@@ -128,19 +153,22 @@ class Recalling:
         return outcome
 
     def _look(self) -> None:
-        """See which attributes somebody other than the box has assigned since its last call."""
-        now, left = _attributes(self._box), self._attributes
-        changed = {key for key in now.keys() | left.keys() if now.get(key) is not left.get(key)}
-        if changed and self._parts is not None:
-            names = {"identity", ".box", *(f".{key}" for _, key in changed)}
+        """See what the box is before it runs, and what others than boxes have assigned since a last call."""
+        boxes = stack(self._box)
+        assigned = self._answers.attributes.assigned(boxes)
+        changed = {name for box, name in assigned[self._seen :] if any(box is part for part in boxes)}
+        self._seen = len(assigned)
+        if self._parts is None:
+            self._parts = parts(self._box, _left_out)
+        elif changed:
+            names = {"identity", ".box", *(f".{key}" for key in changed)}
             kept = {name: words for name, words in self._parts.items() if name not in names}
             self._parts = kept | parts(self._box, _left_out, names)
 
     @property
     def _name(self) -> bytes:
         """The digest that distinguishes the box's answers from those of others."""
-        if self._parts is None:
-            self._parts = parts(self._box, _left_out)
+        assert self._parts is not None
         return blake2b(joined(self._parts).encode(), digest_size=16).digest()
 
     def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
@@ -163,11 +191,6 @@ class Recalling:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-def _attributes(box: BlackBoxFunction) -> dict[tuple[int, str], object]:
-    """The attributes of a box and of the wrappers around it, not what is inside of them: each call asks."""
-    return {(depth, key): value for depth, part in enumerate(stack(box)) for key, value in vars(part).items()}
 
 
 def _left_out(value: object) -> str:

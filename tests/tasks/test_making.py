@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tasks
-from blackbox import ArraySpec, BlackBoxFunction, Parallel
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Parallel, Retrying
 from blackbox.errors import BudgetError
 from tasks import Progress
 from tasks.command import commands
@@ -216,24 +216,32 @@ def test_a_setting_that_is_assigned_between_calls_makes_another_box(tmp_path):
     assert asked((1.0, 1.0), (1.0, 2.0), (5.0, 2.0)) == ([1, 2, 10], 1)
 
 
-@pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("fine", [Fine, Blocks])
-def test_data_that_is_cut_short_goes_on_where_it_was(tmp_path, monkeypatch, fine):
-    monkeypatch.setattr(Finely, "fine", fine)
-    each = fine.max_rows or 1
-    whole = Finely().data.test
-    rows = len(Fine.asked)
-    for dies_at in (1, 5, 13):
-        Fine.asked.clear()
-        Fine.dies_at = dies_at
-        path = tmp_path / str(dies_at)
-        with pytest.raises(Killed):
-            tasks.run(Finely(), runs=path, progress=Progress())
-        again = tasks.run(Finely(), resume=folder_in(path), progress=Progress())
-        assert again.problem is not None
-        assert len(Fine.asked) == rows + dies_at % each
-        assert dies_at % each or torch.equal(again.problem.data.test, whole)
-        assert again.result.calls["rows"] - again.result.table[0].extra["rows of test"] >= rows
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_box_that_counts_its_calls_stays_one_box(tmp_path, wrapped):
+    """And a setting that is assigned in front of a call of a wrapper makes another box of what is inside."""
+
+    class Counting(Viscous):
+        calls = 0
+
+        def evaluate(self, z):
+            self.calls += 1
+            return super().evaluate(z)
+
+    def asked(*calls):
+        kept, box = KeptAnswers("data", tmp_path), Counting()
+        way, other = (Retrying(box), box) if wrapped else (box, Retrying(box))
+        with kept.used():
+            found = []
+            for nu, row, through in calls:
+                box.nu = nu
+                found.append(float((way if through else other)(torch.full((1, 3), row))[0, 0]))
+        kept.write()
+        return found, box.ledger.rows_run
+
+    calls = [(1.0, 1.0, True), (1.0, 2.0, True), (5.0, 2.0, True)]
+    assert asked(*calls) == ([1, 2, 10], 3)
+    assert asked(*calls, (1.0, 3.0, True)) == ([1, 2, 10, 3], 1)
+    assert asked(*calls, (7.0, 1.0, False), (7.0, 1.0, True), (1.0, 2.0, True))[0] == [1, 2, 10, 7, 7, 2]
 
 
 def test_a_budget_bounds_what_makes_the_data_too(tmp_path):
@@ -247,7 +255,7 @@ def test_a_budget_bounds_what_makes_the_data_too(tmp_path):
     quick = {"methods": ["no-gradient"], "runs": tmp_path / "bounded"}
     run = tasks.run(Finely(), rows=needed, progress=Progress(), **quick)
     assert run.result.calls["rows"] <= needed
-    assert run.problem is not None and run.problem.box.rows_left == needed - run.result.calls["rows"]
+    assert run.problem is not None and not isinstance(run.problem.box, Budgeted)  # behind the run's end
 
 
 def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path):

@@ -16,7 +16,7 @@ from zo.posterior.target import Target
 from zo.same_run import refuse_other_run
 
 SOON, SHARE = 1.0, 20.0  # seconds between two writes at least, and times what a write takes
-SAME = 1e-5  # relative; another processor or batch rounds otherwise, another box answers otherwise
+SAME, ALIKE = 1e-5, 1e-4  # relative, of what is given and of answers, which other batches round otherwise
 
 
 class Checkpoint:
@@ -124,7 +124,7 @@ def same(now: Tensor, begun: Tensor) -> bool:
     if now.shape != begun.shape or not torch.equal(known, now.isfinite()):
         return False
     apart, size = (torch.where(known, t, 0).reshape(len(t), -1).norm(dim=1) for t in (now - begun, begun))
-    return bool((apart <= SAME * size).all())
+    return bool((apart <= ALIKE * size).all())
 
 
 def _same_potential(now: Tensor, begun: Tensor) -> bool:

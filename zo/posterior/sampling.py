@@ -13,7 +13,7 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import check_count
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
-from zo.posterior.checkpoint import Checkpoint, at, same
+from zo.posterior.checkpoint import Checkpoint, at
 from zo.posterior.hmc import Move, accepted, propose
 from zo.posterior.learning import ROUND, buy, fitted, freeze, spread
 from zo.posterior.result import arviz, inference_data
@@ -30,6 +30,7 @@ MANY = 20  # unknowns, of which a kernel sees little; decision 212
 LEAST_DRAWS = 20  # of each chain
 BEGIN = 40  # of the likeliest rows, of which chains begin at some, where the posterior holds no more
 SAVED, OFTEN = 25, 1.05  # proposals, and times as many, between two counts of effective samples
+ROUNDED = 1e-3  # of the potential, between a row alone and among others: acceptance is a thousandth off
 LOW, JUDGED = 0.05, 200  # acceptance that is told, and proposals after which
 DIVERGED = 1000.0  # of energy by the model, as Stan and PyMC have it
 
@@ -235,8 +236,10 @@ def _begun(
         )
     # not the first, whose place in the call is that of a row alone
     place = 1 + potential[1:].argmin()
-    alone = target.answers(q[place][None])
-    if not (torch.equal(target.answers(q[place][None]), alone) and same(alone, answers[place][None])):
+    row = q[place][None]
+    alone = target.answers(row)
+    apart = float((target.potential(row, alone) - potential[place]).abs())
+    if not (torch.equal(target.answers(row), alone) and apart <= ROUNDED):
         raise ConfigurationError(
             "sample, box: expected the same answer to the same row, alone and among others, got two "
             f"different ones of {target.box!r}. The accept step would then draw from another density. Fix "
