@@ -420,18 +420,16 @@ def products(x):
     return torch.stack([x[:, i] * x[:, (i + 1) % 8] + 0.1 * torch.sin(x[:, i]) for i in range(8)], 1)
 
 
-@pytest.mark.parametrize(
-    ("function", "curvature", "least"), [(products, CURVATURE, 0.999), (torch.tanh, 0.0, 0.99)]
-)
-def test_a_quadratic_trend_is_taken_where_rows_left_out_show_it(function, curvature, least):
-    """It is left out where nothing bends so; the derivative is right in both."""
-    box = box_of(function, ArraySpec("x", (8,)))
+@pytest.mark.parametrize(("rows", "curvature"), [(420, CURVATURE), (120, 0.0)])
+def test_a_quadratic_trend_is_taken_where_many_rows_show_it(rows, curvature):
+    """Of few rows it is left out; the derivative is right in both."""
+    box = box_of(products, ArraySpec("x", (8,)))
     tangent = zo.tangents.KernelTangent()
-    learn(tangent, pairs_at(box, weights(120, 8)))
+    learn(tangent, pairs_at(box, weights(rows, 8)))
     assert {process.curvature for process in tangent._fit} == {curvature}
     asked, v = (weights(50, 8, seed=9),), weights(50, 8, seed=8)
     pulled = tangent.at(pairs_at(box, *asked)).pull(v)
-    assert cosine(pulled, true_vjp(box, asked, v)) > least
+    assert cosine(pulled, true_vjp(box, asked, v)) > 0.99
 
 
 # Output maps
