@@ -214,8 +214,7 @@ def test_a_run_ends_in_its_minutes(tmp_path, monkeypatch, dearer):
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
-def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch, limits):
-    limits(updates_of_a_population=60)
+def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch):
     clock, rows, ends = Clock(monkeypatch), itertools.count(), []
     monkeypatch.setattr(
         Mixed, "evaluate", clock.slowed(Mixed.evaluate, lambda: 1.0 if next(rows) > 12 else 0.25)

@@ -157,6 +157,7 @@ def test_one_number_that_acts_at_once_names_no_lag_by_chance():
     assert not caught
 
 
+@pytest.mark.slow
 def test_once_a_response_is_known_a_program_is_dithered_as_little_as_at_first():
     """It goes on from what it was given, so its losses have the dither in them: gradients had that noise."""
     program = lorenz_program(lag=1)
