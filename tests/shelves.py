@@ -56,7 +56,7 @@ def files() -> list[Path]:
 
 @cache
 def tree_of(file: Path) -> ast.Module:
-    """What a file has in it."""
+    """The syntax tree of a file."""
     return ast.parse(file.read_bytes())
 
 

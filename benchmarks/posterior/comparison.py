@@ -92,7 +92,7 @@ def measured(method: str, rows: int, seed: int) -> dict[str, Any]:
 
 
 def by_differences(found: dict[str, Any]) -> dict[str, Any]:
-    """What a sampler by the adjoint costs by forward differences: 65 rows a gradient in place of two."""
+    """The rows of a sampler by the adjoint, had it forward differences: 65 a gradient in place of two."""
     more = {name: found[name] * GRADIENT // 2 for name in ("rows", "rows_learned")}
     return {name: value for name, value in found.items() if name != "seconds"} | more
 

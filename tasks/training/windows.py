@@ -78,7 +78,7 @@ class Windows:
         self.leader, self.since, self._losses = (
             state["leader"],
             state["since"],
-            [*map(tuple, state["losses"])],
+            [(one, 0, 1) if isinstance(one, float) else tuple(one) for one in state["losses"]],
         )
 
 

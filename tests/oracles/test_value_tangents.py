@@ -422,7 +422,7 @@ def products(x):
 
 @pytest.mark.parametrize(("rows", "curvature"), [(420, CURVATURE), (120, 0.0)])
 def test_a_quadratic_trend_is_taken_where_many_rows_show_it(rows, curvature):
-    """Of few rows it is left out; the derivative is right in both."""
+    """Few rows leave it out; the derivative is right in both."""
     box = box_of(products, ArraySpec("x", (8,)))
     tangent = zo.tangents.KernelTangent()
     learn(tangent, pairs_at(box, weights(rows, 8)))

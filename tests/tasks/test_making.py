@@ -200,7 +200,7 @@ def test_two_boxes_that_nothing_tells_apart_keep_their_answers_over_two_kills(tm
 
 
 def test_a_setting_that_is_assigned_between_calls_makes_another_box(tmp_path):
-    """What was asked of it is another's answer, also of the first one that asks."""
+    """The row asked at another setting has another answer, also where that setting comes first."""
 
     def asked(*calls):
         kept, box = KeptAnswers("data", tmp_path), Viscous()

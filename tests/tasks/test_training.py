@@ -325,7 +325,7 @@ def test_windows_that_get_worse_step_by_step_are_compared_with_the_lowest(run):
 
 @pytest.mark.filterwarnings("error::tasks.errors.ProblemWarning")
 def test_of_windows_those_whose_rows_fail_choose_no_weights(run):
-    """What is left of them may have low losses."""
+    """The rows that came back may have low losses."""
     few = WindowLosses(torch.tensor(EASY, dtype=torch.float64) / 2, *torch.tensor([[0, 0, 2, 0, 1], [8] * 5]))
     values = {0: None, 2: of_windows(EASY), 4: few, 6: of_windows([1e-9] * 4 + [math.nan], failed=1)}
     words = "at most a tenth of 40 losses not to be finite, got 5"
