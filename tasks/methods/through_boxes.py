@@ -26,7 +26,7 @@ from zo.box_gradient.differentiable_box import most_checks
 from zo.estimators import Key
 from zo.evaluators.state import Snapshot
 from zo.tangents.models.alike import AlikeTangent
-from zo.tangents.models.staged import StagedTangent
+from zo.tangents.models.contest import ContestTangent
 from zo.tangents.tangent import sources
 
 CONFIRMED = 4  # queries that a check takes at most, as a rule, where it finds fault
@@ -136,7 +136,7 @@ def _of_tangents(setup: Setup, replays: int | None) -> tuple[zo.TangentGradient,
     def learn() -> None:
         for name, tangent in zip(setup.problem.boxes, gradient.tangents, strict=True):
             if name in answers:
-                assert isinstance(tangent, zo.tangents.AutoTangent | AlikeTangent | StagedTangent)
+                assert isinstance(tangent, zo.tangents.AutoTangent | AlikeTangent | ContestTangent)
                 tangent.fit(*answers[name], steps=config.prefit)
 
     return gradient, learn if answers else None

@@ -37,7 +37,7 @@ from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo.errors import FailedQueriesError, ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
 from zo.tangents.models.alike import AlikeTangent
-from zo.tangents.models.staged import StagedTangent
+from zo.tangents.models.contest import ContestTangent
 
 CMA = ("cma-es", "sep-cma-es")
 # those that need no further package, nor 1,200 steps: see test_surrogate.py
@@ -365,7 +365,7 @@ class Staged(Mixed):
 @pytest.mark.parametrize("kind", [Alike, Staged])
 def test_every_default_tangent_learns_from_answers_that_the_problem_has(tmp_path, monkeypatch, kind):
     """Places that are alike and stages have tangents of their own."""
-    fitted, own = [], {Alike: AlikeTangent, Staged: StagedTangent}[kind]
+    fitted, own = [], {Alike: AlikeTangent, Staged: ContestTangent}[kind]
     fit = own.fit
 
     def noted(self, *answers, steps):

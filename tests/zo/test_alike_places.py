@@ -14,22 +14,22 @@ from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from blackbox.errors import ConfigurationError
 from tests.zo.row_boxes import FromTorch
-from zo.tangents.excitation.words import unknown, waits_long
-from zo.tangents.models.alike import AlikeTangent
+from zo.tangents.models.alike import AlikeTangent, places_found
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.call import RecordedCall
 
 PLACES, LEVELS, CALLS = 6, 4, 5
-HEAT = torch.sin(torch.arange(PLACES) * 2 * torch.pi / PLACES)[:, None] * torch.tensor([1.0, 0, 0, 0])
 
 
 def columns(heights, mixing):
     """Columns that mix, exchange a little with their neighbours, and are heated each in its way."""
+    places = heights.shape[-2]
+    heat = torch.sin(torch.arange(places) * 2 * torch.pi / places)[:, None] * torch.tensor([1.0, 0, 0, 0])
     flux = torch.sigmoid(mixing) * (heights[..., 1:] - heights[..., :-1])
     none = torch.zeros_like(heights[..., :1])
     flux = torch.cat([none, flux, none], -1)
     near = heights.roll(1, -2) + heights.roll(-1, -2) - 2 * heights
-    return heights + 0.3 * (flux[..., 1:] - flux[..., :-1]) + 0.02 * near + 0.05 * HEAT.to(heights)
+    return heights + 0.3 * (flux[..., 1:] - flux[..., :-1]) + 0.02 * near + 0.05 * heat.to(heights)
 
 
 class Columns(FromTorch):
@@ -40,6 +40,30 @@ class Columns(FromTorch):
     def __init__(self):
         specs = ArraySpec("heights", (PLACES, LEVELS)), ArraySpec("mixing", (PLACES, LEVELS - 1))
         super().__init__(columns, specs, specs[:1])
+
+
+class Undeclared(Columns):
+    """Twice as many, of which nobody says that they are alike; rows go on from one another."""
+
+    alike, settable = None, False
+
+    def __init__(self):
+        specs = ArraySpec("heights", (2 * PLACES, LEVELS)), ArraySpec("mixing", (2 * PLACES, LEVELS - 1))
+        FromTorch.__init__(self, columns, specs, specs[:1])
+
+
+class Turned(FromTorch):
+    """Places that nobody may call alike: the effect of an action at one of them is at another."""
+
+    settable = False
+
+    def __init__(self):
+        specs = ArraySpec("x", (8, 5)), ArraySpec("action", (8, 5))
+        super().__init__(turned, specs, specs[:1])
+
+
+def turned(x, action):
+    return 0.9 * x + 0.3 * action.flip(-2) * torch.arange(1, 9).to(x)[:, None] / 8
 
 
 def network_of():
@@ -58,24 +82,26 @@ def objective_of(box):
     return objective
 
 
-def batch(step, rows=4):
-    return torch.randn(rows, PLACES, LEVELS, generator=torch.Generator().manual_seed(step)).cumsum(-1)
+def batch(step, rows=4, places=PLACES):
+    return torch.randn(rows, places, LEVELS, generator=torch.Generator().manual_seed(step)).cumsum(-1)
 
 
-def test_the_gradient_of_alike_places_is_the_true_one_after_a_few_rows():
-    network, box, found = network_of(), Columns(), []
+@pytest.mark.parametrize("kind", [Columns, Undeclared])
+def test_the_gradient_of_alike_places_is_the_true_one_after_a_few_rows(kind):
+    network, box, found = network_of(), kind(), []
+    places = box.inputs[0].shape[0]
     gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
-    assert "6 places on axis 0" in repr(gradient.tangents[0])
+    assert f"{places} places on axis 0" in repr(gradient.tangents[0])
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step in range(7):
             optimizer.zero_grad()
-            gradient.backward(batch(step))
+            gradient.backward(batch(step, places=places))
             if network[0].weight.grad is not None:
-                loss = objective_of(columns)(network, batch(step)).mean()
-                exact = torch.autograd.grad(loss, list(network.parameters()))
-                true = torch.cat([part.flatten() for part in exact])
+                loss = objective_of(columns)(network, batch(step, places=places)).mean()
+                parts = torch.autograd.grad(loss, list(network.parameters()))
+                true = torch.cat([part.flatten() for part in parts])
                 mine = torch.cat([weight.grad.flatten() for weight in network.parameters()])
                 found.append(float(torch.cosine_similarity(mine, true, dim=0)))
             optimizer.step()
@@ -134,10 +160,23 @@ def test_answers_that_are_there_are_learned_from():
     assert torch.cosine_similarity(tangent.at(rows).pull(v.flatten(1)), true).min() > 0.97
 
 
-def test_a_state_is_all_there_is():
+def test_places_that_are_not_alike_are_learned_as_a_whole():
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 40), nn.Unflatten(1, (8, 5))
+    network, box = nn.Sequential(*layers), Turned()
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
+    assert "8 places" in repr(gradient.tangents[0])
+    for step in range(10):
+        network.zero_grad()
+        gradient.backward(torch.randn(24, 8, 5, generator=torch.Generator().manual_seed(step)))
+    assert "places" not in repr(gradient.tangents[0])
+
+
+@pytest.mark.parametrize("kind", [Columns, Undeclared])
+def test_a_state_is_all_there_is(kind):
     gradients = []
     for stops in (False, True):
-        network, box = network_of(), Columns()
+        network, box = network_of(), kind()
         gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
         for step in range(6):
             if stops and step == 3:
@@ -145,9 +184,27 @@ def test_a_state_is_all_there_is():
                 gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
                 gradient.load_state_dict(state)
             network.zero_grad()
-            gradient.backward(batch(step))
+            gradient.backward(batch(step, places=box.inputs[0].shape[0]))
         gradients.append(torch.cat([weight.grad.flatten() for weight in network.parameters()]))
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "axis"),
+    [
+        (((20, 12), (20, 11)), 0),
+        (((12, 20), (11, 20)), 1),
+        (((6, 4), (6, 3)), None),  # few numbers
+        (((3, 40), (3, 41)), None),  # components
+        (((64, 80), (64, 81)), None),  # too many of a place
+        (((20,), (20,)), None),
+    ],
+)
+def test_places_are_found_by_shapes(shapes, axis):
+    state, action = map(ArraySpec, ("T", "K"), shapes)
+    assert places_found(Specs((state, action), (state,))) == axis
+    declared = ArraySpec("T", shapes[0], layout="grid")
+    assert places_found(Specs((declared, action), (declared,))) is None
 
 
 def test_a_call_says_so_and_refuses_arrays_of_other_places():
@@ -160,16 +217,3 @@ def test_a_call_says_so_and_refuses_arrays_of_other_places():
     staged = Call("mixing", sees=seen, gives=given, same=0, stages=2)
     with pytest.raises(ConfigurationError, match="expected same= of a program that makes one call"):
         Hosted(lambda case, host: None, calls=[staged])
-
-
-def test_a_wait_says_what_to_declare_where_arrays_look_like_alike_places():
-    class Undeclared(Columns):
-        alike = None
-
-    vector = FromTorch(lambda x: x, (ArraySpec("x", (4,)),), (ArraySpec("x", (4,)),))
-    for said in (waits_long, unknown):
-        more = (4,) if said is waits_long else ()
-        words = said(4, "'mixing'", Undeclared(), 25, *more).words
-        assert "If the 6 places along the first axis are alike" in words and "alike = 0" in words
-        for box in (Columns(), vector):
-            assert "alike" not in said(4, "'x'", box, 25, *more).words

@@ -182,6 +182,19 @@ def corrected(box):
     return objective
 
 
+def test_many_actions_are_dithered_before_there_are_rows_to_judge_them_by():
+    mixes = torch.randn(40, 24, generator=torch.Generator().manual_seed(0)) / 40**0.5
+
+    def many(state, action):
+        return 0.9 * torch.sin(state) + 0.3 * torch.tanh(action) @ mixes
+
+    specs = ArraySpec("state", (24,)), ArraySpec("action", (40,))
+    box, network = FromTorch(many, specs, (ArraySpec("state", (24,)),)), nn.Linear(24, 40)
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0)
+    gradient.backward(torch.randn(2, 24, generator=torch.Generator().manual_seed(1)))
+    assert gradient.metrics()["tangent_waits"] == 1 and network.weight.grad is None
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["a target of its own", "one input"])
 def test_what_values_identify_is_not_dithered(kind):

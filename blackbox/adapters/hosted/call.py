@@ -40,7 +40,8 @@ class Call:
             stages of its own step alone, and a Runge-Kutta scheme depends on no more. None is 1 if there are
             several calls, else 0; for stages, models find out which of the two it is.
         same: the axis of all arrays that counts places of the same kind, such as columns, cells or agents,
-            which one network serves: models then learn each place as a row, with its two neighbours.
+            which one network serves: models then learn each place as a row, with its two neighbours. With
+            None, models find out where places are four or more and have more than 64 numbers together.
 
     Raises:
         ConfigurationError, DefinitionError: a value makes no sense.

@@ -175,10 +175,10 @@ class AskedInputs:
 
     def _unexplained(self, which: int, dithers: Sequence[int]) -> float:
         """The share of an input's variance that the others explain neither row by row nor cell by cell."""
-        share = unexplained(self.rows, self.runs, which, dithers)
-        if which in self.near:
-            share = min(share, unexplained_near(*self.near[which], which, dithers))
-        return share
+        if which not in self.near:  # of few rows the others might determine it; decision 239
+            return unexplained(self.rows, self.runs, which, dithers)
+        near = unexplained_near(*self.near[which], which, dithers)
+        return min(near, unexplained(self.rows, self.runs, which, dithers, few=1.0))
 
     def _keep_cells(
         self,

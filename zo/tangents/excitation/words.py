@@ -17,7 +17,7 @@ def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: 
         f"{counted(told, 'step')}, nor is until it is known, for {counted(held, 'step')} at most. "
         "More rows in a batch show it "
         "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; Limits(excite=.3), "
-        f"the dither in spreads of the input, waits for nothing.{_may_be_alike(box)}",
+        f"the dither in spreads of the input, waits for nothing.",
         TangentWarning,
     )
 
@@ -43,18 +43,6 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
         f"The gradient is used from now on, and what goes through {names} is "
         "the tangent's guess until rows show it. Look at tangent_agreement_of_rows in metrics() before you "
         "trust it: take more rows in a batch, a larger dither (Limits(excite=.3), in spreads of the input), "
-        f"layout='grid' for a line or field of cells, or less noise in the box.{_may_be_alike(box)}",
+        f"layout='grid' for a line or field of cells, or less noise in the box.",
         TangentWarning,
-    )
-
-
-def _may_be_alike(box: BlackBoxFunction) -> str:
-    """Advise where arrays look like those of many alike places, as of columns; else nothing."""
-    carry = [spec for spec in (*box.inputs, *box.outputs) if spec.learned]
-    counts = {spec.shape[0] if len(spec.shape) > 1 else 1 for spec in carry}
-    if box.alike is not None or len(counts) != 1 or counts == {1}:
-        return ""
-    return (
-        f" If the {counts.pop()} places along the first axis are alike, as columns, cells or agents are, say "
-        "Call(..., same=0), or alike = 0 in the class of the box: each is then a row of what is learned."
     )

@@ -9,23 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec
+from blackbox import ArraySpec, Grid, Mesh
 from zo.tangents.models.automatic import AutoTangent, as_call
 from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import none_finite, refuse_row_counts, refuse_shapes
+from zo.tangents.models.view import ViewTangent
 from zo.tangents.record.pairs import CallPairs, sizes, without_copies
-from zo.tangents.tangent import Linearised, Tangent
+from zo.tangents.tangent import Linearised
 
-MOST = 64  # numbers of a place, its neighbours' among them, for a kernel: there are many rows; decision 217
+FEWEST = 4  # places that are looked for: fewer are components of a field; decision 238
+# decision 217:
+MOST = 64  # numbers of a row that a kernel learns, such as those of a place and of its neighbours
 
 
-class AlikeTangent(Tangent):
+class AlikeTangent(ViewTangent):
     """The derivative of a model of one place, which is the same at all places.
 
     The model of a place is shown three things: the box's inputs at the place; the mean of the two places
@@ -51,31 +53,17 @@ class AlikeTangent(Tangent):
         self._states = _states(inputs, learned)
         of_place = self._inputs(inputs)
         if sum(sizes(of_place)) <= MOST:
-            self.model: Tangent = KernelTangent()
+            super().__init__(KernelTangent())
         else:
-            self.model = AutoTangent(Specs(of_place, tuple(map(self._of_place, learned))), seed)
+            super().__init__(AutoTangent(Specs(of_place, tuple(map(self._of_place, learned))), seed))
 
-    def at(self, rows: CallPairs) -> Linearised:
+    def seen_from(self, rows: CallPairs, at: Linearised) -> Linearised:
         """The model at each place."""
-        return _AlikeAt(rows, self.model.at(self.placed(rows)), self)
+        return _AlikeAt(rows, at, self)
 
-    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """The model at each place of each call."""
-        each = self.model.at_each([self.placed(rows) for rows in calls])
-        return [_AlikeAt(rows, at, self) for rows, at in zip(calls, each, strict=True)]
-
-    def expect(self, rows: CallPairs) -> Tensor | None:
-        """The outputs by the model."""
-        values = self.model.expect(self.placed(rows))
-        return None if values is None else self.whole(rows.outputs, values)
-
-    def see(self, rows: CallPairs) -> None:
-        """Show the model each place as a row."""
-        self.model.see(self.placed(rows))
-
-    def learn(self, steps: int | None = None) -> None:
-        """Have the model learn."""
-        self.model.learn(steps)
+    def answers(self, rows: CallPairs, values: Tensor) -> Tensor:
+        """The outputs of all places."""
+        return self.whole(rows.outputs, values)
 
     def fit(
         self,
@@ -103,23 +91,7 @@ class AlikeTangent(Tangent):
         self.see(rows)
         self.learn(steps)
 
-    def improve(self) -> str | None:
-        """Learn more, as the model does."""
-        return self.model.improve()
-
-    def keep_within(self, most_bytes: int) -> None:
-        """Have the model take at most so many bytes."""
-        self.model.keep_within(most_bytes)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Save what the model has learned."""
-        return self.model.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.model.load_state_dict(state)
-
-    def placed(self, rows: CallPairs) -> CallPairs:
+    def shown(self, rows: CallPairs) -> CallPairs:
         """Rows of a box as rows of its places."""
         count, known = len(rows.z), len(rows.y) > 0
         scale = rows.response_scale[None]
@@ -248,6 +220,24 @@ class _AlikeAt(Linearised):
         tangent = self._tangent
         inputs = tangent.gathered(self.rows.inputs, z), tangent.others(others, len(z))
         return tangent.whole(self.rows.outputs, self._at.to(*inputs))
+
+
+def places_found(specs: Specs) -> int | None:
+    """Return the first axis on which all arrays with a derivative have as many places; None for none.
+
+    Cells of a grid or mesh that is declared are none, nor are three components of a field. It is for boxes
+    whose places together have more than 64 numbers as inputs, and each at most as many.
+    """
+    inputs = tuple(spec for spec in specs.inputs if spec.learned)
+    carry, numbers = [*inputs, *(spec for spec in specs.outputs if spec.learned)], sum(sizes(inputs))
+    shapes = [spec.shape for spec in carry]
+    laid_out = any(isinstance(spec.layout, Grid | Mesh) for spec in carry)
+    if numbers <= MOST or laid_out or min(map(len, shapes)) < 2:
+        return None
+    for axis, counts in enumerate(zip(*shapes, strict=False)):
+        if len(set(counts)) == 1 and counts[0] >= FEWEST and numbers <= MOST * counts[0]:
+            return axis
+    return None
 
 
 def _states(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> list[int]:

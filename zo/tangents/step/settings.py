@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
@@ -17,9 +18,10 @@ from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
-from zo.tangents.models.alike import AlikeTangent
+from zo.tangents.models.alike import AlikeTangent, places_found
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.staged import StagedTangent
+from zo.tangents.models.contest import ContestTangent
+from zo.tangents.models.own_step import OwnStepTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Limits
@@ -129,9 +131,16 @@ def _default(box: BlackBoxFunction, seed: int) -> Tangent:
     """The tangent of a box where the user names none."""
     if box.alike is not None:
         return AlikeTangent(Specs.of(box), box.alike, seed)
+    specs, whole = Specs.of(box), partial(AutoTangent, box, seed)
     if box.earlier:
-        return StagedTangent(Specs.of(box), box.earlier, seed)
-    return AutoTangent(box, seed)
+        return ContestTangent({"own": partial(OwnStepTangent, specs, box.earlier, seed), "all": whole})
+    axis = None if box.settable else places_found(specs)
+    if axis is None:
+        return whole()
+    rivals = {"alike": partial(AlikeTangent, specs, axis, seed), "whole": whole}
+    if specs.structure.kind == "grid":  # of which the first rows show a place more than the whole
+        rivals = dict(reversed(rivals.items()))
+    return ContestTangent(rivals, by_last_step=True)
 
 
 def _tangents(

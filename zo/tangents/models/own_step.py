@@ -1,0 +1,101 @@
+"""`OwnStepTangent`: for calls in stages, whose answers may go by the stages of their own step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.structure import Specs
+from zo.tangents.models.view import ViewTangent
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.tangent import Linearised
+
+
+class OwnStepTangent(ViewTangent):
+    """The derivative of a model that is not shown the step before.
+
+    A Runge-Kutta scheme goes by the stages of its own step alone; an Adams scheme goes by earlier steps. A
+    model that is shown more than an answer goes by has a derivative by all of it, and more to learn.
+
+    Args:
+        specs: the specs of the box.
+        earlier: the names of the inputs that come from the step before.
+        seed: the seed of all draws.
+    """
+
+    def __init__(self, specs: Specs, earlier: Collection[str], seed: int = 0) -> None:
+        learned = tuple(spec for spec in specs.inputs if spec.learned)
+        self._inputs = tuple(spec for spec in learned if spec.name not in earlier)
+        kept = [torch.full((n,), s.name not in earlier) for s, n in zip(learned, sizes(learned), strict=True)]
+        self._numbers = torch.cat(kept).nonzero().flatten()  # of z
+        seen = [spec for spec in specs.inputs if spec.modelled]
+        self._others = [place for place, spec in enumerate(seen) if spec.name not in earlier]
+        self._is_own = [spec.name not in earlier for spec in specs.inputs]
+        own = tuple(spec for spec in specs.inputs if spec.name not in earlier)
+        self._auto = AutoTangent(Specs(own, specs.outputs), seed)
+        super().__init__(self._auto)
+
+    def shown(self, rows: CallPairs) -> CallPairs:
+        """The rows without what comes from the step before."""
+        z = rows.z[:, self.numbers(rows.z)]
+        return replace(rows, inputs=self._inputs, z=z, others=self.others(rows.others))
+
+    def answers(self, rows: CallPairs, values: Tensor) -> Tensor:
+        """The outputs, which are the same."""
+        return values
+
+    def seen_from(self, rows: CallPairs, at: Linearised) -> Linearised:
+        """The model at rows that show the step before too."""
+        return _OwnStepAt(rows, at, self)
+
+    def numbers(self, z: Tensor) -> Tensor:
+        """The places of the own step's numbers in z, on its device."""
+        return self._numbers.to(z.device)
+
+    def others(self, others: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """The other inputs of the own step."""
+        return tuple(others[place] for place in self._others) if others else ()
+
+    def fit(
+        self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], steps: int = 400
+    ) -> None:
+        """Let the model learn from answers of the box that are there already, see `AutoTangent.fit`."""
+        arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        each = zip(self._is_own, arrays, strict=False)  # the model refuses another number
+        self._auto.fit([array for is_own, array in each if is_own], outputs, steps)
+
+    def __repr__(self) -> str:
+        """The model, and what it is shown."""
+        return f"{self.model!r} shown its own step"
+
+
+class _OwnStepAt(Linearised):
+    """A model of the own step at rows that show the step before too, by which it changes nothing."""
+
+    def __init__(self, rows: CallPairs, at: Linearised, tangent: OwnStepTangent) -> None:
+        super().__init__(rows)
+        self._at, self._tangent, self._numbers = at, tangent, tangent.numbers(rows.z)
+
+    @property
+    def values(self) -> Tensor | None:
+        """The outputs by the model."""
+        return self._at.values
+
+    def push(self, d: Tensor) -> Tensor:
+        """J d of the own step's numbers."""
+        return self._at.push(d[..., self._numbers])
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The adjoint of `push`, zero for numbers of the step before."""
+        by_own = self._at.pull(v)
+        whole = by_own.new_zeros(*by_own.shape[:-1], self.rows.z.shape[1])
+        whole[..., self._numbers] = by_own
+        return whole
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """The change by the own step's numbers."""
+        return self._at.to(z[:, self._numbers], self._tangent.others(others))
