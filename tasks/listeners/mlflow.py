@@ -80,6 +80,8 @@ class MLflow(Callback):
         else:
             self._client.update_run(run_id, status="RUNNING")
         self._ids[stage], self._held[stage] = run_id, []
+        if step:
+            self._recall(run, stage)
 
     def on_step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a step's metrics, and send what was kept where it is much."""
@@ -110,6 +112,7 @@ class MLflow(Callback):
                 self._ids[stage] = run_id
                 figures = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
                 figures |= {f"failed rows of {name}": count for name, count in row.failed.items()}
+                figures.pop("validation", None)  # the best one, which is there under that name
                 self._keep(stage, int(row.extra.get("steps") or 0), figures)
                 self._send(stage)
 
@@ -129,6 +132,14 @@ class MLflow(Callback):
         query = f"tags.`blackbox.key` = '{_key(run, stage)}'"
         runs = self._client.search_runs([self._number(run)], query, max_results=1)
         return runs[0].info.run_id if runs else None
+
+    def _recall(self, run: Run, stage: str) -> None:
+        """Keep the metrics of earlier steps that were not sent before the run stopped."""
+        sent = self._client.get_metric_history(self._ids[stage], "loss")
+        last = max((metric.step for metric in sent), default=-1)
+        for line in run.metrics(stage):
+            if line["step"] > last:
+                self._keep(stage, line["step"], {name: line[name] for name in line if name != "step"})
 
     def _keep(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         now = int(1000 * time())

@@ -139,8 +139,8 @@ class CmaEs:
         try:
             with noted() as causes:
                 losses_of_all = self._evaluated(candidates, batch, step)
-                means = torch.where(losses_of_all.isfinite(), losses_of_all, torch.nan).nanmean(dim=0)
-                alive = survivors(means, step, causes)
+                finite = torch.where(losses_of_all.isfinite(), losses_of_all, torch.nan)
+                alive = survivors(finite.nanmean(dim=0), step, causes)
         except BaseException:
             start.restore()
             raise
@@ -149,7 +149,8 @@ class CmaEs:
         self.counts.steps += 1
         self.counts.dropped += int(failed.sum())
         self.counts.lost += int((~alive).sum())
-        return values[~failed].median() if not failed.all() else values.median()
+        of_candidates = finite.double().cpu().nanmean(dim=1)
+        return of_candidates.nanmedian() if failed.all() else of_candidates[~failed].median()
 
     @torch.no_grad()
     def move(self, step: int = 0) -> None:

@@ -214,6 +214,25 @@ def test_loads_are_answered_by_displacements_of_several_fields():
     assert cosine(pulled, true_vjp(answer, (load,), v)) > 0.999
 
 
+def test_two_answers_that_follow_no_input_are_as_right_in_all_rows_as_in_those_held_out():
+    difference = dense(incidence(MESH.links(), NODES))
+    smoothing = torch.linalg.inv(torch.eye(NODES, dtype=torch.float64) + 0.3 * difference.T @ difference)
+
+    def box(u):
+        return torch.cat([u @ smoothing + 0.05 * u**2, u @ smoothing @ smoothing], dim=1)
+
+    inputs = (ArraySpec("u", (NODES,), layout=MESH),)
+    outputs = tuple(ArraySpec(name, (NODES,), layout=MESH) for name in ("v", "w"))
+    u = 2 * smooth(16, 1)
+    tangent, pairs = zo.tangents.MeshTangent(), pairs_of(inputs, outputs, (u,), box(u))
+    learn(tangent, pairs)
+    at = tangent.at(pairs)
+    missed = float((at.values - pairs.y).norm() / (pairs.y - pairs.y.mean(0)).norm())
+    assert missed < 1.5 * tangent.measured["error"] < 0.15
+    v = torch.randn(16, 2 * NODES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert cosine(at.pull(v), true_vjp(box, (u,), v)) > 0.95
+
+
 @pytest.mark.slow
 def test_numbers_that_lie_on_no_node_stand_beside_the_step():
     """A control vector that heats places, a factor without a gradient, and a source on the nodes."""

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import signal
 import sys
 from types import ModuleType
 from unittest.mock import Mock
@@ -12,7 +13,7 @@ import pytest
 import tasks
 from blackbox.extras import MissingExtraError
 from tasks import Progress, Run
-from tasks.errors import CallbackWarning, ConfigurationError
+from tasks.errors import CallbackWarning, ConfigurationError, Interrupted
 from tests.tasks.problems import Steering
 
 
@@ -186,6 +187,9 @@ class Tracker(ModuleType):
     def update_run(self, number, status):
         pass
 
+    def get_metric_history(self, number, name):
+        return [Mock(step=step) for run, key, _, step in self.kept if (run, key) == (number, name)]
+
     def log_batch(self, number, metrics=(), params=()):
         if not self.there:
             self.failed += 1
@@ -229,6 +233,25 @@ def test_a_run_that_goes_on_goes_on_in_mlflow_too_whatever_its_folder_is_called(
     (folder,) = (tmp_path / name).iterdir()
     go(tmp_path / name, [tasks.MLflow()], problem, resume=folder)
     assert [tags["blackbox.folder"] for _, tags in tracker.runs] == [str(folder)]
+
+
+def test_steps_that_a_stopped_run_had_not_sent_are_in_mlflow_when_it_goes_on(tmp_path, monkeypatch):
+    tracker = Tracker(monkeypatch)
+
+    class Stopped(tasks.Callback):
+        def on_step(self, stage, step, metrics):
+            if step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    problem = Steering(steps=8, validate_every=4, methods=("first-order",))
+    with pytest.raises(Interrupted):
+        go(tmp_path, [tasks.MLflow(), Stopped()], problem)
+    (folder,) = tmp_path.iterdir()
+    go(tmp_path, [tasks.MLflow()], problem, resume=folder)
+    lines = Run.open(folder).metrics("seed-0/first-order")
+    for wanted in ("loss", "validation", "rows"):
+        found = [(step, value) for _, name, value, step in tracker.kept if name == wanted]
+        assert found == [(line["step"], line[wanted]) for line in lines if wanted in line]
 
 
 def test_a_store_that_mlflow_cannot_write_to_is_refused_before_anything_is_trained(monkeypatch):

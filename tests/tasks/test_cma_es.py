@@ -186,6 +186,24 @@ def test_candidates_of_which_rows_failed_stand_behind_all_others():
     assert values.argsort().tolist() == [0, 3, 1, 2, 4]
 
 
+@needs_cma
+def test_the_loss_is_of_the_rows_that_came_back_where_each_candidate_lost_one():
+    x, y, *_ = regression()
+    lost = iter(range(40))
+
+    def objective(network, batch):
+        losses = squares(network, batch)
+        losses[next(lost)] = float("nan")
+        return losses
+
+    search = CmaEs(linear(), objective, sigma0=1e-6, seed=1, chunk=1)
+    candidates = int(search.state_dict()["told"].shape[1])
+    each = squares(linear(), (x, y)).detach()
+    means = [float(torch.cat([each[:row], each[row + 1 :]]).mean()) for row in range(candidates)]
+    assert float(search.backward((x, y))) == pytest.approx(sorted(means)[(candidates - 1) // 2], rel=1e-4)
+    assert search.counts.dropped == candidates and search.counts.lost == 0
+
+
 class Walled(BlackBoxFunction):
     """Fails beyond a wall."""
 

@@ -225,6 +225,16 @@ def test_rows_of_a_tangent_are_paid_once(by_rank):
             assert all(map(torch.equal, by_rank[rank]["tangent", size][0], grads))
 
 
+def test_a_budget_around_it_bounds_the_rows_that_are_requested():
+    box = Chancy()
+    spent = Budgeted(zo.execution.SharedRows(box, None, 3), rows=10)
+    x = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+    spent(x)
+    with pytest.raises(BudgetError, match="at most 3 rows, got one of 7"):
+        spent(x)
+    assert box.ledger.rows_run == spent.ledger.rows_run == 7 and spent.rows_left == 3
+
+
 def test_a_process_alone_with_blocks_gives_its_box_blocks():
     sizes = []
 

@@ -52,7 +52,7 @@ class SharedRows(Wrapper):
     Args:
         box: the box with all its wrappers. Its ledger counts what this process evaluates, so the sum over the
             processes is what a single process would have evaluated. `ledger` counts what this process
-            requested.
+            requested, all of it as run, also rows that a `Cached` inside answers.
         process_group: the group whose processes all make the same calls; None for this process alone.
         block: rows that a process evaluates at a time; None if the first process evaluates all.
 
@@ -97,6 +97,7 @@ class SharedRows(Wrapper):
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Evaluate this process's blocks; receive those of the others."""
         rows = len(inputs[0])
+        self.ledger.spend(rows)  # of its own ledger, in which a budget around it bounds what all request
         per_block = self.block or max(rows, 1)
         blocks = [range(start, min(start + per_block, rows)) for start in range(0, rows, per_block)]
         dtype = to_rows(repr(self), self.inputs, inputs).dtype

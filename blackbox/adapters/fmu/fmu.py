@@ -35,6 +35,7 @@ from blackbox.function import BlackBoxFunction
 from blackbox.notices import warn
 from blackbox.spec import check_specs, identifier
 from blackbox.words import counted
+from blackbox.wrappers.identity import described
 
 Array = np.ndarray[Any, Any]
 
@@ -358,7 +359,8 @@ class Fmu(BlackBoxFunction):
     @property
     def identity(self) -> str:
         """A cache's key for this box: the file's content, not its location, and the settings."""
-        return f"sha256 {self.checksum}, {sorted(self._settings.items())!r}"
+        settings = described("Fmu, settings", self._settings, repr)  # repr alone cuts long arrays
+        return f"sha256 {self.checksum}, {settings}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle path and settings; the FMU is loaded anew, from a file with the same checksum."""

@@ -21,6 +21,7 @@ from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.outside import exactly, plain
 from blackbox.spec import check_specs
+from blackbox.wrappers.identity import described
 
 VJP = "vector_jacobian_product"
 
@@ -89,7 +90,8 @@ class Tesseract(BlackBoxFunction):
         self._identity: str | None = None  # of one that lives in this process nothing is known by a name
         if self.source is not None:
             content = hashlib.sha256(Path(self.source).read_bytes()).hexdigest() if self._is_file() else ""
-            self._identity = f"{self.source} {content} {self.example!r} {vectorized}"
+            values = described("Tesseract, example", self.example, repr)  # repr alone cuts long arrays
+            self._identity = f"{self.source} {content} {values} {vectorized}"
         schema = self._tesseract.openapi_schema["components"]["schemas"]
         self._into = self._input_fields(schema)
         self.inputs = tuple(field.spec(vectorized) for field in self._into)

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import zo
-from blackbox import Parallel
+from blackbox import Cached, Parallel
 from blackbox.adapters import Fmu
-from blackbox.adapters import fmu as fmu_adapter
+from blackbox.adapters.fmu import fmu as fmu_adapter
 from blackbox.conformance import check_black_box
 from blackbox.errors import ConfigurationError, NotDifferentiableError
 
@@ -207,6 +207,17 @@ def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
     gc.collect()
     made[101.0](np.array([101.0]), np.ones(1))
     assert "It said: k is too large" in made[101.0].ledger.first_failure
+
+
+def test_a_cache_tells_long_times_apart_that_differ_in_the_middle(decay, tmp_path):
+    k, u = 0.01, np.ones((1, 1))
+    every = decayed(k, 1.0, u[0], steps=2400)
+    for later in (0, 1):
+        reads = np.arange(2, 2402, 2)
+        reads[600] += later
+        box = Fmu(decay, times=STEP * reads, parameters=["tank.k[1]", "x0"], input_times=[0.0])
+        found = Cached(box, tmp_path / "answers")(np.array([k]), np.ones(1), u)
+        np.testing.assert_allclose(found[0], every[reads - 1], rtol=1e-9)
 
 
 def test_threads_have_instances_of_their_own_and_copies_load_theirs(decay):

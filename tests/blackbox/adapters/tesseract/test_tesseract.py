@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from blackbox import Cached
 from blackbox.adapters import Tesseract
 from blackbox.errors import ConfigurationError, NotDifferentiableError, OutputError, RowFailedError
 
@@ -159,6 +160,17 @@ def test_its_own_derivative_is_the_reference(heater, in_rows):
     assert box.ledger.rows_run == 0  # who trains by a reference counts its rows
     with pytest.raises(NotDifferentiableError, match="expected the endpoint vector_jacobian_product"):
         Tesseract(in_rows, example={"x": np.zeros((1, 2))}).reference(torch.zeros(1, 1, 2))
+
+
+def test_a_cache_tells_long_examples_apart_that_differ_in_the_middle(tmp_path):
+    rows = [array for number, array in enumerate(heater_rows(2)) if number != 2]
+    inputs = ["wall.thickness", "wall.conductivity", "count", "ambient"]
+    for middle in (1.0, 2.0):
+        loads = np.ones((400, 3))
+        loads[200] = middle
+        box = Cached(Tesseract(HEATER, example={"loads": loads}, inputs=inputs), tmp_path / "answers")
+        field, *_ = heated(rows[0], rows[1], np.stack([loads] * 2), rows[2], rows[3])
+        np.testing.assert_allclose(box(*rows)[0], field, rtol=1e-5)  # its conductivity is in float32
 
 
 def test_one_in_a_file_goes_to_other_processes_and_one_in_memory_does_not():

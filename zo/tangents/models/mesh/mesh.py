@@ -158,7 +158,9 @@ class MeshTangent(ImplicitTangent):
         """The chosen form, fitted to all rows, in plain values and tensors."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
-            theta = Fit(form, rows, self.ridge).improved(theta, like=best.fit if best.fit.large else None)
+            fit = Fit(form, rows, self.ridge)
+            fit.centre = best.fit.centre  # about another one the ridge would draw the coefficients away
+            theta = fit.improved(theta, like=best.fit if best.fit.large else None)
         return {
             "form": (form.degree, form.steps, form.products, form.varied),
             "carried": torch.from_numpy(rows.carried),
