@@ -19,6 +19,7 @@ from zo.tangents.models.structure import Specs
 from zo.tangents.record.call import RecordedCall
 
 PLACES, LEVELS, CALLS = 6, 4, 5
+MIXES = torch.randn(40, 40, generator=torch.Generator().manual_seed(2)) / 40**0.5
 
 
 def columns(heights, mixing):
@@ -53,7 +54,7 @@ class Undeclared(Columns):
 
 
 class Turned(FromTorch):
-    """Places that nobody may call alike: the effect of an action at one of them is at another."""
+    """Places that nobody may call alike: an action at one of them has its effect at all others."""
 
     settable = False
 
@@ -63,7 +64,7 @@ class Turned(FromTorch):
 
 
 def turned(x, action):
-    return 0.9 * x + 0.3 * action.flip(-2) * torch.arange(1, 9).to(x)[:, None] / 8
+    return 0.5 * x + (action.flatten(-2) @ MIXES).unflatten(-1, (8, 5))
 
 
 def network_of():
@@ -161,15 +162,16 @@ def test_answers_that_are_there_are_learned_from():
 
 
 def test_places_that_are_not_alike_are_learned_as_a_whole():
-    torch.manual_seed(0)
-    layers = nn.Flatten(), nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 40), nn.Unflatten(1, (8, 5))
-    network, box = nn.Sequential(*layers), Turned()
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
-    assert "8 places" in repr(gradient.tangents[0])
-    for step in range(10):
-        network.zero_grad()
-        gradient.backward(torch.randn(24, 8, 5, generator=torch.Generator().manual_seed(step)))
-    assert "places" not in repr(gradient.tangents[0])
+    box, generator = Turned(), torch.Generator().manual_seed(0)
+    gradient = zo.TangentGradient(nn.Linear(1, 1), lambda network, rows: rows, boxes=[box], seed=0)
+    (tangent,) = gradient.tangents
+    for whole in (False, False, False, True):
+        assert repr(tangent).startswith("ContestTangent(AlikeTangent")
+        x, action = torch.randn(2, 30, 8, 5, generator=generator)
+        rows = RecordedCall(0, (x, action), (turned(x, action),)).pairs(box, torch.ones(30, dtype=torch.bool))
+        tangent.see(rows)
+        tangent.learn()
+        assert repr(tangent).startswith("ContestTangent(AutoTangent") == whole
 
 
 @pytest.mark.parametrize("kind", [Columns, Undeclared])
