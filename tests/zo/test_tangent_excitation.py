@@ -182,17 +182,20 @@ def corrected(box):
     return objective
 
 
-def test_many_actions_are_dithered_before_there_are_rows_to_judge_them_by():
-    mixes = torch.randn(40, 24, generator=torch.Generator().manual_seed(0)) / 40**0.5
+@pytest.mark.parametrize(("states", "actions", "rows"), [(24, 40, 2), (100, 4, 64)])
+def test_of_many_numbers_none_is_taken_for_known(states, actions, rows):
+    """Few rows say nothing of forty actions, nor 256 of a function of a hundred states."""
+    mixes = torch.randn(actions, states, generator=torch.Generator().manual_seed(0)) / actions**0.5
 
     def many(state, action):
         return 0.9 * torch.sin(state) + 0.3 * torch.tanh(action) @ mixes
 
-    specs = ArraySpec("state", (24,)), ArraySpec("action", (40,))
-    box, network = FromTorch(many, specs, (ArraySpec("state", (24,)),)), nn.Linear(24, 40)
+    specs = ArraySpec("state", (states,)), ArraySpec("action", (actions,))
+    box, network = FromTorch(many, specs, specs[:1]), nn.Linear(states, actions)
     gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0)
-    gradient.backward(torch.randn(2, 24, generator=torch.Generator().manual_seed(1)))
-    assert gradient.metrics()["tangent_waits"] == 1 and network.weight.grad is None
+    for step in range(2):
+        gradient.backward(torch.randn(rows, states, generator=torch.Generator().manual_seed(step)))
+        assert gradient.metrics()["tangent_waits"] == 1 and network.weight.grad is None
 
 
 @pytest.mark.quick_cases(1)

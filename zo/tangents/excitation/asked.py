@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents.excitation.identified import (
     CELLS,
     DETERMINED,
+    FEW,
     cells_of,
     constant,
     grid_of,
@@ -25,6 +27,7 @@ from zo.tangents.record.pairs import CallPairs
 
 FREE = 0.2  # of the variance of a dithered input, unexplained: above it is dithered no more; decision 121
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
+JUDGED = ROWS // 4  # numbers of inputs together, of which so many rows may say that one is free; decision 239
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151
 MIXED = 1e3  # times between the sizes of two numbers: they are in different units then; decision 230
@@ -38,6 +41,7 @@ class AskedInputs:
 
     Attributes:
         rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
+        sizes: how many numbers each input has, of which `rows` may have fewer.
         runs: the row of the batch that each row of the last step belongs to.
         near: for each input that is a field, cells of the last rows, see `cells_of`, and the run of each.
         seen: the number of rows ever.
@@ -47,6 +51,7 @@ class AskedInputs:
     """
 
     rows: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
     seen: int = 0
@@ -79,6 +84,7 @@ class AskedInputs:
             columns.append(
                 rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
             )
+        self.sizes = [math.prod(spec.shape) if spec.modelled else 0 for spec in box.inputs]
         self.seen += len(alive)
         widths = [column.shape[1] for column in columns]
         if [column.shape[1] for column in self.rows] != widths:
@@ -174,11 +180,20 @@ class AskedInputs:
         return over_rows > 0 and over_rows < FAINT * (spread(which, varies) or 0.0)
 
     def _unexplained(self, which: int, dithers: Sequence[int]) -> float:
-        """The share of an input's variance that the others explain neither row by row nor cell by cell."""
-        if which not in self.near:  # of few rows the others might determine it; decision 239
-            return unexplained(self.rows, self.runs, which, dithers)
-        near = unexplained_near(*self.near[which], which, dithers)
-        return min(near, unexplained(self.rows, self.runs, which, dithers, few=1.0))
+        """The share of an input's variance that the others explain neither row by row nor cell by cell.
+
+        It is 0 for an input that the others might determine, since rows are too few for so many numbers.
+        """
+        if which in self.near:
+            near = unexplained_near(*self.near[which], which, dithers)
+            return min(near, unexplained(self.rows, self.runs, which, dithers))
+        others = [number for number in range(len(self.rows)) if number not in (which, *dithers)]
+        varying = [number for number in others if not bool(constant(self.rows[number]).all())]
+        numbers = sum(self.sizes[number] for number in varying) + min(self.sizes[which], FEW)
+        few = self.sizes[which] > FEW and len(self.rows[which]) <= numbers + 1
+        if varying and (few or numbers > JUDGED):
+            return 0.0
+        return unexplained(self.rows, self.runs, which, dithers)
 
     def _keep_cells(
         self,

@@ -43,9 +43,7 @@ def constant(x: Tensor) -> Tensor:
     return same
 
 
-def unexplained(
-    inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Sequence[int] = (), few: float = 0.0
-) -> float:
+def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Sequence[int] = ()) -> float:
     """The share of an input's variance that the other inputs do not explain, each row left out in turn.
 
     Where the last step has enough runs, its rows decide, and all rows of a run are left out together: a value
@@ -56,10 +54,10 @@ def unexplained(
         runs: for these, the row of the batch that each belongs to.
         place: the input.
         excited: inputs that are dithered, which explain nothing.
-        few: the answer where rows are so few that a plane goes through all.
 
     Returns:
-        0 where the others determine it; 1 where the others say nothing of it, or there are none.
+        0 where the others determine it, or might: where few numbers stand in so few rows that a plane goes
+        through all; 1 where the others say nothing of it, or there are none.
     """
     x = inputs[place].double()
     variation = ~constant(x)
@@ -70,7 +68,7 @@ def unexplained(
         return 1.0
     numbers = explaining.shape[1] + size
     if len(x) <= numbers + 1:
-        return few
+        return 0.0 if x.shape[1] <= FEW else 1.0
     target = sketch(target)
     groups = [(runs == run).nonzero().flatten().to(x.device) for run in runs.unique()]
     together = 2 * numbers <= len(groups) < len(runs)
