@@ -174,7 +174,8 @@ def test_places_that_are_not_alike_are_learned_as_a_whole():
         assert repr(tangent).startswith("ContestTangent(AutoTangent") == whole
 
 
-@pytest.mark.parametrize("kind", [Columns, Undeclared])
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("kind", [Undeclared, Columns])
 def test_a_state_is_all_there_is(kind):
     gradients = []
     for stops in (False, True):
