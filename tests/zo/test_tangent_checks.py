@@ -547,3 +547,34 @@ def test_an_offset_in_float32_is_no_fault_of_a_tangent(offset):
         optimizer.step()
     assert sum(errors[-10:]) / 10 < 0.15
     assert len(agreements) >= 3 and all(abs(agreement - 1) < 0.25 for agreement in agreements)
+
+
+def test_noise_that_the_same_rows_repeat_turns_no_gradient_round():
+    """Digits of the inputs draw it here; of a program whose rows are remembered, chance does."""
+    mix = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def smooth(x):
+        return torch.tanh(x.double() @ mix)
+
+    def rough(x):
+        return smooth(x) + 1e-2 * torch.sin(1e5 * x.double() @ mix)
+
+    def objective(solver):
+        return lambda network, batch: (solver(network(batch)) - batch).square().mean(dim=1)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 4))
+    box = FromTorch(rough, (ArraySpec("x", (4,)),), (ArraySpec("y", (3,)),))
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, limits=ALWAYS)
+    optimizer, found = torch.optim.Adam(network.parameters(), 3e-3), []
+    with pytest.warns(TangentWarning, match="the same rows again, or nearly the same"):
+        for step in range(12):
+            batch = 1.6 * torch.rand(16, 3, generator=torch.Generator().manual_seed(step)) - 0.8
+            optimizer.zero_grad()
+            gradient.backward(batch)
+            if network[0].weight.grad is not None:
+                true = true_grads(objective(smooth), network, batch)
+                found.append(float(torch.cosine_similarity(flat_grads(network), true, dim=0)))
+            optimizer.step()
+    assert len(found) > 8 and min(found) > 0.9
+    assert gradient.watch.state.noise

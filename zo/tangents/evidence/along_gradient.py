@@ -36,6 +36,7 @@ FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on cur
 NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer; decision 65
 COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
 BEYOND_NOISE = 5.0  # times its noise: a change that can be distinguished from it
+ROUGH = 0.5  # of the changes of a query: those of one a tenth as far are less but for noise; decision 240
 WILD = 100.0  # times as much as predicted: the loss changes by itself, in whatever direction
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide; decision 34
 FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance; decision 59
@@ -61,9 +62,10 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
     the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from the
     noise, and where none is long enough nothing is asked. Where boxes are not noisy, a query a tenth as far
     repeats and decides each check that finds fault: in front of a stiff box a thousandth of the loss is too
-    far, and curvature was measured. Where part of the gradient seems to be missing, a query goes as far
-    downhill, too. Near a kink, as of a mean of absolute errors that are all small, the loss rises on both
-    sides, which no gradient shows.
+    far, and curvature was measured. If it changes the rows' losses as much as the first one did, that is
+    noise too, which a box hides that remembers its rows. Where part of the gradient seems to be missing, a
+    query goes as far downhill, too. Near a kink, as of a mean of absolute errors that are all small, the loss
+    rises on both sides, which no gradient shows.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
@@ -132,6 +134,8 @@ def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
     nearer, hidden = uphill.look(change / NEARER)
     if hidden or not nearer.shows:
         return check
+    if (watch.doubts(nearer) or watch.may_be_cut(nearer)) and uphill.is_rough():
+        return replace(check, figures={})
     return replace(nearer, cut=_cut(uphill, check, nearer, change) if watch.may_be_cut(check) else None)
 
 
@@ -174,6 +178,7 @@ class _Uphill:
         self.farther = NEAREST * float(gradient.step.parameters.flat().norm()) * self.slope
         self.rows = self.queries = 0
         self.unmoved: dict[int, tuple[int, ...]] = {}
+        self._looked: list[Tensor] = []  # the changes of the rows' losses, by query
         self._digits = digits_of(gradient.boxes, window)
         self.digits = min(self._digits.values(), default=None)
 
@@ -197,6 +202,7 @@ class _Uphill:
         """
         gradient, window = self._step_gradient, self._step_gradient.window
         change, recorder = self._changes(predicted / self.slope)
+        self._looked.append(change.double())
         measurements = responses_of(gradient, recorder)
         self.unmoved = self.unmoved or unmoved_by(gradient, measurements)
         predictions = predicted_of(gradient, measurements)
@@ -254,10 +260,20 @@ class _Uphill:
 
     def measure_noise(self) -> float:
         """The standard deviation of the change of the mean loss, by a query that moves nothing."""
-        change, _ = self._changes(0.0)
-        change = change[torch.isfinite(change)].double()
-        self.noise = float(change.square().sum().sqrt()) / max(len(change), 1)
+        self.noise = _noise_of(self._changes(0.0)[0].double())
         return self.noise
+
+    def is_rough(self) -> bool:
+        """Whether the last query, a tenth as far as the one before, changed the rows' losses as much.
+
+        That is noise that no query of the same weights shows, since the box knows those rows, or the numbers
+        themselves draw it. The noise of the mean loss is then what it changed by.
+        """
+        far, near = map(_noise_of, self._looked[-2:])
+        if near < ROUGH * far:
+            return False
+        self.noise = near
+        return True
 
     def short(self, check: Check, predicted: float) -> float | None:
         """Return how many times its length the gradient lacks as far as tangents know, see `Check.short`.
@@ -269,7 +285,7 @@ class _Uphill:
         if self.noise is None and bool(self._changes(0.0)[0].nan_to_num().any()):
             return None  # noise, of which nothing stays
         nearer, hidden = self.look(predicted / NEARER)
-        if hidden or not nearer.shows:
+        if hidden or not nearer.shows or self.is_rough():
             return None
         return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
@@ -360,6 +376,12 @@ class _Listening(Linearised):
         """The tangent's J^T v, whose v is kept."""
         self.arrived = v
         return self._at.pull(v)
+
+
+def _noise_of(change: Tensor) -> float:
+    """The standard deviation of the mean loss, if rows change by chance alone."""
+    change = change[torch.isfinite(change)]
+    return float(change.square().sum().sqrt()) / max(len(change), 1)
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:

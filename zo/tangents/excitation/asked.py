@@ -188,7 +188,7 @@ class AskedInputs:
             near = unexplained_near(*self.near[which], which, dithers)
             return min(near, unexplained(self.rows, self.runs, which, dithers))
         others = [number for number in range(len(self.rows)) if number not in (which, *dithers)]
-        varying = [number for number in others if not bool(constant(self.rows[number]).all())]
+        varying = [number for number in others if not bool(constant(self.rows[number].double()).all())]
         numbers = sum(self.sizes[number] for number in varying) + min(self.sizes[which], FEW)
         few = self.sizes[which] > FEW and len(self.rows[which]) <= numbers + 1
         if varying and (few or numbers > JUDGED):

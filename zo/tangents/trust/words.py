@@ -61,11 +61,12 @@ def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator
     if check.unlike is not None and check.unlike > UNLIKE:
         yield _notice(
             "noise",
-            f"{at}expected the same answers where the boxes are asked the same rows again, got a mean loss "
-            f"that differs by {check.unlike:.1e} of it. A box is noisy, or has a state that goes on from "
-            "call to call, such as a warm start, a counter or a buffer: `blackbox check` tells which. Noise "
-            "is averaged over rows and steps; a state is not, and its part of the gradient is wrong: reset "
-            "it in each call, or make it an input and an output. Checks along the gradient show nothing "
+            f"{at}expected the same answers where the boxes are asked the same rows again, or nearly the "
+            f"same, got a mean loss that differs by {check.unlike:.1e} of it. A box is noisy, or has a state "
+            "that goes on from call to call, such as a warm start, a counter or a buffer: `blackbox check` "
+            "tells which. Noise is averaged over rows and steps; a state is not, and its part of the "
+            "gradient is wrong: reset it in each call, or make it an input and an output. Checks along the "
+            "gradient show nothing "
             f"that is smaller: watch a held-out loss ({HELD_OUT}).",
         )
     if check.cut is not None:
