@@ -225,18 +225,23 @@ class Probe:
 
 def not_measured(probe: Probe, check: str, out: OutOfRowsError) -> Finding:
     """The finding of a check that did not fit into the rows, with how many measure every line."""
+    more = more_rows(probe, isinstance(out, OutOfSecondsError))
+    return Finding(check, Verdict.SKIPPED, f"Not measured: {out}. Take more, such as {more}.")
+
+
+def more_rows(probe: Probe, in_time: bool) -> str:
+    """The settings by which every line is measured: of rows, or of seconds where time is short."""
     inputs = sum(spec.differentiable for spec in probe.box.inputs)
     wide = any(array.dtype == np.float64 for array in probe.samples)
     rows = 1000 * math.ceil((8 if wide else 6) * (1 + 2 / 3 * max(0, inputs - 1)))
-    more = f"--rows {rows}, in Python rows={rows}"
-    if isinstance(out, OutOfSecondsError):
-        # A third more than the rows take, for what else takes time.
-        seconds_wanted = probe.elapsed + 4 / 3 * probe.pace * (
-            rows if probe.limit is None else min(rows, probe.limit)
-        )
-        seconds = 60 * math.ceil(max(seconds_wanted, 2 * (probe.seconds or 0)) / 60)
-        more = f"--seconds {seconds}, in Python seconds={seconds}"
-    return Finding(check, Verdict.SKIPPED, f"Not measured: {out}. Take more, such as {more}.")
+    if not in_time:
+        return f"--rows {rows}, in Python rows={rows}"
+    # A third more than the rows take, for what else takes time.
+    seconds_wanted = probe.elapsed + 4 / 3 * probe.pace * (
+        rows if probe.limit is None else min(rows, probe.limit)
+    )
+    seconds = 60 * math.ceil(max(seconds_wanted, 2 * (probe.seconds or 0)) / 60)
+    return f"--seconds {seconds}, in Python seconds={seconds}"
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from blackbox.conformance.lines import NUMBERS, precision
-from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe
+from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, more_rows
 from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
@@ -96,7 +96,7 @@ def finding(check: str, difference: AnswerDifference, good: str, bad: str, more:
     return Finding(check, verdict, sentence, difference.relative, "of the output's size")
 
 
-ROWS = 8
+ROWS, PLACED = 8, 11  # rows of a call, and of one whose places are looked at: "10" is sorted before "2"
 STEPPED = (
     "A simulator that goes on from its last call, and that can be reset and stepped but not set, becomes a "
     "function of its inputs as a blackbox.adapters.Session."
@@ -227,8 +227,9 @@ def precisions(probe: Probe) -> Finding:
 
 def batch_mates(probe: Probe) -> Finding:
     """Rows in their places, once with other rows beside them."""
-    count = _count(probe)
-    half = count // 2
+    few = len(probe.samples[0]) < 2 * PLACED - ROWS // 2  # too few to be all of the others
+    count = _count(probe, ROWS if few else PLACED)
+    half = min(count, ROWS) // 2  # rows that stay; the fewer, the more others
     index = np.arange(count)
     index[half:] = (index[half:] + count - half) % max(len(probe.samples[0]), count)
     index %= len(probe.samples[0])
@@ -246,7 +247,7 @@ def batch_mates(probe: Probe) -> Finding:
 
 def row_order(probe: Probe) -> Finding:
     """The same rows in another order."""
-    count = _count(probe)
+    count = _count(probe, PLACED)
     order = np.roll(np.arange(count)[::-1], 1)
     arrays = probe.rows(0, count)
     first, second = probe(arrays), probe(tuple(array[order] for array in arrays))
@@ -260,30 +261,35 @@ def row_order(probe: Probe) -> Finding:
 
 def batch_size(probe: Probe) -> Finding:
     """The same rows alone, in halves and together; and several times in one large call, if rows are left."""
-    count = _count(probe)
+    count = _count(probe, PLACED)
     arrays, half = probe.rows(0, count), count // 2
     whole = probe(arrays)
-    blocks = [slice(0, half), slice(half, count)], [slice(row, row + 1) for row in range(count)]
+    blocks = [slice(0, half), slice(half, count)], [slice(row, row + 1) for row in range(_count(probe))]
     differences = []
     for sizes in blocks:
         parts = [probe(tuple(array[block] for array in arrays)) for block in sizes]
         joined = tuple(np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-        differences.append(compare(probe, whole, joined))
-    if probe.left > PART * MANY and MANY * sum(array[0].size for array in arrays) <= NUMBERS:
+        differences.append(compare(probe, _head(whole, len(joined[0])), joined))
+    small, roomy = MANY * sum(array[0].size for array in arrays) <= NUMBERS, probe.left > PART * MANY
+    if small and roomy:
         large, places = probe(probe.rows(0, MANY)), np.arange(MANY) % len(probe.samples[0])
         has_more = places < count
         parts = tuple(array[places[has_more]] for array in whole), tuple(array[has_more] for array in large)
         differences.append(compare(probe, *parts))
-    return finding(
+    found = finding(
         "batch size",
         max(differences, key=lambda difference: difference.relative),
         "A row's answer does not depend on how many rows are in its call",
         "A row's answer changes with the number of rows; divide by no row count, and compute rows one by one",
     )
+    if (small and roomy) or found.verdict is Verdict.FAULT:
+        return found
+    more = f": take more, such as {more_rows(probe, probe.rows_left > PART * MANY)}" if small else ""
+    return replace(found, sentence=f"{found.sentence} Not tried in a call of {MANY} rows{more}.")
 
 
-def _count(probe: Probe) -> int:
-    return min(ROWS, len(probe.samples[0]))
+def _count(probe: Probe, rows: int = ROWS) -> int:
+    return min(rows, len(probe.samples[0]))
 
 
 def _head(answers: Arrays, rows: int) -> Arrays:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from blackbox.adapters.hosted.record import HostedRun
 from blackbox.conformance.check import tell
 from blackbox.conformance.layout import is_open, places_of, told
 from blackbox.conformance.report import Finding, Report, Verdict
-from blackbox.errors import BlackBoxError
+from blackbox.errors import BlackBoxError, RowFailedError
 
 Array = np.ndarray[Any, Any]
 RUNS, REPEATED, SIDE, ANSWERS, STATE, COST = "runs", "repeats", "side by side", "answers", "state", "cost"
@@ -184,7 +184,16 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
                 "folder of its own; let it write there alone.",
             )
         )
-        findings += _responses(drawn, cases[0])
+        try:
+            for finding in _responses(drawn, cases[0]):
+                findings.append(finding)
+        except BlackBoxError as error:
+            known = {finding.check for finding in findings}
+            words = (
+                f"A run with other answers failed: {error} Mend the program, or say in the specs of its "
+                "answers how large they are (scale=)."
+            )
+            findings.append(Finding(STATE if ANSWERS in known else ANSWERS, Verdict.FAULT, words))
     numbers = host.form.size
     cost = 1000 * took / max(1, answers)
     findings.append(
@@ -193,7 +202,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
     return findings
 
 
-def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
+def _responses(drawn: _DrawnAnswers, case: int) -> Iterator[Finding]:
     """Check that answers change later calls, and that the arrays shown determine what follows."""
     base, effects = drawn.run([case]), dict[str, tuple[bool, bool]]()
     for name in base:
@@ -203,13 +212,15 @@ def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
     steps = [name for name, (near, far) in effects.items() if far and not near]
     if silent and drawn.calls <= len(drawn.host.form.kinds):
         words = f"Not measured: a round has {len(drawn.host.form.kinds)} calls. Give a larger calls=."
-        return [Finding(ANSWERS, Verdict.SKIPPED, words)]
+        yield Finding(ANSWERS, Verdict.SKIPPED, words)
+        return
     if silent:
         words = (
             f"Nothing that the program sends in {drawn.calls} calls depends on the answer to "
             f"{' and '.join(map(repr, silent))}. See that the program uses it, and sends what it changes."
         )
-        return [Finding(ANSWERS, Verdict.FAULT, words)]
+        yield Finding(ANSWERS, Verdict.FAULT, words)
+        return
     changes = Finding(ANSWERS, Verdict.OK, "What is answered changes what is seen later.")
     if steps:
         words = (
@@ -218,7 +229,9 @@ def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
             "Let it go by the number itself, or train by values alone."
         )
         changes = Finding(ANSWERS, Verdict.WARNING, words)
-    return [changes, *_layouts(drawn, case), _state(drawn, case)]
+    yield changes
+    yield from _layouts(drawn, case)
+    yield _state(drawn, case)
 
 
 def _moved(drawn: _DrawnAnswers, case: int, name: str, length: float) -> HostedRun:
@@ -288,9 +301,13 @@ def _state(drawn: _DrawnAnswers, case: int) -> Finding:
         return Finding(STATE, Verdict.OK, words, hidden, "of it hidden")
     words = (
         "What is seen next depends on earlier answers by more than what the call shows, and that has no "
-        "derivative. Send what the program goes by; or show the last calls: Call(memory=1), 2, ...; or say "
-        "how often a step asks: Call(stages=2), ..."
+        "derivative. Send what the program goes by"
     )
+    if any(call.same is not None for call in form.calls.values()):  # memory= and stages= are refused then
+        words += " as an array of the call."
+    else:
+        words += "; or show the last calls: Call(memory=1), 2, ...; or say how often a step asks: "
+        words += "Call(stages=2), ..."
     return Finding(STATE, Verdict.WARNING, words, hidden, "of it hidden")
 
 
@@ -304,7 +321,7 @@ class _Way(NamedTuple):
 def _way(drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor]) -> _Way:
     """A run whose n-th answer to a call is moved by so much."""
     host, numbers = drawn.host, dict.fromkeys(drawn.host.form.calls, 0)
-    with host.programs.turn():
+    with _failing(host, case), host.programs.turn():
         place = host.programs.first(case)
         way = _Way([place.vector], [])
         while place.vector[0] >= 0 and place.count < drawn.calls:
@@ -319,6 +336,17 @@ def _way(drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor
             way.answers.append(answer)
         host.programs.release([case])
     return way
+
+
+@contextmanager
+def _failing(host: Hosted, case: int) -> Iterator[None]:
+    """A block in which what a program fails by is a `RowFailedError`."""
+    try:
+        yield
+    except BlackBoxError:
+        raise
+    except Exception as error:
+        raise RowFailedError(f"{host!r}: case {case} failed: {error}.") from error
 
 
 def _is_single(way: _Way) -> bool:

@@ -47,6 +47,7 @@ class Loop:
         }
         self._bounded = False
         self._ended = torch.zeros(self._rows, dtype=torch.bool, device=cases.device)
+        self._answers = torch.zeros(self._rows, dtype=torch.int64, device=cases.device)  # to each row
         like = next((array for array in self._state.values() if array.is_floating_point()), torch.empty(0))
         self._outputs = {
             slot.name: torch.zeros(
@@ -78,14 +79,8 @@ class Loop:
                 self._see(name, self._mask(kind, self._asked))
         finally:
             self._host.programs.release(self._cases)
-        early = int(self._ended.sum()) if calls is not None and done < calls else 0
-        if early:
-            self._host.notices.once(
-                "early",
-                f"{self._host!r}: {early} of {self._rows} runs ended by themselves after at most {done} of "
-                f"{calls} calls. What lies behind is zeros, or missing where no row goes on: leave it out "
-                "by the mask of each call, or let the program go on.",
-            )
+        if calls is not None:
+            self._tell_early(calls)
         failed = self._failed()
         count, lost = int(failed.sum()), dict[str, str]()
         seen = {name: rounds for name, rounds in self._records.items() if rounds.masks}
@@ -96,6 +91,24 @@ class Loop:
             self._outputs = {name: lost_rows(failed, array) for name, array in self._outputs.items()}
         records = {name: rounds.record(failed) for name, rounds in seen.items()}
         return HostedRun(records, self._outputs, self._ended, lost)
+
+    def _tell_early(self, calls: int) -> None:
+        """Say once that runs ended before others did: what lies behind their ends was not sent."""
+        early = self._ended & ((self._answers < calls) | self._going().any())
+        if not bool(early.any()):
+            return
+        counts = self._answers[early]
+        least, most = int(counts.min()), int(counts.max())
+        after = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        self._host.notices.once(
+            "early",
+            f"{self._host!r}.run: expected runs that all go on for calls={calls}, got "
+            f"{int(early.sum()):,} of {counted(self._rows, 'run')} that ended by themselves, without an "
+            f"error, after {after} calls. What lies behind a run's end is zeros, or missing where no run "
+            f"goes on. Leave it out of the loss by run.{next(iter(self._records))}.mask, (rows, entries); "
+            "run.ended says which runs have ended. Or let a program that gives up exit with another status "
+            "than 0, as stop 1 and error stop do in Fortran: then its row fails. This is said once.",
+        )
 
     def _why(self, call: str, failed: int) -> str:
         """Why there are no arrays of a call, where rows failed."""
@@ -161,7 +174,7 @@ class Loop:
         ends = mask & (after == ENDED)
         if host.form.outputs and bool(ends.any()):
             self._end(kind, row, ends)
-        self._ended = self._ended | ends
+        self._ended, self._answers = self._ended | ends, self._answers + mask
         names = [spec.name for spec in host.state]
         for array_name, array in zip(names, arrays, strict=False):
             old = self._state[array_name]

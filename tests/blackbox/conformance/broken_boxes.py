@@ -134,6 +134,13 @@ class NowAndThen(Good):
         return self.smooth(x) if self.calls % self.every else 0 * x
 
 
+class ByName(Good):
+    """Reads the files of its rows back in the order of their names: row_0, row_1, row_10, row_2."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return self.smooth(x)[sorted(range(len(x)), key=str)]
+
+
 class Centring(Good):
     def evaluate_rows(self, x: Any) -> Any:
         return self.smooth(x - x.mean(axis=0, keepdims=True))
@@ -422,6 +429,7 @@ CATALOGUE = [
     Broken(Centring, "batch-mates", FAULT, ("rows beside it", "no mean")),
     Broken(CommonStep, "batch-mates", FAULT, ("rows beside it", "step size")),
     Broken(Numbering, "row order", FAULT, ("place in the call",)),
+    *(Broken(ByName, check, FAULT, ()) for check in ("batch-mates", "row order", "batch size")),
     Broken(InBlocks, "batch size", FAULT, ("number of rows",)),
     Broken(Drifting, "drift", WARNING, ("first call", "counter", "clock")),
     Broken(FallsBack, "row order", FAULT, ("place in the call",)),

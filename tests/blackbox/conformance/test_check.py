@@ -145,9 +145,25 @@ def test_a_thousand_rows_measure_threads_processes_and_a_mu_of_each_of_two_input
     report = check_black_box(Tube(), rows=1000 - processes, processes=False)
     for check in ("thread safety", "mu of 'flow'", "mu of 'power'", "smoothness"):
         assert report.finding(check).verdict is not Verdict.SKIPPED, check
-    few = check_black_box(Tube(), rows=260, processes=False)
+    few = check_black_box(Tube(), rows=280, processes=False)
     assert few.finding("thread safety").verdict is Verdict.OK
     assert any("--rows 10000, in Python rows=10000" in found.sentence for found in few.of(Verdict.SKIPPED))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"rows": 1000},
+            "Not tried in a call of 129 rows: take more, such as --rows 6000, in Python rows=6000.",
+        ),
+        ({"rows": 6000}, ""),
+        ({"rows": None}, ""),
+    ],
+)
+def test_a_large_call_that_does_not_fit_is_said(settings, words):
+    sentence = check(Good(), **settings).finding("batch size").sentence
+    assert (words in sentence) if words else sentence.endswith("(equal to the bit).")
 
 
 def test_two_samples_are_enough():

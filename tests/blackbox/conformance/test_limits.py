@@ -118,6 +118,14 @@ def test_as_many_seconds_as_it_asks_for_measure_every_line(clock):
     assert not left_out(check(box, seconds=seconds))
 
 
+def test_a_large_call_that_would_take_too_long_is_said(clock):
+    box = Slow(clock, 0.05)
+    sentence = check(box).finding("batch size").sentence
+    assert "Not tried in a call of 129 rows: take more, such as --seconds " in sentence
+    seconds = float(sentence.rpartition("seconds=")[2].rstrip("."))
+    assert "129" not in check(box, seconds=seconds).finding("batch size").sentence
+
+
 def test_given_samples_that_are_left_out_for_the_time_are_counted(clock):
     report = check(Slow(clock, 1.5), samples=draws(200))
     assert f"{report.taken} of the 200 samples were taken" in report.summary() and report.taken < 20

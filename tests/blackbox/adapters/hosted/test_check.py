@@ -215,6 +215,34 @@ def test_a_program_that_fails(tmp_path):
     assert report.finding("runs").verdict is Verdict.FAULT and "no licence" in str(report)
 
 
+@pytest.mark.parametrize(("sound", "check"), [(9, "answers"), (12, "state")])
+def test_a_program_that_fails_with_other_answers_only(sound, check):
+    begun = []
+
+    def blows_up(case, host):
+        begun.append(case)
+        fails, x = len(begun) > sound, np.array([1.0 + case, 0.5])
+        for step in range(20):
+            x = 0.9 * x + 0.1 * np.sin(host.exchange("closure", x))
+            if fails and step == 3:
+                raise ValueError("CFL violated")
+
+    host = Hosted(blows_up, calls=[Call("closure", X, U)], failures="keep")
+    finding = check_host(host).finding(check)
+    assert finding.verdict is Verdict.FAULT
+    assert "A run with other answers failed" in finding.sentence and "CFL violated" in finding.sentence
+    assert "scale=" in finding.sentence and host.failures == "keep"
+
+
+@pytest.mark.parametrize("same", [None, 0])
+def test_memory_is_advised_where_it_may_be_declared(same):
+    host = Hosted(two_steps, calls=[Call("closure", X, U, same=same)])
+    finding = check_host(host, [0, 1]).finding("state")
+    assert finding.verdict is Verdict.WARNING and "Send what the program goes by" in finding.sentence
+    for declared in ("memory=", "stages="):
+        assert (declared in finding.sentence) == (same is None)
+
+
 @pytest.mark.slow
 def test_several_calls(tmp_path):
     text = """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -680,11 +681,35 @@ host.run([0, 1], closure=lambda x: x)
     def test_runs_that_end_before_their_calls_are_said_once(self, tmp_path):
         host = hosted(tmp_path, LINEAR)
         net = network().requires_grad_(False)
-        with pytest.warns(RuntimeWarning, match="2 of 2 runs ended by themselves after at most 4 of 9 calls"):
+        words = "calls=9, got 2 of 2 runs that ended by themselves, without an error, after 4 calls"
+        with pytest.warns(RuntimeWarning, match=words):
             host.run([0, 1], calls=9, closure=net, dtype=torch.float64)
         host.run([0, 1], calls=9, closure=net, dtype=torch.float64)
         other = hosted(tmp_path, LINEAR)
         other.run([0, 1], calls=4, closure=net, dtype=torch.float64)  # as many as there are
+
+    @pytest.mark.parametrize(
+        ("cases", "calls", "words"),
+        [
+            ([0, 1, 2], 6, "2 of 3 runs that ended by themselves, without an error, after 3 to 4 calls"),
+            ([2, 0], 6, "1 of 2 runs that ended by themselves, without an error, after 3 calls"),
+            ([1, 2], 4, "1 of 2 runs that ended by themselves, without an error, after 4 calls"),
+            ([0, 0], 3, None),  # as many as there are, and no run has more
+            ([0, 1, 2], 2, None),
+            ([0, 1, 2], None, None),  # each to its own end
+        ],
+    )
+    def test_a_run_that_ends_before_others_is_said_once(self, cases, calls, words):
+        def lasting(case, host):
+            for _ in range((3, 4, 9)[case]):
+                host.exchange("closure", np.ones(2))
+
+        host = Hosted(lasting, calls=[Call("closure", sees=X, gives=U)])
+        with pytest.warns(RuntimeWarning, match=words) if words else nullcontext():
+            run = host.run(cases, calls=calls, closure=torch.zeros_like)
+        last = run.closure.x[:, -1].bool().all(dim=1)
+        assert torch.equal(last, run.closure.mask[:, -1]) and (words is None or not last.all())
+        host.run(cases, calls=calls, closure=torch.zeros_like)
 
     def test_runs_go_through_wrappers(self, tmp_path):
         host, net = hosted(tmp_path, LINEAR), network().requires_grad_(False)
