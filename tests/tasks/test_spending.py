@@ -242,6 +242,17 @@ def test_a_run_ends_in_its_minutes(tmp_path, monkeypatch, dearer):
     assert run.network("no-gradient") is not None  # whose checkpoint says how far it was
 
 
+def test_a_run_whose_rows_turn_out_far_quicker_goes_on_and_ends_in_its_minutes(tmp_path, monkeypatch):
+    clock, rows = Clock(monkeypatch), itertools.count()
+    monkeypatch.setattr(Mixed, "evaluate", clock.slowed(Mixed.evaluate, lambda: 0.25 + (next(rows) < 20)))
+    run = go(Beside(), tmp_path, minutes=1, methods=("none", "no-gradient"))
+    assert 0.5 * 60 < clock.now <= 60
+    row = run.result.table[1]
+    assert row.extra["steps"] >= 1.5 * Run.open(run.path).chosen["steps"]
+    again = go(Beside(), tmp_path, resume=run.path, minutes=1, methods=("none", "no-gradient"))
+    assert again.result.table[1].extra["steps"] == row.extra["steps"]
+
+
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch):
     clock, rows, ends = Clock(monkeypatch), itertools.count(), []
