@@ -291,6 +291,9 @@ class Config:
     rates: tuple[Positive, ...] = FACTORS
     """Multiples of the learning rate, one for each network of population that has its own; see
     zo.Population."""
+    surrogate: bool = True
+    """Whether population has a network that is trained through the model alone; it takes a thousand steps of
+    computing."""
     clip: AtLeastOne | None = None
     """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
     None for each method's own: 2 for tangents that learn from values, no bound for others."""

@@ -118,7 +118,14 @@ def population(setup: Setup) -> Trained:
     gradient, begin = _of_tangents(setup, setup.config.replays or None)
     adam = torch.optim.Adam(setup.network.parameters(), lr=setup.learning_rate)
     fresh = partial(further, setup) if costs_nothing(setup) else None
-    several = zo.Population(gradient, adam, steps=setup.steps, fresh=fresh, factors=setup.config.rates)
+    several = zo.Population(
+        gradient,
+        adam,
+        steps=setup.steps,
+        fresh=fresh,
+        factors=setup.config.rates,
+        surrogate=setup.config.surrogate,
+    )
     return setup.descend(gradient, optimizer=adam, begin=begin, replayed=True, population=several)
 
 

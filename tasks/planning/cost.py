@@ -91,6 +91,8 @@ def _chosen(plan: Plan) -> str:
         *first_rates, last = (f"{rate:g}" for rate in config.rates)
         rates = f"{', '.join(first_rates)} and {last}" if first_rates else last
         again += f", at {rates} times the learning rate"
+    if plan.chosen.get("surrogate") is False and POPULATION in plan.methods:
+        again += ", without a surrogate, which would leave few steps"
     trusted = any(method.replays for method in plan.methods.values())
     replayed = again if trusted or config.replays else ""
     free = judges_by_windows(plan.problem, plan.chosen)

@@ -34,6 +34,7 @@ LEFT = (
     "validate_every",
     "rates",
 )  # settings that the run chooses, which knows what a row takes
+BY_TIME = ("surrogate",)  # those that it chooses where minutes bound what it computes
 
 
 @dataclass(frozen=True)
@@ -187,11 +188,12 @@ def left_to_the_budget(
     by_hand = {*by_hand, *departing}
     if (getattr(settings, "rows", None) is None and settings.minutes is None) or "steps" in by_hand:
         return problem, {}
-    left = [name for name in LEFT if name not in by_hand]
+    names = LEFT if settings.minutes is None else (*LEFT, *BY_TIME)
+    left = [name for name in names if name not in by_hand]
     if problem.has_no_box():
         return problem, {"steps": None}
     if presets:
-        return problem, dict.fromkeys(name for name in left if name not in ("batch", "rates"))
+        return problem, dict.fromkeys(name for name in left if name in ("steps", "validate_every"))
     settings = replace(settings, **{name: FOR_ROWS[name] for name in FOR_ROWS if name not in by_hand})
     return type(problem)(settings, folder=problem.folder), dict.fromkeys(left)
 

@@ -8,6 +8,7 @@ goes with the training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +40,8 @@ WORK = 0.1  # seconds that a step computes beside the boxes, where a few steps d
 PACE = 1000  # steps a second, at most
 # decision 190:
 PATIENCE = 300.0  # seconds that rows alone, without minutes, may take for several rates
+# decision 188:
+SHARE = 0.5  # of the steps that there are without a surrogate, which one must leave
 
 Work = Mapping[str, Rehearsal | None]
 
@@ -90,8 +93,14 @@ def settled(
         plan = _with_choice(plan, _Choice(plan, problem, sizes, asked.made, bound.elapsed))
         bound.settle(plan.chosen)
         plan, _ = _with_rows(plan, bound, sizes, asked.made)
-        rates = len(plan.config.rates)
-        plan = replace(plan, work={name: _at(work, name, rates) for name, work in plan.work.items()})
+        config = plan.config
+        plan = replace(
+            plan,
+            work={
+                name: _at(work, name, len(config.rates), surrogate=config.surrogate)
+                for name, work in plan.work.items()
+            },
+        )
     return plan
 
 
@@ -202,6 +211,7 @@ def _with_choice(plan: Plan, choice: _Choice) -> Plan:
     preset = bool(plan.problem.presets)
     if not choice.known:
         return _as_set(plan)
+    choice = choice.richest()
     least = choice.in_all(choice.as_set.least)
     if preset and (plan.config.rows is None or least <= plan.config.rows) and choice.ends(plan.config.steps):
         return plan.choosing({})
@@ -222,6 +232,8 @@ class _Choice:
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         spent: Seconds that the run has taken by now.
+        surrogate: Whether a population has one, where that is to be chosen.
+        several: Whether there may be several rates, where that is to be chosen.
     """
 
     plan: Plan
@@ -229,6 +241,8 @@ class _Choice:
     sizes: Sizes
     made: int
     spent: float = 0.0
+    surrogate: bool = True
+    several: bool = True
 
     def rows(self, settings: Mapping[str, object]) -> PlannedRows:
         """Return the rows of a seed, with some settings in the place of the plan's."""
@@ -254,14 +268,19 @@ class _Choice:
         every = max(EACH, -(-steps // WINDOWS)) if by_windows else -(-steps // (VALIDATIONS - 1))
         batch = self.problem.config.batch
         settings = {"steps": steps, "validate_every": every, "rates": self._rates, "batch": batch}
+        settings["surrogate"] = self.surrogate
         return {name: settings[name] for name in self.plan.chosen}
 
     @cached_property
     def _rates(self) -> list[float]:
         """Several, where what they add to a step takes no longer than its rows, or is short; else one.
 
-        Decisions 188 and 190.
+        Decisions 188 and 190; those that are set by hand stay.
         """
+        if "rates" not in self.plan.chosen:
+            return list(self.plan.config.rates)
+        if not self.several:
+            return [1.0]
         box = self.plan.trial.evaluation or 0.0
         if self.plan.config.minutes is None:
             box = max(box, PATIENCE * self.sizes.objective / max(1, self._budget))
@@ -295,10 +314,35 @@ class _Choice:
             if cost is not None:
                 seconds += cost.evaluations * (self.plan.trial.evaluation or 0.0)
                 if cost.learns:
-                    work = _at(self.plan.work.get(name), name, len(self._rates))
+                    work = _at(self.plan.work.get(name), name, len(self._rates), surrogate=self.surrogate)
                     seconds += steps * WORK if work is None else work.seconds(steps)
         tests = self.plan.trial.seconds(len(rows.costs) * rows.once["test"], self.sizes)
         return len(self.plan.seeds) * (seconds + tests)
+
+    def richest(self) -> _Choice:
+        """Return the choice that has as much beside its steps as leaves a sensible number of these.
+
+        A surrogate stays where it leaves half of the steps that there are without it, several rates where
+        they leave five. Decision 188.
+        """
+        minutes, chosen = self.plan.config.minutes, self.plan.chosen
+        if minutes is None or POPULATION not in self.plan.methods:
+            return self
+        choice, work = self, self.plan.work.get(POPULATION)
+        if "surrogate" in chosen:
+            without = replace(self, surrogate=False)
+            steps, plain = self._shared_steps(), without._shared_steps()
+            (computes, *_) = group.of_all(work is not None and work.surrogate > 0)
+            if computes and (steps < LEAST or steps < SHARE * plain):
+                choice = without
+        if "rates" in chosen and choice._shared_steps() < LEAST:
+            choice = replace(choice, several=False)
+        return choice
+
+    def _shared_steps(self) -> float:
+        """Return the most steps there is room for by the first process's clock; infinite for no end."""
+        (steps, *_) = group.of_all(self.most_steps())
+        return math.inf if steps is None else steps
 
     def most_steps(self) -> int | None:
         """Return the most steps there is room for, at most a preset's; 0 for none, None for no end."""
@@ -355,9 +399,11 @@ class _Choice:
         return int((1 - KEPT) * self.plan.config.rows) - self._aside
 
 
-def _at(work: Rehearsal | None, name: str, rates: int) -> Rehearsal | None:
-    """Return a method's rehearsal, at so many learning rates if it is the one that has several."""
-    return work if work is None or name != POPULATION else replace(work, networks=max(1, rates))
+def _at(work: Rehearsal | None, name: str, rates: int, *, surrogate: bool) -> Rehearsal | None:
+    """Return a method's rehearsal, at so many rates and perhaps without a surrogate if it has such."""
+    if work is None or name != POPULATION:
+        return work
+    return replace(work, networks=max(1, rates), surrogate=work.surrogate if surrogate else 0.0)
 
 
 def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:

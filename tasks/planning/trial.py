@@ -31,6 +31,7 @@ from tasks.workers import group
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError
 from zo.objective import evaluated, per_row
+from zo.tangents.population.members import FEWEST
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
@@ -80,6 +81,7 @@ class Rehearsal:
         replays: How many follow a step, where it is trust that decides as many as are usual.
         networks: How many take all of these, each at a rate of its own.
         most_replays: How many may follow a step.
+        surrogate: All that a population's surrogate takes, whose steps are as many however long the training.
     """
 
     first: float
@@ -88,6 +90,7 @@ class Rehearsal:
     replays: int = 0
     networks: int = 1
     most_replays: int = 0
+    surrogate: float = 0.0
 
     def seconds(self, steps: int) -> float:
         """Return the seconds of a training of so many steps."""
@@ -99,7 +102,8 @@ class Rehearsal:
 
     def without(self, steps: int) -> float:
         """Return the seconds of a training without replays."""
-        return self.first + (steps - 1) * self.step
+        surrogate = self.surrogate if steps > FEWEST else 0.0  # which rests before
+        return self.first + (steps - 1) * self.step + surrogate
 
     def further(self, replays: int) -> float:
         """Seconds behind a step; all networks but one take its window too."""

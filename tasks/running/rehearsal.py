@@ -92,10 +92,17 @@ class _Rehearsing(Setup):
         replay = median(of_replays[: -(-len(of_replays) // 2)])
         population = settings.get("population")
         networks = 1 if population is None else len(self.config.rates)
+        surrogate = 0.0
         if population is not None and population.without is None:
-            first += population_module.UPDATES * _through_a_model(gradient, timer)
+            surrogate = population_module.UPDATES * _through_a_model(gradient, timer)
         rehearsal = Rehearsal(
-            first, median(steps), replay, replays, networks=networks, most_replays=most_replays
+            first,
+            median(steps),
+            replay,
+            replays,
+            networks=networks,
+            most_replays=most_replays,
+            surrogate=surrogate,
         )
         raise _Over(rehearsal)
 

@@ -17,12 +17,14 @@ LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
 CHECKED = 4  # times the rows that a step needs: what one with a check may take
 LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
 EARLY = 1.5  # times the steps left: where seconds are enough for so many, they become more; decision 229
+GAINED = 0.5  # of the steps: where seconds are enough for so many beyond them, a plan by time grows; 229
 
 
 class Course:
     """The steps of a training; a budget leaves fewer of them where they take more than was planned.
 
-    Steps that a limit in time took come back where later steps are faster, up to the plan.
+    Steps that a limit in time took come back where later steps are faster, up to the plan. Where the plan
+    itself followed from the time, and took far too few, there become more.
 
     Decisions are in `state_dict`, so that a training goes on with them whatever the clock says then.
 
@@ -31,6 +33,7 @@ class Course:
         seconds: The seconds in which they should end; None for no limit.
         rows_left: Gives the rows that boxes may still run for them; None for no limit.
         checks: Gives the queries so far that a step can do without; None where it needs all of its rows.
+        grows: Whether steps may become more than were planned, which followed from the time.
 
     Attributes:
         steps: The present number of steps.
@@ -43,9 +46,11 @@ class Course:
         seconds: float | None = None,
         rows_left: Callable[[], int] | None = None,
         checks: Callable[[], int] | None = None,
+        *,
+        grows: bool = False,
     ) -> None:
         self.steps, self._seconds, self._rows_left, self._checks = steps, seconds, rows_left, checks
-        self._planned = steps
+        self._planned, self._grows = steps, grows
         self.is_tight, self._checked, self._needed = False, 0, 0  # checks so far; rows of a step without
         self._since, self._angle = 0, 0.0  # the step of the last decision, and the schedule's angle there
         self._ends, self._spent = deque[float](maxlen=LATEST + 1), deque[int](maxlen=LATEST + 1)
@@ -77,6 +82,7 @@ class Course:
                 more = 0
             elif is_late or (was_cut and EARLY * LATE * left <= enough < math.inf):  # the pace is known
                 more = max(1, int(min(enough / LATE, self._planned - step)))
+            more = max(more, self._grown(step, seconds, min(enough, _enough(rest, seconds / max(1, step)))))
         if self._rows_left is not None:
             more = min(more, self._by_rows(step))
         if more == left:
@@ -84,6 +90,23 @@ class Course:
         self._angle, self._since = self.angle(step), step
         self.steps = step + more
         return True
+
+    def _grown(self, step: int, seconds: float, enough: float) -> int:
+        """Return the steps that are left of a plan that took far too few; 0 of any other.
+
+        Args:
+            step: How many steps are done.
+            seconds: The time that they took.
+            enough: The steps that the time left is enough for, by the slower of two paces: by the last steps,
+                and by all of them, since the first ones are slow and some have bursts of computing in them.
+        """
+        if not self._grows or not step or seconds <= 0:
+            return 0
+        more = int(enough / LATE)
+        if step + more - self.steps < GAINED * self.steps:
+            return 0
+        self._planned = max(self._planned, step + more)
+        return more
 
     def _by_rows(self, step: int) -> int:
         """The steps that the rows left are enough for; whether the next one has rows for checks."""

@@ -148,7 +148,8 @@ class Setup:
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
         left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
         checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
-        course = Course(self.steps, self.seconds, left, checks)
+        by_time = config.rows is None and "steps" in self.run.chosen and not self.problem.presets
+        course = Course(self.steps, self.seconds, left, checks, grows=by_time)
         windows = Windows()
         rate_of = partial(self._rate, course) if rate is None else rate
         validate, by_windows = self.validate, judges_by_windows(self.problem, self.run.chosen)

@@ -183,6 +183,35 @@ def test_several_rates_are_tried_where_they_take_no_longer_than_rows(monkeypatch
     assert f"{1e3 * second / 2:.3g} ms a row" in three
 
 
+@pytest.mark.parametrize(
+    ("minutes", "surrogate", "several", "steps"),
+    [
+        (1, False, True, 9),  # 40 s for steps, all of which a surrogate would take
+        (0.5, False, False, 5),  # with several rates there would be three
+        (3, True, True, 26),  # without it 36
+        (60, True, True, 804),
+    ],
+)
+def test_minutes_leave_out_what_leaves_few_steps_of_a_population(
+    monkeypatch, minutes, surrogate, several, steps
+):
+    """A surrogate of 40 s left one step in a minute, since its steps are as many for any training."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(Mixed, "evaluate", clock.slowed(Mixed.evaluate, lambda: 1.0))  # two calls
+    budget = {"minutes": float(minutes)}
+    problem, left = left_to_the_budget(Steering(**budget), None, set(budget))
+    plan, bound = plan_of(problem, methods_named(problem), (0,), chosen=left), Bound.of(problem)
+    bound.bound()
+    work = {POPULATION: Rehearsal(1.0, 0.01, 0.05, 13, surrogate=40.0)}
+    said = asked(bound, plan.methods, 1)
+    plan = settled(plan, bound, said, timed=True, rehearse=lambda plan, bound: work)
+    config = plan.config
+    assert (config.surrogate, len(config.rates) > 1) == (surrogate, several)
+    assert config.steps == steps
+    one, *_ = cost.sentences(plan, bound)
+    assert ("without a surrogate" in one) == (not surrogate)
+
+
 class Clock:
     """Time that passes in boxes alone."""
 
@@ -211,6 +240,17 @@ def test_a_run_ends_in_its_minutes(tmp_path, monkeypatch, dearer):
     steps, planned = run.result.table[1].extra["steps"], Run.open(run.path).chosen["steps"]
     assert steps < planned if dearer else steps == planned
     assert run.network("no-gradient") is not None  # whose checkpoint says how far it was
+
+
+def test_a_run_whose_rows_turn_out_far_quicker_goes_on_and_ends_in_its_minutes(tmp_path, monkeypatch):
+    clock, rows = Clock(monkeypatch), itertools.count()
+    monkeypatch.setattr(Mixed, "evaluate", clock.slowed(Mixed.evaluate, lambda: 0.25 + (next(rows) < 20)))
+    run = go(Beside(), tmp_path, minutes=1, methods=("none", "no-gradient"))
+    assert 0.5 * 60 < clock.now <= 60
+    row = run.result.table[1]
+    assert row.extra["steps"] >= 1.5 * Run.open(run.path).chosen["steps"]
+    again = go(Beside(), tmp_path, resume=run.path, minutes=1, methods=("none", "no-gradient"))
+    assert again.result.table[1].extra["steps"] == row.extra["steps"]
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
@@ -293,6 +333,30 @@ def test_steps_that_slow_first_ones_took_come_back_and_the_time_is_used():
     assert min(most) < 20 and course.steps > 60 and 50 < seconds <= 60 * 1.1
     turns = [later - before for before, later in pairwise(angles)]
     assert min(turns) > 0 and angles[-1] > 0.9 * math.pi
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_plan_by_time_that_took_far_too_few_steps_goes_on(grows):
+    """Three steps of a second were all that was planned for a minute."""
+    course, seconds, angles = Course(3, 60.0, grows=grows), 0.0, []
+    while len(angles) < course.steps:
+        angles.append(course.angle(len(angles)))
+        seconds += 5.0 if len(angles) == 1 else 1.0
+        course.changes(len(angles), seconds)
+        again = Course(3, 60.0, grows=grows)
+        again.load_state_dict(course.state_dict())
+        assert (again.steps, again.angle(0)) == (course.steps, course.angle(0))
+    turns = [later - before for before, later in pairwise(angles)]
+    assert min(turns) > 0 and angles[-1] < math.pi
+    assert 40 < seconds <= 60 if grows else course.steps == 3
+
+
+def test_a_plan_by_time_does_not_go_on_for_a_few_steps_more():
+    """These would be at the learning rate of the end."""
+    course, seconds = Course(40, 60.0, grows=True), 0.0
+    for step in range(40):
+        seconds += 1.1
+        assert not course.changes(step + 1, seconds)
 
 
 @pytest.mark.parametrize("checked", [{0: 1}, {0: 1, 4: 3, 9: 1}, {0: 1, 8: 3, 10: 1}, {0: 1, 13: 3}])

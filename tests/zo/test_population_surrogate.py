@@ -101,6 +101,15 @@ def test_fresh_batches_are_taken_one_after_another_and_no_box_is_asked(limits):
     assert gradient.boxes[0].ledger.rows_run == STEPS * 2
 
 
+def test_in_a_training_that_has_grown_its_steps_are_as_many(limits):
+    limits(updates_of_a_population=140)
+    population, *_ = made(Known(), steps=3)
+    for number in range(STEPS):
+        population.steps = STEPS if number > 1 else 3
+        population.step(batch(number))
+    assert 100 < population.updates <= 140
+
+
 def test_a_fresh_batch_that_asks_a_box_is_refused_before_a_row_is_run(limits):
     limits(updates_of_a_population=200)
     box = Square()

@@ -129,7 +129,7 @@ class Population:
         refuse_optimizer(optimizer, gradient)
         self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient, optimizer)
         self.steps, self._fresh = steps, fresh
-        self._pace = EACH if steps is None else UPDATES / max(1, steps - FEWEST)
+        self._planned, self._pace = steps, EACH if steps is None else UPDATES / max(1, steps - FEWEST)
         self._rates, self._rate = rates, min(rates, key=lambda member: abs(math.log(member.factor)))
         self.without: str | None = None if surrogate else "none was asked for"
         self.without = self.without or _unfit(gradient)
@@ -328,7 +328,12 @@ class Population:
         if self.without is not None or self._window < FEWEST:
             return
         left = math.inf if self.steps is None else self.steps - self._window
-        self._owed += self._pace if left > 0 else EACH
+        pace = self._pace
+        if self._planned is not None and self.steps is not None and self.steps > self._planned:
+            pace *= max(1, self._planned - FEWEST) / max(
+                1, self.steps - FEWEST
+            )  # of a training that has grown
+        self._owed += pace if left > 0 else EACH
         if self._owed < BURST and left != 1:
             return
         count, self._owed = int(self._owed), self._owed % 1
