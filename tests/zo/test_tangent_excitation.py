@@ -198,6 +198,25 @@ def test_of_many_numbers_none_is_taken_for_known(states, actions, rows):
         assert gradient.metrics()["tangent_waits"] == 1 and network.weight.grad is None
 
 
+@pytest.mark.parametrize("after", ["state", "state_after"])
+def test_a_state_of_many_numbers_that_is_corrected_beside_a_forcing_waits_for_nothing(after):
+    specs = ArraySpec("state", (40,)), ArraySpec("forcing", (3,), differentiable=False)
+    box = FromTorch(lambda x, force: 0.9 * x + force.mean(1)[:, None], specs, (ArraySpec(after, (40,)),))
+
+    def objective(network, batch):
+        state, forcing = batch
+        for _ in range(4):
+            state = box(state, forcing)
+            state = state + network(state)
+        return state.square().mean(dim=1)
+
+    network = nn.Linear(40, 40)
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    generator = torch.Generator().manual_seed(0)
+    gradient.backward((torch.randn(2, 40, generator=generator), torch.randn(2, 3, generator=generator)))
+    assert gradient.metrics().get("tangent_waits", 0) == 0 and network.weight.grad is not None
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["a target of its own", "one input"])
 def test_what_values_identify_is_not_dithered(kind):

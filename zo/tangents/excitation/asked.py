@@ -42,6 +42,8 @@ class AskedInputs:
     Attributes:
         rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
         sizes: how many numbers each input has, of which `rows` may have fewer.
+        states: for each input, whether an output has its name and shape, or its shape where none has a name
+            of these: the answer before moves it most.
         runs: the row of the batch that each row of the last step belongs to.
         near: for each input that is a field, cells of the last rows, see `cells_of`, and the run of each.
         seen: the number of rows ever.
@@ -52,6 +54,7 @@ class AskedInputs:
 
     rows: list[Tensor] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    states: list[bool] = field(default_factory=list)
     runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
     seen: int = 0
@@ -85,6 +88,9 @@ class AskedInputs:
                 rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
             )
         self.sizes = [math.prod(spec.shape) if spec.modelled else 0 for spec in box.inputs]
+        named, shapes = {(s.name, s.shape) for s in box.outputs}, {s.shape for s in box.outputs}
+        by_name = [(spec.name, spec.shape) in named for spec in box.inputs]
+        self.states = by_name if any(by_name) else [spec.shape in shapes for spec in box.inputs]
         self.seen += len(alive)
         widths = [column.shape[1] for column in columns]
         if [column.shape[1] for column in self.rows] != widths:
@@ -182,7 +188,8 @@ class AskedInputs:
     def _unexplained(self, which: int, dithers: Sequence[int]) -> float:
         """The share of an input's variance that the others explain neither row by row nor cell by cell.
 
-        It is 0 for an input that the others might determine, since rows are too few for so many numbers.
+        It is 0 for an input that the others might determine, since rows are too few for so many numbers. A
+        state that a network corrects is none of these.
         """
         if which in self.near:
             near = unexplained_near(*self.near[which], which, dithers)
@@ -191,7 +198,7 @@ class AskedInputs:
         varying = [number for number in others if not bool(constant(self.rows[number].double()).all())]
         numbers = sum(self.sizes[number] for number in varying) + min(self.sizes[which], FEW)
         few = self.sizes[which] > FEW and len(self.rows[which]) <= numbers + 1
-        if varying and (few or numbers > JUDGED):
+        if varying and not self.states[which] and (few or numbers > JUDGED):
             return 0.0
         return unexplained(self.rows, self.runs, which, dithers)
 
