@@ -73,22 +73,26 @@ class Course:
             seconds: The time that they took, in earlier processes too.
         """
         self._ends.append(seconds)
-        more = left = self.steps - step
-        if self._seconds is not None and left:
+        more, grown = self.steps - step, 0
+        left = more
+        if self._seconds is not None and (left or self._grows):
             rest = self._seconds - seconds
             enough = _enough(rest, _pace(self._ends))
             is_late, was_cut = LATE * enough < left, self.steps < self._planned
             if rest <= 0:
                 more = 0
-            elif is_late or (was_cut and EARLY * LATE * left <= enough < math.inf):  # the pace is known
+            elif left and (is_late or (was_cut and EARLY * LATE * left <= enough < math.inf)):
                 more = max(1, int(min(enough / LATE, self._planned - step)))
-            more = max(more, self._grown(step, seconds, min(enough, _enough(rest, seconds / max(1, step)))))
+            grown = self._grown(step, seconds, min(enough, _enough(rest, seconds / max(1, step))))
+            more = max(more, grown)
         if self._rows_left is not None:
             more = min(more, self._by_rows(step))
         if more == left:
             return False
         self._angle, self._since = self.angle(step), step
         self.steps = step + more
+        if more == grown:  # the rate of a training that had been planned so long, else the rest hardly moves
+            self._angle = math.pi * step / self.steps
         return True
 
     def _grown(self, step: int, seconds: float, enough: float) -> int:

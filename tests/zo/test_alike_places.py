@@ -164,7 +164,8 @@ def test_answers_that_are_there_are_learned_from():
 def test_places_that_are_not_alike_are_learned_as_a_whole():
     box, generator = Turned(), torch.Generator().manual_seed(0)
     gradient = zo.TangentGradient(nn.Linear(1, 1), lambda network, rows: rows, boxes=[box], seed=0)
-    (tangent,) = gradient.tangents
+    (tangent,) = copy.deepcopy(gradient.tangents)
+    assert copy.deepcopy(tangent._rivals["whole"].args[0]) == Specs.of(box)  # and no box, which may be unique
     for whole in (False, False, False, True):
         assert repr(tangent).startswith("ContestTangent(AlikeTangent")
         x, action = torch.randn(2, 30, 8, 5, generator=generator)

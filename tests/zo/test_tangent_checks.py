@@ -578,3 +578,24 @@ def test_noise_that_the_same_rows_repeat_turns_no_gradient_round():
             optimizer.step()
     assert len(found) > 8 and min(found) > 0.9
     assert gradient.watch.state.noise
+
+
+def test_a_loss_that_nothing_changes_is_no_noise():
+    """Of a saturated output beside one that responds the fault is found, and none is taken for chance."""
+
+    def half(y, w):
+        return y, torch.full_like(w, 2.0)
+
+    specs = ArraySpec("y", (4,)), ArraySpec("w", (4,))
+    box = FromTorch(half, specs, specs)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 8)).double()
+
+    def objective(network, batch):
+        _, w = box(*network(batch).split(4, dim=1))
+        return (w - 3).square().sum(dim=1)
+
+    identity = zo.tangents.ModelTangent(lambda y, w: (y, w))
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=identity, limits=ALWAYS)
+    gradient.backward(torch.randn(8, 6, dtype=torch.float64))
+    assert gradient.agreement == 0 and gradient.watch.state.noise in (None, 0.0)

@@ -52,7 +52,8 @@ class SharedRows(Wrapper):
     Args:
         box: the box with all its wrappers. Its ledger counts what this process evaluates, so the sum over the
             processes is what a single process would have evaluated. `ledger` counts what this process
-            requested, all of it as run, also rows that a `Cached` inside answers.
+            requested together with the others, all of it as run, also rows that a `Cached` inside answers; of
+            queries that processes share, which are not as many in each, only the ledger inside knows.
         process_group: the group whose processes all make the same calls; None for this process alone.
         block: rows that a process evaluates at a time; None if the first process evaluates all.
 
@@ -97,13 +98,14 @@ class SharedRows(Wrapper):
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Evaluate this process's blocks; receive those of the others."""
         rows = len(inputs[0])
-        self.ledger.spend(rows)  # of its own ledger, in which a budget around it bounds what all request
         per_block = self.block or max(rows, 1)
         blocks = [range(start, min(start + per_block, rows)) for start in range(0, rows, per_block)]
         dtype = to_rows(repr(self), self.inputs, inputs).dtype
         outputs = failed_outputs(self.outputs, inputs, dtype)
         ranks = self._ranks
         shared = ranks.size > 1 and not _apart.get()
+        if shared or ranks.size == 1:  # in which a budget around it bounds what all request, alike in all
+            self.ledger.spend(rows)
         error: Exception | None = None
         for block in blocks[ranks.rank :: ranks.size] if shared else blocks:
             try:

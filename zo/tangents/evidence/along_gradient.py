@@ -269,10 +269,13 @@ class _Uphill:
         That is noise that no query of the same weights shows, since the box knows those rows, or the numbers
         themselves draw it. The noise of the mean loss is then what it changed by.
         """
-        far, near = map(_noise_of, self._looked[-2:])
-        if near < ROUGH * far:
+        far, near = self._looked[-2:]
+        both = torch.isfinite(far) & torch.isfinite(near)
+        # of the usual row: where one alone jumps the others decide, and where none changes nothing is noisy
+        usual_far, usual_near = (float(change[both].abs().median()) for change in (far, near))
+        if not usual_near or usual_near < ROUGH * usual_far:
             return False
-        self.noise = near
+        self.noise = _noise_of(near)
         return True
 
     def short(self, check: Check, predicted: float) -> float | None:

@@ -131,12 +131,15 @@ def _default(box: BlackBoxFunction, seed: int) -> Tangent:
     """The tangent of a box where the user names none."""
     if box.alike is not None:
         return AlikeTangent(Specs.of(box), box.alike, seed)
-    specs, whole = Specs.of(box), partial(AutoTangent, box, seed)
-    if box.earlier:
-        return ContestTangent({"own": partial(OwnStepTangent, specs, box.earlier, seed), "all": whole})
-    axis = None if box.settable else places_found(specs)
+    specs = Specs.of(box)
+    axis = None if box.settable or box.earlier else places_found(specs)
+    if axis is None and not box.earlier:
+        return AutoTangent(box, seed)
+    whole = partial(
+        AutoTangent, specs, seed
+    )  # of the specs, since a copy of the tangent must not copy the box
     if axis is None:
-        return whole()
+        return ContestTangent({"own": partial(OwnStepTangent, specs, box.earlier, seed), "all": whole})
     rivals = {"alike": partial(AlikeTangent, specs, axis, seed), "whole": whole}
     if specs.structure.kind == "grid":  # of which the first rows show a place more than the whole
         rivals = dict(reversed(rivals.items()))
