@@ -353,7 +353,7 @@ def test_a_plan_by_time_that_took_far_too_few_steps_goes_on(steps, grows):
 
 
 def test_a_plan_by_time_does_not_go_on_for_a_few_steps_more():
-    """These would be at the learning rate of the end."""
+    """Few further steps would be at the learning rate of the end."""
     course, seconds = Course(40, 60.0, grows=True), 0.0
     for step in range(40):
         seconds += 1.1

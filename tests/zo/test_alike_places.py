@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -173,6 +174,19 @@ def test_places_that_are_not_alike_are_learned_as_a_whole():
         tangent.see(rows)
         tangent.learn()
         assert repr(tangent).startswith("ContestTangent(AutoTangent") == whole
+
+
+def test_a_model_that_foretells_no_number_gives_way(monkeypatch):
+    box, generator = Turned(), torch.Generator().manual_seed(0)
+    gradient = zo.TangentGradient(nn.Linear(1, 1), lambda network, rows: rows, boxes=[box], seed=0)
+    (tangent,) = gradient.tangents
+    monkeypatch.setattr(AlikeTangent, "expect", lambda self, rows: rows.y * math.nan)
+    for _ in range(4):
+        x, action = torch.randn(2, 6, 8, 5, generator=generator)
+        rows = RecordedCall(0, (x, action), (turned(x, action),)).pairs(box, torch.ones(6, dtype=torch.bool))
+        tangent.see(rows)
+        tangent.learn()
+    assert repr(tangent).startswith("ContestTangent(AutoTangent")
 
 
 @pytest.mark.quick_cases(1)

@@ -581,7 +581,7 @@ def test_noise_that_the_same_rows_repeat_turns_no_gradient_round():
 
 
 def test_a_loss_that_nothing_changes_is_no_noise():
-    """Of a saturated output beside one that responds the fault is found, and none is taken for chance."""
+    """The fault of a saturated output beside one that responds is found, and is not taken for chance."""
 
     def half(y, w):
         return y, torch.full_like(w, 2.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zo.errors import TangentError
-from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.automatic import WORST, AutoTangent
 from zo.tangents.models.view import ViewTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
@@ -69,7 +69,8 @@ class ContestTangent(Tangent):
             values = model.expect(rows) if len(self._models) > 1 else None
             if values is not None and bool(rows.alive.any()):
                 missed = ((values - rows.y) * reciprocal(rows.response_scale))[rows.alive]
-                self._errors[kind] += float(missed.double().square().sum())
+                error = float(missed.double().square().sum())
+                self._errors[kind] += error if math.isfinite(error) else WORST
             model.see(rows)
 
     def learn(self, steps: int | None = None) -> None:
@@ -78,7 +79,7 @@ class ContestTangent(Tangent):
         if steps is not None or len(self._models) == 1:
             return
         first, second = self._errors[self._first], self._errors[self._second]
-        if 0 < first < math.inf and 0 < second < math.inf:
+        if first > 0 and second > 0:
             self._logarithms.append(math.log(first / second))
         self._kind = self._second if self._is_better() else self._first
         self._errors = dict.fromkeys(self._models, 0.0)
