@@ -14,6 +14,7 @@ import time
 
 VARIABLE = "BLACKBOX_RUN"
 _ROUNDS, _PAUSE = 100, 0.01  # what is being killed may have started another in the meantime
+_STARTING = 5  # rounds that a process without an environment is waited for: it may be about to get one
 
 
 def end(mark: str, after: int = 0) -> None:
@@ -26,14 +27,16 @@ def end(mark: str, after: int = 0) -> None:
     """
     if sys.platform != "linux":
         return
+    waited = 0
     for _ in range(_ROUNDS):
-        processes = _marked(f"\0{VARIABLE}={mark}".encode(), after if after <= _newest() else 0)
+        processes, starting = _marked(f"\0{VARIABLE}={mark}".encode(), after if after <= _newest() else 0)
         for process in processes:
             try:
                 os.kill(process, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
-        if not processes:
+        waited = 0 if processes else waited + 1
+        if not processes and (not starting or waited > _STARTING):
             return
         time.sleep(_PAUSE)
 
@@ -80,17 +83,25 @@ def _newest() -> int:
         return 0
 
 
-def _marked(entry: bytes, after: int) -> list[int]:
-    processes = []
+def _marked(entry: bytes, after: int) -> tuple[list[int], bool]:
+    """The processes with an entry in their environment, and whether another is about to get its own.
+
+    Between the start of a program and its first instruction the system shows no environment at all.
+    """
+    processes, starting = [], False
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) > after and int(name) != os.getpid():
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
-                    if entry in b"\0" + file.read():
-                        processes.append(int(name))
+                    environment = file.read()
+                if entry in b"\0" + environment:
+                    processes.append(int(name))
+                elif not environment:
+                    os.readlink(f"/proc/{name}/exe")  # an error for what has ended, and for the system's own
+                    starting = True
             except OSError:  # it has ended, or is another user's
                 pass
-    return processes
+    return processes, starting
 
 
 if __name__ == "__main__":

@@ -284,6 +284,32 @@ def test_what_is_left_is_found_where_process_numbers_have_come_round(monkeypatch
     assert left.wait(timeout=20) == -signal.SIGKILL
 
 
+@pytest.mark.needs("linux")
+def test_what_is_just_being_started_is_ended_too(monkeypatch):
+    left = subprocess.Popen(["sleep", "100"], env={process.leftovers.VARIABLE: "starting/1/"})
+    shown, marked = [], process.leftovers._marked
+
+    def without_environment_at_first(entry, after):
+        shown.append(entry)
+        return ([], True) if len(shown) < 3 else marked(entry, after)
+
+    monkeypatch.setattr(process.leftovers, "_marked", without_environment_at_first)
+    process.leftovers.end("starting/1/", after=left.pid - 1)
+    assert left.wait(timeout=20) == -signal.SIGKILL
+
+
+@pytest.mark.needs("linux")
+def test_a_process_without_an_environment_is_not_waited_for_long(monkeypatch):
+    other = subprocess.Popen(["sleep", "100"], env={})
+    monkeypatch.setattr(process.leftovers.os, "listdir", lambda folder: [str(other.pid)])
+    process.leftovers.end("nobody/")
+    assert process.leftovers._marked(b"\0BLACKBOX_RUN=nobody/", 0) == ([], True)
+    other.kill()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and still has its number
+    assert process.leftovers._marked(b"\0BLACKBOX_RUN=nobody/", 0) == ([], False)
+    assert other.wait() == -signal.SIGKILL
+
+
 def test_a_status_that_the_system_has_thrown_away_is_not_taken_for_success(tmp_path):
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
