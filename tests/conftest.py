@@ -120,6 +120,8 @@ def pytest_unconfigure() -> None:
     """Python waits for threads and processes without end: say where it waits, and fail."""
 
     def end() -> None:
+        if "PYTEST_XDIST_WORKER" in os.environ:  # until then it waits for the others' tests
+            threading.main_thread().join()
         time.sleep(PATIENCE)
         print(f"Still here {PATIENCE:g} s after the last test:", file=sys.__stderr__, flush=True)
         faulthandler.dump_traceback(file=sys.__stderr__)

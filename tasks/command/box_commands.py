@@ -206,8 +206,12 @@ def _frozen(
 
 @contextmanager
 def _beside(work: Callable[[], None]) -> Iterator[None]:
-    """A block of the main thread, beside which another one works; what that raises ends the block."""
+    """A block of the main thread, beside which another one works; what that raises ends the block.
+
+    A shell starts a job in the background with SIGINT ignored. Here it is not, since it is what ends the block.
+    """
     failed: list[BaseException] = []
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
     def run() -> None:
         try:
@@ -217,11 +221,16 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGINT)  # which ends the server
 
     try:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         Thread(target=run, daemon=True).start()  # here too it may have raised by now
         yield
     except KeyboardInterrupt:
         if not failed:
             raise
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     if failed:
         raise failed[0]
 

@@ -161,8 +161,14 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_served(
 
 
 @pytest.mark.usefixtures("boxes", "served")
-def test_what_goes_wrong_while_it_learns_ends_the_server(toy, capsys):
-    assert toy("serve", "bananas.py:Broken", "--learn", "60", "--around", "draws.npy") in (1, 2)
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["usual", "background"])
+def test_what_goes_wrong_while_it_learns_ends_the_server(toy, capsys, handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        assert toy("serve", "bananas.py:Broken", "--learn", "60", "--around", "draws.npy") in (1, 2)
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "expected at least 10 with finite numbers, got 0" in " ".join(capsys.readouterr().err.split())
 
 
