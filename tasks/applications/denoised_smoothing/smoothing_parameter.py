@@ -26,6 +26,7 @@ from tasks.applications.denoised_smoothing.networks import box_loss, predictions
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading, stamp
+from tasks.problem.data import evaluating
 from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
 from zo.evaluators.state import moved
@@ -115,7 +116,8 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
     config, problem = setup.config, problem_of(setup)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
     noisy, _, labels = problem.batch(setup.seed, FIRST, max(1, lines))
-    z = front(noisy).flatten(1)
+    with evaluating(setup.network):  # a method that finds a measured mu has the same running statistics
+        z = front(noisy).flatten(1)
     generator = zo.estimators.Key(setup.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
     unit = unit / unit.norm(dim=1, keepdim=True)

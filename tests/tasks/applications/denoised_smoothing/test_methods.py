@@ -271,6 +271,18 @@ def test_the_step_whose_slopes_agree_best_is_found_between_noise_and_curvature()
     assert smoothing_parameter.best_step(steps, torch.randn(10, 64, generator=generator)) is None
 
 
+def test_measuring_mu_leaves_running_statistics_to_the_steps(tmp_path):
+    """A method that measured had others than one that read what another had measured, as after a kill."""
+    made = small.problem(tmp_path, batch_norm=True)
+    setup = small.setup(made, tmp_path, "zo-ds", {})
+    before = copy.deepcopy(setup.network.state_dict())
+    mu = smoothing_parameter.find(
+        setup, read("zo-ds"), made.box, partial(sent_images, setup.network), "image"
+    )
+    assert mu.queries and setup.network.training
+    assert all(torch.equal(value, before[name]) for name, value in setup.network.state_dict().items())
+
+
 def test_the_step_of_a_weight_moves_the_image_as_far_as_asked(tmp_path):
     torch.manual_seed(0)
     made, network = small.problem(tmp_path), DnCNN(1, 2, 3, False)
