@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import zo
 from blackbox import BlackBoxFunction, words
@@ -121,7 +122,8 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
     generator = zo.estimators.Key(setup.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
     unit = unit / unit.norm(dim=1, keepdim=True)
-    single = torch.eye(z.shape[1])[torch.randint(z.shape[1], (len(z),), generator=generator)]
+    places = torch.randint(z.shape[1], (len(z),), generator=generator)
+    single = functional.one_hot(places, z.shape[1]).float()
 
     def answers(rows: Tensor) -> Tensor:
         return box(rows.unflatten(1, box.inputs[0].shape))

@@ -32,6 +32,7 @@ from tasks.problem.problem import Surroundings
 from tasks.problem.silence import Silence
 from tasks.rows.tally import RowTally
 from tests.tasks.applications.denoised_smoothing import small
+from zo.execution.memory import MemoryPeak
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
 pytestmark = pytest.mark.filterwarnings("ignore:.*same slopes over half of mu:UserWarning")
@@ -281,6 +282,20 @@ def test_measuring_mu_leaves_running_statistics_to_the_steps(tmp_path):
     )
     assert mu.queries and setup.network.training
     assert all(torch.equal(value, before[name]) for name, value in setup.network.state_dict().items())
+
+
+def test_measuring_mu_takes_memory_as_the_images_do_not_as_their_square(tmp_path):
+    """An identity matrix of images of 224 x 224 in colour took 91 gigabytes."""
+    made, side = small.problem(tmp_path), 50
+    setup, _ = small.setup(made, tmp_path, "zo-ds", {}), made.targets
+    spec = ArraySpec("image", (1, side, side))
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(side * side, small.CLASSES))
+    box = TorchModule(module, [spec], [ArraySpec("logits", (small.CLASSES,))])
+    with MemoryPeak() as peak:
+        mu = smoothing_parameter.find(
+            setup, read("zo-ds"), box, lambda noisy: functional.interpolate(noisy, (side, side)), "image"
+        )
+    assert mu.measured and peak.peak < 4 * side**4 / 4
 
 
 def test_the_step_of_a_weight_moves_the_image_as_far_as_asked(tmp_path):
