@@ -115,8 +115,11 @@ def _content(path: Path) -> dict[str, Any]:
 @torch.no_grad()
 def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
     config, problem = setup.config, problem_of(setup)
+    unmeasured = Mu(config.sigma, config.sigma, config.wide_mu, config.wide_mu)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
-    noisy, _, labels = problem.batch(setup.seed, FIRST, max(1, lines))
+    if lines < FEWEST:  # no step could be taken
+        return unmeasured
+    noisy, _, labels = problem.batch(setup.seed, FIRST, lines)
     with evaluating(setup.network):  # a method that finds a measured mu has the same running statistics
         z = front(noisy).flatten(1)
     generator = zo.estimators.Key(setup.seed).generator(LINES)
@@ -145,8 +148,7 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
         lengths = torch.tensor(steps, dtype=torch.float64)[:, None]
         best += [best_step(steps, forward / lengths), best_step(steps, (forward - backward) / (2 * lengths))]
     if any(mu is None for mu in best):
-        sigma, wide = config.sigma, config.wide_mu
-        return Mu(sigma, sigma, wide, wide)
+        return unmeasured
     return Mu(*[mu for mu in best if mu is not None], measured=True)
 
 

@@ -284,6 +284,16 @@ def test_measuring_mu_leaves_running_statistics_to_the_steps(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in setup.network.state_dict().items())
 
 
+def test_mu_is_not_asked_for_with_fewer_queries_than_could_tell_it(tmp_path):
+    """With a limit of ten queries 33 were asked, and none of them could count."""
+    made = small.problem(tmp_path, mu_queries=10)
+    setup, _ = small.setup(made, tmp_path, "zo-ds", {}), made.targets
+    mu = smoothing_parameter.find(
+        setup, read("zo-ds"), made.box, partial(sent_images, setup.network), "image"
+    )
+    assert mu == Mu(made.config.sigma, made.config.sigma, made.config.wide_mu, made.config.wide_mu)
+
+
 def test_measuring_mu_takes_memory_as_the_images_do_not_as_their_square(tmp_path):
     """An identity matrix of images of 224 x 224 in colour took 91 gigabytes."""
     made, side = small.problem(tmp_path), 50
