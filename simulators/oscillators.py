@@ -95,7 +95,7 @@ class DoublePendulum(StateSystem):
 
     Args:
         gravity: over the rods' length.
-        friction: of both joints, 0 or more.
+        friction: torque on each rod against its own angular velocity, over that velocity; 0 or more.
         wall: largest angle of the upper rod, or None.
         restitution: share of the velocity that an impact leaves, from 0 to 1.
         dt: time step; .02 is fine.

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from blackbox.checks import check_count
+from blackbox.checks import check_count, check_number
 from blackbox.errors import ConfigurationError, DtypeError, ShapeError
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
@@ -135,7 +135,7 @@ class Vorticity(StateSystem):
         viscosity: nu, 0 or more.
         drag: 0 or more, as in layers that rub against a floor.
         stirring: amplitude of the force.
-        waves: of the force across the square.
+        waves: of the force across the square, at most half as many as points: more look like fewer there.
         dt: time step.
         order: 1 for ETD1, 2 for ETDRK2.
         dealias: whether products are freed of aliasing.
@@ -162,7 +162,9 @@ class Vorticity(StateSystem):
 
     def _prepare(self) -> None:
         """Compute the coefficients."""
-        check_order(type(self).__name__, self.order)
+        name = type(self).__name__
+        check_order(name, self.order)
+        check_number(name, "waves", self.waves, most=self.points // 2, mend="Take more points.")
         points, self.shape = self.points, (1, self.points, self.points)
         along = torch.arange(points // 2 + 1, dtype=torch.float64)[None]
         across = (torch.fft.fftfreq(points, dtype=torch.float64) * points)[:, None]

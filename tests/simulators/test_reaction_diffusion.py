@@ -48,6 +48,20 @@ def test_against_scipy(kind):
     assert np.abs(found - state.numpy().ravel()).max() > 1e-5
 
 
+@pytest.mark.parametrize(("a", "b"), [(1.0, 3.0), (1.0, 4.0), (1.0, 6.0), (2.0, 6.0)])
+def test_the_brusselators_pulses_are_resolved_whatever_their_height(a, b):
+    """From b = 4 on a step went wrong by a third of u and more, and at 6 the state blew up."""
+    box, fine = Brusselator(4, 4, a=a, b=b), Brusselator(4, 4, a=a, b=b, dt=0.1 / 16, steps=16)
+    before_a_pulse = torch.tensor([2 * a / (b + 1), 1.05 * (b + 1) ** 2 / (4 * a)], dtype=torch.float64)
+    state = before_a_pulse[:, None, None].expand(1, 2, 4, 4)
+    off, peak = [], 0.0
+    for _ in range(16):
+        after, exact = box.advance(state), fine.advance(state)
+        off.append(float((after - exact).abs().max() / exact.abs().max()))
+        state, peak = exact, max(peak, float(exact.max()))
+    assert peak > 0.8 * (b + 1) ** 2 / (4 * a) and max(off) < 0.1
+
+
 @pytest.mark.parametrize(
     ("box", "rest"),
     [(Brusselator(a=1.2, b=1.5), (1.2, 1.25)), (GrayScott(), (1.0, 0.0)), (FitzHughNagumo(), (0.0, 0.0))],

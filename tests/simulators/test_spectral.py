@@ -113,6 +113,8 @@ def test_bad_states_and_settings_are_named():
         Vorticity(viscosity=-1.0)
     with pytest.raises(ConfigurationError, match="Vorticity, order"):
         Vorticity(order=0)
+    with pytest.raises(ConfigurationError, match=r"Vorticity, waves: expected .*<= 4, got 5"):
+        Vorticity(8, waves=5)
     with pytest.raises(ConfigurationError, match="Vorticity, order: expected a whole number"):
         Vorticity(order=True)
     with pytest.raises(ConfigurationError, match="Vorticity, dealias: expected True or False, got 'no'"):

@@ -5,6 +5,9 @@ folder/{train,validation,test}/CLASS/...    divided already
 
 file.npz, file.h5: `images` (count, channels, height, width) or channels last, `labels` (count,);
 or `train_images`, `train_labels`, and the same for validation and test
+
+What is hidden, by a name that begins with a dot, is neither a class nor a picture: notebooks and file
+managers leave copies there.
 """
 
 from __future__ import annotations
@@ -181,13 +184,14 @@ def open_source(path: Path, size: int | None) -> tuple[Source, Parts]:
 def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
     divided = all((path / part).is_dir() for part in PARTS)
     roots = [path / part for part in PARTS] if divided else [path]
-    classes = sorted({entry.name for root in roots for entry in root.iterdir() if entry.is_dir()})
+    folders = {entry.name for root in roots for entry in root.iterdir() if entry.is_dir()}
+    classes = sorted(name for name in folders if not name.startswith("."))
     files: list[Path] = []
     labels: list[int] = []
     ends = []
     for root in roots:
         for label, name in enumerate(classes):
-            pictures = sorted(f for f in (root / name).glob("**/*") if _is_picture(f))
+            pictures = sorted(f for f in (root / name).glob("**/*") if _is_picture(f, root))
             files += pictures
             labels += [label] * len(pictures)
         ends.append(len(files))
@@ -200,8 +204,10 @@ def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
     return Pictures(files, labels, size), parts
 
 
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURES and file.is_file()  # a pipe would be waited for without end
+def _is_picture(file: Path, root: Path) -> bool:
+    if file.suffix.lower() not in PICTURES or any(p.startswith(".") for p in file.relative_to(root).parts):
+        return False
+    return file.is_file()  # a pipe would be waited for without end
 
 
 def _arrays(path: Path) -> tuple[Source, Parts]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import zo
 from blackbox import BlackBoxFunction, words
@@ -26,6 +27,7 @@ from tasks.applications.denoised_smoothing.networks import box_loss, predictions
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading, stamp
+from tasks.problem.data import evaluating
 from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
 from zo.evaluators.state import moved
@@ -113,13 +115,18 @@ def _content(path: Path) -> dict[str, Any]:
 @torch.no_grad()
 def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Tensor]) -> Mu:
     config, problem = setup.config, problem_of(setup)
+    unmeasured = Mu(config.sigma, config.sigma, config.wide_mu, config.wide_mu)
     lines = min(SAMPLES, (config.mu_queries - 1) // (4 * LEVELS + 1))
-    noisy, _, labels = problem.batch(setup.seed, FIRST, max(1, lines))
-    z = front(noisy).flatten(1)
+    if lines < FEWEST:  # no step could be taken
+        return unmeasured
+    noisy, _, labels = problem.batch(setup.seed, FIRST, lines)
+    with evaluating(setup.network):  # a method that finds a measured mu has the same running statistics
+        z = front(noisy).flatten(1)
     generator = zo.estimators.Key(setup.seed).generator(LINES)
     unit = torch.randn(z.shape, generator=generator)
     unit = unit / unit.norm(dim=1, keepdim=True)
-    single = torch.eye(z.shape[1])[torch.randint(z.shape[1], (len(z),), generator=generator)]
+    places = torch.randint(z.shape[1], (len(z),), generator=generator)
+    single = functional.one_hot(places, z.shape[1]).float()
 
     def answers(rows: Tensor) -> Tensor:
         return box(rows.unflatten(1, box.inputs[0].shape))
@@ -141,8 +148,7 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
         lengths = torch.tensor(steps, dtype=torch.float64)[:, None]
         best += [best_step(steps, forward / lengths), best_step(steps, (forward - backward) / (2 * lengths))]
     if any(mu is None for mu in best):
-        sigma, wide = config.sigma, config.wide_mu
-        return Mu(sigma, sigma, wide, wide)
+        return unmeasured
     return Mu(*[mu for mu in best if mu is not None], measured=True)
 
 

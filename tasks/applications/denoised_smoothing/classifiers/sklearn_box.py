@@ -92,7 +92,6 @@ class SklearnClassifier(BlackBoxFunction):
             return None
         if network.out_activation_ != "softmax":  # of two classes it has one output
             return None
-        # scalings are affine: what they do to zero and to one tells all of them
         size = math.prod(self.inputs[0].shape)
         columns, shift, scale = np.arange(size), np.zeros(size), np.ones(size)
         for step in transforms:
@@ -100,7 +99,10 @@ class SklearnClassifier(BlackBoxFunction):
                 support = step.get_support()
                 columns, shift, scale = columns[support], shift[support], scale[support]
             else:
-                shift, scale = shift + scale * step.mean_, scale * step.scale_
+                if step.with_mean:  # else its mean is there, and not taken off
+                    shift = shift + scale * step.mean_
+                if step.with_std:
+                    scale = scale * step.scale_
         index, mean, width = torch.tensor(columns), torch.tensor(shift), torch.tensor(scale)
         pairs = zip(network.coefs_, network.intercepts_, strict=True)
         layers = [(torch.tensor(weight), torch.tensor(bias)) for weight, bias in pairs]

@@ -117,6 +117,23 @@ def test_the_embedded_pipeline_is_fragile_and_its_twin_is_the_same_function(pipe
     assert pipelines["svm"].twin() is None
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("with_mean", [False, True])
+@pytest.mark.parametrize("with_std", [False, True])
+def test_a_scaling_that_leaves_mean_or_spread_has_such_a_twin(with_mean, with_std):
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    drawn = np.random.default_rng(0).random((60, 4))
+    scaler = StandardScaler(with_mean=with_mean, with_std=with_std)
+    pipeline = make_pipeline(scaler, MLPClassifier((5,), max_iter=3, random_state=0))
+    box = SklearnClassifier(pipeline.fit(drawn, drawn[:, :3].argmax(axis=1)), (1, 2, 2), "scaled")
+    twin, images = box.twin(), torch.from_numpy(drawn).reshape(-1, 1, 2, 2)
+    assert twin is not None
+    np.testing.assert_allclose(twin(images).numpy(), box.evaluate_rows(images.numpy()), rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_an_embedded_classifier_is_the_same_every_time(pipelines):
     again = embedded("b", *data.digits_of_the_box())

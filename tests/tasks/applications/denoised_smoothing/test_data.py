@@ -85,6 +85,14 @@ def test_a_folder_of_pictures_scaled_and_cropped(tmp_path, divided):
         data.load(small.config(tmp_path, images=tmp_path / "pictures")).train.images()
 
 
+def test_what_is_hidden_is_no_class_and_no_picture(tmp_path):
+    """A notebook's folder of copies was class 0, so that each label was one too high."""
+    for name in ("cat/1.png", "dog/2.png", ".copies/1.png", "cat/.copies/1.png", "dog/.2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    assert images.open_source(tmp_path, None)[0].labels.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("name", ["ramp.png", "ramp.tif", "ramp.pgm"])
 @pytest.mark.parametrize("size", [None, 32])
 def test_grey_pictures_of_16_bits_keep_their_range(tmp_path, name, size):

@@ -32,6 +32,7 @@ from tasks.problem.problem import Surroundings
 from tasks.problem.silence import Silence
 from tasks.rows.tally import RowTally
 from tests.tasks.applications.denoised_smoothing import small
+from zo.execution.memory import MemoryPeak
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
 pytestmark = pytest.mark.filterwarnings("ignore:.*same slopes over half of mu:UserWarning")
@@ -269,6 +270,42 @@ def test_the_step_whose_slopes_agree_best_is_found_between_noise_and_curvature()
     assert 1e-3 / 8 <= (smoothing_parameter.best_step(steps, slopes) or 0) <= 8e-3
     assert smoothing_parameter.best_step(steps, torch.zeros(10, 64)) is None
     assert smoothing_parameter.best_step(steps, torch.randn(10, 64, generator=generator)) is None
+
+
+def test_measuring_mu_leaves_running_statistics_to_the_steps(tmp_path):
+    """A method that measured had others than one that read what another had measured, as after a kill."""
+    made = small.problem(tmp_path, batch_norm=True)
+    setup = small.setup(made, tmp_path, "zo-ds", {})
+    before = copy.deepcopy(setup.network.state_dict())
+    mu = smoothing_parameter.find(
+        setup, read("zo-ds"), made.box, partial(sent_images, setup.network), "image"
+    )
+    assert mu.queries and setup.network.training
+    assert all(torch.equal(value, before[name]) for name, value in setup.network.state_dict().items())
+
+
+def test_mu_is_not_asked_for_with_fewer_queries_than_could_tell_it(tmp_path):
+    """With a limit of ten queries 33 were asked, and none of them could count."""
+    made = small.problem(tmp_path, mu_queries=10)
+    setup, _ = small.setup(made, tmp_path, "zo-ds", {}), made.targets
+    mu = smoothing_parameter.find(
+        setup, read("zo-ds"), made.box, partial(sent_images, setup.network), "image"
+    )
+    assert mu == Mu(made.config.sigma, made.config.sigma, made.config.wide_mu, made.config.wide_mu)
+
+
+def test_measuring_mu_takes_memory_as_the_images_do_not_as_their_square(tmp_path):
+    """An identity matrix of images of 224 x 224 in colour took 91 gigabytes."""
+    made, side = small.problem(tmp_path), 50
+    setup, _ = small.setup(made, tmp_path, "zo-ds", {}), made.targets
+    spec = ArraySpec("image", (1, side, side))
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(side * side, small.CLASSES))
+    box = TorchModule(module, [spec], [ArraySpec("logits", (small.CLASSES,))])
+    with MemoryPeak() as peak:
+        mu = smoothing_parameter.find(
+            setup, read("zo-ds"), box, lambda noisy: functional.interpolate(noisy, (side, side)), "image"
+        )
+    assert mu.measured and peak.peak < 4 * side**4 / 4
 
 
 def test_the_step_of_a_weight_moves_the_image_as_far_as_asked(tmp_path):
