@@ -208,7 +208,7 @@ def _frozen(
 def _beside(work: Callable[[], None]) -> Iterator[None]:
     """A block of the main thread, beside which another one works; what that raises ends the block.
 
-    A shell starts a job in the background with SIGINT ignored. Here it is not, since it is what ends the block.
+    A shell starts a job in the background with SIGINT ignored. Here it is not, since it ends the block.
     """
     failed: list[BaseException] = []
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
