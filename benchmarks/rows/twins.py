@@ -5,9 +5,8 @@
 
 A twin is what a user may have: a formula with other constants, a longer step of Euler's. A bad one is the
 same with the wrong sign, or three times as large. Errors are over those of tuned first order with all rows.
-Those, and the default without a twin where it is there, have been measured by `rows --steps`: the same code
-gives them to the bit. Results go into `benchmarks/results/twins.json` as
-they come; what is there is not measured again. `twins.md` beside it has the table.
+Those have been measured by `rows --steps`. Results go into `benchmarks/results/twins.json` as they come; what
+is there is not measured again. `twins.md` beside it has the table.
 """
 
 from __future__ import annotations
@@ -206,8 +205,6 @@ def measure(name: str, label: str, seed: int) -> dict[str, Any]:
     """A training, and its error over that of tuned first order with all rows."""
     lines = json.loads((BY_STEPS / f"{name}.json").read_text())["runs"][str(seed)]
     tuned = lines[ALL_ROWS]
-    if label == DEFAULT and (known := lines.get(f"population, {SHARE:g}")):
-        return {"ratio": known["error"] / tuned["error"], **known, "of": "rows --steps"}
     problem, more = problems("small")[name](), dict[str, Any]()
     if label == FIRST:
         begun = first(problem, TWINS[name], tuned, seed)
