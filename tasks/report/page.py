@@ -230,9 +230,9 @@ def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
                 prose=True,
             )
         )
-    rest = {name: value for name, value in settings.items() if name not in [line[0] for line in changed]}
+    unchanged = {name: value for name, value in settings.items() if name not in [line[0] for line in changed]}
     seeds = {"seeds": run.seeds, "data": run.data}
-    return [*blocks, Details("All other settings" if changed else "Settings", {**rest, **seeds})]
+    return [*blocks, Details("All other settings" if changed else "Settings", {**unchanged, **seeds})]
 
 
 def _defaults(config: object) -> dict[str, Any]:

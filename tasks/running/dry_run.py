@@ -23,8 +23,8 @@ def sentences(plan: Plan) -> list[str]:
     bound = Bound.of(plan.problem)
     bound.check()
     bound.bound()
-    said = asked(bound, plan.methods, len(plan.seeds))
-    plan = settled(plan, bound, said, timed=True, keep=True, rehearse=rehearsed)
+    demand = asked(bound, plan.methods, len(plan.seeds))
+    plan = settled(plan, bound, demand, timed=True, keep=True, rehearse=rehearsed)
     return cost.sentences(plan, bound, dry=True)
 
 

@@ -186,9 +186,9 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
         with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
             with first_rows.watching():
-                said = asked(bound, plan.methods, len(plan.seeds))
+                demand = asked(bound, plan.methods, len(plan.seeds))
                 rehearse = rehearsed if plan.is_open else None
-                plan = settled(plan, bound, said, timed=not run.begun, rehearse=rehearse)
+                plan = settled(plan, bound, demand, timed=not run.begun, rehearse=rehearse)
                 run.choose(plan.chosen)
                 run = run.reread()
                 warn_of_other_data(run, plan, bound, programs)
