@@ -36,7 +36,7 @@ from blackbox.failures import (
     whereabouts,
 )
 from blackbox.ledger import Ledger
-from blackbox.rounding import warn_of_lost_digits
+from blackbox.lost_digits import warn_of_lost_digits
 from blackbox.running import mark_non_finite, run_blocks, run_each
 from blackbox.spec import ArraySpec, check_specs
 from blackbox.words import counted

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from blackbox.checks import check_count, check_positive
-from blackbox.conformance.calls import process_safety, thread_safety
+from blackbox.conformance.concurrency import process_safety, thread_safety
 from blackbox.conformance.contract import (
     SHAPES,
     Left,

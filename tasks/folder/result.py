@@ -17,7 +17,7 @@ from blackbox import Ledger
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.folder import atomic, reading
-from tasks.problem.figures import RowMean, standard_error, without_failed
+from tasks.problem.report_contents import RowMean, standard_error, without_failed
 from tasks.problem.trained import TrainingOutcome
 
 SCHEMA = 1

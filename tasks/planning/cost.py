@@ -9,7 +9,7 @@ from tasks.planning.plan import POPULATION, Plan
 from tasks.planning.trial import Rehearsal, Trial
 from tasks.problem.method import Cost
 from tasks.rows.binding import Bound
-from tasks.rows.budget import judges_by_windows
+from tasks.rows.budget_parts import judges_by_windows
 from zo.batches import count_rows
 
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so

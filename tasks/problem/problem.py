@@ -21,10 +21,10 @@ from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import anew
 from tasks.problem.data import Data, evaluating, one_each, parts
-from tasks.problem.figures import TEST_LOSS, Picture, RowMean
 from tasks.problem.hyphens import hyphenated
 from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
+from tasks.problem.report_contents import TEST_LOSS, Picture, RowMean
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from zo.batches import Batch, count_rows, map_tensors

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
-from tasks.problem.figures import LOW
+from tasks.problem.report_contents import LOW
 from tasks.report.findings import Findings
 from tasks.report.method_scores import Score, meaning, scores, told_apart, untouched
 

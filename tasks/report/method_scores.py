@@ -11,7 +11,7 @@ import numpy as np
 
 from blackbox.words import counted
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, Result, Row
-from tasks.problem.figures import standard_error
+from tasks.problem.report_contents import standard_error
 
 # standard errors, beyond which two methods' difference on the same rows is more than chance; of fewer than
 # nine rows Student's 97.5 % quantiles, from two rows on

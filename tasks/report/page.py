@@ -16,7 +16,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
-from tasks.problem.figures import Picture
+from tasks.problem.report_contents import Picture
 from tasks.report import html_report, incomplete, lead, pictures, run_tables, training_part
 from tasks.report.findings import Findings, warned_of
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words

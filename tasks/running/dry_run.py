@@ -9,8 +9,8 @@ from tasks.planning.plan import Plan
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
-from tasks.running.arithmetic import set_torch
 from tasks.running.rehearsal import rehearsed
+from tasks.running.torch_arithmetic import set_torch
 
 
 def sentences(plan: Plan) -> list[str]:

@@ -28,12 +28,12 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
-from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.rehearsal import rehearsed
 from tasks.running.resume import how_to_go_on, plan_in, reopened
 from tasks.running.same_data import warn_of_other_data
 from tasks.running.table import table_of
+from tasks.running.torch_arithmetic import set_torch
 from tasks.training.interruption import ending_interrupts, same_directory
 from tasks.workers import group
 

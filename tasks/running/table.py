@@ -23,7 +23,7 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.rows.budget import seconds_left
+from tasks.rows.budget_parts import seconds_left
 from tasks.rows.stacks import stack
 from tasks.rows.tally import RowTally, everywhere
 from tasks.training import judge

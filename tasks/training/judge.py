@@ -23,8 +23,8 @@ from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, by_row, of_rows, plain
 from tasks.problem.data import evaluating
-from tasks.problem.figures import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.problem import Problem
+from tasks.problem.report_contents import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.trained import Trained
 from tasks.rows.run_ledger import RunLedger
 from tasks.rows.tally import RowTally, everywhere

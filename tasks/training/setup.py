@@ -22,7 +22,7 @@ from tasks.problem.data import evaluating
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
-from tasks.rows.budget import judges_by_windows, rows_left
+from tasks.rows.budget_parts import judges_by_windows, rows_left
 from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
 from tasks.training.course import Course

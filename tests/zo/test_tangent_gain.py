@@ -14,8 +14,8 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
-from zo.tangents.excitation.form import GainForm, given
 from zo.tangents.excitation.gain import DitherResponse, Excited, _errors
+from zo.tangents.excitation.gain_form import GainForm, given
 from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import IdentityTangent

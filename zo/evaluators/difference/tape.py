@@ -14,7 +14,7 @@ from zo.batches import leaves, map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
-from zo.evaluators.difference.registry import Argument, TapedCall
+from zo.evaluators.difference.rule_registry import Argument, TapedCall
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref, TapeMode
 from zo.evaluators.evaluator import Step

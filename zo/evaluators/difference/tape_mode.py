@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from zo.batches import map_tensors
 from zo.evaluators.difference.decompositions import decomposed
-from zo.evaluators.difference.registry import RULES, Argument, Rule, TapedCall, named
+from zo.evaluators.difference.rule_registry import RULES, Argument, Rule, TapedCall, named
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.versions import version_of

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
+from zo.tangents.excitation.dither_state import FIRST
 from zo.tangents.excitation.identified import (
     CELLS,
     DETERMINED,
@@ -21,7 +22,6 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
-from zo.tangents.excitation.state import FIRST
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 

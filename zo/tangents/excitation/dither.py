@@ -12,8 +12,8 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import DitherResponse, Excited, Gain
+from zo.tangents.excitation.gain_form import given
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import Parts, RecordedCall
 from zo.tangents.record.pairs import CallPairs

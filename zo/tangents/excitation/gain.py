@@ -1,8 +1,8 @@
 """The gain of a dithered input: the change of an answer with it, by regression of answers on the dither.
 
 A dither is drawn independently of all other inputs of a box. So the model's error is regressed on the dither,
-and on its products with the box's inputs (`form.py`). This is an unbiased estimate of the derivative by the
-dithered input, however wrong the model is about all else: the dither is an instrumental variable (Ljung,
+and on its products with the box's inputs (`gain_form.py`). This is an unbiased estimate of the derivative by
+the dithered input, however wrong the model is about all else: the dither is an instrumental variable (Ljung,
 System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative last, since
 a dither is small beside the effect of the state.
 
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zo.tangents.evidence.unmoved import Masked
-from zo.tangents.excitation.form import GainForm, given
+from zo.tangents.excitation.gain_form import GainForm, given
 from zo.tangents.record.before import Lags
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent

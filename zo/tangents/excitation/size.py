@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from zo.tangents.excitation.dither import Prediction
-from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import BEYOND, Gain
+from zo.tangents.excitation.gain_form import given
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal

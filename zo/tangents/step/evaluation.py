@@ -30,7 +30,7 @@ from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, record
 from zo.tangents.record.window import Window, without_failed
-from zo.tangents.step import checks
+from zo.tangents.step import refusals
 from zo.tangents.step.growth import grown
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.tangent import Linearised
@@ -294,10 +294,10 @@ class Evaluation:
         else:
             back = WayBack(*self._live.gradients(at_calls), False, self._live.reached)
         self._turns.look()
-        checks.refuse_dependent_rows(back.loss, self.losses, self.survived)
+        refusals.refuse_dependent_rows(back.loss, self.losses, self.survived)
         far = () if self.outlying is None else self.outlying.calls
         gradient = StepGradient(self.step, self.boxes, window, at_calls, back, self._start)
-        checks.refuse_not_finite(back.gradients, errors, far, number, lambda: grown(gradient))
+        refusals.refuse_not_finite(back.gradients, errors, far, number, lambda: grown(gradient))
         return gradient
 
 

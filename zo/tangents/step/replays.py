@@ -16,7 +16,7 @@ from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.playback.anchored import anchored
 from zo.tangents.record.window import Window, plain, window_of
 from zo.tangents.replay.windows import Windows, unreadable
-from zo.tangents.step import checks
+from zo.tangents.step import refusals
 from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
@@ -106,7 +106,7 @@ class Replays:
         try:
             losses, gradients = anchored(step, self._boxes, self._stand_ins.excited, window)
         except Exception as error:
-            checks.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
+            refusals.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
             raise
         losses = losses[window.survived]
         self.windows.replayed(losses, window.losses[window.survived])

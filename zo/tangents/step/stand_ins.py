@@ -17,12 +17,12 @@ from zo.tangents.evidence.outliers import Outliers, Outlying, outlying
 from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
 from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.gain import Excited
-from zo.tangents.excitation.memory import Memory, may_remember
+from zo.tangents.excitation.hidden_memory import Memory, may_remember
 from zo.tangents.record.before import Lags
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.units import Units
-from zo.tangents.step import checks
+from zo.tangents.step import refusals
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
 
@@ -179,7 +179,7 @@ class StandIns:
             ConfigurationError: the number is out of range, or a tangent does not learn.
         """
         check_count("TangentGradient.prefit", "steps", steps)
-        checks.refuse_unlearned(self.tangents)
+        refusals.refuse_unlearned(self.tangents)
 
     def see(self, evaluation: Evaluation) -> set[int]:
         """Show boxes' answers to the tangents before the first step; return the places of these boxes."""

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from zo.batches import leaves, map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, TapedCall, has_apart, has_rows, named, register
+from zo.evaluators.difference.rule_registry import Argument, TapedCall, has_apart, has_rows, named, register
 from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 

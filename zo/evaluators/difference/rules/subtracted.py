@@ -16,7 +16,7 @@ from torch.func import vmap
 
 from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import (
+from zo.evaluators.difference.rule_registry import (
     Argument,
     TapedCall,
     any_tensor,

@@ -21,7 +21,7 @@ from torch.overrides import resolve_name
 from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
 from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
-from zo.evaluators.difference.registry import Argument
+from zo.evaluators.difference.rule_registry import Argument
 from zo.evaluators.difference.rules.arithmetic import add
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape import Tape
