@@ -70,7 +70,7 @@ def in_order(
         CountError: a name is no input's, or an input came twice or not at all.
     """
     names = [spec.name for spec in specs]
-    came_first, left = names[: len(arrays)], names[len(arrays) :]
+    came_first, further_names = names[: len(arrays)], names[len(arrays) :]
     for name in named:
         if name not in names:
             raise CountError(
@@ -81,13 +81,13 @@ def in_order(
                 f"{owner}, input {name!r}: expected it once, got it as array {names.index(name) + 1} and by "
                 "name. Leave one of them out."
             )
-    missing = [name for name in left if name not in named]
+    missing = [name for name in further_names if name not in named]
     if missing:
         raise CountError(
             f"{owner}: expected {counted(len(names), 'array')} ({', '.join(names)}), got none for "
             f"{', '.join(missing)}. Give {missing[0]}=..."
         )
-    return (*arrays, *(named[name] for name in left))
+    return (*arrays, *(named[name] for name in further_names))
 
 
 def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> RowArrays:
@@ -239,8 +239,8 @@ def apart(spec: ArraySpec, spreads: Tensor) -> tuple[float, float] | None:
     cut = len(spreads) // 20
     ordered = spreads.sort().values[cut : len(spreads) - cut]
     least, largest = float(ordered[0]), float(ordered[-1])
-    beside = float(spreads.log().diff().abs().max().exp())
-    return (least, largest) if largest >= APART * least and beside >= BESIDE else None
+    ratio = float(spreads.log().diff().abs().max().exp())
+    return (least, largest) if largest >= APART * least and ratio >= BESIDE else None
 
 
 def _all_numpy(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> bool:

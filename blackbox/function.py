@@ -36,7 +36,7 @@ from blackbox.failures import (
     whereabouts,
 )
 from blackbox.ledger import Ledger
-from blackbox.rounding import warn_of_lost_digits
+from blackbox.lost_digits import warn_of_lost_digits
 from blackbox.running import mark_non_finite, run_blocks, run_each
 from blackbox.spec import ArraySpec, check_specs
 from blackbox.words import counted
@@ -242,9 +242,9 @@ class BlackBoxFunction(ABC):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             inputs, runner = tuple(t[index] for t in rows.inputs), calls.runner()
             outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
-            given, pairs = outcome.outputs, zip(self.outputs, outcome.outputs, strict=True)
+            answers, pairs = outcome.outputs, zip(self.outputs, outcome.outputs, strict=True)
             outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in pairs)
-            warn_of_lost_digits(self, self.outputs, given, outcome.outputs, self.ledger)
+            warn_of_lost_digits(self, self.outputs, answers, outcome.outputs, self.ledger)
             self._refuse_lengths(outcome, inputs)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32

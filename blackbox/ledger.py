@@ -104,9 +104,9 @@ class Ledger:
 
     def is_new(self, notice: str) -> bool:
         """Say whether a notice is given for the first time; from now on it is not. No count either."""
-        given: set[str] = vars(self).setdefault("_notices", set())
-        new = notice not in given
-        given.add(notice)
+        notices: set[str] = vars(self).setdefault("_notices", set())
+        new = notice not in notices
+        notices.add(notice)
         return new
 
     def failures(self) -> dict[str, int]:

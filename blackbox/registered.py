@@ -94,7 +94,7 @@ def _installed_value(group: str, name: str, places: Mapping[str, str]) -> Any:
 @lru_cache(maxsize=8)
 def _installed(group: str, _: tuple[object, ...]) -> list[tuple[str, str, str]]:
     """Name, place and package of each entry point: read once, and again when a folder of the path changed."""
-    left = _current_folder()
+    current_folder = _current_folder()
     return sorted(
         (
             entry.name,
@@ -102,7 +102,7 @@ def _installed(group: str, _: tuple[object, ...]) -> list[tuple[str, str, str]]:
             f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package",
         )
         for entry in metadata.entry_points(group=group)
-        if entry.dist is None or os.path.realpath(str(entry.dist.locate_file(""))) != left
+        if entry.dist is None or os.path.realpath(str(entry.dist.locate_file(""))) != current_folder
     )
 
 
@@ -112,8 +112,8 @@ def _current_folder() -> str | None:
         here = os.path.realpath(os.curdir)
     except OSError:
         return None
-    meant = filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    return None if here in map(os.path.realpath, meant) else here
+    python_paths = filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return None if here in map(os.path.realpath, python_paths) else here
 
 
 def _state(folder: str) -> object:

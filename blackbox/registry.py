@@ -191,8 +191,8 @@ def only_class(target: Target, base: type, name: str) -> Any:
         ConfigurationError: there is no such file or module, or it defines none or several.
     """
     place, module = target.place, module_of(target)
-    own = (kind for kind in vars(module).values() if inspect.isclass(kind) and issubclass(kind, base))
-    subclasses = list(dict.fromkeys(kind for kind in own if kind.__module__ == module.__name__))
+    candidates = (kind for kind in vars(module).values() if inspect.isclass(kind) and issubclass(kind, base))
+    subclasses = list(dict.fromkeys(kind for kind in candidates if kind.__module__ == module.__name__))
     if len(subclasses) != 1:
         named = ", ".join(kind.__name__ for kind in subclasses) or "none"
         objects = _meant(module, None) if base is BlackBoxFunction and not subclasses else []

@@ -290,19 +290,19 @@ class _DefaultDtype:
     """
 
     def __init__(self) -> None:
-        self._lock, self._calls, self._before = Lock(), 0, torch.float32
+        self._lock, self._calls, self._outer_dtype = Lock(), 0, torch.float32
 
     def __enter__(self) -> None:
         with self._lock:
             if self._calls == 0:
-                self._before = torch.get_default_dtype()
+                self._outer_dtype = torch.get_default_dtype()
             self._calls += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._calls -= 1
-            if self._calls == 0 and torch.get_default_dtype() != self._before:
-                torch.set_default_dtype(self._before)
+            if self._calls == 0 and torch.get_default_dtype() != self._outer_dtype:
+                torch.set_default_dtype(self._outer_dtype)
 
 
 _DEFAULT_DTYPE = _DefaultDtype()

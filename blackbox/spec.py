@@ -165,11 +165,11 @@ class ArraySpec:
         (low, high), shape = self.ends, (*leading, *self.shape)
         if math.isfinite(low) and math.isfinite(high):
             return np.asarray(generator.uniform(low, high, shape))
-        drawn = np.asarray(generator.standard_normal(shape))
-        drawn = drawn if self.scale is None else drawn * np.reshape(self.scale, self.shape)
+        numbers = np.asarray(generator.standard_normal(shape))
+        numbers = numbers if self.scale is None else numbers * np.reshape(self.scale, self.shape)
         if self.bounds is None:
-            return drawn
-        return np.asarray(low + abs(drawn) if math.isfinite(low) else high - abs(drawn))
+            return numbers
+        return np.asarray(low + abs(numbers) if math.isfinite(low) else high - abs(numbers))
 
     def accepts(self, dtype: torch.dtype) -> bool:
         """Say whether an array of this dtype satisfies the spec."""

@@ -11,9 +11,9 @@ from tasks.listeners.mlflow import MLflow as MLflow
 from tasks.listeners.progress import Progress as Progress
 from tasks.listeners.tensorboard import TensorBoard as TensorBoard
 from tasks.problem.data import Data as Data
-from tasks.problem.figures import RowMean as RowMean
 from tasks.problem.posterior import Posterior as Posterior
 from tasks.problem.problem import Problem as Problem
+from tasks.problem.report_contents import RowMean as RowMean
 from tasks.problem.trained import Trained as Trained
 from tasks.report.pictures import panels as panels
 from tasks.running.finished import FinishedRun as FinishedRun

@@ -165,4 +165,4 @@ def seeds_from_the_first() -> None:
     """Boxes without a seed are numbered by test, not by the order in which tests come to a process."""
     seeds = sys.modules.get("zo.box_gradient.seeds")
     if seeds is not None:
-        seeds._made = 0
+        seeds._count = 0

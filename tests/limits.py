@@ -18,7 +18,7 @@ WHERE = {
     "clock_of_checks": "blackbox.conformance.probe.monotonic",
     "clock_of_references": "simulators.wake_flow.reference.monotonic",
     "format_of_references": "simulators.wake_flow.reference_settings.FORMAT",
-    "other_processes": "blackbox.conformance.calls.in_processes",  # that a check asks a box in
+    "other_processes": "blackbox.conformance.concurrency.in_processes",  # that a check asks a box in
     "version_of_package": "simulators.wake_flow.reference_settings.version",
     # of a run
     "any_process": "tasks.workers.group.any_of",  # says yes
@@ -39,8 +39,8 @@ WHERE = {
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
-    "control_groups": "zo.tangents.replay.memory.CGROUPS",
-    "own_control_groups": "zo.tangents.replay.memory.OWN",
+    "control_groups": "zo.tangents.replay.available_memory.CGROUPS",
+    "own_control_groups": "zo.tangents.replay.available_memory.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.mesh.graph.ITERATIONS",
     "grid_class": "zo.tangents.models.grid.grid.GridTangent",  # of the model that a grid gets unasked

@@ -61,8 +61,8 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
             "batch, under torch.no_grad(), to see why."
         )
         if any(cause.failure is not Failure.SKIPPED for cause in causes):
-            left = " Where the network has left what the box can take, bound its outputs, as by a sigmoid."
-            raise FailedBatchError(words + left, rows=len(base))
+            advice = " Where the network has left what the box can take, bound its outputs, as by a sigmoid."
+            raise FailedBatchError(words + advice, rows=len(base))
         raise FailedQueriesError(words)
     return survived
 
@@ -85,19 +85,21 @@ def lost_notice(
     """
     if any(cause.failure is not Failure.SKIPPED for cause in causes) or survived.all():
         return None
-    lost, rows = torch.nonzero(~survived).flatten().tolist(), len(survived)
-    parts = [part[lost].reshape(len(lost), -1) for part in tensors(batch) if part.layout is torch.strided]
+    lost_rows, rows = torch.nonzero(~survived).flatten().tolist(), len(survived)
+    parts = [
+        part[lost_rows].reshape(len(lost_rows), -1) for part in tensors(batch) if part.layout is torch.strided
+    ]
     finite = [part.isfinite().all(dim=1).cpu() for part in parts]
     in_batch = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
     where = f"The batch has numbers that are not finite in {in_batch} of these rows" if in_batch else ""
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
-    named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+    named = ", ".join(map(str, lost_rows[:5])) + (", ..." if len(lost_rows) > 5 else "")
     return Notice(
         "lost",
-        f"Step {step + 1}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
-        f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
-        f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
-        "metrics()), without another warning.",
+        f"Step {step + 1}: expected a finite loss in every row, got NaN or infinity in {len(lost_rows)} of "
+        f"{rows} ({len(lost_rows) / rows:.0%}: {named}), and no black box failed. The loss and its gradient "
+        f"are those of the other {rows - len(lost_rows)} rows. {where}. Further such rows are counted (lost, "
+        "in counts and metrics()), without another warning.",
         LostRowsWarning,
     )
 
@@ -253,11 +255,11 @@ def ranks_notice(step: int, noise: float, losses: Sequence[float]) -> Notice | N
         noise: How far two evaluations in one process were apart.
         losses: The base loss of each process.
     """
-    apart = [abs(loss - losses[0]) for loss in losses]
-    most = max(apart, default=0.0)
+    gaps = [abs(loss - losses[0]) for loss in losses]
+    most = max(gaps, default=0.0)
     if most <= max(10 * noise, OTHER * abs(losses[0] if losses else 0.0)):
         return None
-    rank = apart.index(most)
+    rank = gaps.index(most)
     return Notice(
         "ranks",
         f"Step {step + 1}: expected the same base loss in all processes, which have the same weights and "

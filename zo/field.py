@@ -157,9 +157,9 @@ def fit_field(
     )
     gradient.notices.settle("unidentified")  # rows differ from evaluation to evaluation
     search = _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated)
-    kernels = [each for each in gradient.tangents if isinstance(each, KernelTangent)]
+    kernels = [model for model in gradient.tangents if isinstance(model, KernelTangent)]
     draws = torch.Generator().manual_seed(seed) if len(kernels) == len(gradient.tangents) else None
-    informed = any(each.prior is not None or each.knows for each in kernels)
+    informed = any(model.prior is not None or model.knows for model in kernels)
     return search.run(inner, tolerance, draws, informed)
 
 
@@ -179,7 +179,7 @@ def _step(values: Tensor, begun: Tensor) -> float:
         values: an array of the field where changes begin.
         begun: the array with which the search began.
     """
-    moved, spread = (float(each.std(correction=0)) for each in (values - begun, values))
+    moved, spread = (float(numbers.std(correction=0)) for numbers in (values - begun, values))
     size = float(values.abs().mean()) or 1.0
     varied = moved or spread
     return NEAR * varied if varied > SAME * size else SLIGHT * size
@@ -271,8 +271,8 @@ class _Search:
         """Evaluate at random changes of the best field, as many as it has numbers, for half of the rows."""
         steps = [_step(values, begun) for values, begun in zip(self.at, self.begun_at, strict=True)]
         numbers, factor, at = sum(values.numel() for values in self.at), 1.0, self.at
-        left = (self.most - self._spent()) // max(1, self.cost)
-        many = min(numbers, (left - 1) // 2)  # after them comes the best field again
+        evaluations_left = (self.most - self._spent()) // max(1, self.cost)
+        many = min(numbers, (evaluations_left - 1) // 2)  # after them comes the best field again
         for _ in range(many):
             if self.best <= tolerance:
                 return
@@ -343,12 +343,12 @@ class _Search:
 
     def _contested(self) -> list[ForetoldTangent]:
         """The tangents that have a second model."""
-        tangents = (each for each in self.gradient.tangents if isinstance(each, ForetoldTangent))
-        return [each for each in tangents if each.equation is not None]
+        tangents = (tangent for tangent in self.gradient.tangents if isinstance(tangent, ForetoldTangent))
+        return [tangent for tangent in tangents if tangent.equation is not None]
 
     def _give_way(self) -> bool:
         """Have the other model of each box make the next move, where there is one."""
-        return any([each.give_way() for each in self._contested()])
+        return any([tangent.give_way() for tangent in self._contested()])
 
     def _affordable(self) -> bool:
         return self._spent() + self.cost <= self.most

@@ -439,10 +439,11 @@ class FrozenBox(Wrapper):
 
     def _refuse_other_box(self, saved: Mapping[str, str]) -> None:
         now = _parts(self.box) if saved else {}
-        if other := [name.strip(".") for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]:
+        names = [name.strip(".") for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
+        if names:
             raise ConfigurationError(
                 f"frozen: expected the derivative of {self.box!r} as it is, got one of a box with another "
-                f"{', '.join(other)}. Learn this box's own; or, if both give the same answers, load it with "
+                f"{', '.join(names)}. Learn this box's own; or, if both give the same answers, load it with "
                 "same_box=True (blackbox serve: --same-box)."
             )
 

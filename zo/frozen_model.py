@@ -200,6 +200,10 @@ def usual_tangent(box: BlackBoxFunction, seed: int) -> Tangent:
     def made(candidate: Candidate) -> Callable[[], ValueTangent]:
         return lambda: candidate.make(box, seed)
 
-    added = [each for each in candidates() if each.name not in SHIPPED and each.fits(specs) is None]
-    models.update((each.name, made(each)) for each in added)
+    added = [
+        candidate
+        for candidate in candidates()
+        if candidate.name not in SHIPPED and candidate.fits(specs) is None
+    ]
+    models.update((candidate.name, made(candidate)) for candidate in added)
     return SelectedTangent(models, window=WINDOW)

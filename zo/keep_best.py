@@ -43,7 +43,7 @@ def lower(rows: Tensor, bests: Tensor | None) -> bool:
             "Validate on a fixed set, or give the mean."
         )
     both = [(best, finite & best.isfinite()) for best in torch.atleast_2d(bests)]
-    return all(bool(rows[known].mean() < best[known].mean()) for best, known in both)
+    return all(bool(rows[mask].mean() < best[mask].mean()) for best, mask in both)
 
 
 def with_best(bests: Tensor | None, rows: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class LossGradient:
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._says_nothing = process_group is ...  # of what other processes do
-        self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
+        self._total_bytes = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         self._unknown = UnknownSlopes()
         self._notices = Notices()
@@ -247,7 +247,7 @@ class LossGradient:
         self.counts.dropped += int((~valid).sum())
         refuse_too_many(valid, self.max_dropped, number, causes)
         gradient = self.estimator.reduce(plan, differences, valid)
-        base.after.restore()  # from here on nothing fails
+        base.end.restore()  # from here on nothing fails
         self.parameters.add_to_grad(gradient)
         self.counts.steps += 1
         self.counts.lost += int((~base.survived).sum())
@@ -324,7 +324,7 @@ class LossGradient:
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
         """Cut the plan into pieces of a size that the first step chooses."""
-        self._made = base.made or self._made
+        self._total_bytes = base.total_bytes or self._total_bytes
         if self.chunk is None:
             self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan)
         base = replace(base, step=replace(base.step, stack=self.stack))
@@ -353,11 +353,11 @@ class LossGradient:
 
     def _share(self, pieces: Pieces, known: Collection[int] = ()) -> list[int]:
         """Return this process's share of the pieces that are not known."""
-        left = [number for number in range(len(pieces)) if number not in known]
+        remaining = [number for number in range(len(pieces)) if number not in known]
         rank, size = self._ranks.rank, self._ranks.size
         if self.first_alone:
-            return left if rank == 0 else []
-        return dealt(left, rank, size)
+            return remaining if rank == 0 else []
+        return dealt(remaining, rank, size)
 
     def _decision(self, pieces: Pieces, marks: Mapping[str, int]) -> Decision:
         """Share the first process's decision on a step that is checked: all follow it from then on."""
@@ -412,7 +412,7 @@ class LossGradient:
             loss = float(base.loss())
             meeting.message = RepeatFindings(losses=(loss,))
             if self._ranks.rank == 0:
-                spent = tally.queries
+                earlier_queries = tally.queries
                 with apart(), base.intact():
                     noise = max(before, float(noise_of(base)))
                     doubt = doubt_about(
@@ -422,7 +422,7 @@ class LossGradient:
                     )
                 if doubt is not None and doubt.cause == "rounding" and "narrow" in self._notices.said:
                     doubt = None  # what rounds is known
-                meeting.message = RepeatFindings(noise, doubt, tally.queries - spent, (loss,))
+                meeting.message = RepeatFindings(noise, doubt, tally.queries - earlier_queries, (loss,))
         losses = tuple(loss for judgement in meeting.messages for loss in judgement.losses)
         return replace(meeting.messages[0], losses=losses)
 
@@ -448,7 +448,7 @@ class LossGradient:
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""
         total = sum(tensor.numel() for tensor in self.network.parameters())
-        size = "Difference" in self.serving.state_dict().values() and self._made
+        size = "Difference" in self.serving.state_dict().values() and self._total_bytes
         keeps = f" keeping about {size / 2**20:.3g} MiB of activations" if size else ""
         return (
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "

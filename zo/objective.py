@@ -213,8 +213,8 @@ def evaluated(objective: Objective, network: nn.Module, batch: Batch, rows: int 
 def _all_lost(network: nn.Module, rows: int | None) -> Tensor:
     """NaN for each row, in the dtype of the weights."""
     like = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
-    lost = torch.full((rows or 1,), math.nan)
-    return lost if like is None else lost.to(like)
+    nan_losses = torch.full((rows or 1,), math.nan)
+    return nan_losses if like is None else nan_losses.to(like)
 
 
 def mean_loss(losses: Tensor) -> Tensor:

@@ -180,8 +180,10 @@ class Parameters:
                 return f"{name!r} was frozen"
         for name in now.keys() - set(self.names):
             return f"{name!r} was {'unfrozen' if name in self._every else 'added'}"
-        for name, before, after in zip(self.names, self.owners, _owners(network, self.tensors), strict=True):
-            if before != after:
+        for name, owner, owner_now in zip(
+            self.names, self.owners, _owners(network, self.tensors), strict=True
+        ):
+            if owner != owner_now:
                 return f"{name!r} came into another module"
         return None
 
@@ -343,11 +345,11 @@ def _refuse_overlap(neighbours: list[tuple[str, Tensor]], chosen: frozenset[str]
             "memory, as in an expanded tensor, where a step of one moves several. Keep the tensor as it was "
             "before it was expanded, and expand it in the forward."
         )
-    for other, words in neighbours_before:
-        if not chosen.isdisjoint((name, other)) and torch.isin(tensor, words).any():
+    for neighbour, words in neighbours_before:
+        if not chosen.isdisjoint((name, neighbour)) and torch.isin(tensor, words).any():
             raise ParameterError(
-                f"parameters {other!r} and {name!r}: expected each to have memory of its own, got two in the "
-                "same memory, where a step of one moves both. Tie them as one parameter: "
+                f"parameters {neighbour!r} and {name!r}: expected each to have memory of its own, got two in "
+                "the same memory, where a step of one moves both. Tie them as one parameter: "
                 "b.weight = a.weight; or copy the values: b.weight.data.copy_(a.weight)."
             )
 

@@ -196,11 +196,11 @@ def _bought(
     rows = read_rows(box, Path(path)).finite()
     keys = [_bytes(rows.inputs, row) for row in range(len(rows))]
     places = {key: row for row, key in enumerate(keys)}
-    wanted = {place: places.get(_bytes(inputs, place)) for place in range(len(inputs[0]))}
+    rows_by_place = {place: places.get(_bytes(inputs, place)) for place in range(len(inputs[0]))}
     device = inputs[0].device
     return {
         place: tuple(tensor[row].to(device) for tensor in rows.outputs)
-        for place, row in wanted.items()
+        for place, row in rows_by_place.items()
         if row is not None
     }
 
@@ -246,21 +246,21 @@ def inputs_around(
         )
     fresh = count - rows.count
     weights = torch.from_numpy(generator.standard_normal((fresh, rows.count))).to(tensors[0].device)
-    chosen = torch.from_numpy(generator.integers(0, rows.count, fresh)).to(tensors[0].device)
+    sources = torch.from_numpy(generator.integers(0, rows.count, fresh)).to(tensors[0].device)
     return tuple(
-        torch.cat([tensor, _drawn(spec, tensor, weights, chosen)])
+        torch.cat([tensor, _drawn(spec, tensor, weights, sources)])
         for spec, tensor in zip(box.inputs, tensors, strict=True)
     )
 
 
-def _drawn(spec: ArraySpec, tensor: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+def _drawn(spec: ArraySpec, tensor: Tensor, weights: Tensor, sources: Tensor) -> Tensor:
     """Rows of the Gaussian with the mean and covariance of given rows; copies of what has no derivative."""
     if not spec.differentiable:
-        return tensor[chosen]
+        return tensor[sources]
     flat = tensor.reshape(len(tensor), -1).double()
     mean = flat.mean(0)
-    drawn = mean + weights @ (flat - mean) / (len(flat) - 1) ** 0.5
-    return drawn.clamp(*spec.ends).reshape(-1, *spec.shape).to(tensor.dtype)
+    samples = mean + weights @ (flat - mean) / (len(flat) - 1) ** 0.5
+    return samples.clamp(*spec.ends).reshape(-1, *spec.shape).to(tensor.dtype)
 
 
 def _usual(box: BlackBoxFunction, spec: ArraySpec, generator: np.random.Generator, count: int) -> Tensor:
@@ -290,9 +290,9 @@ def _dataset(path: str | Path, file: Any, kind: str, spec: ArraySpec) -> np.ndar
     with np.errstate(invalid="ignore"):  # what is cut off is told below
         numbers = array.astype(dtype)
     if numbers.dtype.kind in "biu" and not np.array_equal(numbers, array):
-        other = array[numbers != array].flat[0]
+        number = array[numbers != array].flat[0]
         raise ConfigurationError(
-            f"{os.fspath(path)}: expected numbers of {dtype} in {kind}/{spec.name}, got {other}. Write such "
+            f"{os.fspath(path)}: expected numbers of {dtype} in {kind}/{spec.name}, got {number}. Write such "
             "numbers, or give the box's spec another dtype."
         )
     return numbers

@@ -56,11 +56,11 @@ def refuse_other_run(owner: str, settings: Mapping[str, Any], saved: Mapping[str
         ConfigurationError: a setting is another.
     """
     for name, value in settings.items():
-        other = saved.get(name, value)
-        if other != value:
+        saved_value = saved.get(name, value)
+        if saved_value != value:
             raise ConfigurationError(
-                f"{owner}: expected the state of a run with {name}={value}, got one with {other}. Make it "
-                "with that one, or start anew."
+                f"{owner}: expected the state of a run with {name}={value}, got one with {saved_value}. Make "
+                "it with that one, or start anew."
             )
 
 

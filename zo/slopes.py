@@ -95,8 +95,8 @@ def doubt_of(
         back: `(directions,)`, the changes over mu back, times minus one; None where not asked.
         nearer: `(directions,)`, over half of mu back, times minus two; None where not asked.
     """
-    known = torch.isfinite(full) & torch.isfinite(half)
-    full, half = full[known].double(), half[known].double()
+    mask = torch.isfinite(full) & torch.isfinite(half)
+    full, half = full[mask].double(), half[mask].double()
     if not len(full) or not (full.any() or half.any()):
         return Doubt(0.0, math.nan, "rounding")
     square = float(full.square().mean()) if size is None else size**2
@@ -114,20 +114,20 @@ def doubt_of(
     first, second, behind = math.sqrt(mean(off.square())), math.nan, math.nan
     cause: Cause = "rounding"
     if back is not None:
-        behind = math.sqrt(mean((full - back[known].double()).square())) / 2
-    stays = math.inf if nearer is None else math.sqrt(mean((half - nearer[known].double()).square())) / 2
+        behind = math.sqrt(mean((full - back[mask].double()).square())) / 2
+    stays = math.inf if nearer is None else math.sqrt(mean((half - nearer[mask].double()).square())) / 2
     if behind > KINKED * first and stays > STAYS * behind:
         cause = "kink"
     elif twice is not None:
-        further = full - twice[known].double()
+        further = full - twice[mask].double()
         second = math.sqrt(mean(further.square()))
-        jumping, smooth = _jumps(full, half, twice[known].double())  # few of many may make up what is off
+        jumping, smooth = _jumps(full, half, twice[mask].double())  # few of many may make up what is off
         if noise > NOISY * first:
             cause = "noise"
         elif mean(jumping * off.square()) >= MOST * mean(off.square()):
             cause = "jump"
-            left = mean(torch.where(jumping, smooth, full).square())
-            jumps = math.sqrt(mean(jumping * off.square()) / left) if left > 0 else math.inf
+            smooth_square = mean(torch.where(jumping, smooth, full).square())
+            jumps = math.sqrt(mean(jumping * off.square()) / smooth_square) if smooth_square > 0 else math.inf
         elif mean(off * further) > ALONG * math.sqrt(mean(off.square() * further.isfinite())) * second:
             cause = "curvature"
     return Doubt(first, second, cause, behind, jumps)
@@ -190,10 +190,10 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
             f"{off} from the mean of both. Take central=True, or begin beside the kink."
         )
     elif doubt.cause == "jump":
-        beside = f"about {doubt.error:.0%} of" if doubt.error < 10 else "more than ten times"
+        share = f"about {doubt.error:.0%} of" if doubt.error < 10 else "more than ten times"
         what = (
             f"The {differs} changes at once, within mu: it jumps, or is saturated, closer than that. The "
-            f"gradient is off by {beside} the size that it has without that, and means nothing. Look for "
+            f"gradient is off by {share} the size that it has without that, and means nothing. Look for "
             "whole numbers (a truncation, a sign, a sort, torch's orthogonal parametrization of a matrix "
             "that is not square) and what is divided by its own small spread. Where it only saturates, a far "
             "smaller mu is right."

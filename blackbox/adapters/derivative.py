@@ -67,21 +67,21 @@ class _Call(Function):
             for place, cotangent in enumerate(cotangents)
             if cotangent is not None
         }
-        used = torch.zeros(len(rows[0]), dtype=torch.bool, device=rows[0].device)
+        mask = torch.zeros(len(rows[0]), dtype=torch.bool, device=rows[0].device)
         for cotangent in arriving.values():
-            used |= (cotangent.flatten(1) != 0).any(dim=1) if cotangent.ndim > 1 else cotangent != 0
+            mask |= (cotangent.flatten(1) != 0).any(dim=1) if cotangent.ndim > 1 else cotangent != 0
         gradients: list[Tensor | None] = [None] * len(rows)
         for place in needed:
             gradients[place] = torch.zeros_like(rows[place])
-        if used.any():
+        if mask.any():
             products = ctx.pull_back(
-                [_numpy(t[used]) for t in rows],
-                {place: _numpy(cotangent[used]) for place, cotangent in arriving.items()},
+                [_numpy(t[mask]) for t in rows],
+                {place: _numpy(cotangent[mask]) for place, cotangent in arriving.items()},
                 needed,
             )
             for place in needed:
                 part = torch.from_numpy(np.ascontiguousarray(products[place]))
-                gradients[place][used] = part.to(rows[place])  # pyright: ignore[reportOptionalSubscript]
+                gradients[place][mask] = part.to(rows[place])  # pyright: ignore[reportOptionalSubscript]
         shaped = (None if g is None else g.reshape(t.shape) for g, t in zip(gradients, inputs, strict=True))
         return None, None, *shaped
 

@@ -105,11 +105,11 @@ class OnnxModel(BlackBoxFunction):
 
     def _load(self) -> Any:
         runtime = import_extra("OnnxModel", "onnxruntime", "onnx")
-        there = runtime.get_available_providers()
+        available = runtime.get_available_providers()
         for provider in self.providers:
-            if provider not in there:
+            if provider not in available:
                 raise ConfigurationError(
-                    f"OnnxModel, providers: expected some of {', '.join(there)}, got {provider!r}. "
+                    f"OnnxModel, providers: expected some of {', '.join(available)}, got {provider!r}. "
                     "Take one of these, or install the onnxruntime that has it."
                 )
         options = runtime.SessionOptions()

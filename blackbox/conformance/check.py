@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from blackbox.checks import check_count, check_positive
-from blackbox.conformance.calls import process_safety, thread_safety
+from blackbox.conformance.concurrency import process_safety, thread_safety
 from blackbox.conformance.contract import (
     SHAPES,
     Left,
@@ -180,11 +180,11 @@ def check_black_box(
             _find(probe, findings)
             findings.extend(learned_derivative(box))
     except KeyboardInterrupt as stop:
-        done = {finding.check for finding in findings}
+        check_names = {finding.check for finding in findings}
         findings += [
             Finding(name, Verdict.SKIPPED, STOPPED)
             for name in ("answers", "global state", *(name for name, _ in CHECKS))
-            if name not in done
+            if name not in check_names
         ]
         raise CheckInterrupted(report(True)) from stop
     return report(False)
@@ -234,10 +234,10 @@ def _fit_samples(probe: Probe) -> None:
 
 def _find(probe: Probe, findings: list[Finding]) -> None:
     """Make all checks, and append what each found as soon as it is known."""
-    left = Left()
+    traces = Left()
     probe.progress("answers", 0)
     try:
-        with watched() as left:
+        with watched() as traces:
             _fit_samples(probe)
             findings += answers(probe)
     except OutOfRowsError as out:
@@ -247,7 +247,7 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
         findings += [Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS]
         return
     of_sessions = () if probe.box.settable else ((SESSIONS, sessions),)
-    for name, check in (("global state", partial(global_state, first=left)), *of_sessions, *CHECKS):
+    for name, check in (("global state", partial(global_state, first=traces)), *of_sessions, *CHECKS):
         probe.check = name
         probe.progress(name, probe.spent)
         if name in MOVES and not probe.box.settable:

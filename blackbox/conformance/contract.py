@@ -109,8 +109,8 @@ def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool, sess
         return Finding(
             "answers", Verdict.FAULT, sentence.replace("..", "."), failed / count, "of the rows failed"
         )
-    drawn = "Inputs were standard normal draws: give rows of your problem,"
-    mend = drawn if probe.drawn else "Mend the box, or give samples that it is made for:"
+    note = "Inputs were standard normal draws: give rows of your problem,"
+    mend = note if probe.drawn else "Mend the box, or give samples that it is made for:"
     mend = f"{mend} {how_to_give_samples(probe.box)}."
     fault = not failed or (alive < 2 and not broken)
     verdict = Verdict.FAULT if fault else Verdict.WARNING
@@ -135,8 +135,8 @@ def inputs_left_alone(probe: Probe) -> Finding:
     size = min(4, len(probe.samples[0]))
     passed, arrays = probe.rows(0, size), probe.rows(0, size)
     probe(passed)
-    for spec, array, after in zip(probe.box.inputs, arrays, passed, strict=True):
-        if (changed := after != array).any():
+    for spec, array, array_after in zip(probe.box.inputs, arrays, passed, strict=True):
+        if (changed := array_after != array).any():
             sentence = (
                 f"The caller's input {spec.name!r} was written to by a call. Copy it first; in a wrapper, "
                 "run_rows must not write to its inputs."
@@ -226,7 +226,7 @@ _GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
 
 
 def _now() -> dict[str, Any]:
-    return {name: read() for name, (read, _) in (_SETTINGS | _GENERATORS).items()}
+    return {name: getter() for name, (getter, _) in (_SETTINGS | _GENERATORS).items()}
 
 
 @dataclass
@@ -240,14 +240,14 @@ class Left:
 @contextlib.contextmanager
 def watched() -> Iterator[Left]:
     """Collect the block's traces, known after it; all is put back: a check leaves the process as it was."""
-    left, settings = Left(), _now()
+    traces, settings = Left(), _now()
     try:
-        yield left
+        yield traces
     finally:
-        after = _now()
-        changed = [name for name, value in settings.items() if after[name] != value]
-        left.settings = [_named(name, settings[name], after[name]) for name in changed if name in _SETTINGS]
-        left.random = [name for name in changed if name in _GENERATORS]
+        now = _now()
+        changed = [name for name, value in settings.items() if now[name] != value]
+        traces.settings = [_named(name, settings[name], now[name]) for name in changed if name in _SETTINGS]
+        traces.random = [name for name in changed if name in _GENERATORS]
         for name in changed:
             _, put_back = (_SETTINGS | _GENERATORS)[name]
             put_back(settings[name])
@@ -255,10 +255,10 @@ def watched() -> Iterator[Left]:
 
 def global_state(probe: Probe, first: Left) -> list[Finding]:
     """The first call of all (`first`) and one more, with two more where random numbers were drawn."""
-    with watched() as left:
+    with watched() as traces:
         probe(probe.rows(0, 2))
-    settings = list(dict.fromkeys(first.settings + left.settings))
-    generators = list(dict.fromkeys(first.random + left.random))
+    settings = list(dict.fromkeys(first.settings + traces.settings))
+    generators = list(dict.fromkeys(first.random + traces.random))
     return [_settings(settings), _random(probe, generators)]
 
 

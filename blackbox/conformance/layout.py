@@ -89,13 +89,13 @@ def told(found: list[tuple[str, np.ndarray, np.ndarray]], outputs: list[str]) ->
 def _near(response: np.ndarray, places: np.ndarray) -> tuple[float, float] | None:
     """Return the share of other numbers' response that is near, and the part of that across the ends."""
     size = response.shape[1]
-    apart = np.arange(size) - places[:, None]
-    round_ends = np.minimum(np.abs(apart), size - np.abs(apart))
-    squares = np.where(np.isfinite(response), response, 0.0) ** 2 * (apart != 0)
+    distances = np.arange(size) - places[:, None]
+    round_ends = np.minimum(np.abs(distances), size - np.abs(distances))
+    squares = np.where(np.isfinite(response), response, 0.0) ** 2 * (distances != 0)
     if not (whole := squares.sum()):
         return None
     near = round_ends <= max(2, size // BESIDE)
-    across = near & (np.abs(apart) > size // 2)
+    across = near & (np.abs(distances) > size // 2)
     return float((squares * near).sum() / whole), float((squares * across).sum() / (squares * near).sum())
 
 

@@ -94,30 +94,30 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
     recommendation = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
     probe.recommendations.append(recommendation)
     long_forward, long_central = recommendation.long_directions
-    said = (
+    words = (
         f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
         f"length: forward {along.forward:.1e}, central {along.central:.1e}; Gaussian and Rademacher: "
         f"forward {long_forward:.1e}, central {long_central:.1e}. Expected error of a CGE slope: "
         f"{_percent(single.forward_error)} forward, {_percent(single.central_error)} central."
     )
     if single.linear:
-        said += (
+        words += (
             " No curvature is distinguishable from noise: forward steps are as long as the input's spread."
         )
     if unit == "scale":
-        said += " These are in the scale of the input's spec, as zo takes them."
+        words += " These are in the scale of the input's spec, as zo takes them."
     elif unit == "spread":
-        said += (
+        words += (
             f" Numbers of {spec.name!r} vary by {units.min():.1g} to {units.max():.1g} over the samples: no "
             "one mu is right for all, and these are in the spread of each. Give the spec "
             "scale=samples.std(axis=0), and zo takes its mu so."
         )
     best = min(single.forward_error, single.central_error, along.forward_error, along.central_error)
     if best > USELESS:
-        said += _useless(probe)
-        return Finding(name, Verdict.WARNING, said, single.forward, "forward, a coordinate")
+        words += _useless(probe)
+        return Finding(name, Verdict.WARNING, words, single.forward, "forward, a coordinate")
     verdict = Verdict.WARNING if unit == "spread" else Verdict.OK
-    return Finding(name, verdict, said, single.forward, "forward, a coordinate")
+    return Finding(name, verdict, words, single.forward, "forward, a coordinate")
 
 
 def _useless(probe: Probe) -> str:

@@ -108,9 +108,9 @@ def _detect(responses: Responses, lines: Lines) -> np.ndarray:
     precision = max(responses.precision[place] for place in responses.places)
     spacing = max(math.sqrt(precision) * lines.longest, lines.shortest)
     size = np.broadcast_to(responses.size, (len(lines.rows), len(responses.size))).ravel()
-    best, tried = np.full((len(lines.rows), len(responses.size)), np.nan), set()
+    best, exponents = np.full((len(lines.rows), len(responses.size)), np.nan), set()
     for _ in range(TRIES):
-        tried.add(round(math.log10(spacing)))
+        exponents.add(round(math.log10(spacing)))
         lengths = (np.arange(POINTS) - POINTS // 2) * spacing
         values = responses.along(lines, lengths)
         table = values.transpose(0, 2, 1).reshape(-1, POINTS)
@@ -124,7 +124,7 @@ def _detect(responses: Responses, lines: Lines) -> np.ndarray:
             break
         close = (result.status == Status.TOO_CLOSE).sum() > (result.status == Status.TOO_FAR).sum()
         spacing = min(spacing * 100, lines.longest / POINTS) if close else max(spacing / 100, lines.shortest)
-        if round(math.log10(spacing)) in tried:
+        if round(math.log10(spacing)) in exponents:
             break
     return best
 
@@ -148,18 +148,18 @@ def quantisation(probe: Probe) -> Finding:
         digits = None if step else significant_digits(answers)
         if digits:
             step = last_digit(float(np.abs(answers[np.isfinite(answers)]).max()), digits)
-            said = f"has {digits} significant digits, the last a step of at most {step:.3g}"
+            words = f"has {digits} significant digits, the last a step of at most {step:.3g}"
         else:
-            said = f"comes in steps of {step:.3g}"
+            words = f"comes in steps of {step:.3g}"
         probe.quanta[place] = step
         if step:
-            grids.append((step, output, said))
+            grids.append((step, output, words))
     if not grids:
         sentence = "Outputs are not rounded to fewer digits than their dtype has."
         return Finding(name, Verdict.OK, sentence, 0.0)
-    step, output, said = max(grids)
+    step, output, words = max(grids)
     sentence = (
-        f"Output {output!r} {said}: with a mu smaller than the recommended one most "
+        f"Output {output!r} {words}: with a mu smaller than the recommended one most "
         "differences are zero. Write more digits, or keep to that mu."
     )
     return Finding(name, Verdict.WARNING, sentence, step, f"step of {output!r}")

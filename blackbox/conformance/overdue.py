@@ -54,13 +54,13 @@ def _alarmed(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _told(seconds: float) -> Iterator[None]:
-    thread, done, lock = threading.get_ident(), threading.Event(), threading.Lock()
+    thread, end_event, lock = threading.get_ident(), threading.Event(), threading.Lock()
 
     def tell() -> None:
         wait = seconds
-        while not done.wait(wait):
+        while not end_event.wait(wait):
             with lock:
-                if not done.is_set():
+                if not end_event.is_set():
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(
                         ctypes.c_ulong(thread), ctypes.py_object(OverdueError)
                     )
@@ -71,4 +71,4 @@ def _told(seconds: float) -> Iterator[None]:
         yield
     finally:
         with lock:
-            done.set()
+            end_event.set()

@@ -158,12 +158,13 @@ class Probe:
 
     def _count_failed(self, arrays: Arrays, finite: torch.Tensor, known: str | None) -> None:
         """Count rows that came back as failed; of the first, keep the ledger's words, or its inputs."""
-        lost = torch.nonzero(~finite).flatten().tolist()
-        if lost and not self.failed:
+        failed_rows = torch.nonzero(~finite).flatten().tolist()
+        if failed_rows and not self.failed:
             tensors = tuple(torch.from_numpy(array) for array in arrays)
             noted = None if known else self.box.ledger.first_failure
-            self.first_failure = noted or whereabouts(self.box.inputs, tensors, lost[0], lost[0], ())
-        self.failed += len(lost)
+            first = failed_rows[0]
+            self.first_failure = noted or whereabouts(self.box.inputs, tensors, first, first, ())
+        self.failed += len(failed_rows)
 
     @property
     def patience(self) -> float:

@@ -197,10 +197,10 @@ class Report:
         faults, warnings = len(self.faults), len(self.warnings)
         verdicts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}"
         sentence = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
-        lost = next(
+        failure = next(
             (finding for finding in self.findings if finding.check == "answers" and finding.number), None
         )
-        if self.drawn and lost is None:
+        if self.drawn and failure is None:
             sentence += (
                 f" Inputs were {self.taken} standard normal draws, times their scale; "
                 "samples of your problem say more."
@@ -212,7 +212,7 @@ class Report:
             sentence += f" {_count(left_out, 'line')} not measured."
         if self.interrupted:
             sentence += f" Stopped after {self.seconds:.2g} s; this is what was found so far."
-        return sentence if lost is None else f"{sentence}\n{lost.sentence}"
+        return sentence if failure is None else f"{sentence}\n{failure.sentence}"
 
     def __rich__(self) -> RenderableType:
         """The summary, a table, and what no check sees, for people."""

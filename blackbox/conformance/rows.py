@@ -115,16 +115,16 @@ NOW_AND_THEN = (
 def determinism(probe: Probe) -> Finding:
     """The same two calls, three times over; the second's answers must be equal."""
     count = _count(probe)
-    same, other = probe.rows(0, count), probe.rows(count, count)
+    same, other_rows = probe.rows(0, count), probe.rows(count, count)
     answers: list[Arrays] = []
     for _ in range(3):
-        probe(other)  # the same history before each: what a box remembers is another check's
+        probe(other_rows)  # the same history before each: what a box remembers is another check's
         answers.append(probe(same))
     pairs = [(answers[0], answers[1]), (answers[0], answers[2])]
     worst = max((compare(probe, *pair) for pair in pairs), key=lambda difference: difference.relative)
     for place in range(len(probe.box.outputs)):
-        apart = [distances(one[place], two[place]) for one, two in pairs]
-        probe.jitter[place] = float(np.max(apart))
+        gaps = [distances(one[place], two[place]) for one, two in pairs]
+        probe.jitter[place] = float(np.max(gaps))
     if worst.relative == 0:
         return finding("determinism", worst, "Equal calls give equal answers", "")
     if not probe.box.deterministic:
@@ -149,8 +149,8 @@ def determinism(probe: Probe) -> Finding:
 def memory(probe: Probe) -> Finding:
     """The same rows after other rows, and after themselves."""
     count = _count(probe)
-    same, other = probe.rows(0, count), probe.rows(count, count)
-    probe(other)
+    same, other_rows = probe.rows(0, count), probe.rows(count, count)
+    probe(other_rows)
     after_other = probe(same)
     after_itself = probe(same)
     return finding(
@@ -276,16 +276,16 @@ def batch_size(probe: Probe) -> Finding:
         has_more = places < count
         parts = tuple(array[places[has_more]] for array in whole), tuple(array[has_more] for array in large)
         differences.append(compare(probe, *parts))
-    found = finding(
+    result = finding(
         "batch size",
         max(differences, key=lambda difference: difference.relative),
         "A row's answer does not depend on how many rows are in its call",
         "A row's answer changes with the number of rows; divide by no row count, and compute rows one by one",
     )
-    if (small and roomy) or found.verdict is Verdict.FAULT:
-        return found
+    if (small and roomy) or result.verdict is Verdict.FAULT:
+        return result
     more = f": take more, such as {more_rows(probe, probe.rows_left > PART * MANY)}" if small else ""
-    return replace(found, sentence=f"{found.sentence} Not tried in a call of {MANY} rows{more}.")
+    return replace(result, sentence=f"{result.sentence} Not tried in a call of {MANY} rows{more}.")
 
 
 def _count(probe: Probe, rows: int = ROWS) -> int:

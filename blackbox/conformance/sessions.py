@@ -36,7 +36,7 @@ def sessions(probe: Probe) -> Finding:
         return Finding(NAME, Verdict.SKIPPED, "Not measured: the box does not say how it is reset.")
     histories, generator = probe.samples[-1], np.random.default_rng(0)
     try:
-        with watched() as left:
+        with watched() as traces:
             forgotten = session.forgets(
                 histories, generator if probe.drawn else None, probe.seconds_left / PART
             )
@@ -46,19 +46,19 @@ def sessions(probe: Probe) -> Finding:
     except Exception as error:
         words = f"Not measured: the simulator raised {type(error).__name__}: {error}."
         return Finding(NAME, Verdict.SKIPPED, words)
-    drawn = f" It draws from the global generator of {', '.join(left.random)}, which all environments share."
-    drawn = drawn if left.random else ""
+    note = f" It draws from the global generator of {', '.join(traces.random)}, which all environments share."
+    note = note if traces.random else ""
     if forgotten is not None:
         return Finding(
             NAME,
             Verdict.FAULT,
-            f"Expected the answers of a new environment, but {forgotten}.{drawn} "
+            f"Expected the answers of a new environment, but {forgotten}.{note} "
             "Let reset put back all that a step changes, draw from a generator that reset(seed) makes, and "
             "let save and load hold all of it.",
         )
     if alike is not None:
         return Finding(NAME, Verdict.WARNING, f"{alike[0].upper()}{alike[1:]}")
-    if drawn:
-        words = f"{drawn[1:]} What else draws from it depends on the number of steps. Use one of your own."
+    if note:
+        words = f"{note[1:]} What else draws from it depends on the number of steps. Use one of your own."
         return Finding(NAME, Verdict.WARNING, words)
     return Finding(NAME, Verdict.OK, "Environments answer as new ones do, after other rows as well.")

@@ -68,16 +68,16 @@ def smoothness(probe: Probe) -> Finding:
         steps = " and the steps of quantised outputs" if any(probe.quanta) else ""
         sentence = f"Found no jump {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
         return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
-    there, worst = max(jumps_at, key=lambda item: item[1].height / responses.spread[item[1].output])
+    location, worst = max(jumps_at, key=lambda item: item[1].height / responses.spread[item[1].output])
     if worst.height == 0:
         sentence = (
-            f"Output {probe.box.outputs[worst.output].name!r} jumped {there} a sample, and did not when the "
-            f"same rows were asked again, {where}. Answers depend on what was asked before: start every call "
-            "from the same state, such as an iteration from the same guess."
+            f"Output {probe.box.outputs[worst.output].name!r} jumped {location} a sample, and did not when "
+            f"the same rows were asked again, {where}. Answers depend on what was asked before: start every "
+            "call from the same state, such as an iteration from the same guess."
         )
         return Finding("smoothness", Verdict.WARNING, sentence, len(jumps_at), "jumps")
     sentence = (
-        f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} {there} a "
+        f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} {location} a "
         f"sample; found {len(jumps_at)} jump{'s' if len(jumps_at) > 1 else ''} "
         f"{where}. A difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a "
         "number of iterations that changes, and smooth it if you can. The mu above is for slopes between "

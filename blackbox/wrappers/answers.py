@@ -174,9 +174,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("it is of blackbox 0.2, whose answers are of no use here: delete it")
     if mark != MARK and tables:
         raise sqlite3.DatabaseError("it belongs to another program")
-    other = connection.execute("SELECT type, name FROM sqlite_master WHERE type != 'table'").fetchone()
-    if other is not None:  # a view may have no end, a trigger may take what is stored
-        raise sqlite3.DatabaseError(f"it holds the {other[0]} {other[1]!r}, as no file of answers does")
+    foreign_object = connection.execute(
+        "SELECT type, name FROM sqlite_master WHERE type != 'table'"
+    ).fetchone()
+    if foreign_object is not None:  # a view may have no end, a trigger may take what is stored
+        raise sqlite3.DatabaseError(
+            f"it holds the {foreign_object[0]} {foreign_object[1]!r}, as no file of answers does"
+        )
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # an answer that was paid for outlives a power cut

@@ -115,21 +115,21 @@ class Cached(Wrapper):
         box, identity = self._look()
         keys = self._keys(inputs, box)
         outcome = unanswered(self, inputs)
-        missing = self._fill_known(outcome, keys)
-        keys_to_run = list(missing)
+        rows_by_key = self._fill_known(outcome, keys)
+        keys_to_run = list(rows_by_key)
         block = self.block or max(1, len(keys_to_run))
         for start in range(0, len(keys_to_run), block):
             some = keys_to_run[start : start + block]
-            part = self._run(rows_of(inputs, [missing[key][0] for key in some]))
+            part = self._run(rows_of(inputs, [rows_by_key[key][0] for key in some]))
             finite = finite_rows(part.outputs).tolist()
             good_rows = [new for new in range(len(some)) if finite[new] and new not in part.failed]
             answers = _encoded(part.outputs)
             self._answers.write(box, identity, {some[new]: answers(new) for new in good_rows})
-            self.ledger.count(rows_cached=sum(len(missing[some[new]]) - 1 for new in good_rows))
-            source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
+            self.ledger.count(rows_cached=sum(len(rows_by_key[some[new]]) - 1 for new in good_rows))
+            source = [new for new, key in enumerate(some) for _ in rows_by_key[key]]  # equal rows: one answer
             failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
             expanded = Outcome(tuple(t[source] for t in part.outputs), failed)
-            write_rows(outcome, [row for key in some for row in missing[key]], expanded)
+            write_rows(outcome, [row for key in some for row in rows_by_key[key]], expanded)
         return outcome
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:

@@ -105,7 +105,7 @@ def parts(
     while isinstance(box, Wrapper) and box.transparent:
         box = box.box
     cls, own_identity = type(box), getattr(box, "identity", None)
-    values: dict[str, Any] = {"code": cls} | {f".{key}": kept for key, kept in _state(box).items()}
+    values: dict[str, Any] = {"code": cls} | {f".{key}": attribute for key, attribute in _state(box).items()}
     if isinstance(own_identity, str | tuple):
         values = {"identity": own_identity} if _stands(box) else {**values, "identity": own_identity}
     values["version"] = getattr(box, "version", None)
@@ -164,7 +164,7 @@ def _state(value: object) -> dict[str, Any]:
     """Return the contents of an object, in its dictionary and in slots."""
     state: Any = object.__getstate__(value) or {}  # pyright: ignore[reportAttributeAccessIssue]
     state = {**(state[0] or {}), **state[1]} if isinstance(state, tuple) else state
-    return {key: kept for key, kept in state.items() if key not in _ASIDE}
+    return {key: attribute for key, attribute in state.items() if key not in _ASIDE}
 
 
 class _Words:
@@ -172,7 +172,7 @@ class _Words:
 
     def __init__(self, leave: Leave | None) -> None:
         self._leave = leave
-        self._seen: dict[int, tuple[int, Any]] = {}  # with the object, whose id stays its own meanwhile
+        self._objects: dict[int, tuple[int, Any]] = {}  # with the object, whose id stays its own meanwhile
 
     def of(self, where: str, value: Any) -> str:
         """The words of one value."""
@@ -185,9 +185,9 @@ class _Words:
             return kind.__name__
         if kind is tuple:  # empty ones and constants are shared by Python as it likes
             return f"tuple {self._each(where, value)}"
-        if id(value) in self._seen:
-            return f"#{self._seen[id(value)][0]}"
-        self._seen[id(value)] = len(self._seen), value
+        if id(value) in self._objects:
+            return f"#{self._objects[id(value)][0]}"
+        self._objects[id(value)] = len(self._objects), value
         return self._data(where, value) or self._code(where, value) or self._object(where, value)
 
     def _refused(self, where: str, value: object, why: str = "") -> str:

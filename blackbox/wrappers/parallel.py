@@ -182,13 +182,13 @@ class _Digest:
     """A file that keeps only a digest, of at most `LOOKED_INTO` bytes."""
 
     def __init__(self) -> None:
-        self.digest, self._left = blake2b(digest_size=16), LOOKED_INTO
+        self.digest, self._bytes_left = blake2b(digest_size=16), LOOKED_INTO
 
     def write(self, data: Any) -> int:
         """Take more bytes in, or refuse them."""
         size = len(memoryview(data).cast("B"))
-        self._left -= size
-        if self._left < 0:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
             raise _Full
         self.digest.update(data)
         return size

@@ -308,11 +308,11 @@ class ParallelCall:
         for future in mine:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._land(future)
-        lost = [future for future in mine if future in self.flying]
+        unfinished = [future for future in mine if future in self.flying]
         # Each worker's first reply is that it has not got the box: without one, none has come up.
         came_up = self.executor.answered or executor is not self.executor.current
-        late = any(self._late(self.flying[future]) for future in lost)
-        for future in reversed(lost):
+        late = any(self._late(self.flying[future]) for future in unfinished)
+        for future in reversed(unfinished):
             block = self.flying.pop(future)
             # A process pool of Python 3.11 that meets a cancelled future while it breaks stops there.
             if not isinstance(executor, ProcessPoolExecutor):
@@ -323,7 +323,7 @@ class ParallelCall:
                 self._queue(block)
                 continue
             self._lose(block)
-            if block.alone or (late and len(lost) == 1):
+            if block.alone or (late and len(unfinished) == 1):
                 self._blame(block)
             else:
                 block.alone = not late or self._late(block)  # else it was another's time that was up
@@ -362,10 +362,10 @@ class ParallelCall:
         else:
             self._fail(block.rows[0], Failure.TIMED_OUT)
         if isinstance(block.executor, ThreadPoolExecutor) and self.executor.replaceable:
-            for other, left in list(self.flying.items()):
-                if left.executor is block.executor and other.cancel():
-                    self._withdraw(other)
-                    self._queue(left)
+            for other_future, other_block in list(self.flying.items()):
+                if other_block.executor is block.executor and other_future.cancel():
+                    self._withdraw(other_future)
+                    self._queue(other_block)
             self.executor.replace(block.executor, "a row hangs", None, kill=False)
             return
         self.given_up.append(future)

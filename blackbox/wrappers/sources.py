@@ -50,7 +50,7 @@ def _owner(file: str) -> str:
     return "installed" if place.startswith(_STANDARD) or _INSTALLED & set(Path(place).parts) else "users"
 
 
-_known: dict[str, tuple[Any, str]] = {}  # by a module's file: its spec, and the digest of its files
+_digests: dict[str, tuple[Any, str]] = {}  # by a module's file: its spec, and the digest of its files
 
 
 def source(known: Mapping[str, Any]) -> str | None:
@@ -64,7 +64,7 @@ def source(known: Mapping[str, Any]) -> str | None:
     file, spec = known.get("__file__"), known.get("__spec__")
     if file is None:
         return None
-    if file not in _known or _known[file][0] is not spec:
+    if file not in _digests or _digests[file][0] is not spec:
         files, waiting = dict[str, str](), [(getattr(spec, "name", "__main__"), file)]
         while waiting:
             name, path = waiting.pop()
@@ -73,8 +73,8 @@ def source(known: Mapping[str, Any]) -> str | None:
                 files[path] = digest(data)
                 parent = name if Path(path).name == "__init__.py" else name.rpartition(".")[0]
                 waiting += imports(data, name, parent) if path.endswith(".py") else []
-        _known[file] = spec, digest(repr(sorted((Path(path).name, files[path]) for path in files)))
-    return _known[file][1]
+        _digests[file] = spec, digest(repr(sorted((Path(path).name, files[path]) for path in files)))
+    return _digests[file][1]
 
 
 def imports(text: str | bytes, module: str, parent: str = "") -> Iterator[tuple[str, str]]:
@@ -119,14 +119,12 @@ def content(path: str | os.PathLike[str]) -> str:
             return ""
         status = os.stat(path)
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        key, read = os.path.abspath(path), time.time_ns()
+        key, now = os.path.abspath(path), time.time_ns()
         if key in _files and _files[key][0] == state:
             return _files[key][1]
         with open(path, "rb") as file:
             words = f" sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
-        if (
-            read - max(status.st_mtime_ns, status.st_ctime_ns) > _MOMENT
-        ):  # or a write may leave the same state
+        if now - max(status.st_mtime_ns, status.st_ctime_ns) > _MOMENT:  # or a write may leave the same state
             _files[key] = state, words
         return words
     except OSError:

@@ -134,17 +134,17 @@ def serve(
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
 
-    box, beside = _box(target, arguments), nullcontext()
+    box, resources = _box(target, arguments), nullcontext()
     if learn is not None or recorded is not None or frozen is not None:
         name = name or type(box).__name__
-        box, beside = _frozen(box, learn, recorded, around, frozen, same_box)
+        box, resources = _frozen(box, learn, recorded, around, frozen, same_box)
     if derivative == "own":
         solver = None
     else:
         from tasks.command.write_tesseract import solver_of
 
         solver = solver_of(box, derivative, mu)
-    with beside:
+    with resources:
         adapters.um_bridge.serve(
             box if name is None else {name: box},
             derivative=solver,

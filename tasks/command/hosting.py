@@ -95,12 +95,12 @@ def _torchscript(network: nn.Module, batches: list[list[Tensor]], path: Path) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is to end; FTorch takes nothing else
         torch.jit.trace(network, tuple(batches[0]), check_trace=False).save(str(path))  # pyright: ignore
-        read = torch.jit.load(str(path))
+        module = torch.jit.load(str(path))
 
     def run(arrays: list[Tensor]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outputs = read(*arrays)
+            outputs = module(*arrays)
         return outputs if isinstance(outputs, tuple | list) else (outputs,)
 
     return run
@@ -121,10 +121,10 @@ def _onnx(network: nn.Module, batches: list[list[Tensor]], path: Path) -> Writte
 
 
 def _drawn(spec: ArraySpec, rows: int, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(rows, *spec.shape, generator=generator)
+    numbers = torch.randn(rows, *spec.shape, generator=generator)
     if spec.scale is not None:
-        drawn = drawn * torch.as_tensor(np.reshape(spec.scale, spec.shape)).float()
-    return drawn if spec.floating else drawn.abs().round().to(spec.torch_dtype)
+        numbers = numbers * torch.as_tensor(np.reshape(spec.scale, spec.shape)).float()
+    return numbers if spec.floating else numbers.abs().round().to(spec.torch_dtype)
 
 
 def _trained(

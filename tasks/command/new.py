@@ -74,7 +74,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
             stream.write(text)
     if kind == "hosted":
         adapters.hosted.write_client(folder, ("bb_host.h", "bb_host.c"))
-    problem, *_, test = written = [quote(str(path)) for path in files]
+    problem, *_, test = paths = [quote(str(path)) for path in files]
     samples = quote(f"{folder / words}_samples.npz")
     built = {f"make -C {quote(str(folder))} -f {words}.mk": "compile the program"} if kind == "hosted" else {}
     at_work = {
@@ -100,7 +100,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         steps[f"python -m pytest {test}"] += " (pip install pytest)"
     width = max(map(len, steps))
     lines = [f"  {step.ljust(width)}    {about}" for step, about in steps.items()]
-    return "\n".join([f"Wrote {', '.join(written[:-1])} and {test}. Next:", *lines])
+    return "\n".join([f"Wrote {', '.join(paths[:-1])} and {test}. Next:", *lines])
 
 
 def _kind(module: str) -> str:
@@ -115,8 +115,8 @@ def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
             f"{name!r}: expected a name of letters, digits and hyphens that begins with a letter. "
             "Take one such as my-problem."
         )
-    own = _kind(module)
-    for word in (module, own):
+    class_name = _kind(module)
+    for word in (module, class_name):
         if keyword.iskeyword(word):
             raise ConfigurationError(
                 f"{name!r}: expected a name that Python leaves free, got {word!r}, which is a word of its "
@@ -124,11 +124,11 @@ def _refuse(name: str, module: str, folder: Path, kind: str) -> None:
             )
     parts = [template for end, template in KINDS[kind].items() if end in (".py", "test")]
     texts = [(TEMPLATES / template).read_text(encoding="utf-8") for template in parts]
-    if hasattr(builtins, own) or own in re.findall(r"\w+", " ".join(texts)):
-        has = "Python" if hasattr(builtins, own) else "a file of this kind"
+    if hasattr(builtins, class_name) or class_name in re.findall(r"\w+", " ".join(texts)):
+        has = "Python" if hasattr(builtins, class_name) else "a file of this kind"
         raise ConfigurationError(
-            f"{name!r}: expected a name that leaves the class one of its own, got {own!r}, which {has} has "
-            f"already. Take another, such as my-{name}."
+            f"{name!r}: expected a name that leaves the class one of its own, got {class_name!r}, which "
+            f"{has} has already. Take another, such as my-{name}."
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"--folder: expected a folder, got the file {folder}. Give another.")

@@ -95,9 +95,9 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     names = [field.name for field in dataclasses.fields(command.config)]
     settings: Any = type(command.config).__base__
     config = settings(**{name: getattr(command.config, name) for name in names})
-    written = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    options = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
     return dataclasses.replace(
-        command, config=config, by_hand=tuple(name for name in names if name in written)
+        command, config=config, by_hand=tuple(name for name in names if name in options)
     )
 
 
@@ -119,11 +119,11 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
             f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
             f"{', '.join(sorted(reserved))}. Rename that setting."
         )
-    shown = _with_its_own_first(presets[preset])
+    settings = _with_its_own_first(presets[preset])
     literal: Any = Literal
     fields: list[Any] = [
         ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
-        ("config", Annotated[type(shown), arg(name="")], shown),
+        ("config", Annotated[type(settings), arg(name="")], settings),
     ]
     lines = [f"  {name}: {method.about}" for name, method in by_name.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}; --debug shows tracebacks of errors."

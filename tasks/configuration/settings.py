@@ -56,13 +56,13 @@ def check(configuration: Any) -> None:
     for field in dataclasses.fields(configuration):
         value, adapter = getattr(configuration, field.name), _adapters(kind)[field.name]
         wrong: list[tuple[str, str, object]] = []
-        for read in (
+        for validator in (
             partial(adapter.validate_python, _with_tuples(value)),
             partial(adapter.validate_python, value),
             partial(_by_json, adapter, value),  # takes some lists for tuples, and others for lists
         ):
             try:
-                object.__setattr__(configuration, field.name, read(strict=True))
+                object.__setattr__(configuration, field.name, validator(strict=True))
                 break
             except ValidationError as error:
                 wrong.append(_wrong(error, value))
@@ -149,7 +149,7 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
     for name in values:
         if name not in fields:
             raise ConfigurationError(f"{where}: no setting is named {name!r}. {nearest(name, fields)}")
-    read: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if name not in values:
@@ -158,16 +158,16 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
             continue
         hint = _hints(kind)[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(values[name], Mapping):
-            read[name] = from_dict(hint, values[name], f"{where}.{name}")
+            arguments[name] = from_dict(hint, values[name], f"{where}.{name}")
             continue
         try:
-            read[name] = _adapters(kind)[name].validate_json(json.dumps(values[name]), strict=True)
+            arguments[name] = _adapters(kind)[name].validate_json(json.dumps(values[name]), strict=True)
         except ValidationError as error:
             place, expected, came = _wrong(error, values[name])
             raise ConfigurationError(
                 f"{where}.{name}{place}: expected {expected}, got {came!r}. Correct the value."
             ) from None
-    return kind(**read)
+    return kind(**arguments)
 
 
 def _is_written(field: dataclasses.Field[Any]) -> bool:

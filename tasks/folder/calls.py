@@ -34,7 +34,7 @@ class Notes:
 
     def __init__(self, folder: Path, rank: int | str, late: bool) -> None:
         self._folder, self._rank, self._late, self._file = folder / FOLDER, rank, late, -1
-        self._lost: StorageError | None = None
+        self._error: StorageError | None = None
 
     def add(self, rows: int, label: str) -> None:
         """Some more rows of the boxes with this label are about to be run, or are back.
@@ -53,13 +53,13 @@ class Notes:
                         self._write(_BEGUN)
                 self._write(f"{rows} {label}")
         except StorageError as error:
-            self._lost = error
+            self._error = error
             raise
 
     def refuse_lost(self) -> None:
         """Raise the error of an earlier `add`, if there was one."""
-        if self._lost is not None:
-            raise self._lost
+        if self._error is not None:
+            raise self._error
 
     def end(self, whole: bool) -> None:
         """The process goes on without boxes, or ends by itself; `whole` says that it has counted all rows."""
@@ -72,9 +72,9 @@ class Notes:
     def _write(self, line: str) -> None:
         # one short write: a process that is killed has done all of it or nothing
         text = f"\n{line}".encode()
-        written = os.write(self._file, text)
-        if written < len(text):  # these rows are not run
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+        count = os.write(self._file, text)
+        if count < len(text):  # these rows are not run
+            os.ftruncate(self._file, os.fstat(self._file).st_size - count)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

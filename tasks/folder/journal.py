@@ -76,15 +76,15 @@ class Journal:
         self.stop: Callable[[], bool] = lambda: False
         self._step, self._failed = 0, False
         self._mark, self.used = Ledger(), Ledger()
-        self._known: dict[str, dict[str, Any]] | None = None  # None before the first step
+        self._entries: dict[str, dict[str, Any]] | None = None  # None before the first step
         self._waiting: dict[str, dict[str, Any]] = {}  # made bytes when written: most steps never are
-        self._kept = False  # whether anything of the step is on the disk
+        self._on_disk = False  # whether anything of the step is on the disk
 
     def begin(self, step: int) -> None:
         """The step of this number (from 0) begins; the first time, what an earlier process left is read."""
         self._step, self.used = step, Ledger()
-        if self._known is None:
-            self._known = {}
+        if self._entries is None:
+            self._entries = {}
             self._pace.begin()
             for number, path in self._files() if self._rank == 0 else []:
                 if number < step:
@@ -93,8 +93,8 @@ class Journal:
                 if entries is None:
                     path.unlink()  # its queries are evaluated again
                 else:
-                    self._known |= entries
-        self._kept = any(entry["step"] == step for entry in self._known.values())
+                    self._entries |= entries
+        self._on_disk = any(entry["step"] == step for entry in self._entries.values())
 
     def end(self, covered: bool = True) -> None:
         """The step is done.
@@ -105,7 +105,9 @@ class Journal:
         """
         if not covered:
             return
-        self._known = {key: entry for key, entry in (self._known or {}).items() if entry["step"] > self._step}
+        self._entries = {
+            key: entry for key, entry in (self._entries or {}).items() if entry["step"] > self._step
+        }
         self._waiting = {}
         self._pace.begin()
         if self._rank > 0 or not self._folder.is_dir():
@@ -120,7 +122,7 @@ class Journal:
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """Return the value put under `key` in this step, by this process or an earlier one."""
-        entry = (self._known or {}).get(f"{self._of}{key}")
+        entry = (self._entries or {}).get(f"{self._of}{key}")
         entry = entry if entry is not None and entry["step"] == self._step else None
         if self._ledger is not None:
             self._mark = self._ledger.copy()
@@ -134,12 +136,12 @@ class Journal:
         Raises:
             StoppedInside: it is on the disk, and `stop` says so.
         """
-        spent = None if self._ledger is None else asdict(self._ledger.since(self._mark))
-        self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": spent, "step": self._step}
+        counts = None if self._ledger is None else asdict(self._ledger.since(self._mark))
+        self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": counts, "step": self._step}
         stopping = self.stop()
-        if self._pace.due or (self._kept and stopping):
+        if self._pace.due or (self._on_disk and stopping):
             self._write()
-        if self._kept and stopping and not self._failed:
+        if self._on_disk and stopping and not self._failed:
             raise StoppedInside
 
     def _write(self) -> None:
@@ -162,7 +164,7 @@ class Journal:
                 CheckpointWarning,
             )
             return
-        self._kept, self._waiting = True, {}
+        self._on_disk, self._waiting = True, {}
         self._pace.wrote(started)
 
     def _files(self) -> list[tuple[int, Path]]:

@@ -87,7 +87,7 @@ def json_lines(
     if not path.exists():
         return [], b""
     *lines, torn = path.read_bytes().split(b"\n")
-    read = list[tuple[bytes, dict[str, Any]]]()
+    entries = list[tuple[bytes, dict[str, Any]]]()
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
@@ -101,8 +101,8 @@ def json_lines(
                 f"{path}, line {number}: expected a JSON object with {wanted}, got {line[:80]!r} ({error}). "
                 "Delete that line."
             ) from None
-        read.append((line, values))
-    return read, torn
+        entries.append((line, values))
+    return entries, torn
 
 
 def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:

@@ -17,7 +17,7 @@ from blackbox import Ledger
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.folder import atomic, reading
-from tasks.problem.figures import RowMean, standard_error, without_failed
+from tasks.problem.report_contents import RowMean, standard_error, without_failed
 from tasks.problem.trained import TrainingOutcome
 
 SCHEMA = 1
@@ -130,7 +130,7 @@ class Row:
         (metric, value), *more_figures = values.items()
         value = plain("Row.of", metric, value)
         number = math.nan if value is None or isinstance(value, str) else float(value)
-        further = {name: plain("Row.of", name, other) for name, other in more_figures}
+        further = {name: plain("Row.of", name, figure) for name, figure in more_figures}
         choice = {"chosen step": outcome.best_step, "validation": outcome.best_validation}
         return cls(
             method=named[2],

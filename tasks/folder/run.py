@@ -136,10 +136,10 @@ class Run:
             if checkpoints.is_dir() and not any(checkpoints.iterdir()):  # made first
                 mend = "Nothing was done in it, if `blackbox run` was killed there: delete it, and run again."
             raise RunFolderError(f"{path}: expected a run folder, got {came}. {mend}") from None
-        written = content.get("format")
-        if written != FORMAT:
+        file_format = content.get("format")
+        if file_format != FORMAT:
             raise RunFolderError(
-                f"{path / CONFIG}: expected format {FORMAT}, got {written!r}. "
+                f"{path / CONFIG}: expected format {FORMAT}, got {file_format!r}. "
                 "Use the version of this package that wrote it, or start the run anew."
             )
         values = {name: value for name, value in content.items() if name != "format"}

@@ -25,8 +25,8 @@ OF = "of"  # the entry of a file with the checksum
 
 def settings(run: Run) -> str:
     """A checksum of the run's task and settings, but for those on which no number depends."""
-    kept = {name: value for name, value in run.config.items() if name not in HARMLESS}
-    return _sha256({"task": run.task, "config": kept})
+    config = {name: value for name, value in run.config.items() if name not in HARMLESS}
+    return _sha256({"task": run.task, "config": config})
 
 
 def code(run: Run) -> str:

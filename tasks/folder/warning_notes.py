@@ -36,7 +36,7 @@ class WarningNotes:
     def __init__(self) -> None:
         self.stage, self.step = "", None
         self._folder: Path | None = None
-        self._known: set[tuple[str, str, str]] = set()
+        self._keys: set[tuple[str, str, str]] = set()
         self._noted, self._more = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         self._shown: set[tuple[object, ...]] = set()
         self._lock = RLock()  # boxes may warn in threads of their own
@@ -111,13 +111,13 @@ class WarningNotes:
             self._take_in(valid_lines)
 
     def _take_in(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        self._known = {_key(line) for line in lines}
+        self._keys = {_key(line) for line in lines}
         self._noted = Counter((line["stage"], line["kind"]) for line in lines)
 
     def _note(self, kind: str, text: str) -> None:
         line = {"stage": self.stage, "step": self.step, "kind": kind, "text": text[:LONGEST]}
         with self._lock:
-            if self._folder is None or _key(line) in self._known:
+            if self._folder is None or _key(line) in self._keys:
                 return
             if self._noted[self.stage, kind] < MOST:
                 self._append(self._folder, line)
@@ -127,14 +127,14 @@ class WarningNotes:
     def _say_how_many_more(self, stage: str) -> None:
         """Note how many warnings of a stage are not in the list, when it is left."""
         with self._lock:
-            for left, kind in list(self._more):
-                if left == stage and self._folder is not None:
+            for of_stage, kind in list(self._more):
+                if of_stage == stage and self._folder is not None:
                     more = counted(self._more.pop((stage, kind)), "further warning")
                     text = f"{more} of this kind came in other words each time: not listed."
                     self._append(self._folder, {"stage": stage, "step": None, "kind": kind, "text": text})
 
     def _append(self, folder: Path, line: Mapping[str, Any]) -> None:
-        self._known.add(_key(line))
+        self._keys.add(_key(line))
         self._noted[line["stage"], line["kind"]] += 1
         with suppress(OSError):  # a full disk is said where metrics are written; a row must not fail for it
             atomic.append_line(folder / NAME, json.dumps(line).encode())

@@ -61,9 +61,9 @@ class MLflow(Callback):
         self._refuse_store(self._mlflow.get_tracking_uri() if uri is None else str(uri))
         self._uri, self._experiment = uri, experiment
         self._away = False  # since a sending failed
-        self._made: Any = None
+        self._cached_client: Any = None
         self._ids: dict[str, str] = {}
-        self._held: dict[str, list[Any]] = {}
+        self._queues: dict[str, list[Any]] = {}
 
     def on_start(self, run: Run, stage: str, step: int, steps: int) -> None:
         """The MLflow run of the stage, found again or made."""
@@ -79,14 +79,14 @@ class MLflow(Callback):
             self._client.log_batch(run_id, params=entities)
         else:
             self._client.update_run(run_id, status="RUNNING")
-        self._ids[stage], self._held[stage] = run_id, []
+        self._ids[stage], self._queues[stage] = run_id, []
         if step:
             self._recall(run, stage)
 
     def on_step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a step's metrics, and send what was kept where it is much."""
         self._keep(stage, step, metrics)
-        if len(self._held[stage]) >= _HELD and not self._away:
+        if len(self._queues[stage]) >= _HELD and not self._away:
             self._send(stage)
 
     def on_validation(self, stage: str, step: int, value: float) -> None:
@@ -118,9 +118,9 @@ class MLflow(Callback):
 
     @property
     def _client(self) -> Any:
-        if self._made is None:
-            self._made = self._mlflow.MlflowClient(tracking_uri=self._uri)
-        return self._made
+        if self._cached_client is None:
+            self._cached_client = self._mlflow.MlflowClient(tracking_uri=self._uri)
+        return self._cached_client
 
     def _number(self, run: Run) -> str:
         """The experiment's, made if it is new."""
@@ -146,12 +146,12 @@ class MLflow(Callback):
         for name, value in metrics.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 allowed = "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
-                self._held.setdefault(stage, []).append(
+                self._queues.setdefault(stage, []).append(
                     self._entities.Metric(allowed, float(value), now, step)
                 )
 
     def _send(self, stage: str) -> None:
-        lines, self._away = self._held[stage], True
+        lines, self._away = self._queues[stage], True
         while lines:
             self._client.log_batch(self._ids[stage], metrics=lines[:1000])  # what MLflow takes at a time
             del lines[:1000]

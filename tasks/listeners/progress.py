@@ -139,8 +139,9 @@ class Progress(Silence):
         if not since < self._step < self._steps:
             return None
         passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - first_seconds
-        left = passed / (self._step - since) * (self._steps - self._step)
-        return left, max(0.0, 1 - boxes / passed) * left if passed > 0 and boxes == boxes else math.nan
+        seconds_left = passed / (self._step - since) * (self._steps - self._step)
+        share_beside = max(0.0, 1 - boxes / passed) if passed > 0 and boxes == boxes else math.nan
+        return seconds_left, share_beside * seconds_left
 
     def _figures(self) -> str:
         """Loss, speed and times, as far as they are known."""
@@ -164,11 +165,11 @@ class Progress(Silence):
                 parts.append(f"{counted(int(count), 'row')} {kind}")
         parts.append(f"{duration(elapsed)} elapsed")
         if (times := self._left()) is not None:
-            left, beside = times
-            text = (
-                f" ({duration(beside)} of it beside the box)" if left >= INTERVAL and beside == beside else ""
-            )
-            parts.append(f"{duration(left)} left{text}")
+            seconds_left, seconds_beside = times
+            text = ""
+            if seconds_left >= INTERVAL and seconds_beside == seconds_beside:
+                text = f" ({duration(seconds_beside)} of it beside the box)"
+            parts.append(f"{duration(seconds_left)} left{text}")
         return ", ".join(parts)
 
 
@@ -178,21 +179,22 @@ class PlainProgress(Progress):
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = monotonic) -> None:
         super().__init__(clock)
         self._stream = stream
-        self._shown = 0.0
+        self._shown_at = 0.0
 
     def say(self, text: str) -> None:
         """A line of its own."""
         say(text, self._stream)
 
     def _show_begin(self) -> None:
-        self._shown = self._clock()
-        done = f", {self._step} done" if self._step else ""
-        self.say(f"{self._stage}: {counted(self._steps, self._unit)}{done}")
+        self._shown_at = self._clock()
+        suffix = f", {self._step} done" if self._step else ""
+        self.say(f"{self._stage}: {counted(self._steps, self._unit)}{suffix}")
 
     def _show_update(self) -> None:
         now = self._clock()
-        if now - self._shown >= INTERVAL and self._step < self._steps:  # the last one has its line at the end
-            self._shown = now
+        # the last one has its line at the end
+        if now - self._shown_at >= INTERVAL and self._step < self._steps:
+            self._shown_at = now
             self.say(self._line())
 
     def _show_end(self) -> None:
@@ -256,7 +258,7 @@ class NotebookProgress(Progress):
         super().__init__(clock)
         self._lines: list[str] = []
         self._under_way = False
-        self._shown = 0.0
+        self._shown_at = 0.0
         self._output: Any = None
 
     def say(self, text: str) -> None:
@@ -269,7 +271,7 @@ class NotebookProgress(Progress):
         self._draw()
 
     def _show_update(self) -> None:
-        if self._clock() - self._shown >= REDRAWN:
+        if self._clock() - self._shown_at >= REDRAWN:
             self._draw()
 
     def _show_end(self) -> None:
@@ -279,7 +281,7 @@ class NotebookProgress(Progress):
     def _draw(self) -> None:
         from IPython.display import display
 
-        self._shown = self._clock()
+        self._shown_at = self._clock()
         if self._output is None:
             self._output = display(self, display_id=True)
         else:

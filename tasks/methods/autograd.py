@@ -157,7 +157,7 @@ class AutogradGradient:
             grads = [weight.grad for weight in weights if weight.grad is not None]
             numbers = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
             # of flags on one device, for which the host waits once
-            flags = [each.isfinite().all().to(numbers[0].device) for each in numbers]
+            flags = [values.isfinite().all().to(numbers[0].device) for values in numbers]
             if flags and not torch.stack(flags).all():
                 raise NonFiniteGradientError(
                     f"Step {self.counts.steps + 1}: expected a finite gradient, got NaN or infinity from a "

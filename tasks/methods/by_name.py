@@ -132,10 +132,10 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
             )
-        stages = {stage_name(0, other): other for other in method_names[:place]}
-        if (other := stages.get(stage_name(0, name))) is not None:
+        stages = {stage_name(0, earlier): earlier for earlier in method_names[:place]}
+        if (twin := stages.get(stage_name(0, name))) is not None:
             raise ConfigurationError(
-                f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
+                f"methods: expected names that differ in letters, digits, dots or hyphens, got {twin!r} and "
                 f"{name!r}, whose checkpoints would be one file. Rename one."
             )
         if methods[name].needs_box and problem.has_no_box():

@@ -113,7 +113,8 @@ class CmaEs:
         self._begin = partial(_strategy, sigma0, popsize, diagonal, seed)
         self._start = self.parameters.flat().double()
         self._search = self._begin(self._start.numpy())
-        self._told: list[np.ndarray] = []  # of each generation, (candidates,), NaN where it was not told any
+        # of each generation, (candidates,), NaN where it was not told any
+        self._values: list[np.ndarray] = []
         self.counts = CmaCounts()
         self._chunk, self._stacks, self._rows = chunk, True, 0
 
@@ -132,8 +133,8 @@ class CmaEs:
                 network and generators are as they were.
         """
         self.parameters.refuse_replaced(self.network)
-        step, start, asked = self.counts.steps, Snapshot(self.network), self._ask()
-        steps = torch.from_numpy(np.stack(asked)) - self.parameters.flat().double()
+        step, start, points = self.counts.steps, Snapshot(self.network), self._ask()
+        steps = torch.from_numpy(np.stack(points)) - self.parameters.flat().double()
         candidates = Directions(steps.to(self.parameters.dtype))
         self._rows = count_rows(batch)
         try:
@@ -145,7 +146,7 @@ class CmaEs:
             start.restore()
             raise
         values, failed = ranked(losses_of_all[:, alive].double().cpu())
-        self._tell(asked, values.numpy())
+        self._tell(points, values.numpy())
         self.counts.steps += 1
         self.counts.dropped += int(failed.sum())
         self.counts.lost += int((~alive).sum())
@@ -167,7 +168,7 @@ class CmaEs:
         """Save the losses told to the search, which rebuild it; `cma` itself has a pickle, which is code."""
         return {
             "start": self._start,
-            "told": torch.from_numpy(np.array(self._told).reshape(-1, self._search.popsize)),
+            "told": torch.from_numpy(np.array(self._values).reshape(-1, self._search.popsize)),
             "mean": self.mean,
             "counts": asdict(self.counts),
             "chunk": self._chunk,
@@ -182,7 +183,7 @@ class CmaEs:
             ConfigurationError: The recorded generations do not reproduce the saved weights: they are of other
                 settings, or of another version of `cma`.
         """
-        self._start, self._told = state["start"], []
+        self._start, self._values = state["start"], []
         self._search = self._begin(self._start.numpy())
         for values in state["told"].numpy():
             candidates = self._ask()
@@ -200,7 +201,7 @@ class CmaEs:
     def _ask(self) -> list[np.ndarray]:
         """The candidates of a generation, `(weights,)` float64 each."""
         solutions = self._search.ask()
-        self._told.append(np.full(len(solutions), np.nan))
+        self._values.append(np.full(len(solutions), np.nan))
         return solutions
 
     def _tell(self, asked: list[np.ndarray], values: np.ndarray) -> None:
@@ -208,7 +209,7 @@ class CmaEs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of candidates that are all equal
             self._search.tell(asked, list(values))
-        self._told[-1] = np.asarray(values, dtype=float)
+        self._values[-1] = np.asarray(values, dtype=float)
 
     def _evaluated(self, candidates: Directions, batch: Batch, step: int) -> Tensor:
         """Losses `(candidates, rows)`; network and generators are as the first candidate left them."""
@@ -219,20 +220,20 @@ class CmaEs:
             moved(self.parameters.tensors, self.parameters.split(first.steps[0])),
         ):
             alone = losses(self.objective, self.network, batch, self._rows)[None]
-        after = Snapshot(self.network)
+        end = Snapshot(self.network)
         start.restore()
         self.counts.queries += len(candidates)
         if self._chunk is None:
             bytes_each = Stacked().bytes_per_query(of_step, first, peak.peak)
             self._chunk = queries_within(MEMORY, bytes_each, self.parameters.tensors[0].device)
         try:
-            others = self._together(of_step, candidates, alone, start, self._chunk)
-            if others is None:
-                others = loop_losses(of_step, candidates.part(1, len(candidates)), start)
+            other_losses = self._together(of_step, candidates, alone, start, self._chunk)
+            if other_losses is None:
+                other_losses = loop_losses(of_step, candidates.part(1, len(candidates)), start)
         finally:
             start.restore()
-        after.restore()
-        return torch.cat([alone, others])
+        end.restore()
+        return torch.cat([alone, other_losses])
 
     def _together(
         self, of_step: Step, candidates: Directions, alone: Tensor, start: Snapshot, chunk: int
@@ -241,9 +242,9 @@ class CmaEs:
         if not self._stacks or chunk < 2:
             return None
         due = is_due(of_step.number)
-        taken = candidates if due else candidates.part(1, len(candidates))
+        members = candidates if due else candidates.part(1, len(candidates))
         self._check(due)
-        parts = [taken.part(at, at + chunk) for at in range(0, len(taken), chunk)]
+        parts = [members.part(at, at + chunk) for at in range(0, len(members), chunk)]
         try:
             stacked = torch.cat(
                 [
@@ -280,8 +281,9 @@ class CmaEs:
         if not finite.any():
             return ""
         usual = stacked.cpu().nanmedian(dim=0).values.to(stacked)  # on a GPU it may have other bits each time
-        apart = (stacked - usual)[:, finite].nan_to_num(0.0)
-        allowed = HARMLESS * float(apart.square().mean().sqrt()) + 1e-5 * float(alone[0, finite].abs().max())
+        deviations = (stacked - usual)[:, finite].nan_to_num(0.0)
+        allowed = HARMLESS * float(deviations.square().mean().sqrt())
+        allowed += 1e-5 * float(alone[0, finite].abs().max())
 
         def off(others: Tensor) -> float:
             distance = float((others[finite] - alone[0, finite]).square().mean().sqrt())
@@ -324,10 +326,12 @@ def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
     """
     finite = losses.isfinite()
     means = torch.where(finite, losses, 0.0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)
-    lost = (~finite).sum(dim=1)
-    failed = lost > 0
+    failures = (~finite).sum(dim=1)
+    failed = failures > 0
     worst = means[~failed].max() if not failed.all() else torch.zeros(())
-    order = sorted(torch.nonzero(failed).flatten().tolist(), key=lambda i: (int(lost[i]), float(means[i])))
+    order = sorted(
+        torch.nonzero(failed).flatten().tolist(), key=lambda i: (int(failures[i]), float(means[i]))
+    )
     step = 1.0 + worst.abs()
     for place, candidate in enumerate(order, start=1):
         means[candidate] = worst + place * step

@@ -41,8 +41,8 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
             )
         first = tensors[0].detach()
         whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
-        lost = int((~whole).sum())
-        count_alike(box, rows_asked=rows, rows_run=rows, rows_failed=lost, rows_not_finite=lost)
+        failures = int((~whole).sum())
+        count_alike(box, rows_asked=rows, rows_run=rows, rows_failed=failures, rows_not_finite=failures)
         return outputs
 
     return call
@@ -116,16 +116,18 @@ def deviation(spec: ArraySpec, box: Tensor, reference: Tensor) -> tuple[float, f
     alive = (ours.isfinite() & theirs.isfinite()).all(dim=1)
     if not alive.any():
         return 0.0, 0.0, ""
-    apart = torch.where(alive[:, None], (theirs - ours).abs(), 0.0)
-    row, number = divmod(int(apart.argmax()), apart.shape[1])
+    distances = torch.where(alive[:, None], (theirs - ours).abs(), 0.0)
+    row, number = divmod(int(distances.argmax()), distances.shape[1])
     largest = float(ours[alive].abs().max())
     varies = float((ours[alive] - ours[alive].mean(dim=0)).abs().max()) or largest or 1.0
     kinds = [torch.finfo(array.dtype).eps for array in (box, reference) if array.is_floating_point()]
-    size, rounding = float(apart[row, number]) / varies, ROUNDING * max(kinds, default=0.0) * largest / varies
-    one, other = float(ours[row, number]), float(theirs[row, number])
+    size = float(distances[row, number]) / varies
+    rounding = ROUNDING * max(kinds, default=0.0) * largest / varies
+    box_value, reference_value = float(ours[row, number]), float(theirs[row, number])
     sentence = (
-        f"reference: expected the box's values, got {other:.6g} for {spec.name!r} in row {row}, where the "
-        f"box gives {one:.6g}: they differ by {size:.2g} times what that output varies between rows."
+        f"reference: expected the box's values, got {reference_value:.6g} for {spec.name!r} in row {row}, "
+        f"where the box gives {box_value:.6g}: they differ by {size:.2g} times what that output varies "
+        "between rows."
     )
     return size, rounding, sentence
 

@@ -163,8 +163,8 @@ def _tangent_gradient(
     """Make a gradient of one tangent for each box (None: the default's); the run's boxes share their rows."""
     priors = [setup.problem.prior(name) for name in setup.problem.boxes]
     if tangents is None and any(prior is not None for prior in priors):
-        each = zip(setup.boxes, priors, strict=True)
-        tangents = [zo.tangents.AutoTangent(box, setup.seed, prior=prior) for box, prior in each]
+        pairs = zip(setup.boxes, priors, strict=True)
+        tangents = [zo.tangents.AutoTangent(box, setup.seed, prior=prior) for box, prior in pairs]
     return zo.TangentGradient(
         setup.network,
         setup.objective,

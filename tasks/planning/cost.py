@@ -9,7 +9,7 @@ from tasks.planning.plan import POPULATION, Plan
 from tasks.planning.trial import Rehearsal, Trial
 from tasks.problem.method import Cost
 from tasks.rows.binding import Bound
-from tasks.rows.budget import judges_by_windows
+from tasks.rows.budget_parts import judges_by_windows
 from zo.batches import count_rows
 
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
@@ -69,10 +69,10 @@ def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
     unknown = " and ".join(name for name, count in judging.items() if count is None)
-    beside = f", beside those of {unknown}" if unknown else ""
+    addition = f", beside those of {unknown}" if unknown else ""
     over = f"in all {counted(seeds, 'seed')}"
     rows_in_all = f"{total:,}{upper} rows" if upper else counted(total, "row")
-    lines.append(f"  {over}: {rows_in_all}{limit}{beside}")
+    lines.append(f"  {over}: {rows_in_all}{limit}{addition}")
     if budget is not None and most > budget:
         lines.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
     return lines + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
@@ -114,8 +114,8 @@ def _rows_of(plan: Plan, bound: Bound) -> str:
     if test is not None:
         tests = seeds * len(rows.costs) * rows.once["test"]
         parts.append(f"{tests:,} in tests, each on {counted(count_rows(test), 'row')} of the test data")
-    beside = (("for the data", rows.made), ("timed", plan.trial.spent.rows_run))
-    parts += [f"{count:,} {name}" for name, count in beside if count]
+    further_rows = (("for the data", rows.made), ("timed", plan.trial.spent.rows_run))
+    parts += [f"{count:,} {name}" for name, count in further_rows if count]
     return f"Rows: {'; '.join(parts)}."
 
 
@@ -126,12 +126,12 @@ def _time_of(plan: Plan) -> str:
     if evaluation is None:
         return "Time: not known, as no row of this process was run to see how long it takes."
     boxes = {name: cost.evaluations * evaluation for name, cost in rows.costs.items() if cost is not None}
-    beside = {name: work.seconds(config.steps) for name, work in plan.work.items() if work is not None}
+    computing = {name: work.seconds(config.steps) for name, work in plan.work.items() if work is not None}
     test = evaluation * rows.once["test"] / rows.sizes.objective
-    total = len(plan.seeds) * (sum(boxes.values()) + sum(beside.values()) + len(rows.costs) * test)
-    each = _short(sum(beside.values()) / config.steps)
-    a_step = f", {each} of computing beside each step" if beside else ""
-    first = (sum(boxes.values()) + sum(beside.values())) * min(1.0, config.validate_every / config.steps)
+    total = len(plan.seeds) * (sum(boxes.values()) + sum(computing.values()) + len(rows.costs) * test)
+    step_time = _short(sum(computing.values()) / config.steps)
+    a_step = f", {step_time} of computing beside each step" if computing else ""
+    first = (sum(boxes.values()) + sum(computing.values())) * min(1.0, config.validate_every / config.steps)
     return (
         f"Time: {_about(total)}, {_short(evaluation / rows.sizes.objective)} a row{a_step}; "
         f"the first figure in {_about(test)}, the first of a training in "
@@ -201,18 +201,18 @@ def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> l
 
 def _failed(trial: Trial, size: int) -> list[str]:
     """Describe the rows that failed in a trial on a batch of that size."""
-    spent, back = trial.spent, trial.back
-    if back is None or (back == size and not spent.rows_failed):
+    ledger, back = trial.spent, trial.back
+    if back is None or (back == size and not ledger.rows_failed):
         return []
-    why = f" The first cause: {spent.first_failure.rstrip('.')}." if spent.first_failure else ""
-    if back == 0 and spent.rows_run and not (spent.rows_failed or spent.rows_skipped):
+    why = f" The first cause: {ledger.first_failure.rstrip('.')}." if ledger.first_failure else ""
+    if back == 0 and ledger.rows_run and not (ledger.rows_failed or ledger.rows_skipped):
         return [
-            f"  {NONE_BACK}, though its {counted(spent.rows_run, 'box row')} came back with finite outputs: "
+            f"  {NONE_BACK}, though its {counted(ledger.rows_run, 'box row')} came back with finite outputs: "
             "the objective made NaN or infinity of them. See its logarithms, roots and divisions."
         ]
     if back == 0:
         return [f"  {NONE_BACK}.{why} Mend the box or the data before you train."]
-    failed = spent.rows_failed + spent.rows_skipped
+    failed = ledger.rows_failed + ledger.rows_skipped
     rows = f", and {counted(failed, 'box row')} of all that were timed failed" if failed else ""
     return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
 

@@ -100,12 +100,12 @@ class Plan:
                 raise ConfigurationError(
                     f"--without: expected methods of the run, got {name!r}. {nearest(name, self.methods)}"
                 )
-        left = {name: method for name, method in self.methods.items() if name not in names}
-        if not left:
+        methods = {name: method for name, method in self.methods.items() if name not in names}
+        if not methods:
             raise ConfigurationError(
                 "--without: expected to leave some method, got all. Leave one out of it."
             )
-        return replace(self, methods=left)
+        return replace(self, methods=methods)
 
     @property
     def terms(self) -> Terms:
@@ -189,13 +189,13 @@ def left_to_the_budget(
     if (getattr(settings, "rows", None) is None and settings.minutes is None) or "steps" in by_hand:
         return problem, {}
     names = LEFT if settings.minutes is None else (*LEFT, *BY_TIME)
-    left = [name for name in names if name not in by_hand]
+    open_settings = [name for name in names if name not in by_hand]
     if problem.has_no_box():
         return problem, {"steps": None}
     if presets:
-        return problem, dict.fromkeys(name for name in left if name in ("steps", "validate_every"))
+        return problem, dict.fromkeys(name for name in open_settings if name in ("steps", "validate_every"))
     settings = replace(settings, **{name: FOR_ROWS[name] for name in FOR_ROWS if name not in by_hand})
-    return type(problem)(settings, folder=problem.folder), dict.fromkeys(left)
+    return type(problem)(settings, folder=problem.folder), dict.fromkeys(open_settings)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tasks.planning.plan import POPULATION, Plan, PlannedRows
 from tasks.planning.trial import TRIES, Asked, Rehearsal, Sizes
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
-from tasks.rows.budget import judges_by_windows, rows_of_test, seconds_left, shorten_test
+from tasks.rows.budget_parts import judges_by_windows, rows_of_test, seconds_left, shorten_test
 from tasks.workers import group
 from zo.batches import count_rows
 from zo.tangents.population import FACTORS

@@ -289,10 +289,11 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
                 break
             limit = 1.0  # of two evaluations at least where the first one starts a pool
     back = None if losses is None else int(losses.isfinite().sum())
-    spent = tally.since(first)
-    unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
+    ledger = tally.since(first)
+    # a refusal takes no row's time
+    unanswered = ledger.rows_failed and ledger.rows_failed == ledger.rows_asked
     second, evaluation = (None if unanswered or some == math.inf else some for some in (best, quickest))
-    return Trial(second, evaluation, back, spent, unread, tuple(answers), fault)
+    return Trial(second, evaluation, back, ledger, unread, tuple(answers), fault)
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Tensor, spent: Ledger) -> bool:

@@ -116,16 +116,16 @@ class Data:
         for name, value, least in (("batch", batch, 1), ("validation", validation, 0), ("test", test, 0)):
             check_count("Data.split", name, value, least)
         count = count_rows(rows)
-        left = count - validation - test
-        if left < 1:
+        training_rows = count - validation - test
+        if training_rows < 1:
             raise ConfigurationError(
                 f"Data.split: expected more than the {validation} + {test} rows held out, got {count:,}. "
                 "Hold fewer out, or give more rows."
             )
-        if batch > left:  # most of its rows would be there several times
+        if batch > training_rows:  # most of its rows would be there several times
             raise ConfigurationError(
-                f"Data.split, batch: expected at most the {counted(left, 'row')} to train on, got {batch:,}. "
-                "Lower it (--batch, in Python batch=...), or hold out fewer rows."
+                f"Data.split, batch: expected at most the {counted(training_rows, 'row')} to train on, got "
+                f"{batch:,}. Lower it (--batch, in Python batch=...), or hold out fewer rows."
             )
 
         def part(index: Tensor | slice) -> Batch:
@@ -133,11 +133,11 @@ class Data:
 
         def train(seed: int, step: int) -> Batch:
             generator = Key(seed, step).generator()
-            return part(torch.randint(left, (batch,), generator=generator))
+            return part(torch.randint(training_rows, (batch,), generator=generator))
 
-        held_out = part(slice(left, left + validation)) if validation else None
-        tested = part(slice(left + validation, count)) if test else None
-        return cls(train, held_out, tested, rows=part(slice(left)))
+        held_out = part(slice(training_rows, training_rows + validation)) if validation else None
+        tested = part(slice(training_rows + validation, count)) if test else None
+        return cls(train, held_out, tested, rows=part(slice(training_rows)))
 
     @classmethod
     def from_dataset(

@@ -21,10 +21,10 @@ from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import anew
 from tasks.problem.data import Data, evaluating, one_each, parts
-from tasks.problem.figures import TEST_LOSS, Picture, RowMean
 from tasks.problem.hyphens import hyphenated
 from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
+from tasks.problem.report_contents import TEST_LOSS, Picture, RowMean
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from zo.batches import Batch, count_rows, map_tensors
@@ -155,15 +155,15 @@ class Problem:
 
     def with_surroundings(self, surroundings: Surroundings) -> Self:
         """The problem of a run: with the same settings, and with nothing made yet."""
-        other = type(self)(self.config, folder=self.folder)
-        other._surroundings = surroundings
-        return other
+        problem = type(self)(self.config, folder=self.folder)
+        problem._surroundings = surroundings
+        return problem
 
     def with_settings(self, **settings: Any) -> Self:
         """The problem with other settings, and with what this one has made."""
-        other = copy.copy(self)
-        other.config = dataclasses.replace(self.config, **settings)
-        return other
+        problem = copy.copy(self)
+        problem.config = dataclasses.replace(self.config, **settings)
+        return problem
 
     @property
     def progress(self) -> Silence:
@@ -349,17 +349,17 @@ class Problem:
         with torch.no_grad(), evaluating(network):
             for part in parts(batch, ROWS):
                 here = map_tensors(lambda tensor: tensor.to(device), part)
-                each = evaluated(self.objective, network, here, count_rows(here))
-                losses.append(one_each(each, here).double())
+                row_losses = evaluated(self.objective, network, here, count_rows(here))
+                losses.append(one_each(row_losses, here).double())
         return torch.cat(losses)
 
     @property
     def boxes(self) -> dict[str, BlackBoxFunction]:
         """The boxes by name; one alone is "box", those of a group have its names."""
-        made = self.box
-        boxes = dict(made) if isinstance(made, Mapping) else {"box": made}
-        if isinstance(made, BoxGroup):
-            boxes = dict(made.named_boxes)
+        value = self.box
+        boxes = dict(value) if isinstance(value, Mapping) else {"box": value}
+        if isinstance(value, BoxGroup):
+            boxes = dict(value.named_boxes)
         if not boxes and not self.has_no_box():
             raise ProblemError(
                 f"{type(self).__name__}.box: expected a BlackBoxFunction or some by name, got an empty dict. "

@@ -72,10 +72,10 @@ def _class_of(code: trust.Shipped | trust.Named, base: type[Kind]) -> type[Kind]
         else:
             kind = registry.only_class(target, base, f"tasks.{base.__name__}")
     if not (inspect.isclass(kind) and issubclass(kind, base)):
-        other = "" if base is Problem else " --kind posterior"
+        option = "" if base is Problem else " --kind posterior"
         raise ProblemError(
             f"{target}: expected a subclass of tasks.{base.__name__}, got "
-            f"{getattr(kind, '__name__', kind)!r}. `blackbox new NAME{other}` writes an example."
+            f"{getattr(kind, '__name__', kind)!r}. `blackbox new NAME{option}` writes an example."
         )
     if base is Problem:
         anew.refuse_construction(kind, Problem)

@@ -155,11 +155,11 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     if any(score.standard_error is not None for side in sides.values() for score in scores(side.result)):
         caption += " With one seed ± is the standard error over test rows."
     if len(sides) == 2 and alike:
-        one, other = sides
+        first, second = sides
         means = side_by_side("mean")
-        ratio = means[other] / means[one]
+        ratio = means[second] / means[first]
         figures["ratio"] = ratio.map("{:.3g}".format).where((means > 0).all(axis=1) & (ratio < math.inf))
-        caption += f" The ratio is {other} / {one}."
+        caption += f" The ratio is {second} / {first}."
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     frames = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
     return frames[0], frames[1], caption

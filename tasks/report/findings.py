@@ -72,8 +72,9 @@ class Findings:
         fields: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
         for row in self.result.table:
             if NOT_APPLICABLE not in row.extra:
-                kept = checkpoint.load_evaluation(self.run.path, stage_name(row.seed, row.method))["fields"]
-                fields[row.seed][row.method] = {name: tensor.numpy() for name, tensor in kept.items()}
+                stage = stage_name(row.seed, row.method)
+                tensors = checkpoint.load_evaluation(self.run.path, stage)["fields"]
+                fields[row.seed][row.method] = {name: tensor.numpy() for name, tensor in tensors.items()}
         return fields
 
     @cached_property

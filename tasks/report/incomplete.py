@@ -64,7 +64,7 @@ def _missing(run: Run, result: Result) -> list[str]:
     steps = {line["stage"]: line["step"] for line in run.metrics()}
     listed = []
     for method, seed in missing:
-        done = steps.get(stage_name(seed, method), 0)
-        parts = [f"seed {seed}"] * (len(run.seeds) > 1) + [f"{done:,} steps done"] * (done > 0)
+        steps_done = steps.get(stage_name(seed, method), 0)
+        parts = [f"seed {seed}"] * (len(run.seeds) > 1) + [f"{steps_done:,} steps done"] * (steps_done > 0)
         listed.append(f"{method} ({', '.join(parts)})" if parts else method)
     return listed

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
-from tasks.problem.figures import LOW
+from tasks.problem.report_contents import LOW
 from tasks.report.findings import Findings
 from tasks.report.method_scores import Score, meaning, scores, told_apart, untouched
 
@@ -83,8 +83,8 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
         better = f"No method is better than {_named(start)}, which has {end}, {start}."
         return [better, *_taken(ranked[0], declared)]
     else:
-        beside = f"; {_named(start)} has {start}" if start else ""
-        lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
+        comparison = f"; {_named(start)} has {start}" if start else ""
+        lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{comparison}."]
     lines += _taken(ranked[0], declared)
     rivals = [score for score in ranked if score.role != FIRST_ORDER and score is not start]
     first = in_role(FIRST_ORDER, finite.values())
@@ -141,8 +141,8 @@ def _not_told(best: Sequence[Score], start: Score | None) -> str:
     verb = "does" if rows.startswith("1 ") else "do"
     ranked = sorted(best, key=lambda score: score.loss)
     named = [f"{_named(score) if score is start else score.method} has {score}" for score in ranked]
-    beside = "" if start is None or start in best else f"; {_named(start)} has {start}"
-    return f"By {metric} {rows} {verb} not tell these apart: {', '.join(named)}{beside}."
+    comparison = "" if start is None or start in best else f"; {_named(start)} has {start}"
+    return f"By {metric} {rows} {verb} not tell these apart: {', '.join(named)}{comparison}."
 
 
 def _unsure(result: Result, finite: dict[str, Score]) -> list[str]:
@@ -234,12 +234,14 @@ def _alike(one: Score, other: Score) -> bool:
 
 
 def _not_finite(every: Sequence[Score]) -> list[str]:
-    lost = {
+    seeds_by_method = {
         score.method: [str(seed) for seed, value in score.values.items() if not math.isfinite(value)]
         for score in every
         if not score.refused
     }
-    listed = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in lost.items() if seeds)
+    listed = ", ".join(
+        f"{method} (seed {', '.join(seeds)})" for method, seeds in seeds_by_method.items() if seeds
+    )
     if not listed:
         return []
     return [f"Not finite: the {every[0].metric} of {listed}. No mean is given where one is not."]

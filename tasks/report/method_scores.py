@@ -11,7 +11,7 @@ import numpy as np
 
 from blackbox.words import counted
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, Result, Row
-from tasks.problem.figures import standard_error
+from tasks.problem.report_contents import standard_error
 
 # standard errors, beyond which two methods' difference on the same rows is more than chance; of fewer than
 # nine rows Student's 97.5 % quantiles, from two rows on
@@ -86,10 +86,10 @@ class Score:
     def on(self) -> str:
         """On what it was measured: "8 rows", "7 to 8 rows" if some failed with a seed; "" if not known."""
         counts = {row.test_rows for row in self.rows}
-        known = sorted(count for count in counts if count)
-        if len(known) < len(counts):
+        row_counts = sorted(count for count in counts if count)
+        if len(row_counts) < len(counts):
             return ""
-        return ("" if len(known) == 1 else f"{known[0]:,} to ") + counted(known[-1], "row")
+        return ("" if len(row_counts) == 1 else f"{row_counts[0]:,} to ") + counted(row_counts[-1], "row")
 
     @property
     def plain(self) -> str:
@@ -159,9 +159,9 @@ def told_apart(one: Score, other: Score) -> bool:
 
     On the same rows the differences, row by row, are what counts: a hard row is hard for both.
     """
-    rows, others = one.by_row, other.by_row
-    if len(rows) and len(rows) == len(others):
-        differences = rows - others
+    rows, other_rows = one.by_row, other.by_row
+    if len(rows) and len(rows) == len(other_rows):
+        differences = rows - other_rows
         differences = differences[np.isfinite(differences)]
         error = standard_error(differences.tolist())
         limit = dict(enumerate(APART_OF_FEW, 2)).get(len(differences), APART)

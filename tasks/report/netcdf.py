@@ -80,8 +80,8 @@ def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict
         name: tuple(dimensions.get(name, [f"{name} {axis}" for axis in range(np.ndim(array))]))
         for name, array in arrays.items()
     }
-    used = {axis for axes in axes_of.values() for axis in axes}
-    files, files_of_axes = _file_names(arrays), _file_names({**dict.fromkeys(used), **values})
+    axis_names = {axis for axes in axes_of.values() for axis in axes}
+    files, files_of_axes = _file_names(arrays), _file_names({**dict.fromkeys(axis_names), **values})
     return {
         "data_vars": {
             files[name]: ([files_of_axes[axis] for axis in axes], np.asarray(arrays[name]))
@@ -90,7 +90,7 @@ def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict
         "coords": {
             files_of_axes[axis]: (files_of_axes[axis], np.asarray(along))
             for axis, along in values.items()
-            if axis in used
+            if axis in axis_names
         },
     }
 

@@ -16,7 +16,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
-from tasks.problem.figures import Picture
+from tasks.problem.report_contents import Picture
 from tasks.report import html_report, incomplete, lead, pictures, run_tables, training_part
 from tasks.report.findings import Findings, warned_of
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
@@ -230,9 +230,9 @@ def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
                 prose=True,
             )
         )
-    rest = {name: value for name, value in settings.items() if name not in [line[0] for line in changed]}
+    unchanged = {name: value for name, value in settings.items() if name not in [line[0] for line in changed]}
     seeds = {"seeds": run.seeds, "data": run.data}
-    return [*blocks, Details("All other settings" if changed else "Settings", {**rest, **seeds})]
+    return [*blocks, Details("All other settings" if changed else "Settings", {**unchanged, **seeds})]
 
 
 def _defaults(config: object) -> dict[str, Any]:

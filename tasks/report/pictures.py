@@ -114,9 +114,9 @@ def own_settings() -> Iterator[None]:
 
     One in the current folder may be anyone's, and the user's may ask for what is not there, such as LaTeX.
     """
-    apart = ("backend", "interactive")  # what shows figures in a window is not ours, and not restored
+    window = ("backend", "interactive")  # what shows figures in a window is not ours, and not restored
     settings: Any = {
-        name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(apart)
+        name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(window)
     }
     with matplotlib.rc_context(settings):
         yield
@@ -206,19 +206,19 @@ def panels(
             continue
         method, arrays = list(fields.items())[number]
         place.set(title=method if row == 0 else "", **axes)
-        drawn = draw(place, arrays) if rows == 1 else draw(place, arrays, row)
-        values = None if drawn is None or hasattr(drawn, "set_clim") else np.asarray(drawn)
+        drawing = draw(place, arrays) if rows == 1 else draw(place, arrays, row)
+        values = None if drawing is None or hasattr(drawing, "set_clim") else np.asarray(drawing)
         if values is not None and values.ndim == 2:
             image_axes(place)
             long = max(values.shape) > STRIP * min(values.shape)
             aspect = axes.get("aspect", "auto" if long else "equal")
-            drawn = place.imshow(values, origin="lower", aspect=aspect)
+            drawing = place.imshow(values, origin="lower", aspect=aspect)
         elif values is not None and values.ndim == 1:
             place.plot(values, color=colour(method))
         if place.lines and not (place.images or place.collections or "ylim" in axes):
             curves.setdefault(row, []).append(place)
-        if hasattr(drawn, "set_clim"):
-            coloured.append((drawn, values is not None))
+        if hasattr(drawing, "set_clim"):
+            coloured.append((drawing, values is not None))
     for side_by_side in curves.values():
         _share_heights(side_by_side)
     if coloured:

@@ -43,9 +43,9 @@ def training(
             )
         for method, seeds in curves.items():
             colour_of, mark = style_of[method]
-            drawn = [(getattr(curve, across) / scale, curve.values) for curve in seeds.values()]
-            if len(drawn) > 1:
-                for points in drawn:
+            seed_points = [(getattr(curve, across) / scale, curve.values) for curve in seeds.values()]
+            if len(seed_points) > 1:
+                for points in seed_points:
                     _line(place, points, log, color=colour_of, linewidth=0.8, alpha=0.4)
             middle = _mean(list(seeds.values()), across)
             line = (middle[0] / scale, middle[1])
@@ -72,15 +72,15 @@ def trust(
         distrusted: Above 0 in steps without trust; a strip below shows them, with a lane for each method.
     """
     style_of = looks(dict.fromkeys([*errors, *agreements, *distrusted]))
-    lost = {
+    lanes = {
         method: seeds
         for method, seeds in distrusted.items()
         if any((curve.values > 0).any() for curve in seeds.values())
     }
-    strip = 0.16 * len(lost) + 0.05 if lost else 0.0  # of height in inches
-    heights = {"height_ratios": [2.2, strip]} if lost else {}
+    strip = 0.16 * len(lanes) + 0.05 if lanes else 0.0  # of height in inches
+    heights = {"height_ratios": [2.2, strip]} if lanes else {}
     across = 2 if agreements else 1
-    new_figure, axes = figure(8.0, 2.8 + strip, 1 + bool(lost), across, sharex=True, **heights)
+    new_figure, axes = figure(8.0, 2.8 + strip, 1 + bool(lanes), across, sharex=True, **heights)
     smooth = {method: [curve.smooth() for curve in seeds.values()] for method, seeds in errors.items()}
     for method, curves in smooth.items():
         for number, curve in enumerate(curves):
@@ -101,11 +101,11 @@ def trust(
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
     for place in axes[1:].flat:
-        for lane, (method, seeds) in enumerate(lost.items()):
+        for lane, (method, seeds) in enumerate(lanes.items()):
             for curve in seeds.values():
                 bars = place.broken_barh(_spans(curve.steps[curve.values > 0]), (lane + 0.1, 0.8))
                 bars.set(color=style_of[method][0], alpha=1 / len(seeds) ** 0.5, linewidth=0)
-        place.set(ylim=(len(lost), 0), yticks=[])
+        place.set(ylim=(len(lanes), 0), yticks=[])
         place.grid(visible=False)
         axes[1, 0].set_ylabel("no trust", rotation=0, ha="right", va="center")
     for place in axes[-1]:
@@ -138,9 +138,9 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
         for method, seeds in of_run.items():
             points = _mean([curve.smooth() for curve in seeds.values()], across)
             colour_of, mark = style_of[method]
-            drawn = _line(place, points, log, color=colour_of, marker=mark, **look)
-            if drawn.size:
-                end = (float(drawn[0, -1]), float(drawn[1, -1]))
+            line = _line(place, points, log, color=colour_of, marker=mark, **look)
+            if line.size:
+                end = (float(line[0, -1]), float(line[1, -1]))
                 place.annotate(
                     run, end, (4, -3), textcoords="offset points", color=colour_of, fontsize=8, bbox=_HALO
                 )
@@ -193,10 +193,10 @@ def _line(axes: Axes, points: tuple[ArrayLike, ArrayLike], log: bool, **look: An
     Returns:
         The points that were drawn, `(2, points)`.
     """
-    drawn = np.array(points, dtype=float)
-    drawn = drawn[:, np.isfinite(drawn).all(axis=0) & ((drawn[0] > 0) if log else True)]
-    axes.plot(*drawn, markevery=max(1, drawn.shape[1] // 8), **look)
-    return drawn
+    line = np.array(points, dtype=float)
+    line = line[:, np.isfinite(line).all(axis=0) & ((line[0] > 0) if log else True)]
+    axes.plot(*line, markevery=max(1, line.shape[1] // 8), **look)
+    return line
 
 
 def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]:

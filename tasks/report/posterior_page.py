@@ -65,8 +65,10 @@ def write(
     why = "Why rows failed, since it last went on."
     failed = [Table(("cause", "rows"), list(causes.items()), prose=True, caption=why)] if causes else []
     table = summary.head(LISTED)[list(COLUMNS)].rename(columns=COLUMNS).reset_index(names="unknown")
-    left = len(summary) - len(table)
-    rest = f" {counted(left, 'further unknown')} of more effective samples left out." if left else ""
+    unlisted = len(summary) - len(table)
+    remark = (
+        f" {counted(unlisted, 'further unknown')} of more effective samples left out." if unlisted else ""
+    )
     return html_report.write(
         folder / NAME,
         title=title,
@@ -75,7 +77,7 @@ def write(
             Table(
                 table,
                 caption="What the draws say, those unknowns first that have the fewest effective samples; "
-                f"3 % and 97 % are the ends of the narrowest interval that has 94 % of the draws.{rest}",
+                f"3 % and 97 % are the ends of the narrowest interval that has 94 % of the draws.{remark}",
             ),
             *figures,
             Heading("The black box"),

@@ -84,7 +84,7 @@ def _trust(facts: Findings) -> list[Block]:
     if not errors:
         return []
     distrusted, checked = (facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement"))
-    lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
+    trust_lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
     warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
     why = "; the warnings say why" if warned else ""
     checks = (
@@ -101,7 +101,7 @@ def _trust(facts: Findings) -> list[Block]:
         caption=f"How far the learned tangents can be believed. {'Left: the' if checked else 'The'} relative "
         "error with which they predict the box's outputs before they learn from them; 0 is exact, at 1 "
         f"(dashed) and above they say nothing.{checks}"
-        f"{f' Below: steps without trust in them{why}.' if lost else ''}",
+        f"{f' Below: steps without trust in them{why}.' if trust_lost else ''}",
     )
     return [picture]
 

@@ -54,8 +54,8 @@ class FirstRows:
         self._folder = folder.absolute()  # a box may change the working directory
         self._boxes = {name: box for name, box in boxes.items() if box.settable}
         self._names = {id(box): name for name, box in self._boxes.items()}
-        self._kept = _read(self._folder / FILE, self._boxes) if group.rank() == 0 else {}
-        self._before = frozenset(self._kept)
+        self._records = _read(self._folder / FILE, self._boxes) if group.rank() == 0 else {}
+        self._recorded_names = frozenset(self._records)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -77,7 +77,7 @@ class FirstRows:
     def saw(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         """Keep the first rows of a box."""
         name = self._names.get(id(box))
-        if name is not None and name not in self._kept and group.rank() == 0:
+        if name is not None and name not in self._records and group.rank() == 0:
             self._keep(name, box, inputs, outcome)
 
     def _keep(self, name: str, box: BlackBoxFunction, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
@@ -94,9 +94,9 @@ class FirstRows:
                 tuple(array[places].detach().cpu().clone() for array in some)
                 for some in (inputs, outcome.outputs)
             )
-            self._kept[name] = _Kept(first, answers)
+            self._records[name] = _Kept(first, answers)
             try:
-                content = {name: vars(record) for name, record in self._kept.items()}
+                content = {name: vars(record) for name, record in self._records.items()}
                 checkpoint.save(self._folder / FILE, content)
             except OSError:
                 self._names = {}  # it is an aid; what must not be lost says so by itself
@@ -113,7 +113,7 @@ class FirstRows:
         """
         lines = []
         with rows_run_by(None), torch.random.fork_rng(devices=()):
-            for name in self._before:
+            for name in self._recorded_names:
                 sentence = self._compared(name, budget, device)
                 lines += [sentence] if sentence else []
         if lines:
@@ -128,19 +128,19 @@ class FirstRows:
 
     def _compared(self, name: str, budget: int | None, device: str) -> str:
         """Compare a box's answers with the kept ones, and describe the differences; "" for none."""
-        kept, box = self._kept[name], behind_caches(evaluated(self._boxes[name]))
+        record, box = self._records[name], behind_caches(evaluated(self._boxes[name]))
         bounds = [part for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         most = [part.rows for part in bounds] + ([] if budget is None else [budget])
-        rows = min([kept.rows, *(int(SHARE * rows) for rows in most), *(p.rows_left // 3 for p in bounds)])
+        rows = min([record.rows, *(int(SHARE * rows) for rows in most), *(p.rows_left // 3 for p in bounds)])
         if rows < 1:
             return ""  # the last rows of the run's own work would be missing
-        sample = _Kept(*(tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs)))
+        sample = _Kept(*(tuple(array[:rows] for array in some) for some in (record.inputs, record.outputs)))
         inputs, answers = tuple(array.to(device) for array in sample.inputs), list[Outcome]()
         try:
             for _ in range(3):
                 answers.append(box.run_rows(inputs))
                 answered = [row for row in range(rows) if all(row not in now.failed for now in answers)]
-                old_rows, *got = (rows_of(each.outputs, answered) for each in (sample, *answers))
+                old_rows, *got = (rows_of(answer.outputs, answered) for answer in (sample, *answers))
                 noise = max((_distance(got[0], again) for again in got[1:]), default=0.0)
                 if not answered or _distance(old_rows, got[0]) <= ROUNDING * sample.scale + NOISES * noise:
                     return ""

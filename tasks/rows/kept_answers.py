@@ -74,10 +74,10 @@ class KeptAnswers:
     ) -> None:
         self._name, self._rank, self._code = checkpoint.file_name(name), 0, dict[str, str]()
         self._folder: Path | None = None
-        self._known: dict[str, deque[tuple[tuple[Tensor, ...], int, int]]] = {}
+        self._by_key: dict[str, deque[tuple[tuple[Tensor, ...], int, int]]] = {}
         self._waiting: list[_KeptCall] = []
         self._bytes, self._number, self.full = 0, 0, False
-        self._asked: dict[int, tuple[BlackBoxFunction, Recalling]] = {}
+        self._recallers: dict[int, tuple[BlackBoxFunction, Recalling]] = {}
         self._shared: dict[int, SharedRows] = {}
         self._pace, self.place, self.attributes = Pace(), 0, Attributes()
         self.recalled = Ledger()
@@ -98,7 +98,7 @@ class KeptAnswers:
         if self._folder is not None:
             return
         place = folder.absolute() / FOLDER  # a box may change the working directory
-        self._rank, self._code, self._known = rank, dict(code), {}
+        self._rank, self._code, self._by_key = rank, dict(code), {}
         self._bytes = sum(_size(entry.outputs) for entry in self._waiting)
         if not only_read:
             self._folder = place
@@ -112,7 +112,7 @@ class KeptAnswers:
             for entry in entries:
                 self._bytes += _size(entry.outputs)
                 for key, outputs, run in entry.parts():
-                    self._known.setdefault(key, deque()).append((outputs, run, entry.place))
+                    self._by_key.setdefault(key, deque()).append((outputs, run, entry.place))
             self._number = max(self._number, int(path.name.split(".")[-2]) + 1)
 
     def attach_to(self, run: Run, *, only_read: bool = False) -> None:
@@ -155,10 +155,10 @@ class KeptAnswers:
                 with rows_run_by(None):
                     outcome = box.run_rows(inputs)
             else:
-                if id(box) not in self._asked:
-                    self._asked[id(box)] = box, Recalling(box, self)
+                if id(box) not in self._recallers:
+                    self._recallers[id(box)] = box, Recalling(box, self)
                 with rows_run_by(None):
-                    outcome, recalled = self._asked[id(box)][1].answer(inputs, before, aside, least)
+                    outcome, recalled = self._recallers[id(box)][1].answer(inputs, before, aside, least)
             if (watching := first_rows.at_hand()) is not None and not recalled:
                 watching.saw(box, inputs, outcome)
             return outcome
@@ -168,18 +168,18 @@ class KeptAnswers:
 
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
         """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
-        entries = self._known.get(key)
+        entries = self._by_key.get(key)
         if not entries:
             return None
         outputs, run, _ = entries.popleft()
         if not entries:
-            del self._known[key]
+            del self._by_key[key]
         return outputs, run
 
     @property
     def any_known(self) -> bool:
         """True if there is anything to look up."""
-        return bool(self._known)
+        return bool(self._by_key)
 
     def keep(
         self, keys: Sequence[str], lengths: Sequence[int], outputs: tuple[Tensor, ...], extra: int
@@ -229,12 +229,12 @@ class KeptAnswers:
         Args:
             place: The last one; None for all.
         """
-        left = {
-            key: deque(each for each in entries if place is not None and each[2] > place)
-            for key, entries in self._known.items()
+        remaining = {
+            key: deque(entry for entry in entries if place is not None and entry[2] > place)
+            for key, entries in self._by_key.items()
         }
-        self._known = {key: entries for key, entries in left.items() if entries}
-        self._bytes = sum(_size(outputs) for entries in self._known.values() for outputs, _, _ in entries)
+        self._by_key = {key: entries for key, entries in remaining.items() if entries}
+        self._bytes = sum(_size(outputs) for entries in self._by_key.values() for outputs, _, _ in entries)
         self._waiting, self.full = [], False
         self._pace.begin()
         if self._folder is None:
@@ -277,10 +277,12 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_KeptCall] | None:
         content = checkpoint.load(path)
         if content["code"] != code:
             return None
-        entries = [_KeptCall(**each) for each in content["entries"]]
+        entries = [_KeptCall(**fields) for fields in content["entries"]]
         for entry in entries:
             for key, outputs, run in entry.parts():
-                plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
+                plain = all(
+                    tensor.layout is torch.strided and tensor.device.type == "cpu" for tensor in outputs
+                )
                 if not (plain and isinstance(key, str) and isinstance(run, int) and run >= 0):
                     return None
             if not isinstance(entry.place, int):

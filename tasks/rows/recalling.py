@@ -32,19 +32,19 @@ class Attributes:
     """
 
     def __init__(self) -> None:
-        self._left: dict[int, dict[str, object]] = {}  # by the box's id, as its last call left them
+        self._attributes: dict[int, dict[str, object]] = {}  # by the box's id, as its last call left them
         self._assigned: list[tuple[BlackBoxFunction, str]] = []
 
     def left(self, boxes: Sequence[BlackBoxFunction]) -> None:
         """Take in the attributes that a call has left."""
-        self._left |= {id(box): dict(vars(box)) for box in boxes}
+        self._attributes |= {id(box): dict(vars(box)) for box in boxes}
 
     def assigned(self, boxes: Sequence[BlackBoxFunction]) -> Sequence[tuple[BlackBoxFunction, str]]:
         """Return all that was ever assigned between calls, those of these boxes since their last one too."""
         for box in boxes:
             now = vars(box)
-            before = self._left.get(id(box), now)
-            names = [name for name in now.keys() | before.keys() if now.get(name) is not before.get(name)]
+            earlier = self._attributes.get(id(box), now)
+            names = [name for name in now.keys() | earlier.keys() if now.get(name) is not earlier.get(name)]
             self._assigned += [(box, name) for name in names]
         self.left(boxes)
         return self._assigned
@@ -55,12 +55,12 @@ class Recalling:
 
     def __init__(self, box: BlackBoxFunction, answers: KeptAnswers) -> None:
         self._box, self._answers = box, answers
-        self._each, self._tells = divisible(box)
+        self._block, self._tells = divisible(box)
         self._short = False  # the last call was
         self._started, self._least = 0.0, 0.0  # of the call at hand
         self._again: dict[str, deque[str]] = {}  # the keys of its parts that are run, by their first ones
         self._parts: dict[str, str] | None = None  # what the box is known by
-        self._seen = 0  # of the assignments that the answers know
+        self._assignments = 0  # of the assignments that the answers know
 
     def answer(
         self,
@@ -94,28 +94,28 @@ class Recalling:
             outcome = box.run_rows(inputs)
             self._short = perf_counter() - self._started < least
             return outcome, False
-        block = min(self._each or rows, rows)
+        block = min(self._block or rows, rows)
         parts = [list(range(at, min(at + block, rows))) for at in range(0, rows, block)]
-        outcome, missing = unanswered(box, inputs), parts
+        outcome, open_parts = unanswered(box, inputs), parts
         if answers.any_known:
-            missing = []
+            open_parts = []
             for part in parts:
                 first = key = self._key(rows_of(inputs, part))
-                while (kept := answers.known(key)) is not None and _failed(kept[0]):
+                while (entry := answers.known(key)) is not None and _failed(entry[0]):
                     key += "+"  # it was asked again, and kept as that
-                if kept is None or not _fit(kept[0], outcome, part):
-                    missing.append(part)
+                if entry is None or not _fit(entry[0], outcome, part):
+                    open_parts.append(part)
                     self._again.setdefault(first, deque()).append(key)
                 else:
-                    write_rows(outcome, part, Outcome(kept[0]))
+                    write_rows(outcome, part, Outcome(entry[0]))
                     if aside is None or not aside(box):
-                        answers.recalled.count(rows_run=kept[1])
-        recalled = len(missing) < len(parts)
+                        answers.recalled.count(rows_run=entry[1])
+        recalled = len(open_parts) < len(parts)
         # a call that a budget does not allow is to be refused before any of its rows is run
         bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
-        together = len(missing) if bounded or self._tells else 1
-        while missing and not ends_early(box, outcome):
-            some, missing, started = missing[:together], missing[together:], perf_counter()
+        together = len(open_parts) if bounded or self._tells else 1
+        while open_parts and not ends_early(box, outcome):
+            some, open_parts, started = open_parts[:together], open_parts[together:], perf_counter()
             here = [row for part in some for row in part]
             answered = self._run(rows_of(inputs, here), some, before)
             if len(here) == rows:
@@ -156,14 +156,14 @@ class Recalling:
         """See what the box is before it runs, and what others than boxes have assigned since a last call."""
         boxes = stack(self._box)
         assigned = self._answers.attributes.assigned(boxes)
-        changed = {name for box, name in assigned[self._seen :] if any(box is part for part in boxes)}
-        self._seen = len(assigned)
+        changed = {name for box, name in assigned[self._assignments :] if any(box is part for part in boxes)}
+        self._assignments = len(assigned)
         if self._parts is None:
             self._parts = parts(self._box, _left_out)
         elif changed:
             names = {"identity", ".box", *(f".{key}" for key in changed)}
-            kept = {name: words for name, words in self._parts.items() if name not in names}
-            self._parts = kept | parts(self._box, _left_out, names)
+            unchanged = {name: words for name, words in self._parts.items() if name not in names}
+            self._parts = unchanged | parts(self._box, _left_out, names)
 
     @property
     def _name(self) -> bytes:

@@ -58,9 +58,9 @@ class RunLedger:
             int, int
         ] = {}  # rows of the problem's boxes without a note, by their ledger's id
         self._unwritten_elsewhere: list[tuple[int, bool]] = []
-        self._own: Callable[[], Sequence[BlackBoxFunction]] = list
+        self._own_boxes: Callable[[], Sequence[BlackBoxFunction]] = list
         self._bounds: list[Budgeted] = []  # that `bound` made
-        self._tally, self._before = RowTally([]), Ledger()  # of the problem's boxes; when the run began
+        self._tally, self._start = RowTally([]), Ledger()  # of the problem's boxes; when the run began
 
     @contextmanager
     def unwritten(self, boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
@@ -167,19 +167,21 @@ class RunLedger:
 
     def unbound(self, problem: Problem) -> None:
         """Take the run's own bound off a problem's boxes; what they are asked behind it is not the run's."""
-        own = set(map(id, self._bounds))
-        problem.replace_boxes(lambda box: box.box if isinstance(box, Budgeted) and id(box) in own else box)
+        bound_ids = set(map(id, self._bounds))
+        problem.replace_boxes(
+            lambda box: box.box if isinstance(box, Budgeted) and id(box) in bound_ids else box
+        )
 
     def count_from_here(self, boxes: Sequence[BlackBoxFunction]) -> None:
         """The run begins: what these boxes run from here on, or have run unwritten, is to make its data."""
         self._tally = RowTally(boxes)
-        self._before = self._tally.copy()
-        self._before.rows_run -= sum(self._unwritten.values())
+        self._start = self._tally.copy()
+        self._start.rows_run -= sum(self._unwritten.values())
 
     def rows_of_data(self) -> int:
         """Rows that were run to make the data, in all processes, which all ask here."""
-        spent = self._tally.since(self._before).rows_run + self.answers.recalled.rows_run
-        (rows_made,) = group.total(spent + (self.elsewhere if group.rank() == 0 else 0))  # all decide alike
+        rows = self._tally.since(self._start).rows_run + self.answers.recalled.rows_run
+        (rows_made,) = group.total(rows + (self.elsewhere if group.rank() == 0 else 0))  # all decide alike
         return rows_made
 
     @contextmanager
@@ -189,19 +191,19 @@ class RunLedger:
         Args:
             boxes: Gives the problem's boxes, those that it has made by then.
         """
-        self._own = boxes
+        self._own_boxes = boxes
         with self.answers.used(self._before_rows, lambda box: not self._is_own(box)):
             yield
         self.answers.write()
 
     def _is_own(self, box: BlackBoxFunction) -> bool:
-        return any(evaluated(one).ledger is box.ledger for one in self._own())
+        return any(evaluated(one).ledger is box.ledger for one in self._own_boxes())
 
     def _before_rows(self, box: BlackBoxFunction, rows: int) -> None:
         """Other boxes' rows are about to be run: they are taken out of the budget, and watched."""
         if self._is_own(box):
             return
-        bounds = {id(part): part for one in self._own() for part in stack(evaluated(one))}
+        bounds = {id(part): part for one in self._own_boxes() for part in stack(evaluated(one))}
         budgets = [part for part in bounds.values() if isinstance(part, Budgeted)]
         if self._budget is not None and self.elsewhere + rows > self._budget:
             raise BudgetError(
@@ -285,14 +287,16 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
     if not ledgers or any(ledger.watched for ledger in ledgers.values()):
         return
     stacks = [stack(evaluated(box)) for box in boxes]
-    kept = {
+    remembering_ids = {
         id(parts[-1].ledger) for parts in stacks if any(getattr(part, "remembers", False) for part in parts)
     }
     rows_before = group.total(
         *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
     )
     for (label, ledger), rows in zip(ledgers.items(), rows_before, strict=True):
-        ledger.add_once((folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in kept else rows))
+        ledger.add_once(
+            (folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in remembering_ids else rows)
+        )
 
 
 def _labelled(boxes: Sequence[BlackBoxFunction], stage: str = "") -> dict[str, Ledger]:

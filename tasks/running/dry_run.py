@@ -9,8 +9,8 @@ from tasks.planning.plan import Plan
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
-from tasks.running.arithmetic import set_torch
 from tasks.running.rehearsal import rehearsed
+from tasks.running.torch_arithmetic import set_torch
 
 
 def sentences(plan: Plan) -> list[str]:
@@ -23,8 +23,8 @@ def sentences(plan: Plan) -> list[str]:
     bound = Bound.of(plan.problem)
     bound.check()
     bound.bound()
-    said = asked(bound, plan.methods, len(plan.seeds))
-    plan = settled(plan, bound, said, timed=True, keep=True, rehearse=rehearsed)
+    demand = asked(bound, plan.methods, len(plan.seeds))
+    plan = settled(plan, bound, demand, timed=True, keep=True, rehearse=rehearsed)
     return cost.sentences(plan, bound, dry=True)
 
 

@@ -114,8 +114,8 @@ class FinishedRun:
             NotApplicableError: The method was not applicable with this seed.
         """
         self._judged(method, seed)
-        kept = checkpoint.load_evaluation(self.path, stage_name(seed, method))["fields"]
-        return {name: tensor.numpy() for name, tensor in kept.items()}
+        tensors = checkpoint.load_evaluation(self.path, stage_name(seed, method))["fields"]
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
 
     def _judged(self, method: str, seed: int) -> list[str]:
         """The methods that were applicable with a seed; the method asked for has to be one of them."""

@@ -196,17 +196,17 @@ def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
 
     def answer(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
         nonlocal number
-        known = answers[number % len(answers)]
+        outcome = answers[number % len(answers)]
         number += 1
-        count, there = len(rows[0]), len(known.outputs[0])
+        count, available = len(rows[0]), len(outcome.outputs[0])
         outputs = []
-        for values in known.outputs:
-            more = torch.cat([values] * -(-count // there))[:count].clone()
-            if more.is_floating_point() and count > there:
-                drawn = torch.randn(more[there:].shape, generator=noise).to(more)
-                more[there:] += 1e-3 * values.std() * drawn
+        for values in outcome.outputs:
+            more = torch.cat([values] * -(-count // available))[:count].clone()
+            if more.is_floating_point() and count > available:
+                draws = torch.randn(more[available:].shape, generator=noise).to(more)
+                more[available:] += 1e-3 * values.std() * draws
             outputs.append(more)
-        return Outcome(tuple(outputs), dict(known.failed) if count == there else {})
+        return Outcome(tuple(outputs), dict(outcome.failed) if count == available else {})
 
     with rows_run_by(answer):
         yield

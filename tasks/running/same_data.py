@@ -65,12 +65,12 @@ def _differences(run: Run, plan: Plan, bound: Bound, programs: str) -> tuple[str
     if begins:
         atomic.write_json(path, now)
         return "", ""
-    before = reading.json_object(path, "Delete it, and resume again.")
-    differing = [name for name in PARTS if name in before and name in now and before[name] != now[name]]
+    earlier = reading.json_object(path, "Delete it, and resume again.")
+    differing = [name for name in PARTS if name in earlier and name in now and earlier[name] != now[name]]
     if not differing:
         return "", ""
     code = changed_code.in_words(run, plan.terms.code)
-    machines = changes(*({name: str(made.get(name)) for name in MACHINE} for made in (before, now)))
+    machines = changes(*({name: str(facts.get(name)) for name in MACHINE} for facts in (earlier, now)))
     reasons = [code, programs, changes(run.versions, versions()), machines]
     if bound.ledger.answers.full:
         reasons.append("boxes answer a part of the data, of which not all was kept")
@@ -84,8 +84,8 @@ def _listed(names: Sequence[str]) -> str:
 def _is_at_work(run: Run, plan: Plan) -> bool:
     """Say whether something of a run is trained or judged."""
     stages = [stage_name(seed, name) for seed in plan.seeds for name in methods_named(plan.problem)]
-    kept = (checkpoint.of_stage, checkpoint.evaluation)
-    return run.begun or any(file(run.path, stage).exists() for file in kept for stage in stages)
+    files = (checkpoint.of_stage, checkpoint.evaluation)
+    return run.begun or any(file(run.path, stage).exists() for file in files for stage in stages)
 
 
 class _Asks(Exception):
@@ -107,7 +107,7 @@ def _digests(problem: Problem, seed: int) -> dict[str, str]:
     except _Asks:
         pass
     digests = {name: digest(batch) for name, batch in parts.items() if batch is not None}
-    return {name: known for name, known in digests.items() if known}
+    return {name: value for name, value in digests.items() if value}
 
 
 def digest(batch: Batch) -> str:

@@ -281,8 +281,8 @@ def _named(data: Any, posterior: Posterior, size: int) -> Any:
 
 def _write(data: Any, path: Path) -> None:
     """Write draws as NetCDF, at once or not at all."""
-    beside = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of xarray's later versions
-        data.to_netcdf(str(beside))
-    beside.replace(path)
+        data.to_netcdf(str(temporary))
+    temporary.replace(path)

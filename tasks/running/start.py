@@ -28,12 +28,12 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
-from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.rehearsal import rehearsed
 from tasks.running.resume import how_to_go_on, plan_in, reopened
 from tasks.running.same_data import warn_of_other_data
 from tasks.running.table import table_of
+from tasks.running.torch_arithmetic import set_torch
 from tasks.training.interruption import ending_interrupts, same_directory
 from tasks.workers import group
 
@@ -186,9 +186,9 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
         with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
             with first_rows.watching():
-                said = asked(bound, plan.methods, len(plan.seeds))
+                demand = asked(bound, plan.methods, len(plan.seeds))
                 rehearse = rehearsed if plan.is_open else None
-                plan = settled(plan, bound, said, timed=not run.begun, rehearse=rehearse)
+                plan = settled(plan, bound, demand, timed=not run.begun, rehearse=rehearse)
                 run.choose(plan.chosen)
                 run = run.reread()
                 warn_of_other_data(run, plan, bound, programs)

@@ -23,7 +23,7 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.rows.budget import seconds_left
+from tasks.rows.budget_parts import seconds_left
 from tasks.rows.stacks import stack
 from tasks.rows.tally import RowTally, everywhere
 from tasks.training import judge
@@ -41,8 +41,12 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
         trained: dict[str, Trained] = {}  # which the methods behind may start from
         fields: dict[str, Mapping[str, Any]] = {}
         every = methods_named(problem)
-        done = {name for name in every if checkpoint.evaluation(run.path, stage_name(seed, name)).exists()}
-        methods = {name: method for name, method in every.items() if name in plan.methods or name in done}
+        finished_names = {
+            name for name in every if checkpoint.evaluation(run.path, stage_name(seed, name)).exists()
+        }
+        methods = {
+            name: method for name, method in every.items() if name in plan.methods or name in finished_names
+        }
         for name, method in methods.items():
             with run.here.notes.at(stage_name(seed, name)):
                 setup = setup_of(problem, run, name, seed, progress, trained)
@@ -62,7 +66,7 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
                 else:
                     line, arrays = judge.judged(setup, trained[name], bound.ledger)
                     table.append(replace(line, role=method.role))
-                    if name not in done:
+                    if name not in finished_names:
                         run.note(judge.with_one_metric(table))
                     if len(table) == 1:
                         _refuse_to_run_out(plan, bound, run, table)
@@ -131,7 +135,7 @@ def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row])
         return
     if type(problem).judge is not Problem.judge:  # which may ask more for one method than for another
         return
-    left, least, most, tests = min(budget.rows_left for budget in budgets), 0, 0, 0
+    rows_left, least, most, tests = min(budget.rows_left for budget in budgets), 0, 0, 0
     for stage, name in [(stage_name(seed, name), name) for seed in plan.seeds for name in plan.methods]:
         if checkpoint.evaluation(run.path, stage).exists():
             continue
@@ -142,14 +146,14 @@ def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row])
             most += plan.rows.checked[name] + validation
     if "steps" in plan.chosen:  # which become fewer
         least = -(-least * LEAST // max(LEAST, plan.config.steps))
-    if least + tests * test <= left:
+    if least + tests * test <= rows_left:
         return
     error = BudgetError(
-        f"rows: expected the rest of the run to take the {counted(left, 'row')} that are left, got a plan of "
-        f"at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
+        f"rows: expected the rest of the run to take the {counted(rows_left, 'row')} that are left, got a "
+        f"plan of at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
         f"{'is' if tests == 1 else 'are'} {tests} more, beside {least:,} of training and validation. None of "
         "these was run. Ask less in evaluate, begin anew with fewer steps, or raise the budget."
     )
     timed = TRIES * plan.rows.sizes.objective  # again, if no step is done yet
-    error.enough = plan.config.rows - left + timed + most + tests * test
+    error.enough = plan.config.rows - rows_left + timed + most + tests * test
     raise error

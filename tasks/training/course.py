@@ -53,7 +53,7 @@ class Course:
         self._planned, self._grows = steps, grows
         self.is_tight, self._checked, self._needed = False, 0, 0  # checks so far; rows of a step without
         self._since, self._angle = 0, 0.0  # the step of the last decision, and the schedule's angle there
-        self._ends, self._spent = deque[float](maxlen=LATEST + 1), deque[int](maxlen=LATEST + 1)
+        self._ends, self._row_marks = deque[float](maxlen=LATEST + 1), deque[int](maxlen=LATEST + 1)
         self._most = 0  # rows that a step took, but the first
 
     @property
@@ -74,20 +74,20 @@ class Course:
         """
         self._ends.append(seconds)
         more, grown = self.steps - step, 0
-        left = more
-        if self._seconds is not None and (left or self._grows):
-            rest = self._seconds - seconds
-            enough = _enough(rest, _pace(self._ends))
-            is_late, was_cut = LATE * enough < left, self.steps < self._planned
-            if rest <= 0:
+        steps_left = more
+        if self._seconds is not None and (steps_left or self._grows):
+            seconds_left = self._seconds - seconds
+            enough = _enough(seconds_left, _pace(self._ends))
+            is_late, was_cut = LATE * enough < steps_left, self.steps < self._planned
+            if seconds_left <= 0:
                 more = 0
-            elif left and (is_late or (was_cut and EARLY * LATE * left <= enough < math.inf)):
+            elif steps_left and (is_late or (was_cut and EARLY * LATE * steps_left <= enough < math.inf)):
                 more = max(1, int(min(enough / LATE, self._planned - step)))
-            grown = self._grown(step, seconds, min(enough, _enough(rest, seconds / max(1, step))))
+            grown = self._grown(step, seconds, min(enough, _enough(seconds_left, seconds / max(1, step))))
             more = max(more, grown)
         if self._rows_left is not None:
             more = min(more, self._by_rows(step))
-        if more == left:
+        if more == steps_left:
             return False
         self._angle, self._since = self.angle(step), step
         self.steps = step + more
@@ -115,20 +115,20 @@ class Course:
     def _by_rows(self, step: int) -> int:
         """The steps that the rows left are enough for; whether the next one has rows for checks."""
         assert self._rows_left is not None
-        left = self._rows_left()
-        self._spent.append(-left)
+        rows_left = self._rows_left()
+        self._row_marks.append(-rows_left)
         self._note_rows(step)
-        self.is_tight = self._checks is not None and left < max(self._most, CHECKED * self._needed)
+        self.is_tight = self._checks is not None and rows_left < max(self._most, CHECKED * self._needed)
         needed = self._most if self._checks is None else self._needed
-        if left < max(1, needed):
+        if rows_left < max(1, needed):
             return 0
-        return max(1, int(min(_enough(left, _pace(self._spent)), self._planned)))
+        return max(1, int(min(_enough(rows_left, _pace(self._row_marks)), self._planned)))
 
     def _note_rows(self, step: int) -> None:
         """Note what the last step took, and would have taken without its checks."""
         checked, self._checked = self._checked, 0 if self._checks is None else self._checks()
-        if len(self._spent) > 1:
-            took = self._spent[-1] - self._spent[-2]
+        if len(self._row_marks) > 1:
+            took = self._row_marks[-1] - self._row_marks[-2]
             self._needed = max(self._needed, math.ceil(took / (1 + self._checked - checked)))
             if step > 1:  # in the first one there are most checks
                 self._most = max(self._most, took)
@@ -150,8 +150,8 @@ class Course:
 
 def _pace(marks: Sequence[float]) -> float | None:
     """What a step takes, the median of the last ones; None after fewer than three."""
-    each = [later - earlier for earlier, later in pairwise(marks)]
-    return None if len(each) < FEWEST else median(each)
+    intervals = [later - earlier for earlier, later in pairwise(marks)]
+    return None if len(intervals) < FEWEST else median(intervals)
 
 
 def _enough(left: float, pace: float | None) -> float:

@@ -31,18 +31,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = _handle(_SIGNALS, self._note)
+        self._handlers = _handle(_SIGNALS, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the earlier handlers back."""
-        _put_back(self._before)
-        self._before = {}
+        _put_back(self._handlers)
+        self._handlers = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number != NEWS:

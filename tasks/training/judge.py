@@ -23,8 +23,8 @@ from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, by_row, of_rows, plain
 from tasks.problem.data import evaluating
-from tasks.problem.figures import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.problem import Problem
+from tasks.problem.report_contents import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.trained import Trained
 from tasks.rows.run_ledger import RunLedger
 from tasks.rows.tally import RowTally, everywhere
@@ -79,13 +79,13 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
         result = _with_verdict(
             setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
         )
-    spent = tally.since(ledger_before)
-    spent.add(answers.recalled)
-    spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
-    spent = everywhere(spent)
-    _refuse_without_answers(setup, spent)
+    ledger = tally.since(ledger_before)
+    ledger.add(answers.recalled)
+    ledger.first_failure = ledger.first_failure or (causes[0].sentence() if causes else None)
+    ledger = everywhere(ledger)
+    _refuse_without_answers(setup, ledger)
     figures, arrays, failed = _taken_apart(result, f"{type(setup.problem).__name__}.evaluate")
-    verdict = NetworkVerdict(figures, arrays, failed, asdict(spent), by_row(result[next(iter(figures))]))
+    verdict = NetworkVerdict(figures, arrays, failed, asdict(ledger), by_row(result[next(iter(figures))]))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
     answers.end()
@@ -256,8 +256,8 @@ def line_without(setup: Setup, why: str, spent: Ledger) -> Row:
 
 def with_one_metric(table: Sequence[Row]) -> list[Row]:
     """Return the lines; methods that could not be judged get the metric of the others."""
-    known = next((row for row in table if row.metric), None)
-    if known is None:
+    example = next((row for row in table if row.metric), None)
+    if example is None:
         return list(table)
-    metric = {name: getattr(known, name) for name in ("metric", "unit", "units", "higher_is_better")}
+    metric = {name: getattr(example, name) for name in ("metric", "unit", "units", "higher_is_better")}
     return [row if row.metric else replace(row, **metric) for row in table]

@@ -124,14 +124,14 @@ def train(
             if not carried.restored or carried.pending:
                 work.validate(validate)
                 work.save_where_due()
-            while (done := carried.outcome.step + 1) <= course.steps:
+            while (step_number := carried.outcome.step + 1) <= course.steps:
                 work.stop_where_asked()
                 work.take(step)
                 changed = work.changes(course)
-                due = done == course.steps or done % validate_every == 0
+                due = step_number == course.steps or step_number % validate_every == 0
                 if due:
                     work.validate(validate)
-                if done < course.steps:
+                if step_number < course.steps:
                     work.save_where_due(anyway=changed or due)
                     work.forget_queries()
             work.finish()
@@ -236,14 +236,14 @@ class _StageAtWork:
                     metrics = step(outcome.step)
                 except FailedBatchError as error:  # of all processes at once
                     metrics = stage.without_gradient(error)
-                spent = self._tally.since(ledger_before)
-                spent.add(self._journal.used)
+                ledger = self._tally.since(ledger_before)
+                ledger.add(self._journal.used)
         except StoppedInside:
             raise stage.interrupted(inside=True) from None
         seconds = perf_counter() - started
         if self._boxes:
-            cause = spent.first_failure or (causes[0].sentence() if causes else None)
-            stage.spent(everywhere(replace(spent, first_failure=cause)))
+            cause = ledger.first_failure or (causes[0].sentence() if causes else None)
+            stage.spent(everywhere(replace(ledger, first_failure=cause)))
             metrics = {"rows": outcome.ledger.rows_run, **metrics}
         stage.stepped(metrics, seconds)
         logged = outcome.metrics

@@ -22,7 +22,7 @@ from tasks.problem.data import evaluating
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
-from tasks.rows.budget import judges_by_windows, rows_left
+from tasks.rows.budget_parts import judges_by_windows, rows_left
 from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
 from tasks.training.course import Course
@@ -146,10 +146,10 @@ class Setup:
         config, network = self.config, self.network
         judged_one = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        left = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
+        remaining_rows = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
         checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
         by_time = config.rows is None and "steps" in self.run.chosen and not self.problem.presets
-        course = Course(self.steps, self.seconds, left, checks, grows=by_time)
+        course = Course(self.steps, self.seconds, remaining_rows, checks, grows=by_time)
         windows = Windows()
         rate_of = partial(self._rate, course) if rate is None else rate
         validate, by_windows = self.validate, judges_by_windows(self.problem, self.run.chosen)
@@ -184,8 +184,8 @@ class Setup:
             if population is None:
                 windows.saw(i, loss, "", failed, count_rows(batch))
             else:
-                own = loss if population.asked_leader else None
-                windows.saw(i, own, population.leader, failed, count_rows(batch))
+                leader_loss = loss if population.asked_leader else None
+                windows.saw(i, leader_loss, population.leader, failed, count_rows(batch))
 
         def step(i: int) -> dict[str, float]:
             for weights in adam.param_groups:
@@ -195,7 +195,7 @@ class Setup:
                 gradient.unchecked = course.is_tight
             if population is not None:
                 population.steps = course.steps
-            lost = gradient.metrics().get("lost", 0)
+            lost_rows = gradient.metrics().get("lost", 0)
             try:
                 loss = along(i, batch) if population is None else population.step(batch)
             except NonFiniteGradientError:  # its rows came back
@@ -203,19 +203,19 @@ class Setup:
             except FailedBatchError:
                 saw(i, math.nan, count_rows(batch), batch)
                 raise
-            saw(i, loss.item(), int(gradient.metrics().get("lost", 0) - lost), batch)
+            saw(i, loss.item(), int(gradient.metrics().get("lost", 0) - lost_rows), batch)
             of_gradient = {
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
-            shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
+            step_counts = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
             if not self.boxes:  # one evaluation of the objective for each step, and one for each query
-                counted = int(i + 1 + shown["queries"]) * count_rows(batch)
-                shown["rows"] = int(gradient.metrics().get("rows", counted))
+                counted = int(i + 1 + step_counts["queries"]) * count_rows(batch)
+                step_counts["rows"] = int(gradient.metrics().get("rows", counted))
             if bound is not None:
                 of_gradient["gradient_clipped"] = float(bound.clipped)
             if population is not None:
                 of_gradient |= population.metrics()
-            return {"loss": loss.item(), **shown, **of_gradient, **figures()}
+            return {"loss": loss.item(), **step_counts, **of_gradient, **figures()}
 
         def judge() -> float | Tensor | WindowLosses | None:
             if by_windows:

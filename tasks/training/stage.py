@@ -76,22 +76,22 @@ class Stage:
     def without_gradient(self, error: FailedBatchError) -> dict[str, float]:
         """The metrics of a step without a gradient; raises it where too many are, or all of the stage."""
         metrics = self.outcome.metrics
-        rows, lost = metrics.get(LOST_ROWS, 0) + error.rows, metrics.get(LOST_STEPS, 0)
-        other = isinstance(error, NonFiniteGradientError)
-        if rows >= MOST_LOST and not other:
+        rows, lost_steps = metrics.get(LOST_ROWS, 0) + error.rows, metrics.get(LOST_STEPS, 0)
+        by_gradient = isinstance(error, NonFiniteGradientError)
+        if rows >= MOST_LOST and not by_gradient:
             error.args = (f"{error}{_AWAY}",)
-        if rows >= MOST_LOST or lost + 1 == self._steps:
+        if rows >= MOST_LOST or lost_steps + 1 == self._steps:
             raise error
-        if not lost:
-            several = f"{MOST_LOST} of them come" if other else f"{MOST_LOST} rows fail"
-            rare = "" if other else " Larger batches make them rare."
+        if not lost_steps:
+            several = f"{MOST_LOST} of them come" if by_gradient else f"{MOST_LOST} rows fail"
+            rare = "" if by_gradient else " Larger batches make them rare."
             warn(
                 f"{self.outcome.stage}: {error} This step changes nothing, nor do others like it, unless "
                 f"{several} one after another; {LOST_STEPS} in metrics.jsonl counts them.{rare}",
                 ProblemWarning,
             )
         counts = {name: metrics[name] for name in COUNTED if name in metrics}  # all else is of another step
-        return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
+        return {**counts, "loss": math.nan, LOST_STEPS: lost_steps + 1, LOST_ROWS: rows}
 
     def stepped(self, metrics: Mapping[str, float], seconds: float) -> None:
         """Count a step and log it, or refuse to go on from a loss that is no number."""
@@ -105,8 +105,8 @@ class Stage:
             )
         outcome.step += 1
         outcome.seconds += seconds
-        if lost := outcome.metrics.get(LOST_STEPS):
-            metrics = {LOST_STEPS: lost, **metrics}
+        if lost_steps := outcome.metrics.get(LOST_STEPS):
+            metrics = {LOST_STEPS: lost_steps, **metrics}
         # plain floats: a numpy.float64 would be written as another type than it is read back
         outcome.metrics = {
             name: value if type(value) is int else float(value) for name, value in metrics.items()
@@ -131,12 +131,12 @@ class Stage:
         """
         outcome = self.outcome
         if isinstance(losses, WindowLosses):
-            known, rows = losses.losses, losses.ranked
+            all_losses, rows = losses.losses, losses.ranked
             failed, count = int(losses.failed.sum()), int(losses.rows.sum())
         else:
-            known = rows = torch.from_numpy(exactly(losses, "float64")).flatten()
+            all_losses = rows = torch.from_numpy(exactly(losses, "float64")).flatten()
             failed, count = int((~rows.isfinite()).sum()), len(rows)
-        value, many = float(known[known.isfinite()].mean()), failed > FEW * count
+        value, many = float(all_losses[all_losses.isfinite()].mean()), failed > FEW * count
         self.log(validation=value, **({"validation_failed": failed} if failed and count > 1 else {}))
         outcome.rejected += many
         if many:
@@ -289,16 +289,18 @@ class Stage:
     def _note_lost(self, finished: bool) -> None:
         """Say what was there with the checkpoint and is no more: metrics, notes of rows."""
         stage, step = self.outcome.stage, self.outcome.step
-        lost = []
+        findings = []
         missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
         if missing:
-            lost.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
+            findings.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
         if group.rank() == 0 and calls.note_lost(self._run.path):
-            lost.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
-        if lost:
+            findings.append(
+                "notes of rows in calls/ are gone, so that the rows in all are a bound from here on"
+            )
+        if findings:
             warn(
                 f"{stage}: expected all files that the checkpoint after step {step} left, but "
-                f"{', and '.join(lost)}. Put them back, if you have them.",
+                f"{', and '.join(findings)}. Put them back, if you have them.",
                 CheckpointWarning,
             )
 

@@ -66,8 +66,8 @@ class Windows:
 
     def losses(self) -> WindowLosses | None:
         """Return the losses since the last call; None where there were none."""
-        seen, self._losses = self._losses, []
-        return WindowLosses(*torch.tensor(seen, dtype=torch.float64).unbind(1)) if seen else None
+        entries, self._losses = self._losses, []
+        return WindowLosses(*torch.tensor(entries, dtype=torch.float64).unbind(1)) if entries else None
 
     def state_dict(self) -> dict[str, Any]:
         """Save it for the checkpoint."""

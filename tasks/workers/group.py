@@ -188,10 +188,10 @@ def first_then_all(work: Callable[[], Value]) -> Value:
         return work()
     import torch.distributed as dist
 
-    done = work() if rank() == 0 else None
+    result = work() if rank() == 0 else None
     with _answering():
         dist.barrier(group.waiting)
-    return work() if done is None else done
+    return work() if result is None else result
 
 
 @contextmanager
@@ -213,12 +213,12 @@ def shared_folder(made: Callable[[], Path]) -> Iterator[Path]:
     message: list[Any] = [None]
     if rank() == 0:
         try:
-            own = made()
-            message = [(_files(own), torch.get_rng_state(), str(own.resolve()))]
+            run_folder = made()
+            message = [(_files(run_folder), torch.get_rng_state(), str(run_folder.resolve()))]
         finally:
             with _answering():
                 dist.broadcast_object_list(message, src=0, group=group.waiting)
-        yield own
+        yield run_folder
         return
     with _answering():
         dist.broadcast_object_list(message, src=0, group=group.waiting)

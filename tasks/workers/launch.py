@@ -76,30 +76,32 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
 def _end(others: Sequence[Process], raised: bool) -> None:
     """Wait for the others, and say which were killed."""
     _wait(others, _SOON if raised else GRACE)
-    killed = {rank: -other.returncode for rank, other in enumerate(others, 1) if (other.poll() or 0) < 0}
+    killed = {
+        rank: -process.returncode for rank, process in enumerate(others, 1) if (process.poll() or 0) < 0
+    }
     for rank, number in killed.items():
         say(f"blackbox: process {rank} of {len(others) + 1} was killed by {_name(number)}.", sys.stderr)
-    for other in others:
+    for process in others:
         with suppress(OSError):  # it has ended
-            assert other.stdin is not None
-            os.write(other.stdin.fileno(), b"!")
+            assert process.stdin is not None
+            os.write(process.stdin.fileno(), b"!")
     _wait(others, GRACE)
-    for rank, other in enumerate(others, 1):
-        if other.poll() is None:
-            other.kill()
+    for rank, process in enumerate(others, 1):
+        if process.poll() is None:
+            process.kill()
             say(
                 f"blackbox: process {rank} of {len(others) + 1} did not end within {GRACE:g} s after the "
                 "first had, and was ended.",
                 sys.stderr,
             )
-        other.wait()
-        assert other.stdin is not None
-        other.stdin.close()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _wait(others: Sequence[Process], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end and any(other.poll() is None for other in others):
+    while time.monotonic() < end and any(process.poll() is None for process in others):
         time.sleep(0.02)
 
 
@@ -115,12 +117,12 @@ def meet(timeout: float) -> None:
     processes = _others.get()
     file.with_name(f"rank-{rank}").touch()
     end = time.monotonic() + timeout
-    for number, other in enumerate(processes, 1):
+    for number, process in enumerate(processes, 1):
         while not file.with_name(f"rank-{number}").exists() and time.monotonic() < end:
-            if other.poll() is not None:
+            if process.poll() is not None:
                 raise WorkersError(
                     f"Process 0: expected to find {len(processes) + 1} processes of this run, but process "
-                    f"{number} ended with {other.returncode}. Its own output says more."
+                    f"{number} ended with {process.returncode}. Its own output says more."
                 )
             time.sleep(0.02)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from blackbox import ArraySpec
+from zo.tangents.excitation.dither_state import DitherState
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.size import KNOWN, DitheredRows, NextSize
-from zo.tangents.excitation.state import DitherState
 from zo.tangents.models.maps.output_map import OutputMap
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent

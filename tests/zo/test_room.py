@@ -12,7 +12,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.replay.memory import available, room_for
+from zo.tangents.replay.available_memory import available, room_for
 
 PAGES = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**20}  # 4 GiB
 

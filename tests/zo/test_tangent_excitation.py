@@ -487,7 +487,7 @@ def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
     gradient.backward(batch(0))
     kept = gradient.excitation
     assert kept[0]
-    for known in gradient._judgement.excitation._known:  # as if it had gone by unseen
+    for known in gradient._judgement.excitation._records:  # as if it had gone by unseen
         known.state = replace(known.state, units={})
     asked = gradient._judgement.excitation.judge_again(lambda where, numbers: 1.0)
     assert asked == [f"a small dither shows the derivative by 'action' of {box!r}"]

@@ -14,8 +14,8 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
-from zo.tangents.excitation.form import GainForm, given
 from zo.tangents.excitation.gain import DitherResponse, Excited, _errors
+from zo.tangents.excitation.gain_form import GainForm, given
 from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import IdentityTangent
@@ -159,7 +159,7 @@ def test_the_gain_goes_by_the_state_where_the_response_does(case):
 
     for step in range(30):
         part = shown(state, action, lambda a: a.new_zeros(len(a), of_state), 32, step)
-        part = part._replace(missed=part.missed + true(part.given, part.dither))
+        part = part._replace(missed=part.missed + true(part.inputs, part.dither))
         tangent.saw(call(state, action, 32, step), [part])
     assert tangent.in_use
     rows = call(state, action, 8, 99)
@@ -185,7 +185,7 @@ def test_the_gain_goes_by_a_load_that_is_not_differentiable():
         rows = dataclasses.replace(call(STATE, ACTION, 32, step), others=(None, None, load))
         part = shown(STATE, ACTION, through_matrix, 32, step, noise=0.0)
         noise = 0.1 * torch.randn(32, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        part = part._replace(given=given(rows), missed=load[:, None] * part.missed + noise)
+        part = part._replace(inputs=given(rows), missed=load[:, None] * part.missed + noise)
         tangent.saw(rows, [part])
     assert tangent.in_use
     rows = dataclasses.replace(rows, others=(None, None, torch.full((32,), -2.0, dtype=torch.float64)))
@@ -200,8 +200,8 @@ def test_products_are_left_out_where_the_response_goes_by_no_state():
     """Each that is none would cost the others: the numbers are as without."""
     state, action, response = CASES["a line"]
     tangent, part = excited("a line"), shown(state, action, response, 32, 99)
-    still = part.given.roll(1, 0)
-    assert torch.equal(tangent.gain.push(part.dither, part.given), tangent.gain.push(part.dither, still))
+    still = part.inputs.roll(1, 0)
+    assert torch.equal(tangent.gain.push(part.dither, part.inputs), tangent.gain.push(part.dither, still))
 
 
 def test_other_inputs_have_the_derivative_of_the_tangent():
@@ -221,7 +221,7 @@ def test_a_response_that_goes_by_the_state_is_left_to_a_tangent_that_knows_it(mo
         response, noise = factors * part.missed, torch.randn(32, 3, generator=generator, dtype=torch.float64)
         tangent.saw(
             call(STATE, ACTION, 32, step),
-            [DitherResponse(part.given, part.dither, response + 0.3 * noise, model * response)],
+            [DitherResponse(part.inputs, part.dither, response + 0.3 * noise, model * response)],
         )
     assert tangent.gain.known and (tangent.in_use is not None) == (model < 0.5)
 
@@ -238,7 +238,9 @@ def test_which_of_the_two_is_right_shows_by_what_neither_knows(knows, seed):
         noise = noise * torch.randn(4, 3, generator=generator, dtype=torch.float64)
         by_state = factors * part.missed
         missed = (by_state if knows else part.missed) + noise
-        tangent.saw(call(STATE, ACTION, 4, step), [DitherResponse(part.given, part.dither, missed, by_state)])
+        tangent.saw(
+            call(STATE, ACTION, 4, step), [DitherResponse(part.inputs, part.dither, missed, by_state)]
+        )
     assert tangent.gain.known and (tangent.in_use is None) == knows
 
 
@@ -283,7 +285,7 @@ def test_rows_without_a_value_and_calls_without_rows_show_nothing():
         joined = DitherResponse(*map(torch.cat, zip(part, broken, strict=True)))
         other = excited("numbers")
         other.saw(rows, [joined, DitherResponse(*(column[:0] for column in part))])
-        beside = more.dither, more.given
+        beside = more.dither, more.inputs
         assert torch.equal(other.gain.push(*beside), tangent.gain.push(*beside))
     again.saw(rows, [DitherResponse(*(column[:0] for column in part))])
     assert again.in_use and again.gain.known

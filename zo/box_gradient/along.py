@@ -87,8 +87,8 @@ def along_gradient(
         return Agreement(asked=valid.numel())
     measured, guess = (changes[0] - changes[1])[both] / 2, FAR * lengths[rows][both]
     slope = float(measured.sum() / guess.sum())
-    apart = measured - slope * guess
+    residuals = measured - slope * guess
     noise = changes[2][both]
-    noisy = bool(noise.square().sum() > apart.square().sum() / 2)
-    error = float(apart.square().sum().sqrt() / guess.sum()) * (len(guess) / (len(guess) - 1)) ** 0.5
+    noisy = bool(noise.square().sum() > residuals.square().sum() / 2)
+    error = float(residuals.square().sum().sqrt() / guess.sum()) * (len(guess) / (len(guess) - 1)) ** 0.5
     return Agreement(slope, error, noisy, valid.numel())

@@ -214,14 +214,14 @@ class DifferentiableBox(nn.Module):
         base = as_rows(self.box.inputs, inputs)
         results = as_rows(self.box.outputs, outputs)
         perturbed = [place for place, needs in enumerate(needed) if needs]
-        used = {place: c for place, c in enumerate(cotangents) if c is not None}
+        by_place = {place: c for place, c in enumerate(cotangents) if c is not None}
         gradients = [torch.zeros_like(base[place]) for place in perturbed]
         alive = alive_rows(results)
-        if len(alive) and used:
+        if len(alive) and by_place:
             draws = self._seed.generator(call)
             if isinstance(self.estimator, RowRGE) and self._seed.shared(call, self):
                 self._once.seeds(call, self._seed.words())
-            arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
+            arriving = {place: c.reshape(results[place].shape)[alive] for place, c in by_place.items()}
             units = self._units_of(call, perturbed, base, alive, results, arriving)
             queries = plan_queries(
                 self.box, self.estimator, base, perturbed, alive, draws, self.max_rows, units
@@ -258,12 +258,12 @@ class DifferentiableBox(nn.Module):
             arriving = {at: cotangent[: len(rows)] for at, cotangent in cotangents.items()}
             rule, draws = RowRGE(estimator.mu, 1), torch.Generator().manual_seed(place)
             try:
-                tried = plan_queries(self.box, rule, base, [place], rows, draws, self.max_rows, {place: unit})
+                trial = plan_queries(self.box, rule, base, [place], rows, draws, self.max_rows, {place: unit})
                 change = partial(change_of, outputs=outputs_of_rows, cotangents=arriving)
-                for other in unit[unit != 1].unique():  # numbers of one size at a time
-                    assert tried.directions is not None
-                    those = tried.directions * (unit == other).to(tried.directions)
-                    part = replace(tried, directions=those)
+                for size in unit[unit != 1].unique():  # numbers of one size at a time
+                    assert trial.directions is not None
+                    those = trial.directions * (unit == size).to(trial.directions)
+                    part = replace(trial, directions=those)
                     differences, valid, _ = row_differences(part, outputs_of_rows, arriving)
                     good, checks = gives_slopes(part, differences, valid, change)
                     self._spent(checks=valid.numel() + checks)
@@ -411,5 +411,5 @@ def most_checks(box: BlackBoxFunction, queries: int, rows: int, calls: int, *, c
     """
     checked = sum(is_checked(call) for call in (0, *(10**power for power in range(20))) if call < calls)
     pairs = rows * queries // (2 if central else 1)
-    tried = min(rows, TRIED) + LEAST  # with each unit
-    return checked * most_asked(pairs, central=central) + most_units(box.inputs) * tried
+    trial_rows = min(rows, TRIED) + LEAST  # with each unit
+    return checked * most_asked(pairs, central=central) + most_units(box.inputs) * trial_rows

@@ -130,8 +130,10 @@ class _Again:
     def noise(self) -> float:
         """Measure the base's difference from itself, relative to the changes."""
         scalars, _, valid = self._scalars(self.query, 0.0)
-        apart = (scalars / self.changes)[valid]
-        return float(apart.square().mean().sqrt()) / (2 if self.queries.central else 1) if len(apart) else 0.0
+        deviations = (scalars / self.changes)[valid]
+        if not len(deviations):
+            return 0.0
+        return float(deviations.square().mean().sqrt()) / (2 if self.queries.central else 1)
 
     def _scalars(self, query: Tensor, times: float) -> tuple[Tensor, Tensor, Tensor]:
         scalars, steps, valid = [], [], []

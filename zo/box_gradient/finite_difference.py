@@ -218,10 +218,10 @@ class _Ladder:
         """Slopes, their errors, the steps and whether there are kinks, `(numbers, outputs)` each."""
         slopes, steps, errors, _, kinks = self._judged()
         least = errors.min(dim=0)
-        chosen = least.indices[None]
-        gradient, error = slopes.gather(0, chosen)[0], least.values
-        step = steps[..., None].expand_as(slopes).gather(0, chosen)[0]
-        return gradient, error, step, kinks.gather(0, chosen)[0]
+        places = least.indices[None]
+        gradient, error = slopes.gather(0, places)[0], least.values
+        step = steps[..., None].expand_as(slopes).gather(0, places)[0]
+        return gradient, error, step, kinks.gather(0, places)[0]
 
     def _judged(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Slopes, steps, errors, half of the sides' difference, and kinks; the longest steps first."""
@@ -327,13 +327,13 @@ class _Ladder:
             steps.append(step.cpu())
         change, step = torch.cat(changes), torch.cat(steps)
         sides = slice(len(going)), slice(len(going), None)
-        wholes, taken = [], []
+        wholes, lengths = [], []
         for half in sides:
             wholes.append(torch.full((self.numbers, len(self.value)), math.nan, dtype=torch.float64))
             wholes[-1][going] = change[half]
-            taken.append(torch.full((self.numbers,), math.nan, dtype=torch.float64))
-            taken[-1][going] = torch.where(step[half] != 0, step[half], math.nan)
-        return _Level(times, *wholes, *taken)
+            lengths.append(torch.full((self.numbers,), math.nan, dtype=torch.float64))
+            lengths[-1][going] = torch.where(step[half] != 0, step[half], math.nan)
+        return _Level(times, *wholes, *lengths)
 
 
 def _begins(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -180,8 +180,8 @@ def plan_queries(
         _refuse_lost_steps(estimator, steps, values)
         return RowQueries(box, alive_inputs, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
-    drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, draws)
-    directions, row_units = drawn.to(values.device)[:, alive], None
+    all_directions, factor = estimator.draw(len(inputs[0]), shapes, dtype, draws)
+    directions, row_units = all_directions.to(values.device)[:, alive], None
     if estimator.basis is None and any(bool((unit != 1).any()) for unit in units.values()):
         row_units = torch.cat(parts)
         directions = directions * row_units.to(directions)
@@ -259,13 +259,13 @@ def from_other_side(
         Differences and validity with the new answers, and how many rows were asked.
     """
     if queries.central:
-        lacking = valid & ~valid.roll(len(valid) // 2, dims=0)
+        gaps = valid & ~valid.roll(len(valid) // 2, dims=0)
     else:
-        lacking = ~valid if queries.directions is None else ~valid & ~valid.any(dim=0)
-    query, row = torch.nonzero(lacking, as_tuple=True)
+        gaps = ~valid if queries.directions is None else ~valid & ~valid.any(dim=0)
+    query, row = torch.nonzero(gaps, as_tuple=True)
     if not len(row):
         return differences, valid, 0
-    scalars, found, first = [], [], 0
+    scalars, successes, first = [], [], 0
     try:
         for rows, step, results in queries.again(query, row, 0.5 if queries.central else -1.0):
             scalar, finite, _ = change_of(rows, results, outputs, cotangents)
@@ -277,12 +277,12 @@ def from_other_side(
                 slope = torch.where(answered, (slope - part * rises / lengths) / (1 - part), rises / lengths)
                 answered = torch.ones_like(answered)
             scalars.append(torch.where(answered, slope * lengths, 0.0))
-            found.append(answered)
+            successes.append(answered)
             first += len(rows)
     except (BudgetError, RowFailedError):  # the other rows are there
         return differences, valid, first
     differences, valid = differences.clone(), valid.clone()
-    differences[query, row], valid[query, row] = torch.cat(scalars), torch.cat(found)
+    differences[query, row], valid[query, row] = torch.cat(scalars), torch.cat(successes)
     return differences, valid, first
 
 
@@ -316,11 +316,11 @@ _MEND = (
 
 def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
     """Refuse steps that are lost in rounding: 0 / 0 would be a gradient of NaN."""
-    lost = (steps == 0).view(-1, *values.T.shape).any(dim=0).T
-    if lost.any():
+    zero_steps = (steps == 0).view(-1, *values.T.shape).any(dim=0).T
+    if zero_steps.any():
         raise ConfigurationError(
             f"CGE, mu: expected a step that moves every input number, got {estimator.mu}, which is lost in "
-            f"rounding beside a number of {float(values[lost].abs().max()):.3g} in "
+            f"rounding beside a number of {float(values[zero_steps].abs().max()):.3g} in "
             f"{str(values.dtype)[6:]}. {_MEND}"
         )
 
@@ -332,10 +332,10 @@ def _refuse_lost_directions(mu: float, directions: Tensor, values: Tensor) -> No
     """
     entry = mu * float(directions.square().mean().sqrt())
     typical = values.square().mean(dim=1).sqrt()
-    lost = torch.nonzero(entry < torch.finfo(values.dtype).eps * typical).flatten()
-    if len(lost):
+    faint_rows = torch.nonzero(entry < torch.finfo(values.dtype).eps * typical).flatten()
+    if len(faint_rows):
         raise ConfigurationError(
             f"differentiable, mu: expected steps above the rounding of the inputs, got entries of about "
             f"{entry:.1e} for a row of {str(values.dtype)[6:]} whose numbers are about "
-            f"{float(typical[lost[0]]):.1e}. {_MEND}"
+            f"{float(typical[faint_rows[0]]):.1e}. {_MEND}"
         )

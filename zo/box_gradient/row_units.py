@@ -63,10 +63,10 @@ class RowUnits:
             perturbed: the places of the inputs that are moved.
             gives_slopes: whether steps in another unit than one give slopes at an input; asked once of each.
         """
-        wanted = self._wanted(perturbed)
+        candidates = self._wanted(perturbed)
         units = {}
         for place in perturbed:
-            spec, unit = self._specs[place], wanted.get(place)
+            spec, unit = self._specs[place], candidates.get(place)
             ones = torch.ones(math.prod(spec.shape), dtype=torch.float64)
             units[place] = ones if spec.scale is None else ones.new_tensor(spec.scale)
             if unit is not None and (unit != 1).any():

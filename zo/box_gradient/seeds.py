@@ -14,7 +14,7 @@ from zo.draws import ROW_DIRECTIONS, Key
 BY_ORDER = 1  # second word for seeds by default: seed=0 and the first box without a seed draw apart
 
 _lock = threading.Lock()
-_made = 0
+_count = 0
 _passes: dict[
     RowSeed, tuple[int, dict[int, weakref.ref[Any]]]
 ] = {}  # the last backward pass: who drew, by call
@@ -39,12 +39,12 @@ class RowSeed:
         Raises:
             ConfigurationError: it is no seed.
         """
-        global _made
+        global _count
         if seed is not None:
             return cls(Key(seed).seed)
         with _lock:
-            _made += 1
-            return cls(_made - 1, by_order=True)
+            _count += 1
+            return cls(_count - 1, by_order=True)
 
     def again(self) -> RowSeed:
         """The seed of a deep copy: the user's, or by default another number."""
@@ -52,10 +52,10 @@ class RowSeed:
 
     def keep_free(self) -> RowSeed:
         """The same seed; no box that is made later takes its number, which came from elsewhere."""
-        global _made
+        global _count
         if self.by_order:
             with _lock:
-                _made = max(_made, self.number + 1)
+                _count = max(_count, self.number + 1)
         return self
 
     def generator(self, call: int) -> torch.Generator:
@@ -69,8 +69,8 @@ class RowSeed:
         if task < 0:  # of no backward pass
             return False
         with _lock:
-            last, drawn = _passes.get(self, (task, {}))
-            _passes[self] = (task, drawn if last == task else {})
+            last, draws = _passes.get(self, (task, {}))
+            _passes[self] = (task, draws if last == task else {})
             first = _passes[self][1].setdefault(call, weakref.ref(owner))()
         return first is not None and first is not owner
 

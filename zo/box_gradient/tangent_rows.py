@@ -108,9 +108,9 @@ class TangentRows:
     def state_dict(self) -> dict[str, Any]:
         """Save the tangent's kind, and what it has learned."""
         state, units = self.tangent.state_dict(), self.units.state_dict()
-        beside = {"units": units, "outliers": self.outliers.state_dict()}
-        beside["error"] = {"passes": self._passes, "mean": self._mean}
-        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, **beside}
+        extras = {"units": units, "outliers": self.outliers.state_dict()}
+        extras["error"] = {"passes": self._passes, "mean": self._mean}
+        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, **extras}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -140,12 +140,14 @@ class TangentRows:
             self._judge(call)
             self._errors, self._ended = {}, False
         rows = len(pairs.z)
-        (kept,), (squares,), off = predict_and_learn(self.tangent, [pairs], self.units, self.outliers, rows)
-        left_out = outlying([pairs], [kept], off, rows)
+        (inliers,), (squares,), off = predict_and_learn(
+            self.tangent, [pairs], self.units, self.outliers, rows
+        )
+        left_out = outlying([pairs], [inliers], off, rows)
         if left_out is not None:
             self._notices.say(left_out.notice(f"{type(self.box).__name__}, call {call + 1}"))
         self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
-        return kept
+        return inliers
 
     def _judge(self, call: int) -> None:
         """Take in the last backward pass; say once that the tangent predicts next to nothing."""

@@ -52,11 +52,11 @@ class RandomSteps(Perturbations):
 
     def directions(self, start: int, stop: int) -> Tensor:
         """Directions start to stop - 1, `(stop - start, dimension)`: each depends on key and number alone."""
-        drawn = []
+        directions = []
         for i in range(start, stop):
             generator = self.key.generator(DIRECTIONS, i)
-            drawn.append(draw_directions(self.distribution, (self.dimension,), self.dtype, generator))
-        return torch.stack(drawn)
+            directions.append(draw_directions(self.distribution, (self.dimension,), self.dtype, generator))
+        return torch.stack(directions)
 
     def spread(self, values: Tensor) -> Tensor:
         """`(..., dimension)` on the support to `(..., size)`, zero elsewhere."""

@@ -1,6 +1,6 @@
 from zo.evaluators.difference.changes import Moved as Moved
 from zo.evaluators.difference.evaluator import Difference as Difference
-from zo.evaluators.difference.registry import difference_rule as difference_rule
+from zo.evaluators.difference.rule_registry import difference_rule as difference_rule
 from zo.evaluators.evaluator import Changes as Changes
 from zo.evaluators.evaluator import Evaluator as Evaluator
 from zo.evaluators.evaluator import Step as Step

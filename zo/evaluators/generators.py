@@ -98,18 +98,18 @@ class Turns:
 
     def __init__(self, network: nn.Module) -> None:
         self._draws = any(map(_may_draw, network.modules()))
-        self._turn, self._before = Turn(), states()
+        self._turn, self._start = Turn(), states()
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         """A step, or a replay."""
         with self._turn if self._draws else nullcontext():
-            self._before = states()
+            self._start = states()
             yield
 
     def look(self) -> None:
         """Behind the last evaluation of a step that may draw: where nothing was drawn, others go on."""
-        self._draws = not same(states(), self._before)
+        self._draws = not same(states(), self._start)
         if not self._draws:
             self._turn.end()
 
@@ -135,8 +135,8 @@ class Draws:
     """The draws of a step's evaluations: checks that generators end where the base left them.
 
     Args:
-        before: the states that the base started from.
-        after: the states that it ended with.
+        start: the states that the base started from.
+        end: the states that it ended with.
         replay: evaluates the base once more, and puts everything back but the generators.
         watched: the draws of the base, where other threads run; None if it was not watched.
 
@@ -146,16 +146,16 @@ class Draws:
     """
 
     def __init__(
-        self, before: States, after: States, replay: Callable[[], Any], watched: WatchedDraws | None = None
+        self, start: States, end: States, replay: Callable[[], Any], watched: WatchedDraws | None = None
     ) -> None:
-        self._before, self._after, self._replay = before, after, replay
+        self._start, self._end, self._replay = start, end, replay
         self._trusted = False  # the base drew alone
-        self._any = not same(before, after)
+        self._any = not same(start, end)
         if watched is None and others_run():  # a thread that has begun meanwhile
             self.trust_base()  # the end alone does not tell: another thread may draw as much in each query
         elif watched is not None:
             self._any = bool(watched.names)
-            if self._any and not watched.alone(before, after) and not self._repeats(watched):
+            if self._any and not watched.alone(start, end) and not self._repeats(watched):
                 raise DisturbedBase(str(disturbed()))
             self._trusted = True
 
@@ -165,9 +165,9 @@ class Draws:
         try:
             with draws:
                 self._replay()
-            return draws.is_like(watched) and same(states(), self._after)
+            return draws.is_like(watched) and same(states(), self._end)
         finally:
-            put_back(self._before)
+            put_back(self._start)
 
     @property
     def any(self) -> bool:
@@ -187,14 +187,14 @@ class Draws:
         """
         for number in range(TRIES):
             # watched where the first ended otherwise than the base
-            drawn = WatchedDraws() if number else None
+            watch = WatchedDraws() if number else None
             try:
-                with drawn or nullcontext():
+                with watch or nullcontext():
                     result = run()
                 ended = states()
             finally:
-                put_back(self._before)
-            if less(result) or not self.disturbed([ended], drawn):
+                put_back(self._start)
+            if less(result) or not self.disturbed([ended], watch):
                 return result
         raise disturbed()
 
@@ -211,12 +211,12 @@ class Draws:
         Raises:
             Disturbed: See `trust_base`.
         """
-        if not self._any or same(ended[-1], self._after) or not others_run():
+        if not self._any or same(ended[-1], self._end) or not others_run():
             return False
         if drawn is None and len(ended) > 1 and same(*ended[-2:]):
             return False
         self.trust_base()
-        return self._any and not (drawn is not None and drawn.alone(self._before, ended[-1]))
+        return self._any and not (drawn is not None and drawn.alone(self._start, ended[-1]))
 
     def trust_base(self) -> None:
         """Find out, once a step, whether no other thread drew in the base, and whether this one draws.
@@ -227,7 +227,7 @@ class Draws:
         """
         if self._trusted or not self._any:
             return
-        drawn: list[list[str]] = []
+        names: list[list[str]] = []
         ends: list[States] = []
         for _ in range(TRIES):
             draws = WatchedDraws()
@@ -236,18 +236,18 @@ class Draws:
                     self._replay()
                 ended = states()
             finally:
-                put_back(self._before)
-            drawn.append(draws.names)
+                put_back(self._start)
+            names.append(draws.names)
             # Only others draw; or this one draws otherwise each time, which is noise, and told as that.
-            if not draws.names or drawn[0] != draws.names:
+            if not draws.names or names[0] != draws.names:
                 self._any = False
                 return
-            if not draws.alone(self._before, ended):
+            if not draws.alone(self._start, ended):
                 continue
-            if same(ended, self._after):
+            if same(ended, self._end):
                 self._trusted = True
                 return
-            if any(same(ended, other) for other in ends):
+            if any(same(ended, earlier) for earlier in ends):
                 raise DisturbedBase(str(disturbed()))
             ends.append(ended)
         raise disturbed()

@@ -64,9 +64,9 @@ def read_by_layers(parameters: Parameters) -> Iterator[None]:
     reads = _Reads(padded)
     with reads:
         yield
-    if reads.found is not None:
+    if reads.name is not None:
         raise ParameterError(
-            f"parameter {reads.found!r}: expected an embedding with a padding_idx to be read by its layer "
+            f"parameter {reads.name!r}: expected an embedding with a padding_idx to be read by its layer "
             "alone, got it read by hand as well. Tie a layer to it, head.weight = embedding.weight, or leave "
             "padding_idx out."
         )
@@ -76,15 +76,15 @@ class _Reads(TorchFunctionMode):
     """Notes which of some weights any function but a lookup takes."""
 
     def __init__(self, names: dict[int, str]) -> None:
-        self._names, self.found = names, None
+        self._names, self.name = names, None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.found is None and isinstance(result, Tensor) and func is not nn.functional.embedding:
+        if self.name is None and isinstance(result, Tensor) and func is not nn.functional.embedding:
             for part in (*args, *(kwargs or {}).values()):
                 for tensor in part if isinstance(part, list | tuple) else (part,):
                     if isinstance(tensor, Tensor) and id(tensor) in self._names:
-                        self.found = self._names[id(tensor)]
+                        self.name = self._names[id(tensor)]
         return result

@@ -202,10 +202,10 @@ class _Rounded(Operations):
         place = result.device
         if place not in self._generators:
             self._generators[place] = torch.Generator(place).manual_seed(1)
-        drawn = torch.randint(
+        bits = torch.randint(
             0, 2, result.shape, generator=self._generators[place], device=place, dtype=result.dtype
         )
-        return result * (1 + unit * (2 * drawn - 1))
+        return result * (1 + unit * (2 * bits - 1))
 
 
 def unit_of_product(operation: str, result: Tensor) -> float:
@@ -288,9 +288,9 @@ def _culprit(step: Step, variants: int, run: Callable[[], Tensor]) -> str:
     for (name, output), (_, stacked) in zip(alone, of_all, strict=False):
         if stacked.shape != (variants * output.shape[0], *output.shape[1:]):
             continue
-        rest = stacked.unflatten(0, (variants, -1))[PLACE]
+        of_sentinel = stacked.unflatten(0, (variants, -1))[PLACE]
         allowed = 1000 * torch.finfo(output.dtype).eps * output.abs().nan_to_num(0.0).max()
-        if ((rest - output).abs().nan_to_num(0.0) > allowed).any():
+        if ((of_sentinel - output).abs().nan_to_num(0.0) > allowed).any():
             return name
     return "the objective, or what it calls outside of the network's modules,"
 

@@ -133,7 +133,7 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     """
     numbers, modules = step.parameters.moved(queries), replacements(step, queries)
     start = step.snapshot()
-    lost = torch.isfinite(base)
+    lost_rows = torch.isfinite(base)
 
     def answered(weights: Sequence[Tensor]) -> Tensor:
         """Say which rows have a loss while these weights are NaN outside of their layers."""
@@ -146,20 +146,20 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
 
     for _ in range(2):  # a row that fails by chance does not fail twice
         try:
-            lost = lost & ~answered([step.parameters.tensors[n] for n in numbers])
+            lost_rows = lost_rows & ~answered([step.parameters.tensors[n] for n in numbers])
         except BudgetError:
             raise
         except Exception:  # with the weights in sight it did not fail
             pass
-        if not lost.any():
+        if not lost_rows.any():
             return
     try:
-        lost = lost & answered([])
+        lost_rows = lost_rows & answered([])
     except BudgetError:
         raise
     except Exception:  # a box that is down by now
         return
-    if not lost.any():
+    if not lost_rows.any():
         return
     names = ", ".join(step.parameters.names[number] for number in numbers[:3])
     raise Unservable(

@@ -209,9 +209,9 @@ def as_it_is_now(inside: Inside) -> Inside:
 def _inside(values: Iterable[Any]) -> Copies:
     """Copy the parts of nestings that can be written to in place, by identity; no parameters."""
     copies: Copies = {}
-    ids, left = set[int](), list(values)
-    while left:  # not by recursion: a list of lists may be deep
-        value = left.pop()
+    ids, stack = set[int](), list(values)
+    while stack:  # not by recursion: a list of lists may be deep
+        value = stack.pop()
         if type(value) in _ATOMS or id(value) in ids or isinstance(value, nn.Parameter):
             continue
         ids.add(id(value))
@@ -219,7 +219,7 @@ def _inside(values: Iterable[Any]) -> Copies:
         if copy is not None:
             copies[id(value)] = Copied(value, copy)
         if isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
-            left.extend(value.values() if isinstance(value, dict) else value)
+            stack.extend(value.values() if isinstance(value, dict) else value)
     return copies
 
 

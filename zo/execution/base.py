@@ -33,10 +33,10 @@ class Base:
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
         causes: Rows of black boxes that failed in it.
-        before: The network before the base evaluation, from which each query starts.
-        after: The network after it, with its buffers updated once.
+        start: The network before the base evaluation, from which each query starts.
+        end: The network after it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
-        made: Bytes of all the tensors that it made, 0 if that was not measured.
+        total_bytes: Bytes of all the tensors that it made, 0 if that was not measured.
         narrow: Whether it made floats of 16 bits or less, None if that was not measured.
     """
 
@@ -44,10 +44,10 @@ class Base:
     losses: Tensor
     survived: Tensor
     causes: Sequence[FailedRow]
-    before: Snapshot
-    after: Snapshot
+    start: Snapshot
+    end: Snapshot
     peak: int
-    made: int
+    total_bytes: int
     narrow: bool | None
 
     @property
@@ -67,14 +67,14 @@ class Base:
         Raises:
             ObjectiveError: There are some.
         """
-        written = [name for name in self.before.different() if name not in self.step.written]
-        if written:
+        names = [name for name in self.start.different() if name not in self.step.written]
+        if names:
             raise ObjectiveError(
                 f"network: expected a forward that writes the same weights each time, got one that wrote to "
-                f"{', '.join(written)} in a query and not in the base evaluation. Keep such weights in a "
+                f"{', '.join(names)} in a query and not in the base evaluation. Keep such weights in a "
                 "buffer, or write them outside of the objective."
             )
-        inside = self.before.changed(self.step.inside.written if self.step.inside else ())
+        inside = self.start.changed(self.step.inside.written if self.step.inside else ())
         if inside:
             raise ObjectiveError(
                 f"network: expected a forward that writes to the same attributes each time, got one that "
@@ -89,7 +89,7 @@ class Base:
             yield
             self.refuse_written()
         except BaseException:
-            self.before.restore()
+            self.start.restore()
             raise
 
 
@@ -107,18 +107,18 @@ def behind_first_writes(base: Base, evaluate: Callable[[], Base]) -> Base:
         ObjectiveError, FailedQueriesError: See `evaluate_base`; the network is as it was.
     """
     try:
-        base.after.restore()
-        put_back(base.before.generators)  # the same draws
-        if base.before.different():
+        base.end.restore()
+        put_back(base.start.generators)  # the same draws
+        if base.start.different():
             again = evaluate()
             if not again.step.written:
                 again.step.tally.queries += 1
-                return replace(again, after=base.after)  # buffers and generators moved on once
+                return replace(again, end=base.end)  # buffers and generators moved on once
             base.step.tally.queries += 1  # it writes them each time: they are a function of the weights
     except BaseException:
-        base.before.restore()
+        base.start.restore()
         raise
-    base.before.restore()
+    base.start.restore()
     return base
 
 
@@ -175,7 +175,7 @@ def evaluate_base(
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
         written, inside = snapshot.written(peak.written), snapshot.inside(peak.written)
-        after = Snapshot(network, inside=as_it_is_now(inside))
+        end = Snapshot(network, inside=as_it_is_now(inside))
     finally:
         snapshot.restore()
     step = Step(network, parameters, objective, batch, len(base), written, inside, number=number)
@@ -185,9 +185,10 @@ def evaluate_base(
         with uncompiled():
             base_losses(step, snapshot)
 
-    step = replace(step, draws=Draws(snapshot.generators, after.generators, again, watched))
+    step = replace(step, draws=Draws(snapshot.generators, end.generators, again, watched))
     return Base(
-        step, base, survived, causes, snapshot, after, peak.peak, peak.made, peak.narrow if measure else None
+        *(step, base, survived, causes, snapshot, end),
+        *(peak.peak, peak.total_bytes, peak.narrow if measure else None),
     )
 
 

@@ -243,22 +243,22 @@ def refuse_off(
     moved: Perturbation = Directions(longer)
     if isinstance(one, Coordinates):
         moved = Coordinates(one.indices, longer)
-    tried = _tried(step, base, moved)
-    if tried is None:
-        moved, truth, rest = one, _by_loop(step, base, one), changes(queries)
-        change = rest[chosen]
+    loop_changes = _tried(step, base, moved)
+    if loop_changes is None:
+        moved, truth, query_changes = one, _by_loop(step, base, one), changes(queries)
+        change = query_changes[chosen]
     else:
-        truth, both = tried, changes(inserted(queries, moved))
-        change, rest = both[PLACE], left_out(both)
+        truth, both = loop_changes, changes(inserted(queries, moved))
+        change, query_changes = both[PLACE], left_out(both)
         step.tally.queries += 1
     off = (change - truth[0]).abs().nan_to_num(0.0)
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, step.parameters.dtype))
     allowed = evaluator.agreement * truth[0].abs().nan_to_num(0.0)
     if (off <= allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).all():
-        return rest
+        return query_changes
     allowed = allowed + rounding_of(step, base)
     if (off <= allowed).all() or (off <= allowed + jumps_at(step, base, moved, truth[0])).all():
-        return rest
+        return query_changes
     name = "a direction"
     if isinstance(one, Coordinates):
         name = step.parameters.names[int(step.parameters.locate(one.indices)[0])]
@@ -305,10 +305,10 @@ def _distinguishable(
     for index in indices.split(1):
         truth, length = None, plan_length
         for longer in LENGTHS:
-            tried = _tried(step, base, _coordinate(step, index, longer))
-            if tried is None:
+            loop_changes = _tried(step, base, _coordinate(step, index, longer))
+            if loop_changes is None:
                 break
-            truth, length = tried, longer
+            truth, length = loop_changes, longer
             if (truth.abs().nan_to_num(0.0) > DISTINGUISHABLE * rounding).any():
                 break
         if truth is None:
@@ -375,10 +375,10 @@ def _agree(
     """Say whether changes `(queries, rows)` agree with `loop`, row by row."""
     truth = piece.truth
     changes, allowed = changes[: len(truth)], evaluator.agreement * truth.abs() + rounding
-    lost = ~torch.isfinite(changes) & torch.isfinite(truth)
+    lost_rows = ~torch.isfinite(changes) & torch.isfinite(truth)
     # A row that fails in one of them is a failed row, not a fault; most rows of a query are one.
     off = torch.where(torch.isfinite(changes) & torch.isfinite(truth), (changes - truth).abs(), 0.0)
-    if (lost.double().mean(dim=1) > 0.5).any():
+    if (lost_rows.double().mean(dim=1) > 0.5).any():
         return False
     for number in torch.nonzero((off > allowed).any(dim=1)).flatten().tolist():
         jumps = jumps_at(step, base, piece.queries.part(number, number + 1), truth[number])

@@ -61,9 +61,9 @@ class StepJournal:
         recalled = {}
         for name in names:
             entry = self._store.get(self._key(name)) or {}
-            numbers, spent = entry.get("numbers"), entry.get("spent")
-            if isinstance(numbers, Tensor) and isinstance(spent, int):  # a journal's files may be anyone's
-                self._tally.queries += spent
+            numbers, queries = entry.get("numbers"), entry.get("spent")
+            if isinstance(numbers, Tensor) and isinstance(queries, int):  # a journal's files may be anyone's
+                self._tally.queries += queries
                 recalled[name] = numbers
         return recalled
 

@@ -136,9 +136,9 @@ def _numbers(pieces: Pieces, begun: StepEvaluators, number: int) -> tuple[Tensor
         for here.
     """
     base, journal, name = pieces.base, pieces.journal, _name(number, begun.serving)
-    if journal is not None and (known := journal.known([name])):
-        return known[name], True
-    spent = base.step.tally.queries
+    if journal is not None and (entries := journal.known([name])):
+        return entries[name], True
+    earlier_queries = base.step.tally.queries
     changes, sure = _changes(pieces, begun, number)
     numbers = mean_changes(base.losses, changes)
     if journal is None:
@@ -148,7 +148,7 @@ def _numbers(pieces: Pieces, begun: StepEvaluators, number: int) -> tuple[Tensor
         numbers = _with_lost(pieces, number, numbers)
     if int(numbers.isnan().sum()) <= pieces.max_dropped * len(numbers):
         base.refuse_written()  # what is kept is not evaluated again
-        journal.keep(name, numbers, base.step.tally.queries - spent)
+        journal.keep(name, numbers, base.step.tally.queries - earlier_queries)
     return numbers, True
 
 
@@ -185,13 +185,13 @@ def _with_lost(pieces: Pieces, number: int, numbers: Tensor) -> Tensor:
 
     What is infinite on the way has no difference: a query that moves a mask of minus infinity, say.
     """
-    lost = torch.nonzero(numbers.isnan()).flatten().tolist()
-    if not lost:
+    places = torch.nonzero(numbers.isnan()).flatten().tolist()
+    if not places:
         return numbers
     base, queries = pieces.base, pieces.queries(number)
-    base.step.tally.queries += len(lost)
+    base.step.tally.queries += len(places)
     loop, numbers = Loop().begin(base.step, base.losses), numbers.clone()
-    for place in lost:
+    for place in places:
         numbers[place] = mean_changes(base.losses, loop(queries.part(place, place + 1)))[0]
     return numbers
 

@@ -169,11 +169,13 @@ class Ranks:
         Raises:
             BlackBoxError: Some differ; the error is of this object's kind and names what differs.
         """
-        other = {
+        differences = {
             rank: [name for name, mark in of_rank.items() if mark != marks[0].get(name)]
             for rank, of_rank in enumerate(marks)
         }
-        words = [f"other {' and '.join(names)} on rank {rank}" for rank, names in other.items() if names]
+        words = [
+            f"other {' and '.join(names)} on rank {rank}" for rank, names in differences.items() if names
+        ]
         if words:
             raise self._error(
                 f"Step {step + 1}: expected all ranks to take the step of rank 0, got {', '.join(words)}. "
@@ -271,8 +273,8 @@ def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, in
         settings: All else that matters, in words.
     """
     weights = [*network.parameters(), *network.buffers()]
-    used = {tensor.device for tensor in weights if tensor.is_cuda}
-    generators = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in used)]
+    devices = {tensor.device for tensor in weights if tensor.is_cuda}
+    generators = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     return {
         "weights": checksum(weights),
         "batch": checksum(tensors(batch)),

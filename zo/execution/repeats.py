@@ -182,12 +182,12 @@ def _draws(changes: Tensor, generator: torch.Generator) -> Tensor:
         return torch.arange(len(changes))
     count = min(MOST, max(LEAST, len(changes) // SHARE)) // 2
     parts = torch.cat([torch.arange(0, count, 2), torch.arange(1, count, 2)]).double()
-    drawn = []
+    draws = []
     for heights in (torch.arange(1, len(changes) + 1).double(), changes.double().square().cumsum(0)):
         begins = torch.rand(1, generator=generator, dtype=torch.float64)
         places = (parts + begins) / count * heights[-1]
-        drawn.append(torch.searchsorted(heights, places).clamp(max=len(changes) - 1))
-    return torch.stack(drawn, dim=1).flatten()
+        draws.append(torch.searchsorted(heights, places).clamp(max=len(changes) - 1))
+    return torch.stack(draws, dim=1).flatten()
 
 
 def _sampled(

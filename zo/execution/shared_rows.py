@@ -143,12 +143,12 @@ class SharedRows(Wrapper):
         ranks, self._calls = self._ranks, self._calls + 1
         head = torch.tensor([self._calls, checksum(inputs), error is not None])
         heads = ranks.all_of(self._calls, head, [len(head)] * ranks.size).view(ranks.size, -1)
-        other = [f"rank {rank}" for rank, sent in enumerate(heads) if (sent[:2] != heads[0, :2]).any()]
-        if other:
+        other_ranks = [f"rank {rank}" for rank, sent in enumerate(heads) if (sent[:2] != heads[0, :2]).any()]
+        if other_ranks:
             raise RanksError(
                 f"{self!r}, call {self._calls}: expected all ranks to ask for the same rows, got others on "
-                f"{', '.join(other)}. Give each the same settings, checkpoint and batches; what only some "
-                "need is asked of the box inside."
+                f"{', '.join(other_ranks)}. Give each the same settings, checkpoint and batches; what only "
+                "some need is asked of the box inside."
             )
         if heads[:, 2].any():
             self._raise(error)

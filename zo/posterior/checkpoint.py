@@ -34,12 +34,12 @@ class Checkpoint:
         draws = state["draws"]
         stacked = {name: torch.stack([draw[name] for draw in draws]) for name in (draws[0] if draws else ())}
         # with the process's id, so that two processes with one file do not mix their bytes
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        with open(beside, "wb") as stream:
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as stream:
             torch.save({**state, "draws": stacked, "generator": generator.get_state()}, stream)
             stream.flush()
             os.fsync(stream.fileno())  # without it a power cut may leave the name on an empty file
-        os.replace(beside, self._path)
+        os.replace(temporary, self._path)
         self._due = monotonic() + max(SOON, SHARE * (monotonic() - began))
 
     def load(self, settings: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any] | None:
@@ -120,19 +120,19 @@ def at(twin: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Te
 
 def same(now: Tensor, begun: Tensor) -> bool:
     """Say whether answers are the same row by row but for rounding, in any unit; NaN is where NaN was."""
-    known = begun.isfinite()
-    if now.shape != begun.shape or not torch.equal(known, now.isfinite()):
+    finite = begun.isfinite()
+    if now.shape != begun.shape or not torch.equal(finite, now.isfinite()):
         return False
-    apart, size = (torch.where(known, t, 0).reshape(len(t), -1).norm(dim=1) for t in (now - begun, begun))
-    return bool((apart <= ALIKE * size).all())
+    distance, size = (torch.where(finite, t, 0).reshape(len(t), -1).norm(dim=1) for t in (now - begun, begun))
+    return bool((distance <= ALIKE * size).all())
 
 
 def _same_potential(now: Tensor, begun: Tensor) -> bool:
     """Say whether potentials differ by less than a chain would see, also if both have a large constant."""
-    known = begun.isfinite()
-    if not torch.equal(known, now.isfinite()):
+    finite = begun.isfinite()
+    if not torch.equal(finite, now.isfinite()):
         return False
-    now, begun = now[known], begun[known]
+    now, begun = now[finite], begun[finite]
     limit = SAME * (1 + begun - begun.min()) + 1e-12 * begun.abs()
     return bool(((now - begun).abs() <= limit).all())
 

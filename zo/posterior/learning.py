@@ -42,9 +42,9 @@ def spread(target: Target, q: Tensor, answers: Tensor, generator: torch.Generato
     """
     potential = target.potential(q, answers)
     depth = float(chi2.ppf(HELD, q.shape[1])) / 2
-    held = int((potential <= potential.min() + depth).sum())
+    count = int((potential <= potential.min() + depth).sum())
     finite = int(potential.isfinite().sum())
-    places = potential.argsort()[: max(held, min(finite, least))]
+    places = potential.argsort()[: max(count, min(finite, least))]
     return places[torch.randperm(len(places), generator=generator)]
 
 

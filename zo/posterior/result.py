@@ -26,8 +26,8 @@ def arviz() -> ModuleType:
 
 def inference_data(state: dict[str, Any], unknowns: Any, attributes: dict[str, Any]) -> Any:
     """Draws within their bounds and what was noted of each, `(chains, draws, ...)`."""
-    kept = state["draws"][len(state["draws"]) // BURN :]
-    notes = {name: torch.stack([draw[name] for draw in kept], 1) for name in kept[0]}
+    samples = state["draws"][len(state["draws"]) // BURN :]
+    notes = {name: torch.stack([draw[name] for draw in samples], 1) for name in samples[0]}
     draws = notes.pop("q")
     chains, count, size = draws.shape
     x = unknowns.bounded(draws.reshape(-1, size))[0].reshape(chains, count, size)

@@ -238,8 +238,8 @@ def _begun(
     place = 1 + potential[1:].argmin()
     row = q[place][None]
     alone = target.answers(row)
-    apart = float((target.potential(row, alone) - potential[place]).abs())
-    if not (torch.equal(target.answers(row), alone) and apart <= ROUNDED):
+    gap = float((target.potential(row, alone) - potential[place]).abs())
+    if not (torch.equal(target.answers(row), alone) and gap <= ROUNDED):
         raise ConfigurationError(
             "sample, box: expected the same answer to the same row, alone and among others, got two "
             f"different ones of {target.box!r}. The accept step would then draw from another density. Fix "

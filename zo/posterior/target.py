@@ -112,5 +112,5 @@ class Model:
             q = q.detach().requires_grad_(True)
             potential = self._target.potential(q, self.answers(q))
             (gradient,) = torch.autograd.grad(potential.sum(), q)
-            known = potential.isfinite() & gradient.isfinite().all(1)
-        return potential.detach(), torch.where(known[:, None], gradient, 0)
+            finite = potential.isfinite() & gradient.isfinite().all(1)
+        return potential.detach(), torch.where(finite[:, None], gradient, 0)

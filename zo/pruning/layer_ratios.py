@@ -63,8 +63,8 @@ def kept_weights(scores: Scores, sparsity: float, *, minimum: float = 0.01) -> T
         least = min(len(positions), max(1, math.ceil(minimum * len(positions))))
         mask[start + positions.argsort()[:least]] = True
     room = round((1 - sparsity) * parameters.size) - int(mask.sum())
-    rest = ranked[~mask[ranked]]
-    mask[rest[: max(0, room)]] = True
+    candidates = ranked[~mask[ranked]]
+    mask[candidates[: max(0, room)]] = True
     return mask
 
 

@@ -121,11 +121,11 @@ def synflow(
                 )
             slopes = torch.autograd.grad(flow.sum(), tensors, materialize_grads=True)
         score = _flat([w.detach() * slope for w, slope in zip(tensors, slopes, strict=True)])
-        left = round(parameters.size * (1 - sparsity) ** (k / rounds))
+        weights_left = round(parameters.size * (1 - sparsity) ** (k / rounds))
         candidates = torch.nonzero(alive).flatten()
         ranked = candidates[score[candidates].argsort(stable=True)]
         order[ranked] = k - 1 + torch.arange(len(ranked), dtype=torch.float64) / len(ranked)
-        alive[ranked[: len(ranked) - left]] = False
+        alive[ranked[: len(ranked) - weights_left]] = False
         with torch.no_grad():
             for tensor, mask in zip(tensors, parameters.split(alive), strict=True):
                 tensor.mul_(mask.to(tensor.device))

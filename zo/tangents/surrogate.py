@@ -152,8 +152,8 @@ class Surrogate:
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log: rounds, the optimiser's steps, and the models' error where it is known."""
         rounds = sum(end <= self.steps for end in self._ends)
-        known = {} if self.error is None else {"model_error": self.error}
-        return {"rounds": float(rounds), "updates": float(self.updates), **known}
+        errors = {} if self.error is None else {"model_error": self.error}
+        return {"rounds": float(rounds), "updates": float(self.updates), **errors}
 
     def state_dict(self) -> dict[str, Any]:
         """Save the models, and rows not learned yet; network and optimiser have state of their own."""
@@ -180,14 +180,14 @@ class Surrogate:
             if not calls:
                 continue
             answered = joined_calls(calls)
-            asked = self._as_rows(answered)
-            if not bool(asked.alive.any()):
+            rows = self._as_rows(answered)
+            if not bool(rows.alive.any()):
                 continue
-            values = model.at(asked).values
+            values = model.at(rows).values
             if values is not None:
-                y, own = asked.y[asked.alive].double(), values[asked.alive].double()
+                y, predictions = rows.y[rows.alive].double(), values[rows.alive].double()
                 unit = reciprocal(y.std(dim=0, correction=0))
-                missed += float(((own - y) * unit).square().sum())
+                missed += float(((predictions - y) * unit).square().sum())
                 varied += float(((y - y.mean(dim=0)) * unit).square().sum())
             by_spec = zip(box.outputs, answered.outputs, strict=True)
             answers = [output for spec, output in by_spec if spec.differentiable]

@@ -183,29 +183,34 @@ class CommandLine(BlackBoxFunction):
         filled = [*self._input_templates.values()]
         words = [part for part in self._command if isinstance(part, Template)]
         words += [] if self._stdin is None else [self._stdin]
-        read = [*self._output_templates.values()]
-        placed = [text for text in (*words, *filled, *read) if text.names()]
+        output_templates = [*self._output_templates.values()]
+        placed = [text for text in (*words, *filled, *output_templates) if text.names()]
         if self.vectorized and placed:
             raise ConfigurationError(
                 f"{placed[0].where}: expected no placeholder with vectorized=True, got "
                 f"{{{placed[0].placeholders[0].name}}}. Hand blocks over in input_files and output_files."
             )
-        for template in read:
+        for template in output_templates:
             template.check_complete()
         plain = [part for part in self._command if isinstance(part, str)]
         texts = [text.text for text in (*filled, *words)] + plain
         check_use(self.inputs, _named(self._input_files, [*words, *filled]), "input", texts)
-        check_use(self.outputs, _named(self._output_files, read), "output", [text.text for text in read])
-        written = [file.file for file in self._input_files]
+        check_use(
+            self.outputs,
+            _named(self._output_files, output_templates),
+            "output",
+            [text.text for text in output_templates],
+        )
+        file_names = [file.file for file in self._input_files]
         for name in self._input_templates:
-            if name in written:
+            if name in file_names:
                 raise ConfigurationError(
                     f"CommandLine, input_templates: expected files of their own, got {name!r}, which is in "
                     "input_files too. Rename one."
                 )
-        check_no_stdin([*written, *self._input_templates, *self._copies])
-        written += [] if self._stdin is None else [process.STDIN]
-        check_apart([*written, *self._input_templates], [*self._results()])
+        check_no_stdin([*file_names, *self._input_templates, *self._copies])
+        file_names += [] if self._stdin is None else [process.STDIN]
+        check_apart([*file_names, *self._input_templates], [*self._results()])
         check_own(self._results(), texts)
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
@@ -404,7 +409,7 @@ def _statuses(statuses: Collection[int]) -> tuple[int, ...]:
 def _words(words: str | Sequence[str]) -> tuple[str, ...]:
     """Check the words that mean failure, and return them."""
     texts = [words] if isinstance(words, str) else list(words)
-    if any(not isinstance(each, str) or not each.strip() for each in texts):
+    if any(not isinstance(text, str) or not text.strip() for text in texts):
         raise ConfigurationError(
             f"CommandLine, fails_if: expected words that a failed run prints, got {words!r}. Write "
             '"ERROR", or a list of such words.'

@@ -192,7 +192,7 @@ def _place(path: Path, dialect: Dialect, heading: str, above: list[_Line], width
             f"{counted(len(fields), 'word')} in line {nearest.index}: {', '.join(fields)[:200]}. "
             f"Which column is {heading!r} is not certain. {mend}"
         )
-    if {other for _, _, other in mentions} - {None, place}:
+    if {column for _, _, column in mentions} - {None, place}:
         raise ValueError(
             f"{path.name}: expected {heading!r} in one line above the numbers, found it in lines "
             f"{', '.join(str(line.index) for line, _, _ in mentions)}, for different columns. {mend}"

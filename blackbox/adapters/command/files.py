@@ -80,17 +80,17 @@ def array_files_of(
                 f"{where}, {name!r}: expected after ':' a place in an HDF5 file, or a column from 1 of a "
                 f"text that is read, got {file}:{place}. Correct it, or leave it out."
             )
-        made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
-        new = made(by_name[name], file, place, function)
-        for other in array_files:
-            if read and function is not None and other.function is not None:
+        file_type, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
+        new = file_type(by_name[name], file, place, function)
+        for earlier in array_files:
+            if read and function is not None and earlier.function is not None:
                 continue
-            apart = form == "hdf5" or (column and isinstance(other, ColumnFile))
-            if other.file == file and not (apart and other.dataset != new.dataset):
+            may_share = form == "hdf5" or (column and isinstance(earlier, ColumnFile))
+            if earlier.file == file and not (may_share and earlier.dataset != new.dataset):
                 mend = "take one .h5 file for all"
                 mend += ", or a column (file:2) or (file, function) for each" if read else ""
                 raise ConfigurationError(
-                    f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
+                    f"{where}: expected a file for each array, got {file!r} for {earlier.spec.name!r} and "
                     f"{name!r}. Name another, or {mend}."
                 )
         array_files.append(new)
@@ -132,14 +132,14 @@ def output(folder: Path, name: str, began: int = 0) -> Path:
     try:
         path = (folder / name).resolve(strict=True)
     except (OSError, RuntimeError):  # the second: links in a circle
-        there = ", ".join(sorted(item.name for item in folder.iterdir())[:20])
-        raise FileNotFoundError(f"expected the program to write {name}, found only {there}.") from None
+        names = ", ".join(sorted(item.name for item in folder.iterdir())[:20])
+        raise FileNotFoundError(f"expected the program to write {name}, found only {names}.") from None
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{name}: expected a file in the run's own folder, got a link that leads out of it.")
     if not path.is_file():
         raise ValueError(f"{name}: expected a plain file, got a folder, a device or a pipe.")
-    written = path.stat().st_mtime_ns
-    if written < (began if written % 10**9 else began - 2 * 10**9):  # archives keep whole seconds, or two
+    mtime = path.stat().st_mtime_ns
+    if mtime < (began if mtime % 10**9 else began - 2 * 10**9):  # archives keep whole seconds, or two
         raise ValueError(
             f"{name}: expected a file that this run wrote, got one from before its start, such as an earlier "
             "run's, moved or copied with its time from a folder that all runs share. Have the program write "

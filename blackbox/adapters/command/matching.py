@@ -137,11 +137,11 @@ class Words:
     def last_of(self, place: int, count: int) -> int:
         """The start of the last of so many numbers from a place on; -1 if there are fewer."""
         first = _FIRST.match(self._text, place)
-        left = count - (repeats(first[0]) if first else count)
-        if left <= 0:
+        further = count - (repeats(first[0]) if first else count)
+        if further <= 0:
             return place
         starts, until = self._index
-        last_end = until[bisect_right(starts, place)] + left  # up to the next word, and beyond
+        last_end = until[bisect_right(starts, place)] + further  # up to the next word, and beyond
         word = bisect_left(until, last_end)
         if word == len(until) or until[word] >= last_end + _OTHER // 2:
             return -1

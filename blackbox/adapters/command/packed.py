@@ -48,7 +48,7 @@ def check_written(path: Path, dataset: Any) -> None:
         return
     whole = dataset.id.get_storage_size() > 0
     if dataset.chunks:
-        parts = (math.ceil(size / each) for size, each in zip(dataset.shape, dataset.chunks, strict=True))
+        parts = (math.ceil(size / chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
         whole = dataset.id.get_num_chunks() == math.prod(parts)
     if not whole:
         raise ValueError(

@@ -111,12 +111,12 @@ class Running:
         # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
         source = folder / STDIN if stdin else Path(os.devnull)
         out, err = folder / STDOUT, folder / STDERR
-        with source.open("rb") as read, out.open("wb") as to_out, err.open("wb") as to_err:
+        with source.open("rb") as from_in, out.open("wb") as to_out, err.open("wb") as to_err:
             return subprocess.Popen(
                 arguments,
                 cwd=folder,
                 env=environment,
-                stdin=read,
+                stdin=from_in,
                 stdout=to_out,
                 stderr=to_err,
                 start_new_session=True,
@@ -237,10 +237,10 @@ def _looked_for(pid: int, timeout: float | None) -> bool:
     end = None if timeout is None else time.monotonic() + timeout
     pause = 0.0005
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        left = pause if end is None else end - time.monotonic()
-        if left <= 0:
+        seconds_left = pause if end is None else end - time.monotonic()
+        if seconds_left <= 0:
             return False
-        time.sleep(min(pause, left))
+        time.sleep(min(pause, seconds_left))
         pause = min(2 * pause, _LONGEST_WAIT)
     return True
 

@@ -72,7 +72,7 @@ def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str
         end: the end of the last match.
     """
     span_before = text.rfind("\n", 0, start) + 1, start
-    after = end, end + len(line_after(text, end))
+    span_after = end, end + len(line_after(text, end))
     for index, literal in enumerate(literals[:-1]):
         words = literal.rpartition("\n")[2].strip()
         if _MARKS.fullmatch(words) or (index and not re.search(r"\w", words)):
@@ -80,7 +80,7 @@ def words_again(literals: Sequence[str], text: str, start: int, end: int) -> str
         pattern = re.compile(rf"{_loose(words).pattern}\s*+(?={LIKE})")
         on_first = "\n" not in "".join(literals[: index + 1]).lstrip()
         on_last = "\n" not in "".join(literals[index + 1 :]).rstrip()
-        for first, last in [span_before] * on_first + [after] * on_last:
+        for first, last in [span_before] * on_first + [span_after] * on_last:
             for match in pattern.finditer(text, first, last):
                 if may_begin(words, line_before(text, max(first, match.start() - SEEN), match.start())):
                     return words

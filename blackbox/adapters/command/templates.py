@@ -140,12 +140,13 @@ class Template:
             ConfigurationError: naming the array.
         """
         for name in self.names():
-            asked = [place.index for place in self.placeholders if place.name == name]
+            named_indices = [place.index for place in self.placeholders if place.name == name]
             indices = itertools.product(*map(range, self.specs[name].shape))
-            if asked != [None] and sorted(asked, key=str) != sorted(indices, key=str):
+            if named_indices != [None] and sorted(named_indices, key=str) != sorted(indices, key=str):
                 raise ConfigurationError(
-                    f"{self.where}: expected {{{name}}} once, or each of its numbers once, got {len(asked)} "
-                    f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
+                    f"{self.where}: expected {{{name}}} once, or each of its numbers once, got "
+                    f"{len(named_indices)} placeholders for shape {self.specs[name].shape}. Name each number "
+                    "of it once."
                 )
 
     def _refuse_later(self, match: Match) -> None:
@@ -181,7 +182,7 @@ class Template:
         last = place is self.placeholders[-1] and self.literals[-1].strip(" \t") == ""
         words = re.split(_SEPARATOR, text)
         if count > 1:  # one number has no repeat count
-            words = [word for each in words for word in repeated(each, count + 1)]
+            words = [word for part in words for word in repeated(part, count + 1)]
         try:
             if (
                 len(words) != count
@@ -210,10 +211,12 @@ class Template:
         """
         for index, place in enumerate(self.placeholders):
             start, end = match.spans[index]
-            after = self._ends_line(index) and _MORE_AFTER.match(line_after(match.text, end))
+            more_after = self._ends_line(index) and _MORE_AFTER.match(line_after(match.text, end))
             more_before = self._begins_line(index) and _MORE_BEFORE.search(line_before(match.text, 0, start))
-            if after or more_before:
-                where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
+            if more_after or more_before:
+                where = "come before on the same line"
+                if more_after:
+                    where = f"follow on the same line: {more_after[1]}"
                 raise ValueError(
                     f"{self.where}: expected {self._wanted(place)}, but more {where}. Correct the shape, or "
                     f"what the program writes; for one of many numbers on a line give all of them a "
@@ -221,14 +224,14 @@ class Template:
                 )
         self._refuse_longer(match)
         end, last = self.literals[-1], self.placeholders[-1]
-        rest = line_after(match.text, match.end).strip()
-        if rest and "\n" in end[len(end.rstrip()) :]:
+        remainder = line_after(match.text, match.end).strip()
+        if remainder and "\n" in end[len(end.rstrip()) :]:
             raise ValueError(
-                f"{self.where}: expected the line to end where the template does, got {_short(rest)} behind "
-                "it. Write it in the template too, or leave out the line end at the template's end."
+                f"{self.where}: expected the line to end where the template does, got {_short(remainder)} "
+                "behind it. Write it in the template too, or leave out the line end at the template's end."
             )
-        if not end.strip() and is_scaled(rest):
-            unit = _short(rest.split()[0].rstrip(".,;:"))
+        if not end.strip() and is_scaled(remainder):
+            unit = _short(remainder.split()[0].rstrip(".,;:"))
             raise ValueError(
                 f"{self.where}: expected a number in a unit that the template names, got {unit} behind it. "
                 f"Write the unit into the template, {{{last.name}}} {unit[1:-1]}: then a number in another "
@@ -244,15 +247,15 @@ class Template:
         if self.literals[-1].strip():
             return
         text, (start, end), place = match.text, match.spans[-1], self.placeholders[-1]
-        rest, further, literal = line_after(text, end), "", self.literals[-2]
+        remainder, further, literal = line_after(text, end), "", self.literals[-2]
         text_before, lines, many = literal.rstrip(), "\n" in text[start:end], self._count(place) > 1
         if many and text_before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
             closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[text_before[-1]])}").match(text, end)
             further = "" if closed else text[end : end + SEEN].strip() or "the end of the text"
-        elif lines and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
-            further = rest  # words, whose line its first numbers may be
+        elif lines and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", remainder):
+            further = remainder  # words, whose line its first numbers may be
         elif (
-            re.fullmatch(r"[\s,;]*(?:[&\\]|\.{3})?\s*", rest)
+            re.fullmatch(r"[\s,;]*(?:[&\\]|\.{3})?\s*", remainder)
             and (lines or text_before)
             and (many or "\n" in literal)
         ):
@@ -345,6 +348,6 @@ def _short(text: str) -> str:
 def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
     """A sentence on the first placeholder in the texts that names no array, such as a misspelt one; or ""."""
     names = [spec.name for spec in specs]
-    written = (name for text in texts for name in _PLACEHOLDER.findall(text))
-    odd = next((name for name in written if name not in names), None)
+    placeholders = (name for text in texts for name in _PLACEHOLDER.findall(text))
+    odd = next((name for name in placeholders if name not in names), None)
     return "" if odd is None else f"There is {{{odd}}}, which names no array. {nearest(odd, names)} "

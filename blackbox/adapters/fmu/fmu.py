@@ -197,8 +197,8 @@ class Fmu(BlackBoxFunction):
         self.reset = False
         self._free()
         differences = [
-            (float(np.nanmax(np.abs(after.astype(float) - new), initial=0)), v.name)
-            for after, new, v in zip(outputs, first, self._read, strict=True)
+            (float(np.nanmax(np.abs(by_reset.astype(float) - new), initial=0)), v.name)
+            for by_reset, new, v in zip(outputs, first, self._read, strict=True)
         ]
         largest, name = max(differences)
         earlier = "" if number == 1 else f" Up to {number - 1} rows before this one may be wrong."
@@ -297,8 +297,8 @@ class Fmu(BlackBoxFunction):
                 instance.initialise(values, first, self.start, stop, self.tolerance)
                 yield instance
             except Exception as error:
-                failed, said = error, instance.said()
-                sentence = f"{line_of(error)}{f' It said: {said}' if said else ''}"
+                failed, message = error, instance.said()
+                sentence = f"{line_of(error)}{f' It said: {message}' if message else ''}"
             finally:
                 if not (instance.end(failed) and self.reset):
                     self._free()

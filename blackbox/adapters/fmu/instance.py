@@ -186,14 +186,14 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(file.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    held = (folder / "new").open("wb")
+    lock_file = (folder / "new").open("wb")
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks, whose folders are never looked for
-            fcntl.flock(held, fcntl.LOCK_EX)
+            fcntl.flock(lock_file, fcntl.LOCK_EX)
             (folder / "new").rename(folder / _LOCK)  # nobody sees it before it is locked
 
     def remove() -> None:
-        held.close()
+        lock_file.close()
         shutil.rmtree(folder, ignore_errors=True)
 
     return folder, remove

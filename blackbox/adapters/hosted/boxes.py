@@ -281,9 +281,9 @@ class Ending(Exchange):
     def fill(self, outcome: Outcome, inputs: tuple[Tensor, ...], after: dict[int, Place]) -> None:
         """Write the outputs of runs that have ended."""
         *arrays, ended = outcome.outputs
-        left = [row for row in range(len(ended)) if row not in outcome.failed]
+        live_rows = [row for row in range(len(ended)) if row not in outcome.failed]
         for whole in arrays:
-            whole[left] = 0
+            whole[live_rows] = 0
         for row, place in after.items():
             ended[row] = over = int(place.vector[0]) == ENDED
             for slot, whole in zip(self.host.form.outputs, arrays, strict=True):

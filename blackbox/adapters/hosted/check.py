@@ -168,7 +168,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
             "and let no run read what another has written.",
         )
     )
-    apart = all(
+    unaffected = all(
         torch.equal(one[row : row + 1, : other.shape[1]], other)
         for row, run in enumerate(alone)
         for one, other in zip(_seen(first), _seen(run), strict=True)
@@ -176,7 +176,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
     if same:
         findings.append(
             Finding(SIDE, Verdict.OK, "A run is the same alone and beside others.")
-            if apart
+            if unaffected
             else Finding(
                 SIDE,
                 Verdict.FAULT,
@@ -188,12 +188,12 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
             for finding in _responses(drawn, cases[0]):
                 findings.append(finding)
         except BlackBoxError as error:
-            known = {finding.check for finding in findings}
+            checks = {finding.check for finding in findings}
             words = (
                 f"A run with other answers failed: {error} Mend the program, or say in the specs of its "
                 "answers how large they are (scale=)."
             )
-            findings.append(Finding(STATE if ANSWERS in known else ANSWERS, Verdict.FAULT, words))
+            findings.append(Finding(STATE if ANSWERS in checks else ANSWERS, Verdict.FAULT, words))
     numbers = host.form.size
     cost = 1000 * took / max(1, answers)
     findings.append(
@@ -263,7 +263,7 @@ def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
         moves[range(len(places)), places] = 0.1 * drawn.scales(name)[places]
         runs = drawn.run([case] * len(places), {(name, 0): moves})[name][spec_seen.name]
         response = runs - drawn.run([case])[name][spec_seen.name]
-        visible = next((each for each in response[:, 1:4].unbind(1) if bool(each.any())), None)
+        visible = next((of_call for of_call in response[:, 1:4].unbind(1) if bool(of_call.any())), None)
         if visible is not None:  # of the first call that shows the answer
             findings.append(told([(spec_given.name, visible.numpy(), places)], [spec_seen.name]))
     return findings
@@ -371,34 +371,34 @@ def _hidden(form: VectorForm, ways: Sequence[_Way], length: float, eps: float) -
     )
     for place in range(len(form.kinds) - 1, min(len(way.answers) for way in ways)):
         kinds = {(int(way.vectors[place][0]), int(way.vectors[place + 1][0])) for way in ways}
-        kind, after = kinds.pop()
+        kind, next_kind = kinds.pop()
         if kinds:
             why = "how many calls are made depends on answers"
-        if kinds or after < 0:
+        if kinds or next_kind < 0:
             continue
         slots = [*form.seen[form.kinds[kind][0]], *form.remembered(form.kinds[kind])]
         parts = [_changes(ways, place, slot.place) for slot in slots if slot.spec.floating]
         answers = np.stack([way.answers[place] for way in ways])
         d = np.hstack([*parts, answers[1:] - answers[0]])
-        sent = [slot for slot in form.seen[form.kinds[after][0]] if slot.spec.floating]
+        sent = [slot for slot in form.seen[form.kinds[next_kind][0]] if slot.spec.floating]
         e = np.hstack([_changes(ways, place + 1, slot.place) for slot in sent])
         rounding = (
             ROUNDED * eps * np.abs(np.hstack([ways[0].vectors[place + 1][slot.place] for slot in sent]))
         )
         spread = np.sqrt(np.square(e).mean(axis=0))
-        effects.setdefault(after, spread)  # of a round's answers alone
+        effects.setdefault(next_kind, spread)  # of a round's answers alone
         moves = sum(map(len, ways[0].answers[: place + 1]))
         if not (moved := spread > rounding).any():
             why = "small changes of answers change nothing"
             continue
-        left = _left(d, e, moves, 10 * length)
-        if left is None:
+        residual = _left(d, e, moves, 10 * length)
+        if residual is None:
             continue
-        left = (
-            np.sqrt(np.maximum(left**2 - rounding**2, 0))[moved]
-            / np.maximum(effects[after], FAINT * spread)[moved]
+        residual = (
+            np.sqrt(np.maximum(residual**2 - rounding**2, 0))[moved]
+            / np.maximum(effects[next_kind], FAINT * spread)[moved]
         )
-        shares.append(float(np.sqrt(np.square(left).mean())))
+        shares.append(float(np.sqrt(np.square(residual).mean())))
     return max(shares) if shares else why
 
 

@@ -183,10 +183,10 @@ class Hosted(HostParts):
 
     def wrapped(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> Hosted:
         """The same host, whose runs go through wrappers around its boxes."""
-        other: Hosted = object.__new__(type(self))  # copy.copy would ask for what pickle does: it is refused
-        vars(other).update(vars(self))
-        other.boxes = tuple(wrap(box) for box in self.boxes)
-        return other
+        host: Hosted = object.__new__(type(self))  # copy.copy would ask for what pickle does: it is refused
+        vars(host).update(vars(self))
+        host.boxes = tuple(wrap(box) for box in self.boxes)
+        return host
 
     @property
     def counts(self) -> HostCounts:

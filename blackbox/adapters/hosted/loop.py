@@ -33,7 +33,7 @@ class Loop:
         self._host, self._networks, self._rows, self._cases = host, networks, len(cases), cases.tolist()
         self._causes = causes  # why rows fail, which come in meanwhile
         try:  # not a call that gradients see: it depends on cases alone
-            *arrays, self._asked, self._history = host.start.call(cases)
+            *arrays, self._next_kinds, self._history = host.start.call(cases)
         except BaseException:
             host.programs.release(self._cases)
             raise
@@ -58,39 +58,40 @@ class Loop:
 
     def run(self, calls: int | None) -> HostedRun:
         """Answer what the programs ask until all have ended, or `calls` times."""
-        self._bounded, done = calls is not None, 0
+        self._bounded, calls_answered = calls is not None, 0
         try:
-            while bool(self._going().any()) and (calls is None or done < calls):
-                next_kinds = self._asked
+            while bool(self._going().any()) and (calls is None or calls_answered < calls):
+                next_kinds = self._next_kinds
                 for kind in self._waiting(next_kinds):
                     self._answer(kind, next_kinds)
-                done += 1
-                if calls is None and done == LONG:
+                calls_answered += 1
+                if calls is None and calls_answered == LONG:
                     self._host.notices.once(
                         "long",
-                        f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
-                        "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
-                        "inputs to learn from them is noise to its error control, which may never end: "
-                        "hold an answer over an interval of its own, take fixed steps, or run(..., calls=). "
-                        "Without what is added (Limits(excite=0)) nothing shows the derivative.",
+                        f"{self._host!r}: a run has called {calls_answered:,} times and goes on, since "
+                        "run(...) bounds it by no calls=. If the program chooses its own steps, what a "
+                        "gradient adds to its inputs to learn from them is noise to its error control, which "
+                        "may never end: hold an answer over an interval of its own, take fixed steps, or "
+                        "run(..., calls=). Without what is added (Limits(excite=0)) nothing shows the "
+                        "derivative.",
                     )
-            for kind in self._waiting(self._asked):
+            for kind in self._waiting(self._next_kinds):
                 name = self._host.form.kinds[kind][0]
-                self._see(name, self._mask(kind, self._asked))
+                self._see(name, self._mask(kind, self._next_kinds))
         finally:
             self._host.programs.release(self._cases)
         if calls is not None:
             self._tell_early(calls)
         failed = self._failed()
-        count, lost = int(failed.sum()), dict[str, str]()
-        seen = {name: rounds for name, rounds in self._records.items() if rounds.masks}
+        count, reasons = int(failed.sum()), dict[str, str]()
+        whole_rounds = {name: rounds for name, rounds in self._records.items() if rounds.masks}
         if count:
             # entries up to the last failure only would be taken for whole
-            seen = {} if count == self._rows else seen
-            lost = {name: self._why(name, count) for name in self._records if name not in seen}
+            whole_rounds = {} if count == self._rows else whole_rounds
+            reasons = {name: self._why(name, count) for name in self._records if name not in whole_rounds}
             self._outputs = {name: lost_rows(failed, array) for name, array in self._outputs.items()}
-        records = {name: rounds.record(failed) for name, rounds in seen.items()}
-        return HostedRun(records, self._outputs, self._ended, lost)
+        records = {name: rounds.record(failed) for name, rounds in whole_rounds.items()}
+        return HostedRun(records, self._outputs, self._ended, reasons)
 
     def _tell_early(self, calls: int) -> None:
         """Say once that runs ended before others did: what lies behind their ends was not sent."""
@@ -99,15 +100,16 @@ class Loop:
             return
         counts = self._answers[early]
         least, most = int(counts.min()), int(counts.max())
-        after = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        call_counts = f"{most:,}" if least == most else f"{least:,} to {most:,}"
         self._host.notices.once(
             "early",
             f"{self._host!r}.run: expected runs that all go on for calls={calls}, got "
             f"{int(early.sum()):,} of {counted(self._rows, 'run')} that ended by themselves, without an "
-            f"error, after {after} calls. What lies behind a run's end is zeros, or missing where no run "
-            f"goes on. Leave it out of the loss by run.{next(iter(self._records))}.mask, (rows, entries); "
-            "run.ended says which runs have ended. Or let a program that gives up exit with another status "
-            "than 0, as stop 1 and error stop do in Fortran: then its row fails. This is said once.",
+            f"error, after {call_counts} calls. What lies behind a run's end is zeros, or missing where no "
+            f"run goes on. Leave it out of the loss by run.{next(iter(self._records))}.mask, (rows, "
+            "entries); run.ended says which runs have ended. Or let a program that gives up exit with "
+            "another status than 0, as stop 1 and error stop do in Fortran: then its row fails. This is said "
+            "once.",
         )
 
     def _why(self, call: str, failed: int) -> str:
@@ -123,7 +125,7 @@ class Loop:
 
     def _going(self) -> Tensor:
         """Say which rows wait for an answer."""
-        going = (self._asked >= 0) & self._failed().logical_not()
+        going = (self._next_kinds >= 0) & self._failed().logical_not()
         if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
             raise SessionError(  # no program has answered: it is a rehearsal
                 f"{self._host!r}.run: expected calls=, by which it is known beforehand how often a run asks, "
@@ -170,8 +172,8 @@ class Loop:
         for record, array in zip(self._records[name].given.values(), answer, strict=True):
             record.append(array)
         row = (*(self._state[slot.name] for slot in box.slots), *answer, self._history)
-        *arrays, after, history = host.boxes[kind](*row)
-        ends = mask & (after == ENDED)
+        *arrays, kinds_after, history = host.boxes[kind](*row)
+        ends = mask & (kinds_after == ENDED)
         if host.form.outputs and bool(ends.any()):
             self._end(kind, row, ends)
         self._ended, self._answers = self._ended | ends, self._answers + mask
@@ -179,7 +181,7 @@ class Loop:
         for array_name, array in zip(names, arrays, strict=False):
             old = self._state[array_name]
             self._state[array_name] = array if everywhere else chosen(mask, array, old)
-        self._asked = after if everywhere else torch.where(mask, after, self._asked)
+        self._next_kinds = kinds_after if everywhere else torch.where(mask, kinds_after, self._next_kinds)
         self._history = history if everywhere else chosen(mask, history, self._history)
 
     def _end(self, kind: int, row: tuple[Tensor, ...], ends: Tensor) -> None:

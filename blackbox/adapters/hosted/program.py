@@ -77,15 +77,15 @@ class Program:
         self._stack, self._lines = ExitStack(), list[wire.Line]()
         self._listener: socket.socket | None = None
         self._running: Running | None = None
-        self._asked: tuple[str, int] | None = None
+        self._waiting_call: tuple[str, int] | None = None
         self._counts = dict.fromkeys(form.calls, 0)
         self._history: dict[str, deque[Array]] = {
             name: deque(maxlen=max(1, len(rounds))) for name, rounds in form.before.items()
         }
         self._present: Array | None = None  # what is seen at the call that waits
         self._outputs: dict[str, dict[Any, wire.Part]] = {}  # the last of each process and place in the whole
-        self._wanted = {(wire.CALL, name): call.seen for name, call in form.calls.items()}
-        self._wanted |= {(wire.OUTPUT, slot.name): (slot.spec,) for slot in form.outputs}
+        self._message_specs = {(wire.CALL, name): call.seen for name, call in form.calls.items()}
+        self._message_specs |= {(wire.OUTPUT, slot.name): (slot.spec,) for slot in form.outputs}
         self._closed = False
         self._handle: int | None = None
         self._parts: list[wire.Part | None] = []
@@ -140,9 +140,9 @@ class Program:
         Raises:
             RuntimeError: nothing waits, or the program has gone.
         """
-        if self._asked is None:
+        if self._waiting_call is None:
             raise RuntimeError("the program waits for no answer")
-        name, _ = self._asked
+        name, _ = self._waiting_call
         call, arrays, at = self._form.calls[name], dict[str, Array](), 0
         for spec in call.given:
             size = int(np.prod(spec.shape, dtype=int))
@@ -150,7 +150,7 @@ class Program:
             at += size
         assert self._present is not None
         self._history[name].appendleft(np.concatenate([self._present, given[:at]]))
-        self._asked = None
+        self._waiting_call = None
         try:
             for line, part in zip(self._lines, self._shares(arrays), strict=True):
                 line.answer(part)
@@ -221,7 +221,7 @@ class Program:
         arrays_seen = sent_arrays(name, form.calls[name].seen, arrays)
         stage = self._counts[name] % form.calls[name].stages
         self._counts[name] += 1
-        self._asked = name, stage
+        self._waiting_call = name, stage
         self._present = np.concatenate([array.ravel().astype(np.float64) for array in arrays_seen])
         vector = self._with_history(form.kinds.index((name, stage)))
         vector[form.seen[name][0].place.start : form.seen[name][-1].place.stop] = self._present
@@ -241,11 +241,11 @@ class Program:
     def _at_end(self, end: float | None) -> Array:
         running, folder = self._running, self.folder
         assert running is not None
-        left = GRACE if end is None else max(0.0, end - time.monotonic())
-        if not running.wait(left):
+        seconds_left = GRACE if end is None else max(0.0, end - time.monotonic())
+        if not running.wait(seconds_left):
             raise TimeoutError(
-                f"{running.name} has closed its connection and still runs after {left:.3g} s, and was killed"
-                f"{last_words(folder)}"
+                f"{running.name} has closed its connection and still runs after {seconds_left:.3g} s, and "
+                f"was killed{last_words(folder)}"
             )
         status = running.end()
         self._running = None
@@ -270,21 +270,21 @@ class Program:
     def _messages(self, end: float | None) -> list[wire.Message] | None:
         """A message of each process; None where the program has ended, or all have closed."""
         messages: dict[int, wire.Message] = {}
-        gone: set[int] = set()
+        closed_lines: set[int] = set()
         while True:
             self._check_time(end)
             for number, line in enumerate(self._lines):
-                if number not in messages and number not in gone:
+                if number not in messages and number not in closed_lines:
                     try:
                         message = self._received(line, end)
                     except wire.Gone:
-                        gone.add(number)
+                        closed_lines.add(number)
                         continue
                     if message is not None:
                         messages[number] = message
             if self._lines and len(self._lines) == self._lines[0].size and len(messages) == len(self._lines):
                 return [messages[number] for number in range(len(self._lines))]
-            if gone:
+            if closed_lines:
                 if messages and self._running is not None and not self._running.wait(5.0):
                     raise wire.WireError("a process of the program has gone, and another asks")
                 return None
@@ -311,7 +311,7 @@ class Program:
 
     def _is_wanted(self, kind: int, name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
         """Say whether arrays of a message are wanted; raise a ValueError where they are not as expected."""
-        specs = self._wanted.get((kind, name))
+        specs = self._message_specs.get((kind, name))
         if specs is not None:
             check_shapes(name if kind == wire.CALL else "output", specs, shapes)
         elif kind == wire.CALL:
@@ -329,7 +329,7 @@ class Program:
             parts[None] = part
             return
         parts[rank, part.first] = part
-        if sum(each.values.size for each in parts.values()) > math.prod(part.whole):
+        if sum(entry.values.size for entry in parts.values()) > math.prod(part.whole):
             wire.joined(name, [*parts.values()])  # says that they overlap
 
     def _accept(self) -> None:
@@ -343,8 +343,8 @@ class Program:
 
     def _milliseconds(self, end: float | None) -> float | None:
         looks = None if self._handle is not None else 0.1  # no handle tells of its end
-        left = None if end is None else max(0.0, end - time.monotonic())
-        times = [seconds for seconds in (looks, left) if seconds is not None]
+        seconds_left = None if end is None else max(0.0, end - time.monotonic())
+        times = [seconds for seconds in (looks, seconds_left) if seconds is not None]
         return 1000 * min(times) if times else None
 
     def _has_ended(self) -> bool:

@@ -169,10 +169,10 @@ class Programs:
         vector = self._outcome(program) if answered else self._answered(program, given)
         key = _key(place.key, place.born)
         place.born += 1
-        after = Place(key, place.case, place, given, vector, place.count + 1)
-        place.children.append(after)
-        self._remember(after, program)
-        return after
+        new_place = Place(key, place.case, place, given, vector, place.count + 1)
+        place.children.append(new_place)
+        self._remember(new_place, program)
+        return new_place
 
     def find(self, key: bytes) -> Place | None:
         """The place of a key; None for one that is not remembered."""
@@ -215,7 +215,7 @@ class Programs:
         begun = self.counts.exchanges
         program = self._fresh(place.case)
         vector = self._read(program)
-        for stop, after in zip(way, [*way[1:], None], strict=True):
+        for stop, next_stop in zip(way, [*way[1:], None], strict=True):
             if not np.array_equal(vector, stop.vector):
                 program.end()
                 raise SessionError(
@@ -223,8 +223,8 @@ class Programs:
                     f"the same answers, got another in case {place.case} after {stop.count} calls. Seed all "
                     "that is random from the case, and let no run read what another has written."
                 )
-            if after is not None:
-                vector = self._answered(program, after.given)
+            if next_stop is not None:
+                vector = self._answered(program, next_stop.given)
         if place.parent is not None:
             self.counts.replays += 1
             self.counts.replayed_exchanges += self.counts.exchanges - begun

@@ -74,9 +74,9 @@ class HostedRun:
         return iter(self._records)
 
     def _refuse_lost(self, name: str) -> None:
-        lost = self.__dict__.get("_lost", {})
-        if name in lost:
-            raise NoRowLeftError(lost[name]) from None
+        reasons = self.__dict__.get("_lost", {})
+        if name in reasons:
+            raise NoRowLeftError(reasons[name]) from None
 
 
 class Rounds:

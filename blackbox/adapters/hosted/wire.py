@@ -181,9 +181,9 @@ class Line:
         head, text = HEADER.size + count * ENTRY.size, _text(name)
         if not self._has(head):
             return None
-        shared, told = bool(flags & SHARED), bytes(self._received[:head])
+        shared, header = bool(flags & SHARED), bytes(self._received[:head])
         self._columns = bool(flags & COLUMNS)
-        if told != self._head:  # else it is as the last one, as of a program that asks the same again
+        if header != self._head:  # else it is as the last one, as of a program that asks the same again
             entries = [_Entry.of(self._received, place) for place in range(HEADER.size, head, ENTRY.size)]
             if size != sum(entry.padded for entry in entries):
                 raise WireError("the program sent a message of another length than that of its arrays")
@@ -193,7 +193,7 @@ class Line:
                 self._drop(head)
                 self._to_drop = 0 if shared else size
                 return Message(kind, text, [], self._columns)
-            self._head, self._entries = told, entries
+            self._head, self._entries = header, entries
         whole = head + (0 if shared else size)
         if not self._has(whole):
             return None
@@ -387,14 +387,14 @@ def joined(name: str, parts: Sequence[Part]) -> Array:
     if any(part.first is None or part.whole != first.whole for part in parts):
         raise WireError(f"{name}: processes sent parts of arrays of different shapes")
     whole = np.zeros(first.whole, first.values.dtype)
-    there = np.zeros(first.whole, bool)
+    mask = np.zeros(first.whole, bool)
     for part in parts:
         place = placed(part)
-        if there[place].shape != part.values.shape or there[place].any():
+        if mask[place].shape != part.values.shape or mask[place].any():
             raise WireError(f"{name}: parts of processes overlap, or reach beyond the whole {first.whole}")
-        whole[place], there[place] = part.values, True
-    if not there.all():
-        raise WireError(f"{name}: parts of processes leave {int((~there).sum())} numbers of {there.size} out")
+        whole[place], mask[place] = part.values, True
+    if not mask.all():
+        raise WireError(f"{name}: parts of processes leave {int((~mask).sum())} numbers of {mask.size} out")
     return whole
 
 

@@ -111,8 +111,8 @@ class LiveEnvironments:
         with self._turn():
             if self._starts is not None and len(self._starts) > 1:
                 self._look_at_seeds(self._starts, action)
-            after = history.key + action
-            if (live := self._known(after)) is not None:
+            next_key = history.key + action
+            if (live := self._known(next_key)) is not None:
                 if live.before != history.seen:
                     raise self._unlike(history)
                 self.counts.repeated += 1
@@ -128,7 +128,7 @@ class LiveEnvironments:
             if self.counts.restored > restored and count >= self._compared:
                 self._compare(live, history, action)
             live.before = history.seen
-            self._keep(after, live)
+            self._keep(next_key, live)
             return live.answer
 
     def forgets(self, seed: int, actions: Sequence[bytes], before: tuple[int, Sequence[bytes]]) -> str | None:
@@ -150,26 +150,27 @@ class LiveEnvironments:
             Exception: an environment raises it.
         """
         with self._turn():
-            first, second, used = self._made(), self._made(), self._made()
+            first, second, third = self._made(), self._made(), self._made()
             try:
                 places = sorted({len(actions) // 2, len(actions) - 1}) if self._save is not None else []
                 expected, states = self._lived(first, seed, actions, places)
-                steps_of_third = self._stepping(used, *before)
+                steps_of_third = self._stepping(third, *before)
                 turns, _ = self._lived(second, seed, actions, beside=steps_of_third)
                 deque(steps_of_third, maxlen=0)  # to their end
-                again = turns, self._lived(used, seed, actions)[0]
+                again = turns, self._lived(third, seed, actions)[0]
                 for answers, what in zip(again, (ANEW, USED), strict=True):
                     if (at := first_unlike(expected, answers)) is not None:
                         return f"{what} {at} actions after seed {seed}"
                 for place in places:
-                    live, gone = self._restored(used, seed, states[place]), [*expected[: place + 1]]
+                    live = self._restored(third, seed, states[place])
+                    loaded_answers = [*expected[: place + 1]]
                     for action in actions[place:]:
                         live = self._stepped(live, action)
-                        gone.append(live.answer)
-                    if (at := first_unlike(expected, gone)) is not None:
+                        loaded_answers.append(live.answer)
+                    if (at := first_unlike(expected, loaded_answers)) is not None:
                         return f"{LOADED} {place} actions {at} actions after seed {seed}"
             finally:
-                for environment in (first, second, used):
+                for environment in (first, second, third):
                     close_quietly(environment)
         return None
 
@@ -190,7 +191,7 @@ class LiveEnvironments:
     def _look_at_seeds(self, starts: dict[int, Answer], action: bytes) -> None:
         """Say it where rows of other seeds are copies: they begin alike, and go on alike."""
         self._starts, (first, *further_starts) = None, starts.values()
-        if not all(same_answer(first, other) for other in further_starts):
+        if not all(same_answer(first, answer) for answer in further_starts):
             return
         alike = False
         with suppress(Exception):  # the row that waits will say what is wrong

@@ -226,13 +226,13 @@ class Session(BlackBoxFunction):
                 "a larger steps=."
             )
         answer = self._environments.step(past, action_bytes)
-        after = History(past.seed, past.actions + action_bytes, seen(answer[0]))
-        return (*answer, after.pack(self.inputs[2].shape[0], self._width))
+        next_history = History(past.seed, past.actions + action_bytes, seen(answer[0]))
+        return (*answer, next_history.pack(self.inputs[2].shape[0], self._width))
 
     def _first(self, seed: int) -> tuple[Array, Array]:
         (observation,) = self._environments.reset(seed)
-        after = History(seed, b"", seen(observation))
-        return observation, after.pack(self.inputs[2].shape[0], self._width)
+        next_history = History(seed, b"", seen(observation))
+        return observation, next_history.pack(self.inputs[2].shape[0], self._width)
 
     def rollouts(
         self, seeds: Sequence[int], actions: Array | Tensor
@@ -315,7 +315,8 @@ class Session(BlackBoxFunction):
         ways, began, steps_before = self._ways(histories, generator), monotonic(), self.counts.steps
         other_ways = [*ways[1:], *ways[:1]]
         findings = (
-            self._environments.forgets(*way, other) for way, other in zip(ways, other_ways, strict=True)
+            self._environments.forgets(*way, other_way)
+            for way, other_way in zip(ways, other_ways, strict=True)
         )
         words = next((words for words in findings if words is not None), None)
         lived = self.counts.steps - steps_before

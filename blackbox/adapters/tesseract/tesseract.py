@@ -132,9 +132,9 @@ class Tesseract(BlackBoxFunction):
             RowFailedError: from backward, where that endpoint raised.
         """
         if not self.has_derivative:
-            there = ", ".join(self._tesseract.available_endpoints)
+            endpoints = ", ".join(self._tesseract.available_endpoints)
             raise NotDifferentiableError(
-                f"{self!r}: expected the endpoint {VJP}, got {there}. "
+                f"{self!r}: expected the endpoint {VJP}, got {endpoints}. "
                 "Train without its derivative: zo.TangentGradient, or the method tangents."
             )
         return with_derivative(self, self._pull_back, arrays)

@@ -75,10 +75,10 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if self._end < math.inf:
-            left = self._end - monotonic()
-            if left <= 0:
+            seconds_left = self._end - monotonic()
+            if seconds_left <= 0:
                 raise TimeoutError("timed out")
-            self._socket.settimeout(left)
+            self._socket.settimeout(seconds_left)
         return self._raw.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]
 
     def close(self) -> None:

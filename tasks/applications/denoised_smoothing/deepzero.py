@@ -30,7 +30,7 @@ def deepzero(setup: Setup) -> Trained:
     if mu is None:
         front = partial(sent_images, network)
         measured = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
-        start.asked["mu"] = measured.queries
+        start.queries["mu"] = measured.queries
         length = measured.direction_central if settings.central else measured.direction
         mu = smoothing_parameter.of_weights(start.setup, network, length)
     rule = zo.CGE(mu, _sparse_set(start, mu), central=settings.central)
@@ -67,7 +67,7 @@ def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
         return zo.RandomCoordinates(count)
 
     def find(journal: Journal) -> tuple[zo.pruning.LayerRatios, int]:
-        scores, asked = budget.counted(
+        scores, query_count = budget.counted(
             RowTally([problem.box]),
             lambda: zo.pruning.scores(
                 config.ratios,
@@ -85,8 +85,8 @@ def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
                 first_alone=problem.classifier.first_alone,
             ),
         )
-        return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), asked
+        return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), query_count
 
     layers, queries = kept_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
-    start.asked["layer ratios"] = queries
+    start.queries["layer ratios"] = queries
     return zo.estimators.LayerwiseCoordinates(layers)

@@ -101,9 +101,9 @@ class Defence(Problem):
         run = None if self.run_folder is None else Run.open(self.run_folder)
         path = None if run is None else run.path / "clean_predictions.pt"
         if run is not None and path is not None and path.exists():
-            kept = checkpoint.load(path)
-            if stamp.fits(run, kept, stamp.settings(run)):
-                return kept["predictions"]
+            content = checkpoint.load(path)
+            if stamp.fits(run, content, stamp.settings(run)):
+                return content["predictions"]
         parts = []
         with self.making_data():
             for some in torch.arange(len(self.used)).split(256):

@@ -109,13 +109,13 @@ class TrainingStart:
         setup: The setup, with the weights to start from, and the classifier's held-out error to choose by.
         problem: The problem of the setup.
         variant: The method's name, parsed.
-        asked: Queries before the first step, by purpose.
+        queries: Queries before the first step, by purpose.
     """
 
     setup: Setup
     problem: Defence
     variant: Variant
-    asked: dict[str, int]
+    queries: dict[str, int]
 
     @classmethod
     def of(cls, setup: Setup) -> TrainingStart:
@@ -135,7 +135,7 @@ class TrainingStart:
     @property
     def fixed(self) -> int:
         """The queries that the steps cannot have of the budget: asked already, or for validation."""
-        return sum(self.asked.values()) + budget.validation_queries(self.problem.config)
+        return sum(self.queries.values()) + budget.validation_queries(self.problem.config)
 
     def steps(self, a_step: int, more: int = 0) -> int:
         """Return how many steps of `a_step` queries the budget pays for, after `more` that come but once."""
@@ -150,7 +150,7 @@ class TrainingStart:
         """Add the queries of a training to it, by purpose."""
         outcome = trained.outcome
         queries = {
-            **self.asked,
+            **self.queries,
             "validation": outcome.judging.rows_asked,
             "training": outcome.ledger.rows_asked,
         }
@@ -183,17 +183,17 @@ def _gradient(
     decoder: nn.Module | None = None,
 ) -> AutogradGradient:
     """Make the gradient of the scores' loss, and the image's; a stand-in takes the classifier's place."""
-    asked, weight = start.problem.box if box is None else box, start.problem.config.mse_weight
+    classifier, weight = start.problem.box if box is None else box, start.problem.config.mse_weight
 
     def objective(network: nn.Module, batch: Batch) -> Tensor:
         noisy, clean, target = batch
         sent = sent_images(network, noisy, decoder)
-        losses = known_losses(asked(sent), target, loss)
+        losses = known_losses(classifier(sent), target, loss)
         if weight:
             losses = losses + weight * image_loss(sent if decoder is None else decoder(sent), clean)
         return losses
 
-    return AutogradGradient(start.setup.network, objective, {asked: stand})
+    return AutogradGradient(start.setup.network, objective, {classifier: stand})
 
 
 def _descend(
@@ -263,7 +263,7 @@ def _differences(start: TrainingStart, box: BlackBoxFunction, decoder: nn.Module
     latent, size = decoder is not None, math.prod(box.inputs[0].shape)
     front, space = partial(sent_images, network, decoder=decoder), "latent" if latent else "image"
     mu = smoothing_parameter.find(start.setup, variant, box, front, space)
-    start.asked["mu"] = mu.queries
+    start.queries["mu"] = mu.queries
     rule = estimator(config, variant, mu, size, latent)
     # Wide steps over rounded answers are the method, mu is measured, and a budget counts every query.
     stand = zo.differentiable(box, rule, seed=start.setup.seed, max_dropped=0.5, check=False)
@@ -316,8 +316,8 @@ def student(setup: Setup) -> Trained:
 
     def asked(i: int) -> int:
         """Return how many rows are asked in a step: the same for all, up to rounding."""
-        left = max(0, rows - first)
-        return (i + 1) * left // steps - i * left // steps
+        rows_left = max(0, rows - first)
+        return (i + 1) * rows_left // steps - i * rows_left // steps
 
     def stand(images: Tensor) -> Tensor:
         step = gradient.counts.steps

@@ -144,11 +144,11 @@ class DenoisedSmoothing(Defence):
         )
         index = torch.arange(min(config.certify_images, len(test)))
         counter = setup.progress.counter(f"{setup.stage} certificates", unit="image")
-        done: list[Certificate] = []
+        certificates: list[Certificate] = []
 
         def after(certificate: Certificate) -> None:
-            done.append(certificate)
-            counter(len(done), len(index))
+            certificates.append(certificate)
+            counter(len(certificates), len(index))
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that N caps the radius was said before

@@ -166,9 +166,9 @@ def best_step(steps: list[float], slopes: Tensor) -> float | None:
         moving = int(((here[good] != 0) | (there[good] != 0)).sum())
         if moving < FEWEST or size == 0:
             continue
-        apart = float(((here[good] - there[good]).square().sum() / size).sqrt())
-        if apart < lowest:
-            best, lowest = mu, apart
+        distance = float(((here[good] - there[good]).square().sum() / size).sqrt())
+        if distance < lowest:
+            best, lowest = mu, distance
     return best
 
 

@@ -142,8 +142,8 @@ def estimator(
 
 def directions(config: Config, network: nn.Module) -> int:
     """Random directions in a step: as configured, or as many as deepzero has coordinates."""
-    asked = config.zeroth_order.directions
-    return coordinates(network, config) if asked is None else asked
+    count = config.zeroth_order.directions
+    return coordinates(network, config) if count is None else count
 
 
 def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
@@ -154,12 +154,12 @@ def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
 def zeroth_order(setup: Setup) -> Trained:
     """deepzero, cge, sparse-cge, rge, sparse-rge: gradients from values of the loss alone."""
     config, network, name = setup.config, setup.network, setup.name
-    sparsity, spent = sparse_set(setup) if name in ON_SETS else (_some(config, network), 0)
+    sparsity, queries = sparse_set(setup) if name in ON_SETS else (_some(config, network), 0)
     return descend(
         setup,
         loss_gradient(setup, estimator(name, config, network, sparsity), config.evaluator),
         learning_rate=config.noisy_learning_rate if name in ("rge", "sparse-rge") else None,
-        spent=spent,
+        spent=queries,
     )
 
 
@@ -170,19 +170,19 @@ def fo(setup: Setup) -> Trained:
 
 def fo_sparse_gradient(setup: Setup) -> Trained:
     """fo-sparse-gradient: exact gradients on the sets that deepzero has at the same steps."""
-    sparsity, spent = sparse_set(setup)
+    sparsity, queries = sparse_set(setup)
     gradient = ExactGradient(setup.network, setup.objective, sparsity, setup.seed)
-    return descend(setup, gradient, spent=spent)
+    return descend(setup, gradient, spent=queries)
 
 
 def fo_sparse_weight(setup: Setup) -> Trained:
     """fo-sparse-weight: weights outside GraSP's mask are zero from the start and stay so."""
-    network, kept = setup.network, kept_mask(setup)
+    network, whole_mask = setup.network, kept_mask(setup)
     with torch.no_grad():
         parameters = zo.estimators.Parameters(network)
-        for tensor, mask in zip(parameters.tensors, parameters.split(kept), strict=True):
+        for tensor, mask in zip(parameters.tensors, parameters.split(whole_mask), strict=True):
             tensor.mul_(mask.to(tensor.device))
-    fixed = zo.estimators.FixedCoordinates(torch.nonzero(kept).flatten())
+    fixed = zo.estimators.FixedCoordinates(torch.nonzero(whole_mask).flatten())
     gradient = ExactGradient(network, setup.objective, fixed, setup.seed)
     return descend(setup, gradient)
 

@@ -194,20 +194,20 @@ def draw_factors(key: Key, rows: int, side: int) -> Factors:
         return torch.nn.functional.normalize(torch.randn(rows, *shape, 3, generator=generator), dim=-1)
 
     half, stretch = uniform(CONTRAST) / 2, math.log1p(STRETCH)
-    apart = half[:, None] * directions().abs()  # the outline is the lighter one
+    offset = half[:, None] * directions().abs()  # the outline is the lighter one
     # the middle of the two colours leaves room for both; what still leaves 0 to 1 is clipped
     middle = uniform((0.3, 0.7), 3)
     sign = torch.tensor([-1.0, 1.0]).view(1, 2, 1)
     angles, lengths = uniform((0, 2 * math.pi), 2, WAVES), 2 * math.pi / uniform(PERIOD, 2, WAVES)
     phases = uniform((0, 2 * math.pi), 2, WAVES)
-    there = torch.arange(FRAGMENTS).lt(torch.randint(FRAGMENTS + 1, (rows, 1), generator=generator))
+    presence = torch.arange(FRAGMENTS).lt(torch.randint(FRAGMENTS + 1, (rows, 1), generator=generator))
     order = torch.rand(rows, FRAGMENTS, generator=generator).argsort(1)  # behind and in front alike
     return Factors(
         turn=uniform((-TURN, TURN)),
         radius=uniform(RADIUS),
         stretch=uniform((-stretch, stretch)).exp(),
         centre=uniform((-CENTRE, CENTRE), 2),
-        colours=middle[:, None] + sign * apart[:, None],
+        colours=middle[:, None] + sign * offset[:, None],
         ripples=uniform(RIPPLE, 2, 1) * directions(2),
         kinds=torch.randint(4, (rows, 2), generator=generator),
         waves=torch.stack([lengths * angles.cos(), lengths * angles.sin(), phases], dim=-1),
@@ -217,7 +217,7 @@ def draw_factors(key: Key, rows: int, side: int) -> Factors:
                 uniform(FRAGMENT, FRAGMENTS, 2),
                 uniform((0, math.pi), FRAGMENTS, 1),
                 uniform((0, 1), FRAGMENTS, 3),
-                there.gather(1, order).float()[..., None],
+                presence.gather(1, order).float()[..., None],
             ],
             dim=-1,
         ),

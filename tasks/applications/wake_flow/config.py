@@ -242,7 +242,7 @@ class Config(configuration.Config):
         """Refuse Reynolds numbers that are too small for the grids, or in two of the sets."""
         grids = ((self.width, self.dt), (self.reference_width, self.reference_dt))
         smallest = max(Channel(width).smallest_reynolds(dt) for width, dt in grids)
-        seen: set[float] = set()
+        earlier_numbers: set[float] = set()
         for name in ("train_reynolds", "validation_reynolds", "test_reynolds", "extrapolated_reynolds"):
             numbers: Sequence[float] = getattr(self, name)
             if numbers and min(numbers) < smallest:
@@ -252,9 +252,9 @@ class Config(configuration.Config):
                     "and time steps",
                     numbers,
                 )
-            if len(seen | set(numbers)) < len(seen) + len(numbers):
+            if len(earlier_numbers | set(numbers)) < len(earlier_numbers) + len(numbers):
                 raise refused(name, "numbers that are in no other set, each once", numbers)
-            seen |= set(numbers)
+            earlier_numbers |= set(numbers)
         low, high, beyond = min(self.train_reynolds), max(self.train_reynolds), self.extrapolated_reynolds
         if any(low <= number <= high for number in beyond):
             raise refused(

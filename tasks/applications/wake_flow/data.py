@@ -125,8 +125,8 @@ def load(config: Config, folder: Path, progress: Callable[[int, int], None] | No
     extrapolated = None
     if config.extrapolated_reynolds:
         further = replace(settings, reynolds=config.extrapolated_reynolds)
-        beside = load_or_compute(further, folder, progress)
-        extrapolated = Flows(beside.frames, beside.reynolds).to(config.device)
+        further_reference = load_or_compute(further, folder, progress)
+        extrapolated = Flows(further_reference.frames, further_reference.reynolds).to(config.device)
 
     def flows(reynolds: tuple[float, ...]) -> Flows:
         places = [int((reference.reynolds - re).abs().argmin()) for re in reynolds]

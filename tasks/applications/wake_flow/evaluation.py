@@ -57,7 +57,7 @@ class Yardstick:
         self._gauges = Gauges(Channel(config.width), config.dt)
         moving = min(MOVING, config.horizon)
         times = torch.linspace(config.horizon / moving, config.horizon, moving).round().long()
-        self._known: dict[str, np.ndarray] = {
+        self._common_arrays: dict[str, np.ndarray] = {
             "times": times.numpy(),
             "reynolds": self._reynolds.cpu().numpy(),
             "extrapolated": _extrapolated(config, self._reynolds),
@@ -66,7 +66,7 @@ class Yardstick:
         # the solver alone has rows of its own, which are in no ledger
         alone = self._rollout(NoCorrector(), WakeFlow(config.width, dt=config.dt, failures="keep"))
         for prefix, track in ((REFERENCE, reference), (SOLVER, alone)):
-            self._known |= {f"{prefix} {name}": values for name, values in track.items()}
+            self._common_arrays |= {f"{prefix} {name}": values for name, values in track.items()}
 
     def measured(self, network: nn.Module, solver: Solver) -> dict[str, np.ndarray]:
         """Roll a network out with the solver, which marks rows that failed NaN.
@@ -88,7 +88,7 @@ class Yardstick:
             - `reynolds` `(rollouts,)`, and `extrapolated` `(rollouts,)`: whether that is outside the range
               trained on, so that no mean has the rollout in it.
         """
-        return {**self._known, **self._rollout(network, solver)}
+        return {**self._common_arrays, **self._rollout(network, solver)}
 
     def _rollout(self, network: nn.Module, solver: Solver) -> dict[str, np.ndarray]:
         return self._track(
@@ -99,11 +99,11 @@ class Yardstick:
     def _track(self, steps: Iterable[Tensor]) -> dict[str, np.ndarray]:
         """Measure each velocity of `steps` against the reference."""
         gauges, frames, reynolds = self._gauges, self._measure, self._reynolds.cpu()
-        extrapolated = self._known["extrapolated"]
+        extrapolated = self._common_arrays["extrapolated"]
         row, judged = shown_row(extrapolated), torch.from_numpy(held_out(extrapolated))
         series: dict[str, list[Tensor]] = {name: [] for name in SERIES}
         total, track = torch.zeros(frames.shape[-2:], dtype=torch.float64), []
-        times, frame = set(self._known["times"].tolist()), frames[:, 0]
+        times, frame = set(self._common_arrays["times"].tolist()), frames[:, 0]
         for step, velocity in enumerate((velocity.cpu() for velocity in steps), start=1):
             difference = velocity - frames[:, step]
             values = (
@@ -120,12 +120,12 @@ class Yardstick:
             if step in times:
                 track.append(velocity[row])
         arrays = {name: torch.stack(values, dim=1).numpy() for name, values in series.items()}
-        gone = diagnostics.lost(arrays["error"])
-        mean = total / len(gone[0])
-        if gone[judged.numpy()].any():
+        blow_ups = diagnostics.lost(arrays["error"])
+        mean = total / len(blow_ups[0])
+        if blow_ups[judged.numpy()].any():
             mean = torch.full_like(mean, torch.nan)
         return {
-            **{name: np.where(gone, np.nan, values) for name, values in arrays.items()},
+            **{name: np.where(blow_ups, np.nan, values) for name, values in arrays.items()},
             "error_map": mean.float().numpy(),
             "moving": torch.stack(track).numpy(),
         }
@@ -189,10 +189,10 @@ def tracks(fields: Mapping[str, Arrays]) -> Tracks:
     """Arrays by method; before them those of the reference and of the solver alone, by their own names."""
     first = next(iter(fields.values()))
     common = {name: first[name] for name in NUMBERS}
-    beside = {
+    baselines = {
         prefix: common | {name: first[f"{prefix} {name}"] for name in TRACK} for prefix in (REFERENCE, SOLVER)
     }
-    return {prefix: track for prefix, track in beside.items() if prefix not in fields} | dict(fields)
+    return {prefix: track for prefix, track in baselines.items() if prefix not in fields} | dict(fields)
 
 
 def methods(tracks: Tracks) -> list[str]:
@@ -204,10 +204,10 @@ def lost(tracks: Tracks) -> list[tuple[str, float, int, int]]:
     """Every rollout that blew up, extrapolated ones too: method, Reynolds number, row, step from 1."""
     places = []
     for method in methods(tracks):
-        gone = np.isnan(tracks[method]["error"])
-        for row in np.flatnonzero(gone.any(axis=1)):
+        blow_ups = np.isnan(tracks[method]["error"])
+        for row in np.flatnonzero(blow_ups.any(axis=1)):
             reynolds = float(tracks[method]["reynolds"][row])
-            places.append((method, reynolds, int(row), int(gone[row].argmax()) + 1))
+            places.append((method, reynolds, int(row), int(blow_ups[row].argmax()) + 1))
     return places
 
 

@@ -102,14 +102,14 @@ def _finish(axes: Axes, field: np.ndarray) -> None:
 
 def wakes(tracks: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    drawn, limit = shown_vorticity(tracks, config, chosen)
-    colours = _colours(drawn)
+    by_method, limit = shown_vorticity(tracks, config, chosen)
+    colours = _colours(by_method)
     times = tracks[REFERENCE]["times"]
     last = len(times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
-    figure, axes = pictures.figure(7.2, 1.22 * len(drawn) + 0.6, rows=len(drawn), columns=COLUMNS)
+    figure, axes = pictures.figure(7.2, 1.22 * len(by_method) + 0.6, rows=len(by_method), columns=COLUMNS)
     image = None
-    for line, (name, fields) in zip(axes, drawn.items(), strict=True):
+    for line, (name, fields) in zip(axes, by_method.items(), strict=True):
         for place, column in zip(line, columns, strict=True):
             image = draw_wake(place, fields[column], config, limit)
             if name == REFERENCE:
@@ -153,17 +153,17 @@ def animated(tracks: Tracks, config: Config, path: Path) -> Path:
 
 def _images(tracks: Tracks, config: Config) -> list[Image.Image]:
     """A picture for each time, in one layout."""
-    drawn, limit = shown_vorticity(tracks, config, shown(tracks))
-    colours, rows = _colours(drawn), -(-len(drawn) // 2)
+    by_method, limit = shown_vorticity(tracks, config, shown(tracks))
+    colours, rows = _colours(by_method), -(-len(by_method) // 2)
     figure, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
     figure.set_dpi(100)
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     images = {}
-    for place, (name, fields) in zip(axes.flat, drawn.items(), strict=False):
+    for place, (name, fields) in zip(axes.flat, by_method.items(), strict=False):
         images[name] = draw_wake(place, np.where(np.isfinite(fields[0]), fields[0], 0), config, limit)
         place.set_title(label(name), color=colours[name], fontweight="bold", fontsize=13)
-    for place in axes.flat[len(drawn) :]:
+    for place in axes.flat[len(by_method) :]:
         place.set_visible(False)
     clock = figure.supxlabel("0 D / U", fontsize=12, color="#333333")
     canvas.draw()  # it lays out, with the clock's line in place
@@ -171,7 +171,7 @@ def _images(tracks: Tracks, config: Config) -> list[Image.Image]:
     frames = []
     for index, step in enumerate(tracks[REFERENCE]["times"]):
         for name, image in images.items():
-            image.set_data(turned(drawn[name][index]))
+            image.set_data(turned(by_method[name][index]))
         clock.set_text(f"{step * config.dt / DIAMETER:.1f} D / U")
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))

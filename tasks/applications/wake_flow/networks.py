@@ -68,8 +68,8 @@ def plain(hidden: Sequence[int]) -> nn.Sequential:
     published network (`model_mercury` in the code of Um et al. 2020).
     """
     layers: list[nn.Module] = []
-    for inputs, after in pairwise([3, *hidden, 2]):
-        layers += [nn.Conv2d(inputs, after, 5, padding=2), nn.ReLU()]
+    for inputs, outputs in pairwise([3, *hidden, 2]):
+        layers += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 

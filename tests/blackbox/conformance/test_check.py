@@ -12,7 +12,7 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted
 from blackbox.conformance import Report, Verdict, check_black_box, read_samples
-from blackbox.conformance.calls import thread_safety
+from blackbox.conformance.concurrency import thread_safety
 from blackbox.errors import ConfigurationError, InputError
 from tests.blackbox.boxes import ErrorCase, error_table
 from tests.blackbox.conformance.broken_boxes import (

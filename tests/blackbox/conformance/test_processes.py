@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blackbox.conformance import Verdict
-from blackbox.conformance.calls import in_processes, pickled, process_safety
+from blackbox.conformance.concurrency import in_processes, pickled, process_safety
 from tests.blackbox.conformance.broken_boxes import (
     IN_PROCESSES,
     CannotBeRebuilt,
@@ -81,7 +81,7 @@ def test_the_parent_s_main_is_not_run_again(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nsys.path.insert(0, sys.argv[1])\nfrom boxes import Mine\n"
-        "from blackbox.conformance.calls import in_processes, pickled\nimport numpy as np\n"
+        "from blackbox.conformance.concurrency import in_processes, pickled\nimport numpy as np\n"
         "print('started')\n"
         "reply, _ = in_processes(pickled(Mine()), (np.zeros((2, 3), 'f4'),))\n"
         "print(reply.answers[0][0].tolist(), reply.died)\n"
@@ -104,7 +104,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         "        time.sleep(600)\n"
     )
     script = (
-        "from blackbox.conformance.calls import in_processes, pickled\n"
+        "from blackbox.conformance.concurrency import in_processes, pickled\n"
         "from tests.blackbox.conformance.probes import draws\n"
         "from waits import Waits\n"
         "in_processes(pickled(Waits()), (draws(4, 3),), 600)\n"

@@ -54,10 +54,10 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
             return
         outputs[place] = tuple(output) if isinstance(output, list) else output
     for ref in ends:
-        before, laid_out = nodes[ref.node].call.output, value(ref)
-        before = before if ref.item is None else before[ref.item]
-        allowed = CLOSE * float(before.nan_to_num(0.0, 0.0, 0.0).abs().max())
-        if not torch.allclose(laid_out, before, rtol=0, atol=allowed, equal_nan=True):
+        original, laid_out = nodes[ref.node].call.output, value(ref)
+        original = original if ref.item is None else original[ref.item]
+        allowed = CLOSE * float(original.nan_to_num(0.0, 0.0, 0.0).abs().max())
+        if not torch.allclose(laid_out, original, rtol=0, atol=allowed, equal_nan=True):
             return
     for node, function, args, output in zip(nodes, functions, arguments, outputs, strict=True):
         node.call.function, node.args, node.call.output = function, args, output

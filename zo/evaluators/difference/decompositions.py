@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zo.evaluators.difference.registry import RULES, named
+from zo.evaluators.difference.rule_registry import RULES, named
 
 _QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 

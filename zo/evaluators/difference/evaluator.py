@@ -12,7 +12,7 @@ from blackbox.checks import check_count, check_flag
 from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
 from zo.evaluators.difference.graphs import Graphs
-from zo.evaluators.difference.passes import send
+from zo.evaluators.difference.propagation import send
 from zo.evaluators.difference.tape import Tape, tape_of
 from zo.evaluators.difference.tape_mode import NotReadable
 from zo.evaluators.evaluator import Changes, Evaluator, Step

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Entries
-from zo.evaluators.difference.passes import send
+from zo.evaluators.difference.propagation import send
 from zo.evaluators.difference.tape import Tape
 
 EAGER = 1  # passes of a kind before one is captured

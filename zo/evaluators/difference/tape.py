@@ -14,7 +14,7 @@ from zo.batches import leaves, map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
-from zo.evaluators.difference.registry import Argument, TapedCall
+from zo.evaluators.difference.rule_registry import Argument, TapedCall
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref, TapeMode
 from zo.evaluators.evaluator import Step
@@ -166,8 +166,8 @@ def _refuse_unseen(tree: Argument, base: Tensor) -> None:
     for tensor in tensors(tree):
         if not tensor.is_floating_point() or tensor.shape[:1] != base.shape:
             continue
-        lost = ~torch.isfinite(tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor)
-        if (lost & torch.isfinite(base)).any():
+        nan_rows = ~torch.isfinite(tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor)
+        if (nan_rows & torch.isfinite(base)).any():
             raise NotReadable(
                 "objective: expected weights, and what depends on them, to be read by torch functions, got a "
                 "read that is none, as by NumPy, by compiled code or by a loss that no rule describes. "

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from zo.batches import map_tensors
 from zo.evaluators.difference.decompositions import decomposed
-from zo.evaluators.difference.registry import RULES, Argument, Rule, TapedCall, named
+from zo.evaluators.difference.rule_registry import RULES, Argument, Rule, TapedCall, named
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.versions import version_of
@@ -90,23 +90,23 @@ class TapeMode(TorchFunctionMode):
         self, weights: Iterable[Tensor], values: Iterable[Tensor], buffers: Iterable[Tensor], most: int
     ) -> None:
         super().__init__()
-        self._kept, self._most = 0, most
+        self._bytes, self._most = 0, most
         self.nodes: list[Node] = []
         self.where: list[str] = []
-        self._known: dict[
+        self._refs: dict[
             int, tuple[Tensor, Ref]
         ] = {}  # by identity; the tensor is held so that it stays its own
         self._stale: dict[int, Tensor] = {}
-        self._written: dict[int, Tensor] = {}  # constants that were to be written to, by their memory
+        self._write_targets: dict[int, Tensor] = {}  # constants that were to be written to, by their memory
         self._versions = {_memory(tensor): (tensor, version_of(tensor)) for tensor in buffers}
         self._constants: list[tuple[Tensor, int | None, str]] = []
         for weight, value in zip(weights, values, strict=True):
-            self._known[id(weight)] = weight, Ref(len(self.nodes))
+            self._refs[id(weight)] = weight, Ref(len(self.nodes))
             self.nodes.append(Node(TapedCall(_parameter, value), None))
 
     def ref(self, tensor: Argument) -> Ref | None:
         """Return the reference of a tensor; None for one that does not depend on the weights."""
-        entry = self._known.get(id(tensor))
+        entry = self._refs.get(id(tensor))
         return None if entry is None else entry[1]
 
     def value(self, ref: Ref) -> Tensor:
@@ -130,7 +130,7 @@ class TapeMode(TorchFunctionMode):
                 raise self._refused(func, "reads a tensor after it was changed in place")
             ref = self.ref(tensor)
             if ref is None:
-                if self._written and _memory(tensor) in self._written:
+                if self._write_targets and _memory(tensor) in self._write_targets:
                     raise self._refused(func, "reads memory that weights were written to in place")
                 return tensor
             refs.append(ref)
@@ -147,9 +147,9 @@ class TapeMode(TorchFunctionMode):
                 self._real(ref_kwargs),
                 refs[:1],
             )
-        written, called = _without_writing(func)
+        writes, called = _without_writing(func)
         ref_args, ref_kwargs, inplace = _not_in_place(called, ref_args, ref_kwargs)
-        if not callable(called) or called in _WRITING or (written and called is func):
+        if not callable(called) or called in _WRITING or (writes and called is func):
             raise self._refused(func, "writes to a tensor that it is given")
         if isinstance(ref_kwargs.get("out"), Tensor | Ref):
             raise self._refused(func, "writes to a tensor that it is given")
@@ -158,7 +158,7 @@ class TapeMode(TorchFunctionMode):
                 result = composite(*args, **kwargs)
         else:
             result = self.add(called, RULES.get(called, subtracted), ref_args, ref_kwargs, refs)
-        if not (written or inplace):
+        if not (writes or inplace):
             return result
         target = args[0] if args else next(iter(kwargs.values()))
         return self._write(func, target, result)
@@ -195,8 +195,8 @@ class TapeMode(TorchFunctionMode):
         items = output if isinstance(output, tuple) else (output,)
         if not all(isinstance(item, Tensor) and not item.is_complex() for item in items):
             raise self._refused(function, "gives something else than real tensors")
-        self._kept += sum(item.nbytes for item in items if not item._is_view())
-        if self._kept > self._most:
+        self._bytes += sum(item.nbytes for item in items if not item._is_view())
+        if self._bytes > self._most:
             raise NotReadable(
                 f"{self._name()}: expected a base whose activations take at most {self._most / 2**30:.3g} "
                 "GiB, kept for the queries, got more. Take smaller batches, evaluator='stacked', or "
@@ -224,7 +224,7 @@ class TapeMode(TorchFunctionMode):
     def _stand_in(self, tensor: Tensor, ref: Ref) -> Tensor:
         nothing = float("nan") if tensor.is_floating_point() else 0
         facade = torch.full((), nothing, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-        self._known[id(facade)] = facade, ref
+        self._refs[id(facade)] = facade, ref
         return facade
 
     def _real(self, tree: Argument) -> Argument:
@@ -237,13 +237,13 @@ class TapeMode(TorchFunctionMode):
         ref, new = self.ref(target), self.ref(result)
         assert new is not None  # it was recorded just now
         if ref is None:
-            self._written[_memory(target)] = target
+            self._write_targets[_memory(target)] = target
         else:
             memory = _memory(self.value(ref))
-            for tensor, other in self._known.values():
-                if tensor is not target and _memory(self.value(other)) == memory:
+            for tensor, alias in self._refs.values():
+                if tensor is not target and _memory(self.value(alias)) == memory:
                     self._stale[id(tensor)] = tensor
-        self._known[id(target)] = target, new
+        self._refs[id(target)] = target, new
         return target
 
     def _name(self) -> str:

@@ -50,7 +50,7 @@ def outputs_without_gradient(
     )
     if not outputs:
         return []
-    before = Snapshot(step.network)
+    snapshot = Snapshot(step.network)
 
     def evaluated(exchanged: tuple[int, int] | None) -> Tensor | None:
         """The losses; None where the objective cannot be evaluated like that."""
@@ -64,15 +64,15 @@ def outputs_without_gradient(
         except (ValueError, IndexError, RuntimeError, AssertionError, KeyError):
             return None
         finally:
-            before.restore()
+            snapshot.restore()
 
     reference = evaluated(None)
     if reference is None:
         return []
     names = []
     for box, place in outputs:
-        other = evaluated((box, place))
-        if other is None or not torch.equal(reference, other):
+        exchanged_losses = evaluated((box, place))
+        if exchanged_losses is None or not torch.equal(reference, exchanged_losses):
             spec = boxes[box].outputs[place]
             names.append(f"{spec.name!r} ({_why(spec)}) of {boxes[box]!r}")
     return names
@@ -180,6 +180,6 @@ class _Exchanged(Answers):
         rotation = rows[alive].roll(1, dims=0)
         if torch.equal(rotation, rows[alive]):
             rotation = rotation + 1
-        other = rows.clone()
-        other[alive] = rotation
-        return (*outputs[:place], other.reshape(outputs[place].shape), *outputs[place + 1 :])
+        exchanged_rows = rows.clone()
+        exchanged_rows[alive] = rotation
+        return (*outputs[:place], exchanged_rows.reshape(outputs[place].shape), *outputs[place + 1 :])

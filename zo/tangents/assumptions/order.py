@@ -64,12 +64,12 @@ class _OrderedEvaluation:
 
     Attributes:
         losses: `(rows,)`.
-        asked: the inputs of each call as rows, and their leading axes.
+        inputs: the inputs of each call as rows, and their leading axes.
         state: the state of the network after it.
     """
 
     losses: Tensor
-    asked: list[tuple[list[Tensor], tuple[int, ...]]]
+    inputs: list[tuple[list[Tensor], tuple[int, ...]]]
     state: State
 
 
@@ -111,7 +111,7 @@ class _Look:
     def differs(self, found: _OrderedEvaluation, order: Tensor | None = None) -> str | None:
         """Name a part of an evaluation that differs from the first with rows in this order, or None."""
         order = self._stays if order is None else order
-        calls = zip(self.first.asked, found.asked, strict=True)
+        calls = zip(self.first.inputs, found.inputs, strict=True)
         for number, ((rows, _), (image, _)) in enumerate(calls):
             if not all(map(self.same, self.at(rows, order), image)):
                 return f"what it asks of {self.box(number)!r} in call {number + 1}"
@@ -140,16 +140,16 @@ class _Look:
         self, window: Window, state: State | None, steady: AbstractContextManager[Any]
     ) -> _OrderedEvaluation:
         network, objective = self._step.network, self._step.objective
-        listener, before = _Heard(self._boxes, window.calls, window.survived), Snapshot(network)
+        listener, snapshot = _Heard(self._boxes, window.calls, window.survived), Snapshot(network)
         batch = map_tensors(Tensor.clone, window.batch)  # an objective may write to what it is given
         try:
             if state is not None:
                 put(network, state)
             with torch.enable_grad(), uncompiled(), intercepted(listener.call), steady:
                 by_row = losses(objective, network, batch, self.count, with_graph=True).detach()
-            return _OrderedEvaluation(by_row, listener.asked, state_of(network))
+            return _OrderedEvaluation(by_row, listener.inputs, state_of(network))
         finally:
-            before.restore()
+            snapshot.restore()
 
 
 def _refuse_other_order(look: _Look) -> None:
@@ -163,12 +163,12 @@ def _refuse_other_order(look: _Look) -> None:
     draws numbers by the place of a row cannot be compared; it is refused where leading axes do not have the
     batch's rows first.
     """
-    others = torch.cat([torch.arange(1, look.count), torch.tensor([1])])
-    evaluation = look.evaluated(others)
+    row_order = torch.cat([torch.arange(1, look.count), torch.tensor([1])])
+    evaluation = look.evaluated(row_order)
     for number, ((rows, leading), (image, _)) in enumerate(
-        zip(look.first.asked, evaluation.asked, strict=True)
+        zip(look.first.inputs, evaluation.inputs, strict=True)
     ):
-        if all(map(look.same, look.at(rows, others), image)):
+        if all(map(look.same, look.at(rows, row_order), image)):
             continue
         leads_with_rows = leading[:1] == (look.count,) and look.count not in leading[1:]
         if leads_with_rows and not all(map(_among, image, rows)):
@@ -230,19 +230,19 @@ class _Heard(FromRecord):
     """Keeps the inputs of the boxes' calls.
 
     Attributes:
-        asked: the inputs of each call as rows, and their leading axes.
+        inputs: the inputs of each call as rows, and their leading axes.
     """
 
     def __init__(self, *known: Any) -> None:
         super().__init__(*known)
-        self.asked: list[tuple[list[Tensor], tuple[int, ...]]] = []
+        self.inputs: list[tuple[list[Tensor], tuple[int, ...]]] = []
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Keep the inputs; none are refused."""
         leading = tuple(arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)])
         pairs = zip(box.inputs, arrays, strict=True)
         rows = [flat_rows(spec, array)[..., None].flatten(1).clone() for spec, array in pairs]
-        self.asked.append((rows, leading))
+        self.inputs.append((rows, leading))
 
 
 def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
@@ -272,8 +272,8 @@ def _among(rows: Tensor, known: Tensor) -> bool:
         known: `(m, size)`; each of `rows` is held against the one with the nearest weighed sum.
     """
     weigh = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).cos()
-    sums, others = (numbers.double().nan_to_num(0.0, 0.0, 0.0) @ weigh for numbers in (rows, known))
-    order = others.argsort()
-    above = torch.searchsorted(others[order], sums).clamp(1, len(others) - 1)
-    nearer_below = (others[order[above - 1]] - sums).abs() < (others[order[above]] - sums).abs()
+    sums, known_sums = (numbers.double().nan_to_num(0.0, 0.0, 0.0) @ weigh for numbers in (rows, known))
+    order = known_sums.argsort()
+    above = torch.searchsorted(known_sums[order], sums).clamp(1, len(known_sums) - 1)
+    nearer_below = (known_sums[order[above - 1]] - sums).abs() < (known_sums[order[above]] - sums).abs()
     return _same(known[order[torch.where(nearer_below, above - 1, above)]], rows)

@@ -256,7 +256,7 @@ class _Uphill:
         gradient, monitor = self._step_gradient, Narrow()
         with uncompiled(), monitor:
             self._again(gradient.at_calls, torch.isfinite(gradient.window.losses))
-        return monitor.seen
+        return monitor.dtype
 
     def measure_noise(self) -> float:
         """The standard deviation of the change of the mean loss, by a query that moves nothing."""
@@ -300,25 +300,25 @@ class _Uphill:
             counting: the rows whose mean loss is differentiated, `(rows,)` bool.
         """
         gradient = self._step_gradient
-        after = Snapshot(gradient.step.network)
-        gradient.before.restore()
+        snapshot = Snapshot(gradient.step.network)
+        gradient.start.restore()
         try:
             return evaluate_again(gradient.step, gradient.boxes, gradient.window, at_calls, counting)
         finally:
-            after.restore()
+            snapshot.restore()
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """The changes of the rows' losses so far uphill, and a record of the boxes' calls."""
         gradient, step = self._step_gradient, self._step_gradient.step
-        recorder, after = Recorder(gradient.boxes, self._dither), Snapshot(step.network)
+        recorder, snapshot = Recorder(gradient.boxes, self._dither), Snapshot(step.network)
         move = Directions((length / self.slope * self._gradient).to(step.parameters.dtype)[None])
-        gradient.before.restore()
+        gradient.start.restore()
         try:
             with recorder.recording():
                 losses = loop_losses(step, move, Snapshot(step.network))[0]
                 return losses - gradient.window.losses, recorder
         finally:
-            after.restore()
+            snapshot.restore()
             self.rows, self.queries = self.rows + recorder.rows, self.queries + 1
 
 

@@ -97,8 +97,8 @@ class Outliers:
         if not alone or (rows > 1 and 2 * int(_of_batch(masks, rows).sum()) > rows):
             return list(calls), 0.0
         both = zip(calls, masks, strict=True)
-        kept = [replace(pairs, alive=pairs.alive & ~mask) for pairs, mask in both]
-        return kept, max(float(size.max()) for size in sizes)
+        inliers = [replace(pairs, alive=pairs.alive & ~mask) for pairs, mask in both]
+        return inliers, max(float(size.max()) for size in sizes)
 
     @torch.no_grad()
     def take(self, calls: Sequence[CallPairs]) -> None:
@@ -127,8 +127,8 @@ class Outliers:
         """Return how far the rows of each call are, `(rows,)`, 0 where not known; None where none is far."""
         if not self.wanted or self._rows < FEWEST:
             return None
-        known = [each for each in values if each is not None]
-        if len(known) < len(calls):
+        predictions = [value for value in values if value is not None]
+        if len(predictions) < len(calls):
             return None
         y, alive = (torch.cat([getattr(pairs, name) for pairs in calls]) for name in ("y", "alive"))
         y, varies = y.double(), (~self._usual.same()).to(y.device)
@@ -136,7 +136,7 @@ class Outliers:
         off = torch.where(alive, _size((y - self._usual.mean().to(y)) * short, varies), 0.0)
         if not bool((off > FAR).any()):  # as in nearly all steps: nothing else is looked at
             return None
-        predicted = torch.cat(known).double()
+        predicted = torch.cat(predictions).double()
         off = torch.minimum(off, _size((y - predicted) * short, varies))
         off = torch.where(off.isfinite(), off, 0.0)  # a prediction may not be
         counts = [len(pairs.z) for pairs in calls]
@@ -144,19 +144,19 @@ class Outliers:
 
 
 def outlying(
-    given: Sequence[CallPairs], kept: Sequence[CallPairs], farthest: float, rows: int
+    calls: Sequence[CallPairs], inliers: Sequence[CallPairs], farthest: float, rows: int
 ) -> Outlying | None:
     """The rows of a step that were left out; None where there are none.
 
     Args:
-        given: the calls of all boxes.
-        kept: the same calls without the outliers.
+        calls: the calls of all boxes.
+        inliers: the same calls without the outliers.
         farthest: the distance of the farthest outlier; 0 where there are none.
         rows: the number of rows of the batch.
     """
     if not farthest:
         return None
-    masks = [before.alive & ~after.alive for before, after in zip(given, kept, strict=True)]
+    masks = [pairs.alive & ~inlying.alive for pairs, inlying in zip(calls, inliers, strict=True)]
     counts = [int(mask.sum()) for mask in masks]
     numbers = tuple(number for number, count in enumerate(counts, start=1) if count)
     return Outlying(_of_batch(masks, rows), numbers, sum(counts), sum(map(len, masks)), farthest)

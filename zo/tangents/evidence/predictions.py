@@ -45,12 +45,12 @@ def predict(
         for group, of_group in zip(groups, values, strict=True)
         for of_call in _of_each(group, of_group)
     ]
-    left, farthest = outliers.without(calls, of_calls, rows)
-    kept = units.measure(left)
+    inliers, farthest = outliers.without(calls, of_calls, rows)
+    measured_calls = units.measure(inliers)
     squares: list[Squares | None] = []
     for group, of_group in zip(groups, values, strict=True):
-        squares += _squares(kept[len(squares) : len(squares) + len(group)], of_group)
-    return kept, squares, farthest
+        squares += _squares(measured_calls[len(squares) : len(squares) + len(group)], of_group)
+    return measured_calls, squares, farthest
 
 
 def predict_and_learn(
@@ -115,8 +115,8 @@ def _squares(calls: Sequence[CallPairs], values: Tensor | None) -> list[Squares 
         return [None] * len(calls)
     if len({len(pairs.z) for pairs in calls}) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
         return _squares_of_calls(calls, values)
-    each = zip(calls, _of_each(calls, values), strict=True)
-    return [None if outputs is None else _squares_of_call(pairs, outputs) for pairs, outputs in each]
+    by_call = zip(calls, _of_each(calls, values), strict=True)
+    return [None if outputs is None else _squares_of_call(pairs, outputs) for pairs, outputs in by_call]
 
 
 def _squares_of_calls(calls: Sequence[CallPairs], prediction: Tensor) -> list[Squares | None]:
@@ -125,14 +125,16 @@ def _squares_of_calls(calls: Sequence[CallPairs], prediction: Tensor) -> list[Sq
     true = torch.stack([pairs.y for pairs in calls]).double()
     measures = [true - true.mean(dim=1, keepdim=True)] if rows > 1 else []
     if any(place is not None for place in sources(first.inputs, first.outputs)):
-        before = Form(first.inputs, first.outputs, ()).followed(torch.cat([pairs.z for pairs in calls]))
-        measures.append(true - before.view_as(true).double())
+        previous_state = Form(first.inputs, first.outputs, ()).followed(
+            torch.cat([pairs.z for pairs in calls])
+        )
+        measures.append(true - previous_state.view_as(true).double())
     if not measures:
         return [None] * len(calls)
     unit = first.response_scale.double()
     short = reciprocal(torch.where(unit.any(), unit, 1.0))
-    apart = torch.stack([prediction.view_as(true).double() - true, *measures])
-    squares = (apart * short).square().sum(dim=(2, 3)).T.tolist()
+    differences = torch.stack([prediction.view_as(true).double() - true, *measures])
+    squares = (differences * short).square().sum(dim=(2, 3)).T.tolist()
     return [(error, _least(sizes)) for error, *sizes in squares]
 
 
@@ -147,13 +149,13 @@ def _squares_of_call(pairs: CallPairs, prediction: Tensor) -> Squares | None:
         measures.append(true - true.mean(dim=0))
     if len(true) and any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
         # of a box that moves a state on, the step that it makes is what counts
-        before = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
-        measures.append(true - before[places].double())
+        previous_state = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
+        measures.append(true - previous_state[places].double())
     if not measures:
         return None
-    apart = [prediction - true, *measures]
+    differences = [prediction - true, *measures]
     error, *sizes = torch.stack(
-        [(difference * reciprocal(unit)).square().sum() for difference in apart]
+        [(difference * reciprocal(unit)).square().sum() for difference in differences]
     ).tolist()
     return error, _least(sizes)
 

@@ -45,10 +45,10 @@ def flat_share(responses: Sequence[Response]) -> float | None:
 def responses_of(gradient: StepGradient, recorder: Recorder) -> list[Response]:
     """The check's calls against the base's; none where the two differ in more than numbers."""
     window = gradient.window
-    if [query.box for query in recorder.seen] != [call.box for call in window.calls]:
+    if [query.box for query in recorder.calls] != [call.box for call in window.calls]:
         return []  # the objective calls others when its weights are moved
     responses = []
-    for query, call, at in zip(recorder.seen, window.calls, gradient.at_calls, strict=True):
+    for query, call, at in zip(recorder.calls, window.calls, gradient.at_calls, strict=True):
         if any(t.shape != base.shape for t, base in zip(query.inputs, call.inputs, strict=True)):
             return []
         box = gradient.boxes[call.box]
@@ -58,7 +58,7 @@ def responses_of(gradient: StepGradient, recorder: Recorder) -> list[Response]:
         change, _ = _change(box.outputs, call.outputs, query.outputs)
         valid = d.isfinite().all(dim=-1) & change.isfinite().all(dim=-1) & same & at.rows.alive
         valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
-        d, change = (torch.where(valid[:, None], each, 0.0) for each in (d, change))
+        d, change = (torch.where(valid[:, None], part, 0.0) for part in (d, change))
         responses.append(Response(d, change, valid))
     return responses
 
@@ -67,7 +67,7 @@ def _change_before(box: BlackBoxFunction, before: Before, query: RecordedCall, r
     """Return the change of a call's memory, `(rows, size)`; zero where it has none of its own."""
     if not before.numbers:
         return torch.zeros_like(before.values)
-    earlier = [recorder.seen[number].inputs for number in before.numbers]
+    earlier = [recorder.calls[number].inputs for number in before.numbers]
     return values_before(box, before.lags, query.inputs, earlier) - before.values
 
 
@@ -76,14 +76,14 @@ def _change(
 ) -> tuple[Tensor, Tensor]:
     """Return the change of differentiable arrays, end to end, `(rows, size)`; and where all else stayed."""
     parts, same = [], torch.ones(len(base[0]), dtype=torch.bool, device=base[0].device)
-    for spec, before, now in zip(specs, base, moved, strict=True):
-        before, now = (array[..., None].flatten(1) for array in (before, now))
+    for spec, at_base, at_move in zip(specs, base, moved, strict=True):
+        at_base, at_move = (array[..., None].flatten(1) for array in (at_base, at_move))
         if spec.learned:
-            parts.append((before, now))
+            parts.append((at_base, at_move))
         if spec.context:
-            same &= (now == before).all(dim=-1)
-    whole, other = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
-    return other - whole, same
+            same &= (at_move == at_base).all(dim=-1)
+    base_numbers, moved_numbers = (torch.cat(arrays, dim=-1) for arrays in zip(*parts, strict=True))
+    return moved_numbers - base_numbers, same
 
 
 def predicted_of(gradient: StepGradient, responses: Sequence[Response]) -> list[Tensor]:

@@ -32,16 +32,16 @@ def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[in
     Returns:
         The places of these numbers by the place of the box; without boxes where no number moved.
     """
-    found: dict[int, tuple[int, ...]] = {}
+    places_by_box: dict[int, tuple[int, ...]] = {}
     calls = gradient.window.calls[: len(responses)]
     for place in {call.box for call in calls}:
-        own = [number for number, call in enumerate(calls) if call.box == place]
-        moved = torch.stack([(responses[n].change != 0).any(dim=0) for n in own]).any(dim=0).cpu()
+        call_numbers = [number for number, call in enumerate(calls) if call.box == place]
+        moved = torch.stack([(responses[n].change != 0).any(dim=0) for n in call_numbers]).any(dim=0).cpu()
         if bool(moved.any()):
-            answers = torch.cat([gradient.pairs[n].y[gradient.pairs[n].alive] for n in own]).cpu()
+            answers = torch.cat([gradient.pairs[n].y[gradient.pairs[n].alive] for n in call_numbers]).cpu()
             places = (~moved).nonzero().flatten().tolist()
-            found[place] = tuple(n for n in places if _would_show(answers[:, n]))
-    return found
+            places_by_box[place] = tuple(n for n in places if _would_show(answers[:, n]))
+    return places_by_box
 
 
 def _would_show(answers: Tensor) -> bool:
@@ -85,6 +85,6 @@ class Masked(Linearised):
 
 def _zeroed(numbers: Tensor, places: list[int]) -> Tensor:
     """The numbers with zeros at some places of the last axis."""
-    others = numbers.clone()
-    others[..., places] = 0.0
-    return others
+    with_zeros = numbers.clone()
+    with_zeros[..., places] = 0.0
+    return with_zeros

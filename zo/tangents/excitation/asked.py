@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
+from zo.tangents.excitation.dither_state import FIRST
 from zo.tangents.excitation.identified import (
     CELLS,
     DETERMINED,
@@ -21,7 +22,6 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
-from zo.tangents.excitation.state import FIRST
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 
@@ -194,8 +194,8 @@ class AskedInputs:
         if which in self.near:
             near = unexplained_near(*self.near[which], which, dithers)
             return min(near, unexplained(self.rows, self.runs, which, dithers))
-        others = [number for number in range(len(self.rows)) if number not in (which, *dithers)]
-        varying = [number for number in others if not bool(constant(self.rows[number].double()).all())]
+        other_inputs = [number for number in range(len(self.rows)) if number not in (which, *dithers)]
+        varying = [number for number in other_inputs if not bool(constant(self.rows[number].double()).all())]
         numbers = sum(self.sizes[number] for number in varying) + min(self.sizes[which], FEW)
         few = self.sizes[which] > FEW and len(self.rows[which]) <= numbers + 1
         if varying and not self.states[which] and (few or numbers > JUDGED):
@@ -225,12 +225,12 @@ class AskedInputs:
             # a run of an earlier step is another one
             of_cells = (runs[rows.cpu()] + self.seen).repeat_interleave(CELLS)
             if which in self.near:
-                before, of_before = self.near[which]
+                earlier_columns, of_earlier = self.near[which]
                 columns = [
                     None if new is None or old is None else torch.cat([old, new])
-                    for old, new in zip(before, columns, strict=True)
+                    for old, new in zip(earlier_columns, columns, strict=True)
                 ]
-                of_cells = torch.cat([of_before, of_cells])
+                of_cells = torch.cat([of_earlier, of_cells])
             columns = [None if column is None else column[-CELLS_KEPT:] for column in columns]
             self.near[which] = columns, of_cells[-CELLS_KEPT:]
 

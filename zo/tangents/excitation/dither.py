@@ -12,8 +12,8 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import DitherResponse, Excited, Gain
+from zo.tangents.excitation.gain_form import given
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import Parts, RecordedCall
 from zo.tangents.record.pairs import CallPairs
@@ -28,7 +28,7 @@ class Drawn(Dither):
         key: the key of the step's draws.
         tangents: the tangents, one for each box.
         sizes: for each box, by input the standard deviation of each number.
-        known: for each box, the share of the tangent's response that the objective is not given.
+        shares: for each box, the share of the tangent's response that the objective is not given.
 
     Attributes:
         sizes: the argument of that name.
@@ -41,9 +41,9 @@ class Drawn(Dither):
         key: Key,
         tangents: Sequence[Excited],
         sizes: Sequence[Mapping[int, Tensor]],
-        known: Sequence[float],
+        shares: Sequence[float],
     ) -> None:
-        self._key, self._tangents, self.sizes, self._known = key, tangents, sizes, known
+        self._key, self._tangents, self.sizes, self._shares = key, tangents, sizes, shares
         self.predicted: dict[int, Prediction] = {}
         self.gains: list[Gain | None] = [None] * len(tangents)
 
@@ -74,8 +74,8 @@ class Drawn(Dither):
 
     def known(self, boxes: Sequence[BlackBoxFunction]) -> float:
         """The share of the tangents' response that the objective is not given, of the box with the least."""
-        parts = zip(boxes, self.sizes, self._known, strict=True)
-        return min(known * box.settable for box, sizes, known in parts if sizes)
+        parts = zip(boxes, self.sizes, self._shares, strict=True)
+        return min(share * box.settable for box, sizes, share in parts if sizes)
 
     @torch.no_grad()
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
@@ -96,20 +96,22 @@ class Drawn(Dither):
         """The answers as the box's tangent has them, without the dither, and the response to it."""
         alive = torch.ones(len(call.inputs[0]), dtype=torch.bool, device=call.inputs[0].device)
         inputs = tuple(call.asked(n) for n in range(len(box.inputs)))
-        there, here = (replace(call, inputs=x).pairs(box, alive) for x in (call.inputs, inputs))
-        at = self._tangents[call.box].guess(here)
+        dithered_rows, plain_rows = (replace(call, inputs=x).pairs(box, alive) for x in (call.inputs, inputs))
+        at = self._tangents[call.box].guess(plain_rows)
         values = at.values
-        return None if values is None else Prediction(there, here, values, at.to(there.z, there.others))
+        if values is None:
+            return None
+        return Prediction(dithered_rows, plain_rows, values, at.to(dithered_rows.z, dithered_rows.others))
 
     @torch.no_grad()
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
         """The share of the tangent's response that answers have shown."""
-        if not box.settable or not self._known[call.box]:  # the first takes back what it gave, to the bit
+        if not box.settable or not self._shares[call.box]:  # the first takes back what it gave, to the bit
             return ()
         prediction = self._predicted(box, call)
         if prediction is None:
             return ()
-        change = self._known[call.box] * prediction.response
+        change = self._shares[call.box] * prediction.response
         change = torch.where(change.isfinite(), change, 0.0)
         parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.learned], dim=1))
         added = dict(zip((spec.name for spec in box.inputs), call.added, strict=True))

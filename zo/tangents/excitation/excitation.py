@@ -24,9 +24,9 @@ from zo.draws import Key
 from zo.errors import TangentWarning
 from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
+from zo.tangents.excitation.dither_state import FIRST, LAGGED, DitherState
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows
-from zo.tangents.excitation.state import FIRST, LAGGED, DitherState
 from zo.tangents.excitation.words import unknown, waits_long, without_unknown
 from zo.tangents.record.before import Lags
 from zo.tangents.record.call import RecordedCall
@@ -49,27 +49,27 @@ class _Box:
 
     Attributes:
         state: the state of its dither.
-        asked: the record of its inputs.
-        shown: the dithered rows since the dither was last chosen.
+        inputs: the record of its inputs.
+        dithered_rows: the dithered rows since the dither was last chosen.
     """
 
     state: DitherState = field(default_factory=DitherState)
-    asked: AskedInputs = field(default_factory=AskedInputs)
-    shown: DitheredRows | None = None
+    inputs: AskedInputs = field(default_factory=AskedInputs)
+    dithered_rows: DitheredRows | None = None
 
     def judge(
         self, specs: Sequence[ArraySpec], candidates: Sequence[int], spread: Spread, *, waits: bool
     ) -> set[int]:
         """Judge the inputs again, see `AskedInputs.judge`; those that are dithered now and were not."""
-        before = self.state.units
+        earlier_units = self.state.units
         waits = waits and self.state.phase == "waiting"
-        units, begins = self.asked.judge(specs, candidates, spread, before, waits=waits)
+        units, begins = self.inputs.judge(specs, candidates, spread, earlier_units, waits=waits)
         self.state = self.state.judged(units, begins=begins)
-        return set(units) - set(before)
+        return set(units) - set(earlier_units)
 
     def refuse(self) -> None:
         """Take a smaller dither; what rows have shown of this one counts no more."""
-        self.state, self.shown = self.state.refused(), None
+        self.state, self.dithered_rows = self.state.refused(), None
 
 
 class Excitation:
@@ -98,7 +98,7 @@ class Excitation:
         self.held = HELD if steps is None else min(HELD, max(1, steps // PART))
         # where answers go by earlier calls too, a step shows a part of the response; decision 227
         most = (LAGGED if box.remembers else 1.0 for box in boxes)
-        self._known = [_Box(DitherState(most=factor)) for factor in most]
+        self._records = [_Box(DitherState(most=factor)) for factor in most]
         self.response: float | None = None
         self.in_loss: float | None = None
         self.out_of_loss: float | None = None
@@ -106,18 +106,20 @@ class Excitation:
 
     def __bool__(self) -> bool:
         """True if anything is dithered."""
-        return self.size != 0 and any(known.state.units for known in self._known)
+        return self.size != 0 and any(record.state.units for record in self._records)
 
     def of_step(self, key: Key, tangents: Sequence[Excited]) -> Dither:
         """The dither of a step's calls."""
         if not self:
             return Dither()
         boxes = range(len(tangents))
-        return Drawn(key, tangents, [self.sizes(box) for box in boxes], [k.state.known for k in self._known])
+        return Drawn(
+            key, tangents, [self.sizes(box) for box in boxes], [k.state.known for k in self._records]
+        )
 
     def sizes(self, box: int) -> dict[int, Tensor]:
         """Return the size of a box's dither, number by number, by the place of the input."""
-        state, specs = self._known[box].state, self._boxes[box].inputs
+        state, specs = self._records[box].state, self._boxes[box].inputs
         factor = state.factor if self.size is None else self.size
         ranges = {place: specs[place].ends[1] - specs[place].ends[0] for place in state.units}
         return {
@@ -131,16 +133,16 @@ class Excitation:
         Boxes that were asked for few rows hold up nothing, see `unknown`, and with a size of the user's
         nothing is waited for.
         """
-        dithered = [known for known in self._known if known.state.units]
-        unknown = sum(known.asked.seen for known in dithered if known.state.waits)
-        return self.size is None and unknown > FEW * sum(known.asked.seen for known in dithered)
+        dithered = [record for record in self._records if record.state.units]
+        unknown = sum(record.inputs.seen for record in dithered if record.state.waits)
+        return self.size is None and unknown > FEW * sum(record.inputs.seen for record in dithered)
 
     def unknown(self, place: int) -> tuple[int, ...]:
         """The numbers of a box's learned inputs whose response is waited for while gradients are used.
 
         Their derivative is a guess. So it counts as zero until it is known.
         """
-        state = self._known[place].state
+        state = self._records[place].state
         if self.size is not None or not state.waits or self.waits:
             return ()
         parts = [
@@ -163,17 +165,17 @@ class Excitation:
         if self.size is not None:
             return []
         notices: list[Notice] = []
-        for box, of_box, tangent in zip(self._boxes, self._known, tangents, strict=True):
-            if not of_box.state.waits:
+        for box, record, tangent in zip(self._boxes, self._records, tangents, strict=True):
+            if not record.state.waits:
                 continue
-            known = tangent.in_use is not None or of_box.state.known > KNOWN
-            if of_box.shown is not None:  # of a row a step the next size is far away
-                known = known or of_box.shown.known_by_now()
-            of_box.state = state = of_box.state.looked(self.held, known=known)
+            is_known = tangent.in_use is not None or record.state.known > KNOWN
+            if record.dithered_rows is not None:  # of a row a step the next size is far away
+                is_known = is_known or record.dithered_rows.known_by_now()
+            record.state = state = record.state.looked(self.held, known=is_known)
             if state.phase == "known" and not box.settable:  # what follows has the dither in it
-                of_box.state, of_box.shown = state.found(), None
+                record.state, record.dithered_rows = state.found(), None
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
-            late = state.waited >= (TOLD if of_box.asked.seen >= MOST else LATE)
+            late = state.waited >= (TOLD if record.inputs.seen >= MOST else LATE)
             if state.waits and not self.waits and state.waited == TOLD:
                 notices.append(without_unknown(number, names, box, self.held))
             elif (
@@ -181,7 +183,7 @@ class Excitation:
             ):  # else the other is near
                 notices.append(waits_long(number, names, box, self.held, state.waited))
             # what hardly varies is shown by values too, if badly: nothing is said where none was dithered yet
-            faint = state.waited == 1 and set(state.units) <= set(of_box.asked.faint or ())
+            faint = state.waited == 1 and set(state.units) <= set(record.inputs.faint or ())
             if state.phase == "guessed" and not faint:
                 notices.append(unknown(number, names, box, self.held))
         return notices
@@ -194,12 +196,12 @@ class Excitation:
             lags: how far back its model is shown earlier calls. After a delay a step shows nothing of its own
                 dither, so that one does not grow.
         """
-        known = self._known[box]
-        known.state, known.shown = known.state.begun_again(LAGGED if 1 in lags else FIRST), None
+        record = self._records[box]
+        record.state, record.dithered_rows = record.state.begun_again(LAGGED if 1 in lags else FIRST), None
 
     def excites(self, box: int) -> bool:
         """Say whether an input of a box is dithered."""
-        return self.size != 0 and bool(self._known[box].state.units)
+        return self.size != 0 and bool(self._records[box].state.units)
 
     def refused(self, number: int, why: str) -> Notice:
         """Choose smaller dithers, since one has left no row of a step, or a box has ended it.
@@ -212,10 +214,10 @@ class Excitation:
             A warning.
         """
         names: list[str] = []
-        for box, known in zip(self._boxes, self._known, strict=True):
-            if known.state.units:
-                known.refuse()
-                names += [f"{box.inputs[which].name!r} of {box!r}" for which in known.state.units]
+        for box, record in zip(self._boxes, self._records, strict=True):
+            if record.state.units:
+                record.refuse()
+                names += [f"{box.inputs[which].name!r} of {box!r}" for which in record.state.units]
         return Notice(
             "refused dither",
             f"Step {number + 1}: expected rows to survive a dither on {' and '.join(names)}, which shows the "
@@ -244,7 +246,7 @@ class Excitation:
         waits = self.size is None
         for place, candidates in self._candidates.items() if self.size != 0 else ():
             box = self._boxes[place]
-            new = self._known[place].judge(box.inputs, candidates, _of_box(spread, place), waits=waits)
+            new = self._records[place].judge(box.inputs, candidates, _of_box(spread, place), waits=waits)
             words += [
                 f"a small dither shows the derivative by {box.inputs[which].name!r} of {box!r}"
                 for which in sorted(new)
@@ -280,20 +282,21 @@ class Excitation:
         reached = set(reached) - handed_on(calls)
         words: list[str] = []
         self._candidates = {}
-        for place, (box, known) in enumerate(zip(self._boxes, self._known, strict=True)):
-            own = [number for number, call in enumerate(calls) if call.box == place]
+        for place, (box, record) in enumerate(zip(self._boxes, self._records, strict=True)):
+            call_numbers = [number for number, call in enumerate(calls) if call.box == place]
             candidates = [
                 which
                 for which, spec in enumerate(box.inputs)
                 if spec.differentiable and spec.modelled and (place, which) in reached
             ]
-            if own and candidates:
-                rows, of_box = ([calls[n] for n in own], [pairs[n] for n in own]), _of_box(spread, place)
-                known.asked.keep(box, *rows, candidates, len(survived))
+            if call_numbers and candidates:
+                rows = [calls[n] for n in call_numbers], [pairs[n] for n in call_numbers]
+                of_box = _of_box(spread, place)
+                record.inputs.keep(box, *rows, candidates, len(survived))
                 self._candidates[place] = candidates
-                known.asked.see_spread(candidates, of_box)
-                if known.asked.due:
-                    new = known.judge(box.inputs, candidates, of_box, waits=self.size is None)
+                record.inputs.see_spread(candidates, of_box)
+                if record.inputs.due:
+                    new = record.judge(box.inputs, candidates, of_box, waits=self.size is None)
                     if self.size == 0:
                         words += [f"{box.inputs[which].name!r} of {box!r}" for which in sorted(new)]
         return words
@@ -303,18 +306,18 @@ class Excitation:
         return {
             "boxes": [
                 {
-                    "state": dict(vars(known.state)),
-                    "asked": dict(vars(known.asked)),
-                    "shown": None if known.shown is None else list(known.shown),
+                    "state": dict(vars(record.state)),
+                    "asked": dict(vars(record.inputs)),
+                    "shown": None if record.dithered_rows is None else list(record.dithered_rows),
                 }
-                for known in self._known
+                for record in self._records
             ],
             **{name: getattr(self, name) for name in SAID},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._known = [
+        self._records = [
             _Box(
                 DitherState(**entry["state"]),
                 AskedInputs(**entry["asked"]),
@@ -327,14 +330,14 @@ class Excitation:
 
     def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
         """Say whether about as many rows fail as before; a dither with many more failures is made smaller."""
-        lost, rows = int((~survived).sum()), len(survived)
+        failures, rows = int((~survived).sum()), len(survived)
         refused = False
-        for known in self._known:
-            if dithered and known.state.loses_many(lost, rows):
-                known.refuse()
+        for record in self._records:
+            if dithered and record.state.loses_many(failures, rows):
+                record.refuse()
                 refused = True
             else:
-                known.state = known.state.survived(lost, rows)
+                record.state = record.state.survived(failures, rows)
         return not refused
 
     def _follow(
@@ -345,17 +348,17 @@ class Excitation:
     ) -> None:
         """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
         response = change = 0.0
-        for place, known in enumerate(self._known):
-            own = [number for number in dither.predicted if calls[number].box == place]
-            if not own:
+        for place, record in enumerate(self._records):
+            call_numbers = [number for number in dither.predicted if calls[number].box == place]
+            if not call_numbers:
                 continue
-            shown = [(calls[n], pairs[n], dither.predicted[n]) for n in own]
-            new = DitheredRows.of(shown, dither.gains[place])
-            known.shown = new if known.shown is None else known.shown.joined(new)
-            rows, numbers = known.shown.added.shape
-            if rows >= (OF_FIELDS if known.shown.on_grid else min(ENOUGH * numbers, MOST)):
-                verdict = known.shown.verdict()
-                known.shown, known.state = None, known.state.followed(verdict)
+            dithered_calls = [(calls[n], pairs[n], dither.predicted[n]) for n in call_numbers]
+            new = DitheredRows.of(dithered_calls, dither.gains[place])
+            record.dithered_rows = new if record.dithered_rows is None else record.dithered_rows.joined(new)
+            rows, numbers = record.dithered_rows.added.shape
+            if rows >= (OF_FIELDS if record.dithered_rows.on_grid else min(ENOUGH * numbers, MOST)):
+                verdict = record.dithered_rows.verdict()
+                record.dithered_rows, record.state = None, record.state.followed(verdict)
                 response, change = response + verdict.response, change + verdict.change
         if change:
             self.response = math.sqrt(response / change)

@@ -1,8 +1,8 @@
 """The gain of a dithered input: the change of an answer with it, by regression of answers on the dither.
 
 A dither is drawn independently of all other inputs of a box. So the model's error is regressed on the dither,
-and on its products with the box's inputs (`form.py`). This is an unbiased estimate of the derivative by the
-dithered input, however wrong the model is about all else: the dither is an instrumental variable (Ljung,
+and on its products with the box's inputs (`gain_form.py`). This is an unbiased estimate of the derivative by
+the dithered input, however wrong the model is about all else: the dither is an instrumental variable (Ljung,
 System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative last, since
 a dither is small beside the effect of the state.
 
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zo.tangents.evidence.unmoved import Masked
-from zo.tangents.excitation.form import GainForm, given
+from zo.tangents.excitation.gain_form import GainForm, given
 from zo.tangents.record.before import Lags
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
@@ -41,13 +41,13 @@ class DitherResponse(NamedTuple):
     """The response of a call to its dither.
 
     Attributes:
-        given: the box's inputs beside the dither, see `given`.
+        inputs: the box's inputs beside the dither, see `given`.
         dither: `(rows, size_in)`, zero for numbers that were not dithered.
         missed: `(rows, size_out)`, the answers less those that a model predicts without the dither.
         response: `(rows, size_out)`, the response to the dither by the model.
     """
 
-    given: Tensor
+    inputs: Tensor
     dither: Tensor
     missed: Tensor
     response: Tensor
@@ -116,29 +116,29 @@ class _Contest:
     Attributes:
         one: the sum of squares of one's errors, in units of the misses, see `_errors`.
         other: the sum of squares of the other's errors.
-        apart: the sum of squares of their differences.
+        differences: the sum of squares of their differences.
         numbers: the count of numbers in these sums.
     """
 
     one: float = 0.0
     other: float = 0.0
-    apart: float = 0.0
+    differences: float = 0.0
     numbers: float = 0.0
 
     def behind(self, errors: tuple[float, float, float], numbers: int) -> _Contest:
         """Return the contest with the errors of one more step, and the count of their numbers."""
-        shown = zip(astuple(self), (*errors, numbers), strict=True)
-        return _Contest(*(FADING * before + new for before, new in shown))
+        sums = zip(astuple(self), (*errors, numbers), strict=True)
+        return _Contest(*(FADING * total + new for total, new in sums))
 
     @property
     def chance(self) -> float:
         """The difference that chance may make of their errors, where one of them is right.
 
-        If that misses noise alone, of variance s^2, the difference is `apart` and a deviation of 2 s times
-        its root.
+        If that misses noise alone, of variance s^2, the difference is `differences` and a deviation of 2 s
+        times its root.
         """
         square = min(self.one, self.other) / self.numbers if self.numbers else 1.0
-        return BEYOND * 2 * math.sqrt(square * self.apart)
+        return BEYOND * 2 * math.sqrt(square * self.differences)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,20 +160,22 @@ class Gain:
     contest: _Contest = _Contest()
 
     @classmethod
-    def of(cls, form: GainForm, shown: Sequence[DitherResponse]) -> Gain:
+    def of(cls, form: GainForm, responses: Sequence[DitherResponse]) -> Gain:
         """Fit the gain to the calls of a first step."""
-        basis = form.basis(torch.cat([part.given for part in shown]).double())
-        return cls(form, basis, _LeastSquares.of(*_equations(form, basis, shown), None))
+        basis = form.basis(torch.cat([part.inputs for part in responses]).double())
+        return cls(form, basis, _LeastSquares.of(*_equations(form, basis, responses), None))
 
-    def behind(self, shown: Sequence[DitherResponse]) -> Gain:
+    def behind(self, responses: Sequence[DitherResponse]) -> Gain:
         """The gain with what the calls of one more step have shown."""
-        columns, answers = _equations(self.form, self.basis, shown)
-        before, contest = _LeastSquares(*(part.to(columns.device) for part in self.sums)), self.contest
+        columns, answers = _equations(self.form, self.basis, responses)
+        earlier_sums, contest = _LeastSquares(*(part.to(columns.device) for part in self.sums)), self.contest
         whole = columns.shape[1]
-        if self.form.products and before.count >= whole:
-            predicted = [columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, whole)]
+        if self.form.products and earlier_sums.count >= whole:
+            predicted = [
+                columns @ _without_chance(*earlier_sums.solved(n)).T for n in (self.form.alone, whole)
+            ]
             contest = contest.behind(_errors(answers, predicted), answers.numel())
-        sums = before.joined(_LeastSquares.of(columns, answers, before.unit))
+        sums = earlier_sums.joined(_LeastSquares.of(columns, answers, earlier_sums.unit))
         return Gain(self.form, self.basis, sums, contest)
 
     def push(self, dither: Tensor, inputs: Tensor) -> Tensor:
@@ -194,9 +196,9 @@ class Gain:
         Returns:
             `(rows, size_out)` each.
         """
-        other, (solution, chance) = self.form.beside(inputs, self.basis), self._solved
-        square = self.form.answered(dither, other, solution.to(dither)).square()
-        return square, self.form.answered(dither.square(), other.square(), chance.to(dither))
+        factors, (solution, chance) = self.form.beside(inputs, self.basis), self._solved
+        square = self.form.answered(dither, factors, solution.to(dither)).square()
+        return square, self.form.answered(dither.square(), factors.square(), chance.to(dither))
 
     @property
     def known(self) -> bool:
@@ -231,10 +233,10 @@ class Gain:
 
 
 def _equations(
-    form: GainForm, basis: tuple[Tensor, Tensor], shown: Sequence[DitherResponse]
+    form: GainForm, basis: tuple[Tensor, Tensor], responses: Sequence[DitherResponse]
 ) -> tuple[Tensor, Tensor]:
     """Return the regression's columns, and the answers, of as many rows as there is room for."""
-    inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:3])
+    inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*responses, strict=True))[:3])
     kernel = form.alone + form.products
     some = slice(0, max(1, NUMBERS // max(1, kernel * missed.shape[1])))  # of rows
     columns = form.columns(dither[some].double(), form.beside(inputs[some].double(), basis))
@@ -269,8 +271,8 @@ def _errors(
         float((difference.double().square() * short).sum())
         for difference in (missed - one, missed - other, other - one)
     )
-    first, second, apart = (min(error, most) if math.isfinite(error) else most for error in errors)
-    return first, second, apart
+    first, second, differences = (min(error, most) if math.isfinite(error) else most for error in errors)
+    return first, second, differences
 
 
 class Excited(Tangent):
@@ -300,8 +302,10 @@ class Excited(Tangent):
 
         It does once it is known, unless the tangent predicts the responses better by more than chance.
         """
-        known = self.gain is not None and self.gain.known
-        return self.gain if known and self._contest.other - self._contest.one < self._contest.chance else None
+        is_known = self.gain is not None and self.gain.known
+        return (
+            self.gain if is_known and self._contest.other - self._contest.one < self._contest.chance else None
+        )
 
     def at(self, rows: CallPairs) -> Linearised:
         """The tangent's, with the gain where that is in use, and without guesses."""
@@ -328,8 +332,8 @@ class Excited(Tangent):
     def saw_unmoved(self, places: Sequence[int]) -> bool:
         """Take in the outputs that a check has not moved; whether there are some that nobody knew of."""
         new = self.unmoved is None and bool(places)
-        known = places if self.unmoved is None else [place for place in self.unmoved if place in places]
-        self.unmoved = tuple(known)
+        unmoved = places if self.unmoved is None else [place for place in self.unmoved if place in places]
+        self.unmoved = tuple(unmoved)
         return new
 
     def remember(self, tangent: Tangent, lags: Lags) -> None:
@@ -341,24 +345,24 @@ class Excited(Tangent):
         """No input is dithered any more."""
         self.gain, self._contest = None, _Contest()
 
-    def saw(self, rows: CallPairs, shown: Sequence[DitherResponse]) -> None:
+    def saw(self, rows: CallPairs, responses: Sequence[DitherResponse]) -> None:
         """Take in the responses of a step's calls to their dither.
 
         Args:
             rows: one of the calls.
-            shown: the response of each call, without failed rows, beside the tangent as it was before the
-                step; rows without a finite value of the tangent show nothing.
+            responses: the response of each call, without failed rows, beside the tangent as it was before
+                the step; rows without a finite value of the tangent show nothing.
         """
-        shown = [part.finite() for part in shown]
-        if not any(len(part.dither) for part in shown):
+        responses = [part.finite() for part in responses]
+        if not any(len(part.dither) for part in responses):
             return
-        form, gain = GainForm.of(rows, torch.cat([part.dither for part in shown])), self.gain
+        form, gain = GainForm.of(rows, torch.cat([part.dither for part in responses])), self.gain
         if form is not None and gain is not None and form.key == gain.form.key:
-            given, dither, missed, response = (torch.cat(parts) for parts in zip(*shown, strict=True))
-            errors = _errors(missed, (response, gain.push(dither, given)), rows.response_scale)
-            self.gain, self._contest = gain.behind(shown), self._contest.behind(errors, missed.numel())
+            inputs, dither, missed, response = (torch.cat(parts) for parts in zip(*responses, strict=True))
+            errors = _errors(missed, (response, gain.push(dither, inputs)), rows.response_scale)
+            self.gain, self._contest = gain.behind(responses), self._contest.behind(errors, missed.numel())
         else:
-            self.gain, self._contest = form and Gain.of(form, shown), _Contest()
+            self.gain, self._contest = form and Gain.of(form, responses), _Contest()
 
     def state_dict(self) -> dict[str, Any]:
         """Save the gain alone: the tangent has a state of its own."""
@@ -384,7 +388,7 @@ class _WithGain(Linearised):
 
     def __init__(self, at: Linearised, gain: Gain) -> None:
         super().__init__(at.rows)
-        self._at, self._gain, self._given = at, gain, given(at.rows)
+        self._at, self._gain, self._inputs = at, gain, given(at.rows)
 
     @property
     def values(self) -> Tensor | None:
@@ -393,20 +397,20 @@ class _WithGain(Linearised):
 
     def push(self, d: Tensor) -> Tensor:
         """The tangent's J d of the other inputs, and the response to a change of the dithered ones."""
-        return self._at.push(self._others(d)) + self._gain.push(d, self._given)
+        return self._at.push(self._others(d)) + self._gain.push(d, self._inputs)
 
     def pull(self, v: Tensor) -> Tensor:
         """The adjoint of `push`."""
         with torch.enable_grad():
             d = torch.zeros_like(self.rows.z, requires_grad=True)
-            (by_gain,) = torch.autograd.grad(self._gain.push(d, self._given), d, v.detach())
+            (by_gain,) = torch.autograd.grad(self._gain.push(d, self._inputs), d, v.detach())
         return self._others(self._at.pull(v)) + by_gain
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """The tangent's, where the dithered inputs stay, and the response to a change of these."""
         numbers, stays = self._gain.form.numbers, z.clone()
         stays[:, numbers] = self.rows.z[:, numbers]
-        return self._at.to(stays, others) + self._gain.push(z - self.rows.z, self._given)
+        return self._at.to(stays, others) + self._gain.push(z - self.rows.z, self._inputs)
 
     def _others(self, d: Tensor) -> Tensor:
         """Zero for the dithered inputs."""

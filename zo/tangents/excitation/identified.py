@@ -62,8 +62,8 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
     x = inputs[place].double()
     variation = ~constant(x)
     target, size = x[:, variation], min(x.shape[1], FEW)
-    others = [y.double() for number, y in enumerate(inputs) if number not in (place, *excited)]
-    explaining = torch.cat([target[:, :0], *(sketch(y[:, ~constant(y)]) for y in others)], dim=1)
+    other_inputs = [y.double() for number, y in enumerate(inputs) if number not in (place, *excited)]
+    explaining = torch.cat([target[:, :0], *(sketch(y[:, ~constant(y)]) for y in other_inputs)], dim=1)
     if not target.shape[1] or not explaining.shape[1]:
         return 1.0
     numbers = explaining.shape[1] + size
@@ -140,11 +140,13 @@ def unexplained_near(
         excited: inputs that are dithered, which explain nothing.
     """
     target = columns[place]
-    others = [x for number, x in enumerate(columns) if x is not None and number not in (place, *excited)]
+    surroundings = [
+        x for number, x in enumerate(columns) if x is not None and number not in (place, *excited)
+    ]
     groups = [(runs == run).nonzero().flatten() for run in runs.unique()]
-    if target is None or not others or len(groups) < 2 or bool(constant(target).all()):
+    if target is None or not surroundings or len(groups) < 2 or bool(constant(target).all()):
         return 1.0
-    explaining, target = _standard(torch.cat(others, dim=1).double()), _standard(target.double())
+    explaining, target = _standard(torch.cat(surroundings, dim=1).double()), _standard(target.double())
     choice = one_length(explaining, target)
     if choice is None:
         return 1.0
@@ -174,10 +176,10 @@ def grid_of(specs: Sequence[ArraySpec]) -> tuple[tuple[int, ...], tuple[bool, ..
     for count in (3, 2, 1):
         spaces = {tuple(spec.shape[-count:]) for spec in specs}
         fits = all(count <= len(spec.shape) <= count + 1 for spec in specs)
-        said = all(isinstance(spec.layout, Grid) for spec in specs)
-        if fits and len(spaces) == 1 and math.prod(*spaces) > FEW and (count > 1 or said):
+        all_grids = all(isinstance(spec.layout, Grid) for spec in specs)
+        if fits and len(spaces) == 1 and math.prod(*spaces) > FEW and (count > 1 or all_grids):
             space = spaces.pop()
             ends = {spec.layout.periodic for spec in specs if isinstance(spec.layout, Grid)}
-            known = ends.pop() if len(ends) == 1 else None
-            return space, known if isinstance(known, tuple) else (bool(known),) * count
+            periodic = ends.pop() if len(ends) == 1 else None
+            return space, periodic if isinstance(periodic, tuple) else (bool(periodic),) * count
     return (), ()

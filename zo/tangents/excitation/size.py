@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from zo.tangents.excitation.dither import Prediction
-from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import BEYOND, Gain
+from zo.tangents.excitation.gain_form import given
 from zo.tangents.models.values import Form
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -103,18 +103,18 @@ class DitheredRows(NamedTuple):
 
     def joined(self, other: DitheredRows) -> DitheredRows:
         """Return these rows and others; the others alone where other numbers are dithered."""
-        (*before, _), (*new, on_grid) = self, other
-        if any(one.shape[1:] != another.shape[1:] for one, another in zip(before, new, strict=True)):
+        (*old, _), (*new, on_grid) = self, other
+        if any(one.shape[1:] != another.shape[1:] for one, another in zip(old, new, strict=True)):
             return other
-        return DitheredRows(*map(torch.cat, zip(before, new, strict=True)), on_grid)  # pyright: ignore
+        return DitheredRows(*map(torch.cat, zip(old, new, strict=True)), on_grid)  # pyright: ignore
 
     def known_by_now(self) -> bool:
         """Say whether most of the later half of the rows, before which more was learned, was foretold.
 
         By so few rows chance foretells half of a response; hardly ever four fifths of its square.
         """
-        later = len(self.missed) // 2
-        missed, response = self.missed[later:], self.response[later:]
+        middle = len(self.missed) // 2
+        missed, response = self.missed[middle:], self.response[middle:]
         return len(missed) >= SHOWN and bool(
             (missed - response).square().sum() < FORETOLD * missed.square().sum()
         )

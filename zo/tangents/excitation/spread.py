@@ -53,7 +53,7 @@ def spread_of_weights(
         The root mean square over these numbers; 0 where no weight moves them, and None where the objective
         makes other calls when it is evaluated once more.
     """
-    before = Snapshot(step.network)
+    snapshot = Snapshot(step.network)
     answers = _Sums(boxes, calls, alive, where, numbers)
     batch = map_tensors(Tensor.clone, step.batch)  # an objective may write to what it is given
     try:
@@ -64,7 +64,7 @@ def spread_of_weights(
     except TangentError:
         return None
     finally:
-        before.restore()
+        snapshot.restore()
     return math.sqrt(squares / answers.count) if answers.count else 0.0
 
 

@@ -252,8 +252,8 @@ class AdditiveTangent(KernelTangent):
         """One process, its weights chosen where they are to be."""
         if again and (better := chosen(x, target)):
             return [AdditiveProcess.fitted(x, target, *better)], True
-        kept = [(process.weights, process.noise, process.error) for process in self._fit]
-        return [AdditiveProcess.fitted(x, target, *choice) for choice in kept], False
+        choices = [(process.weights, process.noise, process.error) for process in self._fit]
+        return [AdditiveProcess.fitted(x, target, *choice) for choice in choices], False
 
     def pairs(self) -> Tensor:
         """The weights A of pairs, `(size, size)`, other inputs after those with a gradient; one is usual.
@@ -319,12 +319,12 @@ def _learned(phi: Tensor, by_row: Tensor, weights: Weights) -> Weights:
     matrix = (parts * last.square()).fill_diagonal_(0)
     matrix = matrix * (size * (size - 1)) / matrix.sum().clamp_min(1e-300)
     i, j = torch.triu_indices(size, size, 1, device=phi.device)
-    each = matrix[i, j]
-    count = min(len(each), STRONG * size)
-    order = each.argsort(descending=True)
-    strong, rest = order[:count], order[count:]
-    shared = float(each[rest].mean()) if len(rest) else 0.0
+    pair_weights = matrix[i, j]
+    count = min(len(pair_weights), STRONG * size)
+    order = pair_weights.argsort(descending=True)
+    strong, weak = order[:count], order[count:]
+    shared = float(pair_weights[weak].mean()) if len(weak) else 0.0
     single = weights.single * singles.sqrt()
     single = (single / single.mean().clamp_min(1e-300)).sqrt()
-    own = (each[strong] - shared).clamp_min(0)
-    return Weights(single, shared, torch.stack([i, j], 1)[strong], own, weights.ratio)
+    excess = (pair_weights[strong] - shared).clamp_min(0)
+    return Weights(single, shared, torch.stack([i, j], 1)[strong], excess, weights.ratio)

@@ -93,13 +93,13 @@ class AlikeTangent(ViewTangent):
 
     def shown(self, rows: CallPairs) -> CallPairs:
         """Rows of a box as rows of its places."""
-        count, known = len(rows.z), len(rows.y) > 0
+        count, has_answers = len(rows.z), len(rows.y) > 0
         scale = rows.response_scale[None]
         return CallPairs(
             self._inputs(rows.inputs),
             tuple(map(self._of_place, rows.outputs)),
             self.gathered(rows.inputs, rows.z),
-            self.parts(rows.outputs, rows.y) if known else rows.y,
+            self.parts(rows.outputs, rows.y) if has_answers else rows.y,
             rows.alive.repeat_interleave(self._count),
             self.others(rows.others, count),
             self.parts(rows.outputs, scale).square().mean(dim=0).sqrt(),
@@ -107,9 +107,9 @@ class AlikeTangent(ViewTangent):
 
     def gathered(self, specs: Sequence[ArraySpec], z: Tensor) -> Tensor:
         """Gather the inputs of each place: `(rows, size_in)` to `(rows * places, numbers)`; linear in z."""
-        own = self._split(specs, z)
-        near = [(own[n].roll(1, 1) + own[n].roll(-1, 1)) / 2 for n in self._states]
-        return torch.cat([*own, *near], dim=2).flatten(0, 1)
+        by_input = self._split(specs, z)
+        near = [(by_input[n].roll(1, 1) + by_input[n].roll(-1, 1)) / 2 for n in self._states]
+        return torch.cat([*by_input, *near], dim=2).flatten(0, 1)
 
     def scattered(self, specs: Sequence[ArraySpec], v: Tensor) -> Tensor:
         """The transpose of `gathered`."""
@@ -117,10 +117,10 @@ class AlikeTangent(ViewTangent):
         parts = v.view(-1, self._count, v.shape[1]).split(
             [*widths, *(widths[n] for n in self._states)], dim=2
         )
-        own = list(parts[: len(specs)])
+        by_input = list(parts[: len(specs)])
         for n, near in zip(self._states, parts[len(specs) :], strict=True):
-            own[n] = own[n] + (near.roll(1, 1) + near.roll(-1, 1)) / 2
-        return self._joined(specs, own)
+            by_input[n] = by_input[n] + (near.roll(1, 1) + near.roll(-1, 1)) / 2
+        return self._joined(specs, by_input)
 
     def parts(self, specs: Sequence[ArraySpec], y: Tensor) -> Tensor:
         """Numbers of arrays by place: `(rows, size)` to `(rows * places, size of a place)`."""
@@ -140,20 +140,20 @@ class AlikeTangent(ViewTangent):
         """
         angle = torch.arange(self._count) * (2 * math.pi / self._count)
         where = torch.stack([angle.cos(), angle.sin()], dim=1)
-        parts: list[Tensor | None] = [None] * (sum(other is None for other in others) + len(self._states))
-        for other in others:
-            if other is None:
+        parts: list[Tensor | None] = [None] * (sum(array is None for array in others) + len(self._states))
+        for array in others:
+            if array is None:
                 continue
-            if other.ndim > self.axis + 1 and other.shape[self.axis + 1] == self._count:
-                parts.append(other.movedim(self.axis + 1, 1).flatten(0, 1))
+            if array.ndim > self.axis + 1 and array.shape[self.axis + 1] == self._count:
+                parts.append(array.movedim(self.axis + 1, 1).flatten(0, 1))
             else:
-                parts.append(other.repeat_interleave(self._count, dim=0))
-            where = where.to(other.device)
+                parts.append(array.repeat_interleave(self._count, dim=0))
+            where = where.to(array.device)
         return *parts, where.repeat(count, 1)
 
     def _inputs(self, inputs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
-        own = [self._of_place(spec) for spec in inputs]
-        return *own, *(replace(own[n], name=f"{own[n].name}_near") for n in self._states)
+        specs = [self._of_place(spec) for spec in inputs]
+        return *specs, *(replace(specs[n], name=f"{specs[n].name}_near") for n in self._states)
 
     def _of_place(self, spec: ArraySpec) -> ArraySpec:
         return ArraySpec(spec.name, self._rest(spec), spec.dtype, layout=None)

@@ -83,9 +83,9 @@ class AutoTangent(Tangent):
         self._specs = box if isinstance(box, Specs) else Specs.of(box)
         self._settings = seed, tuple(without)
         self.taken_for = self._specs.structure.why
-        tried = [(candidate, candidate.fits(self._specs)) for candidate in candidates(without)]
-        fits = {candidate.name: candidate for candidate, reason in tried if reason is None}
-        self.unfit = {candidate.name: reason for candidate, reason in tried if reason is not None}
+        verdicts = [(candidate, candidate.fits(self._specs)) for candidate in candidates(without)]
+        fits = {candidate.name: candidate for candidate, reason in verdicts if reason is None}
+        self.unfit = {candidate.name: reason for candidate, reason in verdicts if reason is not None}
         if not fits:
             raise ConfigurationError(
                 f"AutoTangent: expected a candidate that fits the box, got none: {self.unfit}. Leave out "
@@ -100,8 +100,9 @@ class AutoTangent(Tangent):
         if self.prior is not None:
             fits[PRIOR] = _above(self.prior, fits[first[0]])
             first = [PRIOR, *first]
-        self._away, self._told = 0, False  # steps without the prior in succession, and whether that was said
-        self._others = [name for name in fits if name not in first]
+        self._away = 0  # steps without the prior in succession
+        self._warned = False  # whether that was said
+        self._challengers = [name for name in fits if name not in first]
         self._steps = 0
         self._contest = CONTEST, True  # its last step, and whether it is the first one
         self._most_bytes = MOST_BYTES  # of all models together
@@ -171,10 +172,10 @@ class AutoTangent(Tangent):
         count = min((len(t) for t in (*arrays, *answers)), default=0)
         contest = len(self.models) > 1 and count >= FEWEST_JUDGED
         held_out = torch.arange(count) % 5 == (4 if contest else 5)
-        seen, seen_answers = (
+        training_inputs, training_answers = (
             [t[~held_out] if len(t) == count else t for t in both] for both in (arrays, answers)
         )
-        self._all_learn(lambda model: model.fit(seen, seen_answers, steps, self._specs))
+        self._all_learn(lambda model: model.fit(training_inputs, training_answers, steps, self._specs))
         self._refuse_hopeless()
         if contest and len(self.models) > 1:
             self.see(as_call(self._specs, *([t[held_out] for t in both] for both in (arrays, answers))))
@@ -190,7 +191,7 @@ class AutoTangent(Tangent):
         """Learn longer; or another kind learns beside it, as long as there is one."""
         self._settle()  # what is improved is in use from now on
         remedy = self.model.improve()
-        if remedy is not None or not self._others:
+        if remedy is not None or not self._challengers:
             return remedy
         return self._challenge()
 
@@ -200,53 +201,53 @@ class AutoTangent(Tangent):
         One whose learning fails is out, as one that fails later is, and the next one begins.
         """
         current, rows = self.model, self.model.rows()
-        kind = self._others.pop(0)
+        kind = self._challengers.pop(0)
         self.models = {self.kind: current, **self._made([kind])}
         self.keep_within(self._most_bytes)
         self._errors = dict.fromkeys(self.models, 0.0)
         self._contest = self._steps + CONTEST, False
-        other = self.models[kind]
+        challenger = self.models[kind]
         if rows is not None:
             form, columns = rows
             try:
-                other.start(form, *columns)
+                challenger.start(form, *columns)
             except TangentError:
                 self.models, self._errors = {self.kind: current}, {self.kind: 0.0}
-                return self._challenge() if self._others else None
+                return self._challenge() if self._challengers else None
         return (
-            f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it predicts new "
-            "rows better"
+            f"{challenger!r} learns beside {current!r} for {CONTEST} steps, and takes over if it predicts "
+            "new rows better"
         )
 
     def _next_kind(self) -> str:
         """Another kind takes over, with the rows that are there; in words."""
-        rows, before = self.model.rows(), self.model
-        self.kind = self._others.pop(0)
+        rows, predecessor = self.model.rows(), self.model
+        self.kind = self._challengers.pop(0)
         self.models = self._made([self.kind])
         if rows is not None:
             form, columns = rows
             self.model.start(form, *columns)
-        return f"{self.model!r} takes over from {before!r}"
+        return f"{self.model!r} takes over from {predecessor!r}"
 
     def state_dict(self) -> dict[str, Any]:
         """Save the kinds that are left, and what they learned."""
         return {
             "kind": self.kind,
-            "left": list(self._others),
+            "left": list(self._challengers),
             "steps": self._steps,
             "errors": dict(self._errors),
             "contest": list(self._contest),
             "models": {kind: model.state_dict() for kind, model in self.models.items()},
-            **({} if self.prior is None else {"away": (self._away, self._told)}),
+            **({} if self.prior is None else {"away": (self._away, self._warned)}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.kind, self._others, self._steps = state["kind"], list(state["left"]), state["steps"]
+        self.kind, self._challengers, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
         ends, is_first = state["contest"]
         self._contest = ends, is_first
-        self._away, self._told = state.get("away", (0, False))
+        self._away, self._warned = state.get("away", (0, False))
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
@@ -261,8 +262,8 @@ class AutoTangent(Tangent):
         """Have models share what may be taken for rows; a light one beside others takes a sixteenth."""
         light = [kind for kind in models if self._candidates[kind].light and len(models) > 1]
         for kind, model in models.items():
-            others = OF_LIGHT if kind in light else max(1, len(models) - len(light))
-            model.keep_within(self._most_bytes // others)
+            parts = OF_LIGHT if kind in light else max(1, len(models) - len(light))
+            model.keep_within(self._most_bytes // parts)
 
     def _all_learn(self, learn: Callable[[ValueTangent], None]) -> None:
         """All kinds learn; one whose learning fails is out, and where none is left the next kind begins."""
@@ -275,7 +276,7 @@ class AutoTangent(Tangent):
                     del self.models[kind]
                     self.kind = next(iter(self.models))
                     continue
-                if not self._others:
+                if not self._challengers:
                     raise
                 warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning)
 
@@ -288,8 +289,8 @@ class AutoTangent(Tangent):
 
     def _better(self) -> str:
         """The first kind, or a later one where it is better by as much as it must be."""
-        best, *later = self.models
-        for kind in later:
+        best, *rivals = self.models
+        for kind in rivals:
             least = self._candidates[kind].better if self._contest[1] else BETTER
             if least * self._errors[kind] < self._errors[best]:
                 best = kind
@@ -297,10 +298,10 @@ class AutoTangent(Tangent):
 
     def _tell_of_prior(self, last: bool = False) -> None:
         """Say once that the prior is left, after some steps without it, or at the contest's end."""
-        lost = PRIOR in self.models and self.kind != PRIOR
-        self._away = self._away + 1 if lost else 0
-        if lost and not self._told and (last or self._away >= AWAY):
-            self._told = True
+        prior_left = PRIOR in self.models and self.kind != PRIOR
+        self._away = self._away + 1 if prior_left else 0
+        if prior_left and not self._warned and (last or self._away >= AWAY):
+            self._warned = True
             errors = self._errors[PRIOR], self._errors[self.kind]
             ratio = math.sqrt(errors[0] / errors[1]) if errors[1] else math.inf
             warn(
@@ -317,8 +318,8 @@ class AutoTangent(Tangent):
             return
         self._tell_of_prior(last=True)
         if self._contest[1]:
-            lost = [kind for kind in self.models if kind != self.kind and not self._candidates[kind].light]
-            self._others = lost + self._others
+            losers = [kind for kind in self.models if kind != self.kind and not self._candidates[kind].light]
+            self._challengers = losers + self._challengers
         self.models = {self.kind: self.model}
         self.keep_within(self._most_bytes)
 

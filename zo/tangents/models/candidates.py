@@ -82,12 +82,12 @@ def candidates(without: Collection[str] = ()) -> list[Candidate]:
             f"AutoTangent, without: expected names of candidates, of {', '.join(names)}, got "
             f"{', '.join(unknown)}. Leave them out."
         )
-    known = registered(GROUP, SHIPPED, without)
-    for name, candidate in known.items():
+    by_name = registered(GROUP, SHIPPED, without)
+    for name, candidate in by_name.items():
         if not isinstance(candidate, Candidate) or candidate.name != name:
             raise ConfigurationError(
                 f"AutoTangent, {name!r} of {GROUP}: expected a zo.tangents.Candidate of that name, got "
                 f"{candidate!r}. Mend the package that added it, or leave it out: AutoTangent(box, "
                 f"without=[{name!r}])."
             )
-    return sorted(known.values(), key=lambda candidate: (candidate.reserve, not candidate.first))
+    return sorted(by_name.values(), key=lambda candidate: (candidate.reserve, not candidate.first))

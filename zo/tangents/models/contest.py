@@ -142,7 +142,7 @@ class ContestTangent(Tangent):
             except TangentError:
                 if len(self._models) == 1:
                     raise
-                self._settle(next(other for other in self._models if other != kind))
+                self._settle(next(rival for rival in self._models if rival != kind))
 
     def _settle(self, kind: str) -> None:
         """Go on with one model, which has the room of both."""

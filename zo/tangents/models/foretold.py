@@ -60,17 +60,17 @@ class ForetoldTangent(Tangent):
         self.errors: tuple[float, ...] = ()
         # of the usual model's errors and the equation's, over those of the changes; empty before
         self._squares: list[float] = []
-        self._chosen = False  # whether the equation is
-        self._known = False  # whether it is not hopeless
+        self._by_equation = False  # whether the equation is
+        self._is_hopeful = False  # whether it is not hopeless
         self._begun = False  # whether there was an evaluation
-        self._before: list[CallPairs] = []  # what the last evaluation showed
-        self._now: list[CallPairs] = []  # what was seen since
+        self._last_calls: list[CallPairs] = []  # what the last evaluation showed
+        self._new_calls: list[CallPairs] = []  # what was seen since
         self._missed: list[list[Tensor]] = []  # squares of it that both missed, and of its changes
 
     @property
     def tangent(self) -> Tangent:
         """The one in use."""
-        return self.equation if self._chosen and self.equation is not None else self.usual
+        return self.equation if self._by_equation and self.equation is not None else self.usual
 
     def at(self, rows: CallPairs) -> Linearised:
         """The one in use."""
@@ -88,22 +88,22 @@ class ForetoldTangent(Tangent):
     def see(self, rows: CallPairs) -> None:
         """Compare what both foretold of the rows, and let both keep them."""
         if self.equation is not None:
-            place = len(self._now)
-            if place < len(self._before) and self._before[place].z.shape == rows.z.shape:
-                self._missed.append(self._of_move(self.equation, self._before[place], rows))
-            self._now.append(rows)
+            place = len(self._new_calls)
+            if place < len(self._last_calls) and self._last_calls[place].z.shape == rows.z.shape:
+                self._missed.append(self._of_move(self.equation, self._last_calls[place], rows))
+            self._new_calls.append(rows)
             self.equation.see(rows)
         self.usual.see(rows)
 
     def learn(self, steps: int | None = None) -> None:
         """Choose by what was foretold, and let both learn."""
-        if self.equation is not None and self._now:
+        if self.equation is not None and self._new_calls:
             if not self._begun:
-                self._hold_out(all_rows(self._now))
+                self._hold_out(all_rows(self._new_calls))
             self._choose()
             if not self._begun:  # what is asked of moves is another question
                 self._squares, self._begun = [], True
-            self._before, self._now = self._now, []
+            self._last_calls, self._new_calls = self._new_calls, []
         self.usual.learn(steps)
         if self.equation is not None:
             try:
@@ -117,15 +117,15 @@ class ForetoldTangent(Tangent):
         Returns:
             Whether there is another, and it is not hopeless.
         """
-        if self.equation is None or not (self._chosen or self._known):
+        if self.equation is None or not (self._by_equation or self._is_hopeful):
             return False
-        self._chosen = not self._chosen
+        self._by_equation = not self._by_equation
         self._squares.reverse()
         return True
 
     def improve(self) -> str | None:
         """Improve the usual model, where it is in use: an equation has nothing left to do."""
-        return None if self._chosen else self.usual.improve()
+        return None if self._by_equation else self.usual.improve()
 
     def keep_within(self, most_bytes: int) -> None:
         """Have both share so many bytes."""
@@ -154,12 +154,12 @@ class ForetoldTangent(Tangent):
         if equation is None or len(rows.z) < FEWEST:
             return
         places = torch.arange(len(rows.z), device=rows.z.device)
-        shown, held_out = (_some(rows, places[first::2]) for first in (0, 1))
+        training_rows, held_out = (_some(rows, places[first::2]) for first in (0, 1))
         alive, unit = held_out.alive.nonzero(as_tuple=True), reciprocal(held_out.response_scale)
         change = (held_out.y - Form(rows.inputs, rows.outputs, ()).followed(held_out.z))[alive]
         squares = []
         for tangent in (self._new_usual(), equation):
-            tangent.see(shown)
+            tangent.see(training_rows)
             try:
                 tangent.learn()
                 foretold = tangent.at(held_out).values
@@ -179,16 +179,16 @@ class ForetoldTangent(Tangent):
             return
         new = [square / change if math.isfinite(square) else WORST for square in missed]
         self.errors = tuple(math.sqrt(square) for square in new)
-        before = self._squares or new
-        pairs = zip(before, new, strict=True)
+        last_squares = self._squares or new
+        pairs = zip(last_squares, new, strict=True)
         self._squares = [FADING * old + (1 - FADING) * square for old, square in pairs]
-        self._known = self._squares[1] < HOPELESS**2
-        self._chosen = self._known and self._squares[1] < self._squares[0]
+        self._is_hopeful = self._squares[1] < HOPELESS**2
+        self._by_equation = self._is_hopeful and self._squares[1] < self._squares[0]
 
     def _drop(self) -> None:
         """Go on without the equation."""
-        self.equation, self._chosen = None, False
-        self._before, self._now, self._missed = [], [], []
+        self.equation, self._by_equation = None, False
+        self._last_calls, self._new_calls, self._missed = [], [], []
 
     def state_dict(self) -> dict[str, Any]:
         """Save what both have learned, and which is in use."""
@@ -197,7 +197,7 @@ class ForetoldTangent(Tangent):
             "equation": None if self.equation is None else self.equation.state_dict(),
             "errors": list(self.errors),
             "squares": list(self._squares),
-            "chosen": (self._chosen, self._known, self._begun),
+            "chosen": (self._by_equation, self._is_hopeful, self._begun),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ class ForetoldTangent(Tangent):
             equation.load_state_dict(state["equation"])
             self.equation = equation
         self.errors, self._squares = tuple(state["errors"]), list(state["squares"])
-        self._chosen, self._known, self._begun = state["chosen"]
+        self._by_equation, self._is_hopeful, self._begun = state["chosen"]
 
 
 def _some(rows: CallPairs, places: Tensor) -> CallPairs:
@@ -217,5 +217,5 @@ def _some(rows: CallPairs, places: Tensor) -> CallPairs:
     return replace(
         rows,
         **{name: getattr(rows, name)[places] for name in ("z", "y", "alive")},
-        others=tuple(None if other is None else other[places] for other in rows.others),
+        others=tuple(None if array is None else array[places] for array in rows.others),
     )

@@ -257,7 +257,7 @@ def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
         gradient[:size] += off / DEVIATION
         return value + float(off @ off) / 2, gradient
 
-    found = minimize(
+    optimum = minimize(
         loss,
         np.append(np.full(size, usual), math.log(begin.noise)),
         jac=True,
@@ -265,7 +265,7 @@ def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
         bounds=[(usual + math.log(SHORTEST), None)] * size + [(math.log(NOISES[0]), math.log(NOISES[-1]))],
         options={"maxiter": STEPS},
     )
-    return torch.from_numpy(found.x[:size]).exp().to(x)
+    return torch.from_numpy(optimum.x[:size]).exp().to(x)
 
 
 def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor, trend: Tensor) -> tuple[float, Tensor]:

@@ -124,11 +124,11 @@ class KernelTangent(ValueTangent):
             target: changes in such units, `(rows, size_out)`.
             again: whether lengths and noises are chosen again; else they stay as they are.
         """
-        chosen = [Chosen(p.outputs, p.lengths, p.noise, p.curvature) for p in self._fit]
-        apart = any(bool((choice.lengths != choice.lengths[0]).any()) for choice in chosen)
-        again = again and not (apart and least_unexplained(x) < APART)
+        choices = [Chosen(p.outputs, p.lengths, p.noise, p.curvature) for p in self._fit]
+        has_own_lengths = any(bool((choice.lengths != choice.lengths[0]).any()) for choice in choices)
+        again = again and not (has_own_lengths and least_unexplained(x) < APART)
         better = _chosen(x, target) if again else []
-        return [Process.fitted(x, target, *choice) for choice in better or chosen], bool(better)
+        return [Process.fitted(x, target, *choice) for choice in better or choices], bool(better)
 
     def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
         """Inputs in units of mean zero and spread one."""
@@ -255,7 +255,7 @@ def _of_curvature(x: Tensor, target: Tensor, curvature: float) -> list[Chosen]:
     likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS, curvature)
     if likely is not None and likely.errors.sum() < shared.errors.sum():
         shared = likely
-    own: dict[int, Choice] = {}
+    by_output: dict[int, Choice] = {}
     few = spread_places(len(x), ROWS).to(x.device)
     x, target = x[few], target[few]
     by_shared = best_factor(x, target, shared.lengths, (1.0,), curvature)
@@ -264,10 +264,10 @@ def _of_curvature(x: Tensor, target: Tensor, curvature: float) -> list[Chosen]:
         alone = target[:, place : place + 1]
         likely = best_factor(x, alone, likely_lengths(x, alone, begin), FACTORS, curvature)
         if likely and by_shared and CLEARLY * likely.errors[0] < by_shared.errors[place]:
-            own[place] = likely
-    others = [place for place in range(target.shape[1]) if place not in own]
-    processes = [([place], choice) for place, choice in own.items()]
-    processes = [(others, shared), *processes] if others else processes
+            by_output[place] = likely
+    shared_outputs = [place for place in range(target.shape[1]) if place not in by_output]
+    processes = [([place], choice) for place, choice in by_output.items()]
+    processes = [(shared_outputs, shared), *processes] if shared_outputs else processes
     return [
         Chosen(torch.tensor(outputs, device=x.device), c.lengths, c.noise, curvature)
         for outputs, c in processes

@@ -38,8 +38,8 @@ class LinearProcess(Kept):
         fits: list[tuple[float, float]] = []
         for penalty in PENALTIES:
             share = values.square() / (values.square() + penalty * len(x))
-            kept = 1 - left.square() @ share - 1 / len(x)  # one less for the mean
-            missed = (wanted - left @ (share[:, None] * rotated)) / kept.clamp_min(1e-9)[:, None]
+            complement = 1 - left.square() @ share - 1 / len(x)  # one less for the mean
+            missed = (wanted - left @ (share[:, None] * rotated)) / complement.clamp_min(1e-9)[:, None]
             fits.append((float(missed.square().mean()), penalty))
         error, penalty = min(fits)
         inverse = values / (values.square() + penalty * len(x))

@@ -55,8 +55,8 @@ class MLPTangent(NetworkTangent):
 
     def build(self, form: Form, plan: dict[str, Any]) -> Passes:
         """Two hidden layers and a linear path."""
-        others = sum(_size(shape) for shape in form.others)
-        return _Perceptron(sum(sizes(form.inputs)) + others, sum(sizes(form.outputs)), self.width)
+        context_size = sum(_size(shape) for shape in form.others)
+        return _Perceptron(sum(sizes(form.inputs)) + context_size, sum(sizes(form.outputs)), self.width)
 
     def __repr__(self) -> str:
         """The width."""

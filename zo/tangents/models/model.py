@@ -81,7 +81,7 @@ class ModelTangent(Tangent):
         moving = iter(
             [piece.reshape(-1, *spec.shape).to(spec.torch_dtype or z.dtype) for spec, piece in pieces]
         )
-        arrays = [next(moving) if other is None else other for other in rows.others] or list(moving)
+        arrays = [next(moving) if array is None else array for array in rows.others] or list(moving)
         answer = self.model(*arrays)
         outputs = answer if isinstance(answer, tuple) else (answer,)
         shapes = [(len(z), *spec.shape) for spec in rows.outputs]
@@ -110,13 +110,13 @@ class _ModelAt(Linearised):
 
     def __init__(self, rows: CallPairs, tangent: ModelTangent, values: Callable[[], Tensor] | None) -> None:
         super().__init__(rows)
-        self._outputs, self._known = tangent.outputs, values
+        self._outputs, self._values = tangent.outputs, values
 
     @cached_property
     def values(self) -> Tensor:
         """The model's outputs, asked once."""
         with torch.no_grad():
-            return self._outputs(self.rows, self.rows.z) if self._known is None else self._known()
+            return self._outputs(self.rows, self.rows.z) if self._values is None else self._values()
 
     def push(self, d: Tensor) -> Tensor:
         """The model's J d."""
@@ -133,13 +133,13 @@ class _ModelAt(Linearised):
 
 def _differentiable_once(gradient: Tensor) -> bool:
     """Say whether another program's derivative is in the graph of a gradient: torch ends it there."""
-    nodes, seen = [gradient.grad_fn], set()
+    nodes, visited = [gradient.grad_fn], set()
     while nodes:
         node = nodes.pop()
-        if node is not None and node not in seen:
+        if node is not None and node not in visited:
             if type(node).__name__ == ENDS:
                 return True
-            seen.add(node)
+            visited.add(node)
             nodes += [further for further, _ in node.next_functions]
     return False
 

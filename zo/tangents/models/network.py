@@ -131,14 +131,14 @@ class NetworkTangent(ValueTangent):
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
             self.map_if_due()
-        rest = self._steps_due() if steps is None else steps
-        while rest > 0:
-            now = rest if self._lessons or steps is not None else min(rest, CHUNK)
+        steps_left = self._steps_due() if steps is None else steps
+        while steps_left > 0:
+            now = steps_left if self._lessons or steps is not None else min(steps_left, CHUNK)
             losses = self._steps_of(now)
             self._error = float(torch.stack(losses).mean().sqrt())
-            rest = 0 if self._error < SETTLED else rest - now
-            if not self._lessons and rest:
-                report(most - rest, most)
+            steps_left = 0 if self._error < SETTLED else steps_left - now
+            if not self._lessons and steps_left:
+                report(most - steps_left, most)
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -213,8 +213,8 @@ class NetworkTangent(ValueTangent):
         """The network at each call, by one forward pass for all, where they are small."""
         if len(blocks(all_rows(calls).z)) > 1:
             together = at_calls(calls, self.values)
-            return [_NetworkAt(each, self, together, number, None) for number, each in enumerate(calls)]
-        counts, network = [len(each.z) for each in calls], self._network
+            return [_NetworkAt(pairs, self, together, number, None) for number, pairs in enumerate(calls)]
+        counts, network = [len(pairs.z) for pairs in calls], self._network
         return self._behind_one_pass(calls, lambda forward: network.apart(forward, counts))
 
     @torch.no_grad()
@@ -226,8 +226,8 @@ class NetworkTangent(ValueTangent):
         outputs, forward = network.passed(network.arranged(*self._standard(rows.z, others_of(rows))))
         together = Together(calls, lambda: self._valued(rows.z, network.answers(outputs)))
         return [
-            _NetworkAt(each, self, together, number, part)
-            for number, (each, part) in enumerate(zip(calls, apart(forward), strict=True))
+            _NetworkAt(pairs, self, together, number, part)
+            for number, (pairs, part) in enumerate(zip(calls, apart(forward), strict=True))
         ]
 
     def forward_pass(self, z: Tensor, others: Tensor) -> Tape:
@@ -325,12 +325,12 @@ class NetworkTangent(ValueTangent):
         target = (y - self._map(self._before(z))) / unit
         x, o = self._standard(z, others)
         losses = []
-        for inputs, context, rest in zip(*(rows.split(self.drawn()) for rows in (x, o, target)), strict=True):
+        for inputs, context, goal in zip(*(rows.split(self.drawn()) for rows in (x, o, target)), strict=True):
             outputs, forward = network.passed(network.arranged(inputs, context))
-            error = network.answers(outputs).to(rest)
+            error = network.answers(outputs).to(goal)
             if self._map.fitted is not None:
                 error = self._map.pushed(error * unit) / unit
-            error = error - rest
+            error = error - goal
             losses.append(error.square().mean())
             cotangent = error * (2 / error.numel())
             if self._map.fitted is not None:

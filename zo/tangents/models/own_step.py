@@ -30,13 +30,15 @@ class OwnStepTangent(ViewTangent):
     def __init__(self, specs: Specs, earlier: Collection[str], seed: int = 0) -> None:
         learned = tuple(spec for spec in specs.inputs if spec.learned)
         self._inputs = tuple(spec for spec in learned if spec.name not in earlier)
-        kept = [torch.full((n,), s.name not in earlier) for s, n in zip(learned, sizes(learned), strict=True)]
-        self._numbers = torch.cat(kept).nonzero().flatten()  # of z
-        seen = [spec for spec in specs.inputs if spec.modelled]
-        self._others = [place for place, spec in enumerate(seen) if spec.name not in earlier]
+        masks = [
+            torch.full((n,), s.name not in earlier) for s, n in zip(learned, sizes(learned), strict=True)
+        ]
+        self._numbers = torch.cat(masks).nonzero().flatten()  # of z
+        modelled = [spec for spec in specs.inputs if spec.modelled]
+        self._places = [place for place, spec in enumerate(modelled) if spec.name not in earlier]
         self._is_own = [spec.name not in earlier for spec in specs.inputs]
-        own = tuple(spec for spec in specs.inputs if spec.name not in earlier)
-        self._auto = AutoTangent(Specs(own, specs.outputs), seed)
+        own_inputs = tuple(spec for spec in specs.inputs if spec.name not in earlier)
+        self._auto = AutoTangent(Specs(own_inputs, specs.outputs), seed)
         super().__init__(self._auto)
 
     def shown(self, rows: CallPairs) -> CallPairs:
@@ -58,15 +60,15 @@ class OwnStepTangent(ViewTangent):
 
     def others(self, others: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The other inputs of the own step."""
-        return tuple(others[place] for place in self._others) if others else ()
+        return tuple(others[place] for place in self._places) if others else ()
 
     def fit(
         self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], steps: int = 400
     ) -> None:
         """Let the model learn from answers of the box that are there already, see `AutoTangent.fit`."""
         arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        each = zip(self._is_own, arrays, strict=False)  # the model refuses another number
-        self._auto.fit([array for is_own, array in each if is_own], outputs, steps)
+        pairs = zip(self._is_own, arrays, strict=False)  # the model refuses another number
+        self._auto.fit([array for is_own, array in pairs if is_own], outputs, steps)
 
     def __repr__(self) -> str:
         """The model, and what it is shown."""

@@ -145,8 +145,8 @@ class FlatAdam(Generic[N]):
         self._steps += 1
         self._mean.lerp_(self._slopes, 1 - BETAS[0])
         self._square.mul_(BETAS[1]).addcmul_(self._slopes, self._slopes, value=1 - BETAS[1])
-        rest = (1 - beta**self._steps for beta in BETAS)
-        of_mean, of_square = rest
+        corrections = (1 - beta**self._steps for beta in BETAS)
+        of_mean, of_square = corrections
         size = self._square.sqrt().mul_(of_square**-0.5).add_(SMALL)
         self._weights.addcdiv_(self._mean, size, value=-self._rate / of_mean)
 

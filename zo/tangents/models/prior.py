@@ -43,7 +43,7 @@ class Prior:
 
     def __init__(self, tangent: Tangent, inputs: Sequence[ArraySpec] | None = None) -> None:
         self.tangent, self.rows = tangent, 0
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()  # outputs of a row, by its inputs
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()  # outputs of a row, by its inputs
         self._shapes = None if inputs is None else _shapes(inputs)
 
     @classmethod
@@ -84,25 +84,27 @@ class Prior:
         Raises:
             ConfigurationError: the prior knows no values, or gives other shapes than the box.
         """
-        self._shapes = [None if other is None else tuple(other.shape[1:]) for other in rows.others]
+        self._shapes = [None if array is None else tuple(array.shape[1:]) for array in rows.others]
         names = _names(rows)
-        new = list({name: place for place, name in enumerate(names) if name not in self._kept}.values())
-        found: dict[str, Tensor] = {}
+        new = list({name: place for place, name in enumerate(names) if name not in self._cache}.values())
+        new_outputs: dict[str, Tensor] = {}
         if new:
             answers = self._asked(rows if len(new) == len(names) else _some(rows, new))
-            found = {names[place]: answer for place, answer in zip(new, answers, strict=True)}
+            new_outputs = {names[place]: answer for place, answer in zip(new, answers, strict=True)}
             self.rows += len(new)
-        kept = {name: found[name] if name in found else self._kept[name].to(rows.z) for name in names}
-        for name, answer in kept.items():
-            if name in found:
-                self._kept[name] = answer.clone()
-            self._kept.move_to_end(name)
+        outputs = {
+            name: new_outputs[name] if name in new_outputs else self._cache[name].to(rows.z) for name in names
+        }
+        for name, answer in outputs.items():
+            if name in new_outputs:
+                self._cache[name] = answer.clone()
+            self._cache.move_to_end(name)
         if not names:
             return self._asked(rows)
-        most = max(1, MOST_BYTES // max(1, kept[names[0]].numel() * rows.z.element_size()))
-        while len(self._kept) > most:
-            self._kept.popitem(last=False)
-        return torch.stack([kept[name] for name in names])
+        most = max(1, MOST_BYTES // max(1, outputs[names[0]].numel() * rows.z.element_size()))
+        while len(self._cache) > most:
+            self._cache.popitem(last=False)
+        return torch.stack([outputs[name] for name in names])
 
     def _asked(self, rows: CallPairs) -> Tensor:
         """The outputs, by the model itself."""
@@ -137,12 +139,12 @@ class Prior:
 
     def state_dict(self) -> dict[str, Any]:
         """Save the answers of the prior, so that a resumed run does not ask again; not the prior itself."""
-        return {"rows": self.rows, "names": list(self._kept), "kept": list(self._kept.values())}
+        return {"rows": self.rows, "names": list(self._cache), "kept": list(self._cache.values())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.rows = state["rows"]
-        self._kept = OrderedDict(zip(state["names"], state["kept"], strict=True))
+        self._cache = OrderedDict(zip(state["names"], state["kept"], strict=True))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prior:
         """Itself: it does not learn, and may hold a server."""
@@ -195,7 +197,7 @@ def _shapes(inputs: Sequence[ArraySpec]) -> list[tuple[int, ...] | None]:
 
 def _names(rows: CallPairs) -> list[str]:
     """A name of each row's inputs."""
-    parts = [rows.z, *(other for other in rows.others if other is not None)]
+    parts = [rows.z, *(array for array in rows.others if array is not None)]
     columns = [part.detach().flatten(1).cpu().contiguous().view(torch.uint8).numpy() for part in parts]
     of_rows = zip(*columns, strict=True)
     return [
@@ -206,5 +208,5 @@ def _names(rows: CallPairs) -> list[str]:
 def _some(rows: CallPairs, places: Sequence[int]) -> CallPairs:
     """Inputs of some of the rows."""
     at = torch.tensor(places, device=rows.z.device)
-    others = tuple(None if other is None else other[at] for other in rows.others)
+    others = tuple(None if array is None else array[at] for array in rows.others)
     return replace(rows, z=rows.z[at], y=rows.z.new_empty(0), alive=rows.alive[at], others=others)

@@ -49,15 +49,15 @@ class RowWindow:
         self._ring = self._ring or tuple(column[:0] for column in columns)
         most = self.most
         columns = tuple(column[-most:] for column in columns)
-        count, there = len(columns[0]), len(self._ring[0])
-        if there < min(self.seen + count, most):
-            more = min(max(2 * there, self.seen + count), most) - there
+        count, capacity = len(columns[0]), len(self._ring[0])
+        if capacity < min(self.seen + count, most):
+            more = min(max(2 * capacity, self.seen + count), most) - capacity
             self._ring = tuple(
-                torch.cat([kept, kept.new_zeros(more, *kept.shape[1:])]) for kept in self._ring
+                torch.cat([ring, ring.new_zeros(more, *ring.shape[1:])]) for ring in self._ring
             )
         places = (self.seen + torch.arange(count, device=columns[0].device)) % most
-        for kept, new in zip(self._ring, columns, strict=True):
-            kept[places] = new
+        for ring, new in zip(self._ring, columns, strict=True):
+            ring[places] = new
         self.seen += count
 
     def places(self, count: int, generator: torch.Generator) -> Tensor:
@@ -101,9 +101,9 @@ class Moments:
         self._sums: tuple[
             Tensor, ...
         ] = ()  # the mean, and the sum of squared distances from it, of each group
-        self._read: tuple[Tensor, Tensor] | None = None  # mean and scale, until more is added
-        self._pooled_read: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # of each group
-        self._rounding_read: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # which are it, and its
+        self._figures: tuple[Tensor, Tensor] | None = None  # mean and scale, until more is added
+        self._pooled_figures: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # of each group
+        self._rounding_figures = torch.empty(0), torch.empty(0)  # which are rounding, and its size
 
     def add(self, values: Tensor) -> None:
         """Take in `(rows, size)`, by the formula of Chan et al. (1979)."""
@@ -112,16 +112,17 @@ class Moments:
         rows, mean = len(values), self._pooled(values.mean(dim=0))
         squares = self._pooled((values - self._apart(mean)).square().sum(dim=0))
         if self._sums:
-            before, total = self._sums
-            change, share = mean - before, rows / (self._rows + rows)
-            mean, squares = before + share * change, total + squares + change.square() * (self._rows * share)
+            old_mean, total = self._sums
+            change, share = mean - old_mean, rows / (self._rows + rows)
+            mean = old_mean + share * change
+            squares = total + squares + change.square() * (self._rows * share)
         self._rows += rows
-        self._sums, self._read = (mean, squares), None
+        self._sums, self._figures = (mean, squares), None
 
     def by_group(self) -> tuple[Tensor, Tensor]:
         """Mean and scale of each group, or of each number where there are none."""
         self._both()
-        return self._pooled_read
+        return self._pooled_figures
 
     def mean(self) -> Tensor:
         """`(size,)`."""
@@ -134,12 +135,12 @@ class Moments:
     def same(self) -> Tensor:
         """Say which numbers never changed, but for their rounding: `(size,)` bool."""
         self._both()
-        return self._rounding_read[0]
+        return self._rounding_figures[0]
 
     def rounding(self) -> Tensor:
         """Return how far each number may vary and count as constant, in units of its scale: `(size,)`."""
         self._both()
-        return self._rounding_read[1]
+        return self._rounding_figures[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Count, rounding and sums."""
@@ -149,20 +150,20 @@ class Moments:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
         self._rows, self._rounding = state["rows"], state["rounding"]
-        self._sums, self._read = tuple(total.to(device, copy=True) for total in state["sums"]), None
+        self._sums, self._figures = tuple(total.to(device, copy=True) for total in state["sums"]), None
 
     def _both(self) -> tuple[Tensor, Tensor]:
-        if self._read is None:
+        if self._figures is None:
             mean, squares = self._sums
             scale = (squares / self._rows).sqrt()
             size = (mean.square() + scale.square()).sqrt()
             varies = scale > ROUNDING * self._rounding * mean.abs()
             scale = torch.where(varies, scale, 1.0)
-            self._pooled_read = mean, scale
+            self._pooled_figures = mean, scale
             rounding = ROUNDING * self._rounding * size / scale
-            self._rounding_read = self._apart(~varies), self._apart(rounding)
-            self._read = self._apart(mean), self._apart(scale)
-        return self._read
+            self._rounding_figures = self._apart(~varies), self._apart(rounding)
+            self._figures = self._apart(mean), self._apart(scale)
+        return self._figures
 
     def _pooled(self, numbers: Tensor) -> Tensor:
         """The mean over each group; summed by the CPU, since a GPU adds in any order."""
@@ -189,7 +190,7 @@ def standard_without_rounding(values: Tensor, moments: Moments) -> Tensor:
     inverse, and so would the gradient.
     """
     x = standard(values, moments)
-    same, rounding = (told.to(x.device) for told in (moments.same(), moments.rounding()))
+    same, rounding = (numbers.to(x.device) for numbers in (moments.same(), moments.rounding()))
     return torch.where(same & (x.abs() <= rounding), 0.0, x)
 
 

@@ -94,8 +94,8 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
         _refuse_channels_last(outputs)
         ends = {grid.periodic for grid in grids if grid.periodic is not None}
         periodic = next(iter(ends)) if len(ends) == 1 else None
-        known = periodic if isinstance(periodic, bool | tuple) else None
-        return Structure("grid", "a grid, as its specs say", known)
+        ends_meet = periodic if isinstance(periodic, bool | tuple) else None
+        return Structure("grid", "a grid, as its specs say", ends_meet)
     if None in output_layouts or all(layout is None for layout in input_layouts):
         return Structure("table", "no grid and no mesh, as its specs say")
     shapes = ", ".join(str(spec.shape) for spec in outputs)

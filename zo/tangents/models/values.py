@@ -181,10 +181,10 @@ class ValueTangent(Tangent):
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The model at each call; it is asked once for the values of all."""
-        own: list[Linearised] = [Unknown(rows) for rows in calls]
+        linearised: list[Linearised] = [Unknown(rows) for rows in calls]
         if self.knows:
-            own = self.known_at(calls)
-        return own if self.prior is None else self.prior.over(calls, own)
+            linearised = self.known_at(calls)
+        return linearised if self.prior is None else self.prior.over(calls, linearised)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """Return the model at calls, once it has learned."""
@@ -195,7 +195,7 @@ class ValueTangent(Tangent):
         """Keep what was asked, and the answers, less the prior's."""
         rows = rows if self.prior is None else self.prior.rest(rows)
         alive = rows.alive.nonzero(as_tuple=True)  # a mask would be waited for at each use
-        context = tuple(tuple(other.shape[1:]) for other in rows.others if other is not None)
+        context = tuple(tuple(array.shape[1:]) for array in rows.others if array is not None)
         self._take(
             Form(rows.inputs, rows.outputs, context),
             rows.z[alive],
@@ -318,10 +318,10 @@ def refuse_shapes(name: str, specs: Specs, asked: Sequence[Tensor], answers: Seq
         ConfigurationError: shapes differ.
     """
     learned = [spec for spec in specs.outputs if spec.learned]
-    for kind, each, arrays in (("inputs", specs.inputs, asked), ("outputs", learned, answers)):
-        if [spec.shape for spec in each] != [tuple(array.shape[1:]) for array in arrays]:
+    for kind, expected, arrays in (("inputs", specs.inputs, asked), ("outputs", learned, answers)):
+        if [spec.shape for spec in expected] != [tuple(array.shape[1:]) for array in arrays]:
             raise ConfigurationError(
-                f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in each]}, got "
+                f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in expected]}, got "
                 f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
             )
 

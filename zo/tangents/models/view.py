@@ -49,8 +49,8 @@ class ViewTangent(Tangent):
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The model at the rows of several calls."""
-        each = self.model.at_each([self.shown(rows) for rows in calls])
-        return [self.seen_from(rows, at) for rows, at in zip(calls, each, strict=True)]
+        linearised = self.model.at_each([self.shown(rows) for rows in calls])
+        return [self.seen_from(rows, at) for rows, at in zip(calls, linearised, strict=True)]
 
     def expect(self, rows: CallPairs) -> Tensor | None:
         """The outputs by the model."""

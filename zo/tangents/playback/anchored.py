@@ -66,7 +66,7 @@ def undithered(
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
     window: Window,
-    before: Snapshot,
+    start: Snapshot,
 ) -> Tensor | None:
     """The mean loss of the step without its dither, as far as the tangents know the response to it.
 
@@ -78,22 +78,22 @@ def undithered(
         boxes: their calls are not evaluated.
         tangents: the tangents, one for each box.
         window: the window of this step.
-        before: the network as the base had it.
+        start: the network as the base had it.
 
     Returns:
         A number; None where it is not finite, or the objective makes other calls when it is evaluated again.
     """
     window = replace(window, calls=tuple(call.plain() for call in window.calls))
-    answers, after = _Anchored(boxes, tangents, window), Snapshot(step.network)
+    answers, snapshot = _Anchored(boxes, tangents, window), Snapshot(step.network)
     try:
-        before.restore()
+        start.restore()
         with intercepted(answers.call):
             rows = losses(step.objective, step.network, window.batch, len(window.survived))
         loss = rows[window.survived].mean()
     except TangentError:
         return None
     finally:
-        after.restore()
+        snapshot.restore()
     return loss if bool(loss.isfinite()) else None
 
 
@@ -169,9 +169,9 @@ class _Anchored(FromRecord):
         )
         recorded = self.calls[number].before
         if recorded is not None:  # a run's first calls have the memory that they were recorded with
-            before = self.before(number, box)
-            variables.append(recorded.values if before is None else before)
-        change = at.to(torch.cat([each.to(pairs.z.dtype) for each in variables], dim=1), others)
+            earlier_values = self.before(number, box)
+            variables.append(recorded.values if earlier_values is None else earlier_values)
+        change = at.to(torch.cat([variable.to(pairs.z.dtype) for variable in variables], dim=1), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
         by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
         return tuple(

@@ -58,7 +58,7 @@ def losses_by_models(
         NoValuesError: a model has no values.
         TangentError: the objective calls another box.
     """
-    said: list[Linearised] = []
+    at_calls: list[Linearised] = []
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         place = place_of(who, box, boxes)
@@ -74,7 +74,7 @@ def losses_by_models(
         if values is None:
             words = f"{who}: expected a model of {box!r} that knows its values, got one without."
             raise NoValuesError(words, place)
-        said.append(here)
+        at_calls.append(here)
         leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
         pieces = iter(values.split(sizes(here.rows.outputs), dim=1))
         by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
@@ -84,7 +84,7 @@ def losses_by_models(
             .to(spec.torch_dtype or like.dtype, copy=True)
             for spec in box.outputs
         )
-        answers = answered_by(box, said, len(said) - 1, outputs, arrays)
+        answers = answered_by(box, at_calls, len(at_calls) - 1, outputs, arrays)
         return answers[0] if len(answers) == 1 else answers
 
     with torch.enable_grad(), intercepted(answer):

@@ -91,7 +91,7 @@ class Live:
         memory: the lags of boxes whose calls show earlier ones, by the box's place.
 
     Attributes:
-        seen: the record, as `record` gives it.
+        recorded: the record, as `record` gives it.
         reached: see `WayBack`.
 
     Raises:
@@ -106,8 +106,8 @@ class Live:
         with torch.enable_grad(), recorder.recording():
             self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
         self._at_calls, self.reached = recorder.at_calls, recorder.reached
-        calls = remembering(recorder.seen, boxes, memory)
-        self.seen = with_calls(Recorded(self._losses.detach(), calls, recorder.rows), boxes)
+        calls = remembering(recorder.calls, boxes, memory)
+        self.recorded = with_calls(Recorded(self._losses.detach(), calls, recorder.rows), boxes)
 
     def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradients as of `evaluate_again`, where all rows survived; once, as the graph is freed.
@@ -133,8 +133,8 @@ class _LiveRecorder(Recorder):
         self.at_calls: list[Linearised] = []
         self.reached: set[tuple[int, int]] = set()
         self._boxes, self._memory = boxes, memory
-        self._asked: list[tuple[Any, ...]] = []  # of boxes with a memory, by call
-        self._found: list[int | None] = []  # what each of these goes on from
+        self._inputs: list[tuple[Any, ...]] = []  # of boxes with a memory, by call
+        self._predecessors: list[int | None] = []  # what each of these goes on from
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         if id(box) not in self.places:
@@ -144,8 +144,8 @@ class _LiveRecorder(Recorder):
             answer = super().call(box, arrays)
         if not has_rows(arrays):
             return answer
-        number = len(self.seen) - 1
-        self.reached |= reached_by_weights(self.seen[number].box, arrays)
+        number = len(self.calls) - 1
+        self.reached |= reached_by_weights(self.calls[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
         results = answered_by(box, self.at_calls, number, outputs, arrays, self._before(number, arrays))
@@ -153,14 +153,14 @@ class _LiveRecorder(Recorder):
 
     def _before(self, number: int, arrays: tuple[Tensor, ...]) -> Tensor | None:
         """Return the values that a call shows of earlier calls, with their graph; None without memory."""
-        place = self.seen[number].box
+        place = self.calls[number].box
         lags = self._memory.get(place, ())
-        self._asked.append(arrays if lags else ())
-        self._found.append(goes_on_from(self.seen, self._boxes, number) if lags else None)
-        numbers = numbers_before(self._found, number, lags) if lags else ()
+        self._inputs.append(arrays if lags else ())
+        self._predecessors.append(goes_on_from(self.calls, self._boxes, number) if lags else None)
+        numbers = numbers_before(self._predecessors, number, lags) if lags else ()
         if not numbers:
             return None
-        return values_before(self._boxes[place], lags, arrays, [self._asked[n] for n in numbers])
+        return values_before(self._boxes[place], lags, arrays, [self._inputs[n] for n in numbers])
 
 
 class Answers:
@@ -190,7 +190,7 @@ class Answers:
         self.alive = alive
         self._places = {id(box): place for place, box in enumerate(boxes)}
         self._next = 0
-        self._asked: dict[int, tuple[Tensor, ...]] = {}  # of boxes with a memory, what was asked by number
+        self._inputs: dict[int, tuple[Tensor, ...]] = {}  # of boxes with a memory, what was asked by number
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """Return the box's recorded answer; evaluate other boxes."""
@@ -209,7 +209,7 @@ class Answers:
         refuse_arrays(box, arrays)
         self.compare(number, box, arrays)
         if self.calls[number].before is not None:
-            self._asked[number] = arrays
+            self._inputs[number] = arrays
         outputs = self.answer(number, box, arrays)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -221,8 +221,8 @@ class Answers:
         before = self.calls[number].before
         if before is None or not before.numbers:
             return None
-        earlier = [self._asked[one] for one in before.numbers]
-        return values_before(box, before.lags, self._asked[number], earlier)
+        earlier = [self._inputs[one] for one in before.numbers]
+        return values_before(box, before.lags, self._inputs[number], earlier)
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The base's outputs, with the leading axes that the inputs have."""
@@ -266,7 +266,7 @@ class _Again(Answers):
     ) -> None:
         super().__init__(boxes, window.calls, alive)
         self.reached: set[tuple[int, int]] = set()
-        self._later = at_calls
+        self._pending = at_calls
         self._at_calls: list[Linearised] = []  # filled when the objective is over, which takes no derivative
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -276,7 +276,7 @@ class _Again(Answers):
 
     def finish(self) -> None:
         super().finish()
-        self._at_calls.extend(self._later)
+        self._at_calls.extend(self._pending)
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The inputs must be the same, to rounding, as they were when boxes were asked."""
@@ -400,8 +400,8 @@ class _Answered(Function):
             else None
             for s, (shape, dtype) in inputs
         ]
-        rest = list(gradients)  # by what was before
-        of_before = torch.cat(rest, dim=-1).to(ctx.before) if rest and ctx.before else None
+        of_memory = list(gradients)  # by what was before
+        of_before = torch.cat(of_memory, dim=-1).to(ctx.before) if of_memory and ctx.before else None
         return None, None, None, None, of_before, *of_inputs
 
     @staticmethod

@@ -27,7 +27,7 @@ class StepGradient:
         window: the record of the step.
         at_calls: the box's tangent at each of its calls.
         back: loss and gradients, with the findings of the backward pass.
-        before: buffers and generators before the base.
+        start: buffers and generators before the base.
     """
 
     step: Step
@@ -35,7 +35,7 @@ class StepGradient:
     window: Window
     at_calls: Sequence[Linearised]
     back: WayBack
-    before: Snapshot
+    start: Snapshot
 
     @property
     def gradients(self) -> tuple[Tensor, ...]:
@@ -53,27 +53,27 @@ class StepGradient:
         Raises:
             TangentError: the objective makes other calls when it is evaluated once more.
         """
-        after = Snapshot(self.step.network)
-        self.before.restore()
+        snapshot = Snapshot(self.step.network)
+        self.start.restore()
         try:
             back = evaluate_again(self.step, self.boxes, self.window, at_calls, self.window.survived)
             return replace(self, at_calls=at_calls, back=back._replace(beside=self.back.beside))
         finally:
-            after.restore()
+            snapshot.restore()
 
     def behind_first_writes(self) -> StepGradient:
         """The same step, begun behind what the base wrote to weights and no further evaluation writes.
 
-        A layer that sets its weights on its first batch would set them again in a query from `before`, over
+        A layer that sets its weights on its first batch would set them again in a query from `start`, over
         what the query moves. No box runs here.
         """
-        if not self.before.different():
+        if not self.start.different():
             return self
-        after = Snapshot(self.step.network)
+        snapshot = Snapshot(self.step.network)
         try:
-            put_back(self.before.generators)
+            put_back(self.start.generators)
             start = Snapshot(self.step.network)
             evaluate_again(self.step, self.boxes, self.window, self.at_calls, self.window.survived)
-            return self if start.written() else replace(self, before=start)
+            return self if start.written() else replace(self, start=start)
         finally:
-            after.restore()
+            snapshot.restore()

@@ -96,9 +96,9 @@ def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
 
 def leaves_beside(loss: Tensor, network: nn.Module, batch: Any) -> list[ReferenceType[Tensor]]:
     """List the tensors behind a loss that require a gradient, except the network's weights and the batch."""
-    own = {id(tensor) for tensor in (*network.parameters(), *tree_leaves(batch))}
+    own_ids = {id(tensor) for tensor in (*network.parameters(), *tree_leaves(batch))}
     leaves = [getattr(node, "variable", None) for node in _nodes(loss)]
-    return [ref(leaf) for leaf in leaves if leaf is not None and id(leaf) not in own]
+    return [ref(leaf) for leaf in leaves if leaf is not None and id(leaf) not in own_ids]
 
 
 def warn_of_others(leaves: Sequence[ReferenceType[Tensor]], network: nn.Module) -> None:
@@ -110,10 +110,10 @@ def warn_of_others(leaves: Sequence[ReferenceType[Tensor]], network: nn.Module) 
         leaves: see `leaves_beside`, of a loss whose graph is gone.
         network: the network whose parameters get gradients.
     """
-    others = [leaf for leaf in (leaf() for leaf in leaves) if leaf is not None]
-    if others:
+    live_leaves = [leaf for leaf in (leaf() for leaf in leaves) if leaf is not None]
+    if live_leaves:
         _warn_of_untrained(
-            others,
+            live_leaves,
             f"behind the loss to be the parameters of {type(network).__name__}",
             "To train them, put them into the network, as an nn.Parameter or in a torch.nn.ModuleDict; else "
             "give them requires_grad_(False).",
@@ -123,21 +123,21 @@ def warn_of_others(leaves: Sequence[ReferenceType[Tensor]], network: nn.Module) 
 def warn_of_batch(batch: Any) -> None:
     """Warn of a batch that requires a gradient, as of inputs that are to be optimised: it gets none."""
     tensors = (tensor for tensor in tree_leaves(batch) if isinstance(tensor, Tensor))
-    others = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
-    if others:
+    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+    if leaves:
         _warn_of_untrained(
-            others,
+            leaves,
             "to be the network's parameters, not the batch",
             "To train them, make them an nn.Parameter of the network; for their gradient take "
             "zo.differentiable; else give them .detach().",
         )
 
 
-def _warn_of_untrained(others: Sequence[Tensor], expected: str, remedy: str) -> None:
-    shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
+def _warn_of_untrained(leaves: Sequence[Tensor], expected: str, remedy: str) -> None:
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves[:3])
     warn(
         f"Step 1: expected all that requires a gradient {expected}, got "
-        f"{counted(len(others), 'tensor')} more (of shape {shapes}{', ...' if others[3:] else ''}). They get "
+        f"{counted(len(leaves), 'tensor')} more (of shape {shapes}{', ...' if leaves[3:] else ''}). They get "
         f"none here, so no optimizer trains them. {remedy}",
         TangentWarning,
     )
@@ -163,18 +163,18 @@ class Narrow(Operations):
     """A block that notes numbers of 16 bits or less that depend on weights.
 
     Attributes:
-        seen: the first such dtype; None if there was none.
+        dtype: the first such dtype; None if there was none.
     """
 
-    seen: str | None = None
+    dtype: str | None = None
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
         """Note the result if it is narrow and made of tensors that require a gradient."""
-        if self.seen is None:
+        if self.dtype is None:
             narrow = [t for t in tree_leaves(result) if isinstance(t, Tensor) and is_narrow(t)]
             sources = (t for t in tree_leaves(arguments) if isinstance(t, Tensor))
             if narrow and any(t.requires_grad for t in sources):
-                self.seen = str(narrow[0].dtype)[6:]
+                self.dtype = str(narrow[0].dtype)[6:]
         return result
 
 

@@ -81,11 +81,11 @@ class Member:
 
         So does a faster one that fails where the leader does not.
         """
-        lost = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
+        diverged = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
         faster = self.factor > leader.factor
         if faster and self.fails_unlike(leader):
             return True
-        return (lost or faster) and clearly_above(self.losses, leader.losses, AWAY)
+        return (diverged or faster) and clearly_above(self.losses, leader.losses, AWAY)
 
     def fails_unlike(self, other: Member) -> bool:
         """Say whether it fails and another one does not, as far as is known."""

@@ -70,16 +70,16 @@ def copied(value: Any) -> Any:
 
 
 def _refuse_other_weights(optimizer: torch.optim.Optimizer, gradient: TangentGradient) -> None:
-    known = {id(weight) for weight in gradient.network.parameters()}
-    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    if not held <= known:
+    network_ids = {id(weight) for weight in gradient.network.parameters()}
+    optimizer_ids = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not optimizer_ids <= network_ids:
         raise ConfigurationError(
             "Population, optimizer: expected weights of the gradient's network, got others too. Give "
             "those an optimiser of their own, or put both into one torch.nn.ModuleDict."
         )
     parameters = gradient.parameters
     for name, weight in zip(parameters.names, parameters.tensors, strict=True):
-        if id(weight) not in held:
+        if id(weight) not in optimizer_ids:
             raise ConfigurationError(
                 f"Population, optimizer: expected all weights that the gradient trains, got one without "
                 f"{name!r}: a second optimiser's steps would be lost where another member leads. Give it "
@@ -98,12 +98,12 @@ def _refuse_closure(optimizer: torch.optim.Optimizer) -> None:
 
 def _refuse_another_inside(optimizer: torch.optim.Optimizer) -> None:
     """Refuse one around another, whose memory is not in the `state` that members have copies of."""
-    seen, left = {id(optimizer)}, list(vars(optimizer).items())
-    while left:
-        name, value = left.pop()
-        if id(value) in seen:
+    visited, stack = {id(optimizer)}, list(vars(optimizer).items())
+    while stack:
+        name, value = stack.pop()
+        if id(value) in visited:
             continue
-        seen.add(id(value))
+        visited.add(id(value))
         if isinstance(value, torch.optim.Optimizer):
             inner = type(value).__name__
             raise ConfigurationError(
@@ -112,9 +112,9 @@ def _refuse_another_inside(optimizer: torch.optim.Optimizer) -> None:
                 f"what that remembers. Give the {inner} alone, or train at one rate."
             )
         if isinstance(value, Mapping):
-            left += [(name, one) for one in value.values()]
+            stack += [(name, one) for one in value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
-            left += [(name, one) for one in value]
+            stack += [(name, one) for one in value]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -43,12 +43,12 @@ class OwnState:
         Those that one evaluation should add to, as to a running mean, are not added to by each member.
         """
         trained = {id(tensor) for tensor in self._trained.values()}
-        rest = {name: w for name, w in self._network.named_parameters() if id(w) not in trained}
-        before = Snapshot(self._network, rest, Inside({}))
+        untrained = {name: w for name, w in self._network.named_parameters() if id(w) not in trained}
+        snapshot = Snapshot(self._network, untrained, Inside({}))
         try:
             yield
         finally:
-            before.restore(generators=False)
+            snapshot.restore(generators=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """A member's own of the network, by name, but for attributes."""
@@ -67,8 +67,8 @@ class OwnState:
 
     def shapes(self) -> dict[str, list[int]]:
         """Return the shapes of such tensors, without buffers that the network's state_dict leaves out."""
-        kept = {*self._trained, *self._network.state_dict()}
-        return {name: list(tensor.shape) for name, tensor in self.tensors().items() if name in kept}
+        saved_names = {*self._trained, *self._network.state_dict()}
+        return {name: list(tensor.shape) for name, tensor in self.tensors().items() if name in saved_names}
 
     def refuse_other(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Refuse a state of other tensors.
@@ -79,9 +79,9 @@ class OwnState:
         Raises:
             ConfigurationError: a name or a shape differs.
         """
-        own = self.shapes()
-        for name in {**own, **shapes}:
-            expected, got = own.get(name), shapes.get(name)
+        own_shapes = self.shapes()
+        for name in {**own_shapes, **shapes}:
+            expected, got = own_shapes.get(name), shapes.get(name)
             if expected != got:
                 wanted = f"no {name!r}" if expected is None else f"{name!r} of shape {tuple(expected)}"
                 came = "none" if got is None else f"one of shape {tuple(got)}"
@@ -114,12 +114,12 @@ class OwnState:
     @contextmanager
     def then_back(self) -> Iterator[None]:
         """A block in which network and optimiser may become any member's; they are as they were behind it."""
-        optimizer, before = self._optimizer, self.snapshot()
+        optimizer, snapshot = self._optimizer, self.snapshot()
         moments, groups = optimizer.state, optimizer.param_groups
         try:
             yield
         finally:
-            before.restore(generators=False)
+            snapshot.restore(generators=False)
             optimizer.state, optimizer.param_groups = moments, groups
 
     def saved(self, member: Member) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Population:
         if steps is not None:
             check_count("Population", "steps", steps)
         refuse_optimizer(optimizer, gradient)
-        self._gradient, self._optimizer, self._own = gradient, optimizer, OwnState(gradient, optimizer)
+        self._gradient, self._optimizer, self._own_state = gradient, optimizer, OwnState(gradient, optimizer)
         self.steps, self._fresh = steps, fresh
         self._planned, self._pace = steps, EACH if steps is None else UPDATES / max(1, steps - FEWEST)
         self._rates, self._rate = rates, min(rates, key=lambda member: abs(math.log(member.factor)))
@@ -175,7 +175,7 @@ class Population:
             TangentWarning: a member's objective raised; once.
         """
         leader = self._leader
-        leader.state, leader.moments = self._own.snapshot(), self._optimizer.state
+        leader.state, leader.moments = self._own_state.snapshot(), self._optimizer.state
         for member in self._members:
             if member.state is None:
                 member.state, member.moments = leader.state, copied(leader.moments)
@@ -183,14 +183,14 @@ class Population:
             return self._step(leader, batch)
         finally:
             self._window += 1
-            self._own.become(self._leader)
+            self._own_state.become(self._leader)
 
     def _step(self, leader: Member, batch: Batch) -> Tensor:
         at_surrogate = self.updates > 0 and self._rivalry.is_asked(self._window, self.steps)
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
         self.asked_leader = asked is leader
-        rows, lost = count_rows(batch), self._gradient.counts.lost
+        rows, lost_rows = count_rows(batch), self._gradient.counts.lost
         try:
             loss, added = self._ask(asked, batch, trial)
         except Exception as raised:
@@ -211,12 +211,12 @@ class Population:
         replays = self._gradient.replays()
         if not added:
             return loss
-        asked.was_asked(self._gradient.counts.lost - lost, rows)
+        asked.was_asked(self._gradient.counts.lost - lost_rows, rows)
         if not at_surrogate:
-            with self._own.at(asked):
-                before = without_weights(self._optimizer)
+            with self._own_state.at(asked):
+                groups = without_weights(self._optimizer)
                 self._optimizer.step()
-                refuse_state_in_groups(self._optimizer, before)
+                refuse_state_in_groups(self._optimizer, groups)
         if replays or at_surrogate:
             self._judge(asked, float(loss), trial)
         else:
@@ -229,12 +229,12 @@ class Population:
     def _ask(self, member: Member, batch: Batch, trial: bool) -> tuple[Tensor, bool]:
         """The loss that boxes give at a member's weights, and whether there is a gradient."""
         gradient = self._gradient
-        self._own.become(member)
+        self._own_state.become(member)
         foretold = math.nan if member is self._surrogate else self._foretold(batch)
         self._optimizer.zero_grad()
         with gradient.aside() if trial else nullcontext():
             loss = gradient.backward(batch)
-        member.state = self._own.snapshot()  # with what the pass did to buffers
+        member.state = self._own_state.snapshot()  # with what the pass did to buffers
         if member is not self._surrogate:
             self._rivalry = self._rivalry.saw(float(loss), foretold)
         groups = self._optimizer.param_groups
@@ -244,9 +244,9 @@ class Population:
         """The loss that models foretell before they learn from a batch; infinite where there is none."""
         if self.without is not None:
             return math.inf
-        before = self._own.snapshot()
+        snapshot = self._own_state.snapshot()
         try:
-            with torch.no_grad(), self._own.rest_kept():
+            with torch.no_grad(), self._own_state.rest_kept():
                 return float(self._gradient.through(batch).mean())
         except NoValuesError as error:
             self._see_no_values(error)
@@ -256,7 +256,7 @@ class Population:
                 raise
             return math.inf  # by values that a box never gives it may leave its domain
         finally:
-            before.restore()
+            snapshot.restore()
 
     def _see_no_values(self, error: NoValuesError) -> None:
         """Have no surrogate where a tangent will never have values; one that learns has none yet."""
@@ -271,11 +271,11 @@ class Population:
             loss: there.
             trial: whether that was a trial of the surrogate.
         """
-        surrogate, others = self._surrogate, [rate for rate in self._rates if rate is not asked]
+        surrogate, other_rates = self._surrogate, [rate for rate in self._rates if rate is not asked]
         losses = {id(asked): loss}
         most = self._rivalry.most if asked is surrogate else math.inf
         step_to = -math.inf if trial else most
-        losses |= {id(rate): self._aside(rate, partial(self._take_window, step_to)) for rate in others}
+        losses |= {id(rate): self._aside(rate, partial(self._take_window, step_to)) for rate in other_rates}
         if self.without is None and asked is not surrogate:
             losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, -math.inf))
         of_rate = losses[id(self._rate)]
@@ -289,8 +289,8 @@ class Population:
                     member.saw(losses[id(member)])
             self._choose()
         if asked is surrogate:
-            own = math.inf if surrogate.fails_unlike(self._rate) else loss
-            self._rivalry = self._rivalry.after(self._window, own, of_rate)
+            surrogate_loss = math.inf if surrogate.fails_unlike(self._rate) else loss
+            self._rivalry = self._rivalry.after(self._window, surrogate_loss, of_rate)
         if self._leads and not surrogate.fails_unlike(self._rate):
             for rate in self._others():
                 if len(rate.losses) >= FEWEST and clearly_above(rate.losses, surrogate.losses, AWAY):
@@ -320,21 +320,21 @@ class Population:
         for rate in self._others():
             if math.isinf(self._aside(rate, partial(self._train, replays))):
                 rate.losses = [*rate.losses[:-1], math.inf]
-        with self._own.at(self._rate):
+        with self._own_state.at(self._rate):
             self._train(replays)
 
     def _imagine(self) -> None:
         """Let the surrogate take its steps, so many at a time that it ends them converged."""
         if self.without is not None or self._window < FEWEST:
             return
-        left = math.inf if self.steps is None else self.steps - self._window
+        windows_left = math.inf if self.steps is None else self.steps - self._window
         pace = self._pace
         if self._planned is not None and self.steps is not None and self.steps > self._planned:
             pace *= max(1, self._planned - FEWEST) / max(
                 1, self.steps - FEWEST
             )  # of a training that has grown
-        self._owed += pace if left > 0 else EACH
-        if self._owed < BURST and left != 1:
+        self._owed += pace if windows_left > 0 else EACH
+        if self._owed < BURST and windows_left != 1:
             return
         count, self._owed = int(self._owed), self._owed % 1
         self._aside(self._surrogate, partial(self._follow_models, count))
@@ -397,12 +397,12 @@ class Population:
     def state_dict(self) -> dict[str, Any]:
         """All members, for a checkpoint; network, gradient and optimiser have states of their own."""
         saved = []
-        with self._own.then_back():
+        with self._own_state.then_back():
             for member in self._members:
                 part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
                 part["lost"] = list(member.lost)
                 if member.state is not None and member is not self._leader:
-                    part |= self._own.saved(member)
+                    part |= self._own_state.saved(member)
                 saved.append(part)
         return {
             "members": saved,
@@ -412,7 +412,7 @@ class Population:
             "owed": self._owed,
             "without": self.without,
             "optimizer": type(self._optimizer).__name__,
-            "shapes": self._own.shapes(),
+            "shapes": self._own_state.shapes(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -429,11 +429,11 @@ class Population:
         saved, surrogate = (parts, []) if state["without"] is not None else (parts[:-1], parts[-1:])
         factors = [part["factor"] for part in saved]
         refuse_other_run("Population", settings, {**state, "factors": factors})
-        self._own.refuse_other(state["shapes"])
+        self._own_state.refuse_other(state["shapes"])
         now = self._optimizer.state_dict()
-        with self._own.then_back():
+        with self._own_state.then_back():
             rates, surrogates = (
-                [self._own.loaded(part, now) for part in some] for some in (saved, surrogate)
+                [self._own_state.loaded(part, now) for part in some] for some in (saved, surrogate)
             )
         rate, owed, counts = rates[state["rate"]], state["owed"], state["counts"]
         self._rivalry = Rivalry(**state["rivalry"])
@@ -464,14 +464,14 @@ class Population:
         Far from the boxes' own rows an objective may leave its domain, which ends no training. A spent budget
         or a lack of memory ends it.
         """
-        before = member.state, copied(member.moments)
+        backup = member.state, copied(member.moments)
         try:
-            with self._own.rest_kept(), self._own.at(member), self._gradient.aside():
+            with self._own_state.rest_kept(), self._own_state.at(member), self._gradient.aside():
                 return work()
         except Exception as raised:
             if not self._goes_on(raised):
                 raise
-            member.state, member.moments = before
+            member.state, member.moments = backup
             self._say_lost(member, raised)
             return math.inf
 
@@ -513,5 +513,5 @@ def _cause(raised: Exception) -> BaseException:
 
 def _unfit(gradient: TangentGradient) -> str | None:
     """Why no network can be trained through a gradient's tangents alone, in words; None where one can."""
-    kept = [tangent for tangent in gradient.tangents if not tangent.replayed]
-    return f"nothing is replayed with {kept[0]!r}" if kept else unanswerable(gradient.boxes)
+    unreplayed = [tangent for tangent in gradient.tangents if not tangent.replayed]
+    return f"nothing is replayed with {unreplayed[0]!r}" if unreplayed else unanswerable(gradient.boxes)

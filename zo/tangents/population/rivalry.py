@@ -75,8 +75,8 @@ class Rivalry:
             foretold: the loss that models foretold before they learned from the window.
         """
         gaps = (*self.foretold, _gap(foretold, loss))[-COMPARED:]
-        seen = replace(self, foretold=gaps, usual=(*self.usual, loss)[-COMPARED:])
-        return replace(seen, holds=seen.believed and len(self.asked) < FEWEST)
+        new = replace(self, foretold=gaps, usual=(*self.usual, loss)[-COMPARED:])
+        return replace(new, holds=new.believed and len(self.asked) < FEWEST)
 
     @property
     def most(self) -> float:
@@ -87,7 +87,7 @@ class Rivalry:
     def score(self) -> float:
         """The mean log-ratio of the rate's loss to the surrogate's, bounded; recent rows count most."""
         weights = [FADES**age for age in reversed(range(len(self.asked)))]
-        gaps = [w * _gap(rate, own) for w, (own, rate) in zip(weights, self.asked, strict=True)]
+        gaps = [w * _gap(rate, loss) for w, (loss, rate) in zip(weights, self.asked, strict=True)]
         return sum(gaps) / sum(weights)
 
     def after(self, window: int, loss: float, rate: float) -> Rivalry:

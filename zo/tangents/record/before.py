@@ -86,9 +86,9 @@ def values_before(
 def goes_on_from(calls: Sequence[RecordedCall], boxes: Boxes, number: int) -> int | None:
     """The number of the call that one goes on from: the last of its box, whose answer it is asked."""
     call = calls[number]
-    before = next((n for n in range(number - 1, -1, -1) if calls[n].box == call.box), None)
-    goes_on = before is not None and _goes_on(boxes[call.box], calls[before], call)
-    return before if goes_on else None
+    predecessor = next((n for n in range(number - 1, -1, -1) if calls[n].box == call.box), None)
+    goes_on = predecessor is not None and _goes_on(boxes[call.box], calls[predecessor], call)
+    return predecessor if goes_on else None
 
 
 def _goes_on(box: BlackBoxFunction, before: RecordedCall, call: RecordedCall) -> bool:
@@ -104,18 +104,18 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def numbers_before(found: Sequence[int | None], number: int, lags: Lags) -> tuple[int, ...]:
+def numbers_before(predecessors: Sequence[int | None], number: int, lags: Lags) -> tuple[int, ...]:
     """The numbers of the calls so many before one; none where a run has begun since.
 
     Args:
-        found: for each call the one that it goes on from, see `goes_on_from`.
+        predecessors: for each call the one that it goes on from, see `goes_on_from`.
         number: the number of the call.
         lags: how many calls before.
     """
     chain: list[int] = []
     at: int | None = number
     while len(chain) < max(lags):
-        at = found[at]
+        at = predecessors[at]
         if at is None:
             return ()
         chain.append(at)
@@ -132,19 +132,19 @@ def remembering(calls: Sequence[RecordedCall], boxes: Boxes, memory: Memory) -> 
     """
     if not memory:
         return list(calls)
-    found = [goes_on_from(calls, boxes, n) if c.box in memory else None for n, c in enumerate(calls)]
-    shown = list(calls)
+    predecessors = [goes_on_from(calls, boxes, n) if c.box in memory else None for n, c in enumerate(calls)]
+    new_calls = list(calls)
     for place, lags in memory.items():
-        own = [number for number, call in enumerate(calls) if call.box == place]
+        call_numbers = [number for number, call in enumerate(calls) if call.box == place]
         of_next: Tensor | None = None
-        for number in reversed(own):
-            numbers = numbers_before(found, number, lags)
+        for number in reversed(call_numbers):
+            numbers = numbers_before(predecessors, number, lags)
             call, box = calls[number], boxes[place]
             if numbers:
-                earlier = [calls[before].inputs for before in numbers]
+                earlier = [calls[n].inputs for n in numbers]
                 of_next = values_before(box, lags, call.inputs, earlier)
             values = of_next
             if values is None or len(values) != len(call.inputs[0]):
                 values = values_before(box, lags, call.inputs, [call.inputs] * len(lags))
-            shown[number] = replace(call, before=Before(lags, numbers, values))
-    return shown
+            new_calls[number] = replace(call, before=Before(lags, numbers, values))
+    return new_calls

@@ -62,8 +62,8 @@ class RecordedCall:
             count: how many rows the batch has. A call has several rows for each of them where it has further
                 leading axes; where it has others, it stays.
         """
-        per_row, rest = divmod(len(self.inputs[0]), count)
-        if rest:
+        per_row, remainder = divmod(len(self.inputs[0]), count)
+        if remainder:
             return self
         rows = rows.to(self.inputs[0].device)
         places = (rows[:, None] * per_row + torch.arange(per_row, device=rows.device)).flatten()
@@ -131,8 +131,8 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
 
 def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
     """Say whether each row of a call belongs to a live row of the batch; all do where counts do not match."""
-    per_row, rest = divmod(len(rows), len(alive))
-    if rest:
+    per_row, remainder = divmod(len(rows), len(alive))
+    if remainder:
         return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     return alive.to(rows.device).repeat_interleave(per_row)
 

@@ -115,7 +115,7 @@ def record(step: Step, boxes: Sequence[BlackBoxFunction], dither: Dither, memory
     recorder = Recorder(boxes, dither)
     with recorder.recording():
         losses = unmoved_losses(step, Snapshot(step.network))
-    return with_calls(Recorded(losses, remembering(recorder.seen, boxes, memory), recorder.rows), boxes)
+    return with_calls(Recorded(losses, remembering(recorder.calls, boxes, memory), recorder.rows), boxes)
 
 
 class Recorder:
@@ -127,13 +127,13 @@ class Recorder:
 
     Attributes:
         rows: how many rows the calls had.
-        seen: the calls, in their order.
+        calls: the calls, in their order.
         places: the places of the boxes, by identity.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
         self.rows = 0
-        self.seen: list[RecordedCall] = []
+        self.calls: list[RecordedCall] = []
         self.places = {id(box): place for place, box in enumerate(boxes)}
         self._dither = dither
         self._dithers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, arrays of earlier calls
@@ -148,7 +148,7 @@ class Recorder:
         """Return the box's answer, and keep it."""
         if id(box) not in self.places or not has_rows(arrays):
             return box.call(*arrays)
-        number, place = len(self.seen), self.places[id(box)]
+        number, place = len(self.calls), self.places[id(box)]
         dither = self._added(number, place, box, arrays)
         arguments = arrays
         if dither:
@@ -175,7 +175,7 @@ class Recorder:
                     for y, part in zip(outputs, call.hidden, strict=True)
                 )
         self.rows += len(call.inputs[0])
-        self.seen.append(call)
+        self.calls.append(call)
         # An objective that takes a derivative itself would take this answer for a constant.
         result = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
         return result if isinstance(answer, tuple) else result[0]
@@ -186,11 +186,11 @@ class Recorder:
             return ()
         inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
         draw = self._dither.added(number, place, box.inputs, inputs)
-        before = [self._dithers.get(id(array)) for array in arrays]
+        earlier_dithers = [self._dithers.get(id(array)) for array in arrays]
         parts = tuple(
-            earlier[1] if earlier is not None and _is_within(spec, x, earlier[1]) else own
-            for earlier, own, spec, x in zip(
-                before, draw or (None,) * len(arrays), box.inputs, inputs, strict=True
+            earlier[1] if earlier is not None and _is_within(spec, x, earlier[1]) else new
+            for earlier, new, spec, x in zip(
+                earlier_dithers, draw or (None,) * len(arrays), box.inputs, inputs, strict=True
             )
         )
         self._dithers |= {

@@ -51,8 +51,8 @@ class Units:
         # a mask would be waited for at each use
         alive = torch.cat([pairs.alive for pairs in calls]).nonzero(as_tuple=True)
         y = torch.cat([pairs.y for pairs in calls])[alive]
-        before = self._last.to(y) if len(y) == 1 and len(self._last) else y[:0]
-        self._running.take(_variation(torch.cat([before, y])))
+        last_row = self._last.to(y) if len(y) == 1 and len(self._last) else y[:0]
+        self._running.take(_variation(torch.cat([last_row, y])))
         self._last = y[-1:].clone() if len(y) else self._last
         return self.as_before(calls)
 
@@ -89,10 +89,10 @@ class _Running:
         self._steps += present
         weight = 1 / self._steps.clamp(min=1, max=AGE)
         self._mean = torch.where(present, self._mean + weight * (size.log() - self._mean), self._mean)
-        before = self._steps > 0
+        has_unit = self._steps > 0
         too_far = (self._mean - self.scale.log()).abs() > TOO_FAR  # infinitely, where it was zero
-        if bool((before & too_far).any()):
-            self.scale = torch.where(before, self._mean.exp(), 0.0)
+        if bool((has_unit & too_far).any()):
+            self.scale = torch.where(has_unit, self._mean.exp(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps.clone(), "mean": self._mean.clone(), "scale": self.scale.clone()}

@@ -144,8 +144,8 @@ def plain(window: Window) -> dict[str, Any]:
 def window_of(state: dict[str, Any]) -> Window:
     """Rebuild a window from the output of `plain`."""
     calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in state["calls"])
-    rest = state["losses"], state["survived"]
-    return Window(state["step"], state["batch"], calls, tuple(state["units"]), *rest)
+    by_row = state["losses"], state["survived"]
+    return Window(state["step"], state["batch"], calls, tuple(state["units"]), *by_row)
 
 
 def without_failed(
@@ -189,8 +189,8 @@ def _refuse_lists(batch: Batch, rows: int) -> None:
                 "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
                 "batch."
             )
-        for each in sequence:
-            map_tensors(look, each, _LISTS)
+        for entry in sequence:
+            map_tensors(look, entry, _LISTS)
         return sequence
 
     map_tensors(look, batch, _LISTS)

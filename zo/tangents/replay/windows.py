@@ -86,9 +86,9 @@ class _Rate:
         """Say whether the losses of new windows are clearly higher than those of the windows before."""
         if len(self.real) < 2 * COMPARED:
             return False
-        before, now = self.real[:COMPARED], self.real[COMPARED:]
-        error = math.sqrt((variance(before) + variance(now)) / COMPARED)
-        return fmean(now) - fmean(before) > max(CLOSE, SURE * error)
+        past, now = self.real[:COMPARED], self.real[COMPARED:]
+        error = math.sqrt((variance(past) + variance(now)) / COMPARED)
+        return fmean(now) - fmean(past) > max(CLOSE, SURE * error)
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
@@ -229,11 +229,11 @@ class Windows:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """A block whose replays leave no trace: neither in what is trusted nor in what is drawn next."""
-        before, self._rate = self._rate, copy.deepcopy(self._rate)
+        rate, self._rate = self._rate, copy.deepcopy(self._rate)
         try:
             yield
         finally:
-            self._rate = before
+            self._rate = rate
 
     def _calls(self) -> list[int]:
         """Return the distinct numbers of calls in the windows, sorted."""

@@ -58,11 +58,11 @@ class Accumulation:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """A block behind which the next gradients are compared with what they were before it."""
-        before, self._clipping = self._clipping, copy.copy(self._clipping)
+        clipping, self._clipping = self._clipping, copy.copy(self._clipping)
         try:
             yield
         finally:
-            self._clipping = before
+            self._clipping = clipping
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths of the last steps' gradients."""

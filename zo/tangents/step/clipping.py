@@ -76,11 +76,11 @@ class Clipping:
         Returns:
             A warning where the bound is raised.
         """
-        before = self.multiple
-        if before is None or not self._lengths:
+        bound = self.multiple
+        if bound is None or not self._lengths:
             return None
         length, usual = length_of(gradients), median(self._lengths)
-        share = min(1.0, before * usual / length) if length else 1.0
+        share = min(1.0, bound * usual / length) if length else 1.0
         self._cut_off = self._cut_off.with_step(_sketch(gradients), share)
         if share == 1.0 or not self._cut_off.goes_one_way:
             return None
@@ -88,7 +88,7 @@ class Clipping:
         return Notice(
             f"raised to {self._raised:g}",
             f"Step {step + 1}: expected what is cut off of long gradients to go anywhere, but shortened to "
-            f"{before:.3g} times the median length (clip) they lose more than is kept, all in one direction: "
+            f"{bound:.3g} times the median length (clip) they lose more than is kept, all in one direction: "
             "rows of a rare kind, or of large weights, hardly counted. From now on they may be "
             f"{self._raised:.3g} times as long. To let all rows count from the first step on take "
             "Limits(clip=None).",
@@ -196,11 +196,11 @@ class _CutOff(NamedTuple):
 
     def with_step(self, gradient: Tensor, share: float) -> _CutOff:
         """Return the sums with a further gradient and the share of it that is kept."""
-        rest = (1 - share) * gradient
-        if len(self.cut) != len(rest):  # none yet, or that of a network with other layers unfrozen
-            return _CutOff(gradient - rest, rest, float(rest.square().sum()))
-        squares = FADING**2 * self.squares + float(rest.square().sum())
-        return _CutOff(FADING * self.kept + gradient - rest, FADING * self.cut + rest, squares)
+        cut_part = (1 - share) * gradient
+        if len(self.cut) != len(cut_part):  # none yet, or that of a network with other layers unfrozen
+            return _CutOff(gradient - cut_part, cut_part, float(cut_part.square().sum()))
+        squares = FADING**2 * self.squares + float(cut_part.square().sum())
+        return _CutOff(FADING * self.kept + gradient - cut_part, FADING * self.cut + cut_part, squares)
 
     @property
     def goes_one_way(self) -> bool:

@@ -30,7 +30,7 @@ from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, record
 from zo.tangents.record.window import Window, without_failed
-from zo.tangents.step import checks
+from zo.tangents.step import refusals
 from zo.tangents.step.growth import grown
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.tangent import Linearised
@@ -88,29 +88,29 @@ class Evaluations:
             dither: the dither of the boxes' inputs.
             memory: the lags of boxes whose calls show earlier ones, by the box's place.
         """
-        before = Snapshot(step.network)
+        start = Snapshot(step.network)
         if step.number == 0:
             warn_of_batch(step.batch)
-        with _undone(before):
-            yield self._with_or_without(step, dither, before, memory)
+        with _undone(start):
+            yield self._with_or_without(step, dither, start, memory)
 
-    def _with_or_without(self, step: Step, dither: Dither, before: Snapshot, memory: Memory) -> Evaluation:
+    def _with_or_without(self, step: Step, dither: Dither, start: Snapshot, memory: Memory) -> Evaluation:
         """Run the base; once more without the dither if that leaves no row, or ends a call that may not fail.
 
         Our own additions to the user's queries never end a training.
         """
-        asked = self._rows_asked()
+        earlier_rows = self._rows_asked()
         try:
-            evaluation = self._base(step, dither, before, memory)
+            evaluation = self._base(step, dither, start, memory)
             if not evaluation.spoilt:
                 return evaluation
             refused, spent = "no row of the batch had a finite loss.", evaluation.rows
         except RowFailedError as error:
             if not dither:
                 raise
-            refused, spent = str(error), self._rows_asked() - asked
-        before.restore()
-        return self._base(step, Dither(), before, memory, refused, spent)
+            refused, spent = str(error), self._rows_asked() - earlier_rows
+        start.restore()
+        return self._base(step, Dither(), start, memory, refused, spent)
 
     def _base(
         self,
@@ -127,7 +127,7 @@ class Evaluations:
                 recorded, live = record(step, self.boxes, dither, memory), None
             else:
                 live = Live(step, self.boxes, dither, memory)
-                recorded = live.seen
+                recorded = live.recorded
         return Evaluation(self, step, recorded, causes, before, dither, live, refused, spent)
 
     def _rows_asked(self) -> int:
@@ -144,13 +144,13 @@ class Evaluations:
         Raises:
             TangentError, ObjectiveError, ParameterError: as `TangentGradient.backward`.
         """
-        step, before = self.step(batch, number=0), Snapshot(self._settings.network)
+        step, start = self.step(batch, number=0), Snapshot(self._settings.network)
         try:
             with noted() as causes:
                 recorded = record(step, self.boxes, Dither(), {})
         finally:
-            before.restore()  # running statistics, and what is drawn in the first step
-        return Evaluation(self, step, recorded, causes, before, Dither())
+            start.restore()  # running statistics, and what is drawn in the first step
+        return Evaluation(self, step, recorded, causes, start, Dither())
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, and the boxes' arrays."""
@@ -177,7 +177,7 @@ class Evaluation:
         step: the step, with the user's batch.
         recorded: the recorded calls of the boxes.
         causes: the reasons why rows failed, as far as boxes gave them.
-        before: the network before the evaluation.
+        start: the network before the evaluation.
         dither: the dither of the boxes' inputs.
         live: the graph, where there is one.
         refused: why a dither was left out, since it left no row; empty where none was left out.
@@ -201,7 +201,7 @@ class Evaluation:
         step: Step,
         recorded: Recorded,
         causes: Sequence[FailedRow],
-        before: Snapshot,
+        start: Snapshot,
         dither: Dither,
         live: Live | None = None,
         refused: str = "",
@@ -209,7 +209,7 @@ class Evaluation:
     ) -> None:
         self.step, self.causes, self.refused = step, causes, refused
         self.dither, self.boxes, self._turns = dither, evaluations.boxes, evaluations.turns
-        self._before, self._live = before, live
+        self._start, self._live = start, live
         self.survived = recorded.losses.isfinite()
         self.rows, self.losses, self.recorded = recorded.rows + spent, recorded.losses, recorded.calls
         self.cut: list[str] = []
@@ -268,7 +268,7 @@ class Evaluation:
         number, boxes = self.step.number, self.boxes
         self.refuse_none_left(number)
         if self._live is not None and not self.survived.all():
-            self._before.restore()
+            self._start.restore()
             self._live = None
         calls = self.calls  # from now on nobody writes to them, nor to the batch
         if number == 0:
@@ -294,11 +294,11 @@ class Evaluation:
         else:
             back = WayBack(*self._live.gradients(at_calls), False, self._live.reached)
         self._turns.look()
-        checks.refuse_dependent_rows(back.loss, self.losses, self.survived)
+        refusals.refuse_dependent_rows(back.loss, self.losses, self.survived)
         far = () if self.outlying is None else self.outlying.calls
-        found = StepGradient(self.step, self.boxes, window, at_calls, back, self._before)
-        checks.refuse_not_finite(back.gradients, errors, far, number, lambda: grown(found))
-        return found
+        gradient = StepGradient(self.step, self.boxes, window, at_calls, back, self._start)
+        refusals.refuse_not_finite(back.gradients, errors, far, number, lambda: grown(gradient))
+        return gradient
 
 
 @contextmanager

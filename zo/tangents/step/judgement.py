@@ -79,7 +79,7 @@ class Judgement:
             gradient = self._without_unknown(gradient)
         if not self.waits and evaluation.dither and self.watch.checks(number):
             excited, window = self._stand_ins.excited, gradient.window
-            without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
+            without = undithered(gradient.step, self._boxes, excited, window, gradient.start)
             self.excitation.saw_losses(gradient.back.loss, without)
         return gradient
 
@@ -189,12 +189,12 @@ class Judgement:
         if not isinstance(dither, Drawn):
             return []
         window = gradient.window
-        found = self._stand_ins.look_back(
+        notices = self._stand_ins.look_back(
             window.calls, gradient.pairs, dither.predicted, window.survived, gradient.step.number
         )
-        for place in found:
+        for place in notices:
             self.excitation.begin_again(place, self._stand_ins.memory[place])
-        return list(found.values())
+        return list(notices.values())
 
     def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""

@@ -10,8 +10,8 @@ from blackbox.notices import Notices
 from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
 from zo.tangents.assumptions.cut import inputs_notice, inputs_without_gradient, outputs_notice
 from zo.tangents.playback.step_gradient import StepGradient
-from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.refusals import saw_one_row
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch
 
@@ -66,7 +66,7 @@ class StepOutcome:
         if self.unidentified or (self.zero and (cut or inputs)):
             notices.settle("zero")  # these say more of it
         if self.zero and not self.excited:
-            one = checks.saw_one_row(tangents, window.calls, pairs)
+            one = saw_one_row(tangents, window.calls, pairs)
             if number or not one:  # of one row a model knows no derivative yet
                 why = ONE_ROW + CUT if one else CUT
                 notices.say(zero_notice(number, self.gradient.gradients[0], why))

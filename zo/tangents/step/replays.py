@@ -16,7 +16,7 @@ from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.playback.anchored import anchored
 from zo.tangents.record.window import Window, plain, window_of
 from zo.tangents.replay.windows import Windows, unreadable
-from zo.tangents.step import checks
+from zo.tangents.step import refusals
 from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
@@ -35,13 +35,13 @@ class Replays:
 
     Attributes:
         windows: the windows that are kept.
-        kept: whether windows are kept.
+        keeps_windows: whether windows are kept.
     """
 
     def __init__(self, settings: GradientSettings, stand_ins: StandIns, notices: Notices) -> None:
         self._boxes, self._stand_ins, self._notices = settings.boxes, stand_ins, notices
         self.windows = Windows(settings.limits.replays, settings.limits.max_age, notices)
-        self.kept = False
+        self.keeps_windows = False
         self._newest: Window | None = None  # until they are
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
 
@@ -50,15 +50,15 @@ class Replays:
         if not len(window.places):
             return
         window = replace(window, calls=tuple(call.plain() for call in window.calls))
-        if self.kept:
+        if self.keeps_windows:
             self.windows.add(window)
         else:
             self._newest = window
 
     def allowed(self) -> int:
         """Return how many replays may follow the last step; from now on windows are kept."""
-        if not self.kept:
-            self.kept = True
+        if not self.keeps_windows:
+            self.keeps_windows = True
             if self._newest is not None:
                 self.windows.add(self._newest)
                 self._newest = None
@@ -106,7 +106,7 @@ class Replays:
         try:
             losses, gradients = anchored(step, self._boxes, self._stand_ins.excited, window)
         except Exception as error:
-            checks.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
+            refusals.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
             raise
         losses = losses[window.survived]
         self.windows.replayed(losses, window.losses[window.survived])
@@ -116,7 +116,7 @@ class Replays:
 
     def metrics(self) -> dict[str, float]:
         """Return the number of replays allowed, of windows, and of their bytes; empty where none are kept."""
-        if not self.kept:
+        if not self.keeps_windows:
             return {}
         return {
             "tangent_replays": self.allowed(),
@@ -135,7 +135,7 @@ class Replays:
         newest = self._newest
         unkept = newest is None or steps > 1 or any(unreadable(newest.batch))
         return {
-            "windows": self.windows.state_dict() if self.kept else None,
+            "windows": self.windows.state_dict() if self.keeps_windows else None,
             "newest": None if unkept or newest is None else plain(newest),
         }
 
@@ -143,8 +143,8 @@ class Replays:
         """Go on where `state_dict` was taken."""
         newest = state["newest"]
         self._newest = None if newest is None else window_of(newest)
-        self.kept = state["windows"] is not None
-        if self.kept:
+        self.keeps_windows = state["windows"] is not None
+        if self.keeps_windows:
             self.windows.load_state_dict(state["windows"])
 
     def keep_within(self, most_bytes: int) -> None:

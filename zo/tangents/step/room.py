@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zo.tangents.models.rows import MOST_BYTES as MOST_OF_ROWS
-from zo.tangents.replay.memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
+from zo.tangents.replay.available_memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
 from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
 
 

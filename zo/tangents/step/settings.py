@@ -159,6 +159,6 @@ def _tangents(
             f"{tangent!r}. Such as zo.tangents.GridTangent()."
         )
     tangents = tuple(copy.deepcopy(entry) for entry in entries)
-    for own, box in zip(tangents, boxes, strict=True):
-        own.check_box(box)
+    for box_tangent, box in zip(tangents, boxes, strict=True):
+        box_tangent.check_box(box)
     return tangents

@@ -17,12 +17,12 @@ from zo.tangents.evidence.outliers import Outliers, Outlying, outlying
 from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
 from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.gain import Excited
-from zo.tangents.excitation.memory import Memory, may_remember
+from zo.tangents.excitation.hidden_memory import Memory, may_remember
 from zo.tangents.record.before import Lags
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.units import Units
-from zo.tangents.step import checks
+from zo.tangents.step import refusals
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
 
@@ -60,7 +60,7 @@ class StandIns:
         self.outlying: Outlying | None = None
         self.errors: list[float | None] = []
         self.error: float | None = None
-        self._before: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
+        self._backups: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
         for place in self.memory:  # of boxes that say what they go by
             self._take_over(place)
 
@@ -87,7 +87,7 @@ class StandIns:
         Returns:
             The tangent at each call after that, in the units of its box.
         """
-        self._before = {}
+        self._backups = {}
         squares: list[Squares | None] = [None] * len(pairs)
         at_calls: dict[int, Linearised] = {}
         farthest = 0.0
@@ -96,14 +96,14 @@ class StandIns:
         ):
             numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
-                asked = [pairs[number] for number in numbers]
-                kept, by_call, off = predict(tangent, asked, units, outliers, rows)
-                if any(map(_absurd, by_call, kept)):
+                box_pairs = [pairs[number] for number in numbers]
+                inliers, by_call, off = predict(tangent, box_pairs, units, outliers, rows)
+                if any(map(_absurd, by_call, inliers)):
                     parts = tangent, self.excited[box], outliers
-                    self._before[box] = [deepcopy(part.state_dict()) for part in parts]
-                learn(tangent, kept, outliers)
+                    self._backups[box] = [deepcopy(part.state_dict()) for part in parts]
+                learn(tangent, inliers, outliers)
                 farthest = max(farthest, off)
-                at_calls |= dict(zip(numbers, self.excited[box].at_each(kept), strict=True))
+                at_calls |= dict(zip(numbers, self.excited[box].at_each(inliers), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
         self.errors = [relative_error([of_call]) for of_call in squares]
@@ -115,7 +115,7 @@ class StandIns:
     @property
     def memory(self) -> dict[int, Lags]:
         """The lags of the boxes whose calls show earlier ones, by the boxes' places."""
-        return {place: each.lags for place, each in enumerate(self._memories) if each.in_use}
+        return {place: memory.lags for place, memory in enumerate(self._memories) if memory.in_use}
 
     def look_back(
         self,
@@ -162,12 +162,12 @@ class StandIns:
 
     def unlearn(self) -> None:
         """Have the tangents forget the step that was taken in last, where its answers seemed absurd."""
-        for box, states in self._before.items():
+        for box, states in self._backups.items():
             parts = self.tangents[box], self.excited[box], self.outliers[box]
             for part, state in zip(parts, states, strict=True):
                 part.load_state_dict(state)
             self.tangents[box].brought = False
-        self._before = {}
+        self._backups = {}
 
     def refuse_prefit(self, steps: int) -> None:
         """Refuse `prefit` where it cannot be.
@@ -179,7 +179,7 @@ class StandIns:
             ConfigurationError: the number is out of range, or a tangent does not learn.
         """
         check_count("TangentGradient.prefit", "steps", steps)
-        checks.refuse_unlearned(self.tangents)
+        refusals.refuse_unlearned(self.tangents)
 
     def see(self, evaluation: Evaluation) -> set[int]:
         """Show boxes' answers to the tangents before the first step; return the places of these boxes."""
@@ -234,8 +234,8 @@ class StandIns:
         Raises:
             ConfigurationError: it is.
         """
-        own, theirs = (", ".join(kinds) for kinds in (self._kinds, state["kinds"]))
-        refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": theirs})
+        own_kinds, theirs = (", ".join(kinds) for kinds in (self._kinds, state["kinds"]))
+        refuse_other_run("TangentGradient", {"tangents": own_kinds}, {"tangents": theirs})
 
     def state_dict(self) -> dict[str, Any]:
         """Save what was learned, and the units."""

@@ -147,11 +147,11 @@ class TrustWatch:
             if words.stuck_name(verdict.state) not in self._notices.said:
                 self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
             return
-        done = next(filter(None, (tuple(remedy()) for remedy in remedies)), ())
-        if not done:
+        actions = next(filter(None, (tuple(remedy()) for remedy in remedies)), ())
+        if not actions:
             self._notices.say(words.stuck(self.terms, step, verdict))
             return
-        self._notices.say(words.begun(self.terms, step, verdict, done, self._control()))
+        self._notices.say(words.begun(self.terms, step, verdict, actions, self._control()))
         self.state = verdict.state.mended()
 
     def _control(self) -> str:

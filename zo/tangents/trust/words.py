@@ -33,14 +33,14 @@ def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator
     reason = check.reason
     if check.flat is not None and state.flat:
         every = terms.limits.check_every
-        rest = f", and there is a check in every {RARELY * every} steps alone" if every else ""
+        clause = f", and there is a check in every {RARELY * every} steps alone" if every else ""
         student = "" if "StudentTangent" in terms.kinds else " Take a StudentTangent, for its values."
         yield _notice(
             "flat",
             f"{at}expected a box that answers a little otherwise where its input is moved a little, got the "
             f"very same answers in {check.flat:.0%} of the rows: it is constant in pieces, as trees, tables, "
             "labels and rounded outputs are. What is asked beside training's own rows shows nothing of "
-            f"it{rest}.{student} Whether the tangent's slopes are of use only a held-out "
+            f"it{clause}.{student} Whether the tangent's slopes are of use only a held-out "
             f"loss says ({HELD_OUT}).",
         )
     if isinstance(reason, FewDigits):
@@ -100,8 +100,8 @@ def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator
 
 def lost_at_the_end(step: int, verdict: TrustVerdict, control: str) -> Notice:
     """Trust is lost in the last step, in which no remedy would do anything."""
-    rest = "This is the last step, so nothing is done about it: judge the weights by held-out data."
-    return _notice("last step", f"{_broken(step, verdict)}. {rest}{control}")
+    remark = "This is the last step, so nothing is done about it: judge the weights by held-out data."
+    return _notice("last step", f"{_broken(step, verdict)}. {remark}{control}")
 
 
 def begun(terms: TrustTerms, step: int, verdict: TrustVerdict, done: Sequence[str], control: str) -> Notice:
@@ -158,10 +158,10 @@ def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
     risk, most = "Training may be worse than none", 2 - terms.limits.thresholds.agreement
     if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
         risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
-    other = "prefit the tangent on more of the box's answers, or take another kind"
+    choice = "prefit the tangent on more of the box's answers, or take another kind"
     return (
         f"{risk}, and tangents have nothing left to try: watch a held-out loss ({HELD_OUT}), and stop where "
         "it rises. Or move the network less in a step; "
-        f"{other if terms.learns else 'take a tangent that learns'}; or take another method: LossGradient "
+        f"{choice if terms.learns else 'take a tangent that learns'}; or take another method: LossGradient "
         "with sparse coordinates (sparse-cge), or the gradient that is cut at the boxes (no-gradient)."
     )

@@ -41,13 +41,13 @@ class ClassifierBox:
         Raises:
             DataError: it is another shape.
         """
-        wanted = self.box.inputs[0].shape
-        if shape == wanted or (len(wanted) == 1 and math.prod(shape) == wanted[0]):
+        box_shape = self.box.inputs[0].shape
+        if shape == box_shape or (len(box_shape) == 1 and math.prod(shape) == box_shape[0]):
             return
         mend = "The number of channels is the first size."
-        if len(wanted) == 3 and shape == (*wanted[1:], wanted[0]):
+        if len(box_shape) == 3 and shape == (*box_shape[1:], box_shape[0]):
             mend = "The channels look to be last: try images.permute(0, 3, 1, 2)."
-        raise DataError(f"{self.box!r}, images: expected {wanted} each, got {shape}. {mend}")
+        raise DataError(f"{self.box!r}, images: expected {box_shape} each, got {shape}. {mend}")
 
     def labels(self, rows: Tensor) -> Tensor:
         """Ask the box: `(rows, ...)` to `(rows,)` of int64, the class or `FAILED`.
@@ -132,19 +132,19 @@ def plan(box: BlackBoxFunction, images: int, queries: int) -> str:
         BudgetError: they do not fit into the rest of a `Budgeted` in the stack, even if every answer that a
             `Cached` keeps served.
     """
-    left, cached_answers = [], 0
+    rows_left, cached_answers = [], 0
     inner = box
     while isinstance(inner, Wrapper):
         if isinstance(inner, Budgeted):
-            left.append(inner.rows_left)
+            rows_left.append(inner.rows_left)
         if isinstance(inner, Cached):
             cached_answers += inner.rows_kept()
         inner = inner.box
     words = f"Certifying {counted(images, 'image')} takes {counted(queries, 'query')}"
     if cached_answers:
         words += f"; the cache keeps {cached_answers:,} answers of this box, those among them cost nothing"
-    if left:
-        budget = min(left)
+    if rows_left:
+        budget = min(rows_left)
         if queries - cached_answers > budget:
             raise BudgetError(
                 f"{box!r}: expected a plan of at most {budget + cached_answers:,} queries, got {queries:,} "

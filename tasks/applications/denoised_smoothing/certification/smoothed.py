@@ -167,35 +167,35 @@ class SmoothedClassifier:
         truth = [-1] * len(images) if labels is None else labels.tolist()
         table = None if file is None else CertificateFile(file)
         record = self._record(images, settings) | ({"of": of} if of else {})
-        done = {} if table is None else {one.idx: one for one in table.open(record)}
-        for index, one in done.items():
+        certificates = {} if table is None else {one.idx: one for one in table.open(record)}
+        for index, one in certificates.items():
             if one.label != truth[index]:
                 raise DataError(
                     f"{file}, idx {index}: expected label {truth[index]}, got {one.label}. The table is of "
                     "other data: give another file."
                 )
         if answers is not None and table is not None and group.rank() == 0:  # its table has all counts
-            answers.recalled.add(table.counted(done.values()))
+            answers.recalled.add(table.counted(certificates.values()))
         tally = RowTally([self.box])
-        self.plan(len(images) - len(done), n0, n)
-        if len(done) < len(images) and (warning := settings.cap_warning()):
+        self.plan(len(images) - len(certificates), n0, n)
+        if len(certificates) < len(images) and (warning := settings.cap_warning()):
             warn(warning, UserWarning)
         for index, (image, label) in enumerate(zip(images, truth, strict=True)):
-            if index in done:
+            if index in certificates:
                 continue
             ledger_before, recalled = tally.copy(), Ledger() if answers is None else answers.recalled.copy()
             with torch.no_grad():
-                done[index] = certify_image(self._base, image, index, label, settings)
-            refuse_failed(index, done[index].failed, done[index].queries, max_failed)
+                certificates[index] = certify_image(self._base, image, index, label, settings)
+            refuse_failed(index, certificates[index].failed, certificates[index].queries, max_failed)
             if table is not None:
-                spent = tally.since(ledger_before)
-                spent.add(Ledger() if answers is None else answers.recalled.since(recalled))
-                table.append(done[index], everywhere(spent))
+                ledger = tally.since(ledger_before)
+                ledger.add(Ledger() if answers is None else answers.recalled.since(recalled))
+                table.append(certificates[index], everywhere(ledger))
             if answers is not None:
                 answers.end()
             if after is not None:
-                after(done[index])
-        return [done[index] for index in range(len(images))]
+                after(certificates[index])
+        return [certificates[index] for index in range(len(images))]
 
     def plan(self, images: int, n0: int = 100, n: int = 100_000) -> str:
         """Describe the queries that certifying so many images takes, if the budget allows them.

@@ -67,10 +67,12 @@ def _train(network: nn.Module, images: int, steps: int, folder: Path | None) -> 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
     path = None if folder is None else folder / f"shapes-classifier-{_version(images, steps)}.pt"
     state = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    done, pace = _left(path, state), Pace()
-    pixels, labels = kept_shapes(images, SEED, folder) if done < steps else (torch.empty(0), torch.empty(0))
+    steps_done, pace = _left(path, state), Pace()
+    pixels, labels = torch.empty(0), torch.empty(0)
+    if steps_done < steps:
+        pixels, labels = kept_shapes(images, SEED, folder)
     with torch.enable_grad():
-        for step in range(done, steps):
+        for step in range(steps_done, steps):
             index = torch.randint(len(labels), (BATCH,))
             loss = functional.cross_entropy(network(pixels[index].float() / 255), labels[index])
             optimizer.zero_grad()

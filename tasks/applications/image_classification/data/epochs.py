@@ -37,7 +37,7 @@ class Epochs:
     ) -> None:
         self.part, self.normalisation, self.augmentation = part, normalisation, augmentation
         self.size = size
-        self._drawn: tuple[Key, Tensor, Tensor] | None = None  # of an epoch: order, draws
+        self._last_epoch: tuple[Key, Tensor, Tensor] | None = None  # of an epoch: order, draws
 
     @property
     def steps(self) -> int:
@@ -54,12 +54,12 @@ class Epochs:
         return self.normalisation(pixels), self.part.labels[which]
 
     def _of_epoch(self, key: Key) -> tuple[Tensor, Tensor]:
-        if self._drawn is None or self._drawn[0] != key:
+        if self._last_epoch is None or self._last_epoch[0] != key:
             device = self.part.labels.device
             order = torch.randperm(len(self.part), generator=key.generator(_ORDER))
             draws = self.augmentation.draw(len(self.part), key.generator(_AUGMENTATION))
-            self._drawn = key, order.to(device), draws.to(device)
-        return self._drawn[1], self._drawn[2]
+            self._last_epoch = key, order.to(device), draws.to(device)
+        return self._last_epoch[1], self._last_epoch[2]
 
 
 @dataclass(frozen=True)

@@ -100,16 +100,16 @@ def load(
         parts = hold_out(every, train, validation, test, seed=seed)
     else:
         if name == "shapes":
-            drawn = Images(*kept_shapes(train + validation, _TRAIN_SEED, folder))
+            pool = Images(*kept_shapes(train + validation, _TRAIN_SEED, folder))
             held_out = Images(*kept_shapes(test, _TEST_SEED, folder))
         else:
-            drawn, held_out = cifar.read(cifar.SOURCES[name], folder)
+            pool, held_out = cifar.read(cifar.SOURCES[name], folder)
         if not 1 <= test <= len(held_out):
             raise ConfigurationError(
                 f"expected 1 to {len(held_out):,} test images, got {test:,}. Ask for fewer."
             )
         parts = [
-            *hold_out(drawn, train, validation, seed=seed),
+            *hold_out(pool, train, validation, seed=seed),
             Images(held_out.pixels[:test], held_out.labels[:test]),
         ]
     first, second, third = (part.to(device) for part in parts)

@@ -84,8 +84,8 @@ def resnet(
     Raises:
         ConfigurationError: the depth is not 6n + 2.
     """
-    blocks, rest = divmod(depth - 2, 2 * STAGES)
-    if blocks < 1 or rest:
+    blocks, remainder = divmod(depth - 2, 2 * STAGES)
+    if blocks < 1 or remainder:
         below = max(blocks, 1) * 2 * STAGES + 2
         raise ConfigurationError(
             f"resnet, depth: expected 6n + 2 (8, 14, 20, 26, ...), got {depth}. "
@@ -98,10 +98,10 @@ def resnet(
     ]
     channels = width
     for stage in range(STAGES):
-        after = width * 2**stage
+        out_channels = width * 2**stage
         for block in range(blocks):
-            layers.append(BasicBlock(channels, after, stride=2 if stage and not block else 1))
-            channels = after
+            layers.append(BasicBlock(channels, out_channels, stride=2 if stage and not block else 1))
+            channels = out_channels
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     he(network)
     return network
@@ -151,11 +151,11 @@ def vgg(classes: int = 10, image_shape: ImageShape = RGB, *, width: int = VGG_WI
     channels, size = image_shape[0], min(image_shape[1:])
     parts: list[nn.Module] = []
     for stage in range(STAGES):
-        after = width * 2**stage
+        out_channels = width * 2**stage
         for _ in range(2):
-            convolution = nn.Conv2d(channels, after, 3, padding=1, bias=False)
-            parts += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
-            channels = after
+            convolution = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+            parts += [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]
+            channels = out_channels
         if size >= 2:
             parts.append(nn.MaxPool2d(2))
         size //= 2

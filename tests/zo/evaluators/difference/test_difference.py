@@ -18,7 +18,7 @@ from zo.estimators import Coordinates
 from zo.evaluators import Loop, Stacked, Step
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.evaluator import LARGE
-from zo.evaluators.difference.registry import RULES
+from zo.evaluators.difference.rule_registry import RULES
 from zo.evaluators.difference.tape_mode import NotReadable
 from zo.evaluators.state import Snapshot
 

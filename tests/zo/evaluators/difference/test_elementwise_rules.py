@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.zo.evaluators.difference.exact import change, elementwise
 from zo.evaluators import Moved
 from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.difference.registry import RULES, TapedCall
+from zo.evaluators.difference.rule_registry import RULES, TapedCall
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 X = [0.0, 1e-30, 1e-7, -1e-7, 0.3, -0.5, 1.0, -1.0, 2.9, -3.0, 3.0, 5.999, 6.0, 6.5, -20.0, 30.0, -30.0]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, elementwise, exact, rounded
 from zo.evaluators import Moved
-from zo.evaluators.difference.registry import RULES, TapedCall
+from zo.evaluators.difference.rule_registry import RULES, TapedCall
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 TINY = 1e-8

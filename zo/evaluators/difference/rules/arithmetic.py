@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Moved, OneChannel, aligned, total
-from zo.evaluators.difference.registry import Argument, TapedCall, by_channel, named, register
+from zo.evaluators.difference.rule_registry import Argument, TapedCall, by_channel, named, register
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, TapedCall, named, register
+from zo.evaluators.difference.rule_registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 

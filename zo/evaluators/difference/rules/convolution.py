@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.registry import Argument, TapedCall, named, register
+from zo.evaluators.difference.rule_registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
 from zo.evaluators.point_rules import Kernel
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.registry import Argument, TapedCall, named, register
+from zo.evaluators.difference.rule_registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from zo.batches import leaves, map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, TapedCall, has_apart, has_rows, named, register
+from zo.evaluators.difference.rule_registry import Argument, TapedCall, has_apart, has_rows, named, register
 from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 
@@ -19,8 +19,8 @@ def linear_change(call: TapedCall, *args: Argument, **kwargs: Argument) -> Argum
         return subtracted(call, *args, **kwargs)  # an index is among them, in which nothing is linear
 
     def function(*changes: Tensor) -> Argument:
-        left = list(changes)
-        filled = map_tensors(lambda moved: left.pop(0), (args, kwargs), kind=Moved)
+        queue = list(changes)
+        filled = map_tensors(lambda moved: queue.pop(0), (args, kwargs), kind=Moved)
         return call.function(*filled[0], **filled[1])
 
     return per_variant(function, *(item.change for item in moved))

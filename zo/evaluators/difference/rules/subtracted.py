@@ -16,7 +16,7 @@ from torch.func import vmap
 
 from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import (
+from zo.evaluators.difference.rule_registry import (
     Argument,
     TapedCall,
     any_tensor,
@@ -44,8 +44,8 @@ def subtracted(call: TapedCall, *args: Argument, **kwargs: Argument) -> Argument
     args, kwargs = map_tensors(wide, (args, kwargs), kind=(Tensor, Moved))
 
     def function(*values: Tensor) -> Argument:
-        left = iter(values)
-        moved_args, moved_kwargs = map_tensors(lambda _: next(left), (args, kwargs), kind=Moved)
+        queue = iter(values)
+        moved_args, moved_kwargs = map_tensors(lambda _: next(queue), (args, kwargs), kind=Moved)
         return call.function(*moved_args, **moved_kwargs)
 
     bases = tensors(call.output)

@@ -53,7 +53,7 @@ class EquationTerms:
         longest = max(self.space)
         along = [torch.fft.fftfreq(n, dtype=torch.float64) for n in self.space[:-1]]
         along.append(torch.fft.rfftfreq(self.space[-1], dtype=torch.float64))
-        waves = torch.meshgrid(*(longest * each for each in along), indexing="ij")
+        waves = torch.meshgrid(*(longest * frequencies for frequencies in along), indexing="ij")
         share = torch.meshgrid(*along, indexing="ij")  # of the waves of a cell
         square = torch.stack([wave.square() for wave in waves]).sum(0)
         inverse = torch.where(square > 0, -1 / square.clamp_min(1e-30), 0.0)
@@ -61,22 +61,22 @@ class EquationTerms:
         # the highest mode's sine is not on the grid, so it has no derivative
         slopes = [1j * wave * (part.abs() < 0.5) for wave, part in zip(waves, share, strict=True)]
         second = [a * b for a, b in itertools.combinations_with_replacement(slopes, 2)]
-        apart = [each * inverse for each in second[:-1]]  # with the last one they add up to one
-        nonlocal_ones = [inverse, *(slope * inverse for slope in slopes), *apart]
+        projections = [operator * inverse for operator in second[:-1]]  # with the last one they add up to one
+        nonlocal_ones = [inverse, *(slope * inverse for slope in slopes), *projections]
         third = [-square * slope for slope in slopes]
         linear = [one, *slopes, *second, *third, square.square(), *nonlocal_ones]
         factors = [one, *slopes] if self.outer else [one, *slopes, *second, *nonlocal_ones]
-        products = [one, *apart] if self.outer else [one]
+        products = [one, *projections] if self.outer else [one]
         if self.reaction:
             linear, factors, products = [one, *slopes, *second], [one], [one]
-        kept = one
+        mask = one
         if self.dealiased:
             within = [part.abs() < 1 / 3 for part in share]
             if self.early:
                 within = [3 * n * part.abs() < n - 2.5 for n, part in zip(self.space, share, strict=True)]
-            kept = torch.stack([each.double() for each in within]).prod(0)
-        several = [torch.stack([each + 0j for each in kind]) for kind in (linear, factors, products)]
-        return several[0], several[1], several[2], kept
+            mask = torch.stack([part.double() for part in within]).prod(0)
+        several = [torch.stack([operator + 0j for operator in kind]) for kind in (linear, factors, products)]
+        return several[0], several[1], several[2], mask
 
     @cached_property
     def pairs(self) -> tuple[Tensor, Tensor]:
@@ -84,8 +84,8 @@ class EquationTerms:
         moving = self.channels * len(self._operators[1])
         fields = moving + self.others + 1
         both = itertools.combinations_with_replacement(range(fields), 2)
-        kept = [pair for pair in both if pair[0] >= moving or pair[1] < fields - 1]
-        first, second = zip(*kept, strict=True)
+        places = [pair for pair in both if pair[0] >= moving or pair[1] < fields - 1]
+        first, second = zip(*places, strict=True)
         return torch.tensor(first), torch.tensor(second)
 
     @cached_property
@@ -113,17 +113,17 @@ class EquationTerms:
 
     def fields(self, x: Tensor, others: Tensor) -> Tensor:
         """Return the fields that are multiplied with each other, `(rows, fields, *space)`."""
-        _, factors, _, kept = self._operators
-        modes = self.modes(x)[:, :, None] * (factors * kept).to(x.dtype.to_complex())
+        _, factors, _, mask = self._operators
+        modes = self.modes(x)[:, :, None] * (factors * mask).to(x.dtype.to_complex())
         moving = self.back(modes).flatten(1, 2)
         return torch.cat([moving, others.to(x), torch.ones_like(x[:, :1])], dim=1)
 
     def projected(self, products: Tensor) -> Tensor:
         """Products `(rows, operators, n, *space)`, each under its own operator; one for all where it is 1."""
-        _, _, operators, kept = self._operators
+        _, _, operators, mask = self._operators
         if not self.outer and not self.dealiased:
             return products
-        return self.back(self.modes(products) * (operators * kept)[:, None].to(products.dtype.to_complex()))
+        return self.back(self.modes(products) * (operators * mask)[:, None].to(products.dtype.to_complex()))
 
     def linear(self, x: Tensor) -> Tensor:
         """The linear terms, `(rows, channels x operators, *space)`."""
@@ -158,16 +158,16 @@ class EquationTerms:
         linear, _, operators, _ = self._operators
         first, second = self.pairs
         fields = int(second.max()) + 1
-        rest = coefficients[self.channels * len(linear) :]
-        twos, threes = rest.split([len(operators) * len(first), self.triples.shape[1]])
+        nonlinear = coefficients[self.channels * len(linear) :]
+        twos, threes = nonlinear.split([len(operators) * len(first), self.triples.shape[1]])
         twos = twos.reshape(len(operators), len(first), -1).movedim(-1, 1)
-        found = coefficients.new_zeros(len(operators), self.channels, *[fields] * self.degree)
+        tensor = coefficients.new_zeros(len(operators), self.channels, *[fields] * self.degree)
         if self.degree == 2:
-            found[:, :, first, second] = twos
+            tensor[:, :, first, second] = twos
         else:
-            found[:, :, first, second, fields - 1] = twos
-            found[(slice(None), slice(None), *self.triples)] = threes.T
-        return found
+            tensor[:, :, first, second, fields - 1] = twos
+            tensor[(slice(None), slice(None), *self.triples)] = threes.T
+        return tensor
 
     @property
     def degree(self) -> int:
@@ -240,13 +240,13 @@ class Equation:
         if key in self._parts:
             return self._parts[key]
         with torch.inference_mode(False), torch.no_grad():  # they serve other modes as well
-            _, factors, operators, kept = self.terms._operators
+            _, factors, operators, mask = self.terms._operators
             complex_, products = x.dtype.to_complex(), self.terms.products(self.coefficients)
-            whole = bool((kept == 1).all())
+            whole = bool((mask == 1).all())
             self._parts[key] = _Parts(
                 self._half.to(x.device, complex_),
-                None if whole and len(factors) == 1 else (factors * kept).to(x.device, complex_),
-                None if whole and len(operators) == 1 else (operators * kept)[:, None].to(x.device, complex_),
+                None if whole and len(factors) == 1 else (factors * mask).to(x.device, complex_),
+                None if whole and len(operators) == 1 else (operators * mask)[:, None].to(x.device, complex_),
                 products.to(x).reshape(-1, products.shape[-1]),
             )
         return self._parts[key]
@@ -325,8 +325,8 @@ def _squares(terms: Tensor, wanted: Tensor) -> Tensor:
     columns = columns / scale
     gram = columns.T @ columns
     gram.diagonal().add_(RIDGE * len(columns))
-    found = torch.linalg.solve(gram, columns.T @ wanted.movedim(1, -1).flatten(0, -2))
-    return found / scale[:, None]
+    solution = torch.linalg.solve(gram, columns.T @ wanted.movedim(1, -1).flatten(0, -2))
+    return solution / scale[:, None]
 
 
 def forms(

@@ -86,7 +86,7 @@ class EquationTangent(ValueTangent):
         super()._forget(window)
         self._equation: Equation | None = None
         self._error, self._scale = math.inf, 1.0
-        self._fitted, self._compared = 0, 0  # rows ever seen at the last fit, and where forms were compared
+        self._rows_at_fit, self._rows_at_comparison = 0, 0  # ever seen, at the last ones
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -94,9 +94,9 @@ class EquationTangent(ValueTangent):
         if self._equation is None:
             return {}
         terms = self._equation.terms
-        found: dict[str, Any] = {"outer": terms.outer, "dealiased": terms.dealiased, "terms": terms.count}
-        found |= {name: True for name in ("early", "reaction") if getattr(terms, name)}
-        return found | {"error": self._error}
+        figures: dict[str, Any] = {"outer": terms.outer, "dealiased": terms.dealiased, "terms": terms.count}
+        figures |= {name: True for name in ("early", "reaction") if getattr(terms, name)}
+        return figures | {"error": self._error}
 
     @property
     def knows(self) -> bool:
@@ -118,26 +118,26 @@ class EquationTangent(ValueTangent):
         as soon as it is hopeless.
         """
         self._lessons += 1
-        seen = self._window.seen
-        if self.knows and NEWER * (seen - self._fitted) < min(seen, self._window.most):
+        count = self._window.seen
+        if self.knows and NEWER * (count - self._rows_at_fit) < min(count, self._window.most):
             return
-        before, best = self._equation, None
-        if before is not None:
-            best = self._best([(before.terms, before.steps)], before.coefficients)
+        previous, best = self._equation, None
+        if previous is not None:
+            best = self._best([(previous.terms, previous.steps)], previous.coefficients)
         if (
             best is None
             or best[1] > HOPELESS >= self._error
-            or (self._error > POOR and seen >= AGAIN * self._compared)
+            or (self._error > POOR and count >= AGAIN * self._rows_at_comparison)
         ):
             best = self._compared_anew() or best
-            self._compared = seen
+            self._rows_at_comparison = count
         if best is None:
             raise TangentError(
                 f"{self!r}: expected rows from which an equation's flow stays finite, got none of its forms. "
                 "Take zo.tangents.GridTangent."
             )
         self._equation, self._error = best
-        self._fitted = seen
+        self._rows_at_fit = count
 
     def _compared_anew(self) -> tuple[Equation, float] | None:
         """Choose among all forms anew; those that cut waves earlier are tried if the others leave much."""
@@ -163,9 +163,9 @@ class EquationTangent(ValueTangent):
             z, others, y = (column.double().cpu() for column in self._window.spread(rows))
             x, static = self._parts(z, others)
             rounds = FIRST if start is None else LATER
-            found = fitted(terms, x, self._grid(y), static, steps, start, rounds)
-            if math.isfinite(found[1]) and (best is None or found[1] < CLEARLY * best[1]):
-                best = found
+            fit = fitted(terms, x, self._grid(y), static, steps, start, rounds)
+            if math.isfinite(fit[1]) and (best is None or fit[1] < CLEARLY * best[1]):
+                best = fit
         return best
 
     def _grid(self, numbers: Tensor) -> Tensor:
@@ -179,13 +179,13 @@ class EquationTangent(ValueTangent):
         following = set(sources(self._form.inputs, self._form.outputs))
         shapes = [spec.shape for spec in self._form.inputs]
         pieces = z.split([math.prod(shape) for shape in shapes], dim=1)
-        rest = [piece for place, piece in enumerate(pieces) if place not in following]
-        kept = tuple(shape for place, shape in enumerate(shapes) if place not in following)
-        static = Lattice((*kept, *self._form.others), space)
+        static_pieces = [piece for place, piece in enumerate(pieces) if place not in following]
+        static_shapes = tuple(shape for place, shape in enumerate(shapes) if place not in following)
+        static = Lattice((*static_shapes, *self._form.others), space)
         if not static.shapes:
             fields = z.new_zeros(len(z), 0, *space)
         else:
-            fields = static.joined(torch.cat([*rest, others], 1))
+            fields = static.joined(torch.cat([*static_pieces, others], 1))
         return self._grid(self._form.followed(z)), fields
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
@@ -204,12 +204,12 @@ class EquationTangent(ValueTangent):
         """The equation, and the rows that the next one is fitted to."""
         if not self._form:
             return {"form": None}
-        found, equation = None, self._equation
+        entry, equation = None, self._equation
         if equation is not None:
             t = equation.terms
-            found = (t.outer, t.dealiased, t.early, t.reaction), equation.steps, equation.coefficients.clone()
-        at = self._error, self._scale, self._fitted, self._compared
-        return self.kept() | {"equation": found, "fitted": at}
+            entry = (t.outer, t.dealiased, t.early, t.reaction), equation.steps, equation.coefficients.clone()
+        at = self._error, self._scale, self._rows_at_fit, self._rows_at_comparison
+        return self.kept() | {"equation": entry, "fitted": at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -217,7 +217,7 @@ class EquationTangent(ValueTangent):
             self._forget(self._window.rows)
             return
         self.load_kept(state)
-        self._error, self._scale, self._fitted, self._compared = state["fitted"]
+        self._error, self._scale, self._rows_at_fit, self._rows_at_comparison = state["fitted"]
         self._equation = None
         if state["equation"] is not None:
             kind, steps, coefficients = state["equation"]
@@ -261,9 +261,9 @@ def _sizes(form: Form) -> tuple[tuple[int, ...], int, int]:
     """Cells along each axis, channels of the state, and of all other inputs."""
     space = refuse_no_grid("EquationTangent", form.outputs, form.inputs)
     following = set(sources(form.inputs, form.outputs))
-    kept = tuple(spec.shape for place, spec in enumerate(form.inputs) if place not in following)
+    static_shapes = tuple(spec.shape for place, spec in enumerate(form.inputs) if place not in following)
     outputs = Lattice(tuple(spec.shape for spec in form.outputs), space)
-    return space, outputs.channels, Lattice((*kept, *form.others), space).channels
+    return space, outputs.channels, Lattice((*static_shapes, *form.others), space).channels
 
 
 def refuse_no_state(form: Form) -> None:

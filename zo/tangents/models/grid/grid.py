@@ -121,7 +121,7 @@ class GridTangent(NetworkTangent):
         units = tuple(
             torch.cat(both) if others.shape[1] else both[0] for both in zip(inputs, context, strict=True)
         )
-        fields, apart = (
+        fields, context_fields = (
             Lattice(shapes, space)
             for shapes in (tuple(spec.shape for spec in self._form.inputs), self._form.others)
         )
@@ -137,16 +137,16 @@ class GridTangent(NetworkTangent):
                 around.append(cells)
                 within.append(cells[halo : halo + edge])
                 inside.append((cells >= 0) & (cells < length))
-            x, there = fields.cropped(z[row], around)
+            x, valid = fields.cropped(z[row], around)
             if others.shape[1]:
-                more, also = apart.cropped(others[row], around)
-                x, there = torch.cat([x, more]), torch.cat([there, also])
+                more, also = context_fields.cropped(others[row], around)
+                x, valid = torch.cat([x, more]), torch.cat([valid, also])
             on_grid = _every(inside)
-            patches.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
-            target, there = lattice_out.cropped(y[row], within)
+            patches.append(torch.where(valid & on_grid, _standard(x, *units), 0.0))
+            target, valid = lattice_out.cropped(y[row], within)
             start = self._carried_on(fields.cropped(z[row], within)[0])
             targets.append(_standard(target - start, *change))
-            weights.append(there)
+            weights.append(valid)
             places.append(around)
             insides.append(on_grid)
         dtype = self._dtype()

@@ -73,18 +73,18 @@ class GridNetwork(Passes):
         axis = self.convolve.channels
         first, seen_first = self._of_all(self.products, x)
         straight, bent, factor = _parts(first, axis)
-        other = torch.cat([straight, functional.silu(bent)], dim=axis)
-        product = other * factor
+        activation = torch.cat([straight, functional.silu(bent)], dim=axis)
+        product = activation * factor
         inner, seen_product = self.convolve(product, self.bend.weight, self.bend.bias)
         layer = product + functional.silu(inner)
         answer, patches = self._of_all(self.linear, x)
         more, seen_hidden = self.convolve(layer, self.last.weight)
         seen_of_weights = product, seen_first, seen_product, layer, seen_hidden, patches
-        return answer + more, (bent, factor, other, inner, None, seen_of_weights)
+        return answer + more, (bent, factor, activation, inner, None, seen_of_weights)
 
     def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
         """The gradient by the channels in, or by the kernels."""
-        bent, factor, other, inner, turned, *rest = tape
+        bent, factor, activation, inner, turned, *seen_of_weights = tape
         convolve, axis = self.convolve, self.convolve.channels
         last, bend = self.last.weight, self.bend.weight
         if slopes is None:
@@ -93,7 +93,7 @@ class GridNetwork(Passes):
             of_bend = bent_back(of_hidden, inner)
             of_product = of_hidden + convolve.back(of_bend, bend, turned[1])
         else:
-            ((product, _, seen_product, layer, seen_hidden, _),) = rest
+            ((product, _, seen_product, layer, seen_hidden, _),) = seen_of_weights
             of_hidden = convolve.back_to_both(layer, seen_hidden, cotangent, last, slopes["last.weight"])
             of_bend = bent_back(of_hidden, inner)
             of_product = of_hidden + convolve.back_to_both(
@@ -101,16 +101,16 @@ class GridNetwork(Passes):
             )
             convolve.to_bias(of_bend, slopes["bend.bias"])
         of_straight, of_bent = (of_product * factor).chunk(2, dim=axis)
-        of_first = torch.cat([of_straight, bent_back(of_bent, bent), of_product * other], dim=axis)
+        of_first = torch.cat([of_straight, bent_back(of_bent, bent), of_product * activation], dim=axis)
         if slopes is None:
             *_, products, linear = self._kernels_back()
             of_products = convolve.back(of_first, products, turned[2])
             return of_products + convolve.back(cotangent, linear, turned[3])
-        ((_, seen_first, _, _, _, seen),) = rest
+        ((_, seen_first, _, _, _, patches),) = seen_of_weights
         if self.places is not None:
             slopes["places"].zero_()
         self._weights_of_all("products", seen_first, of_first, slopes)
-        self._weights_of_all("linear", seen, cotangent, slopes)
+        self._weights_of_all("linear", patches, cotangent, slopes)
         return None
 
     def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
@@ -130,13 +130,15 @@ class GridNetwork(Passes):
 
     def pushed(self, tape: Tape, change: Tensor) -> Tensor:
         """Return the change of the output channels, by the derivative."""
-        bent, factor, other, inner, *_ = tape
+        bent, factor, activation, inner, *_ = tape
         convolve, axis = self.convolve, self.convolve.channels
         row_channels = slice(self.on_grid.channels)
         straight, of_bent, of_factor = _parts(
             convolve(change, self.products.weight[:, row_channels])[0], axis
         )
-        of_product = torch.cat([straight, bent_back(of_bent, bent)], dim=axis) * factor + other * of_factor
+        of_product = (
+            torch.cat([straight, bent_back(of_bent, bent)], dim=axis) * factor + activation * of_factor
+        )
         layer = of_product + bent_back(convolve(of_product, self.bend.weight)[0], inner)
         return convolve(change, self.linear.weight[:, row_channels])[0] + convolve(layer, self.last.weight)[0]
 

@@ -37,8 +37,8 @@ def measure(
         The reach, and whether the ends of each axis meet.
     """
     narrow = max(1, min(2, *(n // 2 for n in (4, *grid.shape[2:]))))
-    known = narrow if reach is None or _features(grid, reach) > MOST_FEATURES else reach
-    ends = _ends(grid, change, known) if periodic is None else tuple(periodic)
+    reach_for_ends = narrow if reach is None or _features(grid, reach) > MOST_FEATURES else reach
+    ends = _ends(grid, change, reach_for_ends) if periodic is None else tuple(periodic)
     if reach is not None:
         return reach, ends
     radius = _reach(grid, change, ends)

@@ -151,8 +151,8 @@ class StencilTangent(ValueTangent):
         _, lattice_out = lattices("StencilTangent", self._form)
         cells = math.prod(lattice_out.space)
         later = self._sums is not None
-        apart = -(-len(z) // max(ROWS[later], SAMPLES[later] // cells))
-        z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
+        stride = -(-len(z) // max(ROWS[later], SAMPLES[later] // cells))
+        z, others, y = (column[self._lessons % stride :: stride] for column in (z, others, y))
         every = -(-len(z) * cells // SAMPLES[later])  # of all cells of these rows, one in so many
         error = standard(y - self.carried(z), self._moments[3])
         target = lattice_out.joined(error).movedim(1, -1)
@@ -269,8 +269,8 @@ def _fewest(channels: int, degree: int, reach: int, shape: tuple[tuple[int, int]
     """Features that there are at least: all places of one factor, or products that one at a corner begins."""
     count = channels * (2 * reach + 1) ** axes
     for order in range(2, degree + 1):
-        apart, around = (min(distance, reach) for distance in shape[order - 2])
-        factors = channels * (apart + 1) ** axes
+        span, around = (min(distance, reach) for distance in shape[order - 2])
+        factors = channels * (span + 1) ** axes
         count = max(count, math.comb(factors + order - 2, order - 1) * (2 * around + 1) ** axes)
     return count
 
@@ -304,9 +304,9 @@ class _Features:
         channels = tuple(n for n, cells in enumerate(by_cell) if cells)
         products: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in channels]
         for order in range(2, degree + 1):
-            apart, around = shape[order - 2]
-            apart, around = min(apart, reach), min(around, reach)
-            places = list(itertools.product(range(apart + 1), repeat=axes))
+            span, around = shape[order - 2]
+            span, around = min(span, reach), min(around, reach)
+            places = list(itertools.product(range(span + 1), repeat=axes))
             factors = [(n, place) for n in channels for place in places]
             for product in itertools.combinations_with_replacement(factors, order):
                 # of products that are one another's shifts that which lies nearest to the corner

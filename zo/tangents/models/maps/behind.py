@@ -93,28 +93,28 @@ class MapBehind:
             rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
             parts = zip(z.split(rows), others.split(rows), strict=True)
             answers = torch.cat([model(*part) for part in parts])
-        fitted = self.fitted
+        output_map = self.fitted
         if waves is None:
-            fitted = fitted if isinstance(fitted, OutputMap) else OutputMap()
-        elif isinstance(fitted, SpectralMap):
-            fitted.waves = waves
+            output_map = output_map if isinstance(output_map, OutputMap) else OutputMap()
+        elif isinstance(output_map, SpectralMap):
+            output_map.waves = waves
         else:
-            fitted = SpectralMap(waves)
-        new, self.fitted, self.due = fitted is not self.fitted, fitted, again
-        alone = fitted.fit(answers, y, unit, new or lessons < CHOSEN_AGAIN)
+            output_map = SpectralMap(waves)
+        new, self.fitted, self.due = output_map is not self.fitted, output_map, again
+        alone = output_map.fit(answers, y, unit, new or lessons < CHOSEN_AGAIN)
         self.alone = not new and self.alone if alone is None else alone
 
     def state_dict(self) -> dict[str, Any]:
         """The map, whether it is in use, and when it is due."""
-        fitted = None if self.fitted is None else self.fitted.state_dict()
-        return {"fitted": fitted, "alone": self.alone, "due": self.due}
+        entry = None if self.fitted is None else self.fitted.state_dict()
+        return {"fitted": entry, "alone": self.alone, "due": self.due}
 
     def load_state_dict(self, state: dict[str, Any], form: Form, device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        self.due, self.alone, kept, self.fitted = state["due"], state["alone"], state["fitted"], None
-        if kept is not None:
-            self.fitted = SpectralMap(_waves(form, *kept["ends"])) if "matrix" in kept else OutputMap()
-            self.fitted.load_state_dict(kept, device)
+        self.due, self.alone, entry, self.fitted = state["due"], state["alone"], state["fitted"], None
+        if entry is not None:
+            self.fitted = SpectralMap(_waves(form, *entry["ends"])) if "matrix" in entry else OutputMap()
+            self.fitted.load_state_dict(entry, device)
 
 
 def _waves_of(form: Form, ends: Sequence[bool], window: RowWindow, unit: Tensor) -> Waves | None:

@@ -122,25 +122,25 @@ class Lattice:
         Returns:
             `(channels, *cells)`, and which of them are there, bool.
         """
-        grids, there = [], []
+        grids, masks = [], []
         for shape, array in zip(
             self.shapes, row.split([math.prod(shape) for shape in self.shapes]), strict=True
         ):
             lengths = tuple(map(len, cells))
             if not self.on_grid(shape):
                 grids.append(array.reshape(-1, *[1] * len(cells)).expand(-1, *lengths))
-                there.append(torch.ones_like(grids[-1], dtype=torch.bool))
+                masks.append(torch.ones_like(grids[-1], dtype=torch.bool))
                 continue
             extent = shape[len(shape) - len(self.space) :]
             grid = array.reshape(-1, *extent)
             inside = torch.ones(lengths, dtype=torch.bool, device=row.device)
-            for axis, (length, asked) in enumerate(zip(extent, cells, strict=True)):
-                grid = grid.index_select(axis + 1, asked.clamp(0, length - 1))
-                valid = (asked >= 0) & (asked < length)
+            for axis, (length, places) in enumerate(zip(extent, cells, strict=True)):
+                grid = grid.index_select(axis + 1, places.clamp(0, length - 1))
+                valid = (places >= 0) & (places < length)
                 inside = inside & valid.reshape([-1 if n == axis else 1 for n in range(len(cells))])
             grids.append(grid)
-            there.append(inside.expand(len(grid), *lengths))
-        return torch.cat(grids), torch.cat(there)
+            masks.append(inside.expand(len(grid), *lengths))
+        return torch.cat(grids), torch.cat(masks)
 
     def channels_of(self, shape: Shape) -> int:
         """Count the channels of an array of that shape: off the grid each of its numbers is one."""
@@ -193,8 +193,8 @@ def _spaces(outputs: Sequence[ArraySpec]) -> list[Shape]:
 
 def _has_channels(spec: ArraySpec, space: Shape) -> bool:
     """Say whether an array is `(channels, *space)`."""
-    apart = spec.layout is None or len(spec.shape) != len(space) + 1
-    return not apart and Lattice((spec.shape,), space).on_grid(spec.shape)
+    lacks_channels = spec.layout is None or len(spec.shape) != len(space) + 1
+    return not lacks_channels and Lattice((spec.shape,), space).on_grid(spec.shape)
 
 
 def refuse_no_grid(who: str, outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec]) -> Shape:

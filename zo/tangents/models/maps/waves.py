@@ -45,8 +45,8 @@ class Waves:
 
     def of(self, grid: Tensor) -> Tensor:
         """`(rows, channels, *space)` to `(rows, channels, *waves)`, complex if any ends meet."""
-        for axis, (there, _) in self._bases.items():
-            grid = _along(grid, there.to(grid), axis)
+        for axis, (to_waves, _) in self._bases.items():
+            grid = _along(grid, to_waves.to(grid), axis)
         return torch.fft.rfftn(grid, dim=self._meeting) if self._meeting else grid
 
     def back(self, waves: Tensor) -> Tensor:
@@ -86,11 +86,11 @@ class Waves:
         places, zero, lacks = [], [], torch.zeros(self.shape, dtype=torch.bool)
         for axis, length in enumerate(self.shape):
             along = torch.arange(length)
-            spread = [-1 if other == axis else 1 for other in range(len(self.shape))]
+            spread = [-1 if number == axis else 1 for number in range(len(self.shape))]
             zero.append((along == 0).reshape(spread))
             if not self.periodic[axis]:
-                there = self._bases[axis + 2][0].abs().amax(dim=2) > 0
-                lacks = lacks | (~there.all(dim=0)).reshape(spread)
+                present = self._bases[axis + 2][0].abs().amax(dim=2) > 0
+                lacks = lacks | (~present.all(dim=0)).reshape(spread)
                 along = along.clamp(1, length - 2)
             places.append(along.reshape(spread))
         lacks = lacks & ~torch.stack(torch.broadcast_tensors(*zero)).all(dim=0)
@@ -112,8 +112,8 @@ class Waves:
                     _basis(min(lengths), length > min(lengths), odd[axis], most)
                     for length, odd in zip(lengths, self.odd, strict=True)
                 ]
-                there, again = zip(*both, strict=True)
-                bases[axis + 2] = torch.stack(there), torch.stack(again)
+                to_waves, to_cells = zip(*both, strict=True)
+                bases[axis + 2] = torch.stack(to_waves), torch.stack(to_cells)
         return bases
 
 
@@ -206,12 +206,12 @@ def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Ten
     count = cells + 1 if faces else cells
     places = torch.arange(count).double() + (0.0 if faces else 0.5)
     angles = math.pi * torch.arange(cells + 1).double()[:, None] * places / cells
-    there = angles.sin() if odd else angles.cos()
-    sizes = there.square().sum(dim=1, keepdim=True).sqrt()
-    there = torch.where(sizes > 1e-6 * math.sqrt(cells), there / sizes.clamp(min=1e-12), 0.0)
-    again = torch.linalg.pinv(there) if faces and not odd else there.T
+    to_waves = angles.sin() if odd else angles.cos()
+    sizes = to_waves.square().sum(dim=1, keepdim=True).sqrt()
+    to_waves = torch.where(sizes > 1e-6 * math.sqrt(cells), to_waves / sizes.clamp(min=1e-12), 0.0)
+    to_cells = torch.linalg.pinv(to_waves) if faces and not odd else to_waves.T
     gap = length - count
-    return functional.pad(there, (0, gap)), functional.pad(again, (0, 0, 0, gap))
+    return functional.pad(to_waves, (0, gap)), functional.pad(to_cells, (0, 0, 0, gap))
 
 
 def _possible(grid: Tensor, lattice: Lattice, channel: int, axis: int) -> tuple[bool, ...]:

@@ -203,9 +203,9 @@ class GraphForm:
         flow[:] = 1.0
         loss[~self.carried] = 0.1
         for number, field in enumerate(np.flatnonzero(~self.carried).tolist()):
-            wanted = len(self.carried) + (number % self.extras if self.extras else 0)
+            extra = len(self.carried) + (number % self.extras if self.extras else 0)
             for place, term in enumerate(self.terms):
-                if term.out == field and term.factors == (("node", wanted),):
+                if term.out == field and term.factors == (("node", extra),):
                     parts[4][place] = 1.0
         return np.concatenate(parts)
 
@@ -299,10 +299,10 @@ class FlowFit(StepFit):
             bent = (cubes[None, :, None] * pull * behind * behind * behind).sum(axis=(0, 1))
             slopes[0] -= conductance / steps * bent
         slopes[2] -= by_edge @ conductance / steps
-        lost = np.einsum("rfn,rfn->fn", multiplier, after)
+        by_loss = np.einsum("rfn,rfn->fn", multiplier, after)
         transport = (multiplier * carries * (after - before)).sum(axis=(0, 1))
-        slopes[1] -= capacity * (transport + (loss[:, None] * lost).sum(axis=0) / steps)
-        slopes[3] -= lost @ capacity / steps
+        slopes[1] -= capacity * (transport + (loss[:, None] * by_loss).sum(axis=0) / steps)
+        slopes[3] -= by_loss @ capacity / steps
         products = step.products(np.concatenate([before, self.rows.extras], axis=1))
         for place, (term, product) in enumerate(zip(flows.terms, products, strict=True)):
             slopes[4][place] += (multiplier[:, term.out] * product).sum() / steps

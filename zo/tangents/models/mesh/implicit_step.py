@@ -111,9 +111,9 @@ class ImplicitStep:
         for step in reversed(range(self.steps)):
             slopes = self._slopes(np.concatenate([states[step], extras], axis=1))
             pulled = self._transposed(cotangent)
-            multiplier, rest = pulled * self._mask(), pulled * (1 - self._mask())
+            multiplier, prescribed = pulled * self._mask(), pulled * (1 - self._mask())
             multipliers.append(multiplier)
-            cotangent = _applied(self.right.T, multiplier) + rest
+            cotangent = _applied(self.right.T, multiplier) + prescribed
             for (out, back, name, place), slope in slopes.items():
                 pull = _back(self.maps[name], slope * _back(self.maps[back], multiplier[:, out]))
                 if place < self.fields:
@@ -156,9 +156,9 @@ class ImplicitStep:
         for term, coefficient in zip(self.terms, self.coefficients, strict=True):
             for index, (name, place) in enumerate(term.factors):
                 if coefficient:
-                    others = term.factors[:index] + term.factors[index + 1 :]
+                    other_factors = term.factors[:index] + term.factors[index + 1 :]
                     key = term.out, term.back, name, place
-                    slope = math.prod((values[factor] for factor in others), start=coefficient)
+                    slope = math.prod((values[factor] for factor in other_factors), start=coefficient)
                     slopes[key] = slopes.get(key, 0.0) + slope
         return slopes
 

@@ -272,7 +272,7 @@ class Fit(StepFit):
         none; convection does.
         """
         form = self.form
-        if not form.carried.any() or any(form.kinds[own][2][0] == "convection" for own in form.varied):
+        if not form.carried.any() or any(form.kinds[place][2][0] == "convection" for place in form.varied):
             return 0.0, 0.0, 0.0
         w = max(float(theta[1]), 0.1)
         share, steps = (1 - w) / w, form.steps

@@ -27,7 +27,7 @@ class MeshMatrices:
 
     def __init__(self, elements: Elements) -> None:
         self.elements = elements
-        self._made: dict[tuple[Any, ...], Any] = {}
+        self._cache: dict[tuple[Any, ...], Any] = {}
 
     @cached_property
     def mass(self) -> Any:
@@ -58,17 +58,17 @@ class MeshMatrices:
     def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:
         """Return a matrix of K, by its kind, and by its coefficient's polynomial among those of a degree."""
         key = (*kind, degree, place)
-        if key not in self._made:
+        if key not in self._cache:
             weight = self.weights(degree)[place]
-            self._made[key] = self._matrix(kind, weight)
-        return self._made[key]
+            self._cache[key] = self._matrix(kind, weight)
+        return self._cache[key]
 
     def weights(self, degree: int) -> np.ndarray:
         """The polynomials of a degree by cell, `(polynomials, cells)`."""
         key = ("polynomials", degree)
-        if key not in self._made:
-            self._made[key] = np.stack(self.elements.polynomials(degree))
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = np.stack(self.elements.polynomials(degree))
+        return self._cache[key]
 
     def products(
         self, left: np.ndarray, right: Sequence[np.ndarray]
@@ -234,9 +234,9 @@ class MeshForm:
         first = {}
         queue = [field for field in range(len(self.carried)) if not self.carried[field]]
         for number, field in enumerate(queue):
-            wanted = len(self.carried) + (number % self.extras if self.extras else 0)
+            extra = len(self.carried) + (number % self.extras if self.extras else 0)
             for place, term in enumerate(self.terms):
-                if term.out == field and term.factors == (("node", wanted),):
+                if term.out == field and term.factors == (("node", extra),):
                     first[field] = (place, term)
         return list(first.values())
 

@@ -54,7 +54,7 @@ class ImplicitTangent(ValueTangent):
     most_rows = 48
     numbers = 60_000
     most_tried = 1
-    _tried = 0  # in this lesson
+    _trials = 0  # in this lesson
 
     def __init__(self, mesh: Mesh | None, ridge: float, window: int, prior: Below | None = None) -> None:
         who = type(self).__name__
@@ -134,17 +134,17 @@ class ImplicitTangent(ValueTangent):
             reading = self._reading()
             z, others, y = map(_numpy, columns)
             z, others, y = reading.without_rounding(z, others, y, self._rounding)
-            units, before = reading.units(z, others, y, self._rounding), self._fit
-            again = before is not None and self._settled(units, len(z))
+            units, previous_fit = reading.units(z, others, y, self._rounding), self._fit
+            again = previous_fit is not None and self._settled(units, len(z))
             if again:  # the numbers are of these units
                 units = self._units_now()
             rows = reading.read(units, z, others, y)
             self._trials = 0
             report(0, self.most_tried)
-            fit = self.fitted(self._mesh_now(), rows, before if again else None, self._longer)
-            if again and before is not None:
-                worse = fit["measured"]["error"] > WORSE * before["measured"]["error"]
-                fit["rows"] = 0 if worse else before["rows"]
+            fit = self.fitted(self._mesh_now(), rows, previous_fit if again else None, self._longer)
+            if again and previous_fit is not None:
+                worse = fit["measured"]["error"] > WORSE * previous_fit["measured"]["error"]
+                fit["rows"] = 0 if worse else previous_fit["rows"]
             else:
                 fit["rows"] = len(z)
             if not math.isfinite(fit["measured"]["error"]):

@@ -178,13 +178,13 @@ class RowsOnMesh:
             y: `(rows, size_out)`.
             rounding: how far a number may vary, over its size, and count as constant.
         """
-        found = []
+        rows = []
         inputs = np.concatenate([z, others], axis=1)
         for arrays, flat in ((self.inputs, inputs), (self.outputs, y)):
             fields, numbers = arrays.split(flat)
             fields = _steady(fields, max(SAME, rounding), (0, 2))
-            found.append(arrays.joined(fields, _steady(numbers, rounding, (0,))))
-        return found[0][:, : z.shape[1]], found[0][:, z.shape[1] :], found[1]
+            rows.append(arrays.joined(fields, _steady(numbers, rounding, (0,))))
+        return rows[0][:, : z.shape[1]], rows[0][:, z.shape[1] :], rows[1]
 
     def units(self, z: np.ndarray, others: np.ndarray, y: np.ndarray, rounding: float) -> Units:
         """Find from these rows the input that each output follows, and the units to divide arrays by.

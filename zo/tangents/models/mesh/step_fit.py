@@ -86,11 +86,11 @@ class StepFit(ABC):
             residual = self._missed(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
             if held is None:
                 return float(np.linalg.norm(residual - self.hat @ residual) / self.norm)
-            left = self._missed(step.run(held.state, held.extras)[-1], held)
+            held_residual = self._missed(step.run(held.state, held.extras)[-1], held)
         except RuntimeError:  # a singular matrix
             return math.inf
-        left = left - held.explained(self.rows, residual)
-        error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
+        held_residual = held_residual - held.explained(self.rows, residual)
+        error = float(np.linalg.norm(held_residual) / np.sqrt(max(1.0, held.free.sum() * len(held_residual))))
         return error if math.isfinite(error) else math.inf
 
     def residual(self, states: Trajectory) -> np.ndarray:

@@ -237,8 +237,8 @@ class StudentTangent(Tangent):
             )
         with torch.no_grad():
             answers = box(*arrays)
-        given = [answers] if isinstance(answers, Tensor) else list(answers)
-        return [array for spec, array in zip(box.outputs, given, strict=True) if spec.learned]
+        outputs = [answers] if isinstance(answers, Tensor) else list(answers)
+        return [array for spec, array in zip(box.outputs, outputs, strict=True) if spec.learned]
 
     def _knows(self, rows: CallPairs) -> bool:
         """Say whether it has seen anything; refuse a box that it does not suit."""
@@ -274,8 +274,8 @@ class _StudentAt(Linearised):
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """Return the change of the student's outputs."""
         with torch.no_grad():
-            before = self._function(self.rows.z)
-        return self._function(z) - before
+            base_outputs = self._function(self.rows.z)
+        return self._function(z) - base_outputs
 
     @property
     def _function(self) -> RowFunction:

@@ -53,8 +53,8 @@ class GainForm:
         shapes = [spec.shape for spec in rows.inputs] + [tuple(part.shape[1:]) for part in _others(rows)]
         if space:  # all cells of what is dithered in some
             parts = [torch.full_like(part, bool(part.any())) for part in parts]
-        beside = [parts[0].new_full((math.prod(shape),), _is_on(shape, space)) for shape in shapes]
-        numbers, factors = (torch.cat(each).nonzero().flatten() for each in (parts, beside))
+        factor_parts = [parts[0].new_full((math.prod(shape),), _is_on(shape, space)) for shape in shapes]
+        numbers, factors = (torch.cat(masks).nonzero().flatten() for masks in (parts, factor_parts))
         form = cls(numbers, factors, tuple(spec.name for spec in dithers), space, wraps)
         if not 0 < form.alone <= (MOST_NEAR if space else MOST):
             return None
@@ -142,11 +142,11 @@ class GainForm:
         """
         all_cells = self._neighbours(given, self.factors).transpose(0, 1).flatten(1)
         middle = all_cells.mean(dim=1, keepdim=True)
-        apart = all_cells - middle
-        squares, directions = torch.linalg.eigh(apart @ apart.T / max(1, apart.shape[1]))
+        deviations = all_cells - middle
+        squares, directions = torch.linalg.eigh(deviations @ deviations.T / max(1, deviations.shape[1]))
         rounding = torch.finfo(torch.float32).eps ** 2 * squares.sum()
-        there = squares > rounding
-        short = torch.where(there, squares, torch.inf).rsqrt()
+        above_rounding = squares > rounding
+        short = torch.where(above_rounding, squares, torch.inf).rsqrt()
         return middle[:, 0], short[:, None] * directions.T
 
     def beside(self, given: Tensor, basis: tuple[Tensor, Tensor]) -> Tensor:
@@ -169,11 +169,11 @@ class GainForm:
             [*steps[:axis], by, *steps[axis + 1 :]]
             for axis, by in itertools.product(range(len(self.space)), (-1, 1))
         ]
-        each = [
+        neighbours = [
             field[(..., *(slice(1 + by, 1 + by + n) for by, n in zip(move, self.space, strict=True)))]
             for move in moves
         ]
-        return torch.stack(each, dim=2).flatten(3).flatten(1, 2)
+        return torch.stack(neighbours, dim=2).flatten(3).flatten(1, 2)
 
     def _padded(self, flat: Tensor, near: int) -> Tensor:
         """Fields with what is around them: `(rows, channels, *larger)`."""

@@ -67,8 +67,8 @@ class DitherState:
 
     def loses_many(self, lost: int, rows: int) -> bool:
         """Say whether far more rows of a step failed beside this dither than before it."""
-        before, of = self.failed
-        return bool(self.units) and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
+        failures, of = self.failed
+        return bool(self.units) and lost > rows * (MANY_LOST + 2 * (failures + 0.5) / (of + 4))
 
     def survived(self, lost: int, rows: int) -> DitherState:
         """Count the rows asked for, and the failed ones."""

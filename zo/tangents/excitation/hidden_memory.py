@@ -68,9 +68,9 @@ class Memory:
         self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # by lag, of scores and of their squares
         self._freedom = 1.0  # how many numbers F is the mean of, as if they were independent
         self._steps = 0
-        self._kept: list[list[RecordedCall]] = []
+        self._recent_calls: list[list[RecordedCall]] = []
         self._missed = [0.0, 0.0, 0.0]  # squares by the model and by its rival, and steps of the contest
-        self._tried: list[Lags] = []
+        self._trials: list[Lags] = []
 
     @torch.no_grad()
     def saw(
@@ -97,17 +97,17 @@ class Memory:
         if self._fresh is None or self.in_use:
             return False
         numbers = [number for number, call in enumerate(calls) if call.box == place]
-        own, boxes = [calls[number].plain() for number in numbers], {place: box}
-        told = [predictions.get(number) for number in numbers]
-        if not own:
+        box_calls, boxes = [calls[number].plain() for number in numbers], {place: box}
+        box_predictions = [predictions.get(number) for number in numbers]
+        if not box_calls:
             return False
-        self._regress(own, told, boxes, scale)
+        self._regress(box_calls, box_predictions, boxes, scale)
         if self.rival is not None and self._is_better(
-            _shown(own, boxes, self.lags, survived, scale), told, unmoved
+            _shown(box_calls, boxes, self.lags, survived, scale), box_predictions, unmoved
         ):
-            self._sums, self._kept, self.in_use = {}, [], True
+            self._sums, self._recent_calls, self.in_use = {}, [], True
             return True
-        self._kept = [*self._kept, own][-KEPT:]
+        self._recent_calls = [*self._recent_calls, box_calls][-KEPT:]
         self._begin(box, boxes, scale)
         return False
 
@@ -155,10 +155,11 @@ class Memory:
             "steps": self._steps,
             "freedom": self._freedom,
             "kept": [
-                [(call.box, list(call.inputs), list(call.outputs)) for call in calls] for calls in self._kept
+                [(call.box, list(call.inputs), list(call.outputs)) for call in calls]
+                for calls in self._recent_calls
             ],
             "missed": list(self._missed),
-            "tried": list(self._tried),
+            "tried": list(self._trials),
             "rival": None if self.rival is None or self.in_use else self.rival.state_dict(),
         }
 
@@ -167,8 +168,10 @@ class Memory:
         self.lags, self.in_use, self._steps = tuple(state["lags"]), state["in_use"], state["steps"]
         self._freedom = state["freedom"]
         self._sums = {lag: (total, squares) for lag, (total, squares) in state["sums"].items()}
-        self._kept = [[RecordedCall(b, tuple(i), tuple(o)) for b, i, o in calls] for calls in state["kept"]]
-        self._missed, self._tried = list(state["missed"]), [tuple(lags) for lags in state["tried"]]
+        self._recent_calls = [
+            [RecordedCall(b, tuple(i), tuple(o)) for b, i, o in calls] for calls in state["kept"]
+        ]
+        self._missed, self._trials = list(state["missed"]), [tuple(lags) for lags in state["tried"]]
         self.rival = self._made(box) if self.in_use or state["rival"] is not None else None
         if self.rival is not None and state["rival"] is not None:
             self.rival.load_state_dict(state["rival"])
@@ -182,37 +185,37 @@ class Memory:
     ) -> None:
         """Add what a step has shown to the sums by lag."""
         whole = all(p is not None and bool(p.rows.alive.all()) for p in predictions)
-        told = [p for p in predictions if p is not None]
-        if len(told) < 2 or not whole or len({len(p.rows.z) for p in told}) > 1:
+        known_predictions = [p for p in predictions if p is not None]
+        if len(known_predictions) < 2 or not whole or len({len(p.rows.z) for p in known_predictions}) > 1:
             return
-        found = [goes_on_from(calls, boxes, number) for number in range(len(calls))]
+        predecessors = [goes_on_from(calls, boxes, number) for number in range(len(calls))]
         short = reciprocal(scale)
-        missed = torch.stack([(p.rows.y - p.values - p.response) * short for p in told]).double()
-        dither = torch.stack([p.dither for p in told]).double()
-        given = torch.stack([p.rows.z for p in told]).double()
+        missed = torch.stack([(p.rows.y - p.values - p.response) * short for p in known_predictions]).double()
+        dither = torch.stack([p.dither for p in known_predictions]).double()
+        inputs = torch.stack([p.rows.z for p in known_predictions]).double()
         dither = dither[:, :, dither.flatten(0, 1).any(dim=0)]
-        count = given.shape[0] * given.shape[1]
-        if not dither.shape[2] or count < 2 * (given.shape[2] + 1) or not bool(missed.isfinite().all()):
+        count = inputs.shape[0] * inputs.shape[1]
+        if not dither.shape[2] or count < 2 * (inputs.shape[2] + 1) or not bool(missed.isfinite().all()):
             return
         missed = missed * reciprocal(missed.square().mean(dim=(1, 2), keepdim=True).sqrt())  # of each call
-        shown = torch.cat([given.flatten(0, 1), given.new_ones(count, 1)], dim=1)
-        base = torch.linalg.qr(shown * reciprocal(shown.square().mean(dim=0).sqrt())).Q
+        regressors = torch.cat([inputs.flatten(0, 1), inputs.new_ones(count, 1)], dim=1)
+        base = torch.linalg.qr(regressors * reciprocal(regressors.square().mean(dim=0).sqrt())).Q
 
         def beside(x: Tensor) -> Tensor:  # what is left of it beside all that is shown
             flat = x.flatten(0, 1)
             return (flat - base @ (base.T @ flat)).view(x.shape)
 
-        left = beside(missed)
-        together = torch.einsum("kro,krp->op", left, left)  # outputs that go together count as one
+        residuals = beside(missed)
+        together = torch.einsum("kro,krp->op", residuals, residuals)  # outputs that go together count as one
         independent = float(together.trace().square() * reciprocal(together.square().sum()))
         self._freedom = max(1.0, independent * dither.shape[2])
         for lag in range(1, FARTHEST + 1):
             earlier = torch.zeros_like(dither)
             for number in range(len(calls)):
-                for before in numbers_before(found, number, (lag,)):
-                    earlier[number] = dither[before]
+                for previous in numbers_before(predecessors, number, (lag,)):
+                    earlier[number] = dither[previous]
             if bool(earlier.any()):
-                scores = torch.einsum("kro,kra->roa", left, beside(earlier)).cpu()
+                scores = torch.einsum("kro,kra->roa", residuals, beside(earlier)).cpu()
                 new = scores.sum(dim=0), scores.square().sum(dim=0)
                 old = self._sums.get(lag)
                 self._sums[lag] = new if old is None else (FADING * old[0] + new[0], FADING * old[1] + new[1])
@@ -231,12 +234,12 @@ class Memory:
             return
         clear = self._steps >= STEPS and by_lag[most] > self.by_chance()
         lags = (most,) if clear else (1,)
-        if self._tried.count(lags) > clear or (self.rival is not None and (not clear or lags == self.lags)):
+        if self._trials.count(lags) > clear or (self.rival is not None and (not clear or lags == self.lags)):
             return
         self.lags, self._missed = lags, [0.0, 0.0, 0.0]
-        self._tried.append(lags)
+        self._trials.append(lags)
         self.rival = self._made(box)
-        for calls in self._kept:
+        for calls in self._recent_calls:
             alive = torch.ones(1, dtype=torch.bool, device=calls[0].inputs[0].device)
             for pairs in _shown(calls, boxes, lags, alive, scale):
                 bring(self.rival, pairs.z.device)
@@ -267,10 +270,10 @@ class Memory:
         rival.see(all_rows(shown))
         rival.learn()
         self._missed[2] += 1
-        one, other, steps = self._missed
-        if BETTER * other < one and (self.lags != (1,) or self.goes_back()):
+        of_model, of_rival, steps = self._missed
+        if BETTER * of_rival < of_model and (self.lags != (1,) or self.goes_back()):
             return True
-        if steps >= CONTEST or (steps > 1 and other > one):
+        if steps >= CONTEST or (steps > 1 and of_rival > of_model):
             self.rival, self.lags = None, ()
         return False
 

@@ -21,7 +21,7 @@ from torch.overrides import resolve_name
 from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
 from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
-from zo.evaluators.difference.registry import Argument
+from zo.evaluators.difference.rule_registry import Argument
 from zo.evaluators.difference.rules.arithmetic import add
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape import Tape
@@ -53,7 +53,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     """
     changes: ChangesByRef = {Ref(number): change}
     end, on_cpu = tape.losses, change.entries.device.type == "cpu"
-    lost: list[Tensor] = []
+    nan_masks: list[Tensor] = []
     for place in tape.reached[number]:
         node = tape.nodes[place]
         if not any(ref in changes for ref in node.refs):  # nothing moves that it reads
@@ -70,7 +70,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
             if (place in tape.unbounded or products) and not isinstance(part, Anew):
-                lost += _lost(part, tape.value(ref), len(tape.base))
+                nan_masks += _lost(part, tape.value(ref), len(tape.base))
             if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
@@ -82,7 +82,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
         result = tape.base.new_zeros(len(change.entries), len(tape.base))
     else:
         result = _change(changes[end], tape.value(end))
-    for rows in lost:
+    for rows in nan_masks:
         result = result.masked_fill(rows.to(result.device), torch.nan)
     return result
 
@@ -98,11 +98,11 @@ def _lost(change: Change, base: Tensor, rows: int) -> list[Tensor]:
     values = change.values if isinstance(change, OneChannel) else change
     if values.device.type == "cpu" and values.sum().isfinite():  # a GPU would be waited for
         return []
-    lost = ~values.isfinite()
-    by_row = base.ndim > 0 and base.shape[0] == rows and lost.shape[1] == rows
+    mask = ~values.isfinite()
+    by_row = base.ndim > 0 and base.shape[0] == rows and mask.shape[1] == rows
     if by_row:
-        return [lost.flatten(2).any(2) if lost.ndim > 2 else lost]
-    return [lost.flatten(1).any(1)[:, None]]
+        return [mask.flatten(2).any(2) if mask.ndim > 2 else mask]
+    return [mask.flatten(1).any(1)[:, None]]
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, Any]) -> Argument:

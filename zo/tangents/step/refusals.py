@@ -126,6 +126,6 @@ def saw_one_row(
         pairs: the pairs of each call.
     """
     rows: dict[int, int] = {}
-    for call, shown in zip(calls, pairs, strict=True):
-        rows[call.box] = rows.get(call.box, 0) + int(shown.alive.sum())
+    for call, call_pairs in zip(calls, pairs, strict=True):
+        rows[call.box] = rows.get(call.box, 0) + int(call_pairs.alive.sum())
     return any(count <= 1 and tangents[box].learns for box, count in rows.items())

@@ -76,8 +76,8 @@ class Picture:
 
 def standard_error(values: Sequence[float | None]) -> float | None:
     """The standard error of a mean over rows, of those that came back; None of fewer than two."""
-    there = [value for value in values if value is not None and math.isfinite(value)]
-    return stdev(there) / math.sqrt(len(there)) if len(there) > 1 else None
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else None
 
 
 def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
