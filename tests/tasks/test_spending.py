@@ -253,6 +253,7 @@ def test_a_run_whose_rows_turn_out_far_quicker_goes_on_and_ends_in_its_minutes(t
     assert again.result.table[1].extra["steps"] == row.extra["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 def test_a_population_knows_where_its_training_ends_when_steps_become_fewer(tmp_path, monkeypatch):
     clock, rows, ends = Clock(monkeypatch), itertools.count(), []

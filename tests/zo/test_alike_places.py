@@ -162,6 +162,7 @@ def test_answers_that_are_there_are_learned_from():
     assert torch.cosine_similarity(tangent.at(rows).pull(v.flatten(1)), true).min() > 0.97
 
 
+@pytest.mark.slow
 def test_places_that_are_not_alike_are_learned_as_a_whole():
     box, generator = Turned(), torch.Generator().manual_seed(0)
     gradient = zo.TangentGradient(nn.Linear(1, 1), lambda network, rows: rows, boxes=[box], seed=0)

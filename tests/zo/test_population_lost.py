@@ -131,6 +131,7 @@ def test_more_steps_than_were_announced_are_as_many_as_nobody_knew_of(limits):
     assert updates[4] == 100 and updates[8] == 100 and updates[14] == 200  # ten for each window
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 def test_where_a_rate_is_lost_on_a_trial_its_window_is_kept_and_it_counts(limits, monkeypatch):
     limits(updates_of_a_population=400)

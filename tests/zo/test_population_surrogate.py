@@ -59,6 +59,7 @@ def test_losses_through_tangents_are_those_of_their_values_and_derivatives():
     assert gradient.boxes[0].ledger.rows_run == 0
 
 
+@pytest.mark.slow
 def test_where_the_model_is_right_the_surrogate_leads_for_the_rows_of_one_training(limits):
     limits(updates_of_a_population=400)
     population, gradient, _ = made(Known(), replays=None)

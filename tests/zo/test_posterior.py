@@ -98,6 +98,7 @@ def test_a_linear_gaussian_posterior_has_its_closed_form():
     assert data.attrs["rows"] == data.attrs["rows_run_by_ledger"] <= 1700
 
 
+@pytest.mark.slow
 def test_a_wrong_model_and_a_bound_leave_the_posterior_as_it_is():
     """A positive unknown under a twin twice too steep: the mean is that of a quadrature."""
 
@@ -132,6 +133,7 @@ class TwoModes(BlackBoxFunction):
         return np.concatenate([x[:, :1] ** 2 - 1, x[:, 1:] / width], 1)
 
 
+@pytest.mark.slow
 def test_chains_begin_in_a_wide_mode_as_in_a_likelier_narrow_one():
     """The narrow one has a seventh of the mass, and the likeliest rows."""
 

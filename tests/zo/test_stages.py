@@ -142,6 +142,7 @@ def _shown_all(tangent):
     return isinstance(tangent, ContestTangent) and "its own step" not in repr(tangent)
 
 
+@pytest.mark.slow
 def test_that_a_stage_goes_by_its_own_step_alone_is_found():
     host = host_of("heun")
     gradient = gradient_of(host)
