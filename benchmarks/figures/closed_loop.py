@@ -27,10 +27,10 @@ def _closure() -> dict[str, float]:
 def _programs() -> dict[str, float]:
     """Each program's error over first order's, steps without a gradient, and warnings; means over seeds.
 
-    "late" is first order that waits as long as the training did, over first order.
+    "late" is first order that waits as long as the training did, over first order. "replays" is a population
+    for the same rows, over the same first order; ".replays" is that of the median program.
     """
-    values = {}
-    beyond = []
+    values, beyond, replayed = dict[str, float](), list[float](), list[float]()
     for name, runs in read("closed_loop.json")["programs"].items():
         values |= {
             f"closed loop, {name}": fmean(run["over"] for run in runs),
@@ -40,6 +40,11 @@ def _programs() -> dict[str, float]:
             f"closed loop, {name}, warnings": fmean(len(run["warnings"]) for run in runs),
         }
         beyond.append(fmean(run["over"] / run["late"] for run in runs))
+        if found := [run["replayed"]["over"] for run in runs if "replayed" in run]:
+            values[f"closed loop, {name}, replays"] = fmean(found)
+            replayed.append(fmean(found))
+    if replayed:
+        values["closed loop.replays"] = median(replayed)
     return values | {"closed loop.beyond the wait": median(beyond)}
 
 
