@@ -107,9 +107,10 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     The preset is found before tyro parses: it is the default from which `--SETTING` departs.
     """
     from tasks.methods import by_name
-    from tasks.problem import problems
+    from tasks.problem import anew, problems
 
     problem, where = problems.find(target)
+    anew.refuse_ignored(problem, problem.Config)
     presets = dict(problem.presets) or {"default": problem.Config()}
     preset = _preset(presets, words)
     arguments = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
