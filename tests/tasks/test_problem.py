@@ -963,6 +963,25 @@ def test_a_run_changes_nothing_of_the_problem_that_it_is_given(tmp_path):
     assert run.problem.config.steps != problem.config.steps  # which follow from the budget
 
 
+@pytest.mark.parametrize("part", ["evaluate", "objective"])
+def test_data_that_a_problem_writes_to_are_refused(tmp_path, part):
+    """Else the methods behind are judged by other rows than the first."""
+
+    class Writes(Steering):
+        def objective(self, network, wanted):
+            if part == "objective":
+                wanted *= 0.5
+            return super().objective(network, wanted)
+
+        def evaluate(self, network):
+            if part == "evaluate":
+                self.data.test[0] *= 0.5
+            return super().evaluate(network)
+
+    with pytest.raises(ProblemError, match=rf"Writes\.{part}: .*shape \(8, 3\) that was written to"):
+        go(Writes(), tmp_path, methods=["none", "no-gradient"])
+
+
 def test_one_loss_for_the_whole_batch_is_refused(tmp_path):
     class Mean(Steering):
         def objective(self, network, wanted):
