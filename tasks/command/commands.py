@@ -61,6 +61,8 @@ def call(arguments: Sequence[str]) -> int:
         "settings."
     )
     if words and words[0] in _COMMANDS:
+        if words[0] == "resume":
+            run_command.refuse_twice(words, {"without"})
         return _tyro(_bounded(_COMMANDS[words[0]]), f"blackbox {words[0]}", abouts[words[0]], words[1:])
     union: Any = Union  # of what only has names: tyro says what there is
     nothing = dataclasses.make_dataclass("Nothing", [])

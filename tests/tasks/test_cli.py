@@ -217,6 +217,12 @@ WRONG = [  # (words, words of the message)
     (["check", "lorenz-96", "--samples", "no.npz"], ["blackbox: --samples: no such file no.npz"]),
     (["serve", "lorenz-96", "dt=fast"], ["lorenz-96, dt: expected a number"]),
     (["serve", "lorenz-96", "--port", "http"], ["http", "int"]),
+    (
+        ["serve", "lorenz-96", "--learn", "9", "--frozen", "."],
+        ["--frozen: expected a file, got the folder ."],
+    ),
+    (["run", "toy", "--methods", "none", "--methods", "cge"], ["got 2 of it", "--methods ONE OTHER"]),
+    (["resume", "run", "--without", "cge", "--without=rge"], ["--without: expected all values behind one"]),
     (["run", "toy", "--seeds", "0"], ["--seeds: expected 1 to 10,000, got 0"]),
     (["run", "toy", "--central", "True"], ["Unrecognized options", "True"]),
     (["run", "toy", "--dry-run=false"], ["Unrecognized options", "false"]),
