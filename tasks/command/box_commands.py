@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from blackbox.terminal import say
+from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Trust
 from tasks.configuration import names
 from tasks.errors import ConfigurationError
@@ -74,6 +75,8 @@ def check(
             f"--samples: no such file {samples}. Save rows with numpy.save, or by the inputs' names with "
             "numpy.savez."
         )
+    if out is not None and str(out) != "-":
+        refuse_unwritable("--out", out, ".json")  # now, and not after all rows
     where = None if out is None else str(out)
     box = _box(target, arguments, groups=True)
     if isinstance(box, BoxGroup):
@@ -134,6 +137,8 @@ def serve(
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
 
+    if frozen is not None:
+        refuse_unwritable("--frozen", frozen)
     box, resources = _box(target, arguments), nullcontext()
     if learn is not None or recorded is not None or frozen is not None:
         name = name or type(box).__name__

@@ -18,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from blackbox.terminal import say
 from tasks.command import box_commands, run_command
+from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Folder, Tensorboard, Timeout, Trust, Workers
 from tasks.configuration import names
 from tasks.errors import ConfigurationError, TrustError
@@ -285,6 +286,7 @@ def compare(
     from blackbox.terminal import print_table
     from tasks.report.compare import compare
 
+    refuse_unwritable("--page", page, ".html")
     comparison = compare(folders, page)
     for run in comparison.runs.to_dict("records"):
         say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")

@@ -221,6 +221,11 @@ WRONG = [  # (words, words of the message)
         ["serve", "lorenz-96", "--learn", "9", "--frozen", "."],
         ["--frozen: expected a file, got the folder ."],
     ),
+        ["serve", "lorenz-96", "--learn", "9", "--frozen", "."],
+    (["serve", "lorenz-96", "--learn", "9", "--frozen", "no/f.pt"], ["--frozen", "Make no first"]),
+    (["check", "lorenz-96", "--out", "."], ["--out: expected a file, got the folder ."]),
+    (["check", "lorenz-96", "--out", "toy_cli.py"], ["toy_cli.py, which would be overwritten"]),
+    (["compare", "a", "b", "--page", "toy_cli.py"], ["toy_cli.py, which would be overwritten"]),
     (["run", "toy", "--methods", "none", "--methods", "cge"], ["got 2 of it", "--methods ONE OTHER"]),
     (["resume", "run", "--without", "cge", "--without=rge"], ["--without: expected all values behind one"]),
     (["run", "toy", "--seeds", "0"], ["--seeds: expected 1 to 10,000, got 0"]),
@@ -235,6 +240,7 @@ WRONG = [  # (words, words of the message)
 @pytest.mark.quick_cases(8)
 @pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_wrong_use_is_a_message_and_status_2(toy, tmp_path, capsys, words, said):
+    (tmp_path / "toy_cli.py").touch()
     assert toy(*words) == 2
     captured = capsys.readouterr()
     for word in said:
