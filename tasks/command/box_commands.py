@@ -109,7 +109,13 @@ def serve(
             "differences, two rows for each number of the inputs. --learn and --from make a frozen one."
         ),
     ] = "own",
-    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+    mu: Annotated[
+        float | None,
+        arg(
+            help="With --derivative differences: how far one moves a number, in the scale of its input.",
+            help_behavior_hint="(default: 0.001)",
+        ),
+    ] = None,
     learn: Annotated[
         int | None, arg(help="Rows to buy around --around; a derivative is learned from them, and frozen.")
     ] = None,
@@ -137,10 +143,31 @@ def serve(
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
 
+    freezes = learn is not None or recorded is not None or frozen is not None
+    if freezes and derivative != "own":
+        raise ConfigurationError(
+            "serve: expected --derivative differences without --learn, --from and --frozen, which make a "
+            "derivative, got both. Leave one out."
+        )
+    for option, beside, alone in (
+        ("--mu", "--derivative differences", mu is not None and derivative == "own"),
+        ("--around", "--learn", around is not None and learn is None),
+        ("--same-box", "--frozen", same_box and frozen is None),
+    ):
+        if alone:
+            raise ConfigurationError(
+                f"serve: expected {option} beside {beside}, got it alone, where it does nothing. Add "
+                f"{beside}, or leave it out."
+            )
+    if token == "":
+        raise ConfigurationError(
+            "serve, --token: expected a text, got an empty one, with which everyone is answered. Is a "
+            "variable of the shell not set? To answer everyone leave --token out."
+        )
     if frozen is not None:
         refuse_unwritable("--frozen", frozen)
     box, resources = _box(target, arguments), nullcontext()
-    if learn is not None or recorded is not None or frozen is not None:
+    if freezes:
         name = name or type(box).__name__
         box, resources = _frozen(box, learn, recorded, around, frozen, same_box)
     if derivative == "own":
@@ -148,7 +175,7 @@ def serve(
     else:
         from tasks.command.write_tesseract import solver_of
 
-        solver = solver_of(box, derivative, mu)
+        solver = solver_of(box, derivative, 1e-3 if mu is None else mu)
     with resources:
         adapters.um_bridge.serve(
             box if name is None else {name: box},
