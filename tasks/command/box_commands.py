@@ -304,6 +304,12 @@ def host(
     from blackbox import adapters
     from tasks.command import hosting
 
+    if serve and export is not None:
+        raise ConfigurationError("host: expected --serve or --export, got both. Do one after the other.")
+    if export is not None and program:
+        raise ConfigurationError(
+            f"host: expected --export and no program, got {' '.join(program)}. Leave it out, or take --serve."
+        )
     if serve:
         return hosting.serve(folder, program, method, seed, trust)
     if export is not None:
@@ -311,6 +317,14 @@ def host(
     if program:
         raise ConfigurationError(
             f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
+        )
+    options = {"--method": method is not None, "--seed": seed is not None, "--trust": trust}
+    of_a_run = [option for option, given in options.items() if given]
+    if of_a_run or (folder / "checkpoints").is_dir():
+        got = ", ".join(of_a_run) or f"the run {folder}"
+        raise ConfigurationError(
+            f"host: expected --serve or --export with a run, got {got} alone. Add one of them; to "
+            "write bb_host name another folder."
         )
     say(adapters.hosted.write_client(folder))
     return 0
