@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from blackbox.terminal import say
+from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Trust
 from tasks.configuration import names
 from tasks.errors import ConfigurationError
@@ -74,6 +75,8 @@ def check(
             f"--samples: no such file {samples}. Save rows with numpy.save, or by the inputs' names with "
             "numpy.savez."
         )
+    if out is not None and str(out) != "-":
+        refuse_unwritable("--out", out, ".json")  # now, and not after all rows
     where = None if out is None else str(out)
     box = _box(target, arguments, groups=True)
     if isinstance(box, BoxGroup):
@@ -106,7 +109,13 @@ def serve(
             "differences, two rows for each number of the inputs. --learn and --from make a frozen one."
         ),
     ] = "own",
-    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+    mu: Annotated[
+        float | None,
+        arg(
+            help="With --derivative differences: how far one moves a number, in the scale of its input.",
+            help_behavior_hint="(default: 0.001)",
+        ),
+    ] = None,
     learn: Annotated[
         int | None, arg(help="Rows to buy around --around; a derivative is learned from them, and frozen.")
     ] = None,
@@ -134,8 +143,31 @@ def serve(
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox import adapters
 
+    freezes = learn is not None or recorded is not None or frozen is not None
+    if freezes and derivative != "own":
+        raise ConfigurationError(
+            "serve: expected --derivative differences without --learn, --from and --frozen, which make a "
+            "derivative, got both. Leave one out."
+        )
+    for option, beside, alone in (
+        ("--mu", "--derivative differences", mu is not None and derivative == "own"),
+        ("--around", "--learn", around is not None and learn is None),
+        ("--same-box", "--frozen", same_box and frozen is None),
+    ):
+        if alone:
+            raise ConfigurationError(
+                f"serve: expected {option} beside {beside}, got it alone, where it does nothing. Add "
+                f"{beside}, or leave it out."
+            )
+    if token == "":
+        raise ConfigurationError(
+            "serve, --token: expected a text, got an empty one, with which everyone is answered. Is a "
+            "variable of the shell not set? To answer everyone leave --token out."
+        )
+    if frozen is not None:
+        refuse_unwritable("--frozen", frozen)
     box, resources = _box(target, arguments), nullcontext()
-    if learn is not None or recorded is not None or frozen is not None:
+    if freezes:
         name = name or type(box).__name__
         box, resources = _frozen(box, learn, recorded, around, frozen, same_box)
     if derivative == "own":
@@ -143,7 +175,7 @@ def serve(
     else:
         from tasks.command.write_tesseract import solver_of
 
-        solver = solver_of(box, derivative, mu)
+        solver = solver_of(box, derivative, 1e-3 if mu is None else mu)
     with resources:
         adapters.um_bridge.serve(
             box if name is None else {name: box},
@@ -272,6 +304,12 @@ def host(
     from blackbox import adapters
     from tasks.command import hosting
 
+    if serve and export is not None:
+        raise ConfigurationError("host: expected --serve or --export, got both. Do one after the other.")
+    if export is not None and program:
+        raise ConfigurationError(
+            f"host: expected --export and no program, got {' '.join(program)}. Leave it out, or take --serve."
+        )
     if serve:
         return hosting.serve(folder, program, method, seed, trust)
     if export is not None:
@@ -279,6 +317,14 @@ def host(
     if program:
         raise ConfigurationError(
             f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
+        )
+    options = {"--method": method is not None, "--seed": seed is not None, "--trust": trust}
+    of_a_run = [option for option, given in options.items() if given]
+    if of_a_run or (folder / "checkpoints").is_dir():
+        got = ", ".join(of_a_run) or f"the run {folder}"
+        raise ConfigurationError(
+            f"host: expected --serve or --export with a run, got {got} alone. Add one of them; to "
+            "write bb_host name another folder."
         )
     say(adapters.hosted.write_client(folder))
     return 0

@@ -18,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from blackbox.terminal import say
 from tasks.command import box_commands, run_command
+from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Folder, Tensorboard, Timeout, Trust, Workers
 from tasks.configuration import names
 from tasks.errors import ConfigurationError, TrustError
@@ -61,6 +62,8 @@ def call(arguments: Sequence[str]) -> int:
         "settings."
     )
     if words and words[0] in _COMMANDS:
+        if words[0] == "resume":
+            run_command.refuse_twice(words, {"without"})
         return _tyro(_bounded(_COMMANDS[words[0]]), f"blackbox {words[0]}", abouts[words[0]], words[1:])
     union: Any = Union  # of what only has names: tyro says what there is
     nothing = dataclasses.make_dataclass("Nothing", [])
@@ -283,6 +286,7 @@ def compare(
     from blackbox.terminal import print_table
     from tasks.report.compare import compare
 
+    refuse_unwritable("--page", page, ".html")
     comparison = compare(folders, page)
     for run in comparison.runs.to_dict("records"):
         say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -93,12 +93,39 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
     names = [field.name for field in dataclasses.fields(command.config)]
+    refuse_twice(words, {name for name in names if isinstance(getattr(command.config, name), tuple)})
     settings: Any = type(command.config).__base__
     config = settings(**{name: getattr(command.config, name) for name in names})
-    options = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    options = _options(words)
     return dataclasses.replace(
         command, config=config, by_hand=tuple(name for name in names if name in options)
     )
+
+
+def _options(words: Sequence[str]) -> list[str]:
+    """The options among words, by the names of settings."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return [option.removeprefix("--").replace("-", "_") for option in options]
+
+
+def refuse_twice(words: Sequence[str], names: Collection[str]) -> None:
+    """Refuse a second list of an option: it would take the place of the first, and seem to be added to it.
+
+    Args:
+        words: The words of the command line.
+        names: Settings that are lists.
+
+    Raises:
+        ConfigurationError: One of them is there twice.
+    """
+    options = _options(words)
+    for name in names:
+        if options.count(name) > 1:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigurationError(
+                f"{option}: expected all values behind one {option}, got {options.count(name)} of it, of "
+                f"which the last would count alone. Write {option} ONE OTHER."
+            )
 
 
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -107,9 +134,10 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     The preset is found before tyro parses: it is the default from which `--SETTING` departs.
     """
     from tasks.methods import by_name
-    from tasks.problem import problems
+    from tasks.problem import anew, problems
 
     problem, where = problems.find(target)
+    anew.refuse_ignored(problem, problem.Config)
     presets = dict(problem.presets) or {"default": problem.Config()}
     preset = _preset(presets, words)
     arguments = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}

@@ -6,8 +6,10 @@ All of these have the class, the settings and the folder of data, and nothing el
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
+from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 
 OF_EVERY_PROBLEM = ("config", "folder", "_surroundings")  # attributes that an object made anew has
@@ -32,8 +34,8 @@ def refuse_construction(kind: type, base: type) -> None:
     raise ProblemError(
         f"{kind.__name__}: expected a problem that is made of its settings alone, since every run, resume "
         f"and worker makes it anew, got a class with {came}. Declare what it is given in its Config, as in "
-        "`class Config(tasks.Config): k: float = 2.0`, and read self.config.k. Make what follows from "
-        "settings in box, data or a functools.cached_property."
+        "`class Config(tasks.Config): k: float = 2.0` under @dataclass(frozen=True), and read self.config.k. "
+        "Make what follows from settings in box, data or a functools.cached_property."
     )
 
 
@@ -41,19 +43,47 @@ def refuse_config(kind: type, config: Any, wanted: Any) -> None:
     """Refuse settings that are not of a problem's `Config`, which are all that a run writes down.
 
     Raises:
-        ConfigurationError: They are of another class.
+        ConfigurationError: They are of another class, or that class would ignore what is written in it.
     """
     name = f"{kind.__name__}.Config"
-    if not (isinstance(wanted, type) and dataclasses.is_dataclass(wanted)):
-        raise ConfigurationError(
-            f"{name}: expected a dataclass, got {wanted!r}. Write @dataclass(frozen=True) above "
-            "`class Config(tasks.Config)`."
-        )
+    refuse_ignored(kind, wanted)
     if type(config) is not wanted:
         raise ConfigurationError(
             f"{kind.__name__}: expected settings of {name}, got {config!r}. Give settings by name, as in "
             f"{kind.__name__}(steps=100), or an object of that class."
         )
+
+
+def refuse_ignored(kind: type, wanted: Any) -> None:
+    """Refuse a `Config` of a problem in which something is written that Python would not make a setting.
+
+    Raises:
+        ConfigurationError: It is no dataclass of all settings, or a class in it is not decorated, or gives a
+            setting a value and no type.
+    """
+    name = f"{kind.__name__}.Config"
+    above = "Write @dataclass(frozen=True) above `class Config(tasks.Config)`."
+    if not (isinstance(wanted, type) and dataclasses.is_dataclass(wanted)):
+        raise ConfigurationError(f"{name}: expected a dataclass, got {wanted!r}. {above}")
+    if not issubclass(wanted, Config):
+        raise ConfigurationError(
+            f"{name}: expected a subclass of tasks.Config, which has steps, batch and the rest, got "
+            f"{wanted!r}. {above}"
+        )
+    settings = {field.name for field in dataclasses.fields(wanted)}
+    for part in wanted.__mro__[: wanted.__mro__.index(Config)]:
+        annotations = inspect.get_annotations(part)
+        typed = [key for key, said in annotations.items() if "ClassVar" not in str(said)]
+        if typed and "__dataclass_fields__" not in vars(part):
+            raise ConfigurationError(
+                f"{name}: expected @dataclass above the class that has settings, got none above "
+                f"{part.__qualname__}, whose {', '.join(typed)} would be ignored. {above}"
+            )
+        for key in sorted(settings & vars(part).keys() - annotations.keys()):
+            raise ConfigurationError(
+                f"{name}: expected a type for each setting, got {key} = {vars(part)[key]!r}, which would be "
+                f"ignored. Write its type, as in {key}: {type(vars(part)[key]).__name__} = ..."
+            )
 
 
 def refuse_state(problem: object) -> None:

@@ -22,8 +22,9 @@ from torch.utils.data import (
 from blackbox.checks import check_count
 from blackbox.words import counted
 from tasks.errors import ConfigurationError, ProblemError
-from zo.batches import Batch, count_rows, map_tensors
+from zo.batches import Batch, count_rows, map_tensors, tensors
 from zo.estimators import Key
+from zo.evaluators.versions import version_of
 from zo.objective import described_result
 
 HELD_OUT = 1_000_001  # the seed of held-out rows that are drawn: no run is expected to have it
@@ -230,6 +231,24 @@ def parts(batch: Batch, rows: int) -> Iterator[Batch]:
     """A batch cut into parts of at most so many rows."""
     for start in range(0, count_rows(batch), rows):
         yield map_tensors(lambda tensor, at=start: tensor[at : at + rows], batch)
+
+
+@contextmanager
+def unwritten(batch: Batch, where: str) -> Iterator[None]:
+    """A block in which nothing is written to the tensors of a batch, which all methods share.
+
+    Raises:
+        ProblemError: Something was, as by `x *= 2`; the next method would have other rows.
+    """
+    before = [(tensor, version_of(tensor)) for tensor in tensors(batch)]
+    yield
+    for tensor, version in before:
+        if version_of(tensor) != version:
+            raise ProblemError(
+                f"{where}: expected it to leave its data as they are, got a tensor of shape "
+                f"{tuple(tensor.shape)} that was written to. All methods share it, and the next would have "
+                "other rows: write x = 2 * x in place of x *= 2, or begin with x = x.clone()."
+            )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from blackbox.group import BoxGroup
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import anew
-from tasks.problem.data import Data, evaluating, one_each, parts
+from tasks.problem.data import Data, evaluating, one_each, parts, unwritten
 from tasks.problem.hyphens import hyphenated
 from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
@@ -346,7 +346,7 @@ class Problem:
     def losses(self, network: nn.Module, batch: Batch) -> Tensor:
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
         device, losses = self.config.device, []
-        with torch.no_grad(), evaluating(network):
+        with torch.no_grad(), evaluating(network), unwritten(batch, f"{type(self).__name__}.objective"):
             for part in parts(batch, ROWS):
                 here = map_tensors(lambda tensor: tensor.to(device), part)
                 row_losses = evaluated(self.objective, network, here, count_rows(here))

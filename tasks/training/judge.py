@@ -22,7 +22,7 @@ from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, by_row, of_rows, plain
-from tasks.problem.data import evaluating
+from tasks.problem.data import evaluating, unwritten
 from tasks.problem.problem import Problem
 from tasks.problem.report_contents import LOW, TEST_LOSS, RowMean, without_failed
 from tasks.problem.trained import Trained
@@ -75,7 +75,9 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
     ledger_before = tally.copy()
     aside = answers.used(aside=lambda box: not tally.counts(box))
-    with noted() as causes, evaluating(trained.network), aside:
+    name = f"{type(setup.problem).__name__}.evaluate"
+    unchanged = unwritten(setup.problem.data.test, name)
+    with noted() as causes, evaluating(trained.network), aside, unchanged:
         result = _with_verdict(
             setup.problem, trained.network, setup.problem.judge(replace(setup, answers=answers), trained)
         )
@@ -84,7 +86,7 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     ledger.first_failure = ledger.first_failure or (causes[0].sentence() if causes else None)
     ledger = everywhere(ledger)
     _refuse_without_answers(setup, ledger)
-    figures, arrays, failed = _taken_apart(result, f"{type(setup.problem).__name__}.evaluate")
+    figures, arrays, failed = _taken_apart(result, name)
     verdict = NetworkVerdict(figures, arrays, failed, asdict(ledger), by_row(result[next(iter(figures))]))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.tangents.step.clipping import Clipping
 
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
+_given: WeakKeyDictionary[Problem, WeakSet[nn.Module]] = WeakKeyDictionary()  # parts of networks, by problem
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,7 @@ def setup_of(
         raise ProblemError(
             f"{type(problem).__name__}.network: expected an nn.Module, got {type(network).__name__}."
         )
+    _refuse_again(problem, network)
     return Setup(
         problem=problem,
         run=run,
@@ -324,3 +327,20 @@ def setup_of(
         progress=progress,
         trained=trained,
     )
+
+
+def _refuse_again(problem: Problem, network: nn.Module) -> None:
+    """Refuse a network that was given before: it has the weights that another method or seed has left."""
+    given = _given.setdefault(problem, WeakSet())
+    learning = [
+        part
+        for part in network.modules()
+        if any(weight.requires_grad for weight in part.parameters(recurse=False))
+    ]
+    if again := next((part for part in learning if part in given), None):
+        raise ProblemError(
+            f"{type(problem).__name__}.network: expected a new network each time, got a "
+            f"{type(again).__name__} for the second time, with the weights that the training before left. "
+            "Make it inside of the method, or return copy.deepcopy(...) of it."
+        )
+    given.update(learning)

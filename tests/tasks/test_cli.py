@@ -217,6 +217,24 @@ WRONG = [  # (words, words of the message)
     (["check", "lorenz-96", "--samples", "no.npz"], ["blackbox: --samples: no such file no.npz"]),
     (["serve", "lorenz-96", "dt=fast"], ["lorenz-96, dt: expected a number"]),
     (["serve", "lorenz-96", "--port", "http"], ["http", "int"]),
+    (["serve", "lorenz-96", "--mu", "0.1"], ["expected --mu beside --derivative differences"]),
+    (["serve", "lorenz-96", "--learn", "9", "--derivative", "differences"], ["without --learn, --from"]),
+    (["serve", "lorenz-96", "--around", "draws.npy"], ["expected --around beside --learn"]),
+    (["serve", "lorenz-96", "--learn", "9", "--same-box"], ["expected --same-box beside --frozen"]),
+    (["serve", "lorenz-96", "--token", ""], ["--token", "everyone is answered"]),
+    (
+        ["serve", "lorenz-96", "--learn", "9", "--frozen", "."],
+        ["--frozen: expected a file, got the folder ."],
+    ),
+    (["serve", "lorenz-96", "--learn", "9", "--frozen", "no/f.pt"], ["--frozen", "Make no first"]),
+    (["check", "lorenz-96", "--out", "."], ["--out: expected a file, got the folder ."]),
+    (["check", "lorenz-96", "--out", "toy_cli.py"], ["toy_cli.py, which would be overwritten"]),
+    (["compare", "a", "b", "--page", "toy_cli.py"], ["toy_cli.py, which would be overwritten"]),
+    (["host", "run", "--method", "cge"], ["expected --serve or --export with a run, got --method alone"]),
+    (["host", "run", "--export", "net.pt", "--serve"], ["expected --serve or --export, got both"]),
+    (["host", "run", "--export", "net.pt", "ocean"], ["expected --export and no program, got ocean"]),
+    (["run", "toy", "--methods", "none", "--methods", "cge"], ["got 2 of it", "--methods ONE OTHER"]),
+    (["resume", "run", "--without", "cge", "--without=rge"], ["--without: expected all values behind one"]),
     (["run", "toy", "--seeds", "0"], ["--seeds: expected 1 to 10,000, got 0"]),
     (["run", "toy", "--central", "True"], ["Unrecognized options", "True"]),
     (["run", "toy", "--dry-run=false"], ["Unrecognized options", "false"]),
@@ -229,6 +247,7 @@ WRONG = [  # (words, words of the message)
 @pytest.mark.quick_cases(8)
 @pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_wrong_use_is_a_message_and_status_2(toy, tmp_path, capsys, words, said):
+    (tmp_path / "toy_cli.py").touch()
     assert toy(*words) == 2
     captured = capsys.readouterr()
     for word in said:

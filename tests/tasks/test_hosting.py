@@ -30,6 +30,13 @@ def test_it_writes_what_a_program_needs(toy, tmp_path, capsys):
     assert (tmp_path / "bb" / "bb_host.c").read_text() == "mine"
 
 
+def test_nothing_is_written_into_the_folder_of_a_run(toy, tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert toy("host", "run") == 2
+    assert "got the run run alone" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "bb_host.h").exists()
+
+
 def test_a_program_takes_serve(toy, tmp_path, capsys):
     assert toy("host", str(tmp_path), "ocean") == 2
     assert "--serve" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import sys
 import types
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -229,6 +230,51 @@ def test_settings_of_a_problem_are_a_dataclass():
 
     with pytest.raises(ConfigurationError, match=r"Plain\.Config: expected a dataclass"):
         Plain()
+
+
+class Undecorated(tasks.Config):
+    k: float = 2.0
+
+
+@dataclass(frozen=True)
+class Untyped(tasks.Config):
+    steps = 7
+
+
+@dataclass(frozen=True)
+class Apart:
+    steps: int = 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Undecorated, r"got none above Undecorated, whose k would be ignored"),
+        (Untyped, r"expected a type for each setting, got steps = 7, which would be ignored.*steps: int ="),
+        (Apart, r"expected a subclass of tasks\.Config"),
+    ],
+)
+def test_what_python_would_not_make_a_setting_is_refused(settings, said):
+    kind = type("Wrong", (Scaled,), {"Config": settings})
+    with pytest.raises(ConfigurationError, match=rf"Wrong\.Config: .*{said}"):
+        kind()
+
+
+def test_a_class_of_settings_may_have_more_than_settings():
+    class More(Scaled):
+        @dataclass(frozen=True)
+        class Config(Scaled.Config):
+            most: ClassVar[float] = 3.0
+            unit = "m"
+
+            def twice(self):
+                return 2 * self.k
+
+    class Renamed(More):
+        class Config(More.Config):
+            """The same settings."""
+
+    assert (Renamed(k=4.0).config.twice(), More().config.unit) == (8.0, "m")
 
 
 def test_a_list_among_the_settings_is_each_objects_own(tmp_path):

@@ -963,6 +963,44 @@ def test_a_run_changes_nothing_of_the_problem_that_it_is_given(tmp_path):
     assert run.problem.config.steps != problem.config.steps  # which follow from the budget
 
 
+@pytest.mark.parametrize("part", ["evaluate", "objective"])
+def test_data_that_a_problem_writes_to_are_refused(tmp_path, part):
+    """Else the methods behind are judged by other rows than the first."""
+
+    class Writes(Steering):
+        def objective(self, network, wanted):
+            if part == "objective":
+                wanted *= 0.5
+            return super().objective(network, wanted)
+
+        def evaluate(self, network):
+            if part == "evaluate":
+                self.data.test[0] *= 0.5
+            return super().evaluate(network)
+
+    with pytest.raises(ProblemError, match=rf"Writes\.{part}: .*shape \(8, 3\) that was written to"):
+        go(Writes(), tmp_path, methods=["none", "no-gradient"])
+
+
+def test_a_network_that_is_given_twice_is_refused(tmp_path):
+    """Else a method begins with the weights that the one before has trained."""
+    first = Steering().network()
+
+    class Shared(Steering):
+        def network(self):
+            return torch.nn.Sequential(first, torch.nn.Linear(3, 3, dtype=torch.float64))
+
+    class Frozen(Shared):
+        def network(self):
+            network = super().network()
+            network[0].requires_grad_(False)
+            return network
+
+    with pytest.raises(ProblemError, match=r"Shared\.network: expected a new network each time"):
+        go(Shared(), tmp_path, methods=["none", "cge"], steps=1)
+    go(Frozen(), tmp_path, methods=["none"], seeds=2)
+
+
 def test_one_loss_for_the_whole_batch_is_refused(tmp_path):
     class Mean(Steering):
         def objective(self, network, wanted):
