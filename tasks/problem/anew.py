@@ -73,13 +73,18 @@ def refuse_ignored(kind: type, wanted: Any) -> None:
     settings = {field.name for field in dataclasses.fields(wanted)}
     for part in wanted.__mro__[: wanted.__mro__.index(Config)]:
         annotations = inspect.get_annotations(part)
-        typed = [key for key, said in annotations.items() if "ClassVar" not in str(said)]
+        own = {key for key, value in vars(part).items() if not inspect.ismemberdescriptor(value)}  # no slots
+        typed = [
+            key
+            for key, said in annotations.items()
+            if "ClassVar" not in str(said) and (key in own or key not in settings)
+        ]
         if typed and "__dataclass_fields__" not in vars(part):
             raise ConfigurationError(
                 f"{name}: expected @dataclass above the class that has settings, got none above "
                 f"{part.__qualname__}, whose {', '.join(typed)} would be ignored. {above}"
             )
-        for key in sorted(settings & vars(part).keys() - annotations.keys()):
+        for key in sorted(settings & own - annotations.keys()):
             raise ConfigurationError(
                 f"{name}: expected a type for each setting, got {key} = {vars(part)[key]!r}, which would be "
                 f"ignored. Write its type, as in {key}: {type(vars(part)[key]).__name__} = ..."

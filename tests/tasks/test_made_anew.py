@@ -277,6 +277,21 @@ def test_a_class_of_settings_may_have_more_than_settings():
     assert (Renamed(k=4.0).config.twice(), More().config.unit) == (8.0, "m")
 
 
+def test_a_class_of_settings_may_have_slots_and_a_parent_that_says_what_type_a_setting_has():
+    class Doubles:
+        k: float
+
+        def twice(self):
+            return 2 * self.k
+
+    class Slotted(Scaled):
+        @dataclass(frozen=True, slots=True)
+        class Config(Doubles, Scaled.Config):
+            unit: str = "m"
+
+    assert Slotted(k=4.0).config.twice() == 8.0
+
+
 def test_a_list_among_the_settings_is_each_objects_own(tmp_path):
     class Listed(Scaled):
         @dataclass(frozen=True)
