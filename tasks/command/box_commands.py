@@ -20,6 +20,7 @@ from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Trust
 from tasks.configuration import names
 from tasks.errors import ConfigurationError
+from tasks.folder.terms import BEGUN
 
 TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Target = Annotated[
@@ -320,7 +321,7 @@ def host(
         )
     options = {"--method": method is not None, "--seed": seed is not None, "--trust": trust}
     of_a_run = [option for option, given in options.items() if given]
-    if of_a_run or (folder / "checkpoints").is_dir():
+    if of_a_run or (folder / BEGUN).is_file():
         got = ", ".join(of_a_run) or f"the run {folder}"
         raise ConfigurationError(
             f"host: expected --serve or --export with a run, got {got} alone. Add one of them; to "

@@ -31,10 +31,17 @@ def test_it_writes_what_a_program_needs(toy, tmp_path, capsys):
 
 
 def test_nothing_is_written_into_the_folder_of_a_run(toy, tmp_path, capsys):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "begun.json").touch()
     assert toy("host", "run") == 2
     assert "got the run run alone" in capsys.readouterr().err
     assert not (tmp_path / "run" / "bb_host.h").exists()
+
+
+def test_a_program_may_have_checkpoints_of_its_own(toy, tmp_path):
+    (tmp_path / "ocean" / "checkpoints").mkdir(parents=True)
+    assert toy("host", "ocean") == 0
+    assert (tmp_path / "ocean" / "bb_host.h").is_file()
 
 
 def test_a_program_takes_serve(toy, tmp_path, capsys):
