@@ -187,7 +187,9 @@ class _Guard:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", leftovers.__file__, self._prefix],
             cwd="/",
-            env={},  # no mark of an outer run, which would end this process before what it guards
+            # no mark of an outer run, which would end this process before what it guards; and not empty, as
+            # of a process that is just being started, for which each search would wait
+            env={"PWD": "/"},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
