@@ -96,11 +96,12 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
+        alone = len(self.result.table) == 1  # no other training has left its weights in the network
         methods = by_name.methods_named(problem)
         for name, way in methods.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
-            setup = setup_of(problem, self._run, name, seed, Silence(), trained)
+            setup = setup_of(problem, self._run, name, seed, Silence(), trained, again=alone)
             trained[name] = way.train(setup)
             if name == method:
                 break

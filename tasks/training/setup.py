@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.tangents.step.clipping import Clipping
 
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
-_given: WeakKeyDictionary[Problem, WeakSet[nn.Module]] = WeakKeyDictionary()  # parts of networks, by problem
+_given: WeakKeyDictionary[nn.Module, ref[Problem]] = WeakKeyDictionary()  # parts of networks, and by whom
 
 
 @dataclass(frozen=True)
@@ -297,12 +297,28 @@ class GradientBound:
 
 
 def setup_of(
-    problem: Problem, run: Run, name: str, seed: int, progress: Silence, trained: Mapping[str, Trained]
+    problem: Problem,
+    run: Run,
+    name: str,
+    seed: int,
+    progress: Silence,
+    trained: Mapping[str, Trained],
+    *,
+    again: bool = False,
 ) -> Setup:
     """Make the setup of a method, the same for all methods of a seed.
 
+    Args:
+        problem: The problem.
+        run: Its run.
+        name: The method.
+        seed: Of the network's first weights and of the batches.
+        progress: What is told of the training.
+        trained: What the methods before have trained.
+        again: Whether the network may be one that was given before.
+
     Raises:
-        ProblemError: The problem's network is none.
+        ProblemError: The problem's network is none, or was given before.
     """
     config = problem.config
     with torch.random.fork_rng(devices=()):
@@ -312,7 +328,8 @@ def setup_of(
         raise ProblemError(
             f"{type(problem).__name__}.network: expected an nn.Module, got {type(network).__name__}."
         )
-    _refuse_again(problem, network)
+    if not again:
+        _refuse_again(problem, network)
     return Setup(
         problem=problem,
         run=run,
@@ -331,16 +348,17 @@ def setup_of(
 
 def _refuse_again(problem: Problem, network: nn.Module) -> None:
     """Refuse a network that was given before: it has the weights that another method or seed has left."""
-    given = _given.setdefault(problem, WeakSet())
     learning = [
         part
         for part in network.modules()
         if any(weight.requires_grad for weight in part.parameters(recurse=False))
     ]
-    if again := next((part for part in learning if part in given), None):
+    givers = [_given.get(part) for part in learning]
+    twice = [part for part, giver in zip(learning, givers, strict=True) if giver and giver() is problem]
+    if twice:
         raise ProblemError(
             f"{type(problem).__name__}.network: expected a new network each time, got a "
-            f"{type(again).__name__} for the second time, with the weights that the training before left. "
+            f"{type(twice[0]).__name__} for the second time, with the weights that the training before left. "
             "Make it inside of the method, or return copy.deepcopy(...) of it."
         )
-    given.update(learning)
+    _given.update(dict.fromkeys(learning, ref(problem)))

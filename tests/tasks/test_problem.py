@@ -1,4 +1,5 @@
 import copy
+import functools
 import math
 import re
 import warnings
@@ -999,6 +1000,22 @@ def test_a_network_that_is_given_twice_is_refused(tmp_path):
     with pytest.raises(ProblemError, match=r"Shared\.network: expected a new network each time"):
         go(Shared(), tmp_path, methods=["none", "cge"], steps=1)
     go(Frozen(), tmp_path, methods=["none"], seeds=2)
+
+
+def test_the_one_network_of_a_run_may_be_the_problems_own(tmp_path):
+    class Kept(Steering):
+        def __eq__(self, other):  # so that it has no hash
+            return self is other
+
+        @functools.cached_property
+        def first(self):
+            return super().network()
+
+        def network(self):
+            return self.first
+
+    run = go(Kept(), tmp_path, methods=["none"])
+    assert isinstance(run.network("none"), torch.nn.Module)
 
 
 def test_one_loss_for_the_whole_batch_is_refused(tmp_path):
