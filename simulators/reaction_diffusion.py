@@ -79,6 +79,8 @@ class Brusselator(ReactionDiffusion):
     In them v rises to some `(b + 1)^2 / 4 a`, where `f` has no root left, and turns into u at once.
     """
 
+    fastest = 12.0
+
     spin_up_time = 10.0
 
     diffusion_u: float = number(0.2, least=0)
@@ -90,7 +92,7 @@ class Brusselator(ReactionDiffusion):
     def _prepare(self) -> None:
         """At a pulse's peak, where the reaction damps by `u^2`, a substep may take all of the limit."""
         peak = max(self.a, (self.b + 1) ** 2 / (4 * self.a))
-        self.fastest = max(12.0, STABLE / 2.78 * peak**2)
+        self.fastest = max(self.fastest, STABLE / 2.78 * peak**2)
         super()._prepare()
 
     def reaction(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,6 +62,17 @@ def test_the_brusselators_pulses_are_resolved_whatever_their_height(a, b):
     assert peak > 0.8 * (b + 1) ** 2 / (4 * a) and max(off) < 0.1
 
 
+def test_a_brusselator_with_a_faster_reaction_says_so():
+    class Faster(Brusselator):
+        fastest = 100.0
+
+    assert (Faster(4, 4).fastest, Faster(4, 4).substeps, Faster(4, 4, b=6.0).fastest) == (
+        100.0,
+        5,
+        Brusselator(4, 4, b=6.0).fastest,
+    )
+
+
 @pytest.mark.parametrize(
     ("box", "rest"),
     [(Brusselator(a=1.2, b=1.5), (1.2, 1.25)), (GrayScott(), (1.0, 0.0)), (FitzHughNagumo(), (0.0, 0.0))],
