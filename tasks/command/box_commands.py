@@ -20,7 +20,6 @@ from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Trust
 from tasks.configuration import names
 from tasks.errors import ConfigurationError
-from tasks.folder.terms import BEGUN
 
 TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Target = Annotated[
@@ -304,6 +303,7 @@ def host(
     """
     from blackbox import adapters
     from tasks.command import hosting
+    from tasks.folder.terms import BEGUN
 
     if serve and export is not None:
         raise ConfigurationError("host: expected --serve or --export, got both. Do one after the other.")
