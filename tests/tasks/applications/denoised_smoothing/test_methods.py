@@ -285,7 +285,7 @@ def test_measuring_mu_leaves_running_statistics_to_the_steps(tmp_path):
 
 
 def test_mu_is_not_asked_for_with_fewer_queries_than_could_tell_it(tmp_path):
-    """With a limit of ten queries 33 were asked, and none of them could count."""
+    """A limit of ten queries is too few to tell mu: 33 were asked once, and none of them could count."""
     made = small.problem(tmp_path, mu_queries=10)
     setup, _ = small.setup(made, tmp_path, "zo-ds", {}), made.targets
     mu = smoothing_parameter.find(
