@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.figures.measured import read
 from benchmarks.figures.summaries import summary
 from benchmarks.rows.twins import DEFAULT, USUAL
 
 
 def figures() -> dict[str, float]:
-    """Figures whose names begin with "twins, " and what is put under the default; ".better" counts gains."""
-    values, runs = {}, read("twins.json")["runs"]
+    """Figures named "twins", what is put under the default, and the share of the rows if above .05."""
+    return {
+        f"twins, {name}": value
+        for share, runs in read("twins.json")["runs"].items()
+        for name, value in _of_share("" if share == "0.05" else f", {share}", runs).items()
+    }
+
+
+def _of_share(suffix: str, runs: dict[str, Any]) -> dict[str, float]:
+    values = dict[str, float]()
     done = {name: [run for run in seeds.values() if {*USUAL} <= {*run}] for name, seeds in runs.items()}
     for label in USUAL[1:]:
         over = {
@@ -17,6 +27,6 @@ def figures() -> dict[str, float]:
             for name, several in done.items()
             if several
         }
-        values |= summary(f"twins, {label}", over)
-        values[f"twins, {label}.better"] = sum(ratio < 1 for ratios in over.values() for ratio in ratios)
+        if over:
+            values |= summary(f"{label}{suffix}", over)
     return values

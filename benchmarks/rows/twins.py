@@ -1,7 +1,8 @@
-"""Twins under learned rests: populations at a twentieth of the rows, with and without `prior=`.
+"""Twins under learned rests: populations at a share of the rows, with and without `prior=`.
 
     python -m benchmarks twins --size ci       three steps of one problem; written nowhere
-    python -m benchmarks twins --size small    all problems, seeds 3 and 4
+    python -m benchmarks twins --size small    all problems at a twentieth, seeds 3 and 4
+    python -m benchmarks twins --size small --shares 0.2 --seeds 3
 
 A twin is what a user may have: a formula with other constants, a longer step of Euler's. A bad one is the
 same with the wrong sign, or three times as large. Errors are over those of tuned first order with all rows.
@@ -11,6 +12,7 @@ is there is not measured again. `twins.md` beside it has the table.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -39,7 +41,7 @@ from zo.tangents import AutoTangent, Limits
 from zo.tangents.population import FACTORS
 
 FILE = protocol.RESULTS / "twins.json"
-SHARE = 0.05  # of first order's rows
+SHARES = 0.05, 0.2  # of first order's rows
 DEFAULT, TWIN, FIRST = "default", "twin", "twin, trained on it first"
 USUAL = DEFAULT, TWIN, "wrong sign"  # of what is put under the default
 Twin = Callable[..., Tensor]
@@ -164,9 +166,9 @@ def priors(twin: Twin) -> dict[str, Twin | None]:
 
 
 def trained(
-    problem: BenchmarkProblem, prior: Twin | None, seed: int, most: int | None = None
+    problem: BenchmarkProblem, prior: Twin | None, seed: int, share: float, most: int | None = None
 ) -> dict[str, Any]:
-    """A population at a twentieth of the rows, or of so many steps, above a prior."""
+    """A population at a share of the rows, or of so many steps, above a prior."""
     tangents: list[zo.TangentGradient] = []
 
     def gradient_of(problem: BenchmarkProblem, way: Way, network: Any, seed: int, steps: int) -> Any:
@@ -180,7 +182,7 @@ def trained(
 
     usual, training._gradient_of = training._gradient_of, gradient_of
     try:
-        way = Way(SHARE, 1, derivative="learned", replays=True, factors=FACTORS, surrogate=True)
+        way = Way(share, 1, derivative="learned", replays=True, factors=FACTORS, surrogate=True)
         result = train(problem, way, seed, most)
     finally:
         training._gradient_of = usual
@@ -201,7 +203,7 @@ def first(problem: BenchmarkProblem, twin: Twin, way: dict[str, Any], seed: int)
     return kept[0]
 
 
-def measure(name: str, label: str, seed: int) -> dict[str, Any]:
+def measure(name: str, label: str, seed: int, share: float) -> dict[str, Any]:
     """A training, and its error over that of tuned first order with all rows."""
     lines = json.loads((BY_STEPS / f"{name}.json").read_text())["runs"][str(seed)]
     tuned = lines[ALL_ROWS]
@@ -210,7 +212,7 @@ def measure(name: str, label: str, seed: int) -> dict[str, Any]:
         begun = first(problem, TWINS[name], tuned, seed)
         more = {"ratio after the twin": problem.error(begun) / tuned["error"]}
         problem = replace(problem, start=lambda seed: begun)
-    result = trained(problem, priors(TWINS[name])[label], seed)
+    result = trained(problem, priors(TWINS[name])[label], seed, share)
     return {"ratio": result["error"] / tuned["error"], **more, **result}
 
 
@@ -219,27 +221,33 @@ def main(words: Sequence[str]) -> None:
     parser = protocol.options("twins", __doc__)
     parser.add_argument("--problems", nargs="+", choices=tuple(TWINS), default=list(TWINS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4])
+    parser.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=[SHARES[0]])
     parser.add_argument("--priors", nargs="+", choices=tuple(priors(_drone)), default=USUAL)
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     if asked.size == "ci":
         name = "double-pendulum"
-        result = trained(problems("small")[name](), TWINS[name], 3, most=3)
+        result = trained(problems("small")[name](), TWINS[name], 3, SHARES[0], most=3)
         print(f"{name}, {TWIN}: {result['error']:.4f}, {result['rows']} rows, {result['asked']} of the twin")
         return
     runs: dict[str, Any] = json.loads(FILE.read_text())["runs"] if FILE.exists() else {}
-    for name in asked.problems:
-        for seed in asked.seeds:
-            for label in asked.priors:
-                of_seed = runs.setdefault(name, {}).setdefault(str(seed), {})
-                if label not in of_seed:
-                    of_seed[label] = result = measure(name, label, seed)
-                    print(f"{name}, seed {seed}, {label}: {result}", flush=True)
-                    protocol.write("twins", words, {"runs": runs}, FILE)
+    for share, name, seed, label in itertools.product(
+        asked.shares, asked.problems, asked.seeds, asked.priors
+    ):
+        of_seed = runs.setdefault(str(share), {}).setdefault(name, {}).setdefault(str(seed), {})
+        if label not in of_seed:
+            of_seed[label] = result = measure(name, label, seed, share)
+            print(f"{share} of the rows, {name}, seed {seed}, {label}: {result}", flush=True)
+            protocol.write("twins", words, {"runs": runs}, FILE)
     atomic.write_bytes(FILE.with_suffix(".md"), table(runs).encode())
 
 
 def table(runs: dict[str, Any]) -> str:
+    """A table for each share of the rows, the least first."""
+    return "\n".join(of_share(share, runs[share]) for share in sorted(runs, key=float))
+
+
+def of_share(share: str, runs: dict[str, Any]) -> str:
     """Medians over seeds of errors over tuned first order's, and of each prior's over the default's."""
     labels = [label for label in priors(_drone) if label in {*USUAL, *_labels(runs)}]
     lines, over = list[tuple[str, ...]](), {label: dict[str, float]() for label in labels}
@@ -261,7 +269,7 @@ def table(runs: dict[str, Any]) -> str:
                 kinds.append(", ".join(each["kind"] for each in found))
         lines.append((name, str(len(seeds)), *cells, *kinds))
     pieces = [
-        f"Error at {SHARE} of the rows over that of tuned first order with all of them, medians over seeds. "
+        f"Error at {share} of the rows over that of tuned first order with all of them, medians over seeds. "
         "Columns say what is put under the default: nothing, a twin, or the twin with the wrong sign. "
         "The last two have the model in use at the end, for each seed: `prior` is what is put under it and "
         "the rest above that.",

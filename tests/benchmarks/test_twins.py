@@ -69,9 +69,12 @@ def test_a_seed_that_lacks_a_prior_is_not_in_the_table():
 
     text = twins.table(
         {
-            "filter": {"3": done(2.0, 1.0, 2.0), "4": done(4.0, 1.0, 4.0), "5": done(100.0, 1.0)},
-            "drone": {"3": done(1.0, 4.0, 3.0)},
-            "bicycle": {"3": done(1.0)},
+            "0.2": {"drone": {"3": done(1.0, 0.5, 3.0)}},
+            "0.05": {
+                "filter": {"3": done(2.0, 1.0, 2.0), "4": done(4.0, 1.0, 4.0), "5": done(100.0, 1.0)},
+                "drone": {"3": done(1.0, 4.0, 3.0)},
+                "bicycle": {"3": done(1.0)},
+            },
         }
     )
     assert "| filter | 2 | 3.00 | 1.00 | 3.00 | prior, prior | prior, prior |" in text
@@ -81,7 +84,9 @@ def test_a_seed_that_lacks_a_prior_is_not_in_the_table():
     assert (
         f"With 'twin', over the default: {sum(over) / 2:.2f} in the median of 2 problems, {mean:.2f}" in text
     )
-    assert "4.00 at worst (drone)" in text
+    least, more = text.split("Error at 0.2 of the rows")
+    assert "4.00 at worst (drone)" in least
+    assert "0.50 at worst (drone)" in more
 
 
 def test_twins_have_seeds_of_first_order_and_shapes_of_their_boxes():
