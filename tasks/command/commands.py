@@ -166,7 +166,9 @@ def resume(
         if old_run.finished and ((folder / NAME).is_file() or not (trust or _is_own(old_run))):
             if data is not None:
                 old_run.with_data(data)
-            say("This run is finished; rebuilding its report.")
+            asked = [*["--rows"] * (rows is not None), *["--without"] * bool(without)]
+            unread = f"{' and '.join(asked)} change{'s' * (len(asked) == 1)} nothing, " if asked else ""
+            say(f"This run is finished; {unread}rebuilding its report.")
             return report(folder, trust=trust)
         run = opened()
         if run.script:

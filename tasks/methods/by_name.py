@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from blackbox.checks import nearest
 from blackbox.registered import is_there
-from tasks.errors import ConfigurationError
+from tasks.configuration.settings import flat, to_dict
+from tasks.errors import ConfigurationError, ProblemWarning
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es, through_boxes, whole_loss
 from tasks.methods.by_student import student
@@ -96,6 +98,21 @@ METHODS: dict[str, Method] = {
     **cma_es.METHODS,
 }
 
+_BY_LOSS = "sparse-cge", "cge", "rge"
+READ_BY = {  # settings that some of the methods read alone
+    "zeroth_order.mu": _BY_LOSS,
+    "zeroth_order.input_mu": ("row-rge",),
+    "zeroth_order.central": (*_BY_LOSS, "row-rge"),
+    "zeroth_order.coordinates": ("sparse-cge",),
+    "zeroth_order.directions": ("rge",),
+    "zeroth_order.input_directions": ("row-rge",),
+    "zeroth_order.sigma0": tuple(cma_es.METHODS),
+    "zeroth_order.chunk": (*_BY_LOSS, *cma_es.METHODS),
+    "replays": ("tangents", "population", "no-gradient", "first-order"),
+    "rates": ("population",),
+    "surrogate": ("population",),
+}
+
 
 def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
@@ -151,3 +168,29 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
     if not method_names:
         raise ConfigurationError("methods: expected at least one method, got none. Name some.")
     return {name: methods[name] for name in method_names}
+
+
+def warn_of_unread(problem: Problem, methods: Mapping[str, Method]) -> None:
+    """Warn of settings that no method of a run reads: who sets them expects that they do something.
+
+    Methods of the problem's own may read any setting, so with one of these nothing is said.
+
+    Args:
+        problem: The problem with its settings.
+        methods: The methods of the run by name.
+    """
+    if any(METHODS.get(name) is not method for name, method in methods.items()):
+        return
+    settings = flat(to_dict(problem.config))
+    usual = [flat(to_dict(start)) for start in (type(problem).Config(), *problem.presets.values())]
+    for name, readers in READ_BY.items():
+        if name not in settings or not methods.keys().isdisjoint(readers):
+            continue
+        if all(start.get(name) != settings[name] for start in usual):
+            option = f"--{name.rpartition('.')[2].replace('_', '-')}"
+            warnings.warn(
+                f"{option} does nothing here: {', '.join(readers)} read{'s' * (len(readers) == 1)} it alone, "
+                f"not {', '.join(methods)}.",
+                ProblemWarning,
+                stacklevel=2,
+            )

@@ -18,7 +18,7 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
-from tasks.methods.by_name import methods_named
+from tasks.methods.by_name import methods_named, warn_of_unread
 from tasks.planning import cost
 from tasks.planning.plan import Plan, left_to_the_budget, plan_of
 from tasks.planning.spending import settled
@@ -108,8 +108,11 @@ def planned(
         preset: The preset that the settings started from; if None, the one that equals them.
         where: The place of the problem's class; if None, its own.
     """
+    as_set = problem
     problem, choice = left_to_the_budget(problem, preset, by_hand)
-    return plan_of(problem, methods_named(problem), seeds, preset=preset, where=where, chosen=choice)
+    methods = methods_named(problem)
+    warn_of_unread(as_set, methods)
+    return plan_of(problem, methods, seeds, preset=preset, where=where, chosen=choice)
 
 
 def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:

@@ -19,7 +19,7 @@ from tasks.errors import ProblemError
 from tasks.folder import stamp
 from tasks.folder.journal import Journal, journaled
 from tasks.folder.run import Run, stage_name
-from tasks.problem.data import evaluating
+from tasks.problem.data import evaluating, unwritten
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
@@ -199,7 +199,8 @@ class Setup:
                 population.steps = course.steps
             lost_rows = gradient.metrics().get("lost", 0)
             try:
-                loss = along(i, batch) if population is None else population.step(batch)
+                with unwritten(batch, f"{type(self.problem).__name__}.objective"):
+                    loss = along(i, batch) if population is None else population.step(batch)
             except NonFiniteGradientError:  # its rows came back
                 raise
             except FailedBatchError:

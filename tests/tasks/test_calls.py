@@ -252,6 +252,7 @@ def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 
 
+@pytest.mark.filterwarnings("ignore:.*does nothing here:tasks.errors.ProblemWarning")
 def test_the_plan_is_what_the_run_runs(tmp_path):
     names = ("none", "no-gradient", "identity", "student", "first-order")
     plan, run = planned_and_run(tmp_path, names)

@@ -533,7 +533,9 @@ def test_resuming_a_finished_run_changes_nothing(toy, tmp_path, capsys):
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert toy("resume", str(path)) == 0
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
-    assert "This run is finished" in capsys.readouterr().out
+    assert "This run is finished; rebuilding its report." in capsys.readouterr().out
+    assert toy("resume", str(path), "--rows", "9000", "--without", "none") == 0
+    assert "This run is finished; --rows and --without change nothing, " in capsys.readouterr().out
 
 
 def test_a_folder_that_does_not_say_where_its_problem_is_is_refused(toy, run, capsys):

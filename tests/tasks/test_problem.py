@@ -490,6 +490,7 @@ QUICK = {"student", "row-rge"}  # each with a state of its own
         *(pytest.param(name, marks=pytest.mark.needs("cma")) for name in CMA),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*does nothing here:tasks.errors.ProblemWarning")
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
     settings = {"methods": [method], "zeroth_order": FEW, "seeds": 2}
     whole = go(Beside(), tmp_path / "whole", **settings)
@@ -983,6 +984,24 @@ def test_data_that_a_problem_writes_to_are_refused(tmp_path, part):
         go(Writes(), tmp_path, methods=["none", "no-gradient"])
 
 
+def test_a_training_batch_that_is_written_to_is_refused(tmp_path):
+    """A batch that the problem cuts out of its data by itself is these data."""
+
+    class Writes(Steering):
+        def data(self):
+            data, rows = super().data(), torch.rand(40, 3, dtype=torch.float64)
+            return replace(data, train=lambda seed, step: rows[5 * (step % 8) :][:5])
+
+        def objective(self, network, wanted):
+            if network.training:
+                wanted -= 0.1
+            return super().objective(network, wanted)
+
+    for method in ("row-rge", "first-order"):  # others look at the batch themselves
+        with pytest.raises(ProblemError, match=r"Writes\.objective: .*shape \(5, 3\) that was written to"):
+            go(Writes(), tmp_path, methods=[method])
+
+
 def test_a_network_that_is_given_twice_is_refused(tmp_path):
     """Else a method begins with the weights that the one before has trained."""
     first = Steering().network()
@@ -1000,6 +1019,28 @@ def test_a_network_that_is_given_twice_is_refused(tmp_path):
     with pytest.raises(ProblemError, match=r"Shared\.network: expected a new network each time"):
         go(Shared(), tmp_path, methods=["none", "cge"], steps=1)
     go(Frozen(), tmp_path, methods=["none"], seeds=2)
+
+
+def test_settings_that_no_method_of_a_run_reads_are_said(tmp_path):
+    """Else `--mu` beside row-rge, whose own step is `--input-mu`, would seem to do something."""
+    wider = ZerothOrder(mu=0.1)
+    with pytest.warns(ProblemWarning, match=r"--mu does nothing here: .*, rge read it alone, not row-rge"):
+        go(Steering(), tmp_path, methods=["row-rge"], zeroth_order=wider, steps=1)
+    with pytest.warns(ProblemWarning, match=r"--rates does nothing here: population reads it alone, not cge"):
+        go(Steering(), tmp_path, methods=["cge"], rates=(1.0, 2.0), steps=1)
+
+    class Usual(Steering):
+        @dataclass(frozen=True)
+        class Config(Steering.Config):
+            zeroth_order: ZerothOrder = wider
+
+    class Own(Steering):
+        methods: ClassVar = {"mine": METHODS["none"]}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProblemWarning)
+        go(Usual(), tmp_path, methods=["none"])
+        go(Own(), tmp_path, methods=["mine"], zeroth_order=wider)
 
 
 def test_the_one_network_of_a_run_may_be_the_problems_own(tmp_path):

@@ -75,6 +75,7 @@ def test_the_report_of_a_run_says_what_came_out(tmp_path, pens):
     assert imread(run.path / "curves.png").ndim == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*does nothing here:tasks.errors.ProblemWarning")
 def test_settings_that_differ_from_the_defaults_come_first(tmp_path):
     problem = Steering(calls=1, zeroth_order=ZerothOrder(mu=0.5))
     run = tasks.run(problem, methods=["none"], runs=tmp_path, progress=Progress())
