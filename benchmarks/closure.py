@@ -212,6 +212,7 @@ def trained(
         "error": error(network),
         "rows": max(1.0, rows / (steps * batch * CALLS)),
         "warnings": len(caught),
+        "commit": protocol.commit(),
     }
 
 
