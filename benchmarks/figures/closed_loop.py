@@ -14,9 +14,14 @@ def figures() -> dict[str, float]:
 
 
 def _closure() -> dict[str, float]:
-    """Errors of free runs at the rate that is best in the mean, their least and most over seeds; and rows."""
+    """Errors of free runs at the rate that is best in the mean, their least and most over seeds; and rows.
+
+    A rate behind a line's name is that line at this rate.
+    """
     values = {"closure, no closure": read("closure_uncorrected.json")["error"]}
     for line, by_rate in read("closure.json")["lines"].items():
+        for rate, runs in by_rate.items():
+            values[f"closure, {line}, {rate}"] = fmean(run["error"] for run in runs)
         best = min(by_rate.values(), key=lambda runs: fmean(run["error"] for run in runs))
         errors, name = [run["error"] for run in best], f"closure, {line}"
         values |= {name: fmean(errors), f"{name}.least": min(errors), f"{name}.most": max(errors)}
