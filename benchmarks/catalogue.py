@@ -274,6 +274,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "README, docs/howto/spend_rows.md: what `blackbox run --rows N` makes of N",
             "budget.comparison:main",
             "2 hours",
+            seeds=2,
             results=_budget(),
         ),
         Benchmark(
@@ -327,6 +328,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/applications/learned_tangents.md: a network inside a solver, with dither and without",
             "closure:main",
             "15 minutes",
+            seeds=3,
             results={"closure.json": SMALL, "closure_uncorrected.json": f"{SMALL} --uncorrected"},
         ),
         Benchmark(
@@ -393,7 +395,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "calibration",
-            "docs/howto/posterior.md: ranks of what data were made of, among draws of zo.sample",
+            "docs/decisions/problems.md: ranks of what data were made of, among draws of zo.sample",
             "posterior.calibration:main",
             "15 minutes",
             results={"posterior/calibration.json": SMALL},

@@ -5,8 +5,9 @@
     python -m benchmarks all --hours 8 --benchmarks budget closed_loop
 
 A file is of today's code if nothing in `blackbox`, `simulators`, `tasks` and `zo` has changed since its
-commit. A file that is measured again is put aside, in `runs/benchmarks/before`, and comes back if its
-benchmark fails. Afterwards `python -m benchmarks page` brings pages up to date.
+commit, nor since those that its parts note, where they were measured one by one. A file that is measured
+again is put aside, in `runs/benchmarks/before`, and comes back if its benchmark fails. Afterwards
+`python -m benchmarks page` brings pages up to date.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from benchmarks import protocol
 from benchmarks.catalogue import BENCHMARKS, Benchmark, read
@@ -79,8 +81,23 @@ def stale(names: Iterable[str]) -> Iterator[Part]:
         for command, files in benchmark.commands.items()
     ]
     for part in sorted(parts, key=lambda part: part.minutes):
-        if not all(is_of_today(read(file).get("commit")) for file in part.files):
+        if not all(is_of_today(commit) for file in part.files for commit in commits(read(file))):
             yield part
+
+
+def commits(result: Mapping[str, Any]) -> frozenset[str | None]:
+    """The commits of which a file is: its own, and those of its parts; None where none was noted."""
+    return frozenset([result.get("commit"), *_noted(list(result.values()))])
+
+
+def _noted(value: object) -> Iterator[str | None]:
+    if isinstance(value, dict):
+        if "commit" in value:
+            yield value["commit"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _noted(part)
 
 
 @cache
@@ -101,12 +118,11 @@ def _listed(names: Iterable[str]) -> str:
     lines = []
     for name in names:
         benchmark = BENCHMARKS[name]
-        commits = Counter(
-            read(file).get("commit") or "before commits were noted" for file in benchmark.results
-        )
+        of_files = Counter(commits(read(file)) for file in benchmark.results)
         words = "; ".join(
-            f"{count} of {commit}{', as today' if is_of_today(commit) else ''}"
-            for commit, count in commits.most_common()
+            f"{count} of {' and '.join(sorted(commit or UNKNOWN for commit in several))}"
+            f"{', as today' if all(map(is_of_today, several)) else ''}"
+            for several, count in of_files.most_common()
         )
         lines.append((name, benchmark.time, words or "none"))
     return protocol.markdown(("benchmark", "small takes", "files"), lines)

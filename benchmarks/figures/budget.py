@@ -54,6 +54,7 @@ def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
         **(_regret(f"{name}.regret", regrets) if regrets else {}),
         f"{name}.seconds": median(one["time"] for one in measured),
         f"{name}.even": median(one["even"] for one in measured),
+        f"{name}.even.most": max(one["even"] for one in measured),
         f"{name}.in training": median(one["in training"] for one in measured),
     }
 

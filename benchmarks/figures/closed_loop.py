@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean, median
 
+from benchmarks.closed_loop import over_tuned
 from benchmarks.figures.measured import read
 
 
@@ -13,11 +14,15 @@ def figures() -> dict[str, float]:
 
 
 def _closure() -> dict[str, float]:
-    """Errors of free runs at each seed's better rate: the mean, ".least" and ".most" over seeds; and rows."""
+    """Errors of free runs at the rate that is best in the mean, their least and most over seeds; and rows.
+
+    A rate behind a line's name is that line at this rate.
+    """
     values = {"closure, no closure": read("closure_uncorrected.json")["error"]}
     for line, by_rate in read("closure.json")["lines"].items():
-        seeds = zip(*by_rate.values(), strict=True)
-        best = [min(seed, key=lambda run: run["error"]) for seed in seeds]
+        for rate, runs in by_rate.items():
+            values[f"closure, {line}, {rate}"] = fmean(run["error"] for run in runs)
+        best = min(by_rate.values(), key=lambda runs: fmean(run["error"] for run in runs))
         errors, name = [run["error"] for run in best], f"closure, {line}"
         values |= {name: fmean(errors), f"{name}.least": min(errors), f"{name}.most": max(errors)}
         values[f"{name}, rows"] = fmean(run["rows"] for run in best)
@@ -28,9 +33,10 @@ def _programs() -> dict[str, float]:
     """Each program's error over first order's, steps without a gradient, and warnings; means over seeds.
 
     "late" is first order that waits as long as the training did, over first order. "replays" is a population
-    for the same rows, over the same first order; ".replays" is that of the median program.
+    for the same rows, over first order at its best rate; ".replays" is that of the median program, and
+    ".replays.worst" of the worst training.
     """
-    values, beyond, replayed = dict[str, float](), list[float](), list[float]()
+    values, beyond, replayed = dict[str, float](), list[float](), list[list[float]]()
     for name, runs in read("closed_loop.json")["programs"].items():
         values |= {
             f"closed loop, {name}": fmean(run["over"] for run in runs),
@@ -40,11 +46,13 @@ def _programs() -> dict[str, float]:
             f"closed loop, {name}, warnings": fmean(len(run["warnings"]) for run in runs),
         }
         beyond.append(fmean(run["over"] / run["late"] for run in runs))
-        if found := [run["replayed"]["over"] for run in runs if "replayed" in run]:
+        if found := [over_tuned(run) for run in runs if "replayed" in run]:
             values[f"closed loop, {name}, replays"] = fmean(found)
-            replayed.append(fmean(found))
+            replayed.append(found)
     if replayed:
-        values["closed loop.replays"] = median(replayed)
+        values["closed loop.replays"] = median(map(fmean, replayed))
+        values["closed loop.replays.worst"] = max(map(max, replayed))
+        values["closed loop.replays.programs"] = len(replayed)
     return values | {"closed loop.beyond the wait": median(beyond)}
 
 

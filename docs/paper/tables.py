@@ -83,6 +83,7 @@ def table_rivals() -> str:
         "astralora": "low-rank surrogate (after Astralora)",
         "row-rge": "random differences at the box's inputs",
         "rge": "random differences in the weights",
+        "zo-muon": "subspace differences, orthogonalised (after ZO-Muon)",
         "eggroll": "low-rank evolution strategy (after EGGROLL)",
         "sparse-cge": "coordinate differences in the weights",
     }

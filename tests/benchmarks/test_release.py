@@ -34,6 +34,13 @@ def test_the_cheapest_that_is_not_of_today_comes_first(monkeypatch):
     assert [part.benchmark.name for part in release.stale(made)] == ["three", "one"]
 
 
+def test_a_file_is_as_old_as_its_oldest_part():
+    runs = {"a": [{"error": 1.0, "commit": "new"}, {"error": 1.0, "commit": "old"}], "b": {"commit": None}}
+    assert release.commits({"commit": "new", "programs": runs}) == {"new", "old", None}
+    assert release.commits({"commit": "new", "lines": [1.0, {"error": 1.0}]}) == {"new"}
+    assert release.commits({}) == {None}
+
+
 @pytest.fixture
 def part(tmp_path, monkeypatch):
     """A benchmark's part with a committed file."""
