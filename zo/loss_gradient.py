@@ -168,7 +168,6 @@ class LossGradient:
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._says_nothing = process_group is ...  # of what other processes do
-        self._total_bytes = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         self._unknown = UnknownSlopes()
         self._notices = Notices()
@@ -318,7 +317,6 @@ class LossGradient:
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
         """Cut the plan into pieces of a size that the first step chooses."""
-        self._total_bytes = base.total_bytes or self._total_bytes
         if self.chunk is None:
             self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan)
         base = replace(base, step=replace(base.step, stack=self.stack))
@@ -442,9 +440,7 @@ class LossGradient:
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""
         total = sum(tensor.numel() for tensor in self.network.parameters())
-        size = "Difference" in self.serving.state_dict().values() and self._total_bytes
-        keeps = f" keeping about {size / 2**20:.3g} MiB of activations" if size else ""
         return (
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "
-            f"{described(self.estimator)}, {self.serving!r}{keeps}, chunk={self.chunk})"
+            f"{described(self.estimator)}, {self.serving!r}, chunk={self.chunk})"
         )

@@ -35,7 +35,6 @@ class Base:
         start: The network before the base evaluation, from which each query starts.
         end: The network after it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
-        total_bytes: Bytes of all the tensors that it made, 0 if that was not measured.
         narrow: Whether it made floats of 16 bits or less, None if that was not measured.
     """
 
@@ -46,7 +45,6 @@ class Base:
     start: Snapshot
     end: Snapshot
     peak: int
-    total_bytes: int
     narrow: bool | None
 
     def loss(self) -> Tensor:
@@ -176,10 +174,7 @@ def evaluate_base(
         number=number,
         draws=not same(snapshot.generators, end.generators),
     )
-    return Base(
-        *(step, base, survived, causes, snapshot, end),
-        *(peak.peak, peak.total_bytes, peak.narrow if measure else None),
-    )
+    return Base(step, base, survived, causes, snapshot, end, peak.peak, peak.narrow if measure else None)
 
 
 def _versions(batch: Batch) -> list[int]:
