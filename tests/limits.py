@@ -58,7 +58,7 @@ WHERE = {
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
-    "windows_bytes": "zo.tangents.step.room.MOST_OF_ROWS",  # of all models
+    "windows_bytes": "zo.tangents.gradient.MOST_OF_ROWS",  # of all models
 }
 
 

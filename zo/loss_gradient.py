@@ -17,7 +17,7 @@ from zo.draws import DRAWN, Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.generators import TRIES, DisturbedBase, Turn
+from zo.evaluators.generators import Turn
 from zo.execution.base import Base, behind_first_writes, evaluate_base
 from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, candidates, chunk_size
@@ -74,7 +74,7 @@ class LossGradient:
     applies to weights that the forward itself writes. Queries never update anything. Random layers draw the
     same masks in the base and in all queries of a step, provided they draw from torch's generators. All
     threads of a process share these: of trainings in several threads whose networks draw, one takes a step at
-    a time, and a step in which another thread draws again and again is refused.
+    a time. What any other thread draws meanwhile is noise of the objective, and told as that.
 
     A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of
     each parameter. In every stacked chunk, a variant that moves nothing must give the base's losses. If
@@ -168,7 +168,6 @@ class LossGradient:
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._says_nothing = process_group is ...  # of what other processes do
-        self._total_bytes = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         self._unknown = UnknownSlopes()
         self._notices = Notices()
@@ -190,18 +189,12 @@ class LossGradient:
 
         Raises:
             ObjectiveError: The batch or the losses do not have rows first; the objective asks autograd for
-                a gradient where there is no graph; the network runs under autocast; or another thread
-                draws from torch's generators all the time, and the objective too.
+                a gradient where there is no graph; or the network runs under autocast.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
                     In all these cases `.grad`, weights, buffers and generators are unchanged.
         """
         with self.parameters.alone("LossGradient.backward"), Turn() as turn:
-            for _ in range(TRIES if self._ranks.size == 1 else 0):
-                try:
-                    return self._backward(batch, turn)
-                except DisturbedBase:  # what it changed is as it was
-                    pass
             return self._backward(batch, turn)
 
     def _backward(self, batch: Batch, turn: Turn) -> Tensor:
@@ -216,7 +209,7 @@ class LossGradient:
                 base = evaluate_base(*what, measure=measure)
                 if (measure or not number) and base.step.written:
                     base = behind_first_writes(base, lambda: evaluate_base(*what, measure=measure))
-                if not base.draws:  # with others at the same time, then
+                if not base.step.draws:  # with others at the same time, then
                     turn.end()
                 plan = self.estimator.plan(self.parameters, self._key.at(number))
                 pieces = self._pieces(base, plan)
@@ -324,7 +317,6 @@ class LossGradient:
 
     def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
         """Cut the plan into pieces of a size that the first step chooses."""
-        self._total_bytes = base.total_bytes or self._total_bytes
         if self.chunk is None:
             self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan)
         base = replace(base, step=replace(base.step, stack=self.stack))
@@ -448,9 +440,7 @@ class LossGradient:
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""
         total = sum(tensor.numel() for tensor in self.network.parameters())
-        size = "Difference" in self.serving.state_dict().values() and self._total_bytes
-        keeps = f" keeping about {size / 2**20:.3g} MiB of activations" if size else ""
         return (
             f"LossGradient({type(self.network).__name__}, {self.parameters.size:,} of {total:,} weights, "
-            f"{described(self.estimator)}, {self.serving!r}{keeps}, chunk={self.chunk})"
+            f"{described(self.estimator)}, {self.serving!r}, chunk={self.chunk})"
         )

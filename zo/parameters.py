@@ -25,7 +25,6 @@ from zo.perturbation import Coordinates, Perturbation
 class Owner:
     """A module that holds a parameter, under its own name for it; a tied one has several owners."""
 
-    module_name: str
     module: nn.Module
     local_name: str
 
@@ -420,8 +419,8 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
 def _owners(network: nn.Module, tensors: Iterable[Tensor]) -> tuple[tuple[Owner, ...], ...]:
     """The modules that hold each tensor."""
     owners: dict[int, list[Owner]] = {id(tensor): [] for tensor in tensors}
-    for module_name, module in network.named_modules():
+    for module in network.modules():
         for local_name, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(tensor) in owners:
-                owners[id(tensor)].append(Owner(module_name, module, local_name))
+                owners[id(tensor)].append(Owner(module, local_name))
     return tuple(map(tuple, owners.values()))

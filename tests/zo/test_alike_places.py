@@ -127,7 +127,7 @@ def test_products_are_adjoint_and_replays_begin_where_rows_were(axis):
     generator = torch.Generator().manual_seed(0)
     arrays = [torch.randn(40, *spec.shape, generator=generator) for spec in box.inputs]
     rows = RecordedCall(0, tuple(arrays), (step(*arrays),)).pairs(box, torch.ones(40, dtype=torch.bool))
-    assert torch.equal(tangent.whole(rows.outputs, tangent.parts(rows.outputs, rows.y)), rows.y)
+    assert torch.equal(tangent.answers(rows, tangent.parts(rows, rows.y)), rows.y)
     tangent.see(rows)
     tangent.learn()
     at = tangent.at(rows)

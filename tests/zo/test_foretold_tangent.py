@@ -68,7 +68,7 @@ def test_a_flow_s_equation_is_used_unasked():
     truth = box.start(1, seed=0)[0]
     _, named, _ = searched(box, truth, 4, 12, tangent=zo.tangents.EquationTangent(), inner=6)
     _, found, tangent = searched(box, truth, 4, 12, inner=6)
-    assert isinstance(tangent, ForetoldTangent) and tangent.tangent is tangent.equation
+    assert isinstance(tangent, ForetoldTangent) and tangent.model is tangent.equation
     assert tangent.errors[1] < 0.04 < tangent.errors[0]  # after 400 steps the usual model has .045
     assert found == pytest.approx(named, rel=0.05)
 
@@ -80,7 +80,7 @@ def test_where_no_equation_fits_the_usual_model_is_used():
     truth = torch.randn(1, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     usual, named, _ = searched(box, truth, 4, 16, tangent=AutoTangent(box, 0), inner=4)
     fit, found, tangent = searched(box, truth, 4, 16, inner=4)
-    assert isinstance(tangent, ForetoldTangent) and tangent.tangent is tangent.usual
+    assert isinstance(tangent, ForetoldTangent) and tangent.model is tangent.usual
     assert fit.losses == usual.losses and found == named
 
 
@@ -105,14 +105,14 @@ def test_moves_decide_and_a_model_that_led_nowhere_gives_way():
     z = flow.start(6, seed=0)
     tangent.see(pairs(flow, z))
     tangent.learn()
-    assert tangent.tangent is tangent.equation
+    assert tangent.model is tangent.equation
     moved = z + 0.1 * flow.start(6, seed=1)
     foretold = tangent.usual.at(pairs(flow, z)).to(moved.flatten(1), ()).view_as(z) + flow(z)
     tangent.see(pairs(flow, moved, foretold))  # just what the usual model expects
     tangent.learn()
-    assert tangent.errors[0] < 1e-6 < tangent.errors[1] and tangent.tangent is tangent.usual
-    assert tangent.give_way() and tangent.tangent is tangent.equation
-    assert tangent.give_way() and tangent.tangent is tangent.usual
+    assert tangent.errors[0] < 1e-6 < tangent.errors[1] and tangent.model is tangent.usual
+    assert tangent.give_way() and tangent.model is tangent.equation
+    assert tangent.give_way() and tangent.model is tangent.usual
 
 
 def test_a_state_goes_on_to_the_same_bits():
@@ -124,7 +124,7 @@ def test_a_state_goes_on_to_the_same_bits():
     other.load_state_dict(one.state_dict())
     asked = pairs(flow, flow.start(2, seed=1))
     assert torch.equal(answered(one, asked), answered(other, asked))
-    assert other.tangent is other.equation and other.errors == one.errors
+    assert other.model is other.equation and other.errors == one.errors
 
 
 @pytest.mark.parametrize(
@@ -158,5 +158,5 @@ def test_an_equation_without_a_finite_flow_is_out():
     tangent.equation.learn = fail  # type: ignore[method-assign]
     tangent.see(pairs(box, z))
     tangent.learn()
-    assert tangent.equation is None and tangent.tangent is tangent.usual and not tangent.give_way()
+    assert tangent.equation is None and tangent.model is tangent.usual and not tangent.give_way()
     assert math.isfinite(float(answered(tangent, pairs(box, z)).sum()))

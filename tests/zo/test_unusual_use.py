@@ -422,7 +422,7 @@ def test_a_gradient_that_grows_beyond_numbers_says_so_and_how_to_cut_it():
     network, box, cut = nn.Linear(4, 4), Unstable(), 0
     limits, known = zo.tangents.Limits(check_every=None), zo.tangents.ModelTangent(unstable)
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=known, limits=limits)
-    with pytest.raises(zo.errors.NonFiniteGradientError, match=r"grew from .* at call 50 to .*detach\(\)"):
+    with pytest.raises(zo.errors.NonFiniteGradientError, match=r"many calls: .*detach\(\)"):
         gradient.backward(batch_of())
     assert network.weight.grad is None and gradient.counts.steps == 0
     cut = 25

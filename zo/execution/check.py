@@ -17,7 +17,6 @@ from torch import Tensor
 
 from blackbox.errors import BudgetError, OutputError
 from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
-from zo.evaluators.generators import Disturbed
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, jumps_at, left_out, rounding_of
 from zo.parameters import Parameters
@@ -182,7 +181,7 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                 step.tally.queries += len(piece.queries)
                 try:
                     return changes(piece.queries)
-                except (BudgetError, Disturbed, OutputError, Unservable):
+                except (BudgetError, OutputError, Unservable):
                     raise
                 except Exception:  # at a long step, perhaps
                     if piece.shorter is None:
@@ -198,11 +197,7 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                 name for name in wrong if ", " not in name
             ] or wrong  # not the piece of all, if one names a parameter
             return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
-    except (
-        BudgetError,
-        Disturbed,
-        OutputError,
-    ):  # no evaluator makes a box's outputs, so that is the box's fault
+    except (BudgetError, OutputError):  # no evaluator makes a box's outputs: that is the box's fault
         raise
     except Unservable as error:
         return f"cannot serve: {error}"
@@ -286,7 +281,7 @@ def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
     """Changes by `loop` at a step longer than those of the plan; None where that fails in all rows."""
     try:
         changes = _by_loop(step, base, queries)
-    except (BudgetError, Disturbed):
+    except BudgetError:
         raise
     except Exception:  # a box may refuse what no query of the plan asks of it
         return None

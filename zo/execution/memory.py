@@ -25,8 +25,6 @@ class MemoryPeak(Operations):
     Attributes:
         peak: most bytes alive at once so far, those not counted that are still alive at the end of the
             block: they were made to stay, as what a box builds at its first call.
-        total_bytes: bytes of all of them together: what would be alive if nothing were let go, as in a
-            recording.
         narrow: whether there are floats of 16 bits or less among them.
         written: memories (see `memory_of`) that operations wrote to, in whatever way.
     """
@@ -36,7 +34,6 @@ class MemoryPeak(Operations):
         self._alive: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._now = 0
         self._most = 0
-        self.total_bytes = 0
         self.narrow = False
         self.written: set[int] = set()
 
@@ -70,7 +67,6 @@ class MemoryPeak(Operations):
 
         self._alive[key] = weakref.ref(storage, gone), size
         self._now += size
-        self.total_bytes += size
         self._most = max(self._most, self._now)
 
 

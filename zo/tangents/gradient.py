@@ -20,15 +20,17 @@ from zo.errors import NonFiniteGradientError
 from zo.execution.ranks import Ranks, apart_notice
 from zo.objective import Objective
 from zo.parameters import Choice
+from zo.tangents.models.rows import MOST_BYTES as MOST_OF_ROWS
 from zo.tangents.playback.by_models import losses_by_models
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.units import Units
+from zo.tangents.replay.available_memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
+from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
 from zo.tangents.step.accumulation import Accumulation
 from zo.tangents.step.counts import TangentCounts
 from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
-from zo.tangents.step.room import Room
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Linearised, Tangent
@@ -148,7 +150,7 @@ class TangentGradient:
         longest = limits.clip if self._stand_ins.learn else None
         self._grads = Accumulation(self.parameters, longest, notices)
         self._replays = Replays(settings, self._stand_ins, notices)
-        self._keep_within(Room.here())
+        self._keep_within(_room())
         self._rows = 0  # of the last step
 
     @property
@@ -454,7 +456,7 @@ class TangentGradient:
         return {
             "counts": asdict(self.counts),
             "clipping": self._grads.state_dict(),
-            "room": self._room.plain(),
+            "room": self._room,
             "rows_of_step": self._rows,
             **self._evaluations.state_dict(),
             **self._judgement.state_dict(),
@@ -475,7 +477,7 @@ class TangentGradient:
         self._rows = state["rows_of_step"]
         self._judgement.load_state_dict(state)
         self._grads.load_state_dict(state["clipping"])
-        self._keep_within(Room(*state["room"]))
+        self._keep_within(tuple(state["room"]))
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
 
@@ -492,8 +494,13 @@ class TangentGradient:
         size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
         return f"{type(self).__name__}({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r})"
 
-    def _keep_within(self, room: Room) -> None:
+    def _keep_within(self, room: tuple[int, int]) -> None:
         """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
-        self._room = room
-        self._replays.keep_within(room.windows)
-        self._stand_ins.keep_within(room.rows)
+        self._room = rows, windows = room
+        self._replays.keep_within(windows)
+        self._stand_ins.keep_within(rows)
+
+
+def _room() -> tuple[int, int]:
+    """Bytes that rows to learn from, of all tangents together, and windows may take on this machine."""
+    return room_for(MOST_OF_ROWS, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blackbox.adapters.hosted.call import ENDED, IDLE, Slot
-from blackbox.adapters.hosted.parts import HostParts
 from blackbox.adapters.hosted.programs import KEY, Place
 from blackbox.errors import BlackBoxError, SessionError, TryAgain
 from blackbox.failures import Outcome, Policy
@@ -19,6 +18,9 @@ from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
 from blackbox.running import ends_early, failed_by, mark_non_finite, unanswered
 from blackbox.spec import ArraySpec
+
+if TYPE_CHECKING:
+    from blackbox.adapters.hosted.hosted import Hosted
 
 Array = np.ndarray[Any, Any]
 HISTORY = ArraySpec("history", (KEY,), "uint8", differentiable=False, modelled=False)
@@ -31,7 +33,7 @@ class HostBox(BlackBoxFunction, abstract=True):
     settable = False
     of_process = True
 
-    def __init__(self, host: HostParts) -> None:
+    def __init__(self, host: Hosted) -> None:
         self.host = host
 
     @property
@@ -67,7 +69,7 @@ class HostStart(HostBox):
 
     inputs = (ArraySpec("case", (), "int64"),)
 
-    def __init__(self, host: HostParts) -> None:
+    def __init__(self, host: Hosted) -> None:
         super().__init__(host)
         # floats are rounded where they are used, not here
         self.outputs = tuple(
@@ -111,7 +113,7 @@ class Exchange(HostBox):
         stage: its number among the call's stages.
     """
 
-    def __init__(self, host: HostParts, call: str, stage: int) -> None:
+    def __init__(self, host: Hosted, call: str, stage: int) -> None:
         super().__init__(host)
         self.call_name, self.stage = call, stage
         form = host.form
@@ -269,7 +271,7 @@ class Ending(Exchange):
     Rows that go on, or wait for another call, have zeros.
     """
 
-    def __init__(self, host: HostParts, call: str, stage: int) -> None:
+    def __init__(self, host: Hosted, call: str, stage: int) -> None:
         super().__init__(host, call, stage)
         self.alike, self.remembers = None, 0
         self.outputs = (*(slot.spec for slot in host.form.outputs), ArraySpec("ended", (), "bool"))

@@ -24,7 +24,6 @@ from blackbox.adapters.hosted.call import Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.client.bb_host import Host
 from blackbox.adapters.hosted.in_thread import InThread, name_of
 from blackbox.adapters.hosted.loop import Loop
-from blackbox.adapters.hosted.parts import HostParts
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
 from blackbox.adapters.hosted.record import HostedRun
@@ -32,6 +31,7 @@ from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.errors import ConfigurationError, DtypeError, InputError
 from blackbox.failures import POLICIES, Policy, noted
 from blackbox.function import BlackBoxFunction
+from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
 from blackbox.notices import Notices
 from blackbox.outside import plain
@@ -42,7 +42,7 @@ PathLike = os.PathLike[str]
 CASE = ArraySpec("case", (), "int64")
 
 
-class Hosted(HostParts):
+class Hosted(BoxGroup):
     """A program, in any language, that runs its own time loop and calls the network inside of it.
 
         host = Hosted(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from blackbox.adapters.hosted.boxes import chosen, filled, given_arrays
 from blackbox.adapters.hosted.call import ENDED
-from blackbox.adapters.hosted.parts import HostParts
 from blackbox.adapters.hosted.record import HostedRun, Rounds, lost_rows
 from blackbox.errors import SessionError
 from blackbox.failures import FailedRow, last_cause
 from blackbox.words import counted
+
+if TYPE_CHECKING:
+    from blackbox.adapters.hosted.hosted import Hosted
 
 LONG = 10_000  # calls of a run that nothing bounds, at which it is said that it goes on
 
@@ -24,7 +26,7 @@ class Loop:
 
     def __init__(
         self,
-        host: HostParts,
+        host: Hosted,
         cases: Tensor,
         dtype: torch.dtype,
         networks: Mapping[str, Callable[..., Any]],

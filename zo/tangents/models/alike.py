@@ -20,7 +20,6 @@ from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import none_finite, refuse_row_counts, refuse_shapes
 from zo.tangents.models.view import ViewTangent
 from zo.tangents.record.pairs import CallPairs, sizes, without_copies
-from zo.tangents.tangent import Linearised
 
 FEWEST = 4  # places that are looked for: fewer are components of a field; decision 238
 # decision 217:
@@ -57,14 +56,6 @@ class AlikeTangent(ViewTangent):
         else:
             super().__init__(AutoTangent(Specs(of_place, tuple(map(self._of_place, learned))), seed))
 
-    def seen_from(self, rows: CallPairs, at: Linearised) -> Linearised:
-        """The model at each place."""
-        return _AlikeAt(rows, at, self)
-
-    def answers(self, rows: CallPairs, values: Tensor) -> Tensor:
-        """The outputs of all places."""
-        return self.whole(rows.outputs, values)
-
     def fit(
         self,
         inputs: Tensor | Sequence[Tensor],
@@ -98,21 +89,22 @@ class AlikeTangent(ViewTangent):
         return CallPairs(
             self._inputs(rows.inputs),
             tuple(map(self._of_place, rows.outputs)),
-            self.gathered(rows.inputs, rows.z),
-            self.parts(rows.outputs, rows.y) if has_answers else rows.y,
+            self.gathered(rows, rows.z),
+            self.parts(rows, rows.y) if has_answers else rows.y,
             rows.alive.repeat_interleave(self._count),
             self.others(rows.others, count),
-            self.parts(rows.outputs, scale).square().mean(dim=0).sqrt(),
+            self.parts(rows, scale).square().mean(dim=0).sqrt(),
         )
 
-    def gathered(self, specs: Sequence[ArraySpec], z: Tensor) -> Tensor:
+    def gathered(self, rows: CallPairs, z: Tensor) -> Tensor:
         """Gather the inputs of each place: `(rows, size_in)` to `(rows * places, numbers)`; linear in z."""
-        by_input = self._split(specs, z)
+        by_input = self._split(rows.inputs, z)
         near = [(by_input[n].roll(1, 1) + by_input[n].roll(-1, 1)) / 2 for n in self._states]
         return torch.cat([*by_input, *near], dim=2).flatten(0, 1)
 
-    def scattered(self, specs: Sequence[ArraySpec], v: Tensor) -> Tensor:
+    def scattered(self, rows: CallPairs, v: Tensor) -> Tensor:
         """The transpose of `gathered`."""
+        specs = rows.inputs
         widths = [math.prod(self._rest(spec)) for spec in specs]
         parts = v.view(-1, self._count, v.shape[1]).split(
             [*widths, *(widths[n] for n in self._states)], dim=2
@@ -122,22 +114,18 @@ class AlikeTangent(ViewTangent):
             by_input[n] = by_input[n] + (near.roll(1, 1) + near.roll(-1, 1)) / 2
         return self._joined(specs, by_input)
 
-    def parts(self, specs: Sequence[ArraySpec], y: Tensor) -> Tensor:
-        """Numbers of arrays by place: `(rows, size)` to `(rows * places, size of a place)`."""
-        return torch.cat(self._split(specs, y), dim=2).flatten(0, 1)
+    def parts(self, rows: CallPairs, y: Tensor) -> Tensor:
+        """Outputs by place: `(rows, size)` to `(rows * places, size of a place)`."""
+        return torch.cat(self._split(rows.outputs, y), dim=2).flatten(0, 1)
 
-    def whole(self, specs: Sequence[ArraySpec], y: Tensor) -> Tensor:
-        """The inverse of `parts`."""
-        widths = [math.prod(self._rest(spec)) for spec in specs]
-        return self._joined(specs, y.view(-1, self._count, y.shape[1]).split(widths, dim=2))
+    def answers(self, rows: CallPairs, values: Tensor) -> Tensor:
+        """The inverse of `parts`: the outputs of all places."""
+        widths = [math.prod(self._rest(spec)) for spec in rows.outputs]
+        by_place = values.view(-1, self._count, values.shape[1])
+        return self._joined(rows.outputs, by_place.split(widths, dim=2))
 
     def others(self, others: Sequence[Tensor | None], count: int) -> tuple[Tensor | None, ...]:
-        """Gather each place's inputs without gradient: its part of each array, or all, and its position.
-
-        Args:
-            others: as `CallPairs.others` has them.
-            count: how many rows there are.
-        """
+        """Gather each place's inputs without gradient: its part of each array, or all, and its position."""
         angle = torch.arange(self._count) * (2 * math.pi / self._count)
         where = torch.stack([angle.cos(), angle.sin()], dim=1)
         parts: list[Tensor | None] = [None] * (sum(array is None for array in others) + len(self._states))
@@ -182,44 +170,6 @@ class AlikeTangent(ViewTangent):
     def __repr__(self) -> str:
         """The model of a place, and how many there are."""
         return f"{type(self).__name__}({self.model!r}; {self._count} places on axis {self.axis})"
-
-
-class _AlikeAt(Linearised):
-    """The model of one place, at the places of rows.
-
-    Args:
-        rows: the rows.
-        at: the model at their places.
-        tangent: the tangent that has the model.
-    """
-
-    def __init__(self, rows: CallPairs, at: Linearised, tangent: AlikeTangent) -> None:
-        super().__init__(rows)
-        self._at, self._tangent = at, tangent
-
-    @property
-    def values(self) -> Tensor | None:
-        """The model's."""
-        values = self._at.values
-        return None if values is None else self._tangent.whole(self.rows.outputs, values)
-
-    def push(self, d: Tensor) -> Tensor:
-        """J d at each place."""
-        return self._tangent.whole(
-            self.rows.outputs, self._at.push(self._tangent.gathered(self.rows.inputs, d))
-        )
-
-    def pull(self, v: Tensor) -> Tensor:
-        """The adjoint of `push`."""
-        return self._tangent.scattered(
-            self.rows.inputs, self._at.pull(self._tangent.parts(self.rows.outputs, v))
-        )
-
-    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """The model's change at each place."""
-        tangent = self._tangent
-        inputs = tangent.gathered(self.rows.inputs, z), tangent.others(others, len(z))
-        return tangent.whole(self.rows.outputs, self._at.to(*inputs))
 
 
 def places_found(specs: Specs) -> int | None:

@@ -18,8 +18,8 @@ from zo.tangents.models.prior import Below, Prior
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
+from zo.tangents.models.view import ByModelTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal, without_copies
-from zo.tangents.tangent import Linearised, Tangent
 
 CONTEST = 25  # steps in which candidates learn side by side; decision 32
 FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better; decision 32
@@ -30,7 +30,7 @@ AWAY = 5  # steps in succession without the prior after which that is said; deci
 OF_LIGHT = 16  # a light candidate has this part of the bytes
 
 
-class AutoTangent(Tangent):
+class AutoTangent(ByModelTangent):
     """The derivative of a model fitted to the box's values, of a kind that suits the box.
 
     All `Candidate`s that fit the box's specs learn side by side for 25 steps; the first is used, unless
@@ -119,18 +119,6 @@ class AutoTangent(Tangent):
     def model(self) -> ValueTangent:
         """The model in use."""
         return self.models[self.kind]
-
-    def at(self, rows: CallPairs) -> Linearised:
-        """The model in use."""
-        return self.model.at(rows)
-
-    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """The model in use at all calls at once."""
-        return self.model.at_each(calls)
-
-    def expect(self, rows: CallPairs) -> Tensor | None:
-        """The outputs by the model in use."""
-        return self.model.expect(rows)
 
     def see(self, rows: CallPairs) -> None:
         """Let the models keep the rows, and see how well each predicts them."""

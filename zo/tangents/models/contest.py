@@ -12,9 +12,8 @@ from torch import Tensor
 
 from zo.errors import TangentError
 from zo.tangents.models.automatic import WORST, AutoTangent
-from zo.tangents.models.view import ViewTangent
+from zo.tangents.models.view import ByModelTangent, ViewTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal
-from zo.tangents.tangent import Linearised, Tangent
 
 # decision 223, both:
 CONTEST = 8  # steps in which both learn: later two models of stages differ by how they bend
@@ -22,7 +21,7 @@ BETTER = 2.0  # times the mean square error of the second that the first must ha
 Rival: TypeAlias = AutoTangent | ViewTangent
 
 
-class ContestTangent(Tangent):
+class ContestTangent(ByModelTangent):
     """The derivative of one of two models: the first, unless the second foretells new rows better.
 
     Both learn side by side for eight steps. The rows of the training alone show which of them suits the box.
@@ -49,18 +48,6 @@ class ContestTangent(Tangent):
     def model(self) -> Rival:
         """The model in use."""
         return self._models[self._kind]
-
-    def at(self, rows: CallPairs) -> Linearised:
-        """The model in use at a call."""
-        return self.model.at(rows)
-
-    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """The model in use at several calls."""
-        return self.model.at_each(calls)
-
-    def expect(self, rows: CallPairs) -> Tensor | None:
-        """The outputs by the model in use."""
-        return self.model.expect(rows)
 
     @torch.no_grad()
     def see(self, rows: CallPairs) -> None:

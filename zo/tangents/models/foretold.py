@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +14,9 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.candidates import candidates
 from zo.tangents.models.form import Form
 from zo.tangents.models.structure import Specs
+from zo.tangents.models.view import ByModelTangent
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
-from zo.tangents.tangent import Linearised, Tangent
+from zo.tangents.tangent import Tangent
 
 # decision 140:
 FEWEST = 3  # rows of the first evaluation, of which every second is held out
@@ -26,7 +25,7 @@ HOPELESS = 0.5  # of a change: who misses more knows nothing of it, and the usua
 WORST = 1e12  # a square of an error that is not finite counts as this
 
 
-class ForetoldTangent(Tangent):
+class ForetoldTangent(ByModelTangent):
     """The derivative of `AutoTangent`, or of a light candidate where that foretells changes better.
 
     The light candidate that ships is `EquationTangent`, so it is called the equation here. The tangent is for
@@ -68,21 +67,9 @@ class ForetoldTangent(Tangent):
         self._missed: list[list[Tensor]] = []  # squares of it that both missed, and of its changes
 
     @property
-    def tangent(self) -> Tangent:
-        """The one in use."""
+    def model(self) -> Tangent:
+        """The model in use."""
         return self.equation if self._by_equation and self.equation is not None else self.usual
-
-    def at(self, rows: CallPairs) -> Linearised:
-        """The one in use."""
-        return self.tangent.at(rows)
-
-    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """The one in use, at all calls at once."""
-        return self.tangent.at_each(calls)
-
-    def expect(self, rows: CallPairs) -> Tensor | None:
-        """Return the expectation of the model in use."""
-        return self.tangent.expect(rows)
 
     @torch.no_grad()
     def see(self, rows: CallPairs) -> None:
@@ -154,7 +141,7 @@ class ForetoldTangent(Tangent):
         if equation is None or len(rows.z) < FEWEST:
             return
         places = torch.arange(len(rows.z), device=rows.z.device)
-        training_rows, held_out = (_some(rows, places[first::2]) for first in (0, 1))
+        training_rows, held_out = (rows.some(places[first::2]) for first in (0, 1))
         alive, unit = held_out.alive.nonzero(as_tuple=True), reciprocal(held_out.response_scale)
         change = (held_out.y - Form(rows.inputs, rows.outputs, ()).followed(held_out.z))[alive]
         squares = []
@@ -210,12 +197,3 @@ class ForetoldTangent(Tangent):
             self.equation = equation
         self.errors, self._squares = tuple(state["errors"]), list(state["squares"])
         self._by_equation, self._is_hopeful, self._begun = state["chosen"]
-
-
-def _some(rows: CallPairs, places: Tensor) -> CallPairs:
-    """Some of the rows."""
-    return replace(
-        rows,
-        **{name: getattr(rows, name)[places] for name in ("z", "y", "alive")},
-        others=tuple(None if array is None else array[places] for array in rows.others),
-    )

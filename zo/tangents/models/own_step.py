@@ -12,7 +12,6 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.view import ViewTangent
 from zo.tangents.record.pairs import CallPairs, sizes
-from zo.tangents.tangent import Linearised
 
 
 class OwnStepTangent(ViewTangent):
@@ -43,22 +42,20 @@ class OwnStepTangent(ViewTangent):
 
     def shown(self, rows: CallPairs) -> CallPairs:
         """The rows without what comes from the step before."""
-        z = rows.z[:, self.numbers(rows.z)]
-        return replace(rows, inputs=self._inputs, z=z, others=self.others(rows.others))
+        z, others = self.gathered(rows, rows.z), self.others(rows.others, len(rows.z))
+        return replace(rows, inputs=self._inputs, z=z, others=others)
 
-    def answers(self, rows: CallPairs, values: Tensor) -> Tensor:
-        """The outputs, which are the same."""
-        return values
+    def gathered(self, rows: CallPairs, z: Tensor) -> Tensor:
+        """The own step's numbers of z."""
+        return z[..., self._numbers.to(z.device)]
 
-    def seen_from(self, rows: CallPairs, at: Linearised) -> Linearised:
-        """The model at rows that show the step before too."""
-        return _OwnStepAt(rows, at, self)
+    def scattered(self, rows: CallPairs, v: Tensor) -> Tensor:
+        """The own step's numbers in place, zero for those of the step before."""
+        whole = v.new_zeros(*v.shape[:-1], rows.z.shape[1])
+        whole[..., self._numbers.to(v.device)] = v
+        return whole
 
-    def numbers(self, z: Tensor) -> Tensor:
-        """The places of the own step's numbers in z, on its device."""
-        return self._numbers.to(z.device)
-
-    def others(self, others: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    def others(self, others: tuple[Tensor | None, ...], count: int) -> tuple[Tensor | None, ...]:
         """The other inputs of the own step."""
         return tuple(others[place] for place in self._places) if others else ()
 
@@ -73,31 +70,3 @@ class OwnStepTangent(ViewTangent):
     def __repr__(self) -> str:
         """The model, and what it is shown."""
         return f"{self.model!r} shown its own step"
-
-
-class _OwnStepAt(Linearised):
-    """A model of the own step at rows that show the step before too, by which it changes nothing."""
-
-    def __init__(self, rows: CallPairs, at: Linearised, tangent: OwnStepTangent) -> None:
-        super().__init__(rows)
-        self._at, self._tangent, self._numbers = at, tangent, tangent.numbers(rows.z)
-
-    @property
-    def values(self) -> Tensor | None:
-        """The outputs by the model."""
-        return self._at.values
-
-    def push(self, d: Tensor) -> Tensor:
-        """J d of the own step's numbers."""
-        return self._at.push(d[..., self._numbers])
-
-    def pull(self, v: Tensor) -> Tensor:
-        """The adjoint of `push`, zero for numbers of the step before."""
-        by_own = self._at.pull(v)
-        whole = by_own.new_zeros(*by_own.shape[:-1], self.rows.z.shape[1])
-        whole[..., self._numbers] = by_own
-        return whole
-
-    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """The change by the own step's numbers."""
-        return self._at.to(z[:, self._numbers], self._tangent.others(others))

@@ -89,7 +89,9 @@ class Prior:
         new = list({name: place for place, name in enumerate(names) if name not in self._cache}.values())
         new_outputs: dict[str, Tensor] = {}
         if new:
-            answers = self._asked(rows if len(new) == len(names) else _some(rows, new))
+            answers = self._asked(
+                rows if len(new) == len(names) else rows.some(torch.tensor(new, device=rows.z.device))
+            )
             new_outputs = {names[place]: answer for place, answer in zip(new, answers, strict=True)}
             self.rows += len(new)
         outputs = {
@@ -203,10 +205,3 @@ def _names(rows: CallPairs) -> list[str]:
     return [
         hashlib.blake2b(b"".join(c.tobytes() for c in row), digest_size=16).hexdigest() for row in of_rows
     ]
-
-
-def _some(rows: CallPairs, places: Sequence[int]) -> CallPairs:
-    """Inputs of some of the rows."""
-    at = torch.tensor(places, device=rows.z.device)
-    others = tuple(None if array is None else array[at] for array in rows.others)
-    return replace(rows, z=rows.z[at], y=rows.z.new_empty(0), alive=rows.alive[at], others=others)

@@ -47,6 +47,12 @@ class CallPairs:
         if not len(self.response_scale):
             object.__setattr__(self, "response_scale", self.z.new_ones(sum(sizes(self.outputs))))
 
+    def some(self, places: Tensor) -> CallPairs:
+        """Some of the rows, `(n,)`."""
+        others = tuple(None if array is None else array[places] for array in self.others)
+        y = self.y[places] if len(self.y) else self.y
+        return replace(self, z=self.z[places], y=y, alive=self.alive[places], others=others)
+
 
 def all_rows(calls: Sequence[CallPairs]) -> CallPairs:
     """The rows of several calls of one box, one call after another."""

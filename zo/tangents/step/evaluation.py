@@ -31,7 +31,6 @@ from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import refusals
-from zo.tangents.step.growth import grown
 from zo.tangents.step.settings import GradientSettings
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check
@@ -297,7 +296,7 @@ class Evaluation:
         refusals.refuse_dependent_rows(back.loss, self.losses, self.survived)
         far = () if self.outlying is None else self.outlying.calls
         gradient = StepGradient(self.step, self.boxes, window, at_calls, back, self._start)
-        refusals.refuse_not_finite(back.gradients, errors, far, number, lambda: grown(gradient))
+        refusals.refuse_not_finite(back.gradients, errors, far, number)
         return gradient
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -59,7 +59,6 @@ def refuse_not_finite(
     errors: Sequence[float | None],
     far: Collection[int],
     step: int,
-    grown: Callable[[], str | None],
 ) -> None:
     """Refuse a gradient with NaN or infinity in it.
 
@@ -68,7 +67,6 @@ def refuse_not_finite(
         errors: the error of the prediction of each call.
         far: the numbers of calls, from 1 on, with rows left out since they were too far from the prediction.
         step: the number of the step.
-        grown: a function that says whether the gradient grew on its way back, see `zo.tangents.step.growth`.
 
     Raises:
         NonFiniteGradientError: there is one.
@@ -77,8 +75,6 @@ def refuse_not_finite(
     if torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
         return
     what = f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss."
-    if (growth := grown()) is not None:
-        raise NonFiniteGradientError(f"{what} {growth}")
     pairs = enumerate(errors, start=1)
     worse = [str(n) for n, error in pairs if n in far or (error is not None and not error <= 1.0)]
     why = "See roots, logarithms and divisions by zero in network and objective"
@@ -91,7 +87,9 @@ def refuse_not_finite(
         )
     raise NonFiniteGradientError(
         f"{what} {why}. Go on with the next batch; where that comes again and again, bound what the network "
-        "sends to boxes."
+        "sends to boxes. A gradient may also grow on its way back through many calls: cut it, as by "
+        ".detach() every 25 calls of what a box hands on, or take zo.LossGradient, which goes back through "
+        "none."
     )
 
 

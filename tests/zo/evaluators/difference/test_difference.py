@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 
 import numpy as np
@@ -125,34 +124,18 @@ def test_a_function_that_changes_cannot_be_carried_through_warns_once_and_is_nam
 
 
 @pytest.mark.slow
-def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_many_are_kept():
+def test_activations_beyond_the_bound_are_left_to_stacked():
     with pytest.warns(zo.errors.EvaluatorWarning, match=r"take at most .* got more.*stacked is used"):
         grads, gradient = gradient_of(made(mlp), zo.evaluators.Difference(memory=4))
     # Chunks are those that suit the evaluator that was asked for: of 16 here, of 25 if Stacked is. In passes
     # of other lengths a processor may round losses otherwise, by 1e-7, which mu divides.
     assert torch.equal(grads, gradient_of(made(mlp), Stacked(), chunk=gradient.chunk)[0])
     assert torch.allclose(grads, gradient_of(made(mlp), Stacked())[0], atol=1e-3)
-    assert "keeping" not in repr(gradient)
     twin, data = made(mlp).double(), tuple(part.double() for part in batch())
     with pytest.warns(zo.errors.EvaluatorWarning, match="stacked is used"):
         grads, _ = gradient_of(twin, zo.evaluators.Difference(memory=4), data=data)
     alone, _ = gradient_of(made(mlp).double(), Stacked(), data=data)
     assert torch.allclose(grads, alone, rtol=0, atol=1e-12)  # rounding of 1e-16, over mu
-    rows, network = 2**15, made(mlp)
-    data = torch.randn(rows, 3), torch.randn(rows, 2)
-    gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator="difference")
-    gradient.backward(data)
-    numbers = []
-    hooks = [
-        m.register_forward_hook(lambda *arguments: numbers.append(arguments[2].numel()))
-        for m in network.children()
-    ]
-    losses = squared(network(data[0]), data[1])
-    for hook in hooks:
-        hook.remove()
-    least = 4 * (sum(numbers) + losses.numel())  # and what the loss makes on its way
-    kept = float(re.search(r"keeping about (\S+) MiB", repr(gradient))[1]) * 2**20
-    assert least < kept < 2 * least
 
 
 class Bessel(nn.Module):
