@@ -17,7 +17,7 @@ from zo.draws import DRAWN, Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.generators import Turn
+from zo.evaluators.generators import TRIES, DisturbedBase, Turn
 from zo.execution.base import Base, behind_first_writes, evaluate_base
 from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, candidates, chunk_size
@@ -74,7 +74,7 @@ class LossGradient:
     applies to weights that the forward itself writes. Queries never update anything. Random layers draw the
     same masks in the base and in all queries of a step, provided they draw from torch's generators. All
     threads of a process share these: of trainings in several threads whose networks draw, one takes a step at
-    a time. What any other thread draws meanwhile is noise of the objective, and told as that.
+    a time, and a step in which another thread draws again and again is refused.
 
     A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of
     each parameter. In every stacked chunk, a variant that moves nothing must give the base's losses. If
@@ -189,12 +189,18 @@ class LossGradient:
 
         Raises:
             ObjectiveError: The batch or the losses do not have rows first; the objective asks autograd for
-                a gradient where there is no graph; or the network runs under autocast.
+                a gradient where there is no graph; the network runs under autocast; or another thread
+                draws from torch's generators all the time, and the objective too.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
                     In all these cases `.grad`, weights, buffers and generators are unchanged.
         """
         with self.parameters.alone("LossGradient.backward"), Turn() as turn:
+            for _ in range(TRIES if self._ranks.size == 1 else 0):
+                try:
+                    return self._backward(batch, turn)
+                except DisturbedBase:  # what it changed is as it was
+                    pass
             return self._backward(batch, turn)
 
     def _backward(self, batch: Batch, turn: Turn) -> Tensor:
@@ -209,7 +215,7 @@ class LossGradient:
                 base = evaluate_base(*what, measure=measure)
                 if (measure or not number) and base.step.written:
                     base = behind_first_writes(base, lambda: evaluate_base(*what, measure=measure))
-                if not base.step.draws:  # with others at the same time, then
+                if not base.draws:  # with others at the same time, then
                     turn.end()
                 plan = self.estimator.plan(self.parameters, self._key.at(number))
                 pieces = self._pieces(base, plan)

@@ -1,4 +1,4 @@
-"""Trainings in threads, which share torch's generators: dropout draws the base's masks in all queries.
+"""Threads that share torch's generators: dropout draws the base's masks in all queries, or a step is refused.
 
 The loss is linear in the weights, so the derivative by a weight is the mean of its input behind the mask:
 a number below one here. With other masks in a query it is a difference of losses over mu, far above that.
@@ -16,6 +16,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch
+from zo.evaluators.generators import WatchedDraws, states
 from zo.evaluators.hidden_weights import hidden as hidden_weights
 
 ROWS, INPUTS = 32, 20
@@ -62,22 +63,83 @@ def test_two_trainings_in_two_threads_do_not_spoil_each_other(evaluator, dropout
     assert not [str(warning.message) for warning in said]
 
 
-def test_what_another_thread_draws_is_told_as_noise():
+# an evaluator that meets others' masks is left for `loop` in that step, which is right
+@pytest.mark.quick_cases(2)
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("pause", [0.0, 0.003])
+def test_what_another_thread_draws_is_noticed(evaluator, pause):
+    """Queries are evaluated again, and a step in which none is left alone is refused."""
+    stop = threading.Event()
+
+    def draw():
+        while not stop.wait(pause):
+            torch.rand(3)
+
+    stranger = threading.Thread(target=draw)
+    try:
+        largest, _ = trained(0, evaluator, 0.3, after=stranger.start)
+        assert largest < 1.5
+    except zo.errors.ObjectiveError as error:
+        assert "torch.Generator()" in str(error)
+    finally:
+        stop.set()
+        stranger.join()
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("pauses", ["in base and queries", "in the base"])
+def test_another_thread_that_draws_as_much_in_each_evaluation_is_noticed(evaluator, pauses):
+    """Behind the masks in the base and before them in the queries: all end in the same state."""
     evaluations = []
 
     class Interrupted(nn.Module):
         def forward(self, x):
+            def stranger():
+                thread = threading.Thread(target=torch.rand, args=(3,))
+                thread.start()
+                thread.join()
+
             evaluations.append(None)
-            if len(evaluations) > 1:  # not in the base
-                stranger = threading.Thread(target=torch.rand, args=(3,))
-                stranger.start()
-                stranger.join()
+            early = len(evaluations) > 1 and pauses == "in base and queries"
+            if early:
+                stranger()
+            x = nn.functional.dropout(x, 0.3, self.training)
+            if len(evaluations) == 1:
+                stranger()
             return x
 
     network = nn.Sequential(Interrupted(), nn.Dropout(0.3), nn.Linear(INPUTS, 1, bias=False))
-    gradient = zo.LossGradient(network, lambda n, b: n(b)[:, 0], zo.CGE(mu=1e-2), evaluator="loop", seed=0)
-    with pytest.warns(zo.errors.NoiseWarning, match="two evaluations"):
-        gradient.backward(torch.randn(ROWS, INPUTS, generator=torch.Generator().manual_seed(0)))
+    gradient = zo.LossGradient(network, lambda n, b: n(b)[:, 0], zo.CGE(mu=1e-2), evaluator=evaluator, seed=0)
+    x = torch.randn(ROWS, INPUTS, generator=torch.Generator().manual_seed(0))
+    alive, idle = threading.Event(), threading.Thread(target=lambda: alive.wait(60))
+    idle.start()
+    try:
+        gradient.backward(x)  # the step is taken again, and rightly
+        assert float(network[2].weight.grad.abs().max()) < 1.5
+    finally:
+        alive.set()
+        idle.join()
+
+
+def test_what_is_watched_draws_the_numbers_that_it_draws_unwatched():
+    def drawn():
+        torch.manual_seed(0)
+        ones = torch.ones(40)
+        return [
+            *(torch.rand(7), torch.randn(7), torch.randn(33), torch.randint(9, (5,)), torch.randperm(6)),
+            *(nn.functional.dropout(ones, 0.3), torch.bernoulli(ones / 2), torch.normal(ones, ones)),
+            *(torch.randn_like(ones), nn.functional.rrelu(-ones, training=True), torch.multinomial(ones, 3)),
+        ]
+
+    expected, end = drawn(), torch.get_rng_state()
+    torch.manual_seed(0)
+    watched, before = WatchedDraws(), states()
+    with watched:
+        seen = drawn()
+    assert all(map(torch.equal, expected, seen)) and torch.equal(end, torch.get_rng_state())
+    assert len(watched.names) == len(expected) and watched.alone(before, states())
 
 
 @pytest.mark.quick_cases(1)
@@ -138,7 +200,8 @@ REJECTING = {
 @pytest.mark.filterwarnings("ignore")  # counts come in steps, and are not stacked
 @pytest.mark.parametrize("evaluator", ["loop", "auto"])
 @pytest.mark.parametrize("draw", REJECTING.values(), ids=REJECTING)
-def test_draws_by_rejection_begin_from_the_same_state_in_each_query(draw, evaluator):
+@pytest.mark.parametrize("others", [False, True])
+def test_draws_by_rejection_begin_from_the_same_state_in_each_query(draw, evaluator, others):
     """Central differences by hand, each from the state that the step began with."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 1), nn.Softplus()).double()
@@ -147,9 +210,15 @@ def test_draws_by_rejection_begin_from_the_same_state_in_each_query(draw, evalua
     def objective(n, b):
         return (draw(20 * n(b)[:, 0] + 0.5) - 5).square()
 
-    begin = torch.get_rng_state()
-    zo.LossGradient(network, objective, zo.CGE(mu, central=True), evaluator=evaluator, seed=0).backward(x)
-    end = torch.get_rng_state()
+    alive, idle = threading.Event(), threading.Thread(target=lambda: alive.wait(60))
+    if others:
+        idle.start()
+    try:
+        begin = torch.get_rng_state()
+        zo.LossGradient(network, objective, zo.CGE(mu, central=True), evaluator=evaluator, seed=0).backward(x)
+        end = torch.get_rng_state()
+    finally:
+        alive.set()
     with torch.no_grad():
         for parameter in network.parameters():
             assert parameter.grad is not None
@@ -165,6 +234,14 @@ def test_draws_by_rejection_begin_from_the_same_state_in_each_query(draw, evalua
         torch.set_rng_state(begin)
         objective(network, x)
     assert torch.equal(end, torch.get_rng_state())
+
+
+def test_a_generator_given_by_place_is_handed_on():
+    own = torch.Generator().manual_seed(1)
+    expected = torch.poisson(torch.full((9,), 20.0), torch.Generator().manual_seed(1))
+    with WatchedDraws() as watched:
+        seen = torch.poisson(torch.full((9,), 20.0), own)
+    assert torch.equal(seen, expected) and not watched.names
 
 
 def by_tangents(number, dropout, gate, left):

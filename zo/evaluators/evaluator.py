@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zo.batches import Batch
 from zo.errors import ObjectiveError
+from zo.evaluators.generators import Draws
 from zo.evaluators.state import Inside, Snapshot
 from zo.objective import Objective
 from zo.parameters import Parameters
@@ -50,7 +51,7 @@ class Step:
         tally: Counts queries that are beyond the plan.
         number: The number of the step, from 0.
         stack: The most queries that may run on rows of their own at once; None for a whole chunk.
-        draws: Whether the base drew from torch's own generators; each query repeats its draws.
+        draws: The draws of the base, which each query has to repeat; None where they are not known.
     """
 
     network: nn.Module
@@ -63,7 +64,7 @@ class Step:
     tally: Tally = field(default_factory=Tally, compare=False)
     number: int = 0
     stack: int | None = None
-    draws: bool = False
+    draws: Draws | None = field(default=None, compare=False)
 
     def snapshot(self) -> Snapshot:
         """Snapshot the network as it is now; each query of the step has to leave it as the base did."""

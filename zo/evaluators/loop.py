@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zo.batches import sent
 from zo.evaluators.evaluator import Changes, Evaluator, Step
+from zo.evaluators.generators import put_back
 from zo.evaluators.padding import kept_padding
 from zo.evaluators.state import Snapshot, moved, moved_entry
 from zo.objective import losses
@@ -39,18 +40,30 @@ def loop_losses(step: Step, perturbation: Perturbation, start: Snapshot) -> Tens
     )
 
 
+def base_losses(step: Step, start: Snapshot) -> Tensor:
+    """Losses `(rows,)` of the network as it is; `start` is restored behind it, but for the generators."""
+    return _losses(step, start, nullcontext, drawn=True)
+
+
 def unmoved_losses(step: Step, start: Snapshot) -> Tensor:
     """Losses `(rows,)` of the network as it is; `start` and the generators are restored behind it."""
     return _losses(step, start, nullcontext)
 
 
-def _losses(step: Step, start: Snapshot, displaced: Displaced) -> Tensor:
-    """Losses `(rows,)` of a query with the draws of the base; `start` is restored after it."""
+def _losses(step: Step, start: Snapshot, displaced: Displaced, drawn: bool = False) -> Tensor:
+    """Losses `(rows,)` of a query with the draws of the base; `start` is restored after it.
+
+    With `drawn` the generators are left as the evaluation leaves them.
+    """
+    if step.draws is not None and not drawn:
+        return step.draws.alone(lambda: _losses(step, start, displaced, drawn=True))
     try:
         with kept_padding(step.parameters), displaced():
             return losses(step.objective, step.network, step.batch, step.rows)
     finally:
-        start.restore()
+        start.restore(generators=False)
+        if not drawn:
+            put_back(start.generators)
 
 
 def _displacements(parameters: Parameters, perturbation: Perturbation) -> Iterator[Displaced]:

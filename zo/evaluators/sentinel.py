@@ -266,7 +266,7 @@ def refuse_shifted(
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
-    if not step.draws:  # else what rounding changes may be how much is drawn
+    if step.draws is None or not step.draws.any:  # else what rounding changes may be how much is drawn
         allowed = rounding_of(step, base)[rows]
         if (off <= allowed).all():
             return

@@ -15,6 +15,7 @@ from blackbox.errors import BudgetError
 from zo.batches import repeat, tensors
 from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
 from zo.evaluators.forwards import replaced
+from zo.evaluators.generators import TRIES, States, disturbed, states
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.loop import Loop
 from zo.evaluators.padding import kept_padding
@@ -60,16 +61,29 @@ class Stacked(Evaluator):
             queries = with_sentinel(perturbation)
             moved = [step.parameters.tensors[number] for number in step.parameters.moved(queries)]
             run = partial(stacked_losses, step, queries, start, moved)
-            try:
-                changed = run() - base
-            except (BudgetError, Unservable):
-                raise
-            except Exception:  # of a black box that refuses NaN, perhaps
-                _refuse_unseen(step, queries, base)
-                raise
-            step.tally.queries += 1
-            refuse_shifted(step, queries, base, changed, run, partial(_refuse_unseen, step, queries, base))
-            return left_out(changed)
+            ended: list[States] = []  # of the generators, by try
+            for _ in range(TRIES):
+                try:
+                    changed = run(ended=ended) - base
+                except (BudgetError, Unservable):
+                    raise
+                except Exception:  # of a black box that refuses NaN, perhaps
+                    _refuse_unseen(step, queries, base)
+                    raise
+                step.tally.queries += 1
+                try:
+                    unseen = partial(_refuse_unseen, step, queries, base)
+                    refuse_shifted(step, queries, base, changed, run, unseen)
+                except Unservable:
+                    if step.draws is None:
+                        raise
+                    step.draws.trust_base()  # it may be what is off
+                    if not step.draws.disturbed(ended):
+                        raise
+                    step.tally.queries += len(perturbation)
+                else:
+                    return left_out(changed)
+            raise disturbed()
 
         return changes
 
@@ -84,6 +98,7 @@ def stacked_losses(
     perturbation: Perturbation,
     start: Snapshot,
     hiding: Sequence[Tensor] = (),
+    ended: list[States] | None = None,
 ) -> Tensor:
     """Losses `(queries, rows)` of all variants by one call of the objective; `start` is restored after it.
 
@@ -92,6 +107,7 @@ def stacked_losses(
         perturbation: The perturbation of each variant.
         start: The state of the network that is put back.
         hiding: Weights that are NaN but for the layers that know the variants.
+        ended: Gets the states of the generators behind the objective.
     """
     variants = len(perturbation)
     try:
@@ -100,6 +116,8 @@ def stacked_losses(
         with kept_padding(step.parameters), replaced(forwards), hiding_them, uncompiled():
             batch = repeat(step.batch, variants)
             stacked = losses(step.objective, step.network, batch, variants * step.rows)
+        if ended is not None:
+            ended.append(states())
     finally:
         start.restore()
     return stacked.view(variants, step.rows)

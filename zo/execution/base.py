@@ -13,13 +13,14 @@ from blackbox.failures import FailedRow, noted
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Step
-from zo.evaluators.generators import put_back, same
+from zo.evaluators.generators import Draws, put_back, watched_base
+from zo.evaluators.loop import base_losses
 from zo.evaluators.padding import read_by_layers
 from zo.evaluators.state import Snapshot, as_it_is_now
 from zo.execution.memory import measured
 from zo.execution.precision import autocast_refused
 from zo.failures import survivors
-from zo.objective import Closed, Objective, losses, mean_loss
+from zo.objective import Closed, Objective, losses, mean_loss, uncompiled
 from zo.parameters import Parameters
 
 
@@ -46,6 +47,11 @@ class Base:
     end: Snapshot
     peak: int
     narrow: bool | None
+
+    @property
+    def draws(self) -> bool:
+        """True if it drew from torch's own generators."""
+        return self.step.draws is None or self.step.draws.any
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
@@ -156,6 +162,7 @@ def evaluate_base(
             measured(measure) as peak,
             noted() as causes,
             read_by_layers(parameters) if measure else nullcontext(),
+            watched_base() or nullcontext() as watched,
         ):
             base = losses(objective, network, batch, rows)
         survived = survivors(base, number, causes)
@@ -169,11 +176,14 @@ def evaluate_base(
         end = Snapshot(network, inside=as_it_is_now(inside))
     finally:
         snapshot.restore()
-    step = Step(
-        *(network, parameters, objective, batch, len(base), written, inside),
-        number=number,
-        draws=not same(snapshot.generators, end.generators),
-    )
+    step = Step(network, parameters, objective, batch, len(base), written, inside, number=number)
+
+    def again() -> None:
+        step.tally.queries += 1
+        with uncompiled():
+            base_losses(step, snapshot)
+
+    step = replace(step, draws=Draws(snapshot.generators, end.generators, again, watched))
     return Base(step, base, survived, causes, snapshot, end, peak.peak, peak.narrow if measure else None)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from blackbox.errors import BudgetError, OutputError
 from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
+from zo.evaluators.generators import Disturbed
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, jumps_at, left_out, rounding_of
 from zo.parameters import Parameters
@@ -181,7 +182,7 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                 step.tally.queries += len(piece.queries)
                 try:
                     return changes(piece.queries)
-                except (BudgetError, OutputError, Unservable):
+                except (BudgetError, Disturbed, OutputError, Unservable):
                     raise
                 except Exception:  # at a long step, perhaps
                     if piece.shorter is None:
@@ -197,7 +198,11 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                 name for name in wrong if ", " not in name
             ] or wrong  # not the piece of all, if one names a parameter
             return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
-    except (BudgetError, OutputError):  # no evaluator makes a box's outputs: that is the box's fault
+    except (
+        BudgetError,
+        Disturbed,
+        OutputError,
+    ):  # no evaluator makes a box's outputs, so that is the box's fault
         raise
     except Unservable as error:
         return f"cannot serve: {error}"
@@ -281,7 +286,7 @@ def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
     """Changes by `loop` at a step longer than those of the plan; None where that fails in all rows."""
     try:
         changes = _by_loop(step, base, queries)
-    except BudgetError:
+    except (BudgetError, Disturbed):
         raise
     except Exception:  # a box may refuse what no query of the plan asks of it
         return None

@@ -112,8 +112,15 @@ class Difference(Evaluator):
     def _taped(self, step: Step, base: Tensor) -> Tape:
         start = step.snapshot()
 
+        def recorded() -> Tape:
+            try:
+                return tape_of(step, base, KEPT * self._memory(base.device))
+            finally:
+                start.restore(generators=False)
+
         try:
-            tape = tape_of(step, base, KEPT * self._memory(base.device))
+            # a box's draws are not in the tape
+            tape = recorded() if step.draws is None else step.draws.alone(recorded, lambda tape: tape.asks)
             start.restore()
             _compare(step, tape.base, base)
             return tape
