@@ -52,7 +52,7 @@ class Task:
         rms: of the inflow's deviation from the flat one, over that one.
         evaluations: of the loss by all but `fit_field`.
         few: evaluations of the loss by `fit_field`.
-        inner: its iterations between evaluations.
+        inner: its iterations between evaluations; None for its default.
     """
 
     points: int = 32
@@ -62,7 +62,7 @@ class Task:
     rms: float = 0.2
     evaluations: int = 40
     few: int = 16
-    inner: int = 30
+    inner: int | None = None
 
     @property
     def rows(self) -> int:
