@@ -25,7 +25,8 @@ from zo.tangents.trust import Limits
 
 # decision 134:
 SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
-FEW, MANY = 8, 30  # iterations between evaluations, by a model that does not learn and by others; decision 242
+# decision 242:
+FEW, MANY = 8, 30  # iterations between evaluations, by a model that does not learn and by others
 # decision 233, of the first changes:
 NEAR = 0.3  # of the spread of an array's values
 LOWER = 0.9  # of the loss after the last ones, below which a search that stalls looks around again
