@@ -462,6 +462,20 @@ def test_a_grid_whose_ends_meet_is_told_so():
         AutoTangent(box_of([spec], [spec, ArraySpec("v", (3, 7, 9), layout="grid")]))
 
 
+@pytest.mark.parametrize("layout", ["auto", None])
+def test_what_is_advised_for_an_output_off_the_grid_is_taken(layout):
+    """`layout=None` was the advice, and was refused with the same advice again."""
+    line, drag = ArraySpec("u", (24,), layout="grid"), ArraySpec("drag", (), layout=layout)
+    told = r"'drag' \(\)\. Say differentiable=False.*leave layout"
+    with pytest.raises(zo.errors.ConfigurationError, match=told):
+        AutoTangent(box_of([line], [line, drag]))
+    no_gradient = ArraySpec("drag", (), layout=layout, differentiable=False)
+    assert "GridTangent" in repr(AutoTangent(box_of([line], [line, no_gradient])))
+    no_layout = ArraySpec("u", (24,))
+    said = repr(AutoTangent(box_of([no_layout], [no_layout, drag])))
+    assert "MLPTangent" in said and "GridTangent" not in said
+
+
 @pytest.mark.parametrize(
     ("mesh", "function", "kind"),
     [(MESH, implicit_heat, "mesh"), pytest.param(GRAPH, pipes, "graph", marks=pytest.mark.slow)],

@@ -86,10 +86,11 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
     grids = [layout for layout in output_layouts if isinstance(layout, Grid)]
     if grids:
         if space_of(outputs, inputs) is None or None in output_layouts:
+            said = ", ".join(f"{spec.name!r} {spec.shape}" for spec in outputs)
             raise ConfigurationError(
                 f"AutoTangent: expected outputs with layout='grid' to lie on one grid of one to three axes, "
-                f"(channels, *space) or *space, got shapes {[spec.shape for spec in outputs]}. Take "
-                "layout=None for those that do not, or two boxes."
+                f"(channels, *space) or *space, got {said}. Say differentiable=False for those off the grid, "
+                "if no gradient is wanted through them. Or leave layout='grid' out of all, as for a table."
             )
         _refuse_channels_last(outputs)
         ends = {grid.periodic for grid in grids if grid.periodic is not None}
