@@ -25,8 +25,6 @@ from zo.tangents.trust import Limits
 
 # decision 134:
 SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
-# decision 242:
-FEW, MANY = 8, 30  # iterations between evaluations, by a model that does not learn and by others
 # decision 233, of the first changes:
 NEAR = 0.3  # of the spread of an array's values
 LOWER = 0.9  # of the loss after the last ones, below which a search that stalls looks around again
@@ -87,7 +85,7 @@ def fit_field(
     rows: int,
     batch: Batch | None = None,
     tangent: Tangent | Sequence[Tangent] | None = None,
-    inner: int | None = None,
+    inner: int = 30,
     tolerance: float = 0.0,
     seed: int = 0,
     evaluated: Callable[[float], None] | None = None,
@@ -126,9 +124,7 @@ def fit_field(
             for `AutoTangent` elsewhere. For a box that moves a state on, on a periodic grid of at most 4,096
             cells, None adds an `EquationTangent` beside it: the one that foretold the last moves better is
             used, see `zo.tangents.models.foretold`.
-        inner: the most iterations of L-BFGS between evaluations. None is for 30, and for 8 by a tangent that
-            does not learn, such as `ModelTangent`: it is no better near the solution, and further iterations
-            fit the observations by what it has wrong.
+        inner: the most iterations of L-BFGS between evaluations.
         tolerance: a loss that is low enough.
         seed: the seed of the tangents' draws, and of changes about the field.
         evaluated: a function that is called with the loss of each evaluation, with the field as evaluated.
@@ -145,14 +141,10 @@ def fit_field(
         ObjectiveError, TangentError: see `TangentGradient.backward`.
     """
     check_count("fit_field", "rows", rows)
-    if inner is not None:
-        check_count("fit_field", "inner", inner)
+    check_count("fit_field", "inner", inner)
     check_number("fit_field", "tolerance", tolerance, least=0)
     if tangent is None and all(isinstance(box, BlackBoxFunction) for box in boxes):
         tangent = [_default(box, seed) for box in boxes]
-    given = [tangent] if isinstance(tangent, Tangent) else tangent or ()
-    fixed = any(not model.learns for model in given)
-    most = (FEW if fixed else MANY) if inner is None else inner
     gradient = TangentGradient(
         field,
         objective,
@@ -160,7 +152,7 @@ def fit_field(
         tangent=tangent,
         seed=seed,
         limits=Limits(  # each evaluation is a check
-            replays=most, max_age=1, clip=None, excite=0, check_every=None, outliers=False
+            replays=inner, max_age=1, clip=None, excite=0, check_every=None, outliers=False
         ),
     )
     gradient.notices.settle("unidentified")  # rows differ from evaluation to evaluation
@@ -168,7 +160,7 @@ def fit_field(
     kernels = [model for model in gradient.tangents if isinstance(model, KernelTangent)]
     draws = torch.Generator().manual_seed(seed) if len(kernels) == len(gradient.tangents) else None
     informed = any(model.prior is not None or model.knows for model in kernels)
-    return search.run(most, tolerance, draws, informed)
+    return search.run(inner, tolerance, draws, informed)
 
 
 def _default(box: BlackBoxFunction, seed: int) -> Tangent:

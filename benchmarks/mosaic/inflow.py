@@ -25,19 +25,22 @@ from benchmarks.mosaic import cells, search
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from zo.objective import Objective
 
+SPEED, VISCOSITY = 0.5, 0.0025  # of the flat inflow, and of the fluid
+MIDDLE, RADIUS = 0.5, 0.05  # of the cylinder
+EARLIER = 1_000  # added to the seed of an inflow: of that before it
+SHORT = 8  # iterations between evaluations, of moves by a rough model
+RATE = 0.03  # of Adam, in units of the speed
 METHODS = (
     "adjoint, L-BFGS",
+    "adjoint, L-BFGS, as few rows as fit_field",
     "identity, L-BFGS",
     "differences, L-BFGS",
     "random directions",
     "fit_field",
     "fit_field, a simpler solver as its model",
+    f"fit_field, the same in moves of {SHORT} iterations",
     "fit_field, begun where the flow has settled",
 )
-SPEED, VISCOSITY = 0.5, 0.0025  # of the flat inflow, and of the fluid
-MIDDLE, RADIUS = 0.5, 0.05  # of the cylinder
-EARLIER = 1_000  # added to the seed of an inflow: of that before it
-RATE = 0.03  # of Adam, in units of the speed
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Task:
         rms: of the inflow's deviation from the flat one, over that one.
         evaluations: of the loss by all but `fit_field`.
         few: evaluations of the loss by `fit_field`.
-        inner: its iterations between evaluations; None for its default.
+        inner: its iterations between evaluations.
     """
 
     points: int = 32
@@ -62,7 +65,7 @@ class Task:
     rms: float = 0.2
     evaluations: int = 40
     few: int = 16
-    inner: int | None = None
+    inner: int = 30
 
     @property
     def rows(self) -> int:
@@ -251,20 +254,22 @@ def searched(method: str, task: Task, seed: int) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if method.startswith("adjoint"):
-            search.bfgs(field, search.by_adjoint(this), task.evaluations, note)
+            most = task.few if "few" in method else task.evaluations
+            search.bfgs(field, search.by_adjoint(this), most, note)
             return note.figures(seed, len(note.losses) * task.rows)
         if method.startswith("random"):
             most = task.evaluations * task.rows
             gradient = search.by_directions(this, seed)
             search.adam(field, gradient, RATE * SPEED, lambda: ledger.rows_run < most, note)
             return note.figures(seed, ledger.rows_run)
+        simple = "simpler" in method or method.endswith("iterations")
         fit = zo.fit_field(
             field,
             this.objective,
             boxes=[this.box],
             rows=task.few * task.rows,
-            tangent=zo.tangents.ModelTangent(simpler(task).advance) if "simpler" in method else None,
-            inner=task.inner,
+            tangent=zo.tangents.ModelTangent(simpler(task).advance) if simple else None,
+            inner=SHORT if method.endswith("iterations") else task.inner,
             seed=seed,
             evaluated=note,
         )
