@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -21,7 +22,7 @@ from tasks.command import box_commands, run_command
 from tasks.command.output_files import refuse_unwritable
 from tasks.command.run_command import Folder, Tensorboard, Timeout, Trust, Workers
 from tasks.configuration import names
-from tasks.errors import ConfigurationError, TrustError
+from tasks.errors import CheckpointWarning, ConfigurationError, TrustError
 
 if TYPE_CHECKING:
     from tasks.folder.run import Run
@@ -201,7 +202,9 @@ def _refuse_untrusted(run: Run) -> None:
     if run.problem:
         from tasks.running.resume import problem_of
 
-        problem_of(run)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CheckpointWarning)  # of code that has changed: the plan says so
+            problem_of(run)
     else:
         run.refuse_untrusted()
 

@@ -69,8 +69,13 @@ def settled(
         ConfigurationError: The run takes more rows than its budget has, or the budget that steps follow from
             has no room for a training: no row was run, but for the data.
     """
-    problem, chooses, sizes = bound.problem, plan.is_open, asked.sizes
-    tries = _tries(plan)
+    problem, chooses, tries = bound.problem, plan.is_open, _tries(plan)
+    if asked.sizes is None and "batch" in plan.chosen and not asked.made and _takes(bound, 2):
+        # a loss that one row does not give, as with batch norm
+        asked = trial.asked(bound, plan.methods, len(plan.seeds))
+        if asked.sizes is None:
+            _takes(bound, 1)
+    sizes = asked.sizes
     if sizes is None:
         plan = replace(plan, instead=asked.instead)
         if chooses:
@@ -117,16 +122,21 @@ def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
     Data are made again with them, unless that would cost rows.
 
     Args:
-        bound: The problem in the run, with batches of one row; it takes the batch over.
+        bound: The problem in the run, with the least batches; it takes the batch over.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
     """
-    problem, rows = bound.problem, bound.problem.config.rows
-    batch = 1
-    if sizes.objective == 1 and not made:
+    rows, batch = bound.problem.config.rows, sizes.batch
+    if sizes.objective == batch and not made:
         batch = BATCH if rows is None else min(BATCH, rows // FEW_STEPS)
-    if batch <= 1:
+    if batch <= sizes.batch or not _takes(bound, batch):
         return sizes
+    return replace(sizes, objective=batch, batch=batch)
+
+
+def _takes(bound: Bound, batch: int) -> bool:
+    """Take batches of so many rows over, and data that are made again with them; say whether these fit."""
+    problem, before = bound.problem, bound.problem.config.batch
     data = vars(problem).pop("data", None)
     bound.settle({"batch": batch})
     try:
@@ -135,10 +145,9 @@ def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
     except Exception:  # whatever so many rows do to data that have fewer
         fits = False
     if not fits:  # or they are split in their own way
-        bound.settle({"batch": 1})
+        bound.settle({"batch": before})
         vars(problem)["data"] = data
-        return sizes
-    return replace(sizes, objective=batch * sizes.objective, batch=batch)
+    return fits
 
 
 def _with_rows(plan: Plan, bound: Bound, sizes: Sizes, made: int) -> tuple[Plan, Sizes]:

@@ -39,14 +39,14 @@ def test_the_inlet_is_held_and_what_enters_leaves():
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_cell_says_what_was_found_and_what_it_took():
-    adjoint, directions = (inflow.searched(inflow.METHODS[place], inflow.CI, 0) for place in (0, 3))
+    adjoint, directions = (inflow.searched(inflow.METHODS[place], inflow.CI, 0) for place in (0, 4))
     assert adjoint["rows"] == inflow.CI.evaluations * inflow.CI.rows and adjoint["error"] < 0.9
     assert directions["rows"] % inflow.CI.rows == 0 and directions["losses"][0] == pytest.approx(1)
     named = {"task": {"points": 8, "calls": 2, "after": 1}}
     cells = {
         inflow.METHODS[0]: {"state": "measured", "runs": [adjoint]},
-        inflow.METHODS[2]: {"state": "excluded", "why": inflow.excluded(inflow.METHODS[2], inflow.CI)},
+        inflow.METHODS[3]: {"state": "excluded", "why": inflow.excluded(inflow.METHODS[3], inflow.CI)},
     }
     table = inflow.table({**named, "cells": cells})
     assert f"| {inflow.METHODS[0]} | measured | {adjoint['error']:.2g} " in table
-    assert f"| {inflow.METHODS[2]} | excluded, one gradient takes 51 rows |" in table
+    assert f"| {inflow.METHODS[3]} | excluded, one gradient takes 51 rows |" in table

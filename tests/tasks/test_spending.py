@@ -59,6 +59,21 @@ def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
     )  # of the evaluation that is timed
 
 
+class Normed(Steering):
+    """A loss of two calls, whose network has batch norm and so takes no single row."""
+
+    def network(self):
+        return torch.nn.Sequential(torch.nn.BatchNorm1d(3, dtype=torch.float64), super().network())
+
+
+@pytest.mark.parametrize(("calls", "batch"), [(2, 2), (1, 8)])
+def test_a_network_that_takes_no_single_row_gets_batches(tmp_path, calls, batch):
+    run = go(Normed(calls=calls), tmp_path, rows=400)
+    assert run.problem.config.batch == batch
+    assert run.result.calls["rows"] <= 400
+    assert run.problem.config.steps * batch * calls > 200
+
+
 class Asking(Steering):
     """Methods of a user's own, of which one asks for what the problem knows: 70 rows of the box."""
 

@@ -89,8 +89,9 @@ def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, ca
     (run / "result.json").unlink()
     file.write_text(LINE.replace("FACTOR", "3.0"))
     sys.modules.pop("own_line")
-    with pytest.warns(UserWarning, match="its code has changed"):
+    with pytest.warns(UserWarning, match="its code has changed") as caught:
         assert toy("resume", str(run)) == 0
+    assert sum("its code has changed" in str(each.message) for each in caught) == 1
     assert "seed-0/none: its evaluation is of other weights, settings or code" in capsys.readouterr().out
     with pytest.warns(UserWarning, match="its code has changed"):
         found, after = tasks.load(run), figures(run)
