@@ -1,4 +1,4 @@
-"""The figures of Mosaic's solvers, by column and seed, and of a field that is fitted."""
+"""The figures of Mosaic's solvers, by column and seed, and of two that are looked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from statistics import fmean
 
 from benchmarks.figures.measured import read
 from benchmarks.mosaic.comparison import gain
+from benchmarks.mosaic.inflow import METHODS
 
 SOLVERS = ("jax-cfd", "phiflow", "phiflow-paper", "jax-cfd-paper")
 FITS = ("adjoint, L-BFGS: velocity in 3-D, Exponax", "fit_field: velocity in 3-D, Exponax")
+SEARCHES = METHODS[1], METHODS[7]  # an adjoint with as few rows, and short moves by a rough model
 
 
 def figures() -> dict[str, float]:
@@ -22,7 +24,9 @@ def figures() -> dict[str, float]:
             for over in ("NOG", "uncorrected"):
                 if column != over and (ahead := gain(found, column, over)) is not None:
                     values[f"mosaic, {solver}, {column}, over {over}"] = ahead
-    cells = read("mosaic/field.json")["cells"]
-    return values | {
-        f"mosaic, field, {name}": fmean(r["error"] for r in cells[name]["runs"]) for name in FITS
-    }
+    for study, names in (("field", FITS), ("inflow", SEARCHES)):
+        cells = read(f"mosaic/{study}.json")["cells"]
+        values |= {
+            f"mosaic, {study}, {name}": fmean(run["error"] for run in cells[name]["runs"]) for name in names
+        }
+    return values
