@@ -45,7 +45,7 @@ class HostBox(BlackBoxFunction, abstract=True):
     def failures(self, policy: Policy) -> None:
         self.host.failures = policy
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, copies: dict[int, Any]) -> Self:
         """The box itself: its rows are of running programs."""
         return self
 

@@ -251,7 +251,7 @@ class Hosted(BoxGroup):
         settings = repr((copies, texts, self._files, self.calls, sorted(self.environment.items())))
         return known_command(self._command), self._function, settings, [file.function for file in self._files]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hosted:
+    def __deepcopy__(self, copies: dict[int, Any]) -> Hosted:
         """Return the host itself: its programs are processes, which cannot be copied."""
         return self
 

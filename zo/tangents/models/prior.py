@@ -148,7 +148,7 @@ class Prior:
         self.rows = state["rows"]
         self._cache = OrderedDict(zip(state["names"], state["kept"], strict=True))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Prior:
+    def __deepcopy__(self, copies: dict[int, Any]) -> Prior:
         """Itself: it does not learn, and may hold a server."""
         return self
 
