@@ -20,6 +20,7 @@ from tasks.errors import ConfigurationError
 from tasks.planning import trial
 from tasks.planning.plan import POPULATION, Plan, PlannedRows
 from tasks.planning.trial import TRIES, Asked, Rehearsal, Sizes
+from tasks.problem.data import Data
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.rows.budget_parts import judges_by_windows, rows_of_test, seconds_left, shorten_test
@@ -70,11 +71,13 @@ def settled(
             has no room for a training: no row was run, but for the data.
     """
     problem, chooses, tries = bound.problem, plan.is_open, _tries(plan)
-    if asked.sizes is None and "batch" in plan.chosen and not asked.made and _takes(bound, 2):
+    if asked.raised and "batch" in plan.chosen and not asked.made:
         # a loss that one row does not give, as with batch norm
-        asked = trial.asked(bound, plan.methods, len(plan.seeds))
-        if asked.sizes is None:
-            _takes(bound, 1)
+        before, data = problem.config.batch, problem.data
+        if _takes(bound, 2):
+            asked = trial.asked(bound, plan.methods, len(plan.seeds))
+            if asked.sizes is None:
+                _put_back(bound, before, data)
     sizes = asked.sizes
     if sizes is None:
         plan = replace(plan, instead=asked.instead)
@@ -136,8 +139,8 @@ def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:
 
 def _takes(bound: Bound, batch: int) -> bool:
     """Take batches of so many rows over, and data that are made again with them; say whether these fit."""
-    problem, before = bound.problem, bound.problem.config.batch
-    data = vars(problem).pop("data", None)
+    problem, before, data = bound.problem, bound.problem.config.batch, bound.problem.data
+    del vars(problem)["data"]
     bound.settle({"batch": batch})
     try:
         with torch.random.fork_rng(devices=()):
@@ -145,9 +148,14 @@ def _takes(bound: Bound, batch: int) -> bool:
     except Exception:  # whatever so many rows do to data that have fewer
         fits = False
     if not fits:  # or they are split in their own way
-        bound.settle({"batch": before})
-        vars(problem)["data"] = data
+        _put_back(bound, before, data)
     return fits
+
+
+def _put_back(bound: Bound, batch: int, data: Data) -> None:
+    """Take batches of so many rows over, and the data that were made with them."""
+    bound.settle({"batch": batch})
+    vars(bound.problem)["data"] = data
 
 
 def _with_rows(plan: Plan, bound: Bound, sizes: Sizes, made: int) -> tuple[Plan, Sizes]:

@@ -63,11 +63,13 @@ class Asked:
         made: Rows that were run to make the data.
         sizes: How many rows are asked for at once; None where `instead` says why.
         instead: Sentences on the cost where rows are not known.
+        raised: Whether they are not known since the objective raised, on a batch and zeros from its boxes.
     """
 
     made: int
     sizes: Sizes | None = None
     instead: tuple[str, ...] = ()
+    raised: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
         if isinstance(error, SessionError):  # which is in words
             why = str(error)
         instead = (f"Cost: not known before the first step: {why}",)
-        return Asked(ledger.rows_of_data(), instead=instead)
+        return Asked(ledger.rows_of_data(), instead=instead, raised=True)
     with torch.random.fork_rng(devices=()):
         held_out = [
             _held_out_rows(problem, network, batch, rows / size, data)

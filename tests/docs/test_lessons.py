@@ -99,3 +99,11 @@ def test_a_page_s_notebook_has_its_blocks_and_nothing_that_only_sphinx_reads(mon
         words = "\n".join(each.source for each in made.cells if each.cell_type == "markdown")
         assert words.startswith("# ") and not re.search(r"\{[a-z:-]+\}`|\.md[)#]|jupytext", words)
         assert f"/_build/notebooks/{page.stem}.ipynb" in notebooks.offered(page, text)
+
+
+@pytest.mark.slow
+def test_the_code_of_a_field_s_page_says_which_model_was_used(capsys):
+    page = DOCS / "howto" / "fit_a_field.md"
+    code = cells(page)[0][1].replace("rows=CALLS * 6", "rows=CALLS * 2")
+    exec(compile(code, page.name, "exec"), {})
+    assert "the model: EquationTangent" in capsys.readouterr().out

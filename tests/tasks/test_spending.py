@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -72,6 +73,45 @@ def test_a_network_that_takes_no_single_row_gets_batches(tmp_path, calls, batch)
     assert run.problem.config.batch == batch
     assert run.result.calls["rows"] <= 400
     assert run.problem.config.steps * batch * calls > 200
+
+
+class Priced(Steering):
+    """It says itself what it costs, and has the box make data, in batches of a size of its own."""
+
+    made = 0
+
+    def cost(self, seeds):
+        return ["What it takes."]
+
+    def data(self):
+        type(self).made += 1
+        self.box(torch.zeros(150, 3))
+        return replace(super().data(), train=lambda seed, step: torch.zeros(5, 3, dtype=torch.float64))
+
+
+def test_a_problem_that_says_its_cost_makes_its_data_once(tmp_path):
+    run = go(Priced(), tmp_path, rows=400, methods=("first-order",))
+    assert Priced.made == 1 and 150 < run.result.calls["rows"] <= 400
+
+
+class Picky(Steering):
+    """An objective that takes zeros from no box, whatever the batch."""
+
+    made = ()
+
+    def data(self):
+        type(self).made += (self.config.batch,)
+        return super().data()
+
+    def objective(self, network, wanted):
+        if not self.box(network(wanted)).any():
+            raise ValueError("zeros")
+        return super().objective(network, wanted)
+
+
+def test_data_of_more_rows_that_are_no_help_are_not_made_thrice(tmp_path):
+    run = go(Picky(), tmp_path, rows=400, methods=("first-order",))
+    assert Picky.made == (1, 2) and run.result.calls["rows"] <= 400
 
 
 class Asking(Steering):
