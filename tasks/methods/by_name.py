@@ -8,7 +8,7 @@ from functools import partial
 
 from blackbox.checks import nearest
 from blackbox.registered import is_there
-from tasks.configuration.settings import flat, to_dict
+from tasks.configuration.settings import Config, flat, to_dict
 from tasks.errors import ConfigurationError, ProblemWarning
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es, through_boxes, whole_loss
@@ -173,7 +173,8 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
 def warn_of_unread(problem: Problem, methods: Mapping[str, Method]) -> None:
     """Warn of settings that no method of a run reads: who sets them expects that they do something.
 
-    Methods of the problem's own may read any setting, so with one of these nothing is said.
+    Methods of the problem's own may read any setting, and a problem those that its `Config` declares: of
+    these nothing is said.
 
     Args:
         problem: The problem with its settings.
@@ -183,8 +184,10 @@ def warn_of_unread(problem: Problem, methods: Mapping[str, Method]) -> None:
         return
     settings = flat(to_dict(problem.config))
     usual = [flat(to_dict(start)) for start in (type(problem).Config(), *problem.presets.values())]
+    kinds = type(problem).Config.__mro__
+    own = {name for kind in kinds[: kinds.index(Config)] for name in vars(kind).get("__annotations__", ())}
     for name, readers in READ_BY.items():
-        if name not in settings or not methods.keys().isdisjoint(readers):
+        if name.partition(".")[0] in own or not methods.keys().isdisjoint(readers):
             continue
         if all(start.get(name) != settings[name] for start in usual):
             option = f"--{name.rpartition('.')[2].replace('_', '-')}"

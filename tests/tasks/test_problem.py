@@ -1033,6 +1033,7 @@ def test_settings_that_no_method_of_a_run_reads_are_said(tmp_path):
         @dataclass(frozen=True)
         class Config(Steering.Config):
             zeroth_order: ZerothOrder = wider
+            surrogate: bool = True  # which the problem itself may read
 
     class Own(Steering):
         methods: ClassVar = {"mine": METHODS["none"]}
@@ -1040,6 +1041,7 @@ def test_settings_that_no_method_of_a_run_reads_are_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ProblemWarning)
         go(Usual(), tmp_path, methods=["none"])
+        go(Usual(), tmp_path, methods=["none"], surrogate=False)
         go(Own(), tmp_path, methods=["mine"], zeroth_order=wider)
 
 
