@@ -439,6 +439,18 @@ def test_a_figure_of_ones_own_is_not_silently_one_that_is_to_be_low(tmp_path):
         assert "is taken" not in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric=metric))
 
 
+@pytest.mark.parametrize("name", ["steps", "validation", "the test", "not applicable"])
+def test_a_figure_with_the_name_of_a_number_of_the_training_is_refused(tmp_path, name):
+    """With no "steps" a trained network would be told as the untrained start."""
+
+    class Named(Steering):
+        def evaluate(self, network):
+            return {"test error": 0.5, name: 0}
+
+    with pytest.raises(ProblemError, match=f"than the training's own numbers have, got '{name}'"):
+        tasks.run(Named(), methods=["none"], runs=tmp_path, progress=Progress())
+
+
 class Light(Steering):
     """Its first figure is a mass, the lighter the worse it holds: nothing says that it is no verdict."""
 
