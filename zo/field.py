@@ -135,8 +135,9 @@ def fit_field(
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
         FailedQueriesError, RowFailedError: the boxes fail where the field begins. A later move to where they
-            fail is shortened and undone like one that raised the loss. A `TangentWarning` says so the first
-            time, and also if the search ends after one evaluation, whose answers show no derivative.
+            fail, or fail for more rows of the batch than there, is shortened and undone like one that raised
+            the loss. A `TangentWarning` says so the first time, and also if the search ends after one
+            evaluation, whose answers show no derivative.
         BudgetError: a box's own budget is spent before the first evaluation.
         ObjectiveError, TangentError: see `TangentGradient.backward`.
     """
@@ -197,7 +198,7 @@ class _Search:
         self.best, self.at = math.inf, self._copy()
         self.begun_at, self.looked = self.at, math.inf  # where it began, and the best loss after draws
         self.begun = self._rows_run()
-        self.cost = 0  # rows of an evaluation
+        self.cost, self.lost = 0, 0  # rows of an evaluation; rows of the batch that failed in the first one
 
     def run(self, inner: int, tolerance: float, draws: torch.Generator | None, informed: bool) -> FieldFit:
         """Moves and evaluations, until one of the three ends; before them, draws about the start.
@@ -263,7 +264,7 @@ class _Search:
     def _first(self) -> None:
         """Evaluate where the field begins."""
         loss = float(self.gradient.backward(self.batch))
-        self.cost = self._spent()
+        self.cost, self.lost = self._spent(), self.gradient.counts.lost
         self.gradient.replays()  # from now on windows are kept
         self._note(loss)
 
@@ -291,15 +292,19 @@ class _Search:
         self.looked = self.best
 
     def _evaluate(self) -> float:
-        """The loss by the boxes; infinite where they fail."""
+        """The loss by the boxes; infinite where they fail, for a mean over fewer rows may be low."""
+        lost_before, why = self.gradient.counts.lost, ""
         try:
             loss = float(self.gradient.backward(self.batch))
+            lost = self.gradient.counts.lost - lost_before
+            if lost > self.lost:
+                loss, why = math.inf, f"{lost} of {count_rows(self.batch)} rows of the batch failed."
         except NonFiniteGradientError:
             raise
         except (FailedQueriesError, RowFailedError) as error:
-            if math.inf not in self.losses:
-                warn(f"fit_field: a move went to where a box fails; it is shortened. {error}", TangentWarning)
-            loss = math.inf
+            loss, why = math.inf, str(error)
+        if why and math.inf not in self.losses:
+            warn(f"fit_field: a move went to where a box fails; it is shortened. {why}", TangentWarning)
         self._note(loss if math.isfinite(loss) else math.inf)
         return self.losses[-1]
 

@@ -36,16 +36,24 @@ WHOLE = (
 )  # whole numbers in `extra`
 # names in a row's `extra` that are no figures of `evaluate`, which become columns of the report unasked
 NO_FIGURES = (*WHOLE, "validation", REJECTED, NOT_APPLICABLE)
+# of these, and of `failed`, the names that no figure may have: a report would tell it as the training's own
+TAKEN = {*NO_FIGURES, TEST} - {"rows of test"}
 
 
 def plain(where: str, name: object, value: Any) -> float | int | str | None:
     """A figure as it is kept in a result: true and false are 1 and 0, NumPy's and torch's numbers Python's.
 
     Raises:
-        ProblemError: Its name is no text, or it is no number, text or None.
+        ProblemError: Its name is no text, or that of a number of the training, or it is no number, text or
+            None.
     """
     if not isinstance(name, str):
         raise ProblemError(f"{where}: expected names that are texts, got {name!r}. Write it in quotes.")
+    if name in TAKEN:
+        raise ProblemError(
+            f"{where}: expected figures of other names than the training's own numbers have, got {name!r}. "
+            f"Give it another, such as {f'{name} of the test'!r}."
+        )
     if value is None or isinstance(value, str):
         return value
     try:

@@ -139,10 +139,18 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     import pandas
 
     every = pandas.DataFrame(
-        (name, score.method, "" if score.refused else score.metric, _shown(score), score.mean, score.box_rows)
+        (
+            name,
+            score.method,
+            "" if score.refused else score.metric,
+            score.rows[0].unit,
+            _shown(score),
+            score.mean,
+            score.box_rows,
+        )
         for name, side in sides.items()
         for score in scores(side.result)
-    ).set_axis(["run", "method", "metric", "shown", "mean", "rows"], axis=1)
+    ).set_axis(["run", "method", "metric", "unit", "shown", "mean", "rows"], axis=1)
     metrics = [metric for metric in every["metric"].unique() if metric]
     if len(metrics) > 1:
         every["shown"] = (every["metric"] + " " + every["shown"]).str.strip()
@@ -157,8 +165,11 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
     if len(sides) == 2 and alike:
         first, second = sides
         means = side_by_side("mean")
+        same = (side_by_side("metric").nunique(axis=1) == 1) & (side_by_side("unit").nunique(axis=1) == 1)
         ratio = means[second] / means[first]
-        figures["ratio"] = ratio.map("{:.3g}".format).where((means > 0).all(axis=1) & (ratio < math.inf))
+        figures["ratio"] = ratio.map("{:.3g}".format).where(
+            same & (means > 0).all(axis=1) & (ratio < math.inf)
+        )
         caption += f" The ratio is {second} / {first}."
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     frames = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]

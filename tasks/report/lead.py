@@ -10,7 +10,7 @@ from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
 from tasks.problem.report_contents import LOW
 from tasks.report.findings import Findings
-from tasks.report.method_scores import Score, meaning, scores, told_apart, untouched
+from tasks.report.method_scores import Score, apart, meaning, scores, told_apart, untouched
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"  # roles of methods
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse
@@ -223,14 +223,15 @@ def _needed(finite: dict[str, Score]) -> list[str]:
 
 
 def _alike(one: Score, other: Score) -> bool:
-    """Say whether two methods' difference, paired by seed or row, is within two standard errors, or small."""
+    """Say whether two methods' difference, paired by seed or row, is within chance, or small."""
     if not told_apart(one, other):
         return True
     pairs = [(one.values[seed], other.values[seed]) for seed in one.values if seed in other.values]
     differences = [a - b for a, b in pairs]
-    if len(differences) < 2:
+    count = len(differences)
+    if count < 2:
         return abs(one.mean - other.mean) <= LITTLE * max(abs(one.mean), abs(other.mean))
-    return abs(fmean(differences)) <= 2 * stdev(differences) / math.sqrt(len(differences))
+    return abs(fmean(differences)) <= apart(count) * stdev(differences) / math.sqrt(count)
 
 
 def _not_finite(every: Sequence[Score]) -> list[str]:

@@ -13,8 +13,8 @@ from blackbox.words import counted
 from tasks.folder.result import NOT_APPLICABLE, REJECTED, Result, Row
 from tasks.problem.report_contents import standard_error
 
-# standard errors, beyond which two methods' difference on the same rows is more than chance; of fewer than
-# nine rows Student's 97.5 % quantiles, from two rows on
+# standard errors, beyond which two methods' difference on the same rows, or with the same seeds, is more than
+# chance; of fewer than nine Student's 97.5 % quantiles, from two on
 APART, APART_OF_FEW = 2.0, (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36)
 FEW = 5  # standard errors, that a difference has to have where the rows of both are not known one by one
 
@@ -164,13 +164,17 @@ def told_apart(one: Score, other: Score) -> bool:
         differences = rows - other_rows
         differences = differences[np.isfinite(differences)]
         error = standard_error(differences.tolist())
-        limit = dict(enumerate(APART_OF_FEW, 2)).get(len(differences), APART)
         mean = float(differences.mean()) if len(differences) else 0.0
         if mean * (one.mean - other.mean) < 0:  # rows that failed in one of them alone decide the figures
             return False
-        return error is not None and abs(mean) > limit * error
+        return error is not None and abs(mean) > apart(len(differences)) * error
     errors = [error for error in (one.standard_error, other.standard_error) if error is not None]
     return not errors or abs(one.mean - other.mean) > FEW * math.hypot(*errors)
+
+
+def apart(count: int) -> float:
+    """Return how many standard errors of so many differences are more than chance."""
+    return dict(enumerate(APART_OF_FEW, 2)).get(count, APART)
 
 
 def meaning(result: Result) -> str:

@@ -200,12 +200,11 @@ def _line(axes: Axes, points: tuple[ArrayLike, ArrayLike], log: bool, **look: An
 
 
 def _mean(curves: Sequence[Curve], across: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of several seeds' curves at the steps that all of them have."""
-    places = [{step: place for place, step in enumerate(curve.steps.tolist())} for curve in curves]
-    common = [step for step in sorted(places[0]) if all(step in place for place in places)]
-    at = [[place[step] for step in common] for place in places]
+    """The mean of several seeds' curves at the first one's steps, as far as all go."""
+    first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    steps = curves[0].steps[(curves[0].steps >= first) & (curves[0].steps <= last)]
     x, y = (
-        np.mean([getattr(curve, name)[index] for curve, index in zip(curves, at, strict=True)], axis=0)
+        np.mean([np.interp(steps, curve.steps, getattr(curve, name)) for curve in curves], axis=0)
         for name in (across, "values")
     )
     return x, y

@@ -108,7 +108,7 @@ def summarised(data: Any) -> Any:
 def sentences(data: Any, asked: int) -> list[str]:
     """Describe the outcome, and advise what to do about it, each in a sentence."""
     summary, rows, stats = summarised(data), _rows(data), data.sample_stats
-    least, mixed = summary.iloc[0], float(summary["r_hat"].max())
+    least, mixed = summary.iloc[0], float(summary["r_hat"].max(skipna=False))
     draws, effective = data.posterior["x"], float(least["ess_bulk"])
     rate = float(stats["acceptance_rate"].mean())
     lines = []

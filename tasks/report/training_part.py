@@ -16,8 +16,8 @@ from zo.errors import TangentWarning
 
 _OF_WINDOWS = (
     " It took no row: each is the mean loss of the training batches since the one before, at the weights "
-    "before anything trained on them. The test is on the first rows of the test data, as many as go with the "
-    "budget."
+    "before that step, which have trained on none of these rows if no row comes twice. The test is on the "
+    "first rows of the test data, as many as go with the budget."
 )
 
 

@@ -134,7 +134,7 @@ class Setup:
             rate: The learning rate of a step; the configuration's schedule if None.
             update: A function that takes step i along `.grad`; `optimizer.step()` if None.
             judged: The network to validate and keep, such as a running mean of the weights; `network` if
-                None.
+                None. Where batches validate, another is not validated, and its last weights are kept.
             state: Further things that steps change, for the checkpoint.
             figures: Further numbers for each step's line of metrics.
             validate_every: Optimiser steps between validations; the configuration's if None.
@@ -183,6 +183,8 @@ class Setup:
 
         def saw(i: int, loss: float, failed: int, batch: Batch) -> None:
             """Take in the loss of a step, if it is of the weights that would be kept."""
+            if judged_one is not network:  # a running mean of them: no loss of a step is its own
+                return
             if population is None:
                 windows.saw(i, loss, "", failed, count_rows(batch))
             else:

@@ -99,6 +99,30 @@ def test_figures_that_are_not_above_zero_have_no_ratio(tmp_path, page, one, othe
     assert [line["ratio"] for line in records(found.figures)] == ["-", "0.5"]
 
 
+@pytest.mark.parametrize("other", [{"metric": "error"}, {"unit": "mm"}])
+def test_figures_of_other_names_or_units_have_no_ratio(tmp_path, page, other):
+    one, another = (
+        made(tmp_path, {"cge": 1.0}, unit="m"),
+        made(tmp_path, {"cge": 2.0}, **{"unit": "m"} | other),
+    )
+    assert [line["ratio"] for line in records(compare([one.path, another.path], page).figures)] == ["-"]
+
+
+def test_seeds_that_took_other_numbers_of_steps_have_a_mean(tmp_path):
+    """Of 1,000 and of 1,003 steps, the means of neighbours are at no step that both have."""
+
+    def falling(steps):
+        at = np.arange(1.0, steps + 1)
+        return findings.Curve(at, 10 * at, at, 1 - 1e-4 * at)
+
+    axes = plots.compared({"A": {"cge": {0: falling(1000), 1: falling(1003)}}}, y="loss").axes[0]
+    (line,) = (line for line in axes.lines if len(line.get_xdata()))
+    rows, losses = line.get_xdata(), line.get_ydata()
+    assert len(rows) > 190 and rows[-1] == 10_000
+    # a mean of five or six neighbours, so of two or three steps before its last
+    assert np.allclose(losses, 1 - 1e-5 * rows, atol=3e-4)
+
+
 def test_a_run_that_is_not_finished_is_refused(tmp_path, page):
     one, other = made(tmp_path, {"cge": 0.5}), made(tmp_path, {"cge": 0.5}, finished=False)
     with pytest.raises(RunFolderError, match=f"blackbox resume {other.path}"):

@@ -14,7 +14,7 @@ import torch
 
 import tasks
 from tasks import Run
-from tasks.errors import RunLockedError
+from tasks.errors import ProblemError, RunLockedError
 from tasks.running import own_loop
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
@@ -205,6 +205,8 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
     for stage, figures_found in (("adam", {"error": 1.0}), ("seed-0/adam", {})):
         with pytest.raises(ValueError, match="expected a stage named like"):
             tasks.Row.of(TrainingOutcome(stage), figures_found)
+    with pytest.raises(ProblemError, match="other names than the training's own numbers have, got 'steps'"):
+        tasks.Row.of(TrainingOutcome("seed-0/adam"), {"error": 1.0, "steps": 7})
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)

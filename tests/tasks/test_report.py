@@ -193,6 +193,11 @@ NEEDED = [  # no-gradient, tangents, what is said
     ([1.2, 1.0, 1.1], [1.0, 1.15, 1.0], "not distinguishable from the spread over seeds"),
     # always a little better, though seeds are far apart: paired, it is told apart
     ([1.0, 5.0, 9.0], [0.9, 4.9, 8.9], None),
+    (
+        [1.0, 1.2],
+        [0.9, 0.95],
+        "not distinguishable from the spread over seeds",
+    ),  # 2.3 errors
     ([1.0], [0.99], "not distinguishable from chance with one seed"),
     ([1.0], [0.5], None),
     ([12.0, 12.0, 12.0], [13.0, 13.0, 13.0], None),  # neither has learned anything
@@ -432,6 +437,18 @@ def test_a_figure_of_ones_own_is_not_silently_one_that_is_to_be_low(tmp_path):
     assert "is taken" not in told(high)
     for metric in ("MAE", "rmse of drag", "velocity error", "misfit"):
         assert "is taken" not in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric=metric))
+
+
+@pytest.mark.parametrize("name", ["steps", "validation", "the test", "not applicable"])
+def test_a_figure_with_the_name_of_a_number_of_the_training_is_refused(tmp_path, name):
+    """With no "steps" a trained network would be told as the untrained start."""
+
+    class Named(Steering):
+        def evaluate(self, network):
+            return {"test error": 0.5, name: 0}
+
+    with pytest.raises(ProblemError, match=f"than the training's own numbers have, got '{name}'"):
+        tasks.run(Named(), methods=["none"], runs=tmp_path, progress=Progress())
 
 
 class Light(Steering):

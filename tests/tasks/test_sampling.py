@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import CheckpointWarning
+from tasks.report import posterior_page
 
 ROOT = Path(__file__).parents[2]
 OWN = '''
@@ -253,3 +254,18 @@ def test_a_command_of_runs_says_what_a_sampling_goes_on_by(toy, tmp_path, capsys
     (tmp_path / "drawn" / "sampling.json").write_text("{}")
     assert toy("resume", "drawn") == 2
     assert "blackbox sample PROBLEM --rows N --out drawn" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_unknown_without_an_r_hat_is_not_told_as_mixed():
+    """It is the same in all draws, so that ArviZ counts each of them as effective and has no R-hat."""
+    draws = np.random.default_rng(0).normal(size=(4, 500, 2))
+    draws[:, :, 1] = 3.0
+    data = arviz.from_dict(
+        posterior={"x": draws},
+        sample_stats={"acceptance_rate": np.full((4, 500), 0.8), "diverging": np.zeros((4, 500), dtype=bool)},
+        coords={"unknown": ["moved", "stuck"]},
+        dims={"x": ["unknown"]},
+        attrs={"stopped": 0, "rows": 3000, "rows_learned": 100, "rows_failed": 0},
+    )
+    said = " ".join(posterior_page.sentences(data, 3000))
+    assert "R-hat is nan at most" in said and "Vehtari et al. (2021) ask for" in said

@@ -1,5 +1,6 @@
 """A budget of rows: what a run chooses by it, and that it keeps to it."""
 
+import copy
 import itertools
 import json
 import math
@@ -166,6 +167,28 @@ def test_a_validation_is_the_mean_of_losses_before_a_step_on_them(tmp_path):
     for end, mean in judged.items():
         window = [losses[step] for step in range(1, end + 1) if step > (end - 1) // every * every]
         assert mean == pytest.approx(sum(window) / len(window), rel=1e-12)
+
+
+def kept_at_the_start(setup):
+    """Trains a network, and keeps another."""
+    gradient = zo.TangentGradient(setup.network, setup.objective, boxes=setup.boxes)
+    return setup.descend(gradient, judged=copy.deepcopy(setup.network))
+
+
+class Averaged(Steering):
+    """A method that keeps other weights than those that train."""
+
+    methods: ClassVar = {
+        "averaged": tasks.methods.Method(
+            "Ours.", kept_at_the_start, lambda problem, steps: tasks.methods.Cost(steps)
+        )
+    }
+
+
+def test_the_losses_of_the_weights_that_train_are_no_validation_of_others_that_are_kept(tmp_path):
+    run = go(Averaged(), tmp_path, rows=120, methods=("averaged",))
+    assert run.result.table[0].extra["validation"] is None
+    assert "validation" not in run.metrics or run.metrics.validation.isna().all()
 
 
 def test_a_finished_run_s_problem_is_asked_beyond_the_budget(tmp_path):

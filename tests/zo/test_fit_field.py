@@ -45,6 +45,30 @@ def test_a_move_to_where_the_box_fails_is_shortened(failures):
     assert float((roots - 0.1).square().sum()) == pytest.approx(found.loss)
 
 
+def test_a_loss_of_fewer_rows_is_not_the_least():
+    """The second row fails where its loss grows: the mean of the first one alone would be the lower."""
+
+    class Half(BlackBoxFunction):
+        arrays = "torch"
+        inputs = outputs = (ArraySpec("number", (1,), "float64"),)
+
+        def evaluate_rows(self, number):
+            return torch.where((number > -9.7) & (number < -5), math.nan, 3 * number)
+
+    places = torch.tensor([[0.0], [-10.0]], dtype=torch.float64)
+    box, field = Half(failures="keep"), zo.Field(torch.zeros(1, dtype=torch.float64))
+
+    def objective(field, places):
+        answers = box(field(places) + places) - 3 * places
+        return (answers - torch.where(places < 0, -1.0, 2.0)).square().sum(dim=1)
+
+    settings = {"rows": 12, "batch": places, "tangent": IdentityTangent()}
+    with pytest.warns(zo.TangentWarning, match="fails; it is shortened. 1 of 2 rows of the batch failed"):
+        fit = zo.fit_field(field, objective, boxes=[box], **settings)
+    assert fit.loss == pytest.approx(2.25, rel=0.01)
+    assert 3 * field.values.item() == pytest.approx(0.5, abs=0.1)
+
+
 def test_boxes_that_fail_where_the_field_begins_end_the_search():
     field, fit = search(Cliff(), start=-1.0)
     with pytest.raises(RowFailedError):
