@@ -96,7 +96,7 @@ def _chosen(plan: Plan) -> str:
     trusted = any(method.replays for method in plan.methods.values())
     replayed = again if trusted or config.replays else ""
     free = judges_by_windows(plan.problem, plan.chosen)
-    validated = "each batch before anything trains on it" if free else "data of its own"
+    validated = "each batch before its step" if free else "data of its own"
     return (
         f"For {' and '.join(limits)}: {', '.join(plan.methods)}; batches of {config.batch}, "
         f"{counted(config.steps, 'step')}{replayed}; "
