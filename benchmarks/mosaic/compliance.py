@@ -36,10 +36,12 @@ METHODS = (
     "random directions",
     "fit_field",
     "fit_field, a coarser solver as its model",
+    "fit_field, above a coarser solver in short moves",
     "fit_field, stresses held",
 )
 PART = 0.5  # of the beam that is material
 RATE = 0.3  # of Adam, in the logit
+SHORT = 8  # iterations between evaluations
 
 
 @dataclass(frozen=True)
@@ -200,11 +202,22 @@ def _searched(method: str, this: Case, task: Task, seed: int) -> dict[str, Any]:
             tangent: Tangent | None = None
             if "coarser" in method:
                 model = Coarser(box.places, box.force, task.side)
-                tangent = zo.tangents.ModelTangent(model.advance)
+                tangent = (
+                    zo.tangents.KernelTangent(prior=model.advance)
+                    if "above" in method
+                    else zo.tangents.ModelTangent(model.advance)
+                )
             elif "held" in method:
                 tangent = HeldStresses(box.triangles)
             fit = zo.fit_field(
-                field, this.objective, boxes=[box], rows=task.few, tangent=tangent, seed=seed, evaluated=note
+                field,
+                this.objective,
+                boxes=[box],
+                rows=task.few,
+                tangent=tangent,
+                inner=SHORT if method.endswith("short moves") else 30,
+                seed=seed,
+                evaluated=note,
             )
             more = {"why": fit.why}
         else:
