@@ -27,7 +27,13 @@ from benchmarks.mosaic import cells, search
 from benchmarks.mosaic.fenics import Dolfinx, missing
 from blackbox import ArraySpec, BlackBoxFunction, Mesh
 
-METHODS = ("adjoint, L-BFGS", "differences, L-BFGS", "fit_field")
+SHORT = 8  # iterations between evaluations, by a coarser solver
+METHODS = (
+    "adjoint, L-BFGS",
+    "differences, L-BFGS",
+    "fit_field",
+    "fit_field, a coarser solver as its model, in short moves",
+)
 
 SERVER = """
 import sys
@@ -164,6 +170,42 @@ class Elements:
         return _Exact.apply(conductivity, source, self)  # type: ignore[no-any-return]
 
 
+class Coarser:
+    """The same elements on a grid of fewer nodes, for autograd: what somebody may have beside the box.
+
+    Conductivity and source there are weighted means of the logarithm, and of the source, at the box's nodes;
+    temperatures between its nodes are linear along each side.
+
+    Args:
+        places: of the box's nodes, `(nodes, 2)`.
+        side: squares along a side, of two triangles each.
+    """
+
+    def __init__(self, places: NDArray[Any], side: int) -> None:
+        count = side + 1
+        corner = np.add.outer(np.arange(side) * count, np.arange(side)).ravel()
+        upper, lower = ([0, count, count + 1], [0, count + 1, 1])
+        triangles = np.concatenate([np.add.outer(corner, each) for each in (upper, lower)])
+        grid = np.stack(np.divmod(np.arange(count**2), count), 1) / side
+        elements = Elements(grid, triangles)
+        self.stiffness, self.inner = map(torch.from_numpy, (elements.stiffness, elements.inner))
+        self.triangles, self.mass = torch.from_numpy(triangles), torch.from_numpy(elements.mass.toarray())
+        near = np.maximum(1 - side * abs(places[:, None] - grid), 0).prod(axis=2)
+        self.between = torch.from_numpy(near)  # (nodes of the box, nodes)
+        self.means = self.between / self.between.sum(dim=0)
+
+    def advance(self, conductivity: Tensor, source: Tensor) -> Tensor:
+        """All rows: `(rows, nodes)` each to the temperatures there."""
+        rows, nodes = len(conductivity), self.means.shape[1]
+        of_triangles = (conductivity.log() @ self.means).exp()[:, self.triangles].mean(dim=-1)
+        entries = (of_triangles[:, :, None, None] * self.stiffness).flatten(1)
+        at = (self.triangles[:, :, None] * nodes + self.triangles[:, None, :]).flatten()
+        matrix = entries.new_zeros(rows, nodes**2).index_add(1, at, entries).view(rows, nodes, nodes)
+        inner = matrix[:, self.inner[:, None], self.inner]
+        found = torch.linalg.solve(inner, (source @ self.means @ self.mass)[:, self.inner])
+        return found @ self.between[:, self.inner].T
+
+
 class _Exact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, conductivity: Tensor, source: Tensor, elements: Elements) -> Tensor:
@@ -222,12 +264,21 @@ def _searched(method: str, box: Heat, task: Task, seed: int) -> dict[str, Any]:
     field = zo.Field(torch.zeros_like(truth))
     case = search.Case(box, exact, objective_of(box), field, truth, batch=(source, seen))
     note, before = search.Course(case.error), box.ledger.rows_run
-    if method == "fit_field":
-        rows = 4 * task.evaluations
+    if method.startswith("fit_field"):
+        rows, coarser = 4 * task.evaluations, Coarser(box.places, task.side // 2)
+        tangent = zo.tangents.ModelTangent(coarser.advance) if "coarser" in method else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = zo.fit_field(
-                field, case.objective, boxes=[box], rows=rows, batch=case.batch, seed=seed, evaluated=note
+                field,
+                case.objective,
+                boxes=[box],
+                rows=rows,
+                batch=case.batch,
+                tangent=tangent,
+                inner=30 if tangent is None else SHORT,
+                seed=seed,
+                evaluated=note,
             )
         return note.figures(seed, box.ledger.rows_run - before, why=fit.why)
     if method.startswith("differences"):

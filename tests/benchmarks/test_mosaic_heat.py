@@ -39,6 +39,20 @@ def test_their_adjoint_is_that_of_their_values():
     assert torch.autograd.gradcheck(lambda each: elements.advance(each, source), (conductivity,))
 
 
+def test_a_coarser_solver_with_as_many_nodes_is_the_same_and_with_fewer_is_near():
+    places, triangles = square(8)
+    elements, draws = heat.Elements(places, triangles), torch.Generator().manual_seed(0)
+    rough = torch.rand(2, len(places), generator=draws, dtype=torch.float64).add(0.5).requires_grad_()
+    source = torch.rand(2, len(places), generator=draws, dtype=torch.float64)
+    exact, same = elements.advance(rough, source), heat.Coarser(places, 8).advance(rough, source)
+    assert torch.allclose(exact, same, atol=1e-12)
+    (slopes,), (wanted,) = (torch.autograd.grad(found.square().sum(), rough) for found in (same, exact))
+    assert torch.allclose(slopes, wanted, atol=1e-12)
+    smooth = heat.wanted(places, 0).exp().expand(4, -1)
+    fine, coarse = (it.advance(smooth, heat.sources(places)) for it in (elements, heat.Coarser(places, 4)))
+    assert 0.05 < float((fine - coarse).norm() / fine.norm()) < 0.5
+
+
 def test_without_fenics_cells_are_excluded_with_a_reason(monkeypatch):
     monkeypatch.setattr(fenics, "PYTHONS", ())
     fenics.python.cache_clear()
