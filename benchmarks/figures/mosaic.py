@@ -1,4 +1,4 @@
-"""The figures of Mosaic's solvers, by column and seed, and of two that are looked for."""
+"""The figures of Mosaic's solvers, by column and seed, and of two fields that are looked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from statistics import fmean
 
 from benchmarks.figures.measured import read
 from benchmarks.mosaic.comparison import gain
-from benchmarks.mosaic.inflow import METHODS
+from benchmarks.mosaic.inflow import SHORT
 
 SOLVERS = ("jax-cfd", "phiflow", "phiflow-paper", "jax-cfd-paper")
 FITS = ("adjoint, L-BFGS: velocity in 3-D, Exponax", "fit_field: velocity in 3-D, Exponax")
-SEARCHES = METHODS[1], METHODS[7]  # an adjoint with as few rows, and short moves by a rough model
+SEARCHES = (
+    "adjoint, L-BFGS, as few rows as fit_field",
+    f"fit_field, the same in moves of {SHORT} iterations",
+)
 
 
 def figures() -> dict[str, float]:

@@ -99,7 +99,7 @@ METHODS: dict[str, Method] = {
 }
 
 _BY_LOSS = "sparse-cge", "cge", "rge"
-READ_BY = {  # settings that some of the methods read alone
+READ_BY = {  # settings that some of the methods above read alone: a method that is added stands here too
     "zeroth_order.mu": _BY_LOSS,
     "zeroth_order.input_mu": ("row-rge",),
     "zeroth_order.central": (*_BY_LOSS, "row-rge"),

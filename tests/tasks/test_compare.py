@@ -109,7 +109,7 @@ def test_figures_of_other_names_or_units_have_no_ratio(tmp_path, page, other):
 
 
 def test_seeds_that_took_other_numbers_of_steps_have_a_mean(tmp_path):
-    """Of 1,000 and of 1,003 steps, the means of neighbours are at no step that both have."""
+    """Seeds of 1,000 and 1,003 steps have no step in common once neighbours are averaged."""
 
     def falling(steps):
         at = np.arange(1.0, steps + 1)

@@ -441,7 +441,7 @@ def test_a_figure_of_ones_own_is_not_silently_one_that_is_to_be_low(tmp_path):
 
 @pytest.mark.parametrize("name", ["steps", "validation", "the test", "not applicable"])
 def test_a_figure_with_the_name_of_a_number_of_the_training_is_refused(tmp_path, name):
-    """With no "steps" a trained network would be told as the untrained start."""
+    """A trained network whose "steps" are zero would be told as the untrained start."""
 
     class Named(Steering):
         def evaluate(self, network):
