@@ -19,6 +19,7 @@ from blackbox.errors import BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
 from tasks import Progress, Run
 from tasks.configuration import Count, ZerothOrder
+from tasks.configuration.settings import flat, to_dict
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -29,6 +30,7 @@ from tasks.errors import (
 )
 from tasks.folder import calls
 from tasks.folder.terms import Terms
+from tasks.methods import by_name
 from tasks.methods.by_name import METHODS
 from tasks.methods.by_student import student_loss
 from tasks.methods.in_rounds import FURTHER
@@ -1043,6 +1045,14 @@ def test_settings_that_no_method_of_a_run_reads_are_said(tmp_path):
         go(Usual(), tmp_path, methods=["none"])
         go(Usual(), tmp_path, methods=["none"], surrogate=False)
         go(Own(), tmp_path, methods=["mine"], zeroth_order=wider)
+
+
+def test_settings_that_some_methods_read_alone_are_settings_and_their_readers_methods():
+    settings = flat(to_dict(tasks.Config()))
+    assert by_name.READ_BY.keys() <= settings.keys()
+    assert {reader for readers in by_name.READ_BY.values() for reader in readers} <= METHODS.keys()
+    of_values = {name for name in settings if name.startswith("zeroth_order.")}
+    assert of_values <= by_name.READ_BY.keys()
 
 
 def test_the_one_network_of_a_run_may_be_the_problems_own(tmp_path):
