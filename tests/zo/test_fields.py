@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blackbox import ArraySpec
-from zo.tangents.excitation.dither_state import DitherState
+from zo.tangents.excitation.dither_state import GROWN, DitherState
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.size import KNOWN, DitheredRows, NextSize
 from zo.tangents.models.maps.output_map import OutputMap
@@ -45,6 +45,14 @@ def test_a_dither_on_a_field_goes_to_a_fifth_of_what_outputs_change_by(response,
 def test_cell_by_cell_all_of_it_is_chance():
     """Of more numbers than rows: the dither stays as it is."""
     assert shown(0.0, on_grid=False).verdict().times == 1.0
+
+
+def test_a_dither_without_any_response_grows():
+    """A box that gives the very same answers has a gain of zero, and chance has no part in it either."""
+    rows = shown(0.0)
+    silent = rows._replace(by_gain=torch.zeros_like(rows.by_gain))
+    small = DitherState(factor=0.1)
+    assert small.followed(silent.verdict()).factor == pytest.approx(0.1 * GROWN)
 
 
 def test_by_chance_hardly_any_response_is_known_before_its_time():

@@ -144,7 +144,8 @@ class DitheredRows(NamedTuple):
         response = max(response - chance, 0.0)
         standing = response if response > 2 * chance else 0.0
         target = (BEGUN if standing else UNSEEN) ** 2 * change
-        times = math.sqrt(target / (response + chance))
+        shown = response + chance  # zero where boxes gave the very same answers at other inputs
+        times = math.sqrt(target / shown) if shown else math.inf
         if times < 1.0:  # by chance alone none is made smaller
             times = min(1.0, math.sqrt(target / standing)) if standing else 1.0
         return NextSize(share, times, standing, change)
