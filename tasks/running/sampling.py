@@ -134,6 +134,11 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
             raise Interrupted(f"Stopped before there were 20 draws of each chain. {again}") from None
         finally:
             display.end()
+    if not data.attrs["rows_run_by_ledger"]:
+        progress.say(
+            f"The sampling has {data.attrs['rows']:,} of {sampling.rows:,} rows already: none was run, and "
+            "the draws are those of before. Give more --rows for further ones."
+        )
     data = _named(data, sampling.posterior, size)
     _write(data, folder / DRAWS)
     page = posterior_page.write(

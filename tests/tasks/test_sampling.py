@@ -155,6 +155,14 @@ def test_more_rows_prolong_a_sampling_whose_code_may_have_changed(toy, place, he
     assert np.array_equal(after[:, : before.shape[1] - 3], before[:, 3:])
 
 
+def test_fewer_rows_than_there_are_say_that_the_draws_are_those_of_before(toy, place, here, capsys):
+    before = arviz.from_netcdf(here / "posterior.nc").posterior["x"].values
+    assert toy("sample", "bent.py", "--rows", "200", "--chains", "4", "--out", "here") == 0
+    said = capsys.readouterr().out
+    assert "has 298 of 200 rows already: none was run" in said
+    assert np.array_equal(arviz.from_netcdf(here / "posterior.nc").posterior["x"].values, before)
+
+
 def test_a_folder_from_elsewhere_names_no_code_that_is_executed(toy, place, here, capsys):
     """What is drawn from is on the command line alone; links in a folder lead nowhere."""
     (place / "evil.py").write_text("from pathlib import Path\nPath('done').touch()\n" + OWN, encoding="utf-8")
