@@ -189,7 +189,8 @@ def _impatient(started: float, done: int, most: int) -> None:
 def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
     """A block in which boxes give these answers, call by call, again and again, and run nothing.
 
-    A call of more rows has several variants: further ones get almost the answers of the first.
+    A call of more rows has several variants: further ones get almost the answers of the first, and so do rows
+    that have failed. Where all have, numbers near zero stand for them: what is measured is time.
     """
     number = 0
     noise = zo.estimators.Key(0).generator(0)
@@ -199,14 +200,17 @@ def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
         outcome = answers[number % len(answers)]
         number += 1
         count, available = len(rows[0]), len(outcome.outputs[0])
+        alive = [row for row in range(available) if row not in outcome.failed]
         outputs = []
-        for values in outcome.outputs:
-            more = torch.cat([values] * -(-count // available))[:count].clone()
-            if more.is_floating_point() and count > available:
-                draws = torch.randn(more[available:].shape, generator=noise).to(more)
-                more[available:] += 1e-3 * values.std() * draws
+        for all_values in outcome.outputs:
+            values = all_values[alive] if alive else torch.zeros_like(all_values)
+            more = torch.cat([values] * -(-count // len(values)))[:count].clone()
+            if more.is_floating_point():
+                scale = float(values.abs().mean()) or 1.0
+                draws = torch.randn(more[len(alive) :].shape, generator=noise).to(more)
+                more[len(alive) :] += 1e-3 * scale * draws
             outputs.append(more)
-        return Outcome(tuple(outputs), dict(outcome.failed) if count == available else {})
+        return Outcome(tuple(outputs))
 
     with rows_run_by(answer):
         yield

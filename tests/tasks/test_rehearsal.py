@@ -10,6 +10,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.words import duration
 from tasks.configuration import Count
 from tasks.methods import Cost, Method
@@ -92,6 +93,17 @@ def test_no_row_is_run_and_nothing_is_drawn(replays):
     assert rehearsed[method].replays == {0: 0, 3: 3, None: 13}[replays]  # 13 is between nine and nineteen
     (line,) = [line for line in told(plan, bound, rehearsed) if line.startswith(f"  {method}: ")]
     assert re.search(r"in the box, and (under 1 s|about .*) beside it(, up to .*)?$", line)
+
+
+def test_rows_that_fail_are_rehearsed_as_others_are():
+    """A first batch of one row that failed left a plan without any time of computing."""
+    plan, bound = planned(Steering(methods=("none", "tangents"), replays=3, **SETTINGS))
+    answers = [
+        Outcome(outcome.outputs, dict.fromkeys(range(len(outcome.outputs[0])), FailedRow(Failure.RAISED)))
+        for outcome in plan.trial.answers
+    ]
+    failed = replace(plan, trial=replace(plan.trial, answers=answers))
+    assert rehearsal.rehearsed(failed, bound)["tangents"].replays == 3
 
 
 @pytest.mark.slow
