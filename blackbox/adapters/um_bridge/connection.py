@@ -51,6 +51,7 @@ class _Request:
 
     def waits_at(self, sock: socket.socket) -> None:
         self._socket = sock
+        sock.settimeout(None if self.end == math.inf else max(1e-3, self.end - monotonic()))
         if stopped():
             self.give_up()
 
@@ -95,6 +96,25 @@ class _Response(http.client.HTTPResponse):
         request = _request.get()
         request.waits_at(sock)
         self.fp = io.BufferedReader(_Bounded(raw, sock, request.end))
+
+
+def _with_deadline(kind: Any) -> Any:
+    """A class of connections whose requests are sent, and answered, before their deadline.
+
+    urllib3 allows a request as long as a connection may take: one that is larger than the buffers would be
+    given up where a server is at work on another, and reads it later.
+    """
+
+    class Deadlined(kind):
+        response_class = _Response
+
+        def send(self, data: Any) -> None:
+            if self.sock is None:
+                self.connect()
+            _request.get().waits_at(self.sock)  # pyright: ignore[reportArgumentType]
+            super().send(data)
+
+    return Deadlined
 
 
 class Connection:
@@ -179,8 +199,7 @@ class Connection:
             socket_options=[*self._http.connection.HTTPConnection.default_socket_options, probes],
             timeout=self._http.Timeout(connect=connect, read=self._timeout),
         )
-        kind: Any = self._pool.ConnectionCls
-        self._pool.ConnectionCls = type("Connection", (kind,), {"response_class": _Response})
+        self._pool.ConnectionCls = _with_deadline(self._pool.ConnectionCls)
         self._process = os.getpid()
 
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
@@ -211,9 +230,12 @@ class Connection:
                 f"{self.url}: expected a server, found none ({_reason(error)}). "
                 "Start it, or mend the address."
             ) from None
-        except errors.TimeoutError:
-            raise self._late(path) from None
         except errors.HTTPError as error:
+            late = isinstance(error, errors.TimeoutError) or any(
+                isinstance(part, TimeoutError) for part in error.args
+            )
+            if late and self._timeout is not None:  # without one the system has given the connection up
+                raise self._late(path) from None
             raise ServerError(
                 f"{self.url}{path}: expected an answer, lost the connection ({_reason(error)}). "
                 "Look whether the server is still running."
