@@ -185,7 +185,7 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
             with suppress(OSError), file.open("rb") as lock:  # in use, or another user's
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(file.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder, process = Path(tempfile.mkdtemp(prefix=_PREFIX)), os.getpid()
     lock_file = (folder / "new").open("wb")
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks, whose folders are never looked for
@@ -194,7 +194,8 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
 
     def remove() -> None:
         lock_file.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == process:  # and not a forked child, which has a copy of the box
+            shutil.rmtree(folder, ignore_errors=True)
 
     return folder, remove
 
