@@ -57,7 +57,8 @@ class Tesseract(BlackBoxFunction):
             arrays that the schema requires or the example has.
         vectorized: True for a Tesseract whose arrays, in and out, all have an open first axis that is
             rows: one `apply` then takes all rows of a call.
-        max_rows: the most rows of one `apply` where `vectorized`; None for all.
+        max_rows: the most rows of one `apply`, or of one product of `reference`, where `vectorized`; None
+            for all.
         deterministic: False where equal inputs may give different outputs.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
@@ -145,7 +146,9 @@ class Tesseract(BlackBoxFunction):
         into = [self._into[place].path for place in wanted]
         fields = {self._out[place]: array for place, array in cotangents.items()}
         out = {field.path: np.asarray(array, field.dtype) for field, array in fields.items()}
-        blocks = [slice(None)] if self.vectorized else range(len(inputs[0]))
+        rows = range(len(inputs[0]))
+        size = self.max_rows or len(rows)
+        blocks = [slice(first, first + size) for first in rows[::size]] if self.vectorized else rows
         products: list[dict[str, Array]] = []
         for block in blocks:
             vectors = {path: np.asarray(array[block]) for path, array in out.items()}
