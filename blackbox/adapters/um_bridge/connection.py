@@ -42,12 +42,21 @@ class _Request:
     """A request that waits for its answer, with its deadline and its socket, so that it can be given up.
 
     Args:
+        seconds: the seconds for the answer, from when the request has a connection; None for no limit.
+
+    Attributes:
         end: the deadline, of `time.monotonic`; infinite for none.
     """
 
-    def __init__(self, end: float) -> None:
-        self.end = end
+    def __init__(self, seconds: float | None) -> None:
+        self.end = math.inf
+        self._seconds = seconds
         self._socket: socket.socket | None = None
+
+    def begin(self) -> None:
+        """Start the clock; before, others of this process may have the connection, for as long as theirs."""
+        if self._seconds is not None:
+            self.end, self._seconds = monotonic() + self._seconds, None
 
     def waits_at(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -108,7 +117,12 @@ def _with_deadline(kind: Any) -> Any:
     class Deadlined(kind):
         response_class = _Response
 
+        def connect(self) -> None:
+            _request.get().begin()
+            super().connect()
+
         def send(self, data: Any) -> None:
+            _request.get().begin()
             if self.sock is None:
                 self.connect()
             _request.get().waits_at(self.sock)  # pyright: ignore[reportArgumentType]
@@ -205,7 +219,7 @@ class Connection:
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         errors = self._http.exceptions
         method, text = "GET" if body is None else "POST", bytearray()
-        request = _Request(math.inf if self._timeout is None else monotonic() + self._timeout)
+        request = _Request(self._timeout)
         token = _request.set(request)
         try:
             with ended_by(request.give_up):

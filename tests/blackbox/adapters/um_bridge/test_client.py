@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -408,6 +409,17 @@ def test_a_call_from_several_threads_mixes_nothing_up():
         for thread in threads:
             thread.join()
     assert answers == dict.fromkeys(range(4), True)
+
+
+def test_a_row_that_waits_for_its_turn_among_threads_has_its_time_from_then_on():
+    def slow(handler: Handler) -> None:
+        time.sleep(0.25)
+        doubling(handler)
+
+    with odd_server(slow) as server, UmBridge(server.url, timeout=0.5) as box:
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda place: box(X + place), range(4)))
+    np.testing.assert_array_equal(answers, [2 * (X + place) for place in range(4)])
 
 
 # Settings
