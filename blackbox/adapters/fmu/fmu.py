@@ -337,7 +337,8 @@ class Fmu(BlackBoxFunction):
             input_times = [self.start, *(time for time in self.times[:-1] if time > self.start)]
         self.input_times: tuple[float, ...] = tuple(np.atleast_1d(input_times).astype(float).tolist())
         between = np.diff([self.start, *self.times])
-        self.step = step or preferred or float(min(between[between > 0], default=1.0))
+        shortest = float(min(between[between > 0], default=1.0))
+        self.step = (preferred or shortest) if step is None else step
         check_positive("Fmu", "step", self.step)
         self._reads = [self._steps("times", time) for time in self.times] or [0]
         self._changes = [self._steps("input_times", time) for time in self.input_times]

@@ -373,6 +373,7 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
         ({"times": 0.3}, "a whole number of steps of 0.125 after 0, got 0.3"),
         ({"times": [1.0, 0.5]}, "times that rise"),
         ({"times": 1.0, "step": -1.0}, "step: expected"),
+        ({"times": 1.0, "step": 0}, "step: expected"),
         ({"times": 1.0, "input_times": [0.5]}, "expected 0 first"),
         ({"times": 1.0, "input_times": [0, 500]}, "expected times before 1, when it ends, got 500"),
         ({"times": [0.5, 1.0], "input_times": [0, 0.5, 1]}, "expected times before 1, when it ends, got 1"),
