@@ -176,7 +176,7 @@ class Tesseract(BlackBoxFunction):
     def _payload(self, arrays: Sequence[Array]) -> dict[str, Any]:
         payload = copy.copy(self.example)
         for field, array in zip(self._into, arrays, strict=True):
-            value = np.asarray(array, field.dtype)
+            value = exactly(array, field.dtype)  # 300 would be 44 in a byte
             payload = put(payload, field.keys, value if field.is_array else value.item())
         return payload
 
@@ -244,12 +244,12 @@ class Tesseract(BlackBoxFunction):
     def _example_outputs(self) -> Mapping[str, Any]:
         """Outputs of the right shapes: what `abstract_eval` says, or one run of the example."""
         inputs = [at(self.example, field.keys, field.zeros()) for field in self._into]
-        payload = self._payload(inputs)
         try:
+            payload = self._payload(inputs)
             if "abstract_eval" in self._tesseract.available_endpoints:
                 return mapped(self._ask("abstract_eval", tesseract_schema.abstract(payload)))
             return self._ask("apply", payload)
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, ValueError) as error:
             raise ConfigurationError(
                 "Tesseract, outputs: expected sizes in its schema, or a run of the example, got "
                 f"an error: {error} Give example={{...}}, whole inputs that it can run."

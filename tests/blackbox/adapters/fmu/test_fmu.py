@@ -389,6 +389,21 @@ def test_settings_that_make_no_sense_are_refused(decay, settings, words):
         Fmu(decay, **settings)
 
 
+@pytest.mark.parametrize(("kind", "number"), [("Int8", 300), ("UInt16", -1)])
+def test_a_whole_number_that_the_type_of_its_variable_cannot_hold_fails_its_row(
+    mixer, tmp_path, kind, number
+):
+    """A byte would take 300 as 44."""
+    variable = f'<{kind} name="n" valueReference="9" causality="parameter" variability="tunable" start="1"/>'
+
+    def change(name, content):
+        return name, content.replace(b"</ModelVariables>", f"{variable}</ModelVariables>".encode())
+
+    box = Fmu(rewritten(mixer, tmp_path, change), times=None, parameters=["n"], inputs=[], failures="keep")
+    assert np.isnan(box(np.array([7, number]))[0]).any(axis=1).tolist() == [False, True]
+    assert f"expected numbers that {kind.lower()} can hold, got {number}" in box.ledger.first_failure
+
+
 def test_a_structural_parameter_is_refused(mixer):
     with pytest.raises(ConfigurationError, match="can be set, got 'size', whose causality is 'structural"):
         Fmu(mixer, times=None, start_values={"size": 4})

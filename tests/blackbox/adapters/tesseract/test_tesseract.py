@@ -162,6 +162,31 @@ def test_its_own_derivative_is_the_reference(heater, in_rows):
         Tesseract(in_rows, example={"x": np.zeros((1, 2))}).reference(torch.zeros(1, 1, 2))
 
 
+NARROW = """
+from pydantic import BaseModel
+from tesseract_core.runtime import Array, Float64, Int8, UInt16
+
+class InputSchema(BaseModel):
+    n: Array[(2,), Int8]
+    m: UInt16
+
+class OutputSchema(BaseModel):
+    y: Array[(2,), Float64]
+
+def apply(inputs: InputSchema) -> OutputSchema:
+    return OutputSchema(y=inputs.n.astype(float) + float(inputs.m))
+"""
+
+
+def test_a_whole_number_that_the_dtype_of_its_field_cannot_hold_is_a_failed_row(tmp_path):
+    """A byte would take 300 as 44."""
+    (tmp_path / "tesseract_api.py").write_text(NARROW)
+    box = Tesseract(tmp_path / "tesseract_api.py", failures="keep")
+    y = box(np.array([[1, -2], [300, 1], [1, 1]]), np.array([3, 0, -1]))
+    np.testing.assert_array_equal(y, [[4, 1], [np.nan] * 2, [np.nan] * 2])
+    assert "expected numbers that int8 can hold, got 300" in box.ledger.first_failure
+
+
 IN_BLOCKS = """
 import numpy as np
 from pydantic import BaseModel
