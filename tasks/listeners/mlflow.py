@@ -79,7 +79,7 @@ class MLflow(Callback):
             self._client.log_batch(run_id, params=entities)
         else:
             self._client.update_run(run_id, status="RUNNING")
-        self._ids[stage], self._queues[stage] = run_id, []
+        self._ids[stage], self._queues[stage], self._away = run_id, [], False  # it has just answered
         if step:
             self._recall(run, stage)
 

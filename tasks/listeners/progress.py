@@ -206,14 +206,15 @@ class LiveProgress(Progress):
 
     def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
         super().__init__(clock)
-        self._bars = Bars(
-            TextColumn("{task.description}", style="bold", table_column=Column(no_wrap=True, min_width=14)),
+        name, figures = Column(no_wrap=True, min_width=14), Column(no_wrap=True)
+        self._bars = Bars(  # without markup: a stage may have brackets in its name
+            TextColumn("{task.description}", style="bold", markup=False, table_column=name),
             BarColumn(bar_width=24),
             TextColumn(
                 "{task.completed:.0f} of {task.total:.0f}", table_column=Column(no_wrap=True, min_width=10)
             ),
             # cut on a narrow terminal: a bar of two lines would scroll the screen at every step
-            TextColumn("{task.fields[figures]}", style="dim", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}", style="dim", markup=False, table_column=figures),
             console=console,
         )
         self._bar = self._bars.add_task("", visible=False, figures="")

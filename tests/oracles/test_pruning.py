@@ -168,3 +168,29 @@ def test_synflow_in_rounds_against_the_loop_of_the_paper():
         first, second = first * mask[:48].view(8, 6), second * mask[48:].view(4, 8)
     mask = torch.cat([first.flatten(), second.flatten()]) > 0
     assert torch.equal(pruning.kept_weights(scores, 0.9, minimum=0.0), mask)
+
+
+class _Routed(nn.Module):
+    """Two linear layers; of the first one's outputs a mask keeps some, and negative places order them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)
+        self.register_buffer("kept", torch.tensor([True, False, True, True]))
+        self.register_buffer("places", torch.tensor([-1, 0, -3, -2]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second((self.first(x).relu() * self.kept)[:, self.places])
+
+
+def test_synflow_leaves_masks_and_places_as_they_are():
+    """Those of a network are no weights, of which it takes absolute values."""
+    torch.manual_seed(2)
+    network = _Routed()
+    first, second = (layer.weight.detach().abs().double() for layer in (network.first, network.second))
+    out = torch.zeros(4, dtype=torch.float64)
+    out[[3, 0, 1, 2]] = second.sum(0)  # what each output of the first layer adds to the sum
+    hidden = (first.sum(1) * torch.tensor([1.0, 0, 1, 1]))[[3, 0, 1, 2]]
+    shares = [(first * (out * torch.tensor([1.0, 0, 1, 1]))[:, None]).flatten(), (second * hidden).flatten()]
+    scores = pruning.scores("synflow", network, inputs=torch.zeros(1, 3), rounds=1)
+    assert scores.values.argsort().tolist() == torch.cat(shares).argsort(stable=True).tolist()

@@ -217,6 +217,26 @@ def test_what_a_server_that_goes_away_has_not_taken_is_sent_at_the_end_of_the_st
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"  # seven take four minutes
 
 
+def test_a_server_that_has_come_back_gets_the_next_stage_as_it_trains(tmp_path, monkeypatch):
+    tracker, sent = Tracker(monkeypatch), []
+
+    class Away(tasks.Callback):
+        def on_start(self, run, stage, step, steps):
+            tracker.there = True
+
+        def on_step(self, stage, step, metrics):
+            tracker.there = stage == "seed-1/first-order"
+
+    class Sent(tasks.Callback):
+        def on_validation(self, stage, step, value):
+            sent.append((stage, any(kept[:2] == (stage, "loss") for kept in tracker.kept)))
+
+    problem = Steering(steps=8, validate_every=4, methods=("first-order",))
+    with pytest.warns(CallbackWarning, match="the server is gone"):
+        go(tmp_path, [Away(), tasks.MLflow(), Sent()], problem, seeds=2)
+    assert dict(sent) == {"seed-0/first-order": False, "seed-1/first-order": True}
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["plain", "it's", 'a "b"', "back\\\\slash", "it's \\\\' all"])
 def test_a_run_that_goes_on_goes_on_in_mlflow_too_whatever_its_folder_is_called(tmp_path, monkeypatch, name):

@@ -188,6 +188,14 @@ def test_live_bars_show_the_figures_and_let_text_through():
     assert "[not markup] 3" in text
 
 
+@pytest.mark.parametrize("stage", ["flows [train]", "flows [/data/flows]"])
+def test_a_stage_may_have_brackets_in_its_name(stage):
+    stream = io.StringIO()
+    with LiveProgress(Console(file=stream, force_terminal=True, width=160), Clock()) as progress:
+        progress.counter(stage)(1, 1)
+    assert stage in stream.getvalue()
+
+
 def test_the_kind_follows_the_stream(capsys):
     assert isinstance(make_progress(io.StringIO()), PlainProgress)
     with Progress() as silent:

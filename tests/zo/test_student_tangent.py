@@ -313,6 +313,14 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
     assert torch.equal(suited.outputs(images), known.outputs(images))
 
 
+def test_outputs_are_asked_for_at_numbers_as_at_vectors_of_one():
+    x = torch.linspace(0, 1, 20)
+    student = StudentTangent(nn.Linear(1, 1))
+    student.fit(x, 2 * x, steps=1)
+    assert torch.equal(student.outputs(x), student.outputs(x[:, None]))
+    assert student.outputs(x).shape == (20, 1)
+
+
 def test_steps_of_fit_and_another_boxs_shapes_are_refused():
     student = StudentTangent(net())
     with pytest.raises(zo.errors.ConfigurationError, match="steps: expected"):

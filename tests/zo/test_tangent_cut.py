@@ -348,3 +348,34 @@ def test_what_a_replay_leaves_as_recorded_is_named_once(function, spec, used):
     pairs = zip(network.parameters(), reference, strict=True)
     right = all(p.grad is not None and torch.allclose(p.grad, g) for p, g in pairs)
     assert right is not used
+
+
+def all_right(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x), torch.isfinite(x)
+
+
+def of_a_mole(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x), torch.full_like(x, 6e23)  # of which no float knows single ones
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize(
+    ("function", "spec"), [(all_right, {"dtype": "bool"}), (of_a_mole, {"differentiable": False})]
+)
+def test_an_output_that_all_rows_have_the_same_is_named_only_where_the_loss_goes_by_it(function, spec, used):
+    box = FromTorch(
+        function, (ArraySpec("x", (1,)),), (ArraySpec("y", (1,)), ArraySpec("kept", (1,), **spec))
+    )
+
+    def loss(network: nn.Module, w: Tensor) -> Tensor:
+        y, kept = box(network(w))
+        return ((y - 1).square() * (kept.to(y) if used else 1)).mean(1)
+
+    tangent, limits = zo.tangents.ModelTangent(torch.sin), zo.tangents.Limits(replays=1)
+    gradient = zo.TangentGradient(make_network(), loss, boxes=[box], tangent=tangent, limits=limits)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gradient.backward(batch(0))
+        assert gradient.replays() == 1
+        gradient.replay()
+    assert any("'kept'" in str(w.message) for w in said) is used

@@ -104,7 +104,8 @@ def synflow(
     parallel = copy.deepcopy(network).double().eval()
     with torch.no_grad():
         for tensor in (*parallel.parameters(), *parallel.buffers()):
-            tensor.abs_()
+            if tensor.is_floating_point():  # others are places, or a mask
+                tensor.abs_()
     tensors = Parameters(parallel, parameters.names).tensors
     ones = torch.ones_like(inputs[:1], dtype=torch.float64)
     order = torch.zeros(parameters.size, dtype=torch.float64)

@@ -68,8 +68,9 @@ class Fmu(BlackBoxFunction):
         parameters: names of variables that are set before the simulation: parameters, and start values.
         inputs: names of variables that are set over time; None for all whose causality is "input".
         outputs: names of variables that are read; None for all numbers whose causality is "output".
-        input_times: the time from which each value of the inputs holds, the first of them the start; None for
-            the intervals between `times`. Values are held, not interpolated.
+        input_times: the time from which each value of the inputs holds, the first of them the start, all
+            before the last of `times`; None for the intervals between `times`. Values are held, not
+            interpolated.
         step: the communication step; None for that of the FMU's default experiment or, if it has none, the
             shortest interval of `times`.
         start: the start time; None for that of the default experiment, or 0.
@@ -336,7 +337,8 @@ class Fmu(BlackBoxFunction):
             input_times = [self.start, *(time for time in self.times[:-1] if time > self.start)]
         self.input_times: tuple[float, ...] = tuple(np.atleast_1d(input_times).astype(float).tolist())
         between = np.diff([self.start, *self.times])
-        self.step = step or preferred or float(min(between[between > 0], default=1.0))
+        shortest = float(min(between[between > 0], default=1.0))
+        self.step = (preferred or shortest) if step is None else step
         check_positive("Fmu", "step", self.step)
         self._reads = [self._steps("times", time) for time in self.times] or [0]
         self._changes = [self._steps("input_times", time) for time in self.input_times]
@@ -344,6 +346,12 @@ class Fmu(BlackBoxFunction):
             raise ConfigurationError(
                 f"Fmu, input_times: expected {self.start:g} first, where it starts, got "
                 f"{self.input_times[0]:g}. Add it: the inputs need a value from the start on."
+            )
+        if self._changes[-1] >= max(1, self._reads[-1]):
+            end, last = self.times[-1] if self.times else self.start, self.input_times[-1]
+            raise ConfigurationError(
+                f"Fmu, input_times: expected times before {end:g}, when it ends, got {last:g}, whose inputs "
+                "would change nothing. Leave it out, or bring both to one unit."
             )
 
     def _steps(self, name: str, time: float) -> int:

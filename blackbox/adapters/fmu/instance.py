@@ -44,6 +44,8 @@ _TYPES: Mapping[str, tuple[str, str | None]] = {
     "UInt8": ("UInt8", "uint8"),
     "Boolean": ("Boolean", "bool"),
 } | {name: (name, "int64") for name in ("Int8", "Int16", "UInt16", "UInt32", "Int64", "UInt64")}
+# which of these take whole numbers, and those that they can hold: a C compiler would turn 300 to 44 in a byte
+_HOLDS = {"Integer": "int32"} | {name: name.lower() for name in _TYPES if "Int" in name and name != "Integer"}
 _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 
 
@@ -185,7 +187,7 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
             with suppress(OSError), file.open("rb") as lock:  # in use, or another user's
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(file.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder, process = Path(tempfile.mkdtemp(prefix=_PREFIX)), os.getpid()
     lock_file = (folder / "new").open("wb")
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks, whose folders are never looked for
@@ -194,7 +196,8 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
 
     def remove() -> None:
         lock_file.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == process:  # and not a forked child, which has a copy of the box
+            shutil.rmtree(folder, ignore_errors=True)
 
     return folder, remove
 
@@ -288,7 +291,13 @@ class Instance:
         self._fmu.exitInitializationMode()
 
     def set(self, variable: Variable, value: Any) -> None:
-        """Set a variable to an array of its shape, or a text."""
+        """Set a variable to an array of its shape, or a text.
+
+        Raises:
+            ValueError: it is of another type of whole numbers, which cannot hold one of these.
+        """
+        if variable.call in _HOLDS:
+            value = exactly(value, _HOLDS[variable.call])
         values = [value] if isinstance(value, str) else np.asarray(value).reshape(-1).tolist()
         getattr(self._fmu, f"set{variable.call}")([variable.reference], values)
 

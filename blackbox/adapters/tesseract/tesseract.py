@@ -57,7 +57,8 @@ class Tesseract(BlackBoxFunction):
             arrays that the schema requires or the example has.
         vectorized: True for a Tesseract whose arrays, in and out, all have an open first axis that is
             rows: one `apply` then takes all rows of a call.
-        max_rows: the most rows of one `apply` where `vectorized`; None for all.
+        max_rows: the most rows of one `apply`, or of one product of `reference`, where `vectorized`; None
+            for all.
         deterministic: False where equal inputs may give different outputs.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
@@ -145,7 +146,9 @@ class Tesseract(BlackBoxFunction):
         into = [self._into[place].path for place in wanted]
         fields = {self._out[place]: array for place, array in cotangents.items()}
         out = {field.path: np.asarray(array, field.dtype) for field, array in fields.items()}
-        blocks = [slice(None)] if self.vectorized else range(len(inputs[0]))
+        rows = range(len(inputs[0]))
+        size = self.max_rows or len(rows)
+        blocks = [slice(first, first + size) for first in rows[::size]] if self.vectorized else rows
         products: list[dict[str, Array]] = []
         for block in blocks:
             vectors = {path: np.asarray(array[block]) for path, array in out.items()}
@@ -173,7 +176,7 @@ class Tesseract(BlackBoxFunction):
     def _payload(self, arrays: Sequence[Array]) -> dict[str, Any]:
         payload = copy.copy(self.example)
         for field, array in zip(self._into, arrays, strict=True):
-            value = np.asarray(array, field.dtype)
+            value = exactly(array, field.dtype)  # 300 would be 44 in a byte
             payload = put(payload, field.keys, value if field.is_array else value.item())
         return payload
 
@@ -241,12 +244,12 @@ class Tesseract(BlackBoxFunction):
     def _example_outputs(self) -> Mapping[str, Any]:
         """Outputs of the right shapes: what `abstract_eval` says, or one run of the example."""
         inputs = [at(self.example, field.keys, field.zeros()) for field in self._into]
-        payload = self._payload(inputs)
         try:
+            payload = self._payload(inputs)
             if "abstract_eval" in self._tesseract.available_endpoints:
                 return mapped(self._ask("abstract_eval", tesseract_schema.abstract(payload)))
             return self._ask("apply", payload)
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, ValueError) as error:
             raise ConfigurationError(
                 "Tesseract, outputs: expected sizes in its schema, or a run of the example, got "
                 f"an error: {error} Give example={{...}}, whole inputs that it can run."

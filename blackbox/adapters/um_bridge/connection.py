@@ -42,15 +42,25 @@ class _Request:
     """A request that waits for its answer, with its deadline and its socket, so that it can be given up.
 
     Args:
+        seconds: the seconds for the answer, from when the request has a connection; None for no limit.
+
+    Attributes:
         end: the deadline, of `time.monotonic`; infinite for none.
     """
 
-    def __init__(self, end: float) -> None:
-        self.end = end
+    def __init__(self, seconds: float | None) -> None:
+        self.end = math.inf
+        self._seconds = seconds
         self._socket: socket.socket | None = None
+
+    def begin(self) -> None:
+        """Start the clock; before, others of this process may have the connection, for as long as theirs."""
+        if self._seconds is not None:
+            self.end, self._seconds = monotonic() + self._seconds, None
 
     def waits_at(self, sock: socket.socket) -> None:
         self._socket = sock
+        sock.settimeout(None if self.end == math.inf else max(1e-3, self.end - monotonic()))
         if stopped():
             self.give_up()
 
@@ -95,6 +105,30 @@ class _Response(http.client.HTTPResponse):
         request = _request.get()
         request.waits_at(sock)
         self.fp = io.BufferedReader(_Bounded(raw, sock, request.end))
+
+
+def _with_deadline(kind: Any) -> Any:
+    """A class of connections whose requests are sent, and answered, before their deadline.
+
+    urllib3 allows a request as long as a connection may take: one that is larger than the buffers would be
+    given up where a server is at work on another, and reads it later.
+    """
+
+    class Deadlined(kind):
+        response_class = _Response
+
+        def connect(self) -> None:
+            _request.get().begin()
+            super().connect()
+
+        def send(self, data: Any) -> None:
+            _request.get().begin()
+            if self.sock is None:
+                self.connect()
+            _request.get().waits_at(self.sock)  # pyright: ignore[reportArgumentType]
+            super().send(data)
+
+    return Deadlined
 
 
 class Connection:
@@ -179,14 +213,13 @@ class Connection:
             socket_options=[*self._http.connection.HTTPConnection.default_socket_options, probes],
             timeout=self._http.Timeout(connect=connect, read=self._timeout),
         )
-        kind: Any = self._pool.ConnectionCls
-        self._pool.ConnectionCls = type("Connection", (kind,), {"response_class": _Response})
+        self._pool.ConnectionCls = _with_deadline(self._pool.ConnectionCls)
         self._process = os.getpid()
 
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         errors = self._http.exceptions
         method, text = "GET" if body is None else "POST", bytearray()
-        request = _Request(math.inf if self._timeout is None else monotonic() + self._timeout)
+        request = _Request(self._timeout)
         token = _request.set(request)
         try:
             with ended_by(request.give_up):
@@ -211,9 +244,12 @@ class Connection:
                 f"{self.url}: expected a server, found none ({_reason(error)}). "
                 "Start it, or mend the address."
             ) from None
-        except errors.TimeoutError:
-            raise self._late(path) from None
         except errors.HTTPError as error:
+            late = isinstance(error, errors.TimeoutError) or any(
+                isinstance(part, TimeoutError) for part in error.args
+            )
+            if late and self._timeout is not None:  # without one the system has given the connection up
+                raise self._late(path) from None
             raise ServerError(
                 f"{self.url}{path}: expected an answer, lost the connection ({_reason(error)}). "
                 "Look whether the server is still running."

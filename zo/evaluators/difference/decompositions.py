@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -27,9 +27,16 @@ def decomposed(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _body(function: FunctionType) -> Callable[..., Any]:
-    """A function as it is written, without its question whether someone else answers the call."""
+    """A function as it is written, without its question whether someone else answers the call.
+
+    Nor is it asked by functions that this one chooses between, as pooling does, and that would ask for it.
+    """
     namespace = {**function.__globals__, **dict.fromkeys(_QUESTIONS, lambda *_: False)}
-    body = FunctionType(function.__code__, namespace, None, function.__defaults__, function.__closure__)
+    closure = function.__closure__ and tuple(
+        CellType(_body(cell.cell_contents)) if inspect.isfunction(cell.cell_contents) else cell
+        for cell in function.__closure__
+    )
+    body = FunctionType(function.__code__, namespace, None, function.__defaults__, closure)
     body.__kwdefaults__ = function.__kwdefaults__
     return body
 

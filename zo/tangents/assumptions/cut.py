@@ -179,7 +179,14 @@ class _Exchanged(Answers):
         alive = rows_alive(self.alive, rows)
         rotation = rows[alive].roll(1, dims=0)
         if torch.equal(rotation, rows[alive]):
-            rotation = rotation + 1
+            rotation = _others(rotation)
         exchanged_rows = rows.clone()
         exchanged_rows[alive] = rotation
         return (*outputs[:place], exchanged_rows.reshape(outputs[place].shape), *outputs[place + 1 :])
+
+
+def _others(rows: Tensor) -> Tensor:
+    """Other numbers of the same dtype; of a float beyond its digits one more would be the same."""
+    if rows.dtype == torch.bool:
+        return ~rows
+    return rows + rows.abs() + 1 if rows.is_floating_point() else rows + 1

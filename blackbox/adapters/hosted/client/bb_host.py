@@ -48,7 +48,8 @@ TYPES = {
     ("?", 1): 5,
 }
 FEW = 16384  # bytes that go through the socket all the same
-MOST, WORDS = 32, 4096  # arrays of an answer; bytes of the longest text that the trainer sends
+MOST, WORDS = 32, 4096  # arrays of a message; bytes of the longest text that the trainer sends
+NAME = 39  # bytes of the longest name
 
 
 class Part:
@@ -184,6 +185,11 @@ class Host:
     def _send(self, kind: int, name: str, arrays: dict[str, Any]) -> None:
         assert self._line is not None
         entries, parts, size = [], [], 0
+        for text in (name, *arrays):
+            if len(text.encode()) > NAME:  # its end would be cut off
+                self._fail(f"expected a name of at most {NAME} bytes, got: {text}")
+        if len(arrays) > MOST:
+            self._fail(f"expected at most {MOST} arrays in a call, got {len(arrays)}: {name}")
         for key, values in arrays.items():
             first, whole = [], []
             if isinstance(values, Part):

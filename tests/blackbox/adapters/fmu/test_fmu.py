@@ -373,7 +373,11 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
         ({"times": 0.3}, "a whole number of steps of 0.125 after 0, got 0.3"),
         ({"times": [1.0, 0.5]}, "times that rise"),
         ({"times": 1.0, "step": -1.0}, "step: expected"),
+        ({"times": 1.0, "step": 0}, "step: expected"),
         ({"times": 1.0, "input_times": [0.5]}, "expected 0 first"),
+        ({"times": 1.0, "input_times": [0, 500]}, "expected times before 1, when it ends, got 500"),
+        ({"times": [0.5, 1.0], "input_times": [0, 0.5, 1]}, "expected times before 1, when it ends, got 1"),
+        ({"times": None, "input_times": [0, 1]}, "expected times before 0, when it ends, got 1"),
         ({"times": 1.0, "inputs": []}, "expected something to set and something to read, got 0 inputs"),
         ({"times": 1.0, "parameters": ["x"]}, "expected variables of the FMU, got 'x'. Did you mean 'x0'"),
         ({"times": 1.0, "parameters": ["label"]}, "expected numbers, got 'label', of type String"),
@@ -383,6 +387,21 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
 def test_settings_that_make_no_sense_are_refused(decay, settings, words):
     with pytest.raises(ConfigurationError, match=words):
         Fmu(decay, **settings)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("Int8", 300), ("UInt16", -1)])
+def test_a_whole_number_that_the_type_of_its_variable_cannot_hold_fails_its_row(
+    mixer, tmp_path, kind, number
+):
+    """A byte would take 300 as 44."""
+    variable = f'<{kind} name="n" valueReference="9" causality="parameter" variability="tunable" start="1"/>'
+
+    def change(name, content):
+        return name, content.replace(b"</ModelVariables>", f"{variable}</ModelVariables>".encode())
+
+    box = Fmu(rewritten(mixer, tmp_path, change), times=None, parameters=["n"], inputs=[], failures="keep")
+    assert np.isnan(box(np.array([7, number]))[0]).any(axis=1).tolist() == [False, True]
+    assert f"expected numbers that {kind.lower()} can hold, got {number}" in box.ledger.first_failure
 
 
 def test_a_structural_parameter_is_refused(mixer):

@@ -49,3 +49,19 @@ def test_where_a_file_system_has_no_locks_folders_are_made_all_the_same(tmp_path
     for _, remove in made:
         remove()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_that_lets_go_of_a_box_leaves_its_folder_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder, remove = new_folder()
+    child = os.fork()
+    if not child:
+        try:
+            remove()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert folder.is_dir()
+    remove()
+    assert not folder.exists()

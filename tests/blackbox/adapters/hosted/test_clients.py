@@ -335,6 +335,23 @@ def test_a_part_that_does_not_fit_is_said(tmp_path, part, words):
         host.run([0], closure=lambda x: x)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"bb_host.output('{40 * 'n'}', doubles(1))", "a name of at most 39 bytes, got: nnn"),
+        (f"bb_host.call('closure', {40 * 'n'}=doubles(1))", "a name of at most 39 bytes, got: nnn"),
+        (
+            "bb_host.call('closure', **{f'n{i}': doubles(i) for i in range(33)})",
+            "at most 32 arrays in a call",
+        ),
+    ],
+)
+def test_names_and_arrays_that_no_message_has_room_for_end_a_python_program_too(tmp_path, line, words):
+    call = Call("closure", sees=ArraySpec("x", (4,)), gives=ArraySpec("u", (4,)))
+    with pytest.raises(RowFailedError, match=words):
+        hosted(tmp_path, line, [call]).run([0], closure=lambda x: x)
+
+
 @pytest.mark.slow
 @pytest.mark.needs("mpi", "cc")
 def test_each_process_asks_with_its_part(tmp_path):

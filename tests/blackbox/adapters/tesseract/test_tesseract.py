@@ -162,6 +162,61 @@ def test_its_own_derivative_is_the_reference(heater, in_rows):
         Tesseract(in_rows, example={"x": np.zeros((1, 2))}).reference(torch.zeros(1, 1, 2))
 
 
+NARROW = """
+from pydantic import BaseModel
+from tesseract_core.runtime import Array, Float64, Int8, UInt16
+
+class InputSchema(BaseModel):
+    n: Array[(2,), Int8]
+    m: UInt16
+
+class OutputSchema(BaseModel):
+    y: Array[(2,), Float64]
+
+def apply(inputs: InputSchema) -> OutputSchema:
+    return OutputSchema(y=inputs.n.astype(float) + float(inputs.m))
+"""
+
+
+def test_a_whole_number_that_the_dtype_of_its_field_cannot_hold_is_a_failed_row(tmp_path):
+    """A byte would take 300 as 44."""
+    (tmp_path / "tesseract_api.py").write_text(NARROW)
+    box = Tesseract(tmp_path / "tesseract_api.py", failures="keep")
+    y = box(np.array([[1, -2], [300, 1], [1, 1]]), np.array([3, 0, -1]))
+    np.testing.assert_array_equal(y, [[4, 1], [np.nan] * 2, [np.nan] * 2])
+    assert "expected numbers that int8 can hold, got 300" in box.ledger.first_failure
+
+
+IN_BLOCKS = """
+import numpy as np
+from pydantic import BaseModel
+from tesseract_core.runtime import Array, Differentiable, Float64
+
+class InputSchema(BaseModel):
+    x: Differentiable[Array[(None, 2), Float64]]
+
+class OutputSchema(BaseModel):
+    y: Differentiable[Array[(None,), Float64]]
+
+def apply(inputs: InputSchema) -> OutputSchema:
+    return OutputSchema(y=np.sin(inputs.x).prod(1))
+
+def vector_jacobian_product(inputs: InputSchema, vjp_inputs, vjp_outputs, cotangent_vector):
+    if len(inputs.x) > 4:
+        raise ValueError("too many rows for its memory")
+    return {"x": cotangent_vector["y"][:, None] * np.cos(inputs.x) * np.sin(inputs.x)[:, ::-1]}
+"""
+
+
+def test_a_derivative_of_rows_together_takes_no_more_of_them_than_an_apply(tmp_path):
+    (tmp_path / "tesseract_api.py").write_text(IN_BLOCKS)
+    box = Tesseract(tmp_path / "tesseract_api.py", vectorized=True, max_rows=4)
+    x = torch.linspace(0, 2, 20, dtype=torch.float64).reshape(10, 2).requires_grad_()
+    (found,) = torch.autograd.grad(box.reference(x).exp().sum(), x)
+    (truth,) = torch.autograd.grad(x.sin().prod(1).exp().sum(), x)
+    torch.testing.assert_close(found, truth)
+
+
 def test_a_cache_tells_long_examples_apart_that_differ_in_the_middle(tmp_path):
     rows = [array for number, array in enumerate(heater_rows(2)) if number != 2]
     inputs = ["wall.thickness", "wall.conductivity", "count", "ambient"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,14 @@ import torch
 from typeguard import suppress_type_checks
 
 from blackbox import Ledger, Retrying
-from blackbox.adapters.um_bridge import BusyError, NoAnswerError, ServerError, UmBridge, UnreachableError
+from blackbox.adapters.um_bridge import (
+    BusyError,
+    NoAnswerError,
+    ServerError,
+    UmBridge,
+    UnreachableError,
+    connection,
+)
 from blackbox.errors import ConfigurationError, NonFiniteInputError, RowFailedError, TryAgain
 from blackbox.extras import MissingExtraError
 from blackbox.failures import FailedRow, Failure
@@ -209,6 +219,41 @@ def test_an_answer_that_trickles_in_is_cut_off_when_its_time_is_up(part):
     assert 0 < len(sent) < 300
 
 
+class ReadingLate(Handler):
+    """Reads a question after a while, as a server that is at work on another one."""
+
+    def do_POST(self) -> None:
+        if self.path == "/Evaluate":
+            time.sleep(0.8)
+        super().do_POST()
+
+
+def test_a_large_request_has_as_long_as_its_answer_where_a_server_reads_it_late(monkeypatch):
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.2)
+    large = {"settings": "x" * 2**25}  # more than the buffers on the way hold
+    with odd_server(doubling) as server:
+        server.RequestHandlerClass = ReadingLate
+        with UmBridge(server.url, config=large, timeout=None) as box:
+            np.testing.assert_array_equal(box(X), 2 * X)
+        with UmBridge(server.url, config=large, timeout=0.4) as box:
+            failed = box.run_rows((torch.from_numpy(X),)).failed[0]
+        assert type(failed.error) is NoAnswerError and "within 0.4 s" in str(failed.error)
+
+
+def test_a_connection_that_the_system_gives_up_fails_its_row_where_no_time_is_set(monkeypatch):
+    with odd_server(doubling) as server, UmBridge(server.url, timeout=None) as box:
+        readinto, client = socket.SocketIO.readinto, threading.get_ident()
+
+        def given_up(raw: socket.SocketIO, buffer: Any) -> int | None:
+            if threading.get_ident() == client:
+                raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+            return readinto(raw, buffer)
+
+        monkeypatch.setattr(socket.SocketIO, "readinto", given_up)
+        failed = box.run_rows((torch.from_numpy(X),)).failed[0]
+    assert type(failed.error) is ServerError and "lost the connection" in str(failed.error)
+
+
 @pytest.mark.slow
 def test_a_server_that_closes_kept_connections_is_asked_on_a_new_one():
     def once(handler: Any) -> None:
@@ -364,6 +409,17 @@ def test_a_call_from_several_threads_mixes_nothing_up():
         for thread in threads:
             thread.join()
     assert answers == dict.fromkeys(range(4), True)
+
+
+def test_a_row_that_waits_for_its_turn_among_threads_has_its_time_from_then_on():
+    def slow(handler: Handler) -> None:
+        time.sleep(0.25)
+        doubling(handler)
+
+    with odd_server(slow) as server, UmBridge(server.url, timeout=0.5) as box:
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda place: box(X + place), range(4)))
+    np.testing.assert_array_equal(answers, [2 * (X + place) for place in range(4)])
 
 
 # Settings

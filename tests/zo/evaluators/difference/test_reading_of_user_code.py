@@ -116,10 +116,21 @@ def chosen(net, x):
     return net.c(net.b(x) + F.embedding(codes, net.c.weight.t() @ net.c.weight))
 
 
+def pooled(net, x):
+    y, places = F.adaptive_max_pool1d(net.a(x)[:, None], 2, return_indices=True)
+    z = F.adaptive_max_pool1d(net.b(x)[:, None], 2)
+    return net.c(torch.cat([y + places, z * y], 2).squeeze(1))
+
+
+def divided(net, x):
+    infinite = torch.where(net.a(x) > 0, net.a(x) / 0, net.b(x))
+    return net.c(infinite.clamp(max=2.0) * net.b(x))
+
+
 READ = [
     *(masked, cast, largest, chosen),
     *(statements, accumulated, moved_buffer, permuted_dropout, as_another, broadcast, powers, rounded_down),
-    *(compared, drawn, attended),
+    *(compared, drawn, attended, pooled, divided),
 ]
 
 

@@ -58,8 +58,8 @@ def _mul(call: TapedCall, input: Argument, other: Argument) -> Change:
 
 
 def _div(call: TapedCall, input: Argument, other: Argument, **options: Argument) -> Change:
-    """Linear in what is divided."""
-    if isinstance(other, Moved) or options:
+    """Linear in what is divided, by other numbers than zero."""
+    if isinstance(other, Moved) or options or (not isinstance(other, Tensor) and other == 0):
         return subtracted(call, input, other, **options)
     return _spread(input, call.output, 1 / other)
 

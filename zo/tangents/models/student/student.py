@@ -164,7 +164,7 @@ class StudentTangent(Tangent):
             inputs: `(rows, *shape)` of its differentiable input, or end to end where there are several.
 
         Returns:
-            `(rows, *shape)`, as `predict_values`.
+            `(rows, *shape)` of its output, `(rows, 1)` where that is a number, or end to end.
 
         Raises:
             ConfigurationError: it has not seen anything yet.
@@ -174,7 +174,7 @@ class StudentTangent(Tangent):
                 f"{self!r}: expected outputs to be asked for after it has learned, got none so far. "
                 "Call fit first."
             )
-        return self._learner.values(inputs.flatten(1)).unflatten(1, self._learner.shapes[1])
+        return self._learner.values(_with_size(inputs).flatten(1)).unflatten(1, self._learner.shapes[1])
 
     def at(self, rows: CallPairs) -> Linearised:
         """The student at these rows; nothing is known before it has seen anything."""
