@@ -46,6 +46,10 @@ class PrecisionWarning(UserWarning):
     """A box gives float64 answers whose differences are lost where they become float32."""
 
 
+class WaitWarning(UserWarning):
+    """A box asks to be left alone for longer than `Retrying` would wait of its own accord."""
+
+
 class NotDifferentiableError(BlackBoxError, RuntimeError):
     """A tensor that requires a gradient is given to a black box, which would cut it from the graph."""
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
+from warnings import warn
 
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
 from blackbox.ending import pause, stopped
-from blackbox.errors import BudgetError, ConfigurationError, OutputError, TryAgain
+from blackbox.errors import BudgetError, ConfigurationError, OutputError, TryAgain, WaitWarning
 from blackbox.failures import FailedRow, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import PROBED, failed_alike, rows_of, write_rows
@@ -48,7 +49,7 @@ class Retrying(Wrapper):
         timeout: seconds after the start of a call beyond which no further attempt begins.
         backoff: seconds before the second attempt, doubled before each further one, up to a minute. A random
             part of up to half is left out, so that many workers do not come back at once. The wait that a
-            `TryAgain` asks for is not shortened.
+            `TryAgain` asks for is not shortened; a longer one than a minute is told.
         permanent: kinds of exceptions after which a row is not run again, such as `(PermissionError,)`.
 
     Raises:
@@ -102,6 +103,14 @@ class Retrying(Wrapper):
         """Run these rows once more, after a wait in seconds; False where the budget does not allow it."""
         try:
             self.ledger.claim(len(rows))
+            if wait > _LONGEST:  # which only a box asks for
+                warn(
+                    f"Expected {self.box!r} to answer within a minute, but it asks to be left alone for "
+                    f"{wait:,.0f} s (TryAgain), and nothing runs until then. Wait; or stop, a run by Ctrl-C "
+                    "twice, and resume when it answers again; or give Retrying a timeout: then rows fail.",
+                    WaitWarning,
+                    stacklevel=2,
+                )
             if wait > 0:
                 pause(wait)
             again = self.box.run_rows(rows_of(inputs, rows))

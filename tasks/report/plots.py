@@ -67,6 +67,7 @@ def trust(
 
     Args:
         errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
+            Of these and the agreements one may be empty, and has no panel then.
         agreements: In each check, the change of the loss along the gradient over the predicted change; drawn
             at the edge where it is far off.
         distrusted: Above 0 in steps without trust; a strip below shows them, with a lane for each method.
@@ -79,7 +80,7 @@ def trust(
     }
     strip = 0.16 * len(lanes) + 0.05 if lanes else 0.0  # of height in inches
     heights = {"height_ratios": [2.2, strip]} if lanes else {}
-    across = 2 if agreements else 1
+    across = bool(errors) + bool(agreements)
     new_figure, axes = figure(8.0, 2.8 + strip, 1 + bool(lanes), across, sharex=True, **heights)
     smooth = {method: [curve.smooth() for curve in seeds.values()] for method, seeds in errors.items()}
     for method, curves in smooth.items():
@@ -87,17 +88,19 @@ def trust(
             name = {} if number else {"label": method}
             points, colour_of = (curve.steps, curve.values), style_of[method][0]
             _line(axes[0, 0], points, False, color=colour_of, linewidth=1.4, alpha=0.8, **name)
-    axes[0, 0].set(ylabel="relative error of predictions")
-    if max(np.nanmax(curve.values, initial=0.0) for curves in smooth.values() for curve in curves) > 10:
-        axes[0, 0].set_yscale("log")
-    else:
-        axes[0, 0].set_ylim(bottom=0.0)
+    if errors:
+        axes[0, 0].set(ylabel="relative error of predictions")
+        if max(np.nanmax(curve.values, initial=0.0) for curves in smooth.values() for curve in curves) > 10:
+            axes[0, 0].set_yscale("log")
+        else:
+            axes[0, 0].set_ylim(bottom=0.0)
     for method, seeds in agreements.items():
         colour_of, mark = style_of[method]
-        for curve in seeds.values():
+        for number, curve in enumerate(seeds.values()):
             values = np.clip(curve.values, *AGREEMENT)
-            axes[0, 1].plot(curve.steps, values, mark, color=colour_of, markersize=4, alpha=0.8)
-        axes[0, 1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
+            name = {} if errors or number else {"label": method}
+            axes[0, -1].plot(curve.steps, values, mark, color=colour_of, markersize=4, alpha=0.8, **name)
+        axes[0, -1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
     for place in axes[1:].flat:

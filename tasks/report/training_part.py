@@ -80,16 +80,27 @@ def blocks(facts: Findings) -> list[Block]:
 
 def _trust(facts: Findings) -> list[Block]:
     """Show how far learned tangents could be believed, for methods that have some."""
-    errors = facts.curves("gradient_tangent_error")
-    if not errors:
-        return []
+    errors = {  # of batches of one row nothing but the first step may have one
+        method: seeds
+        for method, seeds in facts.curves("gradient_tangent_error").items()
+        if any(len(curve.steps) > 1 for curve in seeds.values())
+    }
     distrusted, checked = (facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement"))
+    if not errors and not checked:
+        return []
     trust_lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
     warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
     why = "; the warnings say why" if warned else ""
+    predictions = (
+        f" {'Left: the' if checked else 'The'} relative error with which they predict the box's outputs "
+        "before they learn from them; 0 is exact, at 1 (dashed) and above they say nothing."
+        if errors
+        else ""
+    )
     checks = (
-        " Right: in each check, how much the loss changed along their gradient, over what the gradient says; "
-        "1 (dashed) is right, at 0 and below it would not descend; what is beyond -1 or 3 is drawn there."
+        f" {'Right: in' if errors else 'In'} each check, how much the loss changed along their gradient, "
+        "over what the gradient says; 1 (dashed) is right, at 0 and below it would not descend; what is "
+        "beyond -1 or 3 is drawn there."
         if checked
         else " No check along their gradient gave a number, as where a box is noisy or constant in pieces."
     )
@@ -98,9 +109,7 @@ def _trust(facts: Findings) -> list[Block]:
         plots.trust(errors, checked, distrusted),
         "trust",
         alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
-        caption=f"How far the learned tangents can be believed. {'Left: the' if checked else 'The'} relative "
-        "error with which they predict the box's outputs before they learn from them; 0 is exact, at 1 "
-        f"(dashed) and above they say nothing.{checks}"
+        caption=f"How far the learned tangents can be believed.{predictions}{checks}"
         f"{f' Below: steps without trust in them{why}.' if trust_lost else ''}",
     )
     return [picture]

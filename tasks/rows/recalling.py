@@ -8,7 +8,6 @@ from hashlib import blake2b
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction, Budgeted
@@ -17,6 +16,7 @@ from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import joined, name_of, parts
 from blackbox.wrappers.parallel import blocks_reported
 from tasks.rows.stacks import divisible, stack
+from zo.batches import bits
 
 if TYPE_CHECKING:
     from tasks.rows.kept_answers import KeptAnswers
@@ -189,7 +189,7 @@ class Recalling:
         digest = blake2b(self._name, digest_size=20)
         for tensor in inputs:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(bits(tensor.cpu()).numpy().data)
         return digest.hexdigest()
 
 

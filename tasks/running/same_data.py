@@ -19,7 +19,7 @@ from tasks.planning.plan import Plan
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.workers import group
-from zo.batches import Batch, tensors
+from zo.batches import Batch, bits, tensors
 
 BLOCK = 2**22  # numbers that are read at once
 PARTS = "training", "validation", "test"
@@ -128,5 +128,4 @@ def _add(state: blake2b, tensor: Tensor) -> None:
         return
     rows = tensor if tensor.ndim else tensor[None]
     for block in rows.split(max(1, BLOCK * len(rows) // rows.numel())):
-        plain = block.cpu().resolve_conj().resolve_neg().contiguous()
-        state.update(plain.flatten().view(torch.uint8).numpy().data)
+        state.update(bits(block.cpu().resolve_conj().resolve_neg()).numpy().data)

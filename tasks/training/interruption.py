@@ -47,6 +47,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number != NEWS:
             raise KeyboardInterrupt
+        if not self.requested:
+            os.write(2, b"Stopping after this step; Ctrl-C again stops at once.\n")  # a handler may not print
         self.requested = True
 
 

@@ -199,6 +199,20 @@ def test_two_boxes_that_nothing_tells_apart_keep_their_answers_over_two_kills(tm
     assert len(Fine.asked) == 2 + 2 + 1
 
 
+class Square(BlackBoxFunction):
+    inputs = outputs = (ArraySpec("x", ()),)
+
+    def evaluate_rows(self, x):
+        return x * x
+
+
+def test_one_row_of_a_column_of_a_table_is_kept(tmp_path):
+    """Its stride is that of the table although it lies in one piece: a run with one test row ended so."""
+    kept, box, table = KeptAnswers("data", tmp_path), Square(), torch.rand(1, 5)
+    with kept.used():
+        assert box(table[:, 3]) == box(table[:, 3].clone()) == table[0, 3].square()
+
+
 def test_a_setting_that_is_assigned_between_calls_makes_another_box(tmp_path):
     """The row asked at another setting has another answer, also where that setting comes first."""
 

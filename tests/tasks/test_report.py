@@ -320,6 +320,20 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
     assert "can be believed" not in page(other)
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_an_error_of_the_first_step_alone_is_no_panel_of_trust(tmp_path, pens, checked):
+    """Of batches of one row no later step has one, and its panel would be empty."""
+    run = made(tmp_path, {"tangents": 0.5})
+    run.log("seed-0/tangents", 1, gradient_tangent_error=1.0, seconds=0.1)
+    if checked:
+        run.log("seed-0/tangents", 10, gradient_tangent_agreement=0.8, seconds=0.1)
+    assert ("believed. In each check" in page(run)) == checked
+    assert (run.path / "trust.png").is_file() == checked
+    curves = findings.Findings(run, Result.read(run.path)).curves
+    agreements = curves("gradient_tangent_agreement")
+    assert not checked or len(plots.trust({}, agreements, {}).axes) == 1
+
+
 @pytest.mark.slow
 def test_twelve_methods_of_three_seeds_fit(tmp_path, pens):
     values = {method: [0.3, 0.2, 0.25] for method in TWELVE}

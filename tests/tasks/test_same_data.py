@@ -136,4 +136,5 @@ def test_a_digest_is_of_numbers_shapes_and_dtypes_however_they_lie_in_memory(mon
     assert len({whole, *map(same_data.digest, others)}) == 6
     kinds = [torch.tensor(3), torch.zeros(0, 2), torch.ones(3, dtype=torch.bool), rows.bfloat16(), 1j * rows]
     assert all(map(same_data.digest, kinds))
+    assert same_data.digest(rows[:1, 2]) == same_data.digest(rows[:1, 2].clone()) != ""  # its stride is 4
     assert same_data.digest(rows.to_sparse()) == ""

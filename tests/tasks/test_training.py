@@ -198,7 +198,7 @@ class Deadly(dict):
         return super().__getitem__(weight)
 
 
-def test_a_second_signal_stops_in_the_middle_of_the_step(run):
+def test_a_second_signal_stops_in_the_middle_of_the_step_and_the_first_says_so(run, capfd):
     reached = []
 
     def twice(i):
@@ -211,6 +211,7 @@ def test_a_second_signal_stops_in_the_middle_of_the_step(run):
         walk(run, on_step=twice)
     assert not isinstance(caught.value, Interrupted)
     assert reached == ["after the first"]
+    assert capfd.readouterr().err == "Stopping after this step; Ctrl-C again stops at once.\n"
 
 
 def test_a_signal_in_the_last_step_leaves_a_finished_stage(run):

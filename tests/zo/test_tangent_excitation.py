@@ -303,6 +303,28 @@ def test_a_dither_takes_no_number_out_of_bounds_nor_further_out(case, excite):
     assert 0 < float(moved.max()) and (excite is None or float(moved.max()) < 6 * size)
 
 
+@pytest.mark.parametrize("bounds", [None, (0, None)])
+def test_a_row_that_fails_where_a_dither_took_it_across_zero_is_told(bounds):
+    """A network whose outputs are all positive was said to leave what its box can take."""
+    positive = ArraySpec("action", (2,), bounds=bounds)
+    box = FromTorch(lambda s, a: plant(s, a.sqrt().square()), (STATE, positive), (STATE,))
+
+    def objective(network, start):
+        for _ in range(CALLS):
+            start = box(start, nn.functional.softplus(4 * network(start) - 1))
+        return start.square().sum(dim=1)
+
+    limits = zo.tangents.Limits(excite=0.3)
+    gradient = zo.TangentGradient(policy(), objective, boxes=[box], seed=0, limits=limits)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(4):
+            gradient.backward(batch(step))
+    said = [str(w.message) for w in caught if "has the other sign" in str(w.message)]
+    assert len(said) == (bounds is None), [str(w.message) for w in caught]
+    assert all("'action' of FromTorch" in words and "was asked for -" in words for words in said)
+
+
 @pytest.mark.parametrize("bounds", [(-1e-3, 1e-3), (-1, 0)])
 def test_a_dither_is_small_beside_narrow_bounds(bounds):
     """Or it would be folded, or nothing would be left of it."""

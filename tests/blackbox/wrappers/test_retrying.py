@@ -12,7 +12,7 @@ import pytest
 from typeguard import suppress_type_checks
 
 from blackbox import Budgeted
-from blackbox.errors import ConfigurationError, OutputError, RowFailedError, TryAgain
+from blackbox.errors import ConfigurationError, OutputError, RowFailedError, TryAgain, WaitWarning
 from blackbox.wrappers import Retrying
 from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
 
@@ -160,7 +160,8 @@ def refusing(after: dict[float, float], fake: FakeClock) -> Any:
 def test_a_box_that_asks_for_time_is_given_it(limits):
     fake = FakeClock(limits)
     box = Retrying(refusing({1: 90.0, 3: 7.0}, fake), 2, backoff=1.0)
-    np.testing.assert_array_equal(box(states(1, 2, 3)), states(1, 2, 3))
+    with pytest.warns(WaitWarning, match="left alone for 90 s"):
+        np.testing.assert_array_equal(box(states(1, 2, 3)), states(1, 2, 3))
     assert fake.slept == [90.0] and box.ledger.causes == {"TryAgain": 2}
     fake = FakeClock(limits)
     late = Retrying(refusing({1: 90.0}, fake), 2, timeout=30.0)

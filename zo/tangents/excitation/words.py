@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from blackbox import BlackBoxFunction
 from blackbox.notices import Notice
 from blackbox.words import counted
 from zo.errors import TangentWarning
+from zo.tangents.record.call import RecordedCall
 
 
 def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: int) -> Notice:
@@ -46,3 +51,27 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
         f"layout='grid' for a line or field of cells, or less noise in the box.",
         TangentWarning,
     )
+
+
+def across_zero(
+    number: int, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], survived: Tensor
+) -> Notice | None:
+    """A row failed in which a dither had taken a number without bounds across zero."""
+    failed = (~survived).nonzero().flatten()
+    for call in calls if len(failed) else ():
+        box, rows = boxes[call.box], call.on(failed, len(survived))
+        for place, (spec, dither) in enumerate(zip(box.inputs, rows.added, strict=False)):
+            if dither is None or spec.bounds:
+                continue
+            asked = rows.inputs[place]
+            crossed = asked[asked * rows.asked(place) < 0].tolist()
+            if crossed:
+                return Notice(
+                    "across zero",
+                    f"Step {number + 1}: expected rows to survive a dither on {spec.name!r} of {box!r}, "
+                    "which shows the derivative by it, but a row failed that was asked for "
+                    f"{crossed[0]:.3g} where what the network gives has the other sign. If the box takes but "
+                    "one sign, give the input its bounds, such as ArraySpec(..., bounds=(0, None)).",
+                    TangentWarning,
+                )
+    return None

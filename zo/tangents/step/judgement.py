@@ -15,6 +15,7 @@ from zo.tangents.evidence.unmoved import Masked
 from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
+from zo.tangents.excitation.words import across_zero
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither
@@ -144,6 +145,7 @@ class Judgement:
             self.watch.note_way_beside(gradient.back.beside)
         if evaluation.refused:
             self.notices.say(self.excitation.refused(number, evaluation.refused))
+        self.notices.say(across_zero(number, self._boxes, evaluation.recorded, evaluation.survived))
         self.notices.say(*self._news)
         news = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
         outcome = StepOutcome(evaluation, gradient, self._unknowns, news)
