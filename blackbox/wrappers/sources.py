@@ -47,7 +47,20 @@ def _owner(file: str) -> str:
     place = os.path.realpath(file)
     if place.startswith(_OURS):
         return "ours"
-    return "installed" if place.startswith(_STANDARD) or _INSTALLED & set(Path(place).parts) else "users"
+    is_known = place.startswith(_STANDARD) or _INSTALLED & set(Path(place).parts)
+    return "installed" if is_known or _is_recorded(Path(place)) else "users"
+
+
+def _is_recorded(place: Path) -> bool:
+    """Say whether an installer put a file there: `pip install --target` takes a folder of any name."""
+    return any(place.relative_to(folder).parts[0] in _recorded(folder) for folder in place.parents)
+
+
+@functools.cache
+def _recorded(folder: Path) -> frozenset[str]:
+    """The names in a folder that lists of installers beside them begin with."""
+    lists = [path.read_text(encoding="utf-8") for path in folder.glob("*.dist-info/RECORD")]
+    return frozenset(line.partition(",")[0].partition("/")[0] for text in lists for line in text.splitlines())
 
 
 _digests: dict[str, tuple[Any, str]] = {}  # by a module's file: its spec, and the digest of its files

@@ -70,9 +70,12 @@ class Crossing(BlackBoxFunction):
 
 
 def webster(demand):
-    """The textbook's green times for these flows (Webster 1958): 0.5 cars a second leave a lane at best."""
+    """The textbook's green times for these flows (Webster 1958): 0.5 cars a second leave a lane at best.
+
+    What a cycle loses is its two yellow phases.
+    """
     load = demand / 0.5
-    cycle = (1.5 * 4 * YELLOW + 5) / (1 - load.sum(dim=1, keepdim=True)).clamp(min=0.1)
+    cycle = (1.5 * 2 * YELLOW + 5) / (1 - load.sum(dim=1, keepdim=True)).clamp(min=0.1)
     return ((cycle - 2 * YELLOW).clamp(min=10) * load / load.sum(dim=1, keepdim=True)).clamp(min=4).log()
 
 

@@ -259,7 +259,8 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
     boxes = list(problem.boxes.values())
     tally, best, quickest, begun = RowTally(boxes), math.inf, math.inf, perf_counter()
     first = tally.copy()
-    limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
+    # two processes that import torch take fifteen seconds where others compute too
+    limit = 30.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
     losses: Tensor | None = None
     answers, unread, outer = list[Outcome](), False, runner()
     fault: Exception | None = None

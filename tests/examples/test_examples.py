@@ -262,6 +262,13 @@ def test_a_hopper_gets_the_rewards_that_gymnasium_gives_by_hand(monkeypatch):
                 assert float(found[row, column]) == pytest.approx(reward, rel=1e-6)
 
 
+def test_webster_s_cycle_is_the_textbook_s(monkeypatch):
+    """(1.5 L + 5) / (1 - Y) with L = 6 s lost in two yellow phases; of its green each road has its share."""
+    module = problem_of("sumo", monkeypatch)
+    greens = module.webster(torch.tensor([[0.15, 0.10]])).exp()
+    torch.testing.assert_close(greens, torch.tensor([[13.2, 8.8]]))  # Y = .5, a cycle of 28 s
+
+
 @pytest.mark.slow
 @needs("openfoam")
 def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch):

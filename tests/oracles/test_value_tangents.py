@@ -15,7 +15,7 @@ from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
-from zo.tangents.models import gaussian_process
+from zo.tangents.models import gaussian_process, kernel
 from zo.tangents.models.gaussian_process import (
     Choice,
     Process,
@@ -430,6 +430,20 @@ def test_a_quadratic_trend_is_taken_where_many_rows_show_it(rows, curvature):
     asked, v = (weights(50, 8, seed=9),), weights(50, 8, seed=8)
     pulled = tangent.at(pairs_at(box, *asked)).pull(v)
     assert cosine(pulled, true_vjp(box, asked, v)) > 0.99
+
+
+def test_no_quadratic_trend_makes_slopes_steeper_across_what_rows_span(monkeypatch):
+    """Eight numbers go by two. Rows left out are told better with one; slopes are 1.6 times as steep."""
+    random = torch.Generator().manual_seed(0)
+    hidden, action = (2 * torch.rand(500, size, generator=random, dtype=torch.float64) - 1 for size in (2, 1))
+    state = torch.cat([(speed * hidden).exp() for speed in (-2, -1, 1, 2)], dim=1)
+    burns = torch.exp(-2 / (1.5 + hidden[:, :1])) * (1 + action) * (1 - 0.3 * hidden[:, 1:])
+    answers = torch.cat((burns, burns**2 - hidden[:, :1]), dim=1)
+    answers = answers + 1e-4 * torch.randn(500, 2, generator=random, dtype=torch.float64)
+    x, target = ((rows - rows.mean(0)) / rows.std(0) for rows in (torch.cat((state, action), dim=1), answers))
+    assert {choice.curvature for choice in kernel._chosen(x, target)} == {0.0}
+    monkeypatch.setattr(kernel, "STEEPER", math.inf)
+    assert {choice.curvature for choice in kernel._chosen(x, target)} == {CURVATURE}
 
 
 # Output maps

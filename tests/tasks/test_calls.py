@@ -353,7 +353,7 @@ def test_the_time_of_a_row_is_not_that_of_starting_a_pool(limits, tmp_path):
 
     class Slow(Mixed):
         def evaluate_rows(self, z):
-            now[0] += 0.02 if self.ledger.rows_run > 5 else 3.0  # the first call starts the workers
+            now[0] += 0.02 if self.ledger.rows_run > 5 else 14.0  # the first call starts the workers
             return np.tanh(z @ MATRIX.numpy().T)
 
     class Pooled(Steering):

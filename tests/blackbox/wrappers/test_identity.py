@@ -602,7 +602,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def forget() -> None:
     """As a new process would have them: no module of ours is loaded."""
-    for name in [*FILES, "pk", "model_that_follows"]:
+    for name in [*FILES, "pk", "helping", "model_that_follows"]:
         inside = vars(sys.modules.pop(name, ModuleType("none")))
         if "LOG" in inside:
             inside["LOG"].close()
@@ -660,6 +660,29 @@ def handles(folder: Path) -> dict[str, Any]:
         "random": np.random.default_rng(1),
         "subclass": collections.Counter("a"),
     }
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_pip_put_into_a_folder_of_any_name_is_no_code_of_the_user(tmp_path, recorded):
+    """`pip install --target` leaves a list of its files there; what lies beside them is the user's."""
+    if recorded:
+        (tmp_path / "helping-1.dist-info").mkdir()
+        record = "helping/__init__.py,sha256=x,9\nhelping-1.dist-info/RECORD,,\n"
+        (tmp_path / "helping-1.dist-info" / "RECORD").write_text(record)
+    found = []
+    for k, own in ((1, 1), (2, 1), (2, 2)):
+        forget()
+        package = tmp_path / "helping" / "__init__.py"
+        package.parent.mkdir(exist_ok=True)
+        package.write_text(f"def helps(x):\n    return {k} * x\n")
+        text = f"import helping\n\ndef evaluate(x):\n    return {own} * helping.helps(x)\n"
+        (tmp_path / "model_that_follows.py").write_text(text)
+        model = importlib.import_module("model_that_follows")
+        found.append(
+            identity(from_callable(model.evaluate, inputs=[ArraySpec("x", ())], outputs=[ArraySpec("y", ())]))
+        )
+    assert (found[0] == found[1]) == recorded and found[1] != found[2]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

@@ -34,6 +34,9 @@ OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean sq
 APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 CURVATURE = 10.0  # variance of the quadratic part, over the kernel's own; decision 235
+STEEPER = (
+    1.3  # times the slopes: with more, inputs that explain each other get no quadratic part; decision 235
+)
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
 LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
@@ -43,16 +46,16 @@ NEWER = 20  # it is fitted again where one row in so many is new; decision 77
 class KernelTangent(ValueTangent):
     """The derivative of a Gaussian process's mean, fitted to the last rows in closed form.
 
-    In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') =
-    exp(-sum over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a
-    squared exponential beside a linear trend (Rasmussen and Williams, 2006). Of more than 400 rows a
-    quadratic trend, 10 (x . x' / n)^2, comes to it where it predicts rows that are left out better. The
-    lengths l_i are the likeliest, times a factor that has, with the noise, the smallest leave-one-out error.
-    One length serves all inputs where its error is smaller, or where inputs have explained each other from
-    the first; lengths that were chosen before that are kept. The outputs share the lengths. Among at most 32
-    outputs, one whose mean square error is less than half with lengths of its own has these. Where a box
-    takes few numbers this learns more from few rows than a network does. Each number has its own unit. It
-    needs no steps of learning, and nothing is drawn.
+    In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') = exp(-sum
+    over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a squared
+    exponential beside a linear trend (Rasmussen and Williams, 2006). Of more than 400 rows a quadratic trend,
+    10 (x . x' / n)^2, comes to it where it predicts rows that are left out better, and, where inputs explain
+    each other, makes no slopes steeper by a third. The lengths l_i are the likeliest, times a factor that
+    has, with the noise, the smallest leave-one-out error. One length serves all inputs where its error is
+    smaller, or where inputs have explained each other from the first; lengths that were chosen before that
+    are kept. The outputs share the lengths. Among at most 32 outputs, one whose mean square error is less
+    than half with lengths of its own has these. Where a box takes few numbers this learns more from few rows
+    than a network does. Each number has its own unit. It needs no steps of learning, and nothing is drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
@@ -232,9 +235,21 @@ def _chosen(x: Tensor, target: Tensor) -> list[Chosen]:
     if len(few) == len(x):  # so few say little of a curvature, decision 235
         return plain
     curved = _of_curvature(x[few], target[few], CURVATURE)
-    if plain and curved and _missed(x, target, curved) < _missed(x, target, plain):
-        return curved
-    return plain
+    if not (plain and curved and _missed(x, target, curved) < _missed(x, target, plain)):
+        return plain
+    if least_unexplained(x[few]) < APART:  # rows that are left out say little of slopes that rows hardly span
+        return curved if _steepness(x, target, curved) < STEEPER * _steepness(x, target, plain) else plain
+    return curved
+
+
+def _steepness(x: Tensor, target: Tensor, processes: Sequence[Chosen]) -> float:
+    """The size of the mean's slopes at some rows, of outputs added with the signs of what they change by."""
+    some = spread_places(len(x), ROWS).to(x.device)
+    at, v = x[some], target[some].sign()
+    slopes = torch.zeros_like(at)
+    for choice in processes:
+        slopes += Process.fitted(x, target, *choice).pulled(at, x, v[:, choice.outputs])
+    return float(slopes.norm())
 
 
 def _missed(x: Tensor, target: Tensor, processes: Sequence[Chosen]) -> float:
