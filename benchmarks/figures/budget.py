@@ -39,7 +39,9 @@ def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
     kinds = {one["problem"]: one["kind"] for one in measured}
     beside = [one for one in measured if FIRST_ORDER in one]
     equal = _by_problem(beside, lambda one: one["own"] / one[FIRST_ORDER])
-    regrets = sorted(one["regret"] for one in measured if one["regret"] is not None)
+    rivalled = [one for one in measured if one["regret"] is not None]
+    regrets = sorted(one["regret"] for one in rivalled)
+    best = _by_problem(rivalled, lambda one: one["own"] / one["regret"])
     return {
         name: median(ends.values()),
         **{
@@ -51,7 +53,7 @@ def _at(name: str, measured: Sequence[Training]) -> dict[str, float]:
         f"{name}.first order": middle(_by_problem(beside, lambda one: one[FIRST_ORDER])),
         f"{name}.equal.problems": len(equal),
         f"{name}.equal.above": sum(median(ratios) > 1 for ratios in equal.values()),
-        **(_regret(f"{name}.regret", regrets) if regrets else {}),
+        **(_regret(f"{name}.regret", regrets) | {f"{name}.best": middle(best)} if regrets else {}),
         f"{name}.seconds": median(one["time"] for one in measured),
         f"{name}.even": median(one["even"] for one in measured),
         f"{name}.even.most": max(one["even"] for one in measured),
