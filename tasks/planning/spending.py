@@ -189,11 +189,13 @@ def _beyond_the_budget(plan: Plan) -> ConfigurationError:
     rows = plan.rows
     steps = ", ".join(f"{name} {count:,}" for name, count in rows.steps.items() if count)
     why = "".join(f" {sentence.strip()}" for sentence in plan.aside)
+    free = POPULATION not in plan.methods and not plan.problem.has_no_box()
+    other = f" Or have these rows spent as well as they can be: --methods none {POPULATION}." if free else ""
     return ConfigurationError(
         f"rows: expected a run within its budget of {counted(plan.config.rows, 'row')}, got a plan of at "
         f"least {plan.total:,} in {counted(len(plan.seeds), 'seed')} of: {steps}; validation and test "
         f"{rows.judging:,}. {_were_run(rows.made)}.{why} Raise --rows, or lower --steps, --batch, or the "
-        "methods' settings."
+        f"methods' settings.{other}"
     )
 
 

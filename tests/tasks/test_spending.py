@@ -547,7 +547,9 @@ def test_the_command_line_says_that_a_preset_takes_fewer_steps(capsys):
     said = re.search(told, capsys.readouterr().out, re.DOTALL)
     assert said is not None and 40 < int(said.group(1)) < 100
     assert main([*words, "--rows", "600", "--steps", "200"]) != 0
-    assert "expected a run within its budget of 600 rows" in capsys.readouterr().err
+    refusal = capsys.readouterr().err
+    assert "expected a run within its budget of 600 rows" in refusal
+    assert "--methods none population" in refusal
 
 
 # where the loss cannot fall any more, replays rest, and say so
