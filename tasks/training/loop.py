@@ -184,6 +184,7 @@ class _StageAtWork:
     def going_on(self, steps: int, state: Mapping[str, Stateful], progress: Silence | None) -> Iterator[None]:
         """A block in which the stage trains, from where it was left."""
         stage, folder = self._stage, group.journal_folder(self._run.path)
+        stage.steps = steps
         with make_progress() if progress is None else nullcontext(progress) as self._progress:
             self._answers.attach_to(self._run)
             if stage.restored:
@@ -265,6 +266,7 @@ class _StageAtWork:
         seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
         if not course.changes(outcome.step, seconds):  # by one clock in all processes
             return False
+        self._stage.steps = course.steps
         self._progress.resize(course.steps)
         if abs(course.steps - steps) < TOLD * steps:
             return True
