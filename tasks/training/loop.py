@@ -107,10 +107,10 @@ def train(
     if model not in state:
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     carried = Stage(run, stage, steps, state, model)
-    if run.finished and not carried.saved:
+    if (run.finished or run.here.only_read) and not carried.saved:
         raise CheckpointError(
-            f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
-            "checkpoints/ back, or start a new run: nothing is trained in a finished one."
+            f"{run.path}: expected the checkpoint of {stage}, which the {'finished ' * run.finished}run had, "
+            "got none. Copy checkpoints/ back, or start a new run: nothing is trained where one is only read."
         )
     with run.noting(), run.here.notes.at(stage, 0):
         work = _StageAtWork(run, carried, boxes)

@@ -514,7 +514,7 @@ def test_list_and_info_say_what_there_is(toy, capsys):
     assert re.search(r"^  torch +\d", info, re.MULTILINE) and re.search(r"^  gpu +\S", info, re.MULTILINE)
 
 
-def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):
+def test_report_needs_a_run_with_something_trained_and_rebuilds_it(toy, tmp_path, capsys):
     assert toy("run", "toy") == 0
     path = only_run(tmp_path)
     before = (path / "report.html").read_bytes()
