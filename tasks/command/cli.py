@@ -107,7 +107,8 @@ def _status(invocation: Invocation) -> int:
         from tasks.workers import group, launch
 
         if group.rank() == 0:  # of several processes one has the run's folder, and the last word
-            say(f"{str(stop) or 'Stopped.'} {_how_to_resume(invocation)}".rstrip(), sys.stderr)
+            ways = f"{_how_to_load(invocation)}{_how_to_resume(invocation)}"
+            say(f"{str(stop) or 'Stopped.'} {ways}".rstrip(), sys.stderr)
         return launch.STOPPED if launch.launch_id() is not None else 130
     except Exception as error:
         sentence = None if "--debug" in arguments else _words(error, invocation.run is not None)
@@ -192,6 +193,16 @@ def _discarded(invocation: Invocation, *, timed: bool = False) -> bool:
 def _how_to_resume(invocation: Invocation) -> str:
     run = invocation.run
     return "" if run is None else f"Resume with: blackbox resume {quote(str(run.path))}"
+
+
+def _how_to_load(invocation: Invocation) -> str:
+    """Advise on the network by now; "" where there is no checkpoint of one."""
+    from tasks.folder.place import CHECKPOINTS
+
+    run = invocation.run
+    if run is None or not any((run.path / CHECKPOINTS).glob("*.pt")):
+        return ""
+    return f"Load with: tasks.load({str(run.path)!r}). "
 
 
 if __name__ == "__main__":

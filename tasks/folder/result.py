@@ -26,6 +26,7 @@ SO_FAR = "so_far.json"  # the lines of a run that is not finished
 VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
 REJECTED = "rejected validations"  # of a row's `extra`: those with too many failed rows to choose weights by
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
+UNDER_WAY = "under way"  # of a row's `extra`: how far a training is that has no figure yet; in no file
 WHOLE = (
     "weights",
     "steps",
@@ -35,7 +36,7 @@ WHOLE = (
     "rows of test",
 )  # whole numbers in `extra`
 # names in a row's `extra` that are no figures of `evaluate`, which become columns of the report unasked
-NO_FIGURES = (*WHOLE, "validation", REJECTED, NOT_APPLICABLE)
+NO_FIGURES = (*WHOLE, "validation", REJECTED, NOT_APPLICABLE, UNDER_WAY)
 # of these, and of `failed`, the names that no figure may have: a report would tell it as the training's own
 TAKEN = {*NO_FIGURES, TEST} - {"rows of test"}
 
@@ -240,6 +241,15 @@ class Result:
                 f"{folder}: expected {expectation}, got one without {path.name}. "
                 f"Finish it with: blackbox resume {quote(str(folder))}"
             ) from None
+        return cls.of(values, path)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], path: Path) -> Result:
+        """The result that the values of a file say.
+
+        Raises:
+            RunFolderError: They are of another schema, or do not fit it; with the name of the file.
+        """
         schema = values.get("schema")
         if schema != SCHEMA:
             raise RunFolderError(

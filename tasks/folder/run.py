@@ -47,12 +47,14 @@ class InProcess:
         callbacks_said: The exceptions of callbacks that the user has been warned of.
         notes: The run's warnings, and its present stage and step.
         watched: Programs and other files that the boxes name, see `Run.note_files`.
+        only_read: Whether nothing is trained here: trainings that are not finished are refused.
     """
 
     callbacks: list[Any] = field(default_factory=list)
     callbacks_said: Notices = field(default_factory=Notices)
     notes: WarningNotes = field(default_factory=WarningNotes)
     watched: WatchedFiles = field(default_factory=WatchedFiles)
+    only_read: bool = False
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,7 @@ class Run:
     @contextmanager
     def noting(self) -> Iterator[None]:
         """A block whose warnings are noted in the folder, as they come; of a finished run they are not."""
-        with nullcontext() if self.finished else self.here.notes.noting(self.path):
+        with nullcontext() if self.finished or self.here.only_read else self.here.notes.noting(self.path):
             yield
 
     @contextmanager

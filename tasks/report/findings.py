@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tasks.folder import checkpoint, reading
-from tasks.folder.result import NOT_APPLICABLE, Result
+from tasks.folder.result import NOT_APPLICABLE, UNDER_WAY, Result
 from tasks.folder.run import Run, stage_name
 from tasks.folder.warning_notes import without_numbers
 
@@ -71,7 +71,7 @@ class Findings:
         """The arrays that `evaluate` gave, by seed, method and name."""
         fields: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
         for row in self.result.table:
-            if NOT_APPLICABLE not in row.extra:
+            if not {NOT_APPLICABLE, UNDER_WAY} & row.extra.keys():
                 stage = stage_name(row.seed, row.method)
                 tensors = checkpoint.load_evaluation(self.run.path, stage)["fields"]
                 fields[row.seed][row.method] = {name: tensor.numpy() for name, tensor in tensors.items()}

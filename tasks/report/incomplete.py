@@ -1,12 +1,13 @@
-"""A run whose table lacks lines: the comparable part of it, and sentences on the missing one."""
+"""A run whose table lacks lines: the comparable part of it, and sentences on what is missing or under way."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from shlex import quote
 
-from tasks.folder.result import Result
+from tasks.folder.result import UNDER_WAY, Result
 from tasks.folder.run import Run, stage_name
+from tasks.folder.under_way import AT_THE_END, measured
 from tasks.report.method_scores import Score
 
 
@@ -14,8 +15,16 @@ def comparable(result: Result) -> Result:
     """The lines whose means are over the same seeds, with these seeds.
 
     Of a finished run these are the methods that have all seeds. Of any other they are the seeds that have all
-    methods which the first one has by now.
+    methods which the first one has by now; a method of which all there is is under way has its line too.
     """
+    if len(under_way := [row for row in result.table if UNDER_WAY in row.extra]):
+        result = measured(result)
+        if not result.table:
+            return replace(result, table=tuple(under_way))
+        part = comparable(result)
+        others = {row.method for row in result.table}
+        added = [row for row in under_way if row.seed in part.seeds and row.method not in others]
+        return replace(part, table=(*part.table, *added))
     methods = {seed: {row.method for row in result.table if row.seed == seed} for seed in result.seeds}
     if result.finished:
         whole = set.intersection(*methods.values())
@@ -30,15 +39,23 @@ def comparable(result: Result) -> Result:
 def sentences(run: Run, result: Result) -> list[str]:
     """Describe the missing part of a run, and lines beside the `comparable` ones."""
     lines, several = list[str](), len(run.seeds) > 1
+    under_way = [row for row in result.table if UNDER_WAY in row.extra]
+    result = measured(result)
     missing = ", ".join(_missing(run, result))
     if not result.finished:
         lines.append(
             f"This run is not finished; `blackbox resume {quote(str(run.path))}` goes on with it."
             f"{missing and f' What is missing: {missing}.'}"
         )
+        for row in under_way:
+            seed, words = f", seed {row.seed}," if several else "", str(row.extra[UNDER_WAY])
+            lines.append(f"{row.method}{seed} is under way, and was not tested: {words}.")
+            if run.problem and AT_THE_END not in words:
+                call = f"{row.method!r}, {row.seed}" if row.seed else repr(row.method)
+                lines.append(f"Its network can be loaded: tasks.load({str(run.path)!r}).network({call}).")
     elif missing:
         lines.append(f"Left out when the run was resumed (--without): {missing}.")
-    rows = comparable(result).table
+    rows = comparable(result).table if result.table else ()
     aside = [score for row in result.table if row not in rows for score in [Score([row])]]
     if aside and several:
         # without ±, whose sense in the table depends on how many seeds are there

@@ -27,7 +27,7 @@ def sentences(result: Result, *, declared: bool = False) -> list[str]:
     lines: list[str] = []
     if finite:
         lines += [*_best(finite, declared), *_unsure(result, finite), *_harm(finite), *_needed(finite)]
-    elif every and every[0].metric:  # else none was applicable, which is said of each
+    elif any(score.metric and not score.under_way for score in every):  # else it is said of each
         lines.append(f"No method has a finite {every[0].metric} with every seed.")
     lines += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
     lines += [*untouched(result), *_not_finite(every), *_failed(result, every)]
@@ -238,7 +238,7 @@ def _not_finite(every: Sequence[Score]) -> list[str]:
     seeds_by_method = {
         score.method: [str(seed) for seed, value in score.values.items() if not math.isfinite(value)]
         for score in every
-        if not score.refused
+        if not (score.refused or score.under_way)
     }
     listed = ", ".join(
         f"{method} (seed {', '.join(seeds)})" for method, seeds in seeds_by_method.items() if seeds

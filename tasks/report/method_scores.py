@@ -10,12 +10,13 @@ from statistics import fmean, stdev
 import numpy as np
 
 from blackbox.words import counted
-from tasks.folder.result import NOT_APPLICABLE, REJECTED, Result, Row
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, UNDER_WAY, Result, Row
 from tasks.problem.report_contents import standard_error
 
 # standard errors, beyond which two methods' difference on the same rows, or with the same seeds, is more than
 # chance; of fewer than nine Student's 97.5 % quantiles, from two on
 APART, APART_OF_FEW = 2.0, (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36)
+NOT_TESTED = "not tested yet"
 FEW = 5  # standard errors, that a difference has to have where the rows of both are not known one by one
 
 
@@ -43,6 +44,11 @@ class Score:
     def refused(self) -> str:
         """The reason why the method is not applicable to this problem; "" where it is."""
         return next((str(row.extra[NOT_APPLICABLE]) for row in self.rows if NOT_APPLICABLE in row.extra), "")
+
+    @property
+    def under_way(self) -> bool:
+        """True if its training is under way, so that it was not tested."""
+        return any(UNDER_WAY in row.extra for row in self.rows)
 
     @property
     def metric(self) -> str:
@@ -107,8 +113,8 @@ class Score:
     @property
     def cell(self) -> str:
         """The figure and on how many rows: "0.0031 ± 0.0015 (8 rows)"."""
-        if self.refused:
-            return NOT_APPLICABLE
+        if self.refused or self.under_way:
+            return str(self)
         return self.figure + (f" ({self.on})" if self.on and math.isfinite(self.mean) else "")
 
     @property
@@ -121,9 +127,11 @@ class Score:
         return sum(row.failed.get(name, 0) for row in self.rows)
 
     def __str__(self) -> str:
-        """Show it: "0.0031 ± 0.0015 m/s", or that the method is not applicable."""
+        """Show it: "0.0031 ± 0.0015 m/s", or that the method is not applicable, or not tested yet."""
         if self.refused:
             return NOT_APPLICABLE
+        if self.under_way:
+            return NOT_TESTED
         unit = self.rows[0].unit
         return self.figure + (f" {unit}" if unit else "")
 

@@ -15,6 +15,7 @@ from tasks.folder import calls, changed_boxes
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
+from tasks.folder.under_way import measured, result_so_far
 from tasks.folder.warning_notes import without_numbers
 from tasks.problem.report_contents import Picture
 from tasks.report import html_report, incomplete, lead, pictures, run_tables, training_part
@@ -31,7 +32,7 @@ NAME = "report.html"
 def write(run: Run, problem: Problem | None = None) -> Path:
     """Write the report of a run, and its table as `table.md` and `table.tex`.
 
-    For a run that is not finished it reports the methods that are.
+    For a run that is not finished it reports the methods that are, and how far trainings under way are.
 
     Args:
         run: The run's folder.
@@ -39,7 +40,7 @@ def write(run: Run, problem: Problem | None = None) -> Path:
             part cannot be made again.
 
     Raises:
-        RunFolderError: No method is finished.
+        RunFolderError: No method is finished or under way.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
     with pictures.own_settings(), pictures.palette({} if problem is None else problem.looks):
@@ -47,10 +48,11 @@ def write(run: Run, problem: Problem | None = None) -> Path:
 
 
 def _written(run: Run, problem: Problem | None) -> Path:
-    whole, path = Result.read(run.path, so_far=True), run.path / NAME
+    whole, path = result_so_far(run), run.path / NAME
     if problem is None and not run.script and path.is_file() and whole.finished:
         return path
     facts = Findings(run, incomplete.comparable(whole))
+    finished = Findings(run, measured(facts.result))
     notes = changed_boxes.read(run.path)
     about_error = [line for line in [meaning(facts.result)] if line]
     run_tables.write(run.path, run_tables.for_papers(facts.result), [*about_error, *notes])
@@ -62,7 +64,8 @@ def _written(run: Run, problem: Problem | None) -> Path:
         try:
             about, defaults = problem.about(), _defaults(problem.config)
             declared = problem.says_which_is_better()
-            blocks += _blocks(problem.report(facts), run.path)
+            if finished.result.table:  # its part is about figures
+                blocks += _blocks(problem.report(finished), run.path)
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
             blocks.append(Paragraph(f"The problem's own part could not be made ({reason})."))

@@ -38,7 +38,7 @@ def frame(result: Result) -> pandas.DataFrame:
         {
             "method": row.method,
             "seed": row.seed,
-            row.metric: row.value,
+            row.metric or "figure": row.value,
             **({} if row.standard_error is None else {"standard error": row.standard_error}),
             **({} if row.test_rows is None else {"test rows": row.test_rows}),
             "rows": row.rows,
@@ -60,7 +60,7 @@ def shown(result: Result) -> pandas.DataFrame:
     errors = len(result.seeds) > 1 and any(score.standard_error is not None for score in every)
     for score in every:
         first, error = score.rows[0], score.standard_error
-        none = "-" if score.refused else ""  # there was no network to count or to test
+        none = "-" if score.refused or score.under_way else ""  # there was no network to count or to test
         lines.append(
             {
                 "method": score.method,

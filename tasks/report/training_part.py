@@ -22,7 +22,7 @@ _OF_WINDOWS = (
 
 
 def blocks(facts: Findings) -> list[Block]:
-    """Validation over rows and time, the loss of methods without it, and how tangents did."""
+    """Validation over rows and time, the loss of methods without it or under way, and how tangents did."""
     several = len(facts.seeds) > 1
     seeds = " Faint: each seed; bold: their mean." if several else ""
     units = facts.result.table[0].units
@@ -55,11 +55,15 @@ def blocks(facts: Findings) -> list[Block]:
             )
         )
     missed = [method for method in facts.curves("validation") if method not in validated]
+    under_way = {score.method for score in scores(facts.result) if score.under_way}  # few validations, if any
     losses = {
         method: {seed: curve.smooth() for seed, curve in curves.items()}
         for method, curves in facts.curves("loss").items()
-        if method not in validated
+        if method not in validated or method in under_way
     }
+    none = f"{'these methods have' if validated else 'there is'} no validation" + (
+        f", or none of its rows came back: {', '.join(missed)}" if missed else ""
+    )
     if losses:
         parts.append(
             _drawn(
@@ -67,10 +71,8 @@ def blocks(facts: Findings) -> list[Block]:
                 plots.training(losses, y=labelled("training loss", units)),
                 "loss",
                 alt="Training loss against rows and against time, by method",
-                caption="The loss on training batches, a running mean; "
-                + ("these methods have" if validated else "there is")
-                + " no validation"
-                + (f", or none of its rows came back: {', '.join(missed)}" if missed else "")
+                caption="The loss on training batches, a running mean"
+                + (f"; {none}" if losses.keys() - under_way else "")
                 + f".{seeds}",
             )
         )

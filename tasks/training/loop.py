@@ -107,10 +107,10 @@ def train(
     if model not in state:
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
     carried = Stage(run, stage, steps, state, model)
-    if run.finished and not carried.saved:
+    if (run.finished or run.here.only_read) and not carried.saved:
         raise CheckpointError(
-            f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
-            "checkpoints/ back, or start a new run: nothing is trained in a finished one."
+            f"{run.path}: expected the checkpoint of {stage}, which the {'finished ' * run.finished}run had, "
+            "got none. Copy checkpoints/ back, or start a new run: nothing is trained where one is only read."
         )
     with run.noting(), run.here.notes.at(stage, 0):
         work = _StageAtWork(run, carried, boxes)
@@ -184,6 +184,7 @@ class _StageAtWork:
     def going_on(self, steps: int, state: Mapping[str, Stateful], progress: Silence | None) -> Iterator[None]:
         """A block in which the stage trains, from where it was left."""
         stage, folder = self._stage, group.journal_folder(self._run.path)
+        stage.steps = steps
         with make_progress() if progress is None else nullcontext(progress) as self._progress:
             self._answers.attach_to(self._run)
             if stage.restored:
@@ -265,6 +266,7 @@ class _StageAtWork:
         seconds = group.of_all(outcome.seconds)[0] if course.watches_time else outcome.seconds
         if not course.changes(outcome.step, seconds):  # by one clock in all processes
             return False
+        self._stage.steps = course.steps
         self._progress.resize(course.steps)
         if abs(course.steps - steps) < TOLD * steps:
             return True

@@ -23,7 +23,7 @@ from tasks.folder.run import Run
 from tasks.folder.terms import HARMLESS, differences
 from tasks.folder.window_files import WindowFiles
 from tasks.problem.trained import TrainingOutcome
-from tasks.training.windows import WindowLosses, clearly_above
+from tasks.training.windows import WindowLosses
 from tasks.workers import group
 from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.keep_best import FEW, lower, with_best
@@ -57,11 +57,15 @@ class Stateful(Protocol):
 
 
 class Stage:
-    """The state that a stage carries from step to step, and its way to the checkpoint and back."""
+    """The state that a stage carries from step to step, and its way to the checkpoint and back.
+
+    Attributes:
+        steps: The present number of its steps, for sentences; a budget may leave others than were planned.
+    """
 
     def __init__(self, run: Run, stage: str, steps: int, state: Mapping[str, Stateful], model: str) -> None:
         self.outcome = TrainingOutcome(stage)
-        self.restored = False
+        self.restored, self.steps = False, steps
         self._run, self._steps, self._state, self._model = run, steps, state, model
         self._path = checkpoint.of_stage(run.path, stage)
         self._windows = WindowFiles(checkpoint.windows_of(self._path))
@@ -99,7 +103,7 @@ class Stage:
         loss = metrics.get("loss")
         if LOST_ROWS not in metrics and (loss is None or not math.isfinite(loss)):
             raise NonFiniteLossError(
-                f"{outcome.stage}, step {outcome.step + 1} of {self._steps}: expected a finite loss, got "
+                f"{outcome.stage}, step {outcome.step + 1} of {self.steps}: expected a finite loss, got "
                 f"{loss}. Lower the learning rate, or look at the objective and what black boxes returned. "
                 f"{self._last_good()}"
             )
@@ -132,7 +136,7 @@ class Stage:
         outcome = self.outcome
         if isinstance(losses, WindowLosses):
             all_losses, rows = losses.losses, losses.ranked
-            failed, count = int(losses.failed.sum()), int(losses.rows.sum())
+            failed, count = losses.counts
         else:
             all_losses = rows = torch.from_numpy(exactly(losses, "float64")).flatten()
             failed, count = int((~rows.isfinite()).sum()), len(rows)
@@ -153,7 +157,7 @@ class Stage:
         if outcome.step == 0:
             outcome.first_validation = value if math.isfinite(value) else None
         if isinstance(losses, WindowLosses):
-            best = not many and not (self._best_rows is not None and clearly_above(rows, self._best_rows))
+            best = losses.keep_last(self._best_rows)
             if best and (self._best_rows is None or rows.median() < self._best_rows.median()):
                 self._best_rows = rows
         elif best := lower(rows, self._best_rows):
@@ -328,9 +332,9 @@ class Stage:
         stage, step = self.outcome.stage, self.outcome.step
         if inside:
             return Interrupted(
-                f"Stopped in step {step + 1} of {self._steps} of {stage}; its queries so far are kept."
+                f"Stopped in step {step + 1} of {self.steps} of {stage}; its queries so far are kept."
             )
-        return Interrupted(f"Stopped at step {step} of {self._steps} of {stage}.")
+        return Interrupted(f"Stopped at step {step} of {self.steps} of {stage}.")
 
     def log(self, **values: float) -> None:
         """Add a line to the run's metrics.
@@ -346,7 +350,7 @@ class Stage:
     def _last_good(self) -> str:
         if self._saved is None:
             return f"There is no checkpoint of {self.outcome.stage} yet: it starts anew."
-        return f"The last good state is that after step {self._saved} of {self._steps}."
+        return f"The last good state is that after step {self._saved} of {self.steps}."
 
     def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""

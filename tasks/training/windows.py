@@ -35,6 +35,20 @@ class WindowLosses:
         # decision 236
         return torch.where(self.failed > FEW * self.rows, math.inf, self.losses)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many rows failed, and how many there are."""
+        return int(self.failed.sum()), int(self.rows.sum())
+
+    def keep_last(self, lowest: Tensor | None) -> bool:
+        """Say whether the last weights are kept: few rows failed, and losses are not clearly above before.
+
+        Args:
+            lowest: The lowest losses before, by which others may have been kept; None for none.
+        """
+        failed, rows = self.counts
+        return failed <= FEW * rows and not (lowest is not None and clearly_above(self.ranked, lowest))
+
 
 class Windows:
     """Losses of batches, judged before anything has trained on them, and the member that leads a population.

@@ -514,7 +514,7 @@ def test_list_and_info_say_what_there_is(toy, capsys):
     assert re.search(r"^  torch +\d", info, re.MULTILINE) and re.search(r"^  gpu +\S", info, re.MULTILINE)
 
 
-def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):
+def test_report_needs_a_run_with_something_trained_and_rebuilds_it(toy, tmp_path, capsys):
     assert toy("run", "toy") == 0
     path = only_run(tmp_path)
     before = (path / "report.html").read_bytes()
@@ -523,6 +523,10 @@ def test_report_needs_a_finished_run_and_rebuilds_it(toy, tmp_path, capsys):
     assert (path / "report.html").read_bytes() == before
     (path / "result.json").unlink()
     capsys.readouterr()
+    assert toy("report", str(path)) == 0
+    assert f"This run is not finished; `blackbox resume {path}`" in " ".join(capsys.readouterr().out.split())
+    for file in (path / "checkpoints").iterdir():
+        file.unlink()
     assert toy("report", str(path)) == 2
     assert f"blackbox resume {path}" in capsys.readouterr().err
 
@@ -577,7 +581,9 @@ def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_pat
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     stopped = re.fullmatch(
-        r"Stopped at step (\d+) of 12 of seed-0/sparse-cge\. Resume with: blackbox resume (\S+)\n", err
+        r"Stopped at step (\d+) of 12 of seed-0/sparse-cge\. Load with: tasks.load\(\S+\)\."
+        r" Resume with: blackbox resume (\S+)\n",
+        err,
     )
     assert stopped is not None, err
     assert tmp_path / stopped[2] == path

@@ -246,7 +246,8 @@ def test_a_signal_outside_of_training_says_how_to_resume_too(toy, tmp_path, caps
         patch.setattr(report, "write", signalled)
         assert toy("run", "toy") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
-    assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"
+    ways = f"Load with: tasks.load('{path}'). Resume with: blackbox resume {path}"
+    assert capsys.readouterr().err == f"Stopped. {ways}\n"
     assert signal.getsignal(number) is before
     assert toy("resume", str(path)) == 0
 
@@ -261,7 +262,9 @@ def test_the_news_of_a_cluster_leaves_a_folder_to_resume_and_status_130(toy, sta
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
-        r"Stopped at step \d+ of 12 of seed-0/sparse-cge\. Resume with: blackbox resume \S+\n", err
+        r"Stopped at step \d+ of 12 of seed-0/sparse-cge\. Load with: tasks.load\(\S+\)\."
+        r" Resume with: blackbox resume \S+\n",
+        err,
     )
 
 
