@@ -581,6 +581,7 @@ def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_pat
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     stopped = re.fullmatch(
+        r"Stopping after this step; Ctrl-C again stops at once\.\n"
         r"Stopped at step (\d+) of 12 of seed-0/sparse-cge\. Load with: tasks.load\(\S+\)\."
         r" Resume with: blackbox resume (\S+)\n",
         err,

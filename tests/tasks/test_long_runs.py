@@ -262,6 +262,7 @@ def test_the_news_of_a_cluster_leaves_a_folder_to_resume_and_status_130(toy, sta
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
+        r"Stopping after this step; Ctrl-C again stops at once\.\n"
         r"Stopped at step \d+ of 12 of seed-0/sparse-cge\. Load with: tasks.load\(\S+\)\."
         r" Resume with: blackbox resume \S+\n",
         err,
