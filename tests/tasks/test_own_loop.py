@@ -28,7 +28,6 @@ from dataclasses import dataclass
 import torch
 
 import tasks
-from tasks import own_loop
 from tasks.errors import RunLockedError
 from toy import Line
 
