@@ -52,10 +52,8 @@ class StopRequest:
         is_new, self.requested = not self.requested, True
         # no forked child says so too, and without a standard error stream 2 may be any other file
         if is_new and os.getpid() == self._process and sys.__stderr__ is not None:
-            with suppress(OSError):  # Ctrl-C may have ended what it was piped to
-                os.write(
-                    2, b"Stopping after this step; Ctrl-C again stops at once.\n"
-                )  # print is not safe here
+            with suppress(OSError):  # Ctrl-C may have ended what it was piped to; a handler may not print
+                os.write(2, b"Stopping after this step; Ctrl-C again stops at once.\n")
 
 
 @contextmanager
