@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
-from warnings import warn
 
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from blackbox.ending import pause, stopped
 from blackbox.errors import BudgetError, ConfigurationError, OutputError, TryAgain, WaitWarning
 from blackbox.failures import FailedRow, Outcome
 from blackbox.function import BlackBoxFunction
+from blackbox.notices import warn
 from blackbox.running import PROBED, failed_alike, rows_of, write_rows
 from blackbox.wrappers.wrapper import Wrapper
 
@@ -109,7 +109,6 @@ class Retrying(Wrapper):
                     f"{wait:,.0f} s (TryAgain), and nothing runs until then. Wait; or stop, a run by Ctrl-C "
                     "twice, and resume when it answers again; or give Retrying a timeout: then rows fail.",
                     WaitWarning,
-                    stacklevel=2,
                 )
             if wait > 0:
                 pause(wait)

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,12 @@ def _is_recorded(place: Path) -> bool:
 @functools.cache
 def _recorded(folder: Path) -> frozenset[str]:
     """The names in a folder that lists of installers beside them begin with."""
-    lists = [path.read_text(encoding="utf-8") for path in folder.glob("*.dist-info/RECORD")]
-    return frozenset(line.partition(",")[0].partition("/")[0] for text in lists for line in text.splitlines())
+    names = set[str]()
+    for path in folder.glob("*.dist-info/RECORD"):
+        with suppress(OSError):  # as one of another user, who lets nobody read it
+            text = path.read_text(encoding="utf-8", errors="replace")
+            names.update(line.partition(",")[0].partition("/")[0] for line in text.splitlines())
+    return frozenset(names)
 
 
 _digests: dict[str, tuple[Any, str]] = {}  # by a module's file: its spec, and the digest of its files

@@ -96,10 +96,11 @@ def trust(
             axes[0, 0].set_ylim(bottom=0.0)
     for method, seeds in agreements.items():
         colour_of, mark = style_of[method]
-        for number, curve in enumerate(seeds.values()):
+        if method not in errors:
+            axes[0, 0].plot([], [], mark, color=colour_of, label=method)  # the legend is that of this panel
+        for curve in seeds.values():
             values = np.clip(curve.values, *AGREEMENT)
-            name = {} if errors or number else {"label": method}
-            axes[0, -1].plot(curve.steps, values, mark, color=colour_of, markersize=4, alpha=0.8, **name)
+            axes[0, -1].plot(curve.steps, values, mark, color=colour_of, markersize=4, alpha=0.8)
         axes[0, -1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._handlers: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         self._handlers = _handle(_SIGNALS, self._note)
@@ -47,9 +49,11 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number != NEWS:
             raise KeyboardInterrupt
-        if not self.requested:
-            os.write(2, b"Stopping after this step; Ctrl-C again stops at once.\n")  # a handler may not print
-        self.requested = True
+        is_new, self.requested = not self.requested, True
+        # no forked child says so too, and without a standard error stream 2 may be any other file
+        if is_new and os.getpid() == self._process and sys.__stderr__ is not None:
+            with suppress(OSError):  # Ctrl-C may have ended what it was piped to; a handler may not print
+                os.write(2, b"Stopping after this step; Ctrl-C again stops at once.\n")
 
 
 @contextmanager

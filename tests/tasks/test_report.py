@@ -330,8 +330,13 @@ def test_an_error_of_the_first_step_alone_is_no_panel_of_trust(tmp_path, pens, c
     assert ("believed. In each check" in page(run)) == checked
     assert (run.path / "trust.png").is_file() == checked
     curves = findings.Findings(run, Result.read(run.path)).curves
-    agreements = curves("gradient_tangent_agreement")
-    assert not checked or len(plots.trust({}, agreements, {}).axes) == 1
+    errors, agreements = (curves(f"gradient_tangent_{name}") for name in ("error", "agreement"))
+    if checked:
+        alone = plots.trust({}, agreements, {})
+        assert len(alone.axes) == 1
+        beside = plots.trust({"others": errors["tangents"]}, agreements, {})  # whose errors have a panel
+        names = [[text.get_text() for text in drawn.legends[0].get_texts()] for drawn in (alone, beside)]
+        assert names == [["tangents"], ["others", "tangents"]]
 
 
 @pytest.mark.slow

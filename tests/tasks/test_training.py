@@ -1,6 +1,7 @@
 import math
 import os
 import signal
+import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tasks.errors import (
 )
 from tasks.folder import checkpoint
 from tasks.methods import train
+from tasks.training.interruption import StopRequest
 from tasks.training.windows import WindowLosses
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedBatchError, NonFiniteGradientError, RanksError
@@ -212,6 +214,41 @@ def test_a_second_signal_stops_in_the_middle_of_the_step_and_the_first_says_so(r
     assert not isinstance(caught.value, Interrupted)
     assert reached == ["after the first"]
     assert capfd.readouterr().err == "Stopping after this step; Ctrl-C again stops at once.\n"
+
+
+def test_a_signal_is_noted_where_nobody_reads_that_it_was(run):
+    """Ctrl-C ends all of a pipeline, as `tee` behind the run, whose stream is broken then."""
+    read, write = os.pipe()
+    os.close(read)
+    stream = os.dup(2)
+    os.dup2(write, 2)
+    try:
+        with pytest.raises(Interrupted, match="Stopped at step 1 of 6"):
+            walk(run, on_step=lambda i: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        os.dup2(stream, 2)
+        os.close(stream)
+        os.close(write)
+
+
+def test_a_signal_writes_nothing_where_there_is_no_standard_error_stream(monkeypatch, capfd):
+    """A process that is started with a closed one may have its results as file 2."""
+    monkeypatch.setattr(sys, "__stderr__", None)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop.requested and capfd.readouterr().err == ""
+
+
+def test_a_forked_child_does_not_say_that_the_step_goes_on(capfd):
+    with StopRequest() as stop:
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                os._exit(int(not stop.requested))
+        assert os.waitpid(child, 0)[1] == 0
+    assert not stop.requested and capfd.readouterr().err == ""
 
 
 def test_a_signal_in_the_last_step_leaves_a_finished_stage(run):

@@ -325,6 +325,21 @@ def test_a_row_that_fails_where_a_dither_took_it_across_zero_is_told(bounds):
     assert all("'action' of FromTorch" in words and "was asked for -" in words for words in said)
 
 
+def test_a_row_that_fails_where_others_survive_either_sign_is_not_told_of_zero():
+    """What fails here goes by the state alone, whatever the action."""
+    box = FromTorch(
+        lambda s, a: torch.where(s[:, :1] > 0.7, math.nan, plant(s, a)), (STATE, ACTION), (STATE,)
+    )
+    limits = zo.tangents.Limits(excite=0.3)
+    gradient = zo.TangentGradient(policy(), closed_loop(box), boxes=[box], seed=0, limits=limits)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(4):
+            gradient.backward(batch(step))
+    assert 0 < box.ledger.rows_failed < box.ledger.rows_run / 2
+    assert not any("has the other sign" in str(w.message) for w in caught)
+
+
 @pytest.mark.parametrize("bounds", [(-1e-3, 1e-3), (-1, 0)])
 def test_a_dither_is_small_beside_narrow_bounds(bounds):
     """Or it would be folded, or nothing would be left of it."""

@@ -18,6 +18,7 @@ from blackbox.errors import BlackBoxError, TryAgain
 from blackbox.extras import import_extra
 
 CONNECT_SECONDS = 10.0
+SLACK = 0.01  # seconds by which a clock may be early
 EXCERPT = 200  # characters of what a server said, in a message
 PIECE = 2**18
 
@@ -248,7 +249,7 @@ class Connection:
             late = isinstance(error, errors.TimeoutError) or any(
                 isinstance(part, TimeoutError) for part in error.args
             )
-            if late and self._timeout is not None:  # without one the system has given the connection up
+            if late and monotonic() > request.end - SLACK:  # before, the system has given the connection up
                 raise self._late(path) from None
             raise ServerError(
                 f"{self.url}{path}: expected an answer, lost the connection ({_reason(error)}). "

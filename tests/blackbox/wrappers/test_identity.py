@@ -33,6 +33,7 @@ from blackbox.adapters import CommandLine, TorchModule, from_callable
 from blackbox.errors import ConfigurationError
 from blackbox.wrappers import Fallback, Parallel, Wrapper
 from blackbox.wrappers.identity import identity
+from blackbox.wrappers.sources import owner
 
 X, Y = (ArraySpec("x", (1,)),), (ArraySpec("y", (1,)),)
 
@@ -683,6 +684,19 @@ def test_what_pip_put_into_a_folder_of_any_name_is_no_code_of_the_user(tmp_path,
             identity(from_callable(model.evaluate, inputs=[ArraySpec("x", ())], outputs=[ArraySpec("y", ())]))
         )
     assert (found[0] == found[1]) == recorded and found[1] != found[2]
+
+
+def test_a_list_of_an_installer_that_cannot_be_read_names_nothing(tmp_path):
+    """It may be another user's, or name files in no UTF-8; then a box could not be described at all."""
+    for name, text in (("odd", "h\xe4lp.py,,\nhelped.py,,\n".encode("latin-1")), ("closed", None)):
+        folder = tmp_path / f"{name}-1.dist-info"
+        folder.mkdir()
+        if text is None:
+            (folder / "RECORD").mkdir()  # as unreadable as a file without permissions, to root too
+        else:
+            (folder / "RECORD").write_bytes(text)
+    assert owner("helped", str(tmp_path / "helped.py")) == "installed"
+    assert owner("own", str(tmp_path / "own.py")) == "users"
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

@@ -160,8 +160,9 @@ def refusing(after: dict[float, float], fake: FakeClock) -> Any:
 def test_a_box_that_asks_for_time_is_given_it(limits):
     fake = FakeClock(limits)
     box = Retrying(refusing({1: 90.0, 3: 7.0}, fake), 2, backoff=1.0)
-    with pytest.warns(WaitWarning, match="left alone for 90 s"):
+    with pytest.warns(WaitWarning, match="left alone for 90 s") as told:
         np.testing.assert_array_equal(box(states(1, 2, 3)), states(1, 2, 3))
+    assert [warning.filename for warning in told] == [__file__]  # and no line of the library
     assert fake.slept == [90.0] and box.ledger.causes == {"TryAgain": 2}
     fake = FakeClock(limits)
     late = Retrying(refusing({1: 90.0}, fake), 2, timeout=30.0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.notices import Notice
 from blackbox.words import counted
 from zo.errors import TangentWarning
-from zo.tangents.record.call import RecordedCall
+from zo.tangents.record.call import RecordedCall, rows_alive
 
 
 def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: int) -> Notice:
@@ -56,7 +57,10 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
 def across_zero(
     number: int, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], survived: Tensor
 ) -> Notice | None:
-    """A row failed in which a dither had taken a number without bounds across zero."""
+    """A row failed in which a dither had taken a number without bounds across zero.
+
+    A sign that other rows have survived in the same number is not why a row failed.
+    """
     failed = (~survived).nonzero().flatten()
     for call in calls if len(failed) else ():
         box, rows = boxes[call.box], call.on(failed, len(survived))
@@ -64,13 +68,18 @@ def across_zero(
             if dither is None or spec.bounds:
                 continue
             asked = rows.inputs[place]
-            crossed = asked[asked * rows.asked(place) < 0].tolist()
-            if crossed:
+            crossed = asked * rows.asked(place) < 0
+            if crossed.any():
+                alike = [one.inputs[place] for one in calls if one.box == call.box]
+                kept = torch.cat([inputs[rows_alive(survived, inputs)] for inputs in alike])
+                crossed &= ~torch.where(asked > 0, (kept > 0).any(0), (kept < 0).any(0))
+            first = asked[crossed].tolist()[:1]
+            if first:
                 return Notice(
                     "across zero",
                     f"Step {number + 1}: expected rows to survive a dither on {spec.name!r} of {box!r}, "
                     "which shows the derivative by it, but a row failed that was asked for "
-                    f"{crossed[0]:.3g} where what the network gives has the other sign. If the box takes but "
+                    f"{first[0]:.3g} where what the network gives has the other sign. If the box takes but "
                     "one sign, give the input its bounds, such as ArraySpec(..., bounds=(0, None)).",
                     TangentWarning,
                 )

@@ -34,9 +34,7 @@ OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean sq
 APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 CURVATURE = 10.0  # variance of the quadratic part, over the kernel's own; decision 235
-STEEPER = (
-    1.3  # times the slopes: with more, inputs that explain each other get no quadratic part; decision 235
-)
+STEEPER = 1.3  # times the slopes: with more, correlated inputs get no quadratic part; decision 235
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
 LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77

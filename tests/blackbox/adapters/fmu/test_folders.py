@@ -51,7 +51,6 @@ def test_where_a_file_system_has_no_locks_folders_are_made_all_the_same(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_that_lets_go_of_a_box_leaves_its_folder_there(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder, remove = new_folder()

@@ -240,8 +240,9 @@ def test_a_large_request_has_as_long_as_its_answer_where_a_server_reads_it_late(
         assert type(failed.error) is NoAnswerError and "within 0.4 s" in str(failed.error)
 
 
-def test_a_connection_that_the_system_gives_up_fails_its_row_where_no_time_is_set(monkeypatch):
-    with odd_server(doubling) as server, UmBridge(server.url, timeout=None) as box:
+@pytest.mark.parametrize("timeout", [None, 3600])
+def test_a_connection_that_the_system_gives_up_before_any_time_is_up_is_lost(monkeypatch, timeout):
+    with odd_server(doubling) as server, UmBridge(server.url, timeout=timeout) as box:
         readinto, client = socket.SocketIO.readinto, threading.get_ident()
 
         def given_up(raw: socket.SocketIO, buffer: Any) -> int | None:
