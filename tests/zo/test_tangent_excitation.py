@@ -158,6 +158,30 @@ def test_units_do_not_matter():
     assert ((ratio > 0.5e-3) & (ratio < 2e-3)).all() and found[-1] > 0.95
 
 
+@pytest.mark.filterwarnings("ignore:Step")  # of checks of first gradients
+def test_an_answer_in_large_units_does_not_choose_the_derivative():
+    """No design moves it, and nothing foretells it well: it once let a wrong mean response stand in."""
+    design, case = ArraySpec("design", (2,)), ArraySpec("case", (2,), differentiable=False)
+
+    def of_unit(unit):
+        def bent(design, case):
+            response = (torch.sin(design) + design.prod(dim=1, keepdim=True)) * (1 + 0.2 * case)
+            return torch.cat([response, unit * torch.sin(3.0 * case)], dim=1)
+
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+        box = FromTorch(bent, (design, case), (ArraySpec("answers", (4,)),))
+        return cosines(network, box, objective, 11, exact=bent, batch=lambda step: 2 * batch(step, 16)[:, :2])
+
+    def objective(box):
+        return lambda network, case: (box(2.0 * network(case), case)[:, :2] - 0.5).square().sum(dim=1)
+
+    (one, found), (other, found_too) = of_unit(1.0), of_unit(1e6)
+    assert found_too == pytest.approx(found, abs=0.02) and min(found[4:]) > 0.9
+    for gradient in (one, other):
+        assert list(gradient.excitation[0]) == ["design"]
+
+
 def steered(box):
     """The action depends on the state and on a target of its own, which the box does not see."""
 

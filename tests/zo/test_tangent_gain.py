@@ -524,6 +524,16 @@ def test_no_prediction_counts_as_worse_than_none_and_no_number_as_all_of_them():
     assert worst == pytest.approx((none, none, none))
 
 
+def test_a_number_that_has_not_varied_yet_chooses_nothing():
+    """Its misses are rounding, of which a gain that is none is the better prediction."""
+    missed = torch.tensor([[1.0, 1e-7], [-1.0, -1e-7]])
+    right, rounded = torch.tensor([[0.9, 1e-7], [-0.9, 1e-7]]), torch.zeros(2, 2)
+    scale = torch.tensor([1.0, 0.0])
+    alone = _errors(missed[:, :1], (right[:, :1], rounded[:, :1]), scale[:1])
+    units = 2 / 1.5  # the mean of what is missed is over one number more
+    assert _errors(missed, (right, rounded), scale) == pytest.approx([units * error for error in alone])
+
+
 def test_channels_of_any_unit_weigh_the_same_where_no_scale_is_given():
     """As where products are judged by new responses: of a pressure beside a velocity both count."""
     generator = torch.Generator().manual_seed(0)

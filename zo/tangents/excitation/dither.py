@@ -18,6 +18,7 @@ from zo.tangents.models.values import Form
 from zo.tangents.record.call import Parts, RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither
+from zo.tangents.record.units import Units
 from zo.tangents.tangent import sources
 
 
@@ -27,6 +28,7 @@ class Drawn(Dither):
     Args:
         key: the key of the step's draws.
         tangents: the tangents, one for each box.
+        units: the units of the outputs, one for each box.
         sizes: for each box, by input the standard deviation of each number.
         shares: for each box, the share of the tangent's response that the objective is not given.
 
@@ -40,10 +42,12 @@ class Drawn(Dither):
         self,
         key: Key,
         tangents: Sequence[Excited],
+        units: Sequence[Units],
         sizes: Sequence[Mapping[int, Tensor]],
         shares: Sequence[float],
     ) -> None:
-        self._key, self._tangents, self.sizes, self._shares = key, tangents, sizes, shares
+        self._key, self._tangents, self._units = key, tangents, units
+        self.sizes, self._shares = sizes, shares
         self.predicted: dict[int, Prediction] = {}
         self.gains: list[Gain | None] = [None] * len(tangents)
 
@@ -96,7 +100,8 @@ class Drawn(Dither):
         """The answers as the box's tangent has them, without the dither, and the response to it."""
         alive = torch.ones(len(call.inputs[0]), dtype=torch.bool, device=call.inputs[0].device)
         inputs = tuple(call.asked(n) for n in range(len(box.inputs)))
-        dithered_rows, plain_rows = (replace(call, inputs=x).pairs(box, alive) for x in (call.inputs, inputs))
+        both = [replace(call, inputs=x).pairs(box, alive) for x in (call.inputs, inputs)]
+        dithered_rows, plain_rows = self._units[call.box].as_before(both)
         at = self._tangents[call.box].guess(plain_rows)
         values = at.values
         if values is None:

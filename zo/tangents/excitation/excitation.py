@@ -32,6 +32,7 @@ from zo.tangents.record.before import Lags
 from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither
+from zo.tangents.record.units import Units
 
 NARROW = 0.25  # of the range that bounds leave: the same; decision 164
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
@@ -108,14 +109,13 @@ class Excitation:
         """True if anything is dithered."""
         return self.size != 0 and any(record.state.units for record in self._records)
 
-    def of_step(self, key: Key, tangents: Sequence[Excited]) -> Dither:
-        """The dither of a step's calls."""
+    def of_step(self, key: Key, tangents: Sequence[Excited], units: Sequence[Units]) -> Dither:
+        """The dither of a step's calls; tangents and units are one for each box."""
         if not self:
             return Dither()
         boxes = range(len(tangents))
-        return Drawn(
-            key, tangents, [self.sizes(box) for box in boxes], [k.state.known for k in self._records]
-        )
+        sizes = [self.sizes(box) for box in boxes]
+        return Drawn(key, tangents, units, sizes, [record.state.known for record in self._records])
 
     def sizes(self, box: int) -> dict[int, Tensor]:
         """Return the size of a box's dither, number by number, by the place of the input."""

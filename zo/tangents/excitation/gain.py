@@ -254,8 +254,8 @@ def _errors(
     """Return squares of the errors of two predictions of the misses, and of their difference.
 
     The unit is the square that was missed of a number, or the mean square of all numbers where that is
-    larger by far: a number without anything to predict would outweigh all others. An error larger than that
-    of predicting no response counts as that error.
+    larger by far: a number without anything to predict would outweigh all others. One without a scale, which
+    has not varied yet, has no part. An error larger than that of predicting no response counts as that error.
 
     Args:
         missed: the misses, `(answers, numbers)`.
@@ -265,7 +265,7 @@ def _errors(
     one, other = predicted
     squares = missed.double().square().mean(dim=0)
     of_scale = squares if scale is None else scale.double().square()
-    short = reciprocal(squares + of_scale * (squares * reciprocal(of_scale)).mean())
+    short = reciprocal(squares + of_scale * (squares * reciprocal(of_scale)).mean()) * (of_scale > 0)
     most = float((squares * short).sum() * len(missed))
     errors = (
         float((difference.double().square() * short).sum())

@@ -57,7 +57,7 @@ class Judgement:
 
     def dither(self, key: Key) -> Dither:
         """Return the dither of a step."""
-        return self.excitation.of_step(key, self._stand_ins.excited)
+        return self.excitation.of_step(key, self._stand_ins.excited, self._stand_ins.units)
 
     def excite(self, evaluation: Evaluation, gradient: StepGradient) -> StepGradient:
         """Take in the response to a step's dither, choose the next dither, and whether the gradient is used.
