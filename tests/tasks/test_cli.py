@@ -316,12 +316,15 @@ def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("moment", ["begin", "report"])
-def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
+@pytest.mark.parametrize("moment, trained", [("begin", False), ("report", True)])
+def test_a_stop_before_and_after_training_says_how_to_resume_too(
+    toy, tmp_path, capsys, monkeypatch, moment, trained
+):
     monkeypatch.setattr(f"toy.Toy.{moment}", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
-    assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"
+    load = f"Load with: tasks.load('{path}'). " if trained else ""
+    assert capsys.readouterr().err == f"Stopped. {load}Resume with: blackbox resume {path}\n"
     assert (path / "config.json").exists()
 
 

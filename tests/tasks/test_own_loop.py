@@ -146,7 +146,9 @@ def test_a_signal_ends_it_with_the_line_to_resume_and_other_settings_are_refused
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
-        r"Stopped at step \d+ of 12 of seed-0/adam\. Resume with: blackbox resume runs/line-own-\S+\n", err
+        r"Stopping after this step; .*\n"
+        r"Stopped at step \d+ of 12 of seed-0/adam\. Resume with: blackbox resume runs/line-own-\S+\n",
+        err,
     )
     path = only_run(tmp_path)
     process = script("own_loop.py", "0", "13", BLACKBOX_RUN=str(path))
