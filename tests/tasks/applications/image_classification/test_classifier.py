@@ -57,7 +57,7 @@ def test_what_there_is_not_is_said(tmp_path):
             classifier.predict(images)
     assert classifier.predict(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)).tolist() == []
     begun = begun_run(tmp_path / "b", "image-classification", "demo", small(methods=("fo",)), [0])
-    with pytest.raises(RunFolderError, match="finished run"):
+    with pytest.raises(RunFolderError, match="a method is finished"):
         load_classifier(begun.path, "fo")
 
 
