@@ -184,7 +184,7 @@ class _Routed(nn.Module):
 
 
 def test_synflow_leaves_masks_and_places_as_they_are():
-    """Those of a network are no weights, of which it takes absolute values."""
+    """Places and masks of a network are no weights, so that their absolute values are not taken."""
     torch.manual_seed(2)
     network = _Routed()
     first, second = (layer.weight.detach().abs().double() for layer in (network.first, network.second))

@@ -35,7 +35,7 @@ class Stops(tasks.Callback):
 
 
 class Killed(BaseException):
-    """What leaves no time for a checkpoint."""
+    """A death that leaves no time for a checkpoint."""
 
 
 class Asked(AssertionError):

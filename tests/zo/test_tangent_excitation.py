@@ -350,7 +350,7 @@ def test_a_row_that_fails_where_a_dither_took_it_across_zero_is_told(bounds):
 
 
 def test_a_row_that_fails_where_others_survive_either_sign_is_not_told_of_zero():
-    """What fails here goes by the state alone, whatever the action."""
+    """Rows fail here by their state alone, whatever the action is."""
     box = FromTorch(
         lambda s, a: torch.where(s[:, :1] > 0.7, math.nan, plant(s, a)), (STATE, ACTION), (STATE,)
     )
