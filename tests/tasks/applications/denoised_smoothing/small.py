@@ -109,10 +109,11 @@ def words(folder: Path, *more: str, **settings: object) -> list[str]:
     from tasks.configuration import flat, to_dict
 
     line = ["run", "denoised-smoothing", "--preset", "demo", "--runs", str(folder / "runs")]
+    usual = flat(to_dict(DenoisedSmoothing.presets["demo"]))
     for name, value in flat(to_dict(config(folder, **settings))).items():
         flag = f"--{name.rpartition('.')[2].replace('_', '-')}"
         if isinstance(value, bool):
-            line += [flag] if value else []
+            line += [] if value == usual[name] else [flag if value else f"--no-{flag[2:]}"]
         elif value is None:
             continue
         elif isinstance(value, Sequence) and not isinstance(value, str):

@@ -44,10 +44,11 @@ SMALL = Config(
 def words(*more: str) -> list[str]:
     """The command line of a run with these settings."""
     line = ["run", "wake-flow", "--preset", "demo"]
+    usual = flat(to_dict(WakeFlow.presets["demo"]))
     for name, value in flat(to_dict(SMALL)).items():
         option = f"--{name.rpartition('.')[2].replace('_', '-')}"
         if isinstance(value, bool):
-            line += [option] if value else []
+            line += [] if value == usual[name] else [option if value else f"--no-{option[2:]}"]
         elif value is not None:
             line += [option, *words_of(value)]
     return [*line, *more]
