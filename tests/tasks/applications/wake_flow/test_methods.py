@@ -106,12 +106,12 @@ def test_every_method_has_its_line_and_pays_for_its_rows(finished):
     assert rows["identity"]["rows"] == base
     assert rows["identity"]["queries"] == 0
     # Backward asks for the queries of each step but the first, whose input is the data's.
-    backward = SMALL.batch * (UNROLLED - SMALL.steps) * OTHERS.input_directions
+    backward = SMALL.batch * (UNROLLED - SMALL.steps) * OTHERS.zeroth_order.input_directions
     checks = rows["chain"]["rows"] - base - backward
     # In calls 0, 1, 10 and 100 at most: two queries, at half of their step and back.
     assert 0 < checks <= 4 * 2 * 2
     assert rows["chain"]["queries"] == backward
-    queries = SMALL.coordinates + OTHERS.directions
+    queries = SMALL.zeroth_order.coordinates + OTHERS.directions
     assert rows["ZO-SOL"]["queries"] >= SMALL.steps * queries  # and those of the first-use check
     assert rows["ZO-SOL"]["rows"] >= base * (1 + queries)
     assert rows["TAN-SOL small"]["rows"] == base

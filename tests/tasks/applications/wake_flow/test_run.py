@@ -76,7 +76,7 @@ def test_the_result_has_a_line_for_every_method_with_what_it_cost(finished):
     assert rows["TAN-SOL@24"]["extra"]["replays"] == SMALL.replays * rows["TAN-SOL@24"]["extra"]["steps"]
     assert not any("replays" in row["extra"] for name, row in rows.items() if name != "TAN-SOL@24")
     queries = rows["ZO-SOL"]["queries"]
-    assert queries >= SMALL.steps * SMALL.coordinates  # and those of the evaluator's check
+    assert queries >= SMALL.steps * SMALL.zeroth_order.coordinates  # and those of the evaluator's check
     assert rows["ZO-SOL"]["rows"] == (SMALL.steps + queries) * SMALL.batch * SMALL.unroll
 
 
@@ -102,8 +102,8 @@ def test_a_first_picture_comes_before_most_is_trained(finished):
 
 @pytest.mark.slow
 def test_trajectories_are_kept_where_they_are_asked_for(finished, tmp_path):
-    line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
-    assert cli.main([*line, "--methods", "SRC", "NON", "--trajectories"]) == 0
+    places = "--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data")
+    assert cli.main(words(*places, "--trajectories", methods=("SRC", "NON"))) == 0
     (path,) = (tmp_path / "runs").iterdir()
     with h5py.File(path / "trajectories-seed-0.h5") as file:
         assert sorted(file["velocity"]) == ["NON", "SRC", "reference"]
@@ -124,7 +124,7 @@ def test_the_same_run_again_takes_the_reference_from_its_file_and_finds_the_same
 def test_a_run_takes_the_reference_from_a_folder_that_it_cannot_write(finished, tmp_path):
     data, here = finished.parents[1] / "data", tmp_path / "Läufe von heute"
     here.mkdir()
-    few = words("--data", str(data), "--methods", "NON large", "TAN-SOL@24")
+    few = words("--data", str(data), methods=("NON large", "TAN-SOL@24"))
     mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/file" && exec "$@"'
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
