@@ -111,7 +111,7 @@ def test_every_method_has_its_line_and_pays_for_its_rows(finished):
     # In calls 0, 1, 10 and 100 at most: two queries, at half of their step and back.
     assert 0 < checks <= 4 * 2 * 2
     assert rows["chain"]["queries"] == backward
-    queries = SMALL.zeroth_order.coordinates + OTHERS.directions
+    queries = SMALL.zeroth_order.coordinates + OTHERS.zeroth_order.directions
     assert rows["ZO-SOL"]["queries"] >= SMALL.steps * queries  # and those of the first-use check
     assert rows["ZO-SOL"]["rows"] >= base * (1 + queries)
     assert rows["TAN-SOL small"]["rows"] == base
