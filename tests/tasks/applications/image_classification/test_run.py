@@ -12,7 +12,7 @@ import tasks
 from tasks import Progress, Run
 from tasks.applications.image_classification import ImageClassification, networks, sparse_set
 from tasks.command import cli
-from tasks.errors import CheckpointError
+from tasks.errors import CheckpointError, ProblemWarning
 from tasks.folder import checkpoint
 from tests.tasks.applications.image_classification.small import SETTINGS, small, words
 from tests.tasks.made_runs import begun_run
@@ -182,7 +182,10 @@ def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undistur
 
 def test_a_loss_that_is_no_number_stops_with_the_reason_and_keeps_the_last_checkpoint(tmp_path):
     run = new_run(tmp_path, methods=("fo",), learning_rate=1e30, warm_up=0.0, validate_every=1)
-    with pytest.raises(FailedQueriesError, match="finite loss"):
+    with (
+        pytest.warns(ProblemWarning, match="validation after step 1: expected a finite loss"),
+        pytest.raises(FailedQueriesError, match="finite loss"),
+    ):
         go_on(run)
     kept = state_of(run.path, "fo")
     assert not kept["finished"] and kept["outcome"]["step"] >= 1
