@@ -232,7 +232,7 @@ class Result:
             RunFolderError: The file is missing (the run is not finished), torn, or of another schema.
         """
         path, expectation = folder / NAME, "a finished run"
-        if so_far and not path.is_file():
+        if so_far and not path.exists():
             path, expectation = folder / SO_FAR, "a run of which a method is finished"
         try:
             values = reading.json_object(path, f"Delete it and run: blackbox resume {quote(str(folder))}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.errors import CheckpointError, ConfigurationError, RunFolderError
 from tasks.folder import calls, checkpoint, warning_notes
-from tasks.folder.result import SO_FAR, UNDER_WAY, Result, Row
+from tasks.folder.result import NAME, SO_FAR, UNDER_WAY, Result, Row
 from tasks.folder.run import Run, stage_name
 from tasks.problem.trained import TrainingOutcome
 
@@ -29,7 +29,8 @@ def result_so_far(run: Run) -> Result:
     try:
         result = Result.read(run.path, so_far=True)
     except RunFolderError:
-        if run.finished or (run.path / SO_FAR).is_file() or not (lines := list(_lines(run, ()))):
+        there = any((run.path / name).exists() for name in (NAME, SO_FAR))
+        if there or not (lines := list(_lines(run, ()))):
             raise
         # the machine is not known here
         result = Result(

@@ -24,6 +24,7 @@ def lines(run):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Step .* gradients of about one length:zo.errors.TangentWarning")
 def test_every_method_has_it_and_says_how_often(tmp_path):
     config = replace(Toy.Config(), methods=("no-gradient", "identity", "tangents"), steps=30)
     plain = tasks.run(Spiky(config), runs=tmp_path / "plain")
