@@ -322,7 +322,7 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
 
 @pytest.mark.parametrize("checked", [False, True])
 def test_an_error_of_the_first_step_alone_is_no_panel_of_trust(tmp_path, pens, checked):
-    """Of batches of one row no later step has one, and its panel would be empty."""
+    """No step but the first has one where batches have one row, and its panel would be empty."""
     run = made(tmp_path, {"tangents": 0.5})
     run.log("seed-0/tangents", 1, gradient_tangent_error=1.0, seconds=0.1)
     if checked:

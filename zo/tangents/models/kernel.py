@@ -47,13 +47,14 @@ class KernelTangent(ValueTangent):
     In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') = exp(-sum
     over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a squared
     exponential beside a linear trend (Rasmussen and Williams, 2006). Of more than 400 rows a quadratic trend,
-    10 (x . x' / n)^2, comes to it where it predicts rows that are left out better, and, where inputs explain
-    each other, makes no slopes steeper by a third. The lengths l_i are the likeliest, times a factor that
-    has, with the noise, the smallest leave-one-out error. One length serves all inputs where its error is
-    smaller, or where inputs have explained each other from the first; lengths that were chosen before that
-    are kept. The outputs share the lengths. Among at most 32 outputs, one whose mean square error is less
-    than half with lengths of its own has these. Where a box takes few numbers this learns more from few rows
-    than a network does. Each number has its own unit. It needs no steps of learning, and nothing is drawn.
+    10 (x . x' / n)^2, comes to it where it predicts rows that are left out better, but not where inputs
+    explain each other and it makes slopes 1.3 times as steep. The lengths l_i are the likeliest, times a
+    factor that has, with the noise, the smallest leave-one-out error. One length serves all inputs where its
+    error is smaller, or where inputs have explained each other from the first; lengths that were chosen
+    before that are kept. The outputs share the lengths. Among at most 32 outputs, one whose mean square error
+    is less than half with lengths of its own has these. Where a box takes few numbers this learns more from
+    few rows than a network does. Each number has its own unit. It needs no steps of learning, and nothing is
+    drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
