@@ -132,24 +132,20 @@ def _trained(
 ) -> tuple[Hosted, Mapping[str, Callable[..., Any]], str]:
     """The host of a run, what answers its calls, and whose network it is; that of a checkpoint if need be."""
     from tasks.folder.run import Run
-    from tasks.running.finished import load
-    from tasks.running.unfinished import so_far
+    from tasks.running.finished import loaded
 
-    if Run.open(folder).finished:
-        finished = load(folder, trust=trust)
-        problem, first = finished.problem, finished.result.table[0].seed if seed is None else seed
-        name = finished.result.table[-1].method if method is None else method
-        network, whose = finished.network(name, first), f"{name}, seed {first}"
-    else:
-        record = so_far(folder, method, seed, trust=trust)
-        problem, network = record.problem, record.network
-        whose = f"{record.method}, seed {record.seed}, by step {record.step} of {record.steps}"
+    run = loaded(Run.open(folder), trust)
+    problem, first = run.problem, run.result.table[0].seed if seed is None else seed
+    if method is None:
+        of_seed = [row.method for row in run.result.table if row.seed == first]
+        method = (of_seed or [run.result.table[-1].method])[-1]
+    network = run.network(method, first)
     if problem is None or not isinstance(problem.box, Hosted):
         raise ConfigurationError(
             f"{folder}: expected a run of a problem whose box is a Hosted, got {problem and problem.box!r}. "
             "Only such a program calls its network."
         )
-    return problem.box, networks_of(problem, network.eval()), whose
+    return problem.box, networks_of(problem, network.eval()), f"{method}, seed {first}"
 
 
 def networks_of(problem: Problem, network: nn.Module) -> Mapping[str, Callable[..., Any]]:

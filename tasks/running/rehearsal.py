@@ -22,7 +22,10 @@ from torch import Tensor
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.calls import rows_run_by
+from blackbox.errors import BlackBoxError
 from blackbox.failures import Outcome
+from blackbox.notices import warn
+from tasks.errors import ProblemWarning
 from tasks.folder.run import Run
 from tasks.planning.plan import Plan
 from tasks.planning.trial import Rehearsal
@@ -175,8 +178,14 @@ def _of(plan: Plan, bound: Bound, name: str) -> Rehearsal | None:
                 plan.methods[name].train(_Rehearsing(**vars(setup)))
     except _Over as over:
         return over.rehearsal
-    except Exception:  # the run itself says what is wrong, in its own words
+    except BlackBoxError:  # the run itself says what is wrong, in its own words
         return None
+    except Exception as error:
+        warn(
+            f"{name}: its computing beside the boxes was tried on the first batch, which ended in "
+            f"{type(error).__name__}: {error}. The plan counts the boxes' time alone.",
+            ProblemWarning,
+        )
     return None
 
 

@@ -1,6 +1,7 @@
 """What learned models compute beside the boxes, as `--dry-run` estimates it, for no row."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.words import duration
 from tasks.configuration import Count
+from tasks.errors import ProblemWarning
 from tasks.methods import Cost, Method
 from tasks.methods.by_name import methods_named
 from tasks.planning import cost
@@ -106,6 +108,20 @@ def test_rows_that_fail_are_rehearsed_as_others_are():
     assert rehearsal.rehearsed(failed, bound)["tangents"].replays == 3
 
 
+def test_what_ends_a_rehearsal_is_told():
+    """A division by zero of our own stayed hidden: the plan had no computing time, and nobody knew why."""
+    plan, bound = planned(Steering(methods=("none", "tangents"), replays=3, **SETTINGS))
+    assert rehearsal.rehearsed(plan, bound)["tangents"] is not None
+    bound.problem.objective = divided
+    with pytest.warns(ProblemWarning, match="tangents: .* ended in ZeroDivisionError: "):
+        assert rehearsal.rehearsed(plan, bound) == {"tangents": None}
+
+
+def divided(network, state):
+    """An objective with an error."""
+    return state / (1 // 0)
+
+
 @pytest.mark.slow
 def test_what_a_surrogate_and_a_student_compute_is_known_too():
     plan, bound = planned(Drawn(methods=("student", "surrogate"), prefit=0, **SETTINGS))
@@ -173,10 +189,10 @@ def test_the_time_is_that_of_the_first_step_and_of_all_others(monkeypatch, repla
     assert any(line.endswith(f"in the box, and about {took} beside it") for line in sentences)
 
 
-@pytest.mark.parametrize("fault", ["it raises", "it learns without end"])
-def test_where_it_is_not_known_the_plan_says_where_it_will_be(monkeypatch, fault):
+@pytest.mark.parametrize("raises", [True, False])  # or it learns without end
+def test_where_it_is_not_known_the_plan_says_where_it_will_be(monkeypatch, raises):
     def train(setup):
-        if fault == "it raises":
+        if raises:
             raise RuntimeError("no")
         monkeypatch.setattr(rehearsal, "PATIENCE", -1.0)
         from zo.tangents.models.lessons import report
@@ -187,7 +203,8 @@ def test_where_it_is_not_known_the_plan_says_where_it_will_be(monkeypatch, fault
         methods: ClassVar = {"ours": Method("Ours.", train, lambda problem, steps: Cost(steps, learns=True))}
 
     plan, bound = planned(Ours(methods=("ours",), **SETTINGS))
-    rehearsed = rehearsal.rehearsed(plan, bound)
+    with pytest.warns(ProblemWarning, match="ended in RuntimeError: no") if raises else nullcontext():
+        rehearsed = rehearsal.rehearsed(plan, bound)
     assert rehearsed == {"ours": None}
     said = "  How long ours will compute beside the box is said in the lines of progress."
     assert said in told(plan, bound, rehearsed)
