@@ -6,6 +6,7 @@
     python -m benchmarks rows --size small --problems gray-scott --shares 0.2 --controls stored-derivative
     python -m benchmarks rows --size small --problems gray-scott --shares 0.1 0.4
     python -m benchmarks rows --size small --steps --problems henon-heiles coupled-map --seeds 3 4 5
+    python -m benchmarks rows --size small --steps --long --problems lens --seeds 3
 
 First order is run as `tangents` runs it, and tuned at the same rows: from batches of 1 and of 4 rows, with
 the usual learning rate and with twice that, on to half and twice the rate and a quarter and four times the
@@ -20,6 +21,9 @@ learned and by the box's true derivative. Where batches cost no row `zo.tangents
 model fitted in rounds to the rows of the network, through which the network is trained alone, with the best
 of several rates on validation data. CMA-ES with a diagonal covariance is beside them, on values of the loss
 alone, with the best of several standard deviations on validation data; it needs `cma`.
+
+With --steps and --long, trainings have ten times first order's rows: first order, tuned, with all of these
+and with a fifth, and `zo.Population` with a fifth.
 
 With --controls there are these lines in the place of the others, all of them or those that are named:
 
@@ -48,7 +52,19 @@ import torch
 from benchmarks import protocol
 from benchmarks.rows.report import BY_BATCH, BY_STEPS, CONTROLLED, FOLDER, write
 from benchmarks.rows.training import train, tuned
-from benchmarks.rows.ways import CONTROLS, MORE_SHARES, SHARES, Way, by_batch, by_steps, controls, ways
+from benchmarks.rows.ways import (
+    CONTROLS,
+    FIFTH_OF_LONG,
+    LONG,
+    MORE_SHARES,
+    SHARES,
+    Way,
+    by_batch,
+    by_steps,
+    controls,
+    long_lines,
+    ways,
+)
 from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT, problems
 from tasks.folder import atomic
 
@@ -97,6 +113,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--controls", nargs="*", choices=CONTROLS)
     parser.add_argument("--batches", action="store_true")
     parser.add_argument("--steps", action="store_true")
+    parser.add_argument("--long", action="store_true")
     parser.add_argument("--lines", nargs="+", help="of these lines alone, by their names in the files")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)  # small tensors; and every machine has one
@@ -113,7 +130,10 @@ def main(words: Sequence[str]) -> None:
         lines, folder = controls(asked.shares, asked.controls or CONTROLS), CONTROLLED
     for name in asked.problems:
         if asked.steps:
-            lines, folder = by_steps(problems("small")[name](), asked.shares), BY_STEPS
+            shares = (FIFTH_OF_LONG, LONG) if asked.long else asked.shares
+            lines, folder = by_steps(problems("small")[name](), shares), BY_STEPS
+        if asked.long:
+            lines = {line: lines[line] for line in long_lines()}
         wanted = {line: several for line, several in lines.items() if line in (asked.lines or lines)}
         measure(name, asked.seeds, wanted, folder)
     write()

@@ -15,10 +15,13 @@ from benchmarks import protocol
 from benchmarks.rows.ways import (
     ALL_ROWS,
     AS_BENCHMARKED,
+    FIFTH_OF_LONG,
+    LONG,
     MORE_SHARES,
     SHARES,
     by_steps_lines,
     controls,
+    long_lines,
     ways,
 )
 from benchmarks.tangents.problems import CONTROLLERS, DESIGNS
@@ -240,7 +243,34 @@ def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:
                 f"{counted(len(known), 'training')}, {known[int(0.9 * len(known))]:.2f} in nine of ten, "
                 f"{known[-1]:.2f} at worst."
             )
+    text += long_table(measured)
     return HEAD_OF_STEPS + "\n".join(text) + "\n"
+
+
+def long_table(measured: Measured) -> list[str]:
+    """Long trainings: lines of text, none where none was run."""
+    whole, fifth, population = long_lines()
+    cells = []
+    for name, result in measured.items():
+        for seed, run in result["runs"].items():
+            if whole in run and population in run:
+                error = {line: run[line]["error"] for line in (ALL_ROWS, whole, fifth, population)}
+                over = [error[whole] / error[ALL_ROWS]]
+                over += [error[line] / error[whole] for line in (ALL_ROWS, fifth, population)]
+                cells.append((f"| {name} | {seed} |", over))
+    if not cells:
+        return []
+    text = [
+        f"\nTrainings with {LONG:g} times first order's rows. The first column has its error over that with the "
+        "usual rows, the others are errors over that of the first. The population has a fifth of these "
+        "rows, twice the usual ones.\n",
+        f"| problem | seed | first order, {LONG:g} | first order, 1 | first order, {FIFTH_OF_LONG:g} "
+        f"| population, {FIFTH_OF_LONG:g} |",
+        "| --- " * 6 + "|",
+    ]
+    text += [f"{head} {' | '.join(f'{ratio:.2f}' for ratio in over)} |" for head, over in cells]
+    middle = [median(column) for column in zip(*(over for _, over in cells), strict=True)]
+    return [*text, f"| **median** | | {' | '.join(f'{ratio:.2f}' for ratio in middle)} |"]
 
 
 def regrets(measured: Measured, share: float) -> list[float]:

@@ -11,6 +11,7 @@ from zo.tangents.population import FACTORS
 
 SHARES = (0.05, 0.2)  # of first order's rows
 MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
+LONG, FIFTH_OF_LONG = 10.0, 2.0  # of long trainings: ten times first order's rows, and a fifth of these
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin with
 LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
 AROUND, BOUND_AROUND = (0.125, 0.25, 0.5, 1.0), (0.125, 0.5, 1.0)  # times the suggested rate, to begin with
@@ -116,6 +117,12 @@ def neighbours(way: Way) -> list[Way]:
     same = [replace(way, rate=rate) for rate in rates]
     rate_alone = way.replays or way.derivative in ("surrogate", "values")
     return same if rate_alone else same + [replace(way, batch=size) for size in sizes]
+
+
+def long_lines() -> tuple[str, str, str]:
+    """The lines of a long training: first order with ten times its rows, and two others with a fifth."""
+    fifth = f"{FIFTH_OF_LONG:g}"
+    return f"first order, tuned, {LONG:g}", f"first order, tuned, {fifth}", f"population, {fifth}"
 
 
 def by_steps_lines() -> list[str]:
