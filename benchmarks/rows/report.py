@@ -261,8 +261,8 @@ def long_table(measured: Measured) -> list[str]:
     if not cells:
         return []
     text = [
-        f"\nTrainings with {LONG:g} times first order's rows. The first column has its error over that with the "
-        "usual rows, the others are errors over that of the first. The population has a fifth of these "
+        f"\nTrainings with {LONG:g} times first order's rows. The first column has its error over that with "
+        "the usual rows, the others are errors over that of the first. The population has a fifth of these "
         "rows, twice the usual ones.\n",
         f"| problem | seed | first order, {LONG:g} | first order, 1 | first order, {FIFTH_OF_LONG:g} "
         f"| population, {FIFTH_OF_LONG:g} |",
