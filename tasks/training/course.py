@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-LATEST, FEWEST = 10, 3  # steps whose median is the pace, at most and at least
+LATEST, FEWEST = 10, 3  # steps whose rows or seconds are the pace, and the fewest
 CHECKED = 4  # times the rows that a step needs: what one with a check may take
 LATE = 1.1  # times the seconds that are left: where the steps that are left take more, they become fewer
 EARLY = 1.5  # times the steps left: where seconds are enough for so many, they become more; decision 229
@@ -53,7 +53,7 @@ class Course:
         self._planned, self._grows = steps, grows
         self.is_tight, self._checked, self._needed = False, 0, 0  # checks so far; rows of a step without
         self._since, self._angle = 0, 0.0  # the step of the last decision, and the schedule's angle there
-        self._ends, self._row_marks = deque[float](maxlen=LATEST + 1), deque[int](maxlen=LATEST + 1)
+        self._ends, self._row_marks = list[float](), deque[int](maxlen=LATEST + 1)
         self._most = 0  # rows that a step took, but the first
 
     @property
@@ -77,7 +77,7 @@ class Course:
         steps_left = more
         if self._seconds is not None and (steps_left or self._grows):
             seconds_left = self._seconds - seconds
-            enough = _enough(seconds_left, _pace(self._ends))
+            enough = _enough(seconds_left, _mean_pace(self._ends))
             is_late, was_cut = LATE * enough < steps_left, self.steps < self._planned
             if seconds_left <= 0:
                 more = 0
@@ -104,7 +104,8 @@ class Course:
             enough: The steps that the time left is enough for, by the slower of two paces: by the last steps,
                 and by all of them, since the first ones are slow and some have bursts of computing in them.
         """
-        if not self._grows or not step or seconds <= 0:
+        known = step == self.steps or len(self._ends) > LATEST  # the first steps are not like the others
+        if not self._grows or not step or seconds <= 0 or not known:
             return 0
         more = int(enough / LATE)
         if step + more - self.steps < GAINED * self.steps:
@@ -152,6 +153,17 @@ def _pace(marks: Sequence[float]) -> float | None:
     """What a step takes, the median of the last ones; None after fewer than three."""
     intervals = [later - earlier for earlier, later in pairwise(marks)]
     return None if len(intervals) < FEWEST else median(intervals)
+
+
+def _mean_pace(ends: Sequence[float]) -> float | None:
+    """The seconds of a step, the mean over the later half of them; None after fewer than three.
+
+    Steps come in bursts, with lessons of models and of a surrogate: the median of a few is now one, now ten
+    times the mean.
+    """
+    count = len(ends) - 1
+    last = min(count, max(LATEST, count // 2))
+    return None if count < FEWEST else (ends[-1] - ends[-1 - last]) / last
 
 
 def _enough(left: float, pace: float | None) -> float:
