@@ -49,15 +49,17 @@ def export(findings: Findings, problem: Problem | None) -> Path:
     for row in rows:
         about = {"method": row.method, "seed": row.seed, "figure": row.metric, "unit": row.unit, **settings}
         about |= {} if row.value is None else {"value": row.value}
+        arrays = findings.fields[row.seed][row.method]
         try:
-            dataset = xarray.Dataset(**_named(findings.fields[row.seed][row.method], problem), attrs=about)
+            dataset = xarray.Dataset(**_named(arrays, problem), attrs=about)
         except ValueError as error:
             raise ProblemError(
                 f"{type(problem).__name__}.dimensions and coordinates: expected a name for each axis of what "
                 f"evaluate returns, and one length for each name, got: {error}."
             ) from None
-        for name in row.units.keys() & dataset.data_vars:
-            dataset[name].attrs["units"] = row.units[name]
+        for name, variable in _file_names(arrays).items():
+            if name in row.units:
+                dataset[variable].attrs["units"] = row.units[name]
         for axis in CONVENTIONAL.keys() & dataset.sizes:
             if axis not in dataset.coords:
                 dataset = dataset.assign_coords({axis: np.arange(float(dataset.sizes[axis]))})

@@ -23,6 +23,7 @@ FLOW = np.arange(2 * 3 * 2 * 4 * 5, dtype=np.float32).reshape(2, 3, 2, 4, 5)
 class Room(Steering):
     """What is computed with a network that steers."""
 
+    units: ClassVar = {"at all": "m", "at-all": "s", "heat": "K"}
     dimensions: ClassVar = {
         "flow": ("time", "z", "component", "y", "x"),
         "heat": ("x", "y"),
@@ -63,6 +64,7 @@ def test_xarray_reads_what_evaluate_gave(tmp_path):
         assert found["flow"].sel(x=0.25, method="nearest").values.tolist() == FLOW[..., 2].tolist()
         assert found["sensor"].values.tolist() == [True, False]
         assert found["at-all"].values.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert (found["at-all"].attrs["units"], found["heat"].attrs["units"]) == ("m", "K")
         assert "unused" not in found.variables
 
 
