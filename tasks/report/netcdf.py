@@ -86,15 +86,24 @@ def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict
     files, files_of_axes = _file_names(arrays), _file_names({**dict.fromkeys(axis_names), **values})
     return {
         "data_vars": {
-            files[name]: ([files_of_axes[axis] for axis in axes], np.asarray(arrays[name]))
+            files[name]: ([files_of_axes[axis] for axis in axes], _storable(arrays[name]))
             for name, axes in axes_of.items()
         },
         "coords": {
-            files_of_axes[axis]: (files_of_axes[axis], np.asarray(along))
+            files_of_axes[axis]: (files_of_axes[axis], _storable(along))
             for axis, along in values.items()
             if axis in axis_names
         },
     }
+
+
+def _storable(values: Any) -> np.ndarray:
+    """An array as classic NetCDF has it: whole numbers have a sign and 32 bits; larger ones are floats."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        return array
+    fits = np.all((array >= -(2**31)) & (array < 2**31))
+    return array.astype(np.int32 if fits else np.float64)
 
 
 def _file_names(names: Iterable[str]) -> dict[str, str]:
