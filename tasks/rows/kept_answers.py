@@ -107,7 +107,7 @@ class KeptAnswers:
             entries = _entries(path, self._code)
             if entries is None:
                 if not only_read:
-                    path.unlink()
+                    path.unlink(missing_ok=True)  # another process of the run was first
                 continue
             for entry in entries:
                 self._bytes += _size(entry.outputs)

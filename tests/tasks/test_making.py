@@ -287,6 +287,21 @@ def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path
     assert ask("b", 1.0) == ([5.0], 5, 0)
 
 
+def test_answers_of_other_code_may_be_removed_by_another_process_first(tmp_path, monkeypatch):
+    answered, load = KeptAnswers("data", tmp_path, 0, {"problem.py": "a"}), checkpoint.load
+    with answered.used():
+        Fine()(torch.ones(1, 3, dtype=torch.float64))
+    answered.write()
+
+    def removed_meanwhile(path):
+        content = load(path)
+        path.unlink()
+        return content
+
+    monkeypatch.setattr(checkpoint, "load", removed_meanwhile)
+    assert not KeptAnswers("data", tmp_path, 1, {"problem.py": "b"}).any_known
+
+
 def test_rows_that_failed_are_asked_again(tmp_path):
     class Failing(Fine):
         identity = "failing"
