@@ -184,7 +184,6 @@ class _Episode:
     def __init__(self, environment: Any) -> None:
         self.environment = environment
         self.discrete = not hasattr(environment.action_space, "high")
-        self.begin = np.asarray(getattr(environment.action_space, "start", 0))
         self.last: tuple[Any, bool, bool] = (None, False, False)
 
     def reset(self, seed: int) -> Any:
