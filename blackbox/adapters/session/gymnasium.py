@@ -71,7 +71,8 @@ class Gymnasium(Session):
                 f"({type(error).__name__}: {error}). See gymnasium.pprint_registry() for names."
             ) from error
         spec = getattr(example, "spec", None)
-        steps = steps or (spec.max_episode_steps if spec else None)
+        if steps is None and spec:
+            steps = spec.max_episode_steps
         if steps is None:
             raise ConfigurationError(
                 "Gymnasium, steps: expected a number, as the environment has no max_episode_steps, got None. "
