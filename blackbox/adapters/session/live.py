@@ -250,14 +250,14 @@ class LiveEnvironments:
         return live
 
     def _keep(self, name: bytes, live: Live) -> None:
-        self._live[name] = live
-        if len(name) >= self._longest:  # it goes nowhere from here, and is the first to be used anew
-            self._live.move_to_end(name, last=False)
-        if self._save is not None:
+        if self._save is not None:  # first: where it raises, the environment is closed
             with self._guarded(live.environment):
                 self._states[name] = Snapshot(self._save(live.environment), live.answer)
             while len(self._states) > self._snapshots:
                 self._states.popitem(last=False)
+        self._live[name] = live
+        if len(name) >= self._longest:  # it goes nowhere from here, and is the first to be used anew
+            self._live.move_to_end(name, last=False)
 
     def _at(self, history: History) -> Live:
         """An environment that has lived through a history: a live one, or by a snapshot, or by replay."""
