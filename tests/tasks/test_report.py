@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -425,6 +426,16 @@ def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
     text = unescape(run.report.read_text())
     assert "The problem's own part could not be made (KeyError: 'no such field.')." in text
     assert "has the lowest test loss" in text
+
+
+def test_where_a_part_is_broken_a_run_under_way_is_not_said_to_have_ended(tmp_path):
+    run = made(tmp_path, {"cge": 0.4})
+    so_far = replace(Result.read(run.path), finished="")
+    (run.path / "result.json").unlink()
+    so_far.write(run.path)
+    with pytest.raises(ProblemError, match="The rest is in") as caught:
+        report.write(run, Broken())
+    assert "finished" not in str(caught.value)
 
 
 def test_a_run_that_is_not_finished_has_no_report(tmp_path):
