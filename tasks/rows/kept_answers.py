@@ -181,6 +181,11 @@ class KeptAnswers:
         """True if there is anything to look up."""
         return bool(self._by_key)
 
+    @property
+    def rows_known(self) -> int:
+        """Rows that were run for the answers that can be looked up."""
+        return sum(run for entries in self._by_key.values() for _, run, _ in entries)
+
     def keep(
         self, keys: Sequence[str], lengths: Sequence[int], outputs: tuple[Tensor, ...], extra: int
     ) -> None:

@@ -369,6 +369,25 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
     assert not (folder_in(tmp_path / "cut") / "answers").exists()
 
 
+def test_a_test_that_is_cut_short_goes_on_in_a_budget_without_room_for_all_of_it(tmp_path, monkeypatch):
+    class Judged(Beside):
+        def box(self):
+            return Row()
+
+    settings = {"methods": ("none", "no-gradient"), "steps": 4, "progress": Progress()}
+    monkeypatch.setattr(Row, "rows", 0)
+    monkeypatch.setattr(Row, "dies_at", -1)
+    whole = tasks.run(Judged(), runs=tmp_path / "whole", rows=1000, **settings).result
+    total, Row.rows = Row.rows, 0
+    monkeypatch.setattr(Row, "dies_at", total - 2)  # three rows of the last test are left
+    settings["rows"] = total + 1  # the row of the kill is run again
+    with pytest.raises(Killed):
+        tasks.run(Judged(), runs=tmp_path / "cut", **settings)
+    again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
+    assert [row.value for row in again.table] == [row.value for row in whole.table]
+    assert again.calls["rows"] == Row.rows == total + 1
+
+
 class Stepped(Beside):
     @dataclass(frozen=True)
     class Config(Beside.Config):
