@@ -144,7 +144,7 @@ class RunLedger:
 
         def bounded(box: BlackBoxFunction) -> bool:  # a box may see to it by itself
             return rows is None or any(
-                isinstance(part, Budgeted) and part.rows <= rows for part in stack(box)
+                isinstance(part, Budgeted) and part.rows <= rows - self.elsewhere for part in stack(box)
             )
 
         if rows is not None and group_of_run is not None and not all(map(bounded, boxes)):

@@ -272,6 +272,24 @@ def test_a_budget_bounds_what_makes_the_data_too(tmp_path):
     assert run.problem is not None and not isinstance(run.problem.box, Budgeted)  # behind the run's end
 
 
+def test_a_box_with_a_bound_of_its_own_has_what_the_data_left_of_the_budget(tmp_path):
+    class Bounded(Finely):
+        def box(self):
+            return Budgeted(super().box(), 200)
+
+        def check(self):  # before the box is made
+            assert self.data
+
+        def evaluate(self, network):
+            with pytest.raises(BudgetError):
+                while True:
+                    self.box(torch.zeros(1, 3, dtype=torch.float64))
+            return {"loss": 1.0}
+
+    run = tasks.run(Bounded(), methods=["none"], rows=200, runs=tmp_path, progress=Progress())
+    assert Fine.asked and run.result.calls["rows"] == 200
+
+
 def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path):
     def ask(code, *rows):
         answered = KeptAnswers("data", tmp_path, 0, {"problem.py": code})
