@@ -224,6 +224,26 @@ def test_no_row_goes_on_with_an_environment_that_was_closed_as_its_snapshot_fail
     assert places == [3.0, 4.0, 6.0, 9.0]  # 3, and then 1, 2 and 3 further
 
 
+@pytest.mark.quick_cases(8)
+@pytest.mark.parametrize("at", range(1, 42))
+def test_an_environment_that_breaks_off_once_costs_no_row_also_where_snapshots_are_compared(at):
+    class Breaking(Hidden):
+        steps = 0
+
+        def step(self, push):
+            Breaking.steps += 1
+            if Breaking.steps == at:
+                raise OSError("away")
+            return super().step(push)
+
+    actions = torch.rand(3, 6, dtype=torch.float64)
+    expected = rolled(hidden(Hidden), range(3), actions)
+    found = rolled(hidden(Breaking, live=1, save=moving, load=move), range(3), actions)
+    assert Breaking.steps > at
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[3], other[3])
+
+
 @pytest.mark.parametrize("live", [1, 3])
 def test_what_an_environment_has_of_its_seed_need_not_be_in_a_snapshot(live):
     actions = torch.rand(6, 10, dtype=torch.float64)
