@@ -71,15 +71,14 @@ def named(config: Any) -> list[NamedBySetting]:
     kind, code = type(config), list[NamedBySetting]()
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        value, marker = getattr(config, field.name), _marker(hints[field.name])
-        if dataclasses.is_dataclass(value):
-            code += named(value)
+        values, marker = list(_values(getattr(config, field.name))), _marker(hints[field.name])
+        code += [part for value in values if dataclasses.is_dataclass(value) for part in named(value)]
         if marker is None:
             continue
         arguments = tuple(getattr(config, marker.arguments)) if marker.arguments else ()
         code += [
             NamedBySetting(field.name, text, _code(text, marker, arguments))
-            for text in _texts(value)
+            for text in map(str, values)
             if text and not marker.ships(text, arguments)
         ]
     return code
@@ -132,11 +131,12 @@ def _marker(hint: Any) -> NamesCode | None:
     return next(filter(None, map(_marker, get_args(hint))), None)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _texts(part)
-    elif value is not None:
-        yield str(value)
+def _values(setting: Any) -> Iterator[Any]:
+    """Yield a setting, or what is in it at any depth; nothing for None."""
+    if isinstance(setting, Mapping):
+        setting = list(setting.values())
+    if isinstance(setting, list | tuple):
+        for part in setting:
+            yield from _values(part)
+    elif setting is not None:
+        yield setting

@@ -127,13 +127,17 @@ def is_own(code: Code) -> bool:
 
 
 def versions(codes: Iterable[Code]) -> dict[str, str]:
-    """The files of code, by name, with the first digits of their SHA-256; modules have none."""
+    """The files of code, with the first digits of their SHA-256; modules have none.
+
+    By name; by path where an earlier one has that name.
+    """
+    digests: dict[str, str] = {}
     places = [code.path if isinstance(code, Script) else code.target.place for code in codes]
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in places
-        if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path)
-    }
+    for path in dict.fromkeys(places):
+        if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path):
+            name = str(path) if path.name in digests else path.name
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return digests
 
 
 def _line(code: Named | Script) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -117,7 +117,7 @@ class Journal:
         torn = atomic.leftovers(self._folder, f"{self._start}{self._step + 1:08d}.")
         for path in [*past, *torn]:
             path.unlink(missing_ok=True)
-        if not any(self._folder.iterdir()):
+        with suppress(OSError):  # others are in it, or come in at this moment
             self._folder.rmdir()
 
     def get(self, key: str) -> Mapping[str, Any] | None:

@@ -31,18 +31,18 @@ def versions() -> dict[str, str]:
     return ours | {package: version(package) for package in _PACKAGES}
 
 
-def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
+def digest_of_files(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[str, str]:
     """The first digits of the SHA-256 of files and folders, such as programs; what is gone has "gone".
 
-    By name; where two have the same, or one that `versions` has, by path.
+    By name; where two have the same, or one that is `taken` or that `versions` has, by path.
     """
     from blackbox.adapters.command.files import content  # with all of torch, which `--version` does not need
 
     digests: dict[str, str] = {}
-    distributions = set(versions())
+    names = {*versions(), *taken}
     for path in dict.fromkeys(paths):
-        name = str(path) if path.name in distributions else path.name
-        distributions.add(path.name)
+        name = str(path) if path.name in names else path.name
+        names.add(path.name)
         try:
             digests[name] = content(path)[:12] if path.exists() else "gone"
         except OSError:

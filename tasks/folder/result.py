@@ -37,8 +37,9 @@ WHOLE = (
 )  # whole numbers in `extra`
 # names in a row's `extra` that are no figures of `evaluate`, which become columns of the report unasked
 NO_FIGURES = (*WHOLE, "validation", REJECTED, NOT_APPLICABLE, UNDER_WAY)
+COLUMNS = "method", "seed", "rows", "queries", "seconds", "time"  # of tables: a training, and its cost
 # of these, and of `failed`, the names that no figure may have: a report would tell it as the training's own
-TAKEN = {*NO_FIGURES, TEST} - {"rows of test"}
+TAKEN = {*NO_FIGURES, *COLUMNS, TEST} - {"rows of test"}
 
 
 def plain(where: str, name: object, value: Any) -> float | int | str | None:

@@ -261,7 +261,7 @@ class Run:
             What has changed since they were first written down, in words; "" for nothing.
         """
         self.here.watched.begin(files)
-        old_versions, now = self._written()["versions"], digest_of_files(files)
+        old_versions, now = self._written()["versions"], digest_of_files(files, self.code_versions())
         if new := {name: value for name, value in now.items() if name not in old_versions}:
             self._write({"versions": {**old_versions, **new}})
         return changes({**old_versions, **new}, now)
@@ -320,6 +320,7 @@ class Run:
 
     def _result(self, table: Sequence[Row], finished: str) -> Result:
         stages = {stage_name(row.seed, row.method): row for row in table}
+        code = self.code_versions()
         watched = list(self.here.watched) if finished else []  # which may take long to read
         return Result(
             task=self.task,
@@ -328,7 +329,7 @@ class Run:
             seeds=self.seeds,
             table=tuple(table),
             machine=machine(),
-            versions=versions() | self.code_versions() | digest_of_files(watched),
+            versions=versions() | code | digest_of_files(watched, code),
             command=self.command,
             started=self.started,
             finished=finished,

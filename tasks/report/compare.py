@@ -159,7 +159,8 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
         return every.pivot(index="method", columns="run", values=column).reindex(every["method"].unique())
 
     figures, rows = side_by_side("shown"), side_by_side("rows")
-    caption = f"{', '.join(metrics or ['figure']).capitalize()}, mean ± standard deviation over seeds."
+    names = ", ".join(metrics) or "figure"
+    caption = f"{names[0].upper()}{names[1:]}, mean ± standard deviation over seeds."
     if any(score.standard_error is not None for side in sides.values() for score in scores(side.result)):
         caption += " With one seed ± is the standard error over test rows."
     if len(sides) == 2 and alike:

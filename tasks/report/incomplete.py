@@ -14,8 +14,9 @@ from tasks.report.method_scores import Score
 def comparable(result: Result) -> Result:
     """The lines whose means are over the same seeds, with these seeds.
 
-    Of a finished run these are the methods that have all seeds. Of any other they are the seeds that have all
-    methods which the first one has by now; a method of which all there is is under way has its line too.
+    Of a finished run these are the methods that have all seeds of the table. Of any other they are the seeds
+    that have all methods which the first one has by now; a method of which all there is is under way has its
+    line too.
     """
     if len(under_way := [row for row in result.table if UNDER_WAY in row.extra]):
         result = measured(result)
@@ -26,11 +27,12 @@ def comparable(result: Result) -> Result:
         added = [row for row in under_way if row.seed in part.seeds and row.method not in others]
         return replace(part, table=(*part.table, *added))
     methods = {seed: {row.method for row in result.table if row.seed == seed} for seed in result.seeds}
+    methods = {seed: names for seed, names in methods.items() if names}  # a loop of one's own may lack some
     if result.finished:
         whole = set.intersection(*methods.values())
-        rows, seeds = [row for row in result.table if row.method in whole], result.seeds
+        rows, seeds = [row for row in result.table if row.method in whole], tuple(methods)
     else:
-        first = next(names for names in methods.values() if names)
+        first = next(iter(methods.values()))
         seeds = tuple(seed for seed, names in methods.items() if names >= first)
         rows = [row for row in result.table if row.seed in seeds]
     return replace(result, table=tuple(rows), seeds=seeds) if rows else result

@@ -156,7 +156,8 @@ def with_error(mean: float, spread: float) -> str:
     """Mean ± its spread or error, to two digits of the latter."""
     largest = max(abs(mean), spread)
     if not 1e-4 <= largest < 1e6 or spread < 1e-5 * largest:
-        return f"{mean:.4g} ± {spread:.2g}"
+        finer = math.floor(math.log10(abs(mean))) - math.floor(math.log10(spread)) if mean and spread else 0
+        return f"{mean:.{min(8, max(4, finer + 2))}g} ± {spread:.2g}"
     digits = 1 - math.floor(math.log10(spread))
     decimals = max(0, digits)
     return f"{round(mean, digits):.{decimals}f} ± {round(spread, digits):.{decimals}f}"

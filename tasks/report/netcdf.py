@@ -49,15 +49,17 @@ def export(findings: Findings, problem: Problem | None) -> Path:
     for row in rows:
         about = {"method": row.method, "seed": row.seed, "figure": row.metric, "unit": row.unit, **settings}
         about |= {} if row.value is None else {"value": row.value}
+        arrays = findings.fields[row.seed][row.method]
         try:
-            dataset = xarray.Dataset(**_named(findings.fields[row.seed][row.method], problem), attrs=about)
+            dataset = xarray.Dataset(**_named(arrays, problem), attrs=about)
         except ValueError as error:
             raise ProblemError(
                 f"{type(problem).__name__}.dimensions and coordinates: expected a name for each axis of what "
                 f"evaluate returns, and one length for each name, got: {error}."
             ) from None
-        for name in row.units.keys() & dataset.data_vars:
-            dataset[name].attrs["units"] = row.units[name]
+        for name, variable in _file_names(arrays).items():
+            if name in row.units:
+                dataset[variable].attrs["units"] = row.units[name]
         for axis in CONVENTIONAL.keys() & dataset.sizes:
             if axis not in dataset.coords:
                 dataset = dataset.assign_coords({axis: np.arange(float(dataset.sizes[axis]))})
@@ -84,15 +86,24 @@ def _named(arrays: Mapping[str, Any], problem: Problem | None) -> dict[str, dict
     files, files_of_axes = _file_names(arrays), _file_names({**dict.fromkeys(axis_names), **values})
     return {
         "data_vars": {
-            files[name]: ([files_of_axes[axis] for axis in axes], np.asarray(arrays[name]))
+            files[name]: ([files_of_axes[axis] for axis in axes], _storable(arrays[name]))
             for name, axes in axes_of.items()
         },
         "coords": {
-            files_of_axes[axis]: (files_of_axes[axis], np.asarray(along))
+            files_of_axes[axis]: (files_of_axes[axis], _storable(along))
             for axis, along in values.items()
             if axis in axis_names
         },
     }
+
+
+def _storable(values: Any) -> np.ndarray:
+    """An array as classic NetCDF has it: whole numbers have a sign and 32 bits; larger ones are floats."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        return array
+    fits = np.all((array >= -(2**31)) & (array < 2**31))
+    return array.astype(np.int32 if fits else np.float64)
 
 
 def _file_names(names: Iterable[str]) -> dict[str, str]:

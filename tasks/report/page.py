@@ -97,7 +97,8 @@ def _written(run: Run, problem: Problem | None) -> Path:
         part = "report: expected blocks" if kind.has_report() else "pictures: expected figures"
         raise ProblemError(
             f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {str(failed).rstrip('.')}"
-            f"{where and f' ({where})'}. The run is finished and the rest is in {path}; mend it, then: "
+            f"{where and f' ({where})'}. {'The run is finished and the' if whole.finished else 'The'} "
+            f"rest is in {path}; mend it, then: "
             f"blackbox report {quote(str(run.path))}"
         ) from failed
     return path

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,16 +183,13 @@ def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]
         return {}
     records = {}
     for name, box in boxes.items():
-        value: Any = content.get(name)
-        if not isinstance(value, dict) or value.keys() != {"inputs", "outputs"}:
-            continue
-        specs, arrays = [*box.inputs, *box.outputs], [*value["inputs"], *value["outputs"]]
-        fits = len(arrays) == len(specs) and all(
-            isinstance(array, Tensor)
-            and array.layout is torch.strided
-            and tuple(array.shape) == (len(arrays[0]), *spec.shape)
-            for spec, array in zip(specs, arrays, strict=True)
-        )
-        if fits and len(value["inputs"]) == len(box.inputs) and len(arrays[0]):
-            records[name] = _Kept(tuple(value["inputs"]), tuple(value["outputs"]))
+        with suppress(KeyError, TypeError, AttributeError, IndexError):
+            record = _Kept(**content[name])
+            shapes = [
+                [tuple(array.shape) for array in some if array.layout is torch.strided]
+                for some in (record.inputs, record.outputs)
+            ]
+            expected = [[(record.rows, *spec.shape) for spec in specs] for specs in (box.inputs, box.outputs)]
+            if record.rows and shapes == expected:
+                records[name] = record
     return records

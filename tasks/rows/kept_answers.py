@@ -107,7 +107,7 @@ class KeptAnswers:
             entries = _entries(path, self._code)
             if entries is None:
                 if not only_read:
-                    path.unlink()
+                    path.unlink(missing_ok=True)  # another process of the run was first
                 continue
             for entry in entries:
                 self._bytes += _size(entry.outputs)
@@ -180,6 +180,11 @@ class KeptAnswers:
     def any_known(self) -> bool:
         """True if there is anything to look up."""
         return bool(self._by_key)
+
+    @property
+    def rows_known(self) -> int:
+        """Rows that were run for the answers that can be looked up."""
+        return sum(run for entries in self._by_key.values() for _, run, _ in entries)
 
     def keep(
         self, keys: Sequence[str], lengths: Sequence[int], outputs: tuple[Tensor, ...], extra: int

@@ -144,7 +144,7 @@ class RunLedger:
 
         def bounded(box: BlackBoxFunction) -> bool:  # a box may see to it by itself
             return rows is None or any(
-                isinstance(part, Budgeted) and part.rows <= rows for part in stack(box)
+                isinstance(part, Budgeted) and part.rows <= rows - self.elsewhere for part in stack(box)
             )
 
         if rows is not None and group_of_run is not None and not all(map(bounded, boxes)):
@@ -281,22 +281,22 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
     """Add to ledgers, once each, the counts that earlier processes of the run have written down.
 
     So a budget bounds all rows of the run, also where a kill made it ask again. A wrapper whose class says
-    `remembers = True` keeps its counts by itself. For the arguments see `calls_noted`.
+    `keeps_counts = True` keeps its counts by itself. For the arguments see `calls_noted`.
     """
     ledgers = _labelled(boxes, stage)
     if not ledgers or any(ledger.watched for ledger in ledgers.values()):
         return
     stacks = [stack(evaluated(box)) for box in boxes]
-    remembering_ids = {
-        id(parts[-1].ledger) for parts in stacks if any(getattr(part, "remembers", False) for part in parts)
+    keeping_ids = {
+        id(parts[-1].ledger)
+        for parts in stacks
+        if any(getattr(part, "keeps_counts", False) for part in parts)
     }
     rows_before = group.total(
         *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
     )
     for (label, ledger), rows in zip(ledgers.items(), rows_before, strict=True):
-        ledger.add_once(
-            (folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in remembering_ids else rows)
-        )
+        ledger.add_once((folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in keeping_ids else rows))
 
 
 def _labelled(boxes: Sequence[BlackBoxFunction], stage: str = "") -> dict[str, Ledger]:

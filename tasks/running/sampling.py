@@ -243,7 +243,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _begun(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int) -> dict[str, Any]:
     """Return the beginning of the folder; written now if it is new."""
     code = trust.versions([trust.problem(sampling.where)])
-    now = versions() | code | digest_of_files(files_of(box))
+    now = versions() | code | digest_of_files(files_of(box), code)
     begun = _read(folder)
     if not begun:
         learn, start = _learned(sampling, size)

@@ -135,25 +135,27 @@ def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row])
         return
     if type(problem).judge is not Problem.judge:  # which may ask more for one method than for another
         return
-    rows_left, least, most, tests = min(budget.rows_left for budget in budgets), 0, 0, 0
+    rows_left, least, most, tests, kept = min(budget.rows_left for budget in budgets), 0, 0, 0, 0
     for stage, name in [(stage_name(seed, name), name) for seed in plan.seeds for name in plan.methods]:
         if checkpoint.evaluation(run.path, stage).exists():
             continue
         tests += 1
+        kept += min(test, bound.ledger.answers_of(stage).rows_known)  # of a test that was cut short
         if not checkpoint.of_stage(run.path, stage).exists() and plan.rows.steps.get(name):
             validation = plan.rows.validation or 0
             least += plan.rows.steps[name] + validation
             most += plan.rows.checked[name] + validation
     if "steps" in plan.chosen:  # which become fewer
         least = -(-least * LEAST // max(LEAST, plan.config.steps))
-    if least + tests * test <= rows_left:
+    in_tests = tests * test - kept
+    if least + in_tests <= rows_left:
         return
     error = BudgetError(
         f"rows: expected the rest of the run to take the {counted(rows_left, 'row')} that are left, got a "
-        f"plan of at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
+        f"plan of at least {least + in_tests:,}: the first test took {counted(test, 'row')}, and there "
         f"{'is' if tests == 1 else 'are'} {tests} more, beside {least:,} of training and validation. None of "
         "these was run. Ask less in evaluate, begin anew with fewer steps, or raise the budget."
     )
     timed = TRIES * plan.rows.sizes.objective  # again, if no step is done yet
-    error.enough = plan.config.rows - rows_left + timed + most + tests * test
+    error.enough = plan.config.rows - rows_left + timed + most + in_tests
     raise error

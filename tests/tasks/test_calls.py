@@ -28,7 +28,7 @@ from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import TRIES, asked
 from tasks.rows.binding import Bound
-from tasks.rows.run_ledger import calls_noted
+from tasks.rows.run_ledger import calls_noted, recall
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
@@ -108,6 +108,18 @@ def test_a_box_has_the_rows_of_its_own_notes_not_those_of_another(tmp_path):
             again[1](np.ones((1, 2)))
     assert [box.ledger.rows_run for box in again] == [5, 4]
     assert calls.read(tmp_path) == {"rows": 9, "exact": True}
+
+
+@pytest.mark.parametrize("memory", [0, 2])
+def test_a_box_whose_answers_depend_on_earlier_calls_has_the_rows_of_earlier_processes_too(tmp_path, memory):
+    box = Mixed()
+    box.remembers = memory
+    with calls_noted(tmp_path, [box]):
+        box(np.zeros((7, 3)))
+    again = Mixed()
+    again.remembers = memory
+    recall(tmp_path, [Budgeted(again, 10)])
+    assert again.ledger.rows_run == 7
 
 
 def test_stages_of_a_loop_of_ones_own_have_a_budget_for_each_box(tmp_path):

@@ -12,8 +12,8 @@ from blackbox import ArraySpec, BlackBoxFunction, Cached
 from blackbox.adapters import CommandLine
 from blackbox.wrappers.sources import files_of
 from tasks.errors import CheckpointWarning
-from tasks.folder.machine import digest_of_files
-from tests.tasks.made_runs import made
+from tasks.folder.machine import changes, digest_of_files
+from tests.tasks.made_runs import begun_run, made
 
 SCRIPT = "#!/bin/sh\nread x < x.txt\necho $x > y.txt\n"
 
@@ -117,6 +117,19 @@ def test_files_are_held_against_those_that_the_run_began_with(tmp_path):
     assert run.note_files([file]).startswith(f"{file} ")
     file.unlink()
     assert run.note_files([file]).endswith(" -> gone")
+
+
+def test_a_program_with_the_name_of_the_problem_s_file_is_another_file(tmp_path):
+    code, program = (tmp_path / name / "solve.py" for name in ("problem", "simulator"))
+    for file in (code, program):
+        file.parent.mkdir()
+        file.write_text(str(file))
+    run = begun_run(tmp_path, "toy", "own", tasks.Config(), (0,), problem=f"{code}:Toy")
+    assert run.note_files([program]) == "" == run.reread().note_files([program])
+    result = run.finish([tasks.Row("cge", 0, "error", 1.0)])
+    assert changes(run.reread().versions, result.versions) == ""
+    program.write_text("another")
+    assert run.note_files([program]).startswith(f"{program} ")
 
 
 class WrittenAnew(Programmed):

@@ -16,7 +16,7 @@ from blackbox import registry
 from tasks import Row
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.image_classification import ImageClassification, load_classifier
-from tasks.configuration import code, names
+from tasks.configuration import code, from_dict, names, to_dict
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
 from tasks.methods import by_name as methods
 from tasks.problem.problems import find
@@ -199,13 +199,22 @@ class Nested(tasks.Config):
     by_name: dict[str, Annotated[str, code.NamesCode(lambda name, _: name == "known")]] = dataclasses.field(
         default_factory=dict
     )
+    listed: tuple[Parts, ...] = ()
+    numbered: dict[str, tuple[Parts, ...]] = dataclasses.field(default_factory=dict)
 
 
 def test_code_is_seen_at_any_depth_and_only_a_marked_setting_is_resolved():
     config = Nested(
-        parts=Parts("a:b"), several=("c:d", "e:f"), some="g:h", by_name={"x": "known", "y": "i:j"}
+        parts=Parts("a:b"),
+        several=("c:d", "e:f"),
+        some="g:h",
+        by_name={"x": "known", "y": "i:j"},
+        listed=(Parts("k:l"), Parts()),
+        numbered={"one": (Parts("m:n"),)},
     )
-    assert [each.text for each in code.named(config)] == ["a:b", "c:d", "e:f", "g:h", "i:j"]
+    texts = ["a:b", "c:d", "e:f", "g:h", "i:j", "k:l", "m:n"]
+    assert [each.text for each in code.named(config)] == texts
+    assert [each.text for each in code.named(from_dict(Nested, to_dict(config)))] == texts
     assert code.find(Nested(some="math:pi"), "some") == pytest.approx(3.14159, abs=1e-5)
     for resolve in (code.find, code.make):
         with pytest.raises(ProblemError, match="plain: expected a setting that is annotated"):

@@ -108,6 +108,11 @@ def test_figures_of_other_names_or_units_have_no_ratio(tmp_path, page, other):
     assert [line["ratio"] for line in records(compare([one.path, another.path], page).figures)] == ["-"]
 
 
+def test_a_figure_keeps_its_capitals(tmp_path, page):
+    runs = [made(tmp_path, {"cge": 1.0}, metric="mean IoU").path for _ in range(2)]
+    assert compare(runs, page).caption.startswith("Mean IoU, mean ±")
+
+
 def test_seeds_that_took_other_numbers_of_steps_have_a_mean(tmp_path):
     """Seeds of 1,000 and 1,003 steps have no step in common once neighbours are averaged."""
 

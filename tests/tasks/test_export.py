@@ -23,6 +23,7 @@ FLOW = np.arange(2 * 3 * 2 * 4 * 5, dtype=np.float32).reshape(2, 3, 2, 4, 5)
 class Room(Steering):
     """What is computed with a network that steers."""
 
+    units: ClassVar = {"at all": "m", "at-all": "s", "heat": "K"}
     dimensions: ClassVar = {
         "flow": ("time", "z", "component", "y", "x"),
         "heat": ("x", "y"),
@@ -39,6 +40,8 @@ class Room(Steering):
             "heat": np.arange(20.0).reshape(5, 4),
             "sensor": torch.tensor([True, False]),
             "at all": torch.arange(6).reshape(2, 3),
+            "pixels": torch.tensor([0, 255], dtype=torch.uint8),
+            "cells": np.array([[-(2**31), 2**31 - 1], [2**31, 2**40]]),
         }
 
 
@@ -63,6 +66,9 @@ def test_xarray_reads_what_evaluate_gave(tmp_path):
         assert found["flow"].sel(x=0.25, method="nearest").values.tolist() == FLOW[..., 2].tolist()
         assert found["sensor"].values.tolist() == [True, False]
         assert found["at-all"].values.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert found["pixels"].values.tolist() == [0, 255]
+        assert found["cells"].values.tolist() == [[-(2**31), 2**31 - 1], [2**31, 2**40]]
+        assert (found["at-all"].attrs["units"], found["heat"].attrs["units"]) == ("m", "K")
         assert "unused" not in found.variables
 
 

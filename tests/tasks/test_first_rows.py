@@ -181,6 +181,30 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path
     assert resumed.path == folder and calls.read(folder)["rows"] > before
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (3, 4),
+        (None, None),
+        ([torch.tensor(1.0)], [torch.ones(2, 1)]),
+        ([torch.ones(2, 1).to_sparse()], [torch.ones(2, 1)]),
+        ([torch.ones(0, 1)], [torch.ones(0, 1)]),
+        ([torch.ones(2, 1)], [torch.ones(2, 2)]),
+        ([torch.ones(2, 1)], [torch.ones(3, 1)]),
+        ([torch.ones(2, 1)] * 2, [torch.ones(2, 1)]),
+        ([torch.ones(2, 1)] * 2, []),
+        ([], [torch.ones(2, 1)]),
+        (["a"], ["b"]),
+    ],
+)
+def test_what_is_no_row_of_a_box_is_left_out(tmp_path, inputs, outputs):
+    (tmp_path / "factor").write_text("2.0")
+    checkpoint.save(tmp_path / first_rows.FILE, {"box": {"inputs": inputs, "outputs": outputs}})
+    box = Opens(tmp_path / "factor")
+    first_rows.FirstRows(tmp_path, {"box": box}).ask_again(None, "cpu")
+    assert box.ledger.rows_run == 0
+
+
 @pytest.mark.slow
 def test_a_file_of_others_is_read_as_what_fits(tmp_path):
     _, folder, resume = run(tmp_path)

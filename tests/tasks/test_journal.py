@@ -52,6 +52,18 @@ def found(folder, step=7, entries=3):
     return [None if value is None else int(value["queries"]) for value in values]
 
 
+def test_another_process_may_write_while_the_folder_is_removed(folder, monkeypatch):
+    journal, remove = filled(folder), Path.rmdir
+
+    def written_meanwhile(path):
+        filled(folder, step=8, rank=1)
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", written_meanwhile)
+    journal.end()
+    assert found(folder, step=8) == [0, 1, 2]
+
+
 def test_work_outside_of_the_steps_is_found_again_until_it_is_done(folder, limits):
     limits(journal_writes=0.0)
     with pytest.raises(KeyboardInterrupt), journaled(folder, "layer-ratios-seed-0") as journal:

@@ -272,6 +272,24 @@ def test_a_budget_bounds_what_makes_the_data_too(tmp_path):
     assert run.problem is not None and not isinstance(run.problem.box, Budgeted)  # behind the run's end
 
 
+def test_a_box_with_a_bound_of_its_own_has_what_the_data_left_of_the_budget(tmp_path):
+    class Bounded(Finely):
+        def box(self):
+            return Budgeted(super().box(), 200)
+
+        def check(self):  # before the box is made
+            assert self.data
+
+        def evaluate(self, network):
+            with pytest.raises(BudgetError):
+                while True:
+                    self.box(torch.zeros(1, 3, dtype=torch.float64))
+            return {"loss": 1.0}
+
+    run = tasks.run(Bounded(), methods=["none"], rows=200, runs=tmp_path, progress=Progress())
+    assert Fine.asked and run.result.calls["rows"] == 200
+
+
 def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path):
     def ask(code, *rows):
         answered = KeptAnswers("data", tmp_path, 0, {"problem.py": code})
@@ -285,6 +303,21 @@ def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path
     assert ask("a", 1.0, 1.0, 2.0) == ([1.0, 2.0, 3.0], 3, 0)
     assert ask("a", 1.0, 2.0, 1.0, 1.0) == ([1.0, 3.0, 2.0, 4.0], 4, 3)
     assert ask("b", 1.0) == ([5.0], 5, 0)
+
+
+def test_answers_of_other_code_may_be_removed_by_another_process_first(tmp_path, monkeypatch):
+    answered, load = KeptAnswers("data", tmp_path, 0, {"problem.py": "a"}), checkpoint.load
+    with answered.used():
+        Fine()(torch.ones(1, 3, dtype=torch.float64))
+    answered.write()
+
+    def removed_meanwhile(path):
+        content = load(path)
+        path.unlink()
+        return content
+
+    monkeypatch.setattr(checkpoint, "load", removed_meanwhile)
+    assert not KeptAnswers("data", tmp_path, 1, {"problem.py": "b"}).any_known
 
 
 def test_rows_that_failed_are_asked_again(tmp_path):
@@ -352,6 +385,25 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
     assert again.calls["rows"] == whole.calls["rows"] + 1 + FIRST or where == "validate"
     assert Row.rows == again.calls["rows"]
     assert not (folder_in(tmp_path / "cut") / "answers").exists()
+
+
+def test_a_test_that_is_cut_short_goes_on_in_a_budget_without_room_for_all_of_it(tmp_path, monkeypatch):
+    class Judged(Beside):
+        def box(self):
+            return Row()
+
+    settings = {"methods": ("none", "no-gradient"), "steps": 4, "progress": Progress()}
+    monkeypatch.setattr(Row, "rows", 0)
+    monkeypatch.setattr(Row, "dies_at", -1)
+    whole = tasks.run(Judged(), runs=tmp_path / "whole", rows=1000, **settings).result
+    total, Row.rows = Row.rows, 0
+    monkeypatch.setattr(Row, "dies_at", total - 2)  # three rows of the last test are left
+    settings["rows"] = total + 1  # the row of the kill is run again
+    with pytest.raises(Killed):
+        tasks.run(Judged(), runs=tmp_path / "cut", **settings)
+    again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
+    assert [row.value for row in again.table] == [row.value for row in whole.table]
+    assert again.calls["rows"] == Row.rows == total + 1
 
 
 class Stepped(Beside):

@@ -206,8 +206,10 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
     for stage, figures_found in (("adam", {"error": 1.0}), ("seed-0/adam", {})):
         with pytest.raises(ValueError, match="expected a stage named like"):
             tasks.Row.of(TrainingOutcome(stage), figures_found)
-    with pytest.raises(ProblemError, match="other names than the training's own numbers have, got 'steps'"):
-        tasks.Row.of(TrainingOutcome("seed-0/adam"), {"error": 1.0, "steps": 7})
+    for name in ("steps", "method", "seed", "rows", "queries", "seconds", "time"):  # which tables have, too
+        for named in ({"error": 1.0, name: 7}, {name: 7}):
+            with pytest.raises(ProblemError, match=f"names than the training's own .*, got '{name}'"):
+                tasks.Row.of(TrainingOutcome("seed-0/adam"), named)
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)

@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -16,6 +17,7 @@ from tasks.folder.result import Result
 from tasks.problem import problems
 from tasks.report import Details, Heading, Paragraph, Table, findings, lead, pictures, plots, run_tables
 from tasks.report.compare import compare
+from tasks.report.method_scores import with_error
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
@@ -119,6 +121,15 @@ def test_higher_may_be_better(tmp_path):
     assert "cge has the highest accuracy, 93 %; the untrained start has 10 %." in told(run)
     assert "Worse than the untrained start (10 %): student (9 %)." in told(run)
     assert re.search(r'<tr class="emphasised"><td>cge</td>', page(run))
+
+
+@pytest.mark.parametrize("mean", [1279471.95, -259127886.7, 5.43219e-5, 0.026176294, 253.33762])
+@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-4, 3e-6])
+def test_a_mean_is_shown_as_finely_as_its_spread(mean, share):
+    spread = share * abs(mean)
+    shown, error = map(float, with_error(mean, spread).split(" ± "))
+    assert abs(shown - mean) <= 0.05 * spread  # half a unit of the second digit, which is a tenth at most
+    assert error == pytest.approx(spread, rel=0.05)
 
 
 def test_methods_with_the_same_figure_are_all_named(tmp_path):
@@ -425,6 +436,16 @@ def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
     text = unescape(run.report.read_text())
     assert "The problem's own part could not be made (KeyError: 'no such field.')." in text
     assert "has the lowest test loss" in text
+
+
+def test_where_a_part_is_broken_a_run_under_way_is_not_said_to_have_ended(tmp_path):
+    run = made(tmp_path, {"cge": 0.4})
+    so_far = replace(Result.read(run.path), finished="")
+    (run.path / "result.json").unlink()
+    so_far.write(run.path)
+    with pytest.raises(ProblemError, match="The rest is in") as caught:
+        report.write(run, Broken())
+    assert "finished" not in str(caught.value)
 
 
 def test_a_run_that_is_not_finished_has_no_report(tmp_path):

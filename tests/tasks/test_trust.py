@@ -1,5 +1,6 @@
 """A run's folder names code; only one that this user made, or trusts, has it executed."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -179,6 +180,16 @@ def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
     with pytest.warns(UserWarning, match=r"own_problem\.py [0-9a-f]{12} -> [0-9a-f]{12}"):
         assert toy("resume", str(run)) == 0
     assert Run.open(run).finished
+
+
+def test_files_of_one_name_have_a_version_each(tmp_path):
+    files = [tmp_path / name / "net.py" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f"{file}\n")
+    first, second = (hashlib.sha256(f"{file}\n".encode()).hexdigest()[:12] for file in files)
+    codes = [trust.named(f"{file}:Net") for file in (*files, *files)]
+    assert trust.versions(codes) == {"net.py": first, str(files[1]): second}
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from blackbox.errors import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import CheckpointWarning, NotApplicableError
-from tasks.report.method_scores import with_error
+from tasks.folder.result import Result
+from tasks.report.incomplete import comparable
+from tasks.report.method_scores import meaning, scores, with_error
 from tests.tasks.problems import Steering
 from tests.tasks.shared_runs import PROGRAM
 
@@ -147,6 +149,15 @@ def test_a_seed_that_is_half_done_is_in_no_mean(tmp_path, capfd, undisturbed):
     errors = {row.method: row.standard_error for row in undisturbed.result.table if row.seed == 0}
     for method in ("none", "first-order", "broken", "identity"):
         assert f"{with_error(values[method, 0], errors[method])} (8 rows)" in table
+
+
+def test_a_table_without_a_seed_has_means_over_the_same_seeds():
+    """As a loop of one's own may finish with."""
+    values = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 1.5}
+    table = tuple(tasks.Row(method, seed, "loss", value) for (method, seed), value in values.items())
+    part = comparable(Result("own", "own", {}, (0, 1, 2), table, {}, {}, (), "", "finished"))
+    assert part.seeds == (0, 1) and [(score.method, score.mean) for score in scores(part)] == [("a", 2.0)]
+    assert meaning(part) == "± is the standard deviation of 2 seeds."
 
 
 @pytest.mark.slow

@@ -71,7 +71,8 @@ class Gymnasium(Session):
                 f"({type(error).__name__}: {error}). See gymnasium.pprint_registry() for names."
             ) from error
         spec = getattr(example, "spec", None)
-        steps = steps or (spec.max_episode_steps if spec else None)
+        if steps is None and spec:
+            steps = spec.max_episode_steps
         if steps is None:
             raise ConfigurationError(
                 "Gymnasium, steps: expected a number, as the environment has no max_episode_steps, got None. "
@@ -184,7 +185,6 @@ class _Episode:
     def __init__(self, environment: Any) -> None:
         self.environment = environment
         self.discrete = not hasattr(environment.action_space, "high")
-        self.begin = np.asarray(getattr(environment.action_space, "start", 0))
         self.last: tuple[Any, bool, bool] = (None, False, False)
 
     def reset(self, seed: int) -> Any:

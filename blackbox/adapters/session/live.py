@@ -250,14 +250,14 @@ class LiveEnvironments:
         return live
 
     def _keep(self, name: bytes, live: Live) -> None:
-        self._live[name] = live
-        if len(name) >= self._longest:  # it goes nowhere from here, and is the first to be used anew
-            self._live.move_to_end(name, last=False)
-        if self._save is not None:
+        if self._save is not None:  # first: where it raises, the environment is closed
             with self._guarded(live.environment):
                 self._states[name] = Snapshot(self._save(live.environment), live.answer)
             while len(self._states) > self._snapshots:
                 self._states.popitem(last=False)
+        self._live[name] = live
+        if len(name) >= self._longest:  # it goes nowhere from here, and is the first to be used anew
+            self._live.move_to_end(name, last=False)
 
     def _at(self, history: History) -> Live:
         """An environment that has lived through a history: a live one, or by a snapshot, or by replay."""
@@ -312,38 +312,51 @@ class LiveEnvironments:
         snapshot before each of its steps, and goes on with the row's action to the length from which the next
         comparison is made.
         """
+        self._compared = 2 * (len(history.actions) // self._width) + AHEAD
+        try:
+            parted = self._parted(live, history, action)
+        except BlackBoxError:
+            raise
+        except Exception:
+            parted = 0
+        if parted is not None:  # once more: a simulator may break off, and what is forgotten shows again
+            parted = self._parted(live, history, action)
+        if parted is not None:
+            self._compared = -1
+            self._discard(live.environment)
+            raise SessionError(
+                f"{self._owner}, load: expected an environment that goes on as the one of the snapshot did, "
+                f"got another answer than by a replay after seed {history.seed} and {parted} actions. Save a "
+                "copy of all that a step changes, what wrappers count included, or leave save and load out: "
+                "then actions are replayed."
+            )
+
+    def _parted(self, live: Live, history: History, action: bytes) -> int | None:
+        """Return after how many actions snapshots and a replay part; None where they do not."""
         count, steps, restored = len(history.actions) // self._width, self.counts.steps, self.counts.restored
-        self._compared = 2 * count + AHEAD
         plain, other, ahead = self._made(), self._made(), 1
         try:
             replayed = self._stepped(self._replayed(plain, history, snapshots=False), action)
             going = self._stepped(self._replayed(other, history), action)
             same = same_answer(live.answer, replayed.answer) and same_answer(going.answer, replayed.answer)
+            while same and count + ahead < min(self._compared, self._steps):
+                with self._guarded(other):
+                    state = self._save(other)  # pyright: ignore[reportOptionalCall]
+                going = self._restored(other, history.seed, Snapshot(state, going.answer))
+                ahead += 1
+                answers = self._gone_on(going, action), self._gone_on(replayed, action)
+                same = same_answer(*answers)
+                if answers[1] is None:
+                    break
         except SessionError:  # what the history saw last is another observation by replay
             same = False
-        while same and count + ahead < min(self._compared, self._steps):
-            with self._guarded(other):
-                snapshot = Snapshot(self._save(other), going.answer)  # pyright: ignore[reportOptionalCall]
-            going = self._restored(other, history.seed, snapshot)
-            ahead += 1
-            answers = self._gone_on(going, action), self._gone_on(replayed, action)
-            same = same_answer(*answers)
-            if answers[1] is None:
-                break
-        close_quietly(plain)
-        close_quietly(other)
-        self.counts.restored = restored
-        self.counts.compared += 1
-        self.counts.compared_steps += self.counts.steps - steps
-        if not same:
-            self._compared = -1
-            self._discard(live.environment)
-            raise SessionError(
-                f"{self._owner}, load: expected an environment that goes on as the one of the snapshot did, "
-                f"got another answer than by a replay after seed {history.seed} and "
-                f"{count + ahead - 1} actions. Save a copy of all that a step changes, what wrappers count "
-                "included, or leave save and load out: then actions are replayed."
-            )
+        finally:
+            close_quietly(plain)
+            close_quietly(other)
+            self.counts.restored = restored
+            self.counts.compared += 1
+            self.counts.compared_steps += self.counts.steps - steps
+        return None if same else count + ahead - 1
 
     def _gone_on(self, live: Live, action: bytes) -> Answer | None:
         """One more step of an environment that no row waits for; None where it raises."""

@@ -56,7 +56,7 @@ def certificates(run: Run, result: Result) -> accuracy.Runs:
     """The certificates of a run, by method and seed, for the lines of a result."""
     return {
         score.method: [
-            read_certificates(run.path / certificates_name(seed, score.method)) for seed in run.seeds
+            read_certificates(run.path / certificates_name(row.seed, row.method)) for row in score.rows
         ]
         for score in scores(result)
     }

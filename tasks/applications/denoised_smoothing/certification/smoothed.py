@@ -176,8 +176,8 @@ class SmoothedClassifier:
                 )
         if answers is not None and table is not None and group.rank() == 0:  # its table has all counts
             answers.recalled.add(table.counted(certificates.values()))
-        tally = RowTally([self.box])
-        self.plan(len(images) - len(certificates), n0, n)
+        tally, left = RowTally([self.box]), len(images) - len(certificates)
+        plan(self.box, left, left * (n0 + n) - (0 if answers is None else answers.rows_known))
         if len(certificates) < len(images) and (warning := settings.cap_warning()):
             warn(warning, UserWarning)
         for index, (image, label) in enumerate(zip(images, truth, strict=True)):

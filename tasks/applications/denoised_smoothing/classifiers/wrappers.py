@@ -143,7 +143,7 @@ class Metered(Wrapper):
     """
 
     transparent = True
-    remembers = True  # what earlier processes have noted is not added to it
+    keeps_counts = True  # what earlier processes have noted is not added to it
 
     def __init__(self, box: BlackBoxFunction, path: Path) -> None:
         super().__init__(box)

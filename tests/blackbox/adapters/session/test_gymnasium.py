@@ -89,6 +89,7 @@ def test_the_check_finds_no_fault():
         ({"environment": "Pendulum-v0"}, "expected one that gymnasium can make, got 'Pendulum-v0'"),
         ({"environment": "Blackjack-v1", "steps": 3}, "observation: expected a Box.*FlattenObservation"),
         ({"environment": "Blackjack-v1"}, "steps: expected a number"),
+        ({"environment": "Pendulum-v1", "steps": 0}, "steps: expected .* 1.*, got 0"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(settings, words):

@@ -201,6 +201,49 @@ def test_no_answer_of_a_snapshot_that_forgets_differs_from_a_replay(kind, save, 
         assert torch.equal(one, other)
 
 
+def test_no_row_goes_on_with_an_environment_that_was_closed_as_its_snapshot_failed():
+    failing = []
+
+    class Closing(Hidden):
+        def close(self):
+            self.place = self.speed = 0.0
+
+    def saved(environment):
+        if failing:
+            raise OSError(failing.pop())
+        return moving(environment)
+
+    box, action, places = hidden(Closing, save=saved, load=move), np.ones(1), []
+    observation, history = box.reset(np.array([3]))
+    failing.append("no space")
+    with pytest.raises(RowFailedError, match="no space"):
+        box(observation, action, history)
+    for _ in range(4):
+        observation, history = box(observation, action, history)
+        places.append(float(observation[0]))
+    assert places == [3.0, 4.0, 6.0, 9.0]  # 3, and then 1, 2 and 3 further
+
+
+@pytest.mark.quick_cases(8)
+@pytest.mark.parametrize("at", range(1, 42))
+def test_an_environment_that_breaks_off_once_costs_no_row_also_where_snapshots_are_compared(at):
+    class Breaking(Hidden):
+        steps = 0
+
+        def step(self, push):
+            Breaking.steps += 1
+            if Breaking.steps == at:
+                raise OSError("away")
+            return super().step(push)
+
+    actions = torch.rand(3, 6, dtype=torch.float64)
+    expected = rolled(hidden(Hidden), range(3), actions)
+    found = rolled(hidden(Breaking, live=1, save=moving, load=move), range(3), actions)
+    assert Breaking.steps > at
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[3], other[3])
+
+
 @pytest.mark.parametrize("live", [1, 3])
 def test_what_an_environment_has_of_its_seed_need_not_be_in_a_snapshot(live):
     actions = torch.rand(6, 10, dtype=torch.float64)

@@ -17,6 +17,7 @@ from tasks.applications.denoised_smoothing.classifiers.sklearn_box import embedd
 from tasks.applications.denoised_smoothing.classifiers.stack import make_box
 from tasks.applications.images import digits
 from tasks.errors import DataError
+from tasks.rows.run_ledger import calls_noted, recall
 from tests.tasks.applications.denoised_smoothing import small
 
 Config = DenoisedSmoothing.Config
@@ -90,6 +91,15 @@ def test_a_budget_holds_over_processes(tmp_path):
         again(small.rows(4))
     again(small.rows(3))
     assert Metered(smooth(), path).ledger.rows_run == 10
+
+
+def test_a_run_counts_the_rows_of_earlier_processes_once(tmp_path):
+    metered = Metered(smooth(), tmp_path / "count")
+    with calls_noted(tmp_path, [metered]):
+        metered(small.rows(7))
+    again = Budgeted(Metered(smooth(), tmp_path / "count"), 10)
+    recall(tmp_path, [again])
+    assert again.rows_left == 3
 
 
 def test_what_was_asked_before_a_kill_is_in_the_count(tmp_path):

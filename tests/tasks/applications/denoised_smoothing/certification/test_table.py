@@ -4,6 +4,8 @@ import csv
 
 import pytest
 
+import tasks
+from tasks.applications.denoised_smoothing import DenoisedSmoothing, report
 from tasks.applications.denoised_smoothing.certification import (
     Certificate,
     CertificateFile,
@@ -11,7 +13,10 @@ from tasks.applications.denoised_smoothing.certification import (
     read_certificates,
 )
 from tasks.applications.denoised_smoothing.certification.certificate_file import COLUMNS
+from tasks.applications.denoised_smoothing.defence import certificates_name
 from tasks.errors import DataError
+from tasks.folder.result import Result
+from tests.tasks.made_runs import begun_run
 
 RECORD = {"sigma": 0.25, "method": "none"}
 SOME = [
@@ -27,6 +32,18 @@ def begun(path, certificates=SOME):
     for one in certificates:
         file.append(one)
     return file
+
+
+def test_a_report_has_the_certificates_of_the_lines_of_its_table_alone(tmp_path):
+    """A second seed is under way: it has certificates of one image by one method."""
+    run = begun_run(tmp_path, "denoised-smoothing", "demo", DenoisedSmoothing.presets["demo"], (0, 1))
+    methods, part = ("none", "mse"), SOME[:1]
+    for method in methods:
+        begun(run.path / certificates_name(0, method))
+    begun(run.path / certificates_name(1, "none"), part)
+    run.note([tasks.Row(method, 0, "accuracy", 0.5) for method in methods])
+    found = report.certificates(run, Result.read(run.path, so_far=True))
+    assert found == {method: [sorted(SOME, key=lambda one: one.idx)] for method in methods}
 
 
 def test_it_is_read_back_to_the_bit_in_the_order_of_idx(tmp_path):
