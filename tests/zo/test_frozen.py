@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -306,11 +307,14 @@ def test_a_perceptron_has_first_derivatives_in_both_modes_and_refuses_a_second()
         gradient.sum().backward()
 
 
-def test_a_failed_row_has_a_gradient_of_zero_whatever_arrives():
-    class Half(Banana):
-        def evaluate_rows(self, x: Any) -> Any:
-            return np.where(x[:, :1] > 5, np.nan, super().evaluate_rows(x))
+class Half(Banana):
+    """Fails beyond 5."""
 
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.where(x[:, :1] > 5, np.nan, super().evaluate_rows(x))
+
+
+def test_a_failed_row_has_a_gradient_of_zero_whatever_arrives():
     solver = solver_of(Half(failures="keep"))
     x = torch.tensor([[0.1, 0.2], [9.0, 0.2]], dtype=torch.float64, requires_grad=True)
     y = solver(x)
@@ -357,3 +361,17 @@ def test_jax_takes_values_of_the_box_and_the_frozen_gradient():
     gradient = jax.grad(loss)(x)
     np.testing.assert_allclose(gradient, 2 * x @ Linear.weights.T @ Linear.weights, rtol=1e-3, atol=1e-4)
     assert solver.ledger.rows_run == before + 8  # of values alone, there and in the loss
+
+
+@pytest.mark.needs("jax")
+def test_jax_has_no_gradient_of_rows_that_failed_and_a_copy_asks_the_same_box():
+    """One is never run, since its input is NaN, and one fails; the third has the gradient that torch has."""
+    import jax
+
+    solver = solver_of(Half(failures="keep"))
+    solve, x = zo.jax.differentiable(solver), np.float32([[np.nan, 0.2], [9.0, 0.2], [0.1, 0.2]])
+    gradient = jax.grad(lambda x: jax.numpy.nansum(solve(x) ** 2))(x)
+    at = torch.from_numpy(x[2:]).double().requires_grad_()
+    (expected,) = torch.autograd.grad(solver(at).square().sum(), at)
+    np.testing.assert_allclose(gradient, [[0, 0], [0, 0], *expected.tolist()], rtol=1e-5)
+    assert copy.deepcopy(solve).solver.box is solver
