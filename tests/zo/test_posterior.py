@@ -190,6 +190,25 @@ def test_a_box_is_not_asked_at_infinity():
     assert np.isfinite(target.box.x).all()
 
 
+class Single(BlackBoxFunction):
+    """A x in float32, of numbers in float32 alone."""
+
+    inputs = (ArraySpec("x", (2,), dtype="float32"),)
+    outputs = (ArraySpec("y", (3,), dtype="float32"),)
+
+    def evaluate_rows(self, x):
+        return x @ MATRIX.numpy().T.astype("float32")
+
+
+def test_a_box_of_32_bits_is_asked_in_its_own_dtype():
+    """The model is exact for it, so that the potentials by box and model differ by its rounding alone."""
+    stats = zo.sample(potential, Single(), start().float(), **SHORT).sample_stats
+    by_box, by_model = (stats[f"proposed_potential{of}"].values for of in ("", "_by_model"))
+    assert np.allclose(by_box, by_model, rtol=1e-4, atol=1e-4) and stats["accepted"].values.any()
+    bounded = Target(potential, Single(), Unknowns(torch.zeros(2, dtype=F64), torch.full((2,), math.inf)))
+    assert bounded.asked(torch.tensor([[100.0, 1.0]], dtype=F64)).isinf().tolist() == [[True, False]]
+
+
 def test_a_row_that_failed_has_no_density_whatever_the_potential_makes_of_it():
     """A limit that NaN does not pass is no likelihood of NaN."""
     target = Target(lambda x, y: torch.where(y[:, 0] > 2, math.inf, 0.0), Linear(), without_bounds())

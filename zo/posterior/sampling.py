@@ -314,7 +314,7 @@ def _proposed(
 ) -> dict[str, Tensor]:
     """Propose once for each chain, and return the chains after it with a record of the proposal."""
     end = propose(model, last["q"], move, generator)
-    reached = end.alive & target.unknowns.bounded(end.q)[0].isfinite().all(1)
+    reached = end.alive & target.asked(end.q).isfinite().all(1)
     end = end._replace(alive=reached, q=torch.where(reached[:, None], end.q, last["q"]))
     answers = target.answers(end.q)
     new = torch.where(end.alive, target.potential(end.q, answers), torch.inf)

@@ -31,9 +31,13 @@ class Target:
     def __init__(self, potential: Potential, box: BlackBoxFunction, unknowns: Unknowns) -> None:
         self._potential, self.box, self.unknowns = potential, box, unknowns
 
+    def asked(self, q: Tensor) -> Tensor:
+        """The unknowns within their bounds, in the box's own dtype where it has one: `(rows, size)`."""
+        return self.unknowns.bounded(q)[0].to(self.box.inputs[0].torch_dtype or q.dtype)
+
     def answers(self, q: Tensor) -> Tensor:
         """The box's, one row each: `(rows, size)` to `(rows, *shape)` in float64, NaN where it failed."""
-        return self.box(self.unknowns.bounded(q)[0]).double()
+        return self.box(self.asked(q)).double()
 
     def potential(self, q: Tensor, answers: Tensor) -> Tensor:
         """Minus the logarithm of the density of q, `(rows,)`; infinite where it or an answer is not finite.
