@@ -354,6 +354,18 @@ def test_a_finished_sampling_asks_for_nothing_and_more_rows_prolong_it(tmp_path,
     assert np.array_equal(x[:, : before.shape[1] - 3], before[:, 3:])  # a tenth more is left out
 
 
+def test_too_few_rows_for_what_a_checkpoint_was_begun_with_cost_none(tmp_path):
+    """It was to learn 100 rows, so 80 in all would be exceeded before the first draw."""
+    kept, box = tmp_path / "state.pt", Linear(curve=1.0)
+    given = {"chains": 2, "tangent": Quadratic(), "checkpoint": kept}
+    with pytest.raises(KeyboardInterrupt):
+        zo.sample(potential, Interrupted(40), start(), rows=5000, **given)
+    least = 100 + 2 + 20 * 2  # learned by default: 50, and 25 for each unknown
+    with pytest.raises(ConfigurationError, match=f"rows: expected at least {least}, to learn from 100 "):
+        zo.sample(potential, box, start(), rows=80, **given)
+    assert box.ledger.rows_run == 0
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [

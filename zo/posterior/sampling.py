@@ -160,6 +160,7 @@ def sample(
             saves.save(state, generator)
             spent = False
         else:
+            refuse_few_rows(rows, state["settings"]["learn"], chains)  # fewer rows make the default less
             spent = state["frozen"] and _rows(state, 1) > rows
             saves.refuse_other(state, target, free, twin, ask=not spent)
         learned = state["settings"]["learn"]
