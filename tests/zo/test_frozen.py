@@ -375,3 +375,19 @@ def test_jax_has_no_gradient_of_rows_that_failed_and_a_copy_asks_the_same_box():
     (expected,) = torch.autograd.grad(solver(at).square().sum(), at)
     np.testing.assert_allclose(gradient, [[0, 0], [0, 0], *expected.tolist()], rtol=1e-5)
     assert copy.deepcopy(solve).solver.box is solver
+
+
+def test_an_empty_batch_has_an_empty_gradient_beside_an_input_without_derivative():
+    class Scaled(BlackBoxFunction):
+        inputs = (*Banana.inputs, ArraySpec("c", (), dtype="float64", differentiable=False))
+        outputs = Banana.inputs
+
+        def evaluate_rows(self, x: Any, c: Any) -> Any:
+            return x * c[:, None]
+
+    box, x, c = Scaled(), RNG.normal(size=(40, 2)), RNG.uniform(1, 2, 40)
+    solver = zo.frozen(box, zo.tangents.KernelTangent(), ((x, c), box(x, c)))
+    none = torch.zeros(0, 2, dtype=torch.float64, requires_grad=True)
+    solver(none, torch.zeros(0, dtype=torch.float64)).sum().backward()
+    assert none.grad is not None and none.grad.shape == (0, 2)
+    assert solver.jvp((x[:0], c[:0]), (x[:0], None)).shape == (0, 2)
