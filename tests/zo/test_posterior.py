@@ -463,6 +463,9 @@ def test_failed_rows_are_rejections_that_are_counted():
     [
         ({"potential": lambda x, y: x[:, 0] / 0}, "finite numbers at the start"),
         ({"potential": lambda x, y: y}, "one number for each row"),
+        ({"potential": lambda x, y: torch.from_numpy(y.numpy().sum(1))}, "potential: .* autograd .* numpy"),
+        ({"potential": lambda x, y: potential(x, y).detach()}, "potential: .* result without a graph"),
+        ({"twin": lambda x: torch.from_numpy(x.numpy() @ MATRIX.T.numpy())}, "twin: .* autograd .* numpy"),
         ({"box": Noisy()}, "same answer to the same row"),
         ({"box": NoisyByPlace()}, "same answer to the same row, alone and among others"),
         ({"start": torch.zeros(2)}, "rows of 2 numbers"),

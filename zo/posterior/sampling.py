@@ -238,6 +238,7 @@ def _begun(
     # not the first, whose place in the call is that of a row alone
     place = 1 + potential[1:].argmin()
     row = q[place][None]
+    target.refuse_cut(row, answers[place][None], twin)
     alone = target.answers(row)
     gap = float((target.potential(row, alone) - potential[place]).abs())
     if not (torch.equal(target.answers(row), alone) and gap <= ROUNDED):

@@ -56,6 +56,31 @@ class Target:
         whole = potential - slope
         return torch.where(whole.isfinite() & finite_rows((answers.detach(),)), whole, torch.inf)
 
+    @torch.enable_grad()
+    def refuse_cut(self, q: Tensor, answers: Tensor, twin: Callable[[Tensor], Tensor] | None) -> None:
+        """Refuse a potential or a twin that autograd does not go through.
+
+        Args:
+            q: rows at which they are finite, `(rows, size)`.
+            answers: the box's answers there.
+            twin: the twin; None for none.
+
+        Raises:
+            ConfigurationError: one of them has no graph; no force would go by it, and nothing would say so.
+        """
+        x, y = (t.detach().requires_grad_() for t in (self.unknowns.bounded(q)[0], answers))
+        calls = {"potential": lambda: self._potential(x, y.clone())}
+        for name, call in (calls | ({"twin": lambda: twin(x)} if twin else {})).items():
+            try:
+                has_graph, got = call().requires_grad, "a result without a graph"
+            except RuntimeError as error:  # of what cannot be done to a tensor with a graph
+                has_graph, got = False, f"an error ({str(error).rstrip('.')})"
+            if not has_graph:
+                raise ConfigurationError(
+                    f"sample, {name}: expected torch operations, which autograd goes through, got {got}. "
+                    "Leave out NumPy and .detach()."
+                )
+
 
 class Model:
     """A model of the box, which gives the potential and its gradient for no row.
