@@ -209,6 +209,28 @@ def test_a_box_of_32_bits_is_asked_in_its_own_dtype():
     assert bounded.asked(torch.tensor([[100.0, 1.0]], dtype=F64)).isinf().tolist() == [[True, False]]
 
 
+class Total(Linear):
+    """The sum of y, one number of each row."""
+
+    outputs = (ArraySpec("y", (), dtype="float64"),)
+
+    def evaluate_rows(self, x):
+        return super().evaluate_rows(x).sum(1)
+
+
+def test_a_box_may_answer_with_one_number():
+    """The model is exact for it; rows beyond the limit fail, and are rejections."""
+    box = Total(limit=0.4)
+    data = zo.sample(lambda x, y: (y - 1).square() + x.square().sum(1) / 2, box, start(), **SHORT)
+    stats = data.sample_stats
+    by_box, by_model = (stats[f"proposed_potential{of}"].values for of in ("", "_by_model"))
+    alive = np.isfinite(by_box)
+    assert np.allclose(by_box[alive], by_model[alive], atol=1e-6) and alive.any()
+    assert (
+        data.attrs["rows_failed"] == box.ledger.rows_failed > 0 and (data.posterior["x"][..., 0] <= 0.4).all()
+    )
+
+
 def test_a_row_that_failed_has_no_density_whatever_the_potential_makes_of_it():
     """A limit that NaN does not pass is no likelihood of NaN."""
     target = Target(lambda x, y: torch.where(y[:, 0] > 2, math.inf, 0.0), Linear(), without_bounds())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.arrays import finite_rows
 from blackbox.checks import check_count
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
@@ -220,7 +221,7 @@ def _rows(state: dict[str, Any], more: int = 0) -> int:
 
 
 def _failed(answers: Tensor) -> int:
-    return int((~answers.flatten(1).isfinite().all(1)).sum())
+    return int((~finite_rows((answers,))).sum())
 
 
 def _begun(
@@ -330,7 +331,7 @@ def _proposed(
         "diverging": ~end.alive | ~(energy < DIVERGED),
         "proposed_potential": new,
         "proposed_potential_by_model": end.model,
-        "failed": ~answers.flatten(1).isfinite().all(1),
+        "failed": ~finite_rows((answers,)),
     }
 
 

@@ -103,7 +103,7 @@ class Model:
     ) -> None:
         self._target, self._twin, self._shape = target, twin, answers.shape[1:]
         self._rest = deepcopy(tangent)
-        self._rest.fit(q, (answers - self._below(q)).flatten(1).detach())
+        self._rest.fit(q, (answers - self._below(q)).reshape(len(q), -1).detach())
 
     def _below(self, q: Tensor) -> Tensor:
         if self._twin is None:
