@@ -391,3 +391,9 @@ def test_an_empty_batch_has_an_empty_gradient_beside_an_input_without_derivative
     solver(none, torch.zeros(0, dtype=torch.float64)).sum().backward()
     assert none.grad is not None and none.grad.shape == (0, 2)
     assert solver.jvp((x[:0], c[:0]), (x[:0], None)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_too_few_rows_are_counted_also_where_there_are_none(count):
+    with pytest.raises(ConfigurationError, match=f"at least 10 with finite numbers, got {count}"):
+        solver_of(Banana(), count)
