@@ -63,3 +63,16 @@ def test_models_answer_in_the_dtype_of_the_box_beside_an_input_of_64_bits_withou
     asked = surrogate.ask(rows)
     surrogate.learn()
     assert surrogate.through(rows).dtype == asked.dtype == torch.float32
+
+
+def test_no_model_answers_for_a_box_with_an_output_that_carries_no_gradient():
+    """Its gradient is there; the values of a count, say, are in no model."""
+    state, count = ArraySpec("x", (2,)), ArraySpec("count", (), dtype="int64", differentiable=False)
+    box = FromTorch(lambda x: (2 * x, x[:, 0].long()), (state,), (state, count))
+    network, x = torch.nn.Linear(2, 2), torch.rand(8, 2)
+    gradient = zo.TangentGradient(network, lambda net, x: box(net(x))[0].square().sum(1), boxes=[box])
+    gradient.backward(x)
+    with pytest.raises(
+        zo.errors.TangentError, match=r"through: expected a model of .* that knows its values"
+    ):
+        gradient.through(x)

@@ -72,9 +72,12 @@ def losses_by_models(
         with torch.no_grad():
             here = at(RecordedCall(place, rows.inputs, nothing))
             values = here.values
-        if values is None:
-            words = f"{who}: expected a model of {box!r} that knows its values, got one without."
-            raise NoValuesError(words, place)
+        if values is None or not all(spec.differentiable for spec in box.outputs):
+            raise NoValuesError(
+                f"{who}: expected a model of {box!r} that knows its values, got one without. Take a tangent "
+                "that is fitted to values, and a box whose outputs all carry a gradient.",
+                place,
+            )
         at_calls.append(here)
         pieces = iter(values.split(sizes(here.rows.outputs), dim=1))
         by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
