@@ -504,6 +504,17 @@ def test_what_makes_no_sense_is_refused(changed, message):
         zo.sample(given.pop("potential"), given.pop("box"), given.pop("start"), **given)
 
 
+def test_what_can_be_seen_before_costs_no_row(tmp_path):
+    """A twin of another shape is refused, and the folder of a checkpoint is made."""
+    box = Linear()
+    with pytest.raises(ConfigurationError, match="shape of the box's answers"):
+        zo.sample(potential, box, start(), rows=600, twin=lambda x: x)
+    assert box.ledger.rows_run == 0
+    with pytest.raises(KeyboardInterrupt):
+        zo.sample(potential, Interrupted(40), start(), **SHORT, checkpoint=tmp_path / "new" / "state.pt")
+    assert (tmp_path / "new" / "state.pt").exists()
+
+
 @pytest.mark.slow
 def test_a_model_that_is_hardly_accepted_is_told():
     """Ripples of the box, too narrow for any model."""

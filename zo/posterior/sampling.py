@@ -228,6 +228,7 @@ def _begun(
     target: Target, q: Tensor, twin: Callable[[Tensor], Tensor] | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The state before the first round: the start's answers, and those of one of its rows twice more."""
+    by_twin = at(twin, target, q)  # first, since it costs no row to see that it is another box's
     answers = target.answers(q)
     potential = target.potential(q, answers)
     finite = int(potential.isfinite().sum())
@@ -251,7 +252,7 @@ def _begun(
     root = q[potential.isfinite()].std(0).clamp(min=1e-6).diag()
     return {
         "settings": settings,
-        "at_start": {"potential": potential, "twin": at(twin, target, q)},
+        "at_start": {"potential": potential, "twin": by_twin},
         "q": q,
         "answers": answers,
         "root": root,
