@@ -257,7 +257,11 @@ class FrozenBox(Wrapper):
         answer = self.call(*arrays)
         if not all(isinstance(array, Tensor) for array in arrays):
             return answer  # NumPy arrays carry no gradient
-        outputs = answer if isinstance(answer, tuple) else (answer,)
+        followed = self.followed(arrays, answer if isinstance(answer, tuple) else (answer,))
+        return followed[0] if len(followed) == 1 else tuple(followed)
+
+    def followed(self, arrays: Sequence[Tensor], outputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """The box's outputs at these arrays, with a graph by the frozen derivative, as `reference` has it."""
         _, values = self._modelled(arrays)
         finite = [v.detach() for v in values if v is not None]
         alive = finite_rows((*as_rows(self.outputs, outputs), *finite)).to(outputs[0].device)
@@ -269,7 +273,7 @@ class FrozenBox(Wrapper):
                 step = torch.where(alive.reshape(-1, *[1] * (value.ndim - 1)), value - value.detach(), 0.0)
                 output = output + step.reshape(output.shape).to(output)
             followed.append(output)
-        return followed[0] if len(followed) == 1 else tuple(followed)
+        return followed
 
     def predicted(self, *arrays: Any) -> Any:
         """The model's own outputs, which cost no row, with the same derivative; zeros for what it has not."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
-from blackbox.arrays import as_tensor, finite_rows, in_order, to_rows
+from blackbox.arrays import as_tensor, in_order, to_rows
 from blackbox.errors import DtypeError
 from blackbox.extras import import_extra
 from blackbox.notices import warn
@@ -25,7 +25,6 @@ from blackbox.spec import DTYPES
 from zo.box_gradient.autograd_function import refuse
 from zo.box_gradient.differentiable import differentiable as for_torch
 from zo.box_gradient.differentiable_box import DifferentiableBox
-from zo.box_gradient.row_queries import as_rows
 from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
 from zo.estimators.cge import CGE
@@ -135,17 +134,16 @@ class FrozenSolver:
         cotangents: tuple[Tensor | None, ...],
     ) -> tuple[Tensor, ...]:
         """The frozen J^T v of the needed inputs; zero in rows that failed."""
-        results = as_rows(self.box.outputs, outputs)
-        dead = ~finite_rows(tuple(results))
-        arriving = [
-            None
-            if c is None
-            else c.reshape(result.shape).index_fill(0, dead.nonzero().flatten(), 0).reshape(c.shape)
-            for c, result in zip(cotangents, results, strict=True)
-        ]
-        products = self.box.vjp(inputs, arriving)
-        products = products if isinstance(products, tuple) else (products,)
-        return tuple(p.to(x) for p, x, needs in zip(products, inputs, needed, strict=True) if needs)
+        arrays = [array.detach().requires_grad_(needs) for array, needs in zip(inputs, needed, strict=True)]
+        with torch.enable_grad():
+            followed = self.box.followed(arrays, outputs)
+        pairs = [(out, c) for out, c in zip(followed, cotangents, strict=True) if c is not None]
+        moved = [array for array, needs in zip(arrays, needed, strict=True) if needs]
+        arrived, arriving = zip(*pairs, strict=True)
+        return torch.autograd.grad(arrived, moved, arriving, materialize_grads=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenSolver:
+        return FrozenSolver(self.box)
 
     def extra_repr(self) -> str:
         """The box."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
+from blackbox.errors import BudgetError
 from blackbox.notices import warn
 from blackbox.outside import exactly
 from zo.errors import ConfigurationError, KeepBestWarning
@@ -136,13 +137,19 @@ class KeepBest:
     def restore(self) -> str:
         """Validate the current weights, unless that was done, and restore the best ones.
 
+        If no rows are left for that, the best of the weights that were validated before come back.
+
         Returns:
             A sentence that says which they are.
 
         Warns:
             KeepBestWarning: the weights of the start are the best, because none were better.
         """
-        self._validate()
+        try:
+            self._validate()
+        except BudgetError:
+            if self._best is None:
+                raise
         assert self._best is not None  # the start at least
         self.network.load_state_dict(self._best)
         rows = torch.empty(0) if self._rows is None else self._rows[-1]
@@ -191,7 +198,6 @@ class KeepBest:
         """Take in the loss of the weights as they are, once for each step."""
         if self._last == self.step:
             return
-        self._last = self.step
         rows = self._losses()
         finite = rows.isfinite()
         self.not_finite = int((~finite).sum())
@@ -203,6 +209,7 @@ class KeepBest:
         if better or self._best is None:
             # A copy: state_dict() gives the weights themselves, which the next step changes.
             self._best = copy.deepcopy(self.network.state_dict())
+        self._last = self.step  # at the end: where `validate` raises, a further call asks it again
 
     def _losses(self) -> Tensor:
         """The held-out losses one by one, `(rows,)`, float64 on the CPU; of a single number just that."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
-from blackbox.arrays import to_rows
+from blackbox.arrays import finite_rows, to_rows
 from blackbox.hdf5 import own_part
 from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.sources import digest
@@ -52,9 +52,7 @@ class RecordedRows:
 
     def finite(self) -> RecordedRows:
         """Return the rows whose numbers are all finite."""
-        good = torch.ones(len(self), dtype=torch.bool)
-        for tensor in (*self.inputs, *self.outputs):
-            good &= tensor.reshape(len(self), -1).isfinite().all(1).cpu()
+        good = finite_rows((*self.inputs, *self.outputs))
         return self.of(good.to(self.inputs[0].device))
 
 

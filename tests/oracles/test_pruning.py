@@ -193,4 +193,21 @@ def test_synflow_leaves_masks_and_places_as_they_are():
     hidden = (first.sum(1) * torch.tensor([1.0, 0, 1, 1]))[[3, 0, 1, 2]]
     shares = [(first * (out * torch.tensor([1.0, 0, 1, 1]))[:, None]).flatten(), (second * hidden).flatten()]
     scores = pruning.scores("synflow", network, inputs=torch.zeros(1, 3), rounds=1)
-    assert scores.values.argsort().tolist() == torch.cat(shares).argsort(stable=True).tolist()
+    assert scores.values.argsort(stable=True).tolist() == torch.cat(shares).argsort(stable=True).tolist()
+
+
+def test_synflow_of_a_network_without_flow_is_a_draw_that_is_told():
+    """Before a last layer of zeros no weight has a share: by index the first layers would lose all of theirs.
+
+    Of 200 and 400 weights half are kept, each by chance: hypergeometric, 5 standard deviations.
+    """
+    torch.manual_seed(3)
+    layers = nn.Linear(10, 20, bias=False), nn.Linear(20, 20, bias=False), nn.Linear(20, 5, bias=False)
+    nn.init.zeros_(layers[2].weight)
+    network = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    scores = pruning.scores("synflow", network, inputs=torch.zeros(1, 10), rounds=10, sparsity=0.5)
+    with pytest.warns(zo.errors.PruningWarning, match=r"none in 0\.weight, 2\.weight, 4\.weight"):
+        ratios = pruning.layer_ratios(scores, 0.5)
+    for layer in ratios.layers[:2]:
+        n = layer.size
+        assert abs(layer.kept - n / 2) < 5 * math.sqrt(n / 4 * (700 - n) / 699)

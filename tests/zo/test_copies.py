@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -161,3 +162,20 @@ def test_a_state_from_before_an_output_was_a_copy_is_refused():
     before.backward(weights(6, 3, seed=3))
     with pytest.raises(zo.errors.ConfigurationError, match="copy of u"):
         gradient((X, BEFORE)).load_state_dict(before.state_dict())
+
+
+def test_a_copy_may_be_one_number():
+    """The box is its own model here, so that the gradient is autograd's."""
+    one = ArraySpec("u", ())
+    world = lambda x, u: (torch.tanh(x @ A + u[..., None]), u.clone())  # noqa: E731
+    box = FromTorch(world, (X, one), (X, ArraySpec("u_before", (), copy_of="u")))
+
+    def objective(answer, network, x):
+        state, before = answer(x, network(x)[:, 0])
+        return state.square().sum(1) + before**3
+
+    network, x = nn.Linear(3, 1).double(), weights(6, 3)
+    model = ModelTangent(lambda x, u: world(x, u)[0])
+    zo.TangentGradient(network, partial(objective, box), boxes=[box], tangent=model).backward(x)
+    loss = objective(world, network, x).mean()
+    assert same(network, torch.autograd.grad(loss, list(network.parameters())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -306,11 +307,14 @@ def test_a_perceptron_has_first_derivatives_in_both_modes_and_refuses_a_second()
         gradient.sum().backward()
 
 
-def test_a_failed_row_has_a_gradient_of_zero_whatever_arrives():
-    class Half(Banana):
-        def evaluate_rows(self, x: Any) -> Any:
-            return np.where(x[:, :1] > 5, np.nan, super().evaluate_rows(x))
+class Half(Banana):
+    """Fails beyond 5."""
 
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.where(x[:, :1] > 5, np.nan, super().evaluate_rows(x))
+
+
+def test_a_failed_row_has_a_gradient_of_zero_whatever_arrives():
     solver = solver_of(Half(failures="keep"))
     x = torch.tensor([[0.1, 0.2], [9.0, 0.2]], dtype=torch.float64, requires_grad=True)
     y = solver(x)
@@ -357,3 +361,39 @@ def test_jax_takes_values_of_the_box_and_the_frozen_gradient():
     gradient = jax.grad(loss)(x)
     np.testing.assert_allclose(gradient, 2 * x @ Linear.weights.T @ Linear.weights, rtol=1e-3, atol=1e-4)
     assert solver.ledger.rows_run == before + 8  # of values alone, there and in the loss
+
+
+@pytest.mark.needs("jax")
+def test_jax_has_no_gradient_of_rows_that_failed_and_a_copy_asks_the_same_box():
+    """One is never run, since its input is NaN, and one fails; the third has the gradient that torch has."""
+    import jax
+
+    solver = solver_of(Half(failures="keep"))
+    solve, x = zo.jax.differentiable(solver), np.float32([[np.nan, 0.2], [9.0, 0.2], [0.1, 0.2]])
+    gradient = jax.grad(lambda x: jax.numpy.nansum(solve(x) ** 2))(x)
+    at = torch.from_numpy(x[2:]).double().requires_grad_()
+    (expected,) = torch.autograd.grad(solver(at).square().sum(), at)
+    np.testing.assert_allclose(gradient, [[0, 0], [0, 0], *expected.tolist()], rtol=1e-5)
+    assert copy.deepcopy(solve).solver.box is solver
+
+
+def test_an_empty_batch_has_an_empty_gradient_beside_an_input_without_derivative():
+    class Scaled(BlackBoxFunction):
+        inputs = (*Banana.inputs, ArraySpec("c", (), dtype="float64", differentiable=False))
+        outputs = Banana.inputs
+
+        def evaluate_rows(self, x: Any, c: Any) -> Any:
+            return x * c[:, None]
+
+    box, x, c = Scaled(), RNG.normal(size=(40, 2)), RNG.uniform(1, 2, 40)
+    solver = zo.frozen(box, zo.tangents.KernelTangent(), ((x, c), box(x, c)))
+    none = torch.zeros(0, 2, dtype=torch.float64, requires_grad=True)
+    solver(none, torch.zeros(0, dtype=torch.float64)).sum().backward()
+    assert none.grad is not None and none.grad.shape == (0, 2)
+    assert solver.jvp((x[:0], c[:0]), (x[:0], None)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_too_few_rows_are_counted_also_where_there_are_none(count):
+    with pytest.raises(ConfigurationError, match=f"at least 10 with finite numbers, got {count}"):
+        solver_of(Banana(), count)

@@ -11,7 +11,8 @@ from torch import nn
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec
+from blackbox import ArraySpec, Budgeted
+from blackbox.errors import BudgetError
 from tests.zo.row_boxes import FromTorch, weights
 from zo import KeepBest
 from zo.errors import ConfigurationError, KeepBestWarning
@@ -96,6 +97,44 @@ def test_patience_counts_validations_in_a_row():
     assert not held_out.before_step() and asked[-1] == 10
     held_out.restore()
     assert int(network.steps) == 4
+
+
+def test_the_best_come_back_where_no_rows_are_left_to_validate_the_last():
+    """The budget is of one validation, and a step; those of the start are the best that anyone knows."""
+    network, box = (
+        Counted(),
+        Budgeted(FromTorch(lambda x: x, (ArraySpec("x", ()),), (ArraySpec("y", ()),)), 5),
+    )
+    held_out = KeepBest(network, lambda: box(network.steps.expand(4)), every=1)
+    assert held_out.before_step()
+    with torch.no_grad():
+        network.steps += 1
+    with pytest.warns(KeepBestWarning, match="it has 0 and none"):
+        held_out.restore()
+    assert int(network.steps) == 0
+    with pytest.raises(BudgetError):
+        KeepBest(network, lambda: box(network.steps.expand(4))).restore()
+
+
+def test_a_validation_that_raises_is_made_again():
+    """Else the start would be no candidate."""
+    network, losses = Counted(), iter([OSError("server down"), 1.0, 2.0])
+
+    def validate():
+        loss = next(losses)
+        if isinstance(loss, OSError):
+            raise loss
+        return loss
+
+    held_out = KeepBest(network, validate)
+    with pytest.raises(OSError, match="down"):
+        held_out.before_step()
+    assert held_out.before_step() and held_out.best_validation == 1.0
+    with torch.no_grad():
+        network.steps += 1
+    with pytest.warns(KeepBestWarning):
+        held_out.restore()
+    assert int(network.steps) == 0
 
 
 def test_a_validation_leaves_no_trace():

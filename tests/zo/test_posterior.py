@@ -190,6 +190,47 @@ def test_a_box_is_not_asked_at_infinity():
     assert np.isfinite(target.box.x).all()
 
 
+class Single(BlackBoxFunction):
+    """A x in float32, of numbers in float32 alone."""
+
+    inputs = (ArraySpec("x", (2,), dtype="float32"),)
+    outputs = (ArraySpec("y", (3,), dtype="float32"),)
+
+    def evaluate_rows(self, x):
+        return x @ MATRIX.numpy().T.astype("float32")
+
+
+def test_a_box_of_32_bits_is_asked_in_its_own_dtype():
+    """The model is exact for it, so that the potentials by box and model differ by its rounding alone."""
+    stats = zo.sample(potential, Single(), start().float(), **SHORT).sample_stats
+    by_box, by_model = (stats[f"proposed_potential{of}"].values for of in ("", "_by_model"))
+    assert np.allclose(by_box, by_model, rtol=1e-4, atol=1e-4) and stats["accepted"].values.any()
+    bounded = Target(potential, Single(), Unknowns(torch.zeros(2, dtype=F64), torch.full((2,), math.inf)))
+    assert bounded.asked(torch.tensor([[100.0, 1.0]], dtype=F64)).isinf().tolist() == [[True, False]]
+
+
+class Total(Linear):
+    """The sum of y, one number of each row."""
+
+    outputs = (ArraySpec("y", (), dtype="float64"),)
+
+    def evaluate_rows(self, x):
+        return super().evaluate_rows(x).sum(1)
+
+
+def test_a_box_may_answer_with_one_number():
+    """The model is exact for it; rows beyond the limit fail, and are rejections."""
+    box = Total(limit=0.4)
+    data = zo.sample(lambda x, y: (y - 1).square() + x.square().sum(1) / 2, box, start(), **SHORT)
+    stats = data.sample_stats
+    by_box, by_model = (stats[f"proposed_potential{of}"].values for of in ("", "_by_model"))
+    alive = np.isfinite(by_box)
+    assert np.allclose(by_box[alive], by_model[alive], atol=1e-6) and alive.any()
+    assert (
+        data.attrs["rows_failed"] == box.ledger.rows_failed > 0 and (data.posterior["x"][..., 0] <= 0.4).all()
+    )
+
+
 def test_a_row_that_failed_has_no_density_whatever_the_potential_makes_of_it():
     """A limit that NaN does not pass is no likelihood of NaN."""
     target = Target(lambda x, y: torch.where(y[:, 0] > 2, math.inf, 0.0), Linear(), without_bounds())
@@ -335,6 +376,18 @@ def test_a_finished_sampling_asks_for_nothing_and_more_rows_prolong_it(tmp_path,
     assert np.array_equal(x[:, : before.shape[1] - 3], before[:, 3:])  # a tenth more is left out
 
 
+def test_too_few_rows_for_what_a_checkpoint_was_begun_with_cost_none(tmp_path):
+    """It was to learn 100 rows, so 80 in all would be exceeded before the first draw."""
+    kept, box = tmp_path / "state.pt", Linear(curve=1.0)
+    given = {"chains": 2, "tangent": Quadratic(), "checkpoint": kept}
+    with pytest.raises(KeyboardInterrupt):
+        zo.sample(potential, Interrupted(40), start(), rows=5000, **given)
+    least = 100 + 2 + 20 * 2  # learned by default: 50, and 25 for each unknown
+    with pytest.raises(ConfigurationError, match=f"rows: expected at least {least}, to learn from 100 "):
+        zo.sample(potential, box, start(), rows=80, **given)
+    assert box.ledger.rows_run == 0
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [
@@ -432,6 +485,9 @@ def test_failed_rows_are_rejections_that_are_counted():
     [
         ({"potential": lambda x, y: x[:, 0] / 0}, "finite numbers at the start"),
         ({"potential": lambda x, y: y}, "one number for each row"),
+        ({"potential": lambda x, y: torch.from_numpy(y.numpy().sum(1))}, "potential: .* autograd .* numpy"),
+        ({"potential": lambda x, y: potential(x, y).detach()}, "potential: .* result without a graph"),
+        ({"twin": lambda x: torch.from_numpy(x.numpy() @ MATRIX.T.numpy())}, "twin: .* autograd .* numpy"),
         ({"box": Noisy()}, "same answer to the same row"),
         ({"box": NoisyByPlace()}, "same answer to the same row, alone and among others"),
         ({"start": torch.zeros(2)}, "rows of 2 numbers"),
@@ -446,6 +502,17 @@ def test_what_makes_no_sense_is_refused(changed, message):
     given = {"potential": potential, "box": Linear(), "start": start(), "rows": 600} | changed
     with pytest.raises(ConfigurationError, match=message):
         zo.sample(given.pop("potential"), given.pop("box"), given.pop("start"), **given)
+
+
+def test_what_can_be_seen_before_costs_no_row(tmp_path):
+    """A twin of another shape is refused, and the folder of a checkpoint is made."""
+    box = Linear()
+    with pytest.raises(ConfigurationError, match="shape of the box's answers"):
+        zo.sample(potential, box, start(), rows=600, twin=lambda x: x)
+    assert box.ledger.rows_run == 0
+    with pytest.raises(KeyboardInterrupt):
+        zo.sample(potential, Interrupted(40), start(), **SHORT, checkpoint=tmp_path / "new" / "state.pt")
+    assert (tmp_path / "new" / "state.pt").exists()
 
 
 @pytest.mark.slow

@@ -313,6 +313,17 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
     assert torch.equal(suited.outputs(images), known.outputs(images))
 
 
+def test_a_box_is_asked_with_all_of_its_inputs_and_any_leading_axes():
+    """Inputs without derivative, and several leading axes, were refused when the rows had been run."""
+    fixed = ArraySpec("gain", (), differentiable=False)
+    box = FromTorch(lambda x, gain: gain[:, None] * x[:, :2], (X, fixed), (Y,))
+    (z, _), gain = rows(), torch.linspace(1, 2, 20)
+    asking, known = StudentTangent(net()), StudentTangent(net())
+    asking.fit([z.reshape(4, 5, 3), gain.reshape(4, 5)], box, steps=3)
+    known.fit(z, gain[:, None] * z[:, :2], steps=3)
+    assert torch.equal(asking.outputs(z), known.outputs(z))
+
+
 def test_outputs_are_asked_for_at_numbers_as_at_vectors_of_one():
     x = torch.linspace(0, 1, 20)
     student = StudentTangent(nn.Linear(1, 1))

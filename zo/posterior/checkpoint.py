@@ -24,6 +24,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self._path = None if path is None else Path(path)
+        if self._path is not None:  # before a row is run, which could not be kept
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._due = 0.0
 
     def save(self, state: Mapping[str, Any], generator: torch.Generator, *, now: bool = True) -> None:
@@ -115,7 +117,7 @@ class Checkpoint:
 
 def at(twin: Callable[[Tensor], Tensor] | None, target: Target, q: Tensor) -> Tensor | None:
     """Return a twin's answers at rows within their bounds; None without a twin."""
-    return None if twin is None else twin(target.unknowns.bounded(q)[0]).detach().double()
+    return None if twin is None else target.below(twin, q).detach()
 
 
 def same(now: Tensor, begun: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.arrays import finite_rows
 from blackbox.checks import check_count
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentWarning
@@ -160,6 +161,7 @@ def sample(
             saves.save(state, generator)
             spent = False
         else:
+            refuse_few_rows(rows, state["settings"]["learn"], chains)  # fewer rows make the default less
             spent = state["frozen"] and _rows(state, 1) > rows
             saves.refuse_other(state, target, free, twin, ask=not spent)
         learned = state["settings"]["learn"]
@@ -219,13 +221,14 @@ def _rows(state: dict[str, Any], more: int = 0) -> int:
 
 
 def _failed(answers: Tensor) -> int:
-    return int((~answers.flatten(1).isfinite().all(1)).sum())
+    return int((~finite_rows((answers,))).sum())
 
 
 def _begun(
     target: Target, q: Tensor, twin: Callable[[Tensor], Tensor] | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The state before the first round: the start's answers, and those of one of its rows twice more."""
+    by_twin = at(twin, target, q)  # first, since it costs no row to see that it is another box's
     answers = target.answers(q)
     potential = target.potential(q, answers)
     finite = int(potential.isfinite().sum())
@@ -237,6 +240,7 @@ def _begun(
     # not the first, whose place in the call is that of a row alone
     place = 1 + potential[1:].argmin()
     row = q[place][None]
+    target.refuse_cut(row, answers[place][None], twin)
     alone = target.answers(row)
     gap = float((target.potential(row, alone) - potential[place]).abs())
     if not (torch.equal(target.answers(row), alone) and gap <= ROUNDED):
@@ -248,7 +252,7 @@ def _begun(
     root = q[potential.isfinite()].std(0).clamp(min=1e-6).diag()
     return {
         "settings": settings,
-        "at_start": {"potential": potential, "twin": at(twin, target, q)},
+        "at_start": {"potential": potential, "twin": by_twin},
         "q": q,
         "answers": answers,
         "root": root,
@@ -314,7 +318,7 @@ def _proposed(
 ) -> dict[str, Tensor]:
     """Propose once for each chain, and return the chains after it with a record of the proposal."""
     end = propose(model, last["q"], move, generator)
-    reached = end.alive & target.unknowns.bounded(end.q)[0].isfinite().all(1)
+    reached = end.alive & target.asked(end.q).isfinite().all(1)
     end = end._replace(alive=reached, q=torch.where(reached[:, None], end.q, last["q"]))
     answers = target.answers(end.q)
     new = torch.where(end.alive, target.potential(end.q, answers), torch.inf)
@@ -328,7 +332,7 @@ def _proposed(
         "diverging": ~end.alive | ~(energy < DIVERGED),
         "proposed_potential": new,
         "proposed_potential_by_model": end.model,
-        "failed": ~answers.flatten(1).isfinite().all(1),
+        "failed": ~finite_rows((answers,)),
     }
 
 

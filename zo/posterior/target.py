@@ -31,9 +31,30 @@ class Target:
     def __init__(self, potential: Potential, box: BlackBoxFunction, unknowns: Unknowns) -> None:
         self._potential, self.box, self.unknowns = potential, box, unknowns
 
+    def asked(self, q: Tensor) -> Tensor:
+        """The unknowns within their bounds, in the box's own dtype where it has one: `(rows, size)`."""
+        return self.unknowns.bounded(q)[0].to(self.box.inputs[0].torch_dtype or q.dtype)
+
     def answers(self, q: Tensor) -> Tensor:
         """The box's, one row each: `(rows, size)` to `(rows, *shape)` in float64, NaN where it failed."""
-        return self.box(self.unknowns.bounded(q)[0]).double()
+        return self.box(self.asked(q)).double()
+
+    def below(self, twin: Callable[[Tensor], Tensor] | None, q: Tensor) -> Tensor:
+        """A twin's answers, `(rows, *shape)` in float64, with a graph; zeros without a twin.
+
+        Raises:
+            ConfigurationError: they have another shape than the box's.
+        """
+        shape = len(q), *self.box.outputs[0].shape
+        if twin is None:
+            return q.new_zeros(shape)
+        below = twin(self.unknowns.bounded(q)[0])
+        if below.shape != shape:
+            raise ConfigurationError(
+                f"sample, twin: expected the shape of the box's answers, {shape}, got {tuple(below.shape)}. "
+                "Give a function of the unknowns that stands for the same box."
+            )
+        return below.double()
 
     def potential(self, q: Tensor, answers: Tensor) -> Tensor:
         """Minus the logarithm of the density of q, `(rows,)`; infinite where it or an answer is not finite.
@@ -51,6 +72,31 @@ class Target:
             )
         whole = potential - slope
         return torch.where(whole.isfinite() & finite_rows((answers.detach(),)), whole, torch.inf)
+
+    @torch.enable_grad()
+    def refuse_cut(self, q: Tensor, answers: Tensor, twin: Callable[[Tensor], Tensor] | None) -> None:
+        """Refuse a potential or a twin that autograd does not go through.
+
+        Args:
+            q: rows at which they are finite, `(rows, size)`.
+            answers: the box's answers there.
+            twin: the twin; None for none.
+
+        Raises:
+            ConfigurationError: one of them has no graph; no force would go by it, and nothing would say so.
+        """
+        x, y = (t.detach().requires_grad_() for t in (self.unknowns.bounded(q)[0], answers))
+        calls = {"potential": lambda: self._potential(x, y.clone())}
+        for name, call in (calls | ({"twin": lambda: twin(x)} if twin else {})).items():
+            try:
+                has_graph, got = call().requires_grad, "a result without a graph"
+            except RuntimeError as error:  # of what cannot be done to a tensor with a graph
+                has_graph, got = False, f"an error ({str(error).rstrip('.')})"
+            if not has_graph:
+                raise ConfigurationError(
+                    f"sample, {name}: expected torch operations, which autograd goes through, got {got}. "
+                    "Leave out NumPy and .detach()."
+                )
 
 
 class Model:
@@ -72,25 +118,15 @@ class Model:
         q: Tensor,
         answers: Tensor,
     ) -> None:
-        self._target, self._twin, self._shape = target, twin, answers.shape[1:]
+        self._target, self._twin = target, twin
         self._rest = deepcopy(tangent)
-        self._rest.fit(q, (answers - self._below(q)).flatten(1).detach())
-
-    def _below(self, q: Tensor) -> Tensor:
-        if self._twin is None:
-            return q.new_zeros(len(q), *self._shape)
-        below = self._twin(self._target.unknowns.bounded(q)[0])
-        if below.shape != (len(q), *self._shape):
-            raise ConfigurationError(
-                f"sample, twin: expected the shape of the box's answers, {(len(q), *self._shape)}, got "
-                f"{tuple(below.shape)}. Give a function of the unknowns that stands for the same box."
-            )
-        return below.double()
+        self._rest.fit(q, (answers - target.below(twin, q)).reshape(len(q), -1).detach())
 
     def answers(self, q: Tensor) -> Tensor:
         """The box's, as the model has them, with a graph."""
         rest = self._rest.values(q, q.new_zeros(len(q), 0))
-        return self._below(q) + rest.reshape(len(q), *self._shape)
+        below = self._target.below(self._twin, q)
+        return below + rest.reshape(below.shape)
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """The potential `(rows,)` and its gradient `(rows, size)`; one fixed function of q.

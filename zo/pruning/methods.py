@@ -91,7 +91,8 @@ def synflow(
     The score of a round is `theta * dR/dtheta`, R the sum of the outputs for an input of ones with all
     weights replaced by their absolute values (Tanaka et al., NeurIPS 2020). Round k leaves
     (1 - sparsity)^(k / rounds) of the weights: in one round whole layers would go. A weight removed in
-    round k gets k - 1 plus its rank there in [0, 1), so a cut at the sparsity gives SynFlow's mask.
+    round k gets k - 1 plus its rank there in (0, 1], so a cut at the sparsity gives SynFlow's mask. A weight
+    without any flow, as before a last layer that starts at zero, gets zero: those go first, as ties.
 
     Args:
         network: the network, called as `network(ones)`, on a copy, in float64 and in eval mode; the method is
@@ -110,6 +111,7 @@ def synflow(
     ones = torch.ones_like(inputs[:1], dtype=torch.float64)
     order = torch.zeros(parameters.size, dtype=torch.float64)
     alive = torch.ones(parameters.size, dtype=torch.bool)
+    still = ~alive  # without any flow, from the first round on
     for k in range(1, rounds + 1):
         with torch.enable_grad():
             for tensor in tensors:
@@ -122,14 +124,16 @@ def synflow(
                 )
             slopes = torch.autograd.grad(flow.sum(), tensors, materialize_grads=True)
         score = _flat([w.detach() * slope for w, slope in zip(tensors, slopes, strict=True)])
+        still = score == 0 if k == 1 else still
         weights_left = round(parameters.size * (1 - sparsity) ** (k / rounds))
         candidates = torch.nonzero(alive).flatten()
         ranked = candidates[score[candidates].argsort(stable=True)]
-        order[ranked] = k - 1 + torch.arange(len(ranked), dtype=torch.float64) / len(ranked)
+        order[ranked] = k - 1 + torch.arange(1, len(ranked) + 1, dtype=torch.float64) / len(ranked)
         alive[ranked[: len(ranked) - weights_left]] = False
         with torch.no_grad():
             for tensor, mask in zip(tensors, parameters.split(alive), strict=True):
                 tensor.mul_(mask.to(tensor.device))
+    order[still] = 0
     return order
 
 

@@ -115,7 +115,7 @@ def blocks(z: Tensor) -> list[slice]:
 
 def others_of(rows: CallPairs) -> Tensor:
     """Inputs that carry no gradient, end to end: `(rows, size)`."""
-    context = (array.reshape(len(array), -1).to(rows.z) for array in rows.others if array is not None)
+    context = (array[..., None].flatten(1).to(rows.z) for array in rows.others if array is not None)
     return torch.cat([rows.z[:, :0], *context], dim=1)
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
+from blackbox.arrays import to_rows
 from blackbox.calls import intercepted
 from zo.batches import Batch, count_rows
 from zo.errors import TangentError
 from zo.objective import Objective, losses
 from zo.tangents.playback.playback import answered_by
-from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays
+from zo.tangents.record.call import RecordedCall, has_rows, refuse_arrays
 from zo.tangents.record.pairs import sizes
 from zo.tangents.tangent import Linearised
 
@@ -65,23 +66,25 @@ def losses_by_models(
         if not has_rows(arrays):
             return box.call(*arrays)
         refuse_arrays(box, arrays)
-        inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
-        like = next(array for array in inputs if array.is_floating_point())
-        nothing = [like.new_zeros(len(like), *spec.shape) for spec in box.outputs]
+        rows = to_rows(repr(box), box.inputs, arrays)
+        options = {"dtype": rows.dtype, "device": rows.device}
+        nothing = tuple(torch.zeros(rows.count, *spec.shape, **options) for spec in box.outputs)
         with torch.no_grad():
-            here = at(RecordedCall(place, tuple(inputs), tuple(nothing)))
+            here = at(RecordedCall(place, rows.inputs, nothing))
             values = here.values
-        if values is None:
-            words = f"{who}: expected a model of {box!r} that knows its values, got one without."
-            raise NoValuesError(words, place)
+        if values is None or not all(spec.differentiable for spec in box.outputs):
+            raise NoValuesError(
+                f"{who}: expected a model of {box!r} that knows its values, got one without. Take a tangent "
+                "that is fitted to values, and a box whose outputs all carry a gradient.",
+                place,
+            )
         at_calls.append(here)
-        leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
         pieces = iter(values.split(sizes(here.rows.outputs), dim=1))
         by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
         outputs = tuple(
             (next(pieces) if spec.copy_of is None else by_name[spec.copy_of].detach())
-            .reshape(*leading, *spec.shape)
-            .to(spec.torch_dtype or like.dtype, copy=True)
+            .reshape(*rows.leading, *spec.shape)
+            .to(spec.torch_dtype or rows.dtype, copy=True)
             for spec in box.outputs
         )
         answers = answered_by(box, at_calls, len(at_calls) - 1, outputs, arrays)

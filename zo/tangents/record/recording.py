@@ -223,7 +223,7 @@ def _refuse_false_copies(box: BlackBoxFunction, call: RecordedCall) -> None:
         dict(zip((s.name for s in box.inputs), call.inputs, strict=True)),
     )
     for place, spec in copies:
-        output, array = call.outputs[place], inputs[spec.copy_of or ""]
+        output, array = (t[..., None] for t in (call.outputs[place], inputs[spec.copy_of or ""]))
         same = torch.isclose(
             output.to(array), array, rtol=torch.finfo(array.dtype).eps ** 0.5, equal_nan=True
         )

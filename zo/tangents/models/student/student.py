@@ -19,6 +19,7 @@ from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student.student_learning import Learner
 from zo.tangents.models.student.student_losses import LOSSES, Shape
+from zo.tangents.record.call import flat_rows
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised, Tangent, Unknown
 
@@ -121,7 +122,8 @@ class StudentTangent(Tangent):
         """Learn from answers that are there already, or that a box gives.
 
         Args:
-            inputs: the box's differentiable ones, in its order, `(rows, *shape)`; a tensor if it is one.
+            inputs: the box's differentiable ones, in its order, `(rows, *shape)`; a tensor if it is one. With
+                the box in the place of outputs, all of its inputs, with any leading axes.
             outputs: the box's answers, `(rows, *shape)`; a tensor if it is one. Rows that are not finite are
                 left out. Or the box, which is asked for them after the network has been tried on its shapes:
                 a mistake there costs no row.
@@ -134,7 +136,7 @@ class StudentTangent(Tangent):
         """
         check_count("StudentTangent.fit", "steps", steps)
         if isinstance(outputs, BlackBoxFunction):
-            outputs = self._answers(outputs, inputs)
+            inputs, outputs = self._asked(outputs, inputs)
         groups = [[group] if isinstance(group, Tensor) else list(group) for group in (inputs, outputs)]
         by_group = [[tuple(array.shape) for array in group] for group in groups]
         if (
@@ -226,19 +228,18 @@ class StudentTangent(Tangent):
             )
         self._learner.shapes = shapes
 
-    def _answers(self, box: BlackBoxFunction, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """Return the box's learned answers to these rows."""
+    def _asked(
+        self, box: BlackBoxFunction, inputs: Tensor | Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the inputs that a student sees, and the box's learned answers to all inputs, as rows."""
         self.check_box(box)
         arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        if len(arrays) != len(box.inputs):
-            raise ConfigurationError(
-                f"StudentTangent.fit: expected all {len(box.inputs)} inputs of {box!r}, got {len(arrays)}. "
-                "If some have no derivative, ask the box yourself, and give the others and its answers."
-            )
         with torch.no_grad():
             answers = box(*arrays)
         outputs = [answers] if isinstance(answers, Tensor) else list(answers)
-        return [array for spec, array in zip(box.outputs, outputs, strict=True) if spec.learned]
+        pairs = zip(box.inputs, arrays, strict=True), zip(box.outputs, outputs, strict=True)
+        seen, learned = ([flat_rows(spec, t) for spec, t in both if spec.learned] for both in pairs)
+        return seen, learned
 
     def _knows(self, rows: CallPairs) -> bool:
         """Say whether it has seen anything; refuse a box that it does not suit."""
