@@ -31,7 +31,9 @@ from benchmarks import protocol
 from benchmarks.budget.problem import Benchmarked, made
 from benchmarks.budget.report import FOLDER, SHARES, write
 from benchmarks.rows.report import BY_STEPS
-from benchmarks.rows.ways import AS_BENCHMARKED
+from benchmarks.rows.training import train
+from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED, Way
+from benchmarks.tangents.problems import problems
 from tasks.folder import atomic
 from tasks.planning.plan import POPULATION
 
@@ -43,6 +45,13 @@ def rows_of_first_order(name: str) -> int:
     """Rows of the box that first order takes, as it was measured."""
     runs = json.loads((BY_STEPS / f"{name}.json").read_text(encoding="utf-8"))["runs"]
     return next(run[AS_BENCHMARKED]["rows"] for run in runs.values() if AS_BENCHMARKED in run)
+
+
+def seconds_of_first_order(name: str, seed: int) -> float:
+    """Processor time of a training by first order with all of its rows, tuned, on this machine."""
+    runs = json.loads((BY_STEPS / f"{name}.json").read_text(encoding="utf-8"))["runs"]
+    tuned = runs[str(seed)][ALL_ROWS]
+    return train(problems("small")[name](), Way(1.0, tuned["batch"], tuned["rate"]), seed)["seconds"]
 
 
 def spend(name: str, rows: int, seed: int) -> dict[str, Any]:
@@ -97,7 +106,9 @@ def measure(name: str, seeds: Sequence[int], shares: Sequence[float], folder: Pa
             done = result["runs"].setdefault(str(seed), {})
             if str(share) in done:
                 continue
-            done[str(share)] = spend(name, round(share * of_first_order), seed)
+            seconds = seconds_of_first_order(name, seed)
+            spent = spend(name, round(share * of_first_order), seed)
+            done[str(share)] = {**spent, "seconds of first order": seconds}
             result |= {
                 **protocol.origin(),
                 "command": f"python -m benchmarks budget --size small --problems {name}",

@@ -15,7 +15,8 @@ from benchmarks.figures.measured import (
 )
 from benchmarks.figures.summaries import families, interval, middle, summary
 from benchmarks.rows.chosen import RULES_CHOSEN_ON
-from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
+from benchmarks.rows.report import results_of_steps
+from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED, long_lines
 from benchmarks.tangents.problems import CONTROLLERS
 
 WAYS = {  # name of a figure -> line of the results
@@ -38,7 +39,7 @@ LOOKED_AT = KERNELS | {  # where decisions 54, 55 and 61 compared rules of repla
 
 def figures() -> dict[str, float]:
     """Figures of all rows, by name."""
-    return _ways() | _advised() | _costs() | _narrow() | _controls() | _tuning()
+    return _ways() | _advised() | _costs() | _narrow() | _controls() | _tuning() | _long()
 
 
 def _ways() -> dict[str, float]:
@@ -53,6 +54,21 @@ def _ways() -> dict[str, float]:
         values |= _of_way(f"bound.{mark}", over_tuned(f"replay, several rates, {share:g}", bound))
         values |= summary(f"gain.{mark}", over_tuned(f"replay, {share:g}", f"tangents, {share:g}"))
     return values | {"gain.better": _below(over_tuned("replay, 0.2", "tangents, 0.2"), 0.995)}
+
+
+def _long() -> dict[str, float]:
+    """Trainings with ten times first order's rows, over first order with all of these."""
+    whole, fifth, population = long_lines()
+    runs = [run for result in results_of_steps().values() for run in result["runs"].values()]
+    long = [run for run in runs if whole in run and population in run]
+    ratios = {
+        "long.population": [run[population]["error"] / run[whole]["error"] for run in long],
+        "long.fifth": [run[fifth]["error"] / run[whole]["error"] for run in long],
+        "long.gain": [run[whole]["error"] / run[ALL_ROWS]["error"] for run in long],
+    }
+    figures: dict[str, float] = {name: median(of_runs) for name, of_runs in ratios.items() if of_runs}
+    figures |= {f"{name}.most": max(of_runs) for name, of_runs in ratios.items() if of_runs}
+    return figures | {"long.problems": len(long)}
 
 
 def _of_way(name: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:

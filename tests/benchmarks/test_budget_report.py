@@ -33,6 +33,7 @@ def files(tmp_path, monkeypatch):
                     "leader": "rate 1, from step 1",
                     "warnings": ["Step 3: expected this"] * (int(seed) - 3),
                     "seconds": 3.0,
+                    "seconds of first order": 1.5,
                 }
             }
             for seed, error in errors.items()
@@ -54,6 +55,7 @@ def files(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("files")
 def test_the_headline_is_of_all_problems_and_of_those_that_were_held_out():
     parts = report.parts(report.trainings(0.05))
+    assert {one["time"] for one in parts["all"]} == {2.0}  # over first order beside it, not over an older one
     assert {name: len(part) for name, part in parts.items()} == {
         "all": 5,
         "held out": 3,
