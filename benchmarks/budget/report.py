@@ -36,8 +36,8 @@ for nothing. "Rules": a problem is held out if no rule, constant or default was 
 committed before anything but first order was run on it; on the others models or the rules of the surrogate
 were looked at, and on those that say "chosen" the rules of replay. "Regret": the command's error over the
 least of the other ways without a derivative that were run. "Rows in training": of N. "Processor time": of
-the whole command, report included, over that of one training by first order, tuned, right before on the
-same machine. In brackets: 95 % by a
+the whole command, report included, over that of one training by first order, tuned, on the same
+machine. In brackets: 95 % by a
 bootstrap of three stages, which draws families of simulators, their problems and their seeds anew.
 
 """

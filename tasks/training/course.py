@@ -156,14 +156,16 @@ def _pace(marks: Sequence[float]) -> float | None:
 
 
 def _mean_pace(ends: Sequence[float]) -> float | None:
-    """The seconds of a step, the mean over the later half of them; None after fewer than three.
+    """The seconds of a step: the mean over the later half but for the longest; None after fewer than three.
 
     Steps come in bursts, with lessons of models and of a surrogate: the median of a few is now one, now ten
-    times the mean.
+    times the mean. The longest may be one that hung.
     """
-    count = len(ends) - 1
-    last = min(count, max(LATEST, count // 2))
-    return None if count < FEWEST else (ends[-1] - ends[-1 - last]) / last
+    if len(ends) <= FEWEST:
+        return None
+    later = ends[-1 - max(LATEST, len(ends) // 2) :]
+    intervals = [after - before for before, after in pairwise(later)]
+    return (sum(intervals) - max(intervals)) / (len(intervals) - 1)
 
 
 def _enough(left: float, pace: float | None) -> float:

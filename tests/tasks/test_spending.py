@@ -414,6 +414,27 @@ def test_steps_that_slow_first_ones_took_come_back_and_the_time_is_used():
     assert min(turns) > 0 and angles[-1] > 0.9 * math.pi
 
 
+@pytest.mark.parametrize("hung", [3, 12, 50])
+def test_one_step_that_hung_changes_nothing(hung):
+    """There is time for it, and the learning rate would not come back."""
+    course, seconds = Course(100, 80.0), 0.0
+    for step in range(100):
+        assert course.steps == 100 and course.angle(step) == math.pi * step / 100
+        seconds += 20.0 if step == hung else 0.5
+        course.changes(step + 1, seconds)
+    assert seconds < 80
+
+
+def test_bursts_of_learning_change_a_plan_seldom():
+    """A median of ten steps was now one, now ten times the mean: a run of minutes changed its steps 62 times."""
+    course, seconds, step, changes = Course(2000, 300.0, grows=True), 0.0, 0, 0
+    while step < course.steps:
+        burst = step % 60 < 15
+        seconds, step = seconds + (0.6 if burst else 0.06), step + 1
+        changes += course.changes(step, seconds)
+    assert changes < 20 and 270 < seconds <= 306
+
+
 @pytest.mark.parametrize("grows", [True, False])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_plan_by_time_that_took_far_too_few_steps_goes_on(steps, grows):

@@ -504,6 +504,35 @@ def test_what_makes_no_sense_is_refused(changed, message):
         zo.sample(given.pop("potential"), given.pop("box"), given.pop("start"), **given)
 
 
+@pytest.mark.parametrize("twin", [None, lambda x: torch.ones(len(x), 3, dtype=torch.float64)])
+def test_functions_that_write_into_their_arguments_or_are_constant_are_taken(twin):
+    """Neither is cut: a constant has no force, and no graph."""
+
+    def writes(x, y):
+        x[:, 0] *= 1
+        return potential(x, y)
+
+    def flat(x, y):
+        return torch.zeros(len(x), dtype=torch.float64)
+
+    drawn = zo.sample(writes, Linear(), start(), **SHORT, twin=twin)
+    plain = zo.sample(potential, Linear(), start(), **SHORT, twin=twin)
+    assert np.array_equal(drawn.posterior["x"].values, plain.posterior["x"].values)
+    x = zo.sample(flat, Linear(), start(), **SHORT, twin=twin, bounds=(-4.0, 4.0)).posterior["x"].values
+    assert np.abs(x).max() <= 4 and x.std() > 0.5
+
+
+def test_a_sampling_that_is_finished_gives_its_draws_whatever_rows_are_asked_for(tmp_path):
+    """It runs no row, also where so few would not do for a new one."""
+    kept, box = tmp_path / "state.pt", Linear()
+    settings = {"chains": 4, "tangent": Quadratic(), "checkpoint": kept}
+    whole = zo.sample(potential, box, start(), rows=500, **settings)
+    rows_run = box.ledger.rows_run
+    again = zo.sample(potential, box, start(), rows=120, **settings)
+    assert np.array_equal(whole.posterior["x"].values, again.posterior["x"].values)
+    assert box.ledger.rows_run == rows_run
+
+
 def test_what_can_be_seen_before_costs_no_row(tmp_path):
     """A twin of another shape is refused, and the folder of a checkpoint is made."""
     box = Linear()

@@ -161,8 +161,9 @@ def sample(
             saves.save(state, generator)
             spent = False
         else:
-            refuse_few_rows(rows, state["settings"]["learn"], chains)  # fewer rows make the default less
             spent = state["frozen"] and _rows(state, 1) > rows
+            if not state["frozen"]:  # fewer rows make the default less than what it began with
+                refuse_few_rows(rows, state["settings"]["learn"], chains)
             saves.refuse_other(state, target, free, twin, ask=not spent)
         learned = state["settings"]["learn"]
         while not state["frozen"] and len(state["q"]) < learned:

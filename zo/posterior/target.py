@@ -86,13 +86,18 @@ class Target:
             ConfigurationError: one of them has no graph; no force would go by it, and nothing would say so.
         """
         x, y = (t.detach().requires_grad_() for t in (self.unknowns.bounded(q)[0], answers))
-        calls = {"potential": lambda: self._potential(x, y.clone())}
-        for name, call in (calls | ({"twin": lambda: twin(x)} if twin else {})).items():
+        calls: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
+        calls = {"potential": (self._potential, (x, y))} | ({"twin": (twin, (x,))} if twin else {})
+        for name, (function, arguments) in calls.items():
             try:
-                has_graph, got = call().requires_grad, "a result without a graph"
+                result = function(*[t.clone() for t in arguments])  # which it may write into
+                got = "a result without a graph"
+                goes = result.requires_grad or torch.equal(
+                    result, function(*[1.01 * t.detach() + 0.01 for t in arguments])
+                )  # what is constant has no graph, and no force
             except RuntimeError as error:  # of what cannot be done to a tensor with a graph
-                has_graph, got = False, f"an error ({str(error).rstrip('.')})"
-            if not has_graph:
+                goes, got = False, f"an error ({str(error).rstrip('.')})"
+            if not goes:
                 raise ConfigurationError(
                     f"sample, {name}: expected torch operations, which autograd goes through, got {got}. "
                     "Leave out NumPy and .detach()."
