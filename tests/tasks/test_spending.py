@@ -426,7 +426,7 @@ def test_one_step_that_hung_changes_nothing(hung):
 
 
 def test_bursts_of_learning_change_a_plan_seldom():
-    """A median of ten steps was now one, now ten times the mean: a run of minutes changed its steps 62 times."""
+    """A median of ten steps was now one, now ten times the mean, and a plan by minutes changed 62 times."""
     course, seconds, step, changes = Course(2000, 300.0, grows=True), 0.0, 0, 0
     while step < course.steps:
         burst = step % 60 < 15
