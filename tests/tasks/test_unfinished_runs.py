@@ -152,7 +152,7 @@ def test_a_seed_that_is_half_done_is_in_no_mean(tmp_path, capfd, undisturbed):
 
 
 def test_a_table_without_a_seed_has_means_over_the_same_seeds():
-    """As a loop of one's own may finish with."""
+    """A loop of one's own may finish with such a result."""
     values = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 1.5}
     table = tuple(tasks.Row(method, seed, "loss", value) for (method, seed), value in values.items())
     part = comparable(Result("own", "own", {}, (0, 1, 2), table, {}, {}, (), "", "finished"))
