@@ -62,7 +62,7 @@ class Quadratic(ValueTangent):  # exact, and quick
         return torch.cat([torch.ones_like(x[:, :1]), x, x.square(), x[:, :1] * x[:, 1:]], 1)
 
     def fit(self, x, y):
-        self.weights = torch.linalg.lstsq(self.terms(x), y, driver="gels").solution  # the default varies in bits
+        self.weights = torch.linalg.lstsq(self.terms(x), y, driver="gels").solution  # gelsy varies in bits
 
     def values(self, x, fixed):
         return self.terms(x) @ self.weights
