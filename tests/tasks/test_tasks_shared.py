@@ -34,8 +34,8 @@ def classification_words(folder):
 
 def wake_words(folder):
     methods = ("ZO-SOL", "TAN-SOL", "chain", "identity")
-    more = ["--input-directions", "3", "--start", "random"]
-    return [*wake.words(*more), "--methods", *methods, "--runs", str(folder / "runs")]
+    line = wake.words("--input-directions", "3", methods=methods, start="random")
+    return [*line, "--runs", str(folder / "runs")]
 
 
 # (words of the command line, a stage in the middle of which the run is stopped)

@@ -41,11 +41,11 @@ SMALL = Config(
 )
 
 
-def words(*more: str, methods: tuple[str, ...] = SMALL.methods) -> list[str]:
+def words(*more: str, methods: tuple[str, ...] = SMALL.methods, start: str = SMALL.start) -> list[str]:
     """The command line of a run with these settings."""
     line = ["run", "wake-flow", "--preset", "demo"]
     usual = flat(to_dict(WakeFlow.presets["demo"]))
-    for name, value in flat(to_dict(replace(SMALL, methods=methods))).items():
+    for name, value in flat(to_dict(replace(SMALL, methods=methods, start=start))).items():
         option = f"--{name.rpartition('.')[2].replace('_', '-')}"
         if isinstance(value, bool):
             line += [] if value == usual[name] else [option if value else f"--no-{option[2:]}"]
