@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from html import escape
 from time import monotonic
@@ -22,7 +21,7 @@ from tasks.problem.silence import Silence
 INTERVAL = 10.0  # seconds between plain lines
 LONG = 2.0  # seconds of a first lesson from which on it is said
 REDRAWN = 0.5  # seconds between changes of a notebook's output
-LAST = 32  # steps whose mean is the pace: what comes now and then has its share, and the first ones none
+LAST, PART = 32, 4  # steps, and part of all, whose mean is the pace: what comes now and then has its share
 IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
@@ -41,9 +40,7 @@ class Progress(Silence):
         self._started = 0.0
         self._metrics: Mapping[str, float] = {}
         self._first_queries: float | None = None
-        self._ends = deque[tuple[int, float, float]](
-            maxlen=LAST + 1
-        )  # of the last steps, time and box seconds
+        self._ends = list[tuple[int, float, float]]()  # of steps, time and box seconds
         self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
@@ -135,7 +132,8 @@ class Progress(Silence):
 
     def _left(self) -> tuple[float, float] | None:
         """Seconds to the end at the pace of the last steps, and those beside the boxes; None if unknown."""
-        since, started, first_seconds = self._ends[0] if self._ends else (self._step, 0.0, 0.0)
+        most = max(LAST, len(self._ends) // PART)
+        since, started, first_seconds = self._ends[-most - 1 :][0] if self._ends else (self._step, 0.0, 0.0)
         if not since < self._step < self._steps:
             return None
         passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - first_seconds

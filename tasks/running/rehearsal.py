@@ -37,7 +37,6 @@ from zo.batches import Batch
 from zo.tangents.models.lessons import listening
 from zo.tangents.population import population as population_module
 from zo.tangents.replay import windows
-from zo.tangents.surrogate import UPDATES
 
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take
@@ -127,6 +126,7 @@ def _of_rounds(
     gradient: zo.tangents.Surrogate, batch: Batch, timer: Callable[[], Callable[[], float]]
 ) -> Rehearsal:
     """Return a surrogate's computing in all rounds, as the first batch shows it, as if in one step."""
+    gradient.begin(batch)
     asking = timer()
     gradient.ask(batch)
     step, learning = asking(), timer()
@@ -136,7 +136,7 @@ def _of_rounds(
         updating = timer()
         gradient.through(gradient.fresh(number)).mean().backward()
         updates.append(updating())
-    return Rehearsal(step + gradient.rounds * lesson + UPDATES * median(updates), step)
+    return Rehearsal(step + gradient.rounds * lesson + gradient.all_updates * median(updates), step)
 
 
 def _passed(*, waits: bool = False) -> Callable[[], float]:

@@ -71,6 +71,17 @@ def test_steps_that_become_slower_are_the_pace_of_those_that_are_left():
         assert lefts[step] == f"{duration((115 - step) * pace)} left"
 
 
+def test_a_round_that_ends_among_thousands_of_steps_is_not_taken_for_the_pace_of_all():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/surrogate", 6000)
+    for step in range(1, 3001):  # at the end of each thousand a network is trained
+        clock.now += 0.01 + (20 if step % 1000 == 0 else 0)
+        progress.update(step, {"loss": 1.0})
+    last = stream.getvalue().splitlines()[-1]
+    pace = 0.01 + 20 / 750  # of the last quarter, which has one end of a round in it
+    assert "step 3000 of 6000" in last and last.endswith(f", {duration(3000 * pace)} left")
+
+
 def test_the_time_left_is_that_of_the_steps_that_a_budget_left():
     progress, stream, clock = plain()
     progress.begin("seed-0/population", 816)
