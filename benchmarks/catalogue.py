@@ -110,13 +110,14 @@ def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
 
 def _tangents() -> dict[str, str]:
     """A file for each problem, one with other seeds, and one of the boxes alone."""
-    long = ("ks-26-8", *LONG)
     words_of = {"tangents_uncorrected.json": f"{SMALL} --uncorrected"}
     for path in sorted((protocol.RESULTS / "tangents").rglob("*.json")):
-        paper = path.stem.endswith("-paper")
-        words = f"--size paper --problems {path.stem.removesuffix('-paper')}" if paper else SMALL
+        size = "--size paper" if path.stem.endswith("-paper") else SMALL
+        words = f"{size} --problems {path.stem.removesuffix('-paper')}"
         if path.parent.name == "fresh":
-            words += f" --folder fresh --seeds 3{'' if path.stem in long else ' 4 5'}"
+            words += " --folder fresh --seeds 3 4 5"
+        elif size == SMALL:
+            words += f" --seeds {'0' if path.stem in LONG else '0 1 2'}"
         words_of[path.relative_to(protocol.RESULTS).as_posix()] = words
     return words_of
 

@@ -126,8 +126,8 @@ def _summary(measured: Mapping[str, Any]) -> list[str]:
         "Error over first order's at each method's own end, median, least and worst over problems of size "
         "small, means of seeds; at equal rows: read off where first order's are spent, or up "
         f"to {EQUAL:g} times as many. No worse than no-gradient: at most {SAME:g} times its error. A "
-        "training that did not stay finite counts as lost. On periodic grids of at most 4,096 cells these "
-        "are figures of before an equation took part in the default's contest of models (decision 145).",
+        "training that did not stay finite counts as lost. Methods other than first-order, no-gradient "
+        "and chosen are of earlier states; `origins` in a file has each one's.",
         "",
         "| method | problems | median | least | worst | on | median at equal rows | worst | rows / FO, "
         "median | seconds / FO, median | no worse than no-gradient |",
