@@ -57,7 +57,7 @@ class Surrogate:
     fresh batches, with the models' values and derivatives in the place of the boxes'. The rate falls along a
     cosine over all 1,200 steps. So boxes run the rows of the batches, and no more. (Dyna, Sutton 1991.)
 
-    With 1,000 rows or more a training takes longer, and `fresh` should give batches of 64 rows. The optimiser
+    With batches of 1,000 rows in all a training takes longer, and `fresh` should give 64 rows. The optimiser
     takes 2.25 steps for each row, at least 6,000. In each round a model takes .75 steps of learning for each
     row, at least 3,000.
 
