@@ -154,6 +154,13 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.to_sparse_coo() for part in parts]).to_sparse(layout=parts[0].layout)
 
 
+def joined_batches(batches: Sequence[Batch]) -> Batch:
+    """Rows of several batches of one form, one after another, with what the first has beside its tensors."""
+    columns = zip(*map(tensors, batches), strict=True)
+    parts = iter([joined(column) for column in columns])
+    return map_tensors(lambda _: next(parts), batches[0])
+
+
 def bytes_of(tensor: Tensor) -> int:
     """The bytes that a tensor's numbers take; of a sparse one those that it holds, with their places."""
     if tensor.layout not in _SPARSE:

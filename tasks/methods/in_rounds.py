@@ -15,12 +15,11 @@ import zo
 from tasks.errors import NotApplicableError
 from tasks.problem.trained import Trained
 from tasks.training.setup import Setup
-from zo.batches import Batch, joined, map_tensors, tensors
+from zo.batches import Batch, joined_batches
 from zo.tangents.playback.by_models import AskedError, unanswerable, unasked
-from zo.tangents.surrogate import MANY
 
 FURTHER = 10**9  # number of the first batch that no box is asked for: no run has so many steps
-ROWS, OF_MANY = 8, 64  # of such a batch at least; decisions 175 and 243: the same in a training of many rows
+ROWS = 8  # of such a batch at least; decision 175
 
 
 class SurrogateSteps(zo.tangents.Surrogate):
@@ -45,16 +44,15 @@ def surrogate(setup: Setup) -> Trained:
     if not costs_nothing(setup):
         raise NotApplicableError(
             "surrogate: expected training batches that cost no row of a box, got data whose train asks one: "
-            "its further batches would too. Ask it once, in data(), and split the rows (tasks.Data.split); "
+            "1,200 further batches would too. Ask it once, in data(), and split the rows (tasks.Data.split); "
             "or leave surrogate out."
         )
     adam = torch.optim.Adam(setup.network.parameters(), lr=setup.learning_rate)
-    many = setup.steps * setup.config.batch >= MANY
     gradient = SurrogateSteps(
         setup.network,
         setup.objective,
         adam,
-        partial(further, setup, rows=OF_MANY if many else ROWS),
+        partial(further, setup),
         boxes=setup.boxes,
         steps=setup.steps,
         seed=setup.seed,
@@ -65,13 +63,11 @@ def surrogate(setup: Setup) -> Trained:
     )
 
 
-def further(setup: Setup, number: int, rows: int = ROWS) -> Batch:
-    """Batch `number` of training's data for steps without a box, of so many rows or more."""
-    several = -(-rows // setup.config.batch)
+def further(setup: Setup, number: int) -> Batch:
+    """Batch `number` of training's data for steps without a box, of eight rows or more."""
+    several = -(-ROWS // setup.config.batch)
     begin = FURTHER + number * several
-    batches = [setup.batch(place) for place in range(begin, begin + several)]
-    parts = iter([joined(column) for column in zip(*map(tensors, batches), strict=True)])
-    return map_tensors(lambda _: next(parts), batches[0])
+    return joined_batches([setup.batch(place) for place in range(begin, begin + several)])
 
 
 def costs_nothing(setup: Setup) -> bool:

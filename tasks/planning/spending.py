@@ -351,7 +351,7 @@ class _Choice:
         if "surrogate" in chosen:
             without = replace(self, surrogate=False)
             steps, plain = self._shared_steps(), without._shared_steps()
-            (computes, *_) = group.of_all(work is not None and work.surrogate > 0)
+            (computes, *_) = group.of_all(work is not None and work.update > 0)
             if computes and (steps < LEAST or steps < SHARE * plain):
                 choice = without
         if "rates" in chosen and choice._shared_steps() < LEAST:
@@ -422,7 +422,8 @@ def _at(work: Rehearsal | None, name: str, rates: int, *, surrogate: bool) -> Re
     """Return a method's rehearsal, at so many rates and perhaps without a surrogate if it has such."""
     if work is None or name != POPULATION:
         return work
-    return replace(work, networks=max(1, rates), surrogate=work.surrogate if surrogate else 0.0)
+    work = replace(work, networks=max(1, rates))
+    return work if surrogate else replace(work, update=0.0, update_of_many=0.0)
 
 
 def _rows(problem: Problem, plan: Plan, sizes: Sizes, made: int, *, supposing: bool = False) -> PlannedRows:

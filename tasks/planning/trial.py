@@ -32,6 +32,7 @@ from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError
 from zo.objective import evaluated, per_row
 from zo.tangents.population.members import FEWEST
+from zo.tangents.population.population import ROWS, updates_of
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
@@ -83,7 +84,9 @@ class Rehearsal:
         replays: How many follow a step, where it is trust that decides as many as are usual.
         networks: How many take all of these, each at a rate of its own.
         most_replays: How many may follow a step.
-        surrogate: All that a population's surrogate takes, whose steps are as many however long the training.
+        update: A step of a population's surrogate; 0 where it has none.
+        update_of_many: The same on as many rows as it has where a training has many.
+        rows: The rows of a batch, where boxes are asked once for each; else 0.
     """
 
     first: float
@@ -92,7 +95,9 @@ class Rehearsal:
     replays: int = 0
     networks: int = 1
     most_replays: int = 0
-    surrogate: float = 0.0
+    update: float = 0.0
+    update_of_many: float = 0.0
+    rows: int = 0
 
     def seconds(self, steps: int) -> float:
         """Return the seconds of a training of so many steps."""
@@ -104,7 +109,10 @@ class Rehearsal:
 
     def without(self, steps: int) -> float:
         """Return the seconds of a training without replays."""
-        surrogate = self.surrogate if steps > FEWEST else 0.0  # which rests before
+        updates, rows = updates_of(steps, self.rows)
+        surrogate = 0.0
+        if steps > FEWEST:  # it rests before
+            surrogate = updates * (self.update if rows == ROWS else self.update_of_many)
         return self.first + (steps - 1) * self.step + surrogate
 
     def further(self, replays: int) -> float:

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from time import perf_counter, process_time
@@ -33,10 +33,11 @@ from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
 from tasks.training.setup import Setup, setup_of
-from zo.batches import Batch
+from zo.batches import Batch, count_rows
 from zo.tangents.models.lessons import listening
-from zo.tangents.population import population as population_module
+from zo.tangents.population.population import ROWS, ROWS_OF_MANY
 from zo.tangents.replay import windows
+from zo.tangents.surrogate import UPDATES
 
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take
@@ -94,28 +95,27 @@ class _Rehearsing(Setup):
         replay = median(of_replays[: -(-len(of_replays) // 2)])
         population = settings.get("population")
         networks = 1 if population is None else len(self.config.rates)
-        surrogate = 0.0
-        if population is not None and population.without is None:
-            surrogate = population_module.UPDATES * _through_a_model(gradient, timer)
         rehearsal = Rehearsal(
-            first,
-            median(steps),
-            replay,
-            replays,
-            networks=networks,
-            most_replays=most_replays,
-            surrogate=surrogate,
+            first, median(steps), replay, replays, networks=networks, most_replays=most_replays
         )
+        if population is not None and population.without is None:
+            rows = count_rows(batch)
+            once = gradient.counts.rows == gradient.counts.steps * rows * len(gradient.boxes)
+            update = _through_a_model(gradient, timer, ROWS)
+            many = _through_a_model(gradient, timer, ROWS_OF_MANY) if once else update
+            rehearsal = replace(rehearsal, update=update, update_of_many=many, rows=rows if once else 0)
         raise _Over(rehearsal)
 
 
-def _through_a_model(gradient: zo.TangentGradient, timer: Callable[[], Callable[[], float]]) -> float:
-    """Seconds of a step through a model, of a population's surrogate; 0 where the model has no values."""
+def _through_a_model(
+    gradient: zo.TangentGradient, timer: Callable[[], Callable[[], float]], rows: int
+) -> float:
+    """Seconds of a step of a population's surrogate on so many rows; 0 where the model has no values."""
     updates = list[float]()
     for number in range(FEWEST):
         updating = timer()
         try:
-            gradient.through(gradient.recorded(population_module.ROWS, number)).mean().backward()
+            gradient.through(gradient.recorded(rows, number)).mean().backward()
         except zo.errors.TangentError:
             return 0.0
         updates.append(updating())
@@ -126,7 +126,6 @@ def _of_rounds(
     gradient: zo.tangents.Surrogate, batch: Batch, timer: Callable[[], Callable[[], float]]
 ) -> Rehearsal:
     """Return a surrogate's computing in all rounds, as the first batch shows it, as if in one step."""
-    gradient.begin(batch)
     asking = timer()
     gradient.ask(batch)
     step, learning = asking(), timer()
@@ -136,7 +135,7 @@ def _of_rounds(
         updating = timer()
         gradient.through(gradient.fresh(number)).mean().backward()
         updates.append(updating())
-    return Rehearsal(step + gradient.rounds * lesson + gradient.all_updates * median(updates), step)
+    return Rehearsal(step + gradient.rounds * lesson + UPDATES * median(updates), step)
 
 
 def _passed(*, waits: bool = False) -> Callable[[], float]:

@@ -83,9 +83,9 @@ def test_losses_and_gradient_are_nearly_autograd_s_through_the_box_and_no_box_ru
     assert torch.cosine_similarity(slopes, same, dim=0) > 0.99
 
 
-def written_out(network, steps, updates, ends, model=None, learning=400):
-    """The same by a model whose values autograd follows, asked in a loop that knows nothing of boxes."""
-    model, optimizer = model or zo.tangents.KernelTangent(), torch.optim.Adam(network.parameters())
+def written_out(network, steps, updates, ends):
+    """The same by a kernel whose values autograd follows, asked in a loop that knows nothing of boxes."""
+    model, optimizer = zo.tangents.KernelTangent(), torch.optim.Adam(network.parameters())
     done, rounds = 0, len(ends)
     for first, end in zip([0, *ends], ends, strict=False):
         rows = []
@@ -97,7 +97,7 @@ def written_out(network, steps, updates, ends, model=None, learning=400):
                     rows.append((state, action, pushed(state, action)))
                     state = rows[-1][2]
         z, u, y = (torch.cat(column) for column in zip(*rows, strict=True))
-        model.fit((z, u), y, steps=learning, box=make_box())
+        model.fit((z, u), y, box=make_box())
         for _ in range(updates // rounds):
             optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * done / updates)) / 2
             optimizer.zero_grad()
@@ -129,45 +129,8 @@ def test_the_weights_are_those_of_a_loop_that_is_written_out(steps, ends, limits
     assert 0 < surrogate.error < 1
 
 
-@pytest.fixture
-def many(monkeypatch):
-    """What is many rows, and what a training of them takes, are less."""
-    for name, value in {"MANY": 36, "LEARNING_OF_MANY": 20, "UPDATES_OF_MANY": 24}.items():
-        monkeypatch.setattr(f"zo.tangents.surrogate.{name}", value)
-    return monkeypatch
-
-
-def test_with_many_rows_the_weights_are_those_of_a_loop_through_a_perceptron_that_learns_longer(many):
-    many.setattr("zo.tangents.surrogate.CLEARLY", math.inf)
-    network = make_network()
-    surrogate, _ = make(network, make_box(), 12)
-    for number in range(12):
-        surrogate.step(batch_of(number))
-    learning = zo.tangents.Learning(batch=256, steps_per_step=8)
-    perceptron = zo.tangents.MLPTangent(learning=learning, seed=0)
-    updates = round(2.25 * 36)
-    truth = written_out(make_network(), 12, updates, [2, 4, 6, 8, 10, 12], perceptron, round(0.75 * 36))
-    assert torch.allclose(flat(network), flat(truth), rtol=1e-4, atol=1e-6)
-    assert surrogate.metrics()["updates"] == updates // 6 * 6
-
-
-def test_of_two_models_the_kernel_is_used_where_it_foretells_answers_far_better(many):
-    surrogate, _ = make(make_network(), make_box(), 12)
-    used = []
-    for number in range(12):
-        surrogate.step(batch_of(number))
-        used += surrogate.state_dict()["used"]
-    assert used[:3] == [1, 1, 1] and used[-1] == 0  # before the second round's end nothing is foretold
-    few, _ = make(make_network(), make_box(), 11)
-    few.step(batch_of(0))
-    assert [len(rivals) for rivals in few.state_dict()["models"]] == [1] and few.state_dict()["used"] == [0]
-
-
-@pytest.mark.parametrize("rows", ["few", "many"])
-def test_it_goes_on_from_the_middle_of_a_round_to_the_same_bits(limits, request, rows):
+def test_it_goes_on_from_the_middle_of_a_round_to_the_same_bits(limits):
     limits(updates_of_a_surrogate=24)
-    if rows == "many":
-        request.getfixturevalue("many")
     network, box = make_network(), make_box()
     whole, _ = make(network, box, 12)
     for number in range(12):

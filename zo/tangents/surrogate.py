@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,9 +20,6 @@ from zo.errors import ConfigurationError, TangentWarning
 from zo.failures import survivors
 from zo.objective import Objective, losses, mean_loss
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.kernel import KernelTangent
-from zo.tangents.models.mlp import MLPTangent
-from zo.tangents.models.values import ValueTangent
 from zo.tangents.playback.by_models import losses_by_models, place_of, unanswerable, unasked
 from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, joined_calls, refuse_arrays
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -32,14 +28,6 @@ from zo.tangents.tangent import Linearised
 # decision 175:
 ROUNDS, LEARNING, UPDATES = 6, 400, 1200  # rounds, steps of learning in each, the optimiser's steps in all
 LONGEST = 1.0  # norm of a gradient
-# decision 243, of a training with so many rows or more: the same at least, and for each of its rows, and the
-# rows of a perceptron's step of learning
-MANY = 1000
-LEARNING_OF_MANY, UPDATES_OF_MANY = 3000, 6000
-LEARNING_PER_ROW, UPDATES_PER_ROW, DRAWN = 0.75, 2.25, 256
-CLEARLY = (
-    4.0  # times the mean square error of the kernel that a perceptron must have for the kernel to be used
-)
 
 
 class Surrogate:
@@ -57,14 +45,8 @@ class Surrogate:
     fresh batches, with the models' values and derivatives in the place of the boxes'. The rate falls along a
     cosine over all 1,200 steps. So boxes run the rows of the batches, and no more. (Dyna, Sutton 1991.)
 
-    With batches of 1,000 rows in all a training takes longer, and `fresh` should give 64 rows. The optimiser
-    takes 2.25 steps for each row, at least 6,000. In each round a model takes .75 steps of learning for each
-    row, at least 3,000.
-
     The network learns to exploit a model's errors: judge the result by the boxes. Each model is the first one
-    of `AutoTangent`: one of a grid or a mesh, a kernel where there are few numbers, or a perceptron. With
-    1,000 rows or more a kernel has a perceptron beside it, through which the network is then trained,
-    unless the kernel foretold the last round's answers with less than a quarter of its square error.
+    of `AutoTangent`: one of a grid or a mesh, a kernel where there are few numbers, or a perceptron.
 
     Args:
         network: the network, which is trained in place.
@@ -114,10 +96,7 @@ class Surrogate:
         self.steps, self.updates = 0, 0
         self.error: float | None = None
         self._optimizer, self.fresh, self._falls = optimizer, fresh, falls
-        self._seed = seed
-        self._models = [[AutoTangent(box, seed).model] for box in boxes]  # rivals, by box
-        self._used = [0] * len(boxes)  # the place of the model in use among them
-        self._rows = 0  # of the training; 0 before the first step
+        self._models = [AutoTangent(box, seed).model for box in boxes]
         self.rounds = min(ROUNDS, steps)
         parts = range(1, self.rounds + 1)
         self._ends = [part * steps // self.rounds for part in parts]  # the last step of each round
@@ -137,29 +116,14 @@ class Surrogate:
             TangentError: the objective calls a box that is not in `boxes`, or `fresh` asks one.
             FailedBatchError, FailedQueriesError: all rows of the batch failed.
         """
-        self.begin(batch)
         with noted() as causes:
             rows = self.ask(batch)
         self.steps += 1
         if self.steps in self._ends:
             self.learn()
-            if all(self._model(place).knows for place in range(len(self.boxes))):
+            if all(model.knows for model in self._models):
                 self._train()
         return mean_loss(rows[survivors(rows, self.steps - 1, causes)])
-
-    @property
-    def all_updates(self) -> int:
-        """The steps of the optimiser in all, known once a batch has begun the training."""
-        return UPDATES if self._rows < MANY else max(UPDATES_OF_MANY, round(UPDATES_PER_ROW * self._rows))
-
-    def begin(self, batch: Batch) -> None:
-        """Take in by the first batch how many rows there will be, which `step` does by itself.
-
-        Args:
-            batch: the batch, as for `step`; later ones change nothing.
-        """
-        if not self._rows:
-            self._expect(self._ends[-1] * count_rows(batch))
 
     def ask(self, batch: Batch) -> Tensor:
         """The loss of each row by the boxes' answers, `(rows,)`, from which models learn in `learn`.
@@ -181,7 +145,7 @@ class Surrogate:
         """
 
         def at(call: RecordedCall) -> Linearised:
-            return self._model(call.box).at(self._as_rows(call))
+            return self._models[call.box].at(self._as_rows(call))
 
         return losses_by_models("Surrogate", self.objective, self.network, batch, self.boxes, at)
 
@@ -197,26 +161,21 @@ class Surrogate:
             "steps": self.steps,
             "updates": self.updates,
             "error": self.error,
-            "rows": self._rows,
-            "models": [[model.state_dict() for model in rivals] for rivals in self._models],
-            "used": list(self._used),
+            "models": [model.state_dict() for model in self._models],
             "calls": [(call.box, list(call.inputs), list(call.outputs)) for call in self._calls],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; network and optimiser are put back beside it."""
         self.steps, self.updates, self.error = state["steps"], state["updates"], state["error"]
-        self._expect(state["rows"])
-        for rivals, learned in zip(self._models, state["models"], strict=True):
-            for model, saved in zip(rivals, learned, strict=True):
-                model.load_state_dict(saved)
-        self._used = list(state["used"])
+        for model, learned in zip(self._models, state["models"], strict=True):
+            model.load_state_dict(learned)
         self._calls = [RecordedCall(box, tuple(x), tuple(y)) for box, x, y in state["calls"]]
 
     def learn(self) -> None:
         """Have models predict what boxes answered in the round, then learn from that."""
         missed = varied = 0.0
-        for place, (box, rivals) in enumerate(zip(self.boxes, self._models, strict=True)):
+        for place, (box, model) in enumerate(zip(self.boxes, self._models, strict=True)):
             calls = [call for call in self._calls if call.box == place]
             if not calls:
                 continue
@@ -224,17 +183,15 @@ class Surrogate:
             rows = self._as_rows(answered)
             if not bool(rows.alive.any()):
                 continue
-            if rivals[0].knows:
-                y = rows.y[rows.alive].double()
+            values = model.at(rows).values
+            if values is not None:
+                y, predictions = rows.y[rows.alive].double(), values[rows.alive].double()
                 unit = reciprocal(y.std(dim=0, correction=0))
-                errors = [_missed(model, rows, unit) for model in rivals]
-                missed += errors[self._used[place]]
+                missed += float(((predictions - y) * unit).square().sum())
                 varied += float(((y - y.mean(dim=0)) * unit).square().sum())
-                self._used[place] = len(rivals) - 1 if CLEARLY * errors[0] > errors[-1] else 0
             by_spec = zip(box.outputs, answered.outputs, strict=True)
             answers = [output for spec, output in by_spec if spec.differentiable]
-            for model in rivals:
-                model.fit(list(answered.inputs), answers, steps=self._learning, box=box)
+            model.fit(list(answered.inputs), answers, steps=LEARNING, box=box)
         self._calls = []
         self.error = math.sqrt(missed / varied) if varied else self.error
         if self.steps == self._ends[-1] and self.error is not None and self.error > 1.0:
@@ -245,37 +202,14 @@ class Surrogate:
                 TangentWarning,
             )
 
-    def _expect(self, rows: int) -> None:
-        """Know the rows of the training; with many a perceptron learns beside each kernel."""
-        self._rows = rows
-        for place, rivals in enumerate(self._models if rows >= MANY else ()):
-            if isinstance(rivals[0], KernelTangent) and len(rivals) == 1:
-                learning = replace(
-                    MLPTangent.LEARNING, batch=DRAWN, window=max(rows, MLPTangent.LEARNING.window)
-                )
-                rivals.append(MLPTangent(learning=learning, seed=self._seed))
-                self._used[place] = 1
-
-    @property
-    def _learning(self) -> int:
-        """The steps of learning in a round."""
-        many = max(LEARNING_OF_MANY, round(LEARNING_PER_ROW * self._rows))
-        return LEARNING if self._rows < MANY else many
-
-    def _model(self, place: int) -> ValueTangent:
-        """The model of a box that the network is trained through."""
-        return self._models[place][self._used[place]]
-
     def _train(self) -> None:
         """Take a round's steps of the optimiser."""
         groups = self._optimizer.param_groups
         rates = [group["lr"] for group in groups]
         weights = [weight for group in groups for weight in group["params"] if weight.requires_grad]
         try:
-            for _ in range(self.all_updates // self.rounds):
-                share = (
-                    0.5 * (1 + math.cos(math.pi * self.updates / self.all_updates)) if self._falls else 1.0
-                )
+            for _ in range(UPDATES // self.rounds):
+                share = 0.5 * (1 + math.cos(math.pi * self.updates / UPDATES)) if self._falls else 1.0
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * share
                 self._optimizer.zero_grad()
@@ -308,12 +242,3 @@ class Surrogate:
         """Rows of a box as its model sees them."""
         like = call.inputs[0]
         return call.pairs(self.boxes[call.box], torch.ones(len(like), dtype=torch.bool, device=like.device))
-
-
-def _missed(model: ValueTangent, rows: CallPairs, unit: Tensor) -> float:
-    """The squared error of a model's values, summed over rows that came back; infinite where not finite."""
-    values = model.at(rows).values
-    if values is None:
-        return math.inf
-    error = float(((values - rows.y)[rows.alive].double() * unit).square().sum())
-    return error if math.isfinite(error) else math.inf

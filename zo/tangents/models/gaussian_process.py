@@ -8,7 +8,7 @@ inputs, in units of spread one, and with a curvature c also c (x . x' / n)^2 (Ra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -166,15 +166,41 @@ def best_factor(
     distances, trend = _squares(x / lengths, x / lengths), trend_of(x, x, curvature)
     best, least = None, math.inf
     for factor in factors:
-        values, vectors = torch.linalg.eigh(torch.exp(-distances / (2 * factor**2)) + trend)
-        rotation, squares = vectors.T @ wanted, vectors.square()
-        for noise in NOISES:
-            inverse = 1 / (values.clamp_min(0) + noise)
-            missed = (vectors @ (inverse[:, None] * rotation)) / (squares @ inverse)[:, None]
-            errors = missed.square().mean(0)
+        kernel = torch.exp(-distances / (2 * factor**2)) + trend
+        for noise, squares in _left_out(kernel, wanted):
+            errors = squares.mean(0)
             if float(errors.mean()) < least:
                 best, least = Choice(lengths * factor, noise, errors, curvature), float(errors.mean())
     return best
+
+
+def noise_of(x: Tensor, wanted: Tensor, lengths: Tensor, curvature: float) -> float:
+    """The largest noise whose leave-one-out error is within a standard error of the least.
+
+    Where rows follow a function with kinks, less noise predicts them as well, and makes slopes too steep
+    (Breiman et al., *Classification and Regression Trees*, 1984: the rule of one standard error).
+
+    Args:
+        x: inputs in units of spread one, `(rows, size)`.
+        wanted: the targets, `(rows, size_out)`.
+        lengths: the lengths of the kernel, `(size,)`.
+        curvature: the variance of the quadratic part.
+    """
+    kernel = _near(x / lengths, x / lengths) + trend_of(x, x, curvature)
+    errors = {noise: squares.mean(1) for noise, squares in _left_out(kernel, wanted)}
+    best = min(errors.values(), key=lambda rows: float(rows.mean()))
+    most = float(best.mean() + best.std() / len(best) ** 0.5)
+    return max((noise for noise, rows in errors.items() if float(rows.mean()) <= most), default=NOISES[0])
+
+
+def _left_out(kernel: Tensor, wanted: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """Squared errors of rows that are left out one by one, `(rows, size_out)`, with each noise."""
+    values, vectors = torch.linalg.eigh(kernel)
+    rotation, squares = vectors.T @ wanted, vectors.square()
+    for noise in NOISES:
+        inverse = 1 / (values.clamp_min(0) + noise)
+        missed = (vectors @ (inverse[:, None] * rotation)) / (squares @ inverse)[:, None]
+        yield noise, missed.square()
 
 
 def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> float:

@@ -19,6 +19,7 @@ from zo.tangents.models.gaussian_process import (
     least_unexplained,
     left_out,
     likely_lengths,
+    noise_of,
     one_length,
 )
 from zo.tangents.models.prior import Below, said
@@ -234,11 +235,17 @@ def _chosen(x: Tensor, target: Tensor) -> list[Chosen]:
     if len(few) == len(x):  # so few say little of a curvature, decision 235
         return plain
     curved = _of_curvature(x[few], target[few], CURVATURE)
-    if not (plain and curved and _missed(x, target, curved) < _missed(x, target, plain)):
-        return plain
-    if least_unexplained(x[few]) < APART:  # rows that are left out say little of slopes that rows hardly span
-        return curved if _steepness(x, target, curved) < STEEPER * _steepness(x, target, plain) else plain
-    return curved
+    better = plain
+    if plain and curved and _missed(x, target, curved) < _missed(x, target, plain):
+        better = curved
+    # rows that are left out say little of slopes that rows hardly span
+    if better is curved and least_unexplained(x[few]) < APART:
+        steep = _steepness(x, target, curved) >= STEEPER * _steepness(x, target, plain)
+        better = plain if steep else curved
+    return [
+        choice._replace(noise=noise_of(x, target[:, choice.outputs], choice.lengths, choice.curvature))
+        for choice in better
+    ]
 
 
 def _steepness(x: Tensor, target: Tensor, processes: Sequence[Chosen]) -> float:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from blackbox.checks import check_count
 from blackbox.errors import BudgetError
 from blackbox.notices import Notice, Notices
-from zo.batches import Batch, count_rows
+from zo.batches import Batch, count_rows, joined_batches
 from zo.errors import (
     FailedQueriesError,
     NonFiniteGradientError,
@@ -46,6 +46,9 @@ UPDATES, BURST = 1000, 50  # of the surrogate in a training, and at least in one
 EACH = 10.0  # of them behind a window, where the number of windows is not known
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 ROWS = 8  # of recorded ones in an update, where no fresh ones are given
+# decision 244, where each row of a batch is one row of each box, and a training's batches have so many:
+MANY, EACH_ROW, MOST = 1000, 2.25, 16_000  # the surrogate's steps for each of them, and in all at most
+ROWS_OF_MANY = 64  # in such a step
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
     *(MemoryError, torch.OutOfMemoryError),
@@ -75,10 +78,11 @@ class Population:
     does not, and restarts from it. Then each member takes its own step on the window, and its own replays.
 
     **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
-    their own values (Dyna: Sutton 1991). Its gradients are scaled to length one. It learns to exploit the
-    tangents' errors, so rows of the boxes, asked at its own weights, judge it, see `Rivalry`. It gets a trial
-    now and then, after twice as many windows where the last trial failed, and all rows while it leads. A
-    failed trial is neither replayed nor counted for the rates.
+    their own values (Dyna: Sutton 1991). Where the objective calls each box once, and batches have 1,000 rows
+    in all, it takes 2.25 for each row, 16,000 at most, on 64 rows each. Its gradients are scaled to length
+    one. It learns to exploit the tangents' errors, so rows of the boxes, asked at its own weights, judge it,
+    see `Rivalry`. It gets a trial now and then, after twice as many windows where the last trial failed, and
+    all rows while it leads. A failed trial is neither replayed nor counted for the rates.
 
     It costs processor time, the replays of each member, and memory for their weights and moments. After a
     step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
@@ -93,8 +97,8 @@ class Population:
         optimizer: the optimiser of that network's weights. It keeps its memory by weight, as torch's own do,
             holds no other optimiser, and its `step` takes no closure.
         steps: how many steps there will be; None where that is not known.
-        fresh: a function that gives batch k, from 0, for the surrogate. It may ask no box. None for rows of
-            the recorded windows.
+        fresh: a function that gives batch k, from 0, for the surrogate. It may ask no box. Several are joined
+            where a step takes 64 rows. None for rows of the recorded windows.
         factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
             the one nearest to 1 leads at first.
         surrogate: whether there is one. There is none where a box has answers that no model of its values
@@ -129,7 +133,7 @@ class Population:
         refuse_optimizer(optimizer, gradient)
         self._gradient, self._optimizer, self._own_state = gradient, optimizer, OwnState(gradient, optimizer)
         self.steps, self._fresh = steps, fresh
-        self._planned, self._pace = steps, EACH if steps is None else UPDATES / max(1, steps - FEWEST)
+        self._planned = steps
         self._rates, self._rate = rates, min(rates, key=lambda member: abs(math.log(member.factor)))
         self.without: str | None = None if surrogate else "none was asked for"
         self.without = self.without or _unfit(gradient)
@@ -190,7 +194,7 @@ class Population:
         trial = at_surrogate and not self._rivalry.holds
         asked = self._surrogate if at_surrogate else self._rate
         self.asked_leader = asked is leader
-        rows, lost_rows = count_rows(batch), self._gradient.counts.lost
+        rows, before = count_rows(batch), replace(self._gradient.counts)
         try:
             loss, added = self._ask(asked, batch, trial)
         except Exception as raised:
@@ -211,7 +215,8 @@ class Population:
         replays = self._gradient.replays()
         if not added:
             return loss
-        asked.was_asked(self._gradient.counts.lost - lost_rows, rows)
+        counts = self._gradient.counts
+        asked.was_asked(counts.lost - before.lost, rows)
         if not at_surrogate:
             with self._own_state.at(asked):
                 groups = without_weights(self._optimizer)
@@ -223,7 +228,8 @@ class Population:
             self._slow_down()
         if replays:
             self._replay(replays)
-        self._imagine()
+        once = (1 + counts.queries - before.queries) * rows * len(self._gradient.boxes)
+        self._imagine(rows if counts.rows - before.rows <= once else 0)
         return loss
 
     def _ask(self, member: Member, batch: Batch, trial: bool) -> tuple[Tensor, bool]:
@@ -323,24 +329,28 @@ class Population:
         with self._own_state.at(self._rate):
             self._train(replays)
 
-    def _imagine(self) -> None:
-        """Let the surrogate take its steps, so many at a time that it ends them converged."""
+    def _imagine(self, rows: int) -> None:
+        """Let the surrogate take its steps, so many at a time that it ends them converged.
+
+        Args:
+            rows: the rows of the batch, where boxes were asked once for each; else 0.
+        """
         if self.without is not None or self._window < FEWEST:
             return
         windows_left = math.inf if self.steps is None else self.steps - self._window
-        pace = self._pace
-        if self._planned is not None and self.steps is not None and self.steps > self._planned:
-            pace *= max(1, self._planned - FEWEST) / max(
-                1, self.steps - FEWEST
-            )  # of a training that has grown
-        self._owed += pace if windows_left > 0 else EACH
+        pace, rows_each = EACH, ROWS
+        if self._planned is not None and self.steps is not None and windows_left > 0:
+            steps = max(self._planned, self.steps)
+            updates, rows_each = updates_of(steps, rows)
+            pace = updates / max(1, steps - FEWEST)
+        self._owed += pace
         if self._owed < BURST and windows_left != 1:
             return
         count, self._owed = int(self._owed), self._owed % 1
-        self._aside(self._surrogate, partial(self._follow_models, count))
+        self._aside(self._surrogate, partial(self._follow_models, count, rows_each))
 
-    def _follow_models(self, count: int) -> float:
-        """Take steps through the tangents' values, at a rate that falls to zero."""
+    def _follow_models(self, count: int, rows: int) -> float:
+        """Take steps on so many rows through the tangents' values, at a rate that falls to zero."""
         gradient, optimizer = self._gradient, self._optimizer
         rates = [group["lr"] for group in optimizer.param_groups]
         tensors = gradient.parameters.tensors
@@ -349,7 +359,7 @@ class Population:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
             optimizer.zero_grad()
             place = self.updates
-            batch = self._recorded(place) if self._fresh is None else self._given(self._fresh, place)
+            batch = self._recorded(place, rows) if self._fresh is None else self._given(place, rows)
             if batch is None:
                 break
             try:
@@ -368,16 +378,21 @@ class Population:
         optimizer.zero_grad()
         return 0.0
 
-    @staticmethod
-    def _given(fresh: Callable[[int], Batch], place: int) -> Batch:
-        """Make a fresh batch, and refuse calls of boxes meanwhile."""
+    def _given(self, place: int, rows: int) -> Batch:
+        """Make a fresh batch, of several where it has many rows, and refuse calls of boxes meanwhile."""
+        assert self._fresh is not None
         with unasked("Population, fresh"):
-            return fresh(place)
+            if rows == ROWS:
+                return self._fresh(place)
+            batches, number = [], place * rows  # a batch has a row at least
+            while sum(map(count_rows, batches)) < rows:
+                batches.append(self._fresh(number + len(batches)))
+        return joined_batches(batches)
 
-    def _recorded(self, place: int) -> Batch | None:
+    def _recorded(self, place: int, rows: int) -> Batch | None:
         """Rows of the recorded windows; None, with a warning, where none can be drawn."""
         try:
-            return self._gradient.recorded(ROWS, place)
+            return self._gradient.recorded(rows, place)
         except (TangentError, ObjectiveError) as error:
             words = (
                 f"Population: the surrogate rests, since no rows of recorded batches can be drawn: {error} "
@@ -504,6 +519,18 @@ class Population:
             self._gradient.replay()
             self._optimizer.step()
         return 0.0
+
+
+def updates_of(steps: int, rows: int) -> tuple[float, int]:
+    """How many steps a surrogate takes in a training of so many windows, and on how many rows each.
+
+    Args:
+        steps: how many windows there are.
+        rows: the rows of each, where boxes are asked once for each row; else 0.
+    """
+    if steps * rows < MANY:
+        return UPDATES, ROWS
+    return min(MOST, EACH_ROW * steps * rows), ROWS_OF_MANY
 
 
 def _cause(raised: Exception) -> BaseException:
