@@ -35,7 +35,7 @@ from tasks.rows.binding import Bound
 from tasks.training.setup import Setup, setup_of
 from zo.batches import Batch, count_rows
 from zo.tangents.models.lessons import listening
-from zo.tangents.population.population import ROWS, ROWS_OF_MANY
+from zo.tangents.population.population import ROWS, ROWS_OF_MANY, rows_once
 from zo.tangents.replay import windows
 from zo.tangents.surrogate import UPDATES
 
@@ -99,11 +99,13 @@ class _Rehearsing(Setup):
             first, median(steps), replay, replays, networks=networks, most_replays=most_replays
         )
         if population is not None and population.without is None:
-            rows = count_rows(batch)
-            once = gradient.counts.rows == gradient.counts.steps * rows * len(gradient.boxes)
-            update = _through_a_model(gradient, timer, ROWS)
-            many = _through_a_model(gradient, timer, ROWS_OF_MANY) if once else update
-            rehearsal = replace(rehearsal, update=update, update_of_many=many, rows=rows if once else 0)
+            before = gradient.counts.rows
+            gradient.backward(batch)
+            rows = rows_once(gradient, count_rows(batch), gradient.counts.rows - before, 0)
+            update, update_of_many = (
+                _through_a_model(gradient, timer, size) for size in (ROWS, ROWS_OF_MANY)
+            )
+            rehearsal = replace(rehearsal, update=update, update_of_many=update_of_many, rows=rows)
         raise _Over(rehearsal)
 
 

@@ -199,6 +199,8 @@ class Setup:
                 gradient.unchecked = course.is_tight
             if population is not None:
                 population.steps = course.steps
+            elif isinstance(gradient, zo.tangents.Surrogate):
+                gradient.planned = course.steps
             lost_rows = gradient.metrics().get("lost", 0)
             try:
                 with unwritten(batch, f"{type(self.problem).__name__}.objective"):

@@ -129,6 +129,24 @@ def test_the_weights_are_those_of_a_loop_that_is_written_out(steps, ends, limits
     assert 0 < surrogate.error < 1
 
 
+@pytest.mark.parametrize(("planned", "ended"), [(7, [5, 5, 6]), (24, [2, 2, 2])])
+def test_rounds_end_in_the_same_parts_of_a_training_that_gets_other_steps(limits, planned, ended):
+    limits(updates_of_a_surrogate=24)
+    surrogate, _ = make(make_network(), make_box(), 12)
+    for number in range(4):
+        surrogate.step(batch_of(number))
+    assert (surrogate.metrics()["rounds"], surrogate.updates) == (2, 8)
+    surrogate.planned = planned  # a clock or a budget left so many
+    rounds = []
+    for number in range(4, 7):
+        surrogate.step(batch_of(number))
+        rounds.append(surrogate.metrics()["rounds"])
+    assert rounds == ended
+    for number in range(7, planned):
+        surrogate.step(batch_of(number))
+    assert (surrogate.metrics()["rounds"], surrogate.updates) == (6, 24)
+
+
 def test_it_goes_on_from_the_middle_of_a_round_to_the_same_bits(limits):
     limits(updates_of_a_surrogate=24)
     network, box = make_network(), make_box()

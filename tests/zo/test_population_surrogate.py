@@ -102,6 +102,47 @@ def test_fresh_batches_are_taken_one_after_another_and_no_box_is_asked(limits):
     assert gradient.boxes[0].ledger.rows_run == STEPS * 2
 
 
+@pytest.mark.parametrize(("steps", "updates"), [(16, 72), (15, 20)])
+def test_with_many_rows_that_are_asked_once_it_takes_more_steps_on_more_rows(limits, steps, updates):
+    """2.25 for each row of 16 batches of two; 15 of them are not many."""
+    limits(updates_of_a_population=20, many_rows_of_a_population=32)
+    taken, rows = [], []
+
+    def fresh(number):
+        taken.append(number)
+        return torch.cat([batch(2000 + number), batch(1000 + number)[:1]])
+
+    population, gradient, _ = made(Known(), steps=steps, fresh=fresh)
+    through = gradient.through
+    gradient.through = lambda asked: rows.append(len(asked)) or through(asked)
+    for number in range(steps):
+        population.step(batch(number))
+    imagined = [count for count in rows if count > 2]  # what windows are foretold by has two
+    assert population.updates == len(imagined) and updates - 5 <= population.updates <= updates
+    assert len(taken) == len(set(taken))
+    assert set(imagined) == ({66} if steps == 16 else {3})  # 22 batches of three rows
+    assert gradient.boxes[0].ledger.rows_run == steps * 2
+
+
+def test_with_many_rows_in_a_loop_of_calls_its_steps_are_as_usual(limits):
+    limits(updates_of_a_population=20, many_rows_of_a_population=8)
+    torch.manual_seed(0)
+    network, box = torch.nn.Linear(3, 4).double(), Square()
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, x: (box(box(net(x))) - TARGET).square().sum(dim=1),
+        boxes=[box],
+        tangent=Known(),
+        limits=zo.tangents.Limits(check_every=None, replays=4),
+        steps=STEPS,
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    population = zo.Population(gradient, optimizer, steps=STEPS)
+    for number in range(STEPS):
+        population.step(batch(number))
+    assert 15 < population.updates <= 20
+
+
 def test_in_a_training_that_has_grown_its_steps_are_as_many(limits):
     limits(updates_of_a_population=140)
     population, *_ = made(Known(), steps=3)

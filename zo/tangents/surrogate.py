@@ -62,6 +62,8 @@ class Surrogate:
     Attributes:
         fresh: the argument of that name.
         rounds: how many rounds there are: six, or as many as steps where these are fewer.
+        planned: the argument `steps`. Set it where a training gets more or fewer of them: rounds end in the
+            same parts of these, and the last step takes all of the optimiser's steps that are left.
         steps: how many batches boxes have answered.
         updates: how many steps the optimiser has taken.
         error: the error of the models' predictions of the last round's answers, before they learned from
@@ -98,8 +100,7 @@ class Surrogate:
         self._optimizer, self.fresh, self._falls = optimizer, fresh, falls
         self._models = [AutoTangent(box, seed).model for box in boxes]
         self.rounds = min(ROUNDS, steps)
-        parts = range(1, self.rounds + 1)
-        self._ends = [part * steps // self.rounds for part in parts]  # the last step of each round
+        self.planned, self._ended = steps, 0  # rounds
         self._calls: list[RecordedCall] = []  # from which models have not learned yet
 
     def step(self, batch: Batch) -> Tensor:
@@ -119,10 +120,13 @@ class Surrogate:
         with noted() as causes:
             rows = self.ask(batch)
         self.steps += 1
-        if self.steps in self._ends:
+        # round k ends with step k * planned // rounds
+        due = min(self.rounds, (self.rounds * (self.steps + 1) - 1) // self.planned)
+        if due > self._ended:
+            ended, self._ended = self._ended, due
             self.learn()
             if all(model.knows for model in self._models):
-                self._train()
+                self._train(due - ended)
         return mean_loss(rows[survivors(rows, self.steps - 1, causes)])
 
     def ask(self, batch: Batch) -> Tensor:
@@ -151,14 +155,14 @@ class Surrogate:
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a log: rounds, the optimiser's steps, and the models' error where it is known."""
-        rounds = sum(end <= self.steps for end in self._ends)
         errors = {} if self.error is None else {"model_error": self.error}
-        return {"rounds": float(rounds), "updates": float(self.updates), **errors}
+        return {"rounds": float(self._ended), "updates": float(self.updates), **errors}
 
     def state_dict(self) -> dict[str, Any]:
         """Save the models, and rows not learned yet; network and optimiser have state of their own."""
         return {
             "steps": self.steps,
+            "ended": self._ended,
             "updates": self.updates,
             "error": self.error,
             "models": [model.state_dict() for model in self._models],
@@ -167,7 +171,8 @@ class Surrogate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; network and optimiser are put back beside it."""
-        self.steps, self.updates, self.error = state["steps"], state["updates"], state["error"]
+        self.steps, self._ended = state["steps"], state["ended"]
+        self.updates, self.error = state["updates"], state["error"]
         for model, learned in zip(self._models, state["models"], strict=True):
             model.load_state_dict(learned)
         self._calls = [RecordedCall(box, tuple(x), tuple(y)) for box, x, y in state["calls"]]
@@ -194,7 +199,7 @@ class Surrogate:
             model.fit(list(answered.inputs), answers, steps=LEARNING, box=box)
         self._calls = []
         self.error = math.sqrt(missed / varied) if varied else self.error
-        if self.steps == self._ends[-1] and self.error is not None and self.error > 1.0:
+        if self._ended == self.rounds and self.error is not None and self.error > 1.0:
             warn(
                 f"Surrogate: expected models that predict what boxes answer, got errors of {self.error:.2g} "
                 "times its spread in the last round, and the mean has 1. The network was trained by such "
@@ -202,13 +207,13 @@ class Surrogate:
                 TangentWarning,
             )
 
-    def _train(self) -> None:
-        """Take a round's steps of the optimiser."""
+    def _train(self, rounds: int) -> None:
+        """Take the optimiser's steps of so many rounds."""
         groups = self._optimizer.param_groups
         rates = [group["lr"] for group in groups]
         weights = [weight for group in groups for weight in group["params"] if weight.requires_grad]
         try:
-            for _ in range(UPDATES // self.rounds):
+            for _ in range(rounds * (UPDATES // self.rounds)):
                 share = 0.5 * (1 + math.cos(math.pi * self.updates / UPDATES)) if self._falls else 1.0
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * share

@@ -28,6 +28,7 @@ from zo.errors import (
 )
 from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
+from zo.tangents.models.structure import Specs
 from zo.tangents.playback.by_models import NoValuesError, unanswerable, unasked
 from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above
 from zo.tangents.population.optimizers import (
@@ -38,6 +39,7 @@ from zo.tangents.population.optimizers import (
 )
 from zo.tangents.population.own_state import OwnState
 from zo.tangents.population.rivalry import Rivalry
+from zo.tangents.record.pairs import sizes
 
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 # decision 194:
@@ -48,7 +50,7 @@ WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its wi
 ROWS = 8  # of recorded ones in an update, where no fresh ones are given
 # decision 244, where each row of a batch is one row of each box, and a training's batches have so many:
 MANY, EACH_ROW, MOST = 1000, 2.25, 16_000  # the surrogate's steps for each of them, and in all at most
-ROWS_OF_MANY = 64  # in such a step
+ROWS_OF_MANY, NUMBERS = 64, 32  # in such a step; of inputs and of outputs that each box has at most
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
     *(MemoryError, torch.OutOfMemoryError),
@@ -78,11 +80,12 @@ class Population:
     does not, and restarts from it. Then each member takes its own step on the window, and its own replays.
 
     **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
-    their own values (Dyna: Sutton 1991). Where the objective calls each box once, and batches have 1,000 rows
-    in all, it takes 2.25 for each row, 16,000 at most, on 64 rows each. Its gradients are scaled to length
-    one. It learns to exploit the tangents' errors, so rows of the boxes, asked at its own weights, judge it,
-    see `Rivalry`. It gets a trial now and then, after twice as many windows where the last trial failed, and
-    all rows while it leads. A failed trial is neither replayed nor counted for the rates.
+    their own values (Dyna: Sutton 1991). Where batches have 1,000 rows in all, and the objective calls each
+    box once, with 32 numbers of inputs and outputs each at most, it takes 2.25 for each row, 16,000 at most,
+    on 64 rows each. Its gradients are scaled to length one. It learns to exploit the tangents' errors, so
+    rows of the boxes, asked at its own weights, judge it, see `Rivalry`. It gets a trial now and then, after
+    twice as many windows where the last trial failed, and all rows while it leads. A failed trial is neither
+    replayed nor counted for the rates.
 
     It costs processor time, the replays of each member, and memory for their weights and moments. After a
     step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
@@ -228,8 +231,9 @@ class Population:
             self._slow_down()
         if replays:
             self._replay(replays)
-        once = (1 + counts.queries - before.queries) * rows * len(self._gradient.boxes)
-        self._imagine(rows if counts.rows - before.rows <= once else 0)
+        self._imagine(
+            rows_once(self._gradient, rows, counts.rows - before.rows, counts.queries - before.queries)
+        )
         return loss
 
     def _ask(self, member: Member, batch: Batch, trial: bool) -> tuple[Tensor, bool]:
@@ -333,7 +337,7 @@ class Population:
         """Let the surrogate take its steps, so many at a time that it ends them converged.
 
         Args:
-            rows: the rows of the batch, where boxes were asked once for each; else 0.
+            rows: see `rows_once`.
         """
         if self.without is not None or self._window < FEWEST:
             return
@@ -521,12 +525,31 @@ class Population:
         return 0.0
 
 
+def rows_once(gradient: TangentGradient, rows: int, box_rows: int, queries: int) -> int:
+    """The rows of a batch, where boxes of few numbers were asked once for each; else 0.
+
+    Args:
+        gradient: the gradient.
+        rows: the rows of the batch.
+        box_rows: how many rows boxes were asked for in a step on it.
+        queries: how many further evaluations that step took.
+    """
+    few = all(_has_few_numbers(Specs.of(box)) for box in gradient.boxes)
+    return rows if few and box_rows <= (1 + queries) * rows * len(gradient.boxes) else 0
+
+
+def _has_few_numbers(specs: Specs) -> bool:
+    """Say whether a box takes a table of at most 32 numbers, and answers with as many."""
+    several = specs.inputs, tuple(spec for spec in specs.outputs if spec.learned)
+    return specs.structure.kind == "table" and all(sum(sizes(part)) <= NUMBERS for part in several)
+
+
 def updates_of(steps: int, rows: int) -> tuple[float, int]:
     """How many steps a surrogate takes in a training of so many windows, and on how many rows each.
 
     Args:
         steps: how many windows there are.
-        rows: the rows of each, where boxes are asked once for each row; else 0.
+        rows: the rows of each, see `rows_once`.
     """
     if steps * rows < MANY:
         return UPDATES, ROWS
