@@ -155,10 +155,18 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def joined_batches(batches: Sequence[Batch]) -> Batch:
-    """Rows of several batches of one form, one after another, with what the first has beside its tensors."""
-    columns = zip(*map(tensors, batches), strict=True)
-    parts = iter([joined(column) for column in columns])
+    """Rows of several batches, one after another; the first alone where others differ in more than rows."""
+    first, *others = map(_form, batches)
+    if any(other != first for other in others):
+        return batches[0]
+    parts = iter([joined(column) for column in zip(*map(tensors, batches), strict=True)])
     return map_tensors(lambda _: next(parts), batches[0])
+
+
+def _form(batch: Batch) -> tuple[list[Any], str]:
+    """Return shapes and types of a batch's rows, and the contents beside its tensors as text."""
+    rows = [(tensor.shape[1:], tensor.dtype, tensor.layout) for tensor in tensors(batch)]
+    return rows, repr(emptied(batch, [], lambda tensor: tensor))
 
 
 def bytes_of(tensor: Tensor) -> int:

@@ -87,7 +87,7 @@ class _Rehearsing(Setup):
         most_replays = replays
         if replays and self.config.replays is None:
             replays, most_replays = TRUSTED, windows.MOST
-        steps = list[float]()
+        steps, before = list[float](), gradient.metrics().get("rows", 0.0)
         while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first_passed < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))
         # of the quicker half: the first ones also look whether rows may be drawn
@@ -99,9 +99,8 @@ class _Rehearsing(Setup):
             first, median(steps), replay, replays, networks=networks, most_replays=most_replays
         )
         if population is not None and population.without is None:
-            before = gradient.counts.rows
-            gradient.backward(batch)
-            rows = rows_once(gradient, count_rows(batch), gradient.counts.rows - before, 0)
+            of_boxes = int(gradient.counts.rows - before) // len(steps)
+            rows = rows_once(gradient, count_rows(batch), of_boxes, 0)
             update, update_of_many = (
                 _through_a_model(gradient, timer, size) for size in (ROWS, ROWS_OF_MANY)
             )

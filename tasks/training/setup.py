@@ -151,6 +151,7 @@ class Setup:
         remaining_rows = None if self.reserve is None else partial(rows_left, self.boxes, self.reserve)
         checks = (lambda: gradient.counts.queries) if isinstance(gradient, zo.TangentGradient) else None
         by_time = config.rows is None and "steps" in self.run.chosen and not self.problem.presets
+        by_time = by_time and not isinstance(gradient, zo.tangents.Surrogate)  # whose rounds are over then
         course = Course(self.steps, self.seconds, remaining_rows, checks, grows=by_time)
         windows = Windows()
         rate_of = partial(self._rate, course) if rate is None else rate

@@ -50,7 +50,8 @@ class KernelTangent(ValueTangent):
     exponential beside a linear trend (Rasmussen and Williams, 2006). Of more than 400 rows a quadratic trend,
     10 (x . x' / n)^2, comes to it where it predicts rows that are left out better, but not where inputs
     explain each other and it makes slopes 1.3 times as steep. The lengths l_i are the likeliest, times a
-    factor that has, with the noise, the smallest leave-one-out error. One length serves all inputs where its
+    factor that has, with the noise, the smallest leave-one-out error. Of more than 400 rows the noise is then
+    the largest whose error is within a standard error of the least. One length serves all inputs where its
     error is smaller, or where inputs have explained each other from the first; lengths that were chosen
     before that are kept. The outputs share the lengths. Among at most 32 outputs, one whose mean square error
     is less than half with lengths of its own has these. Where a box takes few numbers this learns more from
@@ -61,7 +62,7 @@ class KernelTangent(ValueTangent):
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
     x centres x (size_in + size_out). Both count once more for each output with its own lengths. Lengths are
     searched again when there are half as many rows more: some 50 ms of one core, and 20 for each output; of
-    1,000 rows twice that, and 200 ms for each output with its own. The box runs no rows of its own for it.
+    1,000 rows 300 ms, and 400 ms for each output with its own. The box runs no rows of its own for it.
 
     Args:
         centres: rows to which it is fitted, evenly taken from the window.

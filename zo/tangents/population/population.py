@@ -82,10 +82,10 @@ class Population:
     **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
     their own values (Dyna: Sutton 1991). Where batches have 1,000 rows in all, and the objective calls each
     box once, with 32 numbers of inputs and outputs each at most, it takes 2.25 for each row, 16,000 at most,
-    on 64 rows each. Its gradients are scaled to length one. It learns to exploit the tangents' errors, so
-    rows of the boxes, asked at its own weights, judge it, see `Rivalry`. It gets a trial now and then, after
-    twice as many windows where the last trial failed, and all rows while it leads. A failed trial is neither
-    replayed nor counted for the rates.
+    on 64 rows each. Its steps wait until models foretell the losses of new windows. Its gradients are scaled
+    to length one. It learns to exploit the tangents' errors, so rows of the boxes, asked at its own weights,
+    judge it, see `Rivalry`. It gets a trial now and then, after twice as many windows where the last trial
+    failed, and all rows while it leads. A failed trial is neither replayed nor counted for the rates.
 
     It costs processor time, the replays of each member, and memory for their weights and moments. After a
     step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
@@ -100,8 +100,8 @@ class Population:
         optimizer: the optimiser of that network's weights. It keeps its memory by weight, as torch's own do,
             holds no other optimiser, and its `step` takes no closure.
         steps: how many steps there will be; None where that is not known.
-        fresh: a function that gives batch k, from 0, for the surrogate. It may ask no box. Several are joined
-            where a step takes 64 rows. None for rows of the recorded windows.
+        fresh: a function that gives batch k for any k from 0, for the surrogate. It may ask no box. Several
+            of one form are joined where a step takes 64 rows. None for rows of the recorded windows.
         factors: the members' rates, as multiples of the optimiser's, in a sequence or an array of one axis;
             the one nearest to 1 leads at first.
         surrogate: whether there is one. There is none where a box has answers that no model of its values
@@ -145,6 +145,7 @@ class Population:
         self._notices = Notices()
         self.asked_leader = True
         self.copies, self.updates, self._window, self._owed = 0, 0, 0, 0.0
+        self._rows = 0  # of the largest batch, see `rows_once`
 
     @property
     def factor(self) -> float:
@@ -231,9 +232,9 @@ class Population:
             self._slow_down()
         if replays:
             self._replay(replays)
-        self._imagine(
-            rows_once(self._gradient, rows, counts.rows - before.rows, counts.queries - before.queries)
-        )
+        of_boxes, queries = counts.rows - before.rows, counts.queries - before.queries
+        self._rows = max(self._rows, rows_once(self._gradient, rows, of_boxes, queries))
+        self._imagine()
         return loss
 
     def _ask(self, member: Member, batch: Batch, trial: bool) -> tuple[Tensor, bool]:
@@ -333,11 +334,11 @@ class Population:
         with self._own_state.at(self._rate):
             self._train(replays)
 
-    def _imagine(self, rows: int) -> None:
+    def _imagine(self) -> None:
         """Let the surrogate take its steps, so many at a time that it ends them converged.
 
-        Args:
-            rows: see `rows_once`.
+        They are owed until models foretell losses: before, no row is asked at its weights, and in a
+        correction that may be all of the training.
         """
         if self.without is not None or self._window < FEWEST:
             return
@@ -345,10 +346,10 @@ class Population:
         pace, rows_each = EACH, ROWS
         if self._planned is not None and self.steps is not None and windows_left > 0:
             steps = max(self._planned, self.steps)
-            updates, rows_each = updates_of(steps, rows)
+            updates, rows_each = updates_of(steps, self._rows)
             pace = updates / max(1, steps - FEWEST)
         self._owed += pace
-        if self._owed < BURST and windows_left != 1:
+        if (self._owed < BURST and windows_left != 1) or not self._rivalry.is_candidate:
             return
         count, self._owed = int(self._owed), self._owed % 1
         self._aside(self._surrogate, partial(self._follow_models, count, rows_each))
@@ -388,9 +389,10 @@ class Population:
         with unasked("Population, fresh"):
             if rows == ROWS:
                 return self._fresh(place)
-            batches, number = [], place * rows  # a batch has a row at least
-            while sum(map(count_rows, batches)) < rows:
-                batches.append(self._fresh(number + len(batches)))
+            batches, count = [], 0
+            while count < rows:
+                batches.append(self._fresh(place * rows + len(batches)))
+                count += max(1, count_rows(batches[-1]))
         return joined_batches(batches)
 
     def _recorded(self, place: int, rows: int) -> Batch | None:
@@ -429,6 +431,7 @@ class Population:
             "rivalry": asdict(self._rivalry),
             "counts": [self._window, self.copies, self.updates],
             "owed": self._owed,
+            "rows": self._rows,
             "without": self.without,
             "optimizer": type(self._optimizer).__name__,
             "shapes": self._own_state.shapes(),
@@ -455,6 +458,7 @@ class Population:
                 [self._own_state.loaded(part, now) for part in some] for some in (saved, surrogate)
             )
         rate, owed, counts = rates[state["rate"]], state["owed"], state["counts"]
+        self._rows = state["rows"]
         self._rivalry = Rivalry(**state["rivalry"])
         self._rates, self._rate, self._owed, self.without = rates, rate, owed, state["without"]
         self._surrogate = surrogates[0] if surrogates else Member(OF_SURROGATE)

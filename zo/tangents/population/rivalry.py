@@ -55,6 +55,11 @@ class Rivalry:
         """True if models foretell the losses of new windows."""
         return len(self.foretold) == COMPARED and fmean(self.foretold) <= CLOSE
 
+    @property
+    def is_candidate(self) -> bool:
+        """True if boxes may be asked at the surrogate's weights, or were: before, its steps are owed."""
+        return self.believed or len(self.asked) > 0
+
     def is_asked(self, window: int, windows: int | None) -> bool:
         """Say whether boxes are asked at the surrogate's weights.
 
