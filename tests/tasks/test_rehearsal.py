@@ -131,6 +131,16 @@ def test_what_a_surrogate_and_a_student_compute_is_known_too():
     assert few > 0.9 * many > 0  # nearly all of it is what does not depend on the number of steps
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_surrogate_of_many_rows_that_are_asked_once_is_known_to_take_longer(calls):
+    plan, bound = planned(Drawn(methods=(POPULATION,), batch=8, steps=200, calls=calls))
+    rehearsed = rehearsal.rehearsed(plan, bound)[POPULATION]
+    assert rehearsed.rows == (8 if calls == 1 else 0) and rehearsed.update > 0
+    quick = replace(rehearsed, update=1.0, update_of_many=10.0)
+    of_surrogate = quick.seconds(200) - replace(quick, update=0.0, update_of_many=0.0).seconds(200)
+    assert of_surrogate == pytest.approx(2.25 * 8 * 200 * 10 if calls == 1 else 1000)
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("steps", [40, 24])  # of which a quarter waits: longer than is tried, and shorter
 def test_in_closed_loop_what_follows_the_steps_that_wait_is_known_too(steps):

@@ -124,6 +124,47 @@ def test_with_many_rows_that_are_asked_once_it_takes_more_steps_on_more_rows(lim
     assert gradient.boxes[0].ledger.rows_run == steps * 2
 
 
+def test_with_many_rows_a_short_last_batch_changes_nothing(limits):
+    limits(updates_of_a_population=20, many_rows_of_a_population=32)
+    rows = []
+    population, gradient, _ = made(Known(), fresh=lambda number: batch(1000 + number))
+    through = gradient.through
+    gradient.through = lambda asked: rows.append(len(asked)) or through(asked)
+    for number in range(STEPS):
+        population.step(batch(number)[: 1 if number == STEPS - 1 else 2])
+    assert {count for count in rows if count > 2} == {64} and population.updates > 65
+
+
+def test_fresh_batches_of_other_forms_are_not_joined(limits):
+    """One factor would have scaled the rows of all."""
+    limits(updates_of_a_population=20, many_rows_of_a_population=32)
+    torch.manual_seed(0)
+    network, box = torch.nn.Linear(3, 4).double(), Square()
+    factors, rows = [], []
+
+    def objective(net, asked):
+        x, factor = asked
+        factors.append(factor)
+        rows.append(len(x))
+        return (box(net(factor * x)) - TARGET).square().sum(dim=1)
+
+    gradient = zo.TangentGradient(
+        network,
+        objective,
+        boxes=[box],
+        tangent=Known(),
+        limits=zo.tangents.Limits(check_every=None, replays=4),
+        steps=STEPS,
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    population = zo.Population(
+        gradient, optimizer, steps=STEPS, fresh=lambda number: (batch(1000 + number), float(number))
+    )
+    for number in range(STEPS):
+        population.step((batch(number), 1.0))
+    assert max(factors) > 64 and max(rows) < 64 and population.updates > 65
+
+
 def test_with_many_rows_in_a_loop_of_calls_its_steps_are_as_usual(limits):
     limits(updates_of_a_population=20, many_rows_of_a_population=8)
     torch.manual_seed(0)
@@ -162,15 +203,28 @@ def test_a_fresh_batch_that_asks_a_box_is_refused_before_a_row_is_run(limits):
     assert population.updates == 0 and box.ledger.rows_run == 2 * (number + 1)
 
 
-def test_where_the_model_is_wrong_boxes_are_never_asked_at_the_surrogate(limits):
+def test_where_the_model_is_wrong_the_surrogate_takes_no_step_and_boxes_are_never_asked_at_it(limits):
     """And all is, to the bit, as without one."""
     limits(updates_of_a_population=200)
     population, gradient, _ = made(Known(off=3.0))
     alone, other, _ = made(Known(off=3.0), surrogate=False)
     for number in range(STEPS):
         assert torch.equal(population.step(batch(number)), alone.step(batch(number)))
-    assert population.updates > 0 and population.leader.startswith("rate ")
+    assert population.updates == 0 and population.leader.startswith("rate ")
     assert torch.equal(weights(gradient.network), weights(other.network))
+
+
+def test_steps_that_waited_are_taken_where_the_model_becomes_right(limits):
+    limits(updates_of_a_population=140)
+    population, gradient, _ = made(Known(off=3.0))
+    updates = []
+    for number in range(STEPS):
+        if number == 6:
+            gradient.tangents[0].off = 0.0
+        population.step(batch(number))
+        updates.append(population.updates)
+    assert updates[:8] == [0] * 8  # five windows foretell, to a factor of two in the mean
+    assert 120 < population.updates <= 140 and population._rivalry.asked
 
 
 def test_its_gradients_have_length_one(monkeypatch, limits):
