@@ -223,7 +223,7 @@ def test_steps_that_waited_are_taken_where_the_model_becomes_right(limits):
             gradient.tangents[0].off = 0.0
         population.step(batch(number))
         updates.append(population.updates)
-    assert updates[:8] == [0] * 8  # five windows foretell, to a factor of two in the mean
+    assert updates[:7] == [0] * 7 and updates[7] > 0  # two windows were foretold to a factor of four
     assert 120 < population.updates <= 140 and population._rivalry.asked
 
 

@@ -82,10 +82,11 @@ class Population:
     **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
     their own values (Dyna: Sutton 1991). Where batches have 1,000 rows in all, and the objective calls each
     box once, with 32 numbers of inputs and outputs each at most, it takes 2.25 for each row, 16,000 at most,
-    on 64 rows each. Its steps wait until models foretell the losses of new windows. Its gradients are scaled
-    to length one. It learns to exploit the tangents' errors, so rows of the boxes, asked at its own weights,
-    judge it, see `Rivalry`. It gets a trial now and then, after twice as many windows where the last trial
-    failed, and all rows while it leads. A failed trial is neither replayed nor counted for the rates.
+    on 64 rows each. Its steps wait until models foretell the losses of two windows of five to a factor of
+    four. Its gradients are scaled to length one. It learns to exploit the tangents' errors, so rows of the
+    boxes, asked at its own weights, judge it, see `Rivalry`. It gets a trial now and then, after twice as
+    many windows where the last trial failed, and all rows while it leads. A failed trial is neither replayed
+    nor counted for the rates.
 
     It costs processor time, the replays of each member, and memory for their weights and moments. After a
     step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
@@ -337,7 +338,7 @@ class Population:
     def _imagine(self) -> None:
         """Let the surrogate take its steps, so many at a time that it ends them converged.
 
-        They are owed until models foretell losses: before, no row is asked at its weights, and in a
+        They are owed until models nearly foretell losses: before, no row is asked at its weights, and in a
         correction that may be all of the training.
         """
         if self.without is not None or self._window < FEWEST:

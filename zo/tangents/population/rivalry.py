@@ -16,6 +16,7 @@ BOUND = 3.0  # of the logarithm of two losses' ratio: one easy row, or one that 
 LAST_LOOK, HOPELESS = 0.1, -1.2  # the last part of a training, in which it is asked again; unless so bad
 FAR = 20.0  # times the last losses at a rate's weights: what is foretold above that is none; decision 221
 COMPARED, CLOSE = 5, math.log(2)  # windows whose losses models foretell, and how far above in the mean
+NEARLY = math.log(4)  # how far above in two of these, from where on a surrogate takes steps; decision 244
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Rivalry:
 
     @property
     def is_candidate(self) -> bool:
-        """True if boxes may be asked at the surrogate's weights, or were: before, its steps are owed."""
-        return self.believed or len(self.asked) > 0
+        """True if the surrogate takes its steps: models nearly foretell losses, or boxes were asked at it."""
+        return len(self.asked) > 0 or any(gap <= NEARLY for gap in sorted(self.foretold)[1:])
 
     def is_asked(self, window: int, windows: int | None) -> bool:
         """Say whether boxes are asked at the surrogate's weights.
