@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from itertools import pairwise
 
 import pytest
 import torch
@@ -122,6 +123,21 @@ def test_with_many_rows_that_are_asked_once_it_takes_more_steps_on_more_rows(lim
     assert len(taken) == len(set(taken))
     assert set(imagined) == ({66} if steps == 16 else {3})  # 22 batches of three rows
     assert gradient.boxes[0].ledger.rows_run == steps * 2
+
+
+def test_steps_that_waited_are_taken_a_thousand_at_a_time(monkeypatch, limits):
+    """A step of a training with a limit in time is no longer than they take."""
+    limits(updates_of_a_population=20, many_rows_of_a_population=32)
+    monkeypatch.setattr("zo.tangents.population.population.LONGEST", 30)
+    population, gradient, _ = made(Known(off=3.0))
+    updates = []
+    for number in range(STEPS):
+        if number == 10:
+            gradient.tangents[0].off = 0.0
+        population.step(batch(number))
+        updates.append(population.updates)
+    taken = [later - earlier for earlier, later in pairwise(updates)]
+    assert set(taken) == {0, 30} and population.updates == 60
 
 
 def test_with_many_rows_a_short_last_batch_changes_nothing(limits):

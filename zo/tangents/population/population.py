@@ -51,6 +51,7 @@ ROWS = 8  # of recorded ones in an update, where no fresh ones are given
 # decision 244, where each row of a batch is one row of each box, and a training's batches have so many:
 MANY, EACH_ROW, MOST = 1000, 2.25, 16_000  # the surrogate's steps for each of them, and in all at most
 ROWS_OF_MANY, NUMBERS = 64, 32  # in such a step; of inputs and of outputs that each box has at most
+LONGEST = 1000  # steps in one go, of those that waited
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
     *(MemoryError, torch.OutOfMemoryError),
@@ -352,7 +353,8 @@ class Population:
         self._owed += pace
         if (self._owed < BURST and windows_left != 1) or not self._rivalry.is_candidate:
             return
-        count, self._owed = int(self._owed), self._owed % 1
+        count = min(int(self._owed), LONGEST)
+        self._owed -= count
         self._aside(self._surrogate, partial(self._follow_models, count, rows_each))
 
     def _follow_models(self, count: int, rows: int) -> float:
