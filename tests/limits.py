@@ -54,8 +54,8 @@ WHERE = {
     "row_cells": "zo.tangents.models.maps.behind.LARGE",
     "selection_turns": "zo.tangents.models.selected.TURNS",  # in which rows are left out
     "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
-    "updates_of_a_population": "zo.tangents.population.population.UPDATES",  # of its surrogate
-    "many_rows_of_a_population": "zo.tangents.population.population.MANY",
+    "updates_of_a_population": "zo.tangents.population.updates.UPDATES",  # of its surrogate
+    "many_rows_of_a_population": "zo.tangents.population.updates.MANY",
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model

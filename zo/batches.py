@@ -166,7 +166,12 @@ def joined_batches(batches: Sequence[Batch]) -> Batch:
 def _form(batch: Batch) -> tuple[list[Any], str]:
     """Return shapes and types of a batch's rows, and the contents beside its tensors as text."""
     rows = [(tensor.shape[1:], tensor.dtype, tensor.layout) for tensor in tensors(batch)]
-    return rows, repr(emptied(batch, [], lambda tensor: tensor))
+    return rows, beside_tensors(batch)
+
+
+def beside_tensors(batch: Batch) -> str:
+    """Return the contents of a batch beside its tensors, as text."""
+    return repr(emptied(batch, [], lambda tensor: tensor))
 
 
 def bytes_of(tensor: Tensor) -> int:

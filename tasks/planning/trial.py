@@ -32,7 +32,7 @@ from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError
 from zo.objective import evaluated, per_row
 from zo.tangents.population.members import FEWEST
-from zo.tangents.population.population import ROWS, updates_of
+from zo.tangents.population.updates import ROWS, updates_of
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError

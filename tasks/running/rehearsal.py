@@ -35,7 +35,7 @@ from tasks.rows.binding import Bound
 from tasks.training.setup import Setup, setup_of
 from zo.batches import Batch, count_rows
 from zo.tangents.models.lessons import listening
-from zo.tangents.population.population import ROWS, ROWS_OF_MANY, rows_once
+from zo.tangents.population.updates import ROWS, ROWS_OF_MANY, rows_once
 from zo.tangents.replay import windows
 from zo.tangents.surrogate import UPDATES
 

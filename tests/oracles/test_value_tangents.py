@@ -258,7 +258,7 @@ def test_rows_left_out_are_those_of_fits_without_each_in_turn(curvature):
 
 
 def test_the_noise_is_the_largest_within_a_standard_error_of_the_least_error():
-    """Of rows that are left out, by fits without each in turn."""
+    """Fits without each row in turn give the errors."""
     x, lengths = weights(60, 2), torch.ones(2).double()
     wanted = x.abs() + 0.1 * weights(60, 2, seed=2)
     noises = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)

@@ -391,7 +391,7 @@ def test_an_action_that_is_a_function_of_the_state_is_said_once():
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("weak", [True, False], ids=["hidden by the other input", "alone"])
 def test_a_derivative_that_values_hardly_show_is_told(weak):
-    """Chance decides: it is told in five of six draws of the rows."""
+    """Chance decides: of six draws of the rows it is told in five, and this is one of these."""
     specs = (ArraySpec("x", (4,)), ArraySpec("a", (2,)))
 
     def function(x, a):

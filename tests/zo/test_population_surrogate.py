@@ -46,6 +46,18 @@ def made(tangent=None, box=None, steps=STEPS, fresh=None, replays=4, **settings)
     return zo.Population(gradient, optimizer, steps=steps, fresh=fresh, **settings), gradient, optimizer
 
 
+def with_a_model_that_becomes_right(window):
+    """A population after a training whose model is right from a window on, and its updates after each."""
+    population, gradient, _ = made(Known(off=3.0))
+    updates = []
+    for number in range(STEPS):
+        if number == window:
+            gradient.tangents[0].off = 0.0
+        population.step(batch(number))
+        updates.append(population.updates)
+    return population, updates
+
+
 def test_losses_through_tangents_are_those_of_their_values_and_derivatives():
     _, gradient, _ = made(Known())
     network, x = gradient.network, batch(0)
@@ -129,13 +141,7 @@ def test_steps_that_waited_are_taken_a_thousand_at_a_time(monkeypatch, limits):
     """A step of a training with a limit in time is no longer than they take."""
     limits(updates_of_a_population=20, many_rows_of_a_population=32)
     monkeypatch.setattr("zo.tangents.population.population.LONGEST", 30)
-    population, gradient, _ = made(Known(off=3.0))
-    updates = []
-    for number in range(STEPS):
-        if number == 10:
-            gradient.tangents[0].off = 0.0
-        population.step(batch(number))
-        updates.append(population.updates)
+    population, updates = with_a_model_that_becomes_right(10)
     taken = [later - earlier for earlier, later in pairwise(updates)]
     assert set(taken) == {0, 30} and population.updates == 60
 
@@ -232,13 +238,7 @@ def test_where_the_model_is_wrong_the_surrogate_takes_no_step_and_boxes_are_neve
 
 def test_steps_that_waited_are_taken_where_the_model_becomes_right(limits):
     limits(updates_of_a_population=140)
-    population, gradient, _ = made(Known(off=3.0))
-    updates = []
-    for number in range(STEPS):
-        if number == 6:
-            gradient.tangents[0].off = 0.0
-        population.step(batch(number))
-        updates.append(population.updates)
+    population, updates = with_a_model_that_becomes_right(6)
     assert updates[:7] == [0] * 7 and updates[7] > 0  # two windows were foretold to a factor of four
     assert 120 < population.updates <= 140 and population._rivalry.asked
 

@@ -28,7 +28,6 @@ from zo.errors import (
 )
 from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.models.structure import Specs
 from zo.tangents.playback.by_models import NoValuesError, unanswerable, unasked
 from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above
 from zo.tangents.population.optimizers import (
@@ -39,19 +38,14 @@ from zo.tangents.population.optimizers import (
 )
 from zo.tangents.population.own_state import OwnState
 from zo.tangents.population.rivalry import Rivalry
-from zo.tangents.record.pairs import sizes
+from zo.tangents.population.updates import ROWS, rows_once, updates_of
 
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 # decision 194:
 OF_SURROGATE = 2.0  # the surrogate's factor
-UPDATES, BURST = 1000, 50  # of the surrogate in a training, and at least in one go, which ends converged
+BURST, LONGEST = 50, 1000  # steps of the surrogate in one go, which ends converged: at least and at most
 EACH = 10.0  # of them behind a window, where the number of windows is not known
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
-ROWS = 8  # of recorded ones in an update, where no fresh ones are given
-# decision 244, where each row of a batch is one row of each box, and a training's batches have so many:
-MANY, EACH_ROW, MOST = 1000, 2.25, 16_000  # the surrogate's steps for each of them, and in all at most
-ROWS_OF_MANY, NUMBERS = 64, 32  # in such a step; of inputs and of outputs that each box has at most
-LONGEST = 1000  # steps in one go, of those that waited
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
     *(MemoryError, torch.OutOfMemoryError),
@@ -530,37 +524,6 @@ class Population:
             self._gradient.replay()
             self._optimizer.step()
         return 0.0
-
-
-def rows_once(gradient: TangentGradient, rows: int, box_rows: int, queries: int) -> int:
-    """The rows of a batch, where boxes of few numbers were asked once for each; else 0.
-
-    Args:
-        gradient: the gradient.
-        rows: the rows of the batch.
-        box_rows: how many rows boxes were asked for in a step on it.
-        queries: how many further evaluations that step took.
-    """
-    few = all(_has_few_numbers(Specs.of(box)) for box in gradient.boxes)
-    return rows if few and box_rows <= (1 + queries) * rows * len(gradient.boxes) else 0
-
-
-def _has_few_numbers(specs: Specs) -> bool:
-    """Say whether a box takes a table of at most 32 numbers, and answers with as many."""
-    several = specs.inputs, tuple(spec for spec in specs.outputs if spec.learned)
-    return specs.structure.kind == "table" and all(sum(sizes(part)) <= NUMBERS for part in several)
-
-
-def updates_of(steps: int, rows: int) -> tuple[float, int]:
-    """How many steps a surrogate takes in a training of so many windows, and on how many rows each.
-
-    Args:
-        steps: how many windows there are.
-        rows: the rows of each, see `rows_once`.
-    """
-    if steps * rows < MANY:
-        return UPDATES, ROWS
-    return min(MOST, EACH_ROW * steps * rows), ROWS_OF_MANY
 
 
 def _cause(raised: Exception) -> BaseException:

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.batches import Batch, bytes_of, emptied, filled, joined, map_tensors, some_rows, tensors
+from zo.batches import (
+    Batch,
+    beside_tensors,
+    bytes_of,
+    emptied,
+    filled,
+    joined,
+    map_tensors,
+    some_rows,
+    tensors,
+)
 from zo.errors import TangentError
 from zo.tangents.record.call import RecordedCall, joined_calls
 from zo.tangents.record.pairs import CallPairs
@@ -96,7 +106,7 @@ class Window:
     @cached_property
     def leaves(self) -> str:
         """The contents of the batch beside its tensors, as text."""
-        return repr(emptied(self.batch, [], lambda tensor: tensor))
+        return beside_tensors(self.batch)
 
     @cached_property
     def places(self) -> Tensor:
