@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from statistics import median
 
 import pytest
 import torch
@@ -421,7 +420,7 @@ def test_what_comes_again_is_learned():
             batch[0, 0] = 3.0 if step % 5 == 4 and step >= 20 else 0.0
             network.zero_grad()
             gradient.backward(batch)
-            if batch[0, 0] and step > 60:
+            if batch[0, 0] and step > 70:  # after some twenty such rows
                 exact, found = True, flat(weight.grad for weight in network.parameters())
                 right = flat(
                     torch.autograd.grad(
@@ -431,7 +430,7 @@ def test_what_comes_again_is_learned():
                 exact = False
                 cosines.append(float(torch.nn.functional.cosine_similarity(found, right, dim=0)))
     assert 0 < gradient.counts.outliers <= 2
-    assert median(cosines) > 0.99 and min(cosines) > 0.8
+    assert min(cosines) > 0.99
 
 
 def test_a_box_with_a_tangent_of_its_own_learns_nothing_from_an_absurd_answer():

@@ -134,7 +134,7 @@ def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
     nearer, hidden = uphill.look(change / NEARER)
     if hidden or not nearer.shows:
         return check
-    if (watch.doubts(nearer) or watch.may_be_cut(nearer)) and uphill.is_rough():
+    if (watch.doubts(nearer) or watch.may_be_cut(nearer)) and uphill.is_rough(change / NEARER):
         return replace(check, figures={})
     return replace(nearer, cut=_cut(uphill, check, nearer, change) if watch.may_be_cut(check) else None)
 
@@ -263,20 +263,32 @@ class _Uphill:
         self.noise = _noise_of(self._changes(0.0)[0].double())
         return self.noise
 
-    def is_rough(self) -> bool:
+    def is_rough(self, predicted: float) -> bool:
         """Whether the last query, a tenth as far as the one before, changed the rows' losses as much.
 
         That is noise that no query of the same weights shows, since the box knows those rows, or the numbers
-        themselves draw it. The noise of the mean loss is then what it changed by.
+        themselves draw it. The noise of the mean loss is then what it changed by. A query that moves weights
+        a ten-thousandth of their length decides where both went farther: a saturated loss changes as little.
+
+        Args:
+            predicted: the change of the mean loss that the gradient predicted for the last query.
         """
+        if not self._changed_as_much():
+            return False
+        if predicted > NEARER * self.farther:
+            self.look(self.farther)
+            if not self._changed_as_much():
+                return False
+        self.noise = _noise_of(self._looked[-1])
+        return True
+
+    def _changed_as_much(self) -> bool:
+        """Whether the last query changed the usual row's loss by half as much as the one before, or more."""
         far, near = self._looked[-2:]
         both = torch.isfinite(far) & torch.isfinite(near)
         # of the usual row: where one alone jumps the others decide, and where none changes nothing is noisy
         usual_far, usual_near = (float(change[both].abs().median()) for change in (far, near))
-        if not usual_near or usual_near < ROUGH * usual_far:
-            return False
-        self.noise = _noise_of(near)
-        return True
+        return usual_near > 0 and usual_near >= ROUGH * usual_far
 
     def short(self, check: Check, predicted: float) -> float | None:
         """Return how many times its length the gradient lacks as far as tangents know, see `Check.short`.
@@ -288,7 +300,7 @@ class _Uphill:
         if self.noise is None and bool(self._changes(0.0)[0].nan_to_num().any()):
             return None  # noise, of which nothing stays
         nearer, hidden = self.look(predicted / NEARER)
-        if hidden or not nearer.shows or self.is_rough():
+        if hidden or not nearer.shows or self.is_rough(predicted / NEARER):
             return None
         return max(missing(check.figures["agreement"], nearer.figures["agreement"]) or 0.0, 0.0)
 
