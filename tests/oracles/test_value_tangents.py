@@ -17,12 +17,14 @@ from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 from zo.tangents.models import gaussian_process, kernel
 from zo.tangents.models.gaussian_process import (
+    FLAT,
     Choice,
     Process,
     best_factor,
     least_unexplained,
     likely_lengths,
     one_length,
+    principal_axes,
     unlikeliness,
 )
 from zo.tangents.models.grid.reach import measure
@@ -467,7 +469,7 @@ def test_a_quadratic_trend_is_taken_where_many_rows_show_it(rows, curvature):
     assert cosine(pulled, true_vjp(box, asked, v)) > 0.99
 
 
-def test_no_quadratic_trend_makes_slopes_steeper_across_what_rows_span(monkeypatch):
+def test_no_quadratic_trend_makes_slopes_steeper_across_what_rows_span():
     """Eight numbers go by two. Rows left out are told better with one; slopes are 1.6 times as steep."""
     random = torch.Generator().manual_seed(0)
     hidden, action = (2 * torch.rand(500, size, generator=random, dtype=torch.float64) - 1 for size in (2, 1))
@@ -476,9 +478,33 @@ def test_no_quadratic_trend_makes_slopes_steeper_across_what_rows_span(monkeypat
     answers = torch.cat((burns, burns**2 - hidden[:, :1]), dim=1)
     answers = answers + 1e-4 * torch.randn(500, 2, generator=random, dtype=torch.float64)
     x, target = ((rows - rows.mean(0)) / rows.std(0) for rows in (torch.cat((state, action), dim=1), answers))
-    assert {choice.curvature for choice in kernel._chosen(x, target)} == {0.0}
-    monkeypatch.setattr(kernel, "STEEPER", math.inf)
-    assert {choice.curvature for choice in kernel._chosen(x, target)} == {CURVATURE}
+    v = torch.randn(500, 2, generator=random, dtype=torch.float64)
+
+    def steepness(choices):
+        pulled = [Process.fitted(x, target, *c).pulled(x, x, v[:, c.outputs]) for c in choices]
+        return float(sum(pulled).norm())
+
+    plain, curved = (kernel._of_curvature(x, target, part) for part in (0.0, CURVATURE))
+    assert kernel._missed(x, target, curved) < kernel._missed(x, target, plain)
+    assert steepness(curved) > 1.5 * steepness(plain)
+    assert steepness(kernel._chosen(x, target)) < 1.2 * steepness(plain)
+
+
+def test_along_principal_axes_inputs_are_apart_and_the_derivative_is_that_of_the_mean():
+    x = weights(600, 3, seed=1) @ weights(3, 5, seed=2) + 0.05 * weights(600, 5, seed=3)
+    x = (x - x.mean(0)) / x.std(0)
+    axes = principal_axes(x)
+    covariance = torch.cov((x @ axes).T)
+    variances = torch.linalg.eigvalsh(torch.cov(x.T))
+    torch.testing.assert_close(covariance, (variances / (variances + FLAT)).diag(), rtol=1e-9, atol=1e-9)
+    assert least_unexplained(x) < kernel.APART < 0.99 < least_unexplained(x @ axes)
+
+    (process, *_) = kernel._chosen(x, torch.sin(x @ weights(5, 2, seed=4)))
+    assert process.axes is not None
+    process = Process.fitted(x, torch.sin(x @ weights(5, 2, seed=4)), *process)
+    asked, v = weights(7, 5, seed=5).requires_grad_(), weights(7, len(process.outputs), seed=6)
+    (expected,) = torch.autograd.grad(process.mean(asked, x), asked, v)
+    torch.testing.assert_close(process.pulled(asked.detach(), x, v), expected, rtol=1e-9, atol=1e-9)
 
 
 # Output maps

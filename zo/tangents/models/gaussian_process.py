@@ -28,6 +28,7 @@ AT_ONCE = 2**18  # covariances that are computed at a time: a processor keeps th
 ROWS = 128  # whose likelihood it is
 STEPS = 40  # at most
 DEVIATION = 2.0  # of the prior of a length's logarithm, about that of one length for all
+FLAT = 0.05  # of an input's variance, which comes to that of each principal axis; decision 245
 SHORTEST = 0.05  # over one length for all: shorter ones leave distances of far rows to rounding
 
 
@@ -77,6 +78,7 @@ class Process(Kept):
         slope: the slope of the trend, `(size, outputs)`.
         offset: the offset of the trend, `(outputs,)`.
         curvature: the variance of the quadratic part of the trend, over the kernel's own.
+        axes: the matrix that takes inputs to the kernel's axes, `(size, size)`; None for none.
     """
 
     outputs: Tensor
@@ -86,6 +88,7 @@ class Process(Kept):
     slope: Tensor
     offset: Tensor
     curvature: float = 0.0
+    axes: Tensor | None = None
 
     @classmethod
     def fitted(
@@ -96,6 +99,7 @@ class Process(Kept):
         lengths: Tensor,
         noise: float,
         curvature: float,
+        axes: Tensor | None = None,
     ) -> Process:
         """The one for some outputs, of all that is wanted at the rows, `(centres, all outputs)`.
 
@@ -104,13 +108,15 @@ class Process(Kept):
         Raises:
             TangentError: there is no fit with any noise.
         """
+        centres = along(axes, centres)
         root, level = _root(centres, lengths, noise, curvature)
         weights = torch.cholesky_solve(wanted[:, outputs], root).contiguous()
         slope, offset = (TREND / centres.shape[1]) * (centres.T @ weights), TREND * weights.sum(0)
-        return cls(outputs, lengths, level, weights, slope, offset, curvature)
+        return cls(outputs, lengths, level, weights, slope, offset, curvature, axes)
 
     def mean(self, x: Tensor, centres: Tensor) -> Tensor:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
+        x, centres = along(self.axes, x), along(self.axes, centres)
         means: list[Tensor] = []
         for some in x.split(_at_once(centres)):
             covariances = _near(some / self.lengths, centres / self.lengths)
@@ -121,6 +127,7 @@ class Process(Kept):
 
     def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
         """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
+        x, centres = along(self.axes, x), along(self.axes, centres)
         pulls: list[Tensor] = []
         for some, v_some in zip(x.split(_at_once(centres)), v.split(_at_once(centres)), strict=True):
             by_centre = v_some @ self.weights.T
@@ -130,7 +137,12 @@ class Process(Kept):
                 factor = 2 * self.curvature / centres.shape[1] ** 2
                 pull = pull + factor * ((some @ centres.T) * by_centre) @ centres
             pulls.append(v_some @ self.slope.T + pull)
-        return torch.cat(pulls)
+        return torch.cat(pulls) if self.axes is None else torch.cat(pulls) @ self.axes.T
+
+
+def along(axes: Tensor | None, x: Tensor) -> Tensor:
+    """Inputs along some axes; as they are where there are none."""
+    return x if axes is None else x @ axes
 
 
 def one_length(x: Tensor, wanted: Tensor, curvature: float = 0.0) -> Choice | None:
@@ -255,6 +267,20 @@ def least_unexplained(x: Tensor) -> float:
         return 0.0
     values, vectors = torch.linalg.eigh(x.T @ x / (rows - size))
     return float(1 / (vectors.square() @ (1 / values.clamp_min(1e-12))).max())
+
+
+def principal_axes(x: Tensor) -> Tensor:
+    """The matrix that takes inputs to their principal axes, in units of their spread, `(size, size)`.
+
+    Two observations of one state, one step apart, nearly explain each other, and their difference is a speed.
+    Along the inputs themselves so small a difference is hardly seen; along these axes it is (the distance of
+    Mahalanobis). An axis of nearly no spread has a unit of its own, see `FLAT`.
+
+    Args:
+        x: inputs in units of spread one, `(rows, size)`.
+    """
+    variances, axes = torch.linalg.eigh(torch.cov(x.T))
+    return axes / (variances.clamp_min(0) + FLAT).sqrt()
 
 
 def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,12 +16,14 @@ from zo.tangents.models.gaussian_process import (
     ROWS,
     Choice,
     Process,
+    along,
     best_factor,
     least_unexplained,
     left_out,
     likely_lengths,
     noise_of,
     one_length,
+    principal_axes,
 )
 from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import spread_places
@@ -35,7 +38,6 @@ OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean sq
 APART = 0.05  # of an input's variance: with less that others do not explain, no lengths; decisions 148, 213
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 CURVATURE = 10.0  # variance of the quadratic part, over the kernel's own; decision 235
-STEEPER = 1.3  # times the slopes: with more, correlated inputs get no quadratic part; decision 235
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
 LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
@@ -48,15 +50,15 @@ class KernelTangent(ValueTangent):
     In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') = exp(-sum
     over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a squared
     exponential beside a linear trend (Rasmussen and Williams, 2006). Of more than 400 rows a quadratic trend,
-    10 (x . x' / n)^2, comes to it where it predicts rows that are left out better, but not where inputs
-    explain each other and it makes slopes 1.3 times as steep. The lengths l_i are the likeliest, times a
-    factor that has, with the noise, the smallest leave-one-out error. Of more than 400 rows the noise is then
-    the largest whose error is within a standard error of the least. One length serves all inputs where its
-    error is smaller, or where inputs have explained each other from the first; lengths that were chosen
-    before that are kept. The outputs share the lengths. Among at most 32 outputs, one whose mean square error
-    is less than half with lengths of its own has these. Where a box takes few numbers this learns more from
-    few rows than a network does. Each number has its own unit. It needs no steps of learning, and nothing is
-    drawn.
+    10 (x . x' / n)^2, comes to it where it predicts rows that are left out better. Where so many rows have
+    inputs that explain each other, x are their principal axes, see `principal_axes`. The lengths l_i are the
+    likeliest, times a factor that has, with the noise, the smallest leave-one-out error. Of more than 400
+    rows the noise is then the largest whose error is within a standard error of the least. One length serves
+    all inputs where its error is smaller, or where inputs of fewer rows have explained each other from the
+    first; lengths that were chosen before that are kept. The outputs share the lengths. Among at most 32
+    outputs, one whose mean square error is less than half with lengths of its own has these. Where a box
+    takes few numbers this learns more from few rows than a network does. Each number has its own unit. It
+    needs no steps of learning, and nothing is drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
@@ -128,8 +130,10 @@ class KernelTangent(ValueTangent):
             target: changes in such units, `(rows, size_out)`.
             again: whether lengths and noises are chosen again; else they stay as they are.
         """
-        choices = [Chosen(p.outputs, p.lengths, p.noise, p.curvature) for p in self._fit]
-        has_own_lengths = any(bool((choice.lengths != choice.lengths[0]).any()) for choice in choices)
+        choices = [Chosen(p.outputs, p.lengths, p.noise, p.curvature, p.axes) for p in self._fit]
+        has_own_lengths = any(
+            choice.axes is None and bool((choice.lengths != choice.lengths[0]).any()) for choice in choices
+        )
         again = again and not (has_own_lengths and least_unexplained(x) < APART)
         better = _chosen(x, target) if again else []
         return [Process.fitted(x, target, *choice) for choice in better or choices], bool(better)
@@ -211,16 +215,18 @@ class Chosen(NamedTuple):
         lengths: the lengths of the kernel.
         noise: the variance of the noise.
         curvature: the variance of the quadratic part.
+        axes: the matrix that takes inputs to the kernel's axes; None for none.
     """
 
     outputs: Tensor
     lengths: Tensor
     noise: float
     curvature: float
+    axes: Tensor | None = None
 
 
 def _chosen(x: Tensor, target: Tensor) -> list[Chosen]:
-    """The choice with or without a quadratic part, whichever predicts rows that are left out better.
+    """The choice, with a quadratic part or along principal axes, that predicts rows best that are left out.
 
     Args:
         x: inputs in units of spread one, `(rows, size)`; of equal rows, which tell each other, one counts.
@@ -232,36 +238,34 @@ def _chosen(x: Tensor, target: Tensor) -> list[Chosen]:
     places = _once(x)
     x, target = x[places], target[places]
     few = spread_places(len(x), JUDGED).to(x.device)
-    plain = _of_curvature(x[few], target[few], 0.0)
-    if len(few) == len(x):  # so few say little of a curvature, decision 235
-        return plain
-    curved = _of_curvature(x[few], target[few], CURVATURE)
-    better = plain
-    if plain and curved and _missed(x, target, curved) < _missed(x, target, plain):
-        better = curved
-    # rows that are left out say little of slopes that rows hardly span
-    if better is curved and least_unexplained(x[few]) < APART:
-        steep = _steepness(x, target, curved) >= STEEPER * _steepness(x, target, plain)
-        better = plain if steep else curved
+    if len(few) == len(x):  # so few say little of a curvature, or of axes: decisions 235 and 245
+        return _of_curvature(x[few], target[few], 0.0)
+    parts = [(None, 0.0), (None, CURVATURE)]
+    if least_unexplained(x[few]) < APART:  # slopes across what rows hardly span follow no quadratic part
+        axes = principal_axes(x[few])
+        parts = [(axes, 0.0), (axes, CURVATURE)]
+    best: list[Chosen] = []
+    least = math.inf
+    for axes, curvature in parts:
+        rows = along(axes, x)
+        choices = _of_curvature(rows[few], target[few], curvature)
+        missed = _missed(rows, target, choices) if choices else math.inf
+        if missed < least:
+            best, least = [choice._replace(axes=axes) for choice in choices], missed
     return [
-        choice._replace(noise=noise_of(x, target[:, choice.outputs], choice.lengths, choice.curvature))
-        for choice in better
+        choice._replace(
+            noise=noise_of(along(choice.axes, x), target[:, choice.outputs], choice.lengths, choice.curvature)
+        )
+        for choice in best
     ]
-
-
-def _steepness(x: Tensor, target: Tensor, processes: Sequence[Chosen]) -> float:
-    """The size of the mean's slopes at some rows, of outputs added with the signs of what they change by."""
-    some = spread_places(len(x), ROWS).to(x.device)
-    at, v = x[some], target[some].sign()
-    slopes = torch.zeros_like(at)
-    for choice in processes:
-        slopes += Process.fitted(x, target, *choice).pulled(at, x, v[:, choice.outputs])
-    return float(slopes.norm())
 
 
 def _missed(x: Tensor, target: Tensor, processes: Sequence[Chosen]) -> float:
     """The mean squared error of rows that are left out, summed over outputs."""
-    return sum(float(left_out(x, target[:, c.outputs], *c[1:]).mean(0).sum()) for c in processes)
+    return sum(
+        float(left_out(x, target[:, c.outputs], c.lengths, c.noise, c.curvature).mean(0).sum())
+        for c in processes
+    )
 
 
 def _of_curvature(x: Tensor, target: Tensor, curvature: float) -> list[Chosen]:
