@@ -14,6 +14,7 @@ from blackbox.errors import TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import in_blocks
+from blackbox.wrappers.retrying import warn_of_wait
 from blackbox.wrappers.wrapper import Wrapper
 
 
@@ -24,8 +25,8 @@ class RateLimited(Wrapper):
     per_second * t` rows start. Longer calls go to the box in blocks of that many rows, so the result is that
     of the box called with such blocks. Threads share the limit; processes do not, so put `RateLimited` around
     `Parallel`, not inside it. Rows that an inner `Cached` will answer take no tokens. After a row that raised
-    `TryAgain(after=seconds)`, no further row starts for that long; the row itself has failed, unless a
-    `Retrying` runs it again.
+    `TryAgain(after=seconds)`, no further row starts for that long, and of more than a minute a warning tells;
+    the row itself has failed, unless a `Retrying` runs it again.
 
     Args:
         box: the black box to limit.
@@ -34,6 +35,9 @@ class RateLimited(Wrapper):
 
     Raises:
         ConfigurationError: a setting is out of range.
+
+    Warns:
+        WaitWarning: the box asks to be left alone for more than a minute.
     """
 
     transparent = True
@@ -63,6 +67,7 @@ class RateLimited(Wrapper):
             self._tokens = min(self.block, self._tokens + (start - self._then) * self.per_second) - rows
             self._then = start
             wait = start - now + max(0.0, -self._tokens / self.per_second)
+        warn_of_wait(self.box, start - now)
         if wait > 0:
             pause(wait)
 

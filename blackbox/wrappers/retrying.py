@@ -103,13 +103,7 @@ class Retrying(Wrapper):
         """Run these rows once more, after a wait in seconds; False where the budget does not allow it."""
         try:
             self.ledger.claim(len(rows))
-            if wait > _LONGEST:  # which only a box asks for
-                warn(
-                    f"Expected {self.box!r} to answer within a minute, but it asks to be left alone for "
-                    f"{wait:,.0f} s (TryAgain), and nothing runs until then. Wait; or stop, a run by Ctrl-C "
-                    "twice, and resume when it answers again; or give Retrying a timeout: then rows fail.",
-                    WaitWarning,
-                )
+            warn_of_wait(self.box, wait, "; or give Retrying a timeout: then rows fail")
             if wait > 0:
                 pause(wait)
             again = self.box.run_rows(rows_of(inputs, rows))
@@ -134,6 +128,26 @@ class Retrying(Wrapper):
     def __repr__(self) -> str:
         """Show the box and the attempts."""
         return f"Retrying({self.box!r}, attempts={self.attempts})"
+
+
+def warn_of_wait(box: BlackBoxFunction, seconds: float, mend: str = "") -> None:
+    """Warn before a wait of more than a minute, for which only a box asks.
+
+    Args:
+        box: the box.
+        seconds: how long.
+        mend: what else can be done, behind a semicolon.
+
+    Warns:
+        WaitWarning: it is more than a minute.
+    """
+    if seconds > _LONGEST:
+        warn(
+            f"Expected {box!r} to answer within a minute, but it asks to be left alone for "
+            f"{seconds:,.0f} s (TryAgain), and nothing runs until then. Wait; or stop, a run by Ctrl-C "
+            f"twice, and resume when it answers again{mend}.",
+            WaitWarning,
+        )
 
 
 def _checked_kinds(permanent: Any) -> tuple[type[Exception], ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typeguard import suppress_type_checks
 
-from blackbox.errors import ConfigurationError, RowFailedError, TryAgain
+from blackbox.errors import ConfigurationError, RowFailedError, TryAgain, WaitWarning
 from blackbox.wrappers import Cached, RateLimited, Retrying
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers.test_retrying import FakeClock
@@ -103,6 +103,22 @@ def test_after_a_row_that_asks_for_time_none_starts_before(limits):
     box = Retrying(RateLimited(EachBox(function), 1.0, block=1))
     np.testing.assert_array_equal(box(rows(3)), rows(3))
     assert started == [0, 1, 41, 81] or started == [0, 1, 41, 42]
+
+
+def test_a_wait_of_more_than_a_minute_that_the_box_asks_for_is_told(limits):
+    fake, asked = FakeClock(limits), [90.0]
+
+    def function(state: np.ndarray) -> np.ndarray:
+        if asked:
+            raise TryAgain(after=asked.pop())
+        return state
+
+    box = RateLimited(EachBox(function, failures="keep"), 0.01, block=2)
+    with pytest.warns(WaitWarning, match="left alone for 90 s") as told:
+        box(rows(1))
+        box(rows(2))  # its own rate, which is slower, says nothing
+    assert [warning.filename for warning in told] == [__file__]
+    assert sum(fake.slept) == pytest.approx(100.0)
 
 
 def test_rows_that_a_cache_inside_answers_take_no_tokens(tmp_path, limits):
