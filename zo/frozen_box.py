@@ -490,7 +490,7 @@ class FrozenBox(Wrapper):
 
 
 def _parts(box: BlackBoxFunction) -> dict[str, str]:
-    """What a box is known by: words and digests by name; of what cannot be described its class."""
+    """The description of a box: words and digests by name; of what cannot be described, the class."""
     return parts(box, lambda value: name_of(type(value)))
 
 

@@ -90,7 +90,7 @@ class Score:
 
     @property
     def on(self) -> str:
-        """On what it was measured: "8 rows", "7 to 8 rows" if some failed with a seed; "" if not known."""
+        """The rows that it was measured on: "8 rows", "7 to 8 rows" if some failed; "" if not known."""
         counts = {row.test_rows for row in self.rows}
         row_counts = sorted(count for count in counts if count)
         if len(row_counts) < len(counts):

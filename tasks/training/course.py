@@ -150,7 +150,7 @@ class Course:
 
 
 def _pace(marks: Sequence[float]) -> float | None:
-    """What a step takes, the median of the last ones; None after fewer than three."""
+    """The seconds of a step, the median of the last ones; None after fewer than three."""
     intervals = [later - earlier for earlier, later in pairwise(marks)]
     return None if len(intervals) < FEWEST else median(intervals)
 

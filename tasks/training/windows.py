@@ -37,7 +37,7 @@ class WindowLosses:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many rows failed, and how many there are."""
+        """The number of rows that failed, and of all."""
         return int(self.failed.sum()), int(self.rows.sum())
 
     def keep_last(self, lowest: Tensor | None) -> bool:

@@ -264,7 +264,7 @@ class _Uphill:
         return self.noise
 
     def is_rough(self, predicted: float) -> bool:
-        """Whether the last query, a tenth as far as the one before, changed the rows' losses as much.
+        """True if the last query, a tenth as far as the one before, changed the rows' losses as much.
 
         That is noise that no query of the same weights shows, since the box knows those rows, or the numbers
         themselves draw it. The noise of the mean loss is then what it changed by. A query that moves weights
@@ -283,7 +283,7 @@ class _Uphill:
         return True
 
     def _changed_as_much(self) -> bool:
-        """Whether the last query changed the usual row's loss by half as much as the one before, or more."""
+        """True if the last query changed the usual row's loss by half as much as the one before, or more."""
         far, near = self._looked[-2:]
         both = torch.isfinite(far) & torch.isfinite(near)
         # of the usual row: where one alone jumps the others decide, and where none changes nothing is noisy

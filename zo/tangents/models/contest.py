@@ -109,7 +109,7 @@ class ContestTangent(ByModelTangent):
             model.load_state_dict(state["models"][kind])
 
     def _is_better(self) -> bool:
-        """Whether the second has foretold better so far."""
+        """True if the second has foretold better so far."""
         judged = self._logarithms[-1:] if self._by_last_step else self._logarithms
         return len(self._logarithms) > 1 and fmean(judged) > math.log(BETTER)
 

@@ -108,7 +108,7 @@ class SelectedTangent(ValueTangent):
 
     @property
     def _alone(self) -> bool:
-        """Whether a prior is left by the model in use."""
+        """True if the model in use has left a prior."""
         return self.prior is not None and self.kind in self.makers
 
     def learn_from_window(self, steps: int | None) -> None:

@@ -1,4 +1,4 @@
-"""How many steps a population's surrogate takes in a training, and on how many rows each."""
+"""The number of steps that a population's surrogate takes in a training, and of rows in each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _has_few_numbers(specs: Specs) -> bool:
 
 
 def updates_of(steps: int, rows: int) -> tuple[float, int]:
-    """How many steps a surrogate takes in a training of so many windows, and on how many rows each.
+    """The number of steps that a surrogate takes in a training of so many windows, and of rows in each.
 
     Args:
         steps: how many windows there are.
