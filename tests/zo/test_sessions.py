@@ -243,6 +243,21 @@ def test_differences_over_weights_are_exact(evaluator):
     assert box.counts.replays == 0
 
 
+@pytest.mark.parametrize("evaluator", [None, "stacked"])
+def test_differences_over_weights_of_float32_change_no_observation(evaluator):
+    """An evaluator that is checked rounds otherwise: a session knows its observations to the last digit."""
+    network, box, seeds = policy(), pendulum(steps=STEPS), torch.arange(4)
+    chosen = {} if evaluator is None else {"evaluator": evaluator}
+    last = list(network[2].parameters())
+    estimator = zo.CGE(mu=1e-2, central=True)
+    zo.LossGradient(network, objective_of(box), estimator, parameters="2.*", seed=0, **chosen).backward(
+        (seeds,)
+    )
+    true = torch.autograd.grad(exact(network, seeds, STEPS).mean(), last)
+    for weight, expected in zip(last, true, strict=True):
+        torch.testing.assert_close(weight.grad, expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "estimator", [zo.RGE(1e-3, 4), zo.box_gradient.RowRGE(1e-3, 4), zo.CGE(1e-3)], ids=repr
 )

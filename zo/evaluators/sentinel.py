@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 from torch.utils._pytree import tree_leaves
 
+from blackbox import BlackBoxFunction
+from blackbox.calls import current, intercepted
 from zo.batches import Batch, tensors
 from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.loop import Loop
@@ -147,7 +149,7 @@ def _rounded(objective: Objective) -> Objective:
     generators: dict[torch.device, torch.Generator] = {}
 
     def rounded(network: nn.Module, batch: Batch) -> Tensor:
-        with uncompiled(), _Rounded(generators):
+        with uncompiled(), _Rounded(generators) as mode, intercepted(mode.pass_on):
             return objective(network, batch)
 
     return rounded
@@ -186,19 +188,25 @@ class _Rounded(Operations):
 
     def __init__(self, generators: dict[torch.device, torch.Generator]) -> None:
         super().__init__()
-        self._generators = generators
+        self._generators, self._handler = generators, current()
+
+    def pass_on(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """Let a box answer as without this mode; while its call runs no handler is at work."""
+        return box.call(*arrays) if self._handler is None else self._handler(box, arrays)
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
         """Move the result of an operation that rounds."""
         plain = type(result) is Tensor and result.layout is torch.strided and result.is_floating_point()
+        name = operation.overloadpacket.__name__
         if (
             not plain
-            or operation.overloadpacket.__name__ not in _ROUNDING
+            or name not in _ROUNDING
+            or (name == "_to_copy" and current() is None)  # of a box, whose session knows all digits
             or result.is_nested
             or result.is_meta
         ):
             return result
-        unit = max(torch.finfo(result.dtype).eps, unit_of_product(operation.overloadpacket.__name__, result))
+        unit = max(torch.finfo(result.dtype).eps, unit_of_product(name, result))
         place = result.device
         if place not in self._generators:
             self._generators[place] = torch.Generator(place).manual_seed(1)

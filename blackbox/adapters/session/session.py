@@ -17,6 +17,7 @@ from torch import Tensor
 from blackbox.adapters.session.environment import Answer, Environment, SessionCounts
 from blackbox.adapters.session.history import HEAD, WORD, History, is_seen, longest_ways, seen
 from blackbox.adapters.session.live import LiveEnvironments, copies
+from blackbox.calls import intercepted
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DtypeError, OutputError, SessionError
 from blackbox.failures import Policy
@@ -193,12 +194,13 @@ class Session(BlackBoxFunction):
                 "Convert them: seeds.long()."
             )
         # Not a call that gradients see: it depends on seeds alone, and replays of recorded steps make it too.
-        observation, history = self.start.call(whole_numbers.long())
-        if numpy:
-            return observation.numpy(), history.numpy()
-        if self.observation.dtype is None:
-            observation = observation.to(dtype or torch.get_default_dtype())
-        return observation, history
+        with intercepted(None):
+            observation, history = self.start.call(whole_numbers.long())
+            if numpy:
+                return observation.numpy(), history.numpy()
+            if self.observation.dtype is None:
+                observation = observation.to(dtype or torch.get_default_dtype())
+            return observation, history
 
     def evaluate(self, observation: Array, action: Array, history: Array) -> tuple[Array, ...]:
         """One step: the next observation, the further outputs, and the history with the action in it."""
