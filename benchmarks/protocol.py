@@ -94,29 +94,37 @@ def options(
 def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> Run:
     """A finished run of a task: run from its start, continued where it was stopped, or read from the folder.
 
-    One that was begun with other versions is another run.
+    One that was begun at another commit, or with other versions, is another run.
 
     Args:
         problem: With its settings.
         size: Of the benchmark.
         seeds: Which.
-        runs: The folder in which it is looked for.
+        runs: The folder with a folder for each commit, in which it is looked for.
     """
     methods = methods_named(problem)
     plan = plan_of(problem, methods, seeds, preset=size, where="")  # found by what it is, not by its command
     wanted = to_dict(problem.config)
-    known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
-    asked_for = problem.name(), wanted, plan.seeds, versions()
-    run = next((run for run in known if (run.task, run.config, run.seeds, run.versions) == asked_for), None)
+    folder = runs / (commit() or "unknown").replace(" ", "-")
+    known = (Run.open(path.parent) for path in sorted(folder.glob("*/config.json")))
+    asked_for = problem.name(), wanted, plan.seeds
+    run = next(
+        (run for run in known if (run.task, run.config, run.seeds) == asked_for and _is_of_now(run)), None
+    )
     if run is not None:
         print(f"{'Finished before' if run.finished else 'Going on with'}: {run.path}")
     else:
         words = ["python", "-m", "benchmarks", *sys.argv[1:]]  # not the path of a file on this machine
-        run = Run.create(runs, plan.terms, command=words)
+        run = Run.create(folder, plan.terms, command=words)
     if not run.finished:
         with make_progress() as progress, run.lock():
             carry_out(run, plan, progress)
     return run
+
+
+def _is_of_now(run: Run) -> bool:
+    """True if a run began with today's versions; it may note more, as the digest of a problem's code."""
+    return versions().items() <= run.versions.items()
 
 
 def path(name: str, size: str) -> Path:
