@@ -94,8 +94,6 @@ def read(name: str) -> dict[str, Any]:
 SINCE = {
     "tangents/*.json": "Their curves were added at different states of versions 0.2.0 and 0.3.0; machine and "
     "versions of a file are those of the last ones, and `origins` in it has them by method since 0.3.0.",
-    "table_defense-small-*.json": "Students took the classifier's own answer in the loss of rows that were "
-    "asked, and learned in steps with queries alone.",
 }
 """A list of what committed files hold and today's code no longer gives."""
 

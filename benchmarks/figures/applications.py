@@ -43,9 +43,8 @@ def figures() -> dict[str, float]:
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """The mean, and ".spread", the standard deviation over seeds, where they differ."""
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return {name: fmean(values)} | ({f"{name}.spread": spread} if spread else {})
+    """The mean, and ".spread", the standard deviation over seeds, where there are several."""
+    return {name: fmean(values)} | ({f"{name}.spread": stdev(values)} if len(values) > 1 else {})
 
 
 def _over(name: str, own: Sequence[float], base: Sequence[float]) -> dict[str, float]:

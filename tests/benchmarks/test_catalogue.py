@@ -74,10 +74,12 @@ def test_the_command_of_a_table_of_the_defence_writes_that_file(file):
 
 
 def test_a_command_of_an_earlier_version_is_said():
-    today = "python -m benchmarks table_defense --size small"
-    stated = catalogue.origin(["table_defense-small-b-logits.json"], today)
-    assert stated.endswith(", by an earlier version's `python -m benchmarks.table_defense --from FOLDER`")
-    few = catalogue.origin(["table_defense-few-b-logits.json"], today.replace("small", "few"))
+    today = "python -m benchmarks figure3_baselines --size small"
+    stated = catalogue.origin(["figure3_baselines/result.json"], today)
+    assert ", by an earlier version's `python -m benchmarks." in stated
+    few = catalogue.origin(
+        ["table_defense-few-b-logits.json"], "python -m benchmarks table_defense --size few"
+    )
     assert "earlier" not in few and few != "not run"
     assert catalogue.origin(["no_such.json"]) == "not run"
 
