@@ -507,6 +507,29 @@ def test_along_principal_axes_inputs_are_apart_and_the_derivative_is_that_of_the
     torch.testing.assert_close(process.pulled(asked.detach(), x, v), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("make", [zo.tangents.KernelTangent, zo.tangents.MLPTangent])
+def test_answers_of_float64_keep_their_digits_behind_a_network_of_float32(make):
+    """A signal of a ten-thousandth beside a pressure of 101,325, whose float32 has steps of .008."""
+    mix = weights(3, 3)
+
+    def pressure(x):
+        return 101_325 + 1e-4 * torch.tanh(x.double() @ mix)
+
+    spec = ArraySpec("p", (3,), dtype="float64")
+    box = box_of(pressure, ArraySpec("x", (3,)), outputs=(spec,))
+    tangent = make()
+    for step in range(40):
+        learn(tangent, pairs_at(box, weights(16, 3, seed=step).float()))
+    asked, v = (0.5 * weights(16, 3, seed=99).float(),), weights(16, 3, seed=98)
+    at = tangent.at(pairs_at(box, *asked))
+    x = asked[0].double().requires_grad_()
+    (truth,) = torch.autograd.grad(pressure(x), x, v)
+    assert cosine(at.pull(v), truth) > 0.99
+    if at.values is not None:
+        off = (at.values - pressure(asked[0])).norm() / (1e-4 * torch.tanh(asked[0].double() @ mix)).norm()
+        assert at.values.dtype == torch.float64 and off < 0.2
+
+
 # Output maps
 
 

@@ -149,7 +149,8 @@ class KernelTangent(ValueTangent):
         change = x.new_zeros(len(x), len(self._stays))
         for process in self._fit:
             change = change.index_copy(1, process.outputs, process.mean(x, self._centres))
-        return self.carried(z) + (self._units[2] + self._units[3] * change).to(z.dtype)
+        carried = self.carried(z)
+        return carried + (self._units[2] + self._units[3] * change).to(carried.dtype)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The mean at each call."""

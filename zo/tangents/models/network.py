@@ -273,7 +273,8 @@ class NetworkTangent(ValueTangent):
 
     def _before(self, z: Tensor) -> Tensor:
         """The outputs of N, if the network said nothing."""
-        return self.carried(z) + self._moments[3].mean().to(z)
+        carried = self.carried(z)
+        return carried + self._moments[3].mean().to(carried)
 
     def _make(self, plan: dict[str, Any]) -> None:
         """Build the network, on the device of the rows, and its optimiser."""

@@ -111,8 +111,9 @@ class ValueTangent(Tangent):
 
         The input of an output's name and shape; zero without one, or where the first rows showed that the
         box does not move it on: its distance from the output is larger than the output, as in other units.
+        They are float64 where the box's answers are: an offset takes the digits of float32.
         """
-        return self._form.followed(z) * self._stays.to(z)
+        return self._form.followed(z) * self._stays.to(z.device)
 
     def keep_within(self, most_bytes: int) -> None:
         """Have a smaller window, or a larger one, unless rows are in it."""
@@ -275,7 +276,7 @@ class ValueTangent(Tangent):
                 f"{self!r}: expected rows of shapes {self._form.shapes()}, as it has learned from, got "
                 f"{form.shapes()}. A tangent stands for one box: give each its own."
             )
-        dtype = torch.promote_types(z.dtype, torch.float32)
+        dtype = torch.promote_types(torch.promote_types(z.dtype, y.dtype), torch.float32)
         z, others, y = (t.detach().to(dtype) for t in (z, others, y))
         finite = z.isfinite().all(dim=1) & others.isfinite().all(dim=1) & y.isfinite().all(dim=1)
         rows = finite.nonzero().flatten()  # a mask would be waited for at each use
