@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from statistics import fmean
 
 import pytest
@@ -290,6 +291,25 @@ def test_a_member_that_leaves_the_objective_s_domain_ends_no_training():
     assert sum("raised" in str(each.message) for each in said) == 1
     assert population.factor == 1 and population.copies > 0
     assert float(loss_of(network, batch(99)).detach()) < 2.0
+
+
+@pytest.mark.parametrize("offset, told", [(100.0, 1), (0.0, 0)])
+def test_losses_below_zero_are_told_once(offset, told):
+    torch.manual_seed(0)
+    network, box = torch.nn.Linear(3, 4).double(), Square()
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1) - offset,
+        boxes=[box],
+        tangent=ModelTangent(advance),
+        seed=0,
+    )
+    population = zo.Population(gradient, torch.optim.Adam(network.parameters(), lr=1e-3), surrogate=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for number in range(4):
+            population.step(batch(number))
+    assert sum("expected losses above 0" in str(each.message) for each in said) == told
 
 
 @pytest.mark.parametrize("error", [BudgetError("spent"), MemoryError("full")])

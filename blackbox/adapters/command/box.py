@@ -16,6 +16,7 @@ from blackbox.adapters.command.files import (
     ArrayFile,
     FileName,
     array_files_of,
+    by_name,
     checked_name,
     content,
     existing,
@@ -171,7 +172,7 @@ class CommandLine(BlackBoxFunction):
         self._output_templates = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {
             checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
-            for name, source in (copies or {}).items()
+            for name, source in by_name("CommandLine, copies", copies).items()
         }
         templates = [*(input_templates or {}).values(), *(output_templates or {}).values()]
         templates += [] if stdin is None else [stdin]

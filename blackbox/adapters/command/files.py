@@ -158,6 +158,20 @@ def copy_into(folder: Path, name: str, source: Path) -> None:
         shutil.copy(source, target)
 
 
+def by_name(where: str, files: Any) -> dict[str, Any]:
+    """A mapping by names of files; empty for None.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if files is not None and not isinstance(files, Mapping):
+        raise ConfigurationError(
+            f"{where}: expected a mapping by the file's name in the run's own folder, got {files!r}. "
+            'Write {"NAME": ...}.'
+        )
+    return dict(files or {})
+
+
 def existing(where: str, path: str | os.PathLike[str]) -> Path:
     """The absolute form of a path to something that is there.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blackbox.adapters.command.files import checked_name, existing
+from blackbox.adapters.command.files import by_name, checked_name, existing
 from blackbox.adapters.command.matching import ENDS, Match, Matcher
 from blackbox.adapters.command.numbers import NUMBER, THOUSANDS, is_scaled, number, repeated, text_of
 from blackbox.adapters.command.reports import (
@@ -319,7 +319,7 @@ def templates_of(
         ConfigurationError: a name leads out of the folder, or the text has a wrong placeholder.
     """
     by_file = {}
-    for file, text in (templates or {}).items():
+    for file, text in by_name(where, templates).items():
         name = checked_name(where, file)
         template = by_file[name] = template_of(f"{where}, {name!r}", text, specs)
         if not template.names():

@@ -176,7 +176,7 @@ class Population:
                 asks a box.
 
         Warns:
-            TangentWarning: a member's objective raised; once.
+            TangentWarning: a member's objective raised, or a loss is below 0; once each.
         """
         leader = self._leader
         leader.state, leader.moments = self._own_state.snapshot(), self._optimizer.state
@@ -217,6 +217,7 @@ class Population:
             return loss
         counts = self._gradient.counts
         asked.was_asked(counts.lost - before.lost, rows)
+        self._say_below_zero(float(loss))
         if not at_surrogate:
             with self._own_state.at(asked):
                 groups = without_weights(self._optimizer)
@@ -508,6 +509,14 @@ class Population:
         words = f"Population: {name} the objective raised "
         words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
         self._notices.say(Notice("raised", words, TangentWarning))
+
+    def _say_below_zero(self, loss: float) -> None:
+        if loss < 0:
+            words = (
+                f"Population: expected losses above 0, whose ratios judge members, got {loss:.3g}: a better "
+                "rate or a surrogate may never lead, and replays grow. Add a constant that keeps the loss above 0."
+            )
+            self._notices.say(Notice("below zero", words, TangentWarning))
 
     def _take_window(self, most: float) -> float:
         """The loss on the last window, infinite where it is not finite; where it is no more, a step."""

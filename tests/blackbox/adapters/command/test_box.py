@@ -518,6 +518,8 @@ WRONG = [  # (settings, words of the message)
     ({"arguments": ["sh", "a\0b"]}, ["arguments[1]"]),
     ({"arguments": ["sh", "{x[2]}"]}, ["arguments[1]", "{x[2]}"]),
     ({"input_files": None}, ["input 'x'", "some way to the program", "input_templates"]),
+    ({"copies": ["a.txt"]}, ["CommandLine, copies", "a mapping by the file's name", "['a.txt']"]),
+    ({"input_templates": ["a"]}, ["CommandLine, input_templates", "a mapping by the file's name", "['a']"]),
     ({"output_files": None}, ["output 'y'", "one file to be read from"]),
     ({"output_templates": RESULT}, ["output 'y'", "got 2"]),
     ({"input_files": {"z": "z.npy"}}, ["input_files", "names among x", "'z'"]),
