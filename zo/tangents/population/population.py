@@ -514,7 +514,7 @@ class Population:
         if loss < 0:
             words = (
                 f"Population: expected losses above 0, whose ratios judge members, got {loss:.3g}: a better "
-                "rate or a surrogate may never lead, and replays grow. Add a constant that keeps the loss above 0."
+                "rate or a surrogate may never lead, and replays grow. Add a constant."
             )
             self._notices.say(Notice("below zero", words, TangentWarning))
 
