@@ -76,7 +76,10 @@ def test_the_command_of_a_table_of_the_defence_writes_that_file(file):
 def test_a_command_of_an_earlier_version_is_said():
     today = "python -m benchmarks figure3_baselines --size small"
     stated = catalogue.origin(["figure3_baselines/result.json"], today)
-    assert ", by an earlier version's `python -m benchmarks." in stated
+    earlier = catalogue.read("figure3_baselines/result.json")["command"]
+    assert earlier.startswith("python -m benchmarks.") and stated.endswith(
+        f", by an earlier version's `{earlier}`"
+    )
     few = catalogue.origin(
         ["table_defense-few-b-logits.json"], "python -m benchmarks table_defense --size few"
     )

@@ -83,6 +83,7 @@ def file(tmp_path, monkeypatch):
     assert sys.path == before
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            assert named_code.VARIABLE in os.environ
             del sys.modules[name]
 
 
@@ -259,7 +260,7 @@ def test_wrong_targets_are_refused(file, target, arguments, words):
 
 def test_a_class_with_two_names_in_a_file_is_one(file):
     file.write_text(file.read_text() + "\nbox = Pump\n")
-    assert type(make(str(file), {}, {})).__name__ == "Pump" and named_code.VARIABLE in os.environ
+    assert type(make(str(file), {}, {})).__name__ == "Pump"
 
 
 def test_a_file_with_no_or_several_classes_asks_for_one(file):

@@ -505,6 +505,15 @@ def test_along_principal_axes_inputs_are_apart_and_the_derivative_is_that_of_the
     asked, v = weights(7, 5, seed=5).requires_grad_(), weights(7, len(process.outputs), seed=6)
     (expected,) = torch.autograd.grad(process.mean(asked, x), asked, v)
     torch.testing.assert_close(process.pulled(asked.detach(), x, v), expected, rtol=1e-9, atol=1e-9)
+    resumed = Process.of(process.state(), torch.device("cpu"))
+    assert torch.equal(resumed.mean(asked, x), process.mean(asked, x))
+
+
+def test_of_more_inputs_than_rows_that_judge_there_are_no_axes(monkeypatch):
+    """They would be as many as the inputs squared, and shown by no row."""
+    monkeypatch.setattr(kernel, "principal_axes", lambda x: pytest.fail("asked for"))
+    x = weights(420, 450)
+    assert {choice.axes for choice in kernel._chosen(x, x[:, :1])} == {None}
 
 
 @pytest.mark.parametrize("make", [zo.tangents.KernelTangent, zo.tangents.MLPTangent])

@@ -277,9 +277,10 @@ def test_what_a_tangent_was_wrong_by_goes_on_after_a_resume():
     for step in range(40):
         gradient_of(first, weights(4, 4, seed=step))
     second.load_state_dict(first.state_dict())
-    with pytest.warns(zo.TangentWarning, match="which was wrong by"):
+    with pytest.warns(zo.TangentWarning, match="which was wrong by") as told:
         for step in range(40, 55):
             gradient_of(second, weights(4, 4, seed=step))
+    assert len(told) == 1
 
 
 # Determinism

@@ -242,7 +242,9 @@ def _chosen(x: Tensor, target: Tensor) -> list[Chosen]:
     if len(few) == len(x):  # so few say little of a curvature, or of axes: decisions 235 and 245
         return _of_curvature(x[few], target[few], 0.0)
     parts = [(None, 0.0), (None, CURVATURE)]
-    if least_unexplained(x[few]) < APART:  # slopes across what rows hardly span follow no quadratic part
+    if len(few) <= x.shape[1] + 1:  # so many inputs have no axes that rows show, nor a curvature
+        return _of_curvature(x[few], target[few], 0.0)
+    if least_unexplained(x[few]) < APART:
         axes = principal_axes(x[few])
         parts = [(axes, 0.0), (axes, CURVATURE)]
     best: list[Chosen] = []
