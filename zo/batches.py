@@ -135,6 +135,25 @@ def some_rows(tensor: Tensor, rows: Tensor) -> Tensor:
         ObjectiveError: no rows can be taken of it, as of a jagged one.
     """
     rows = rows.to(tensor.device)
+    _refuse_without_rows(tensor)
+    if tensor.layout is torch.strided:
+        return tensor[rows]
+    return tensor.to_sparse_coo().index_select(0, rows).to_sparse(layout=tensor.layout)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of several tensors of one layout, strided or sparse, one after another.
+
+    Raises:
+        ObjectiveError: they are of another layout, as jagged ones.
+    """
+    _refuse_without_rows(parts[0])
+    if parts[0].layout is torch.strided:
+        return torch.cat(list(parts))
+    return torch.cat([part.to_sparse_coo() for part in parts]).to_sparse(layout=parts[0].layout)
+
+
+def _refuse_without_rows(tensor: Tensor) -> None:
     if tensor.is_nested or tensor.layout not in (torch.strided, *_SPARSE):
         kind = "nested (jagged)" if tensor.is_nested else str(tensor.layout)
         raise ObjectiveError(
@@ -142,16 +161,6 @@ def some_rows(tensor: Tensor, rows: Tensor) -> Tensor:
             f"got one that is {kind}. Pad it, as by torch.nested.to_padded_tensor, with its lengths "
             "beside it, or train without replays (Limits(replays=0))."
         )
-    if tensor.layout is torch.strided:
-        return tensor[rows]
-    return tensor.to_sparse_coo().index_select(0, rows).to_sparse(layout=tensor.layout)
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of several tensors of one layout, strided or sparse, one after another."""
-    if parts[0].layout is torch.strided:
-        return torch.cat(list(parts))
-    return torch.cat([part.to_sparse_coo() for part in parts]).to_sparse(layout=parts[0].layout)
 
 
 def joined_batches(batches: Sequence[Batch]) -> Batch:

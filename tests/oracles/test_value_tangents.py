@@ -355,8 +355,8 @@ def test_lengths_of_their_own_learn_more_from_as_many_rows():
     truth = true_vjp(box, asked, v)
     x, wanted = rows.z, rows.y - rows.z if tangent._stays.all() else rows.y
     choice = one_length(x, wanted)
-    of_all = Process.fitted(x, wanted, torch.arange(8), *choice[:2], 0.0)
-    one = of_all.pulled(*asked, x, v) + (v if tangent._stays.all() else 0)
+    (of_all,) = Process.means([Process.fitted(x, wanted, torch.arange(8), *choice[:2], 0.0)], x)
+    one = of_all.pulled(*asked, v) + (v if tangent._stays.all() else 0)
     pulled = tangent.at(pairs_at(box, *asked)).pull(v)
     assert (pulled - truth).norm() < 0.1 * (one - truth).norm()
 
@@ -481,8 +481,8 @@ def test_no_quadratic_trend_makes_slopes_steeper_across_what_rows_span():
     v = torch.randn(500, 2, generator=random, dtype=torch.float64)
 
     def steepness(choices):
-        pulled = [Process.fitted(x, target, *c).pulled(x, x, v[:, c.outputs]) for c in choices]
-        return float(sum(pulled).norm())
+        means = Process.means([Process.fitted(x, target, *choice) for choice in choices], x)
+        return float(sum(several.pulled(x, v[:, several.outputs]) for several in means).norm())
 
     plain, curved = (kernel._of_curvature(x, target, part) for part in (0.0, CURVATURE))
     assert kernel._missed(x, target, curved) < kernel._missed(x, target, plain)
@@ -502,11 +502,40 @@ def test_along_principal_axes_inputs_are_apart_and_the_derivative_is_that_of_the
     (process, *_) = kernel._chosen(x, torch.sin(x @ weights(5, 2, seed=4)))
     assert process.axes is not None
     process = Process.fitted(x, torch.sin(x @ weights(5, 2, seed=4)), *process)
+    (mean,) = Process.means([process], x)
     asked, v = weights(7, 5, seed=5).requires_grad_(), weights(7, len(process.outputs), seed=6)
-    (expected,) = torch.autograd.grad(process.mean(asked, x), asked, v)
-    torch.testing.assert_close(process.pulled(asked.detach(), x, v), expected, rtol=1e-9, atol=1e-9)
-    resumed = Process.of(process.state(), torch.device("cpu"))
-    assert torch.equal(resumed.mean(asked, x), process.mean(asked, x))
+    (expected,) = torch.autograd.grad(mean.along(asked @ process.axes), asked, v)
+    torch.testing.assert_close(mean.pulled(asked.detach(), v), expected, rtol=1e-9, atol=1e-9)
+    (resumed,) = Process.means([Process.of(process.state(), torch.device("cpu"))], x)
+    assert torch.equal(resumed.at(asked), mean.at(asked))
+
+
+@pytest.mark.parametrize("curvature", [0.0, CURVATURE])
+def test_means_of_several_processes_at_once_are_those_of_each(curvature):
+    """By the covariances as they are written; derivatives, first and second, by autograd through these."""
+    x, wanted, asked = weights(40, 3), weights(40, 5, seed=1), weights(6, 3, seed=2).requires_grad_()
+    several = [
+        Process.fitted(
+            x, wanted, torch.tensor(outputs), weights(3, seed=7 + outputs[0]).exp(), 0.1, curvature
+        )
+        for outputs in ([4], [1, 3], [0], [2])
+    ]
+    means = Process.means(several, x)
+    assert [mean.outputs.tolist() for mean in means] == [[4, 0, 2], [1, 3]]
+    for mean in means:
+        expected = torch.empty(6, 5, dtype=torch.float64)
+        for process in several:
+            apart = ((asked[:, None] - x) / process.lengths).square().sum(2)
+            kernel_of = torch.exp(-apart / 2) + gaussian_process.trend_of(asked, x, curvature)
+            expected[:, process.outputs] = kernel_of @ process.weights
+        expected, v = expected[:, mean.outputs], weights(6, len(mean.outputs), seed=3)
+        torch.testing.assert_close(mean.at(asked), expected)
+        (slope,) = torch.autograd.grad(expected, asked, v, create_graph=True)
+        (found,) = torch.autograd.grad(mean.at(asked), asked, v, create_graph=True)
+        torch.testing.assert_close(found, slope)
+        torch.testing.assert_close(mean.pulled(asked, v), slope)
+        bent, found = (torch.autograd.grad(y.square().sum(), asked)[0] for y in (slope, found))
+        torch.testing.assert_close(found, bent)
 
 
 def test_of_more_inputs_than_rows_that_judge_there_are_no_axes(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from types import EllipsisType
 from typing import Any
@@ -331,9 +331,8 @@ class TangentGradient:
         """
         with self._evaluations.alone("replay"):
             counts = self.counts
-            window = self._replays.windows.last if last and self._replays.windows else None
             loss, gradients = self._replays.gradient(
-                self._evaluations, rows, counts.steps, counts.replays, window
+                self._evaluations, rows, counts.steps, counts.replays, last
             )
             counts.replays += 1
             if gradients:
@@ -349,6 +348,10 @@ class TangentGradient:
         """
         with self._replays.windows.aside(), self._grads.aside():
             yield
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """A block of replays at the weights of several members: rows that all of them draw are drawn once."""
+        return self._replays.sharing()
 
     def through(self, batch: Batch) -> Tensor:
         """The loss of each row by the tangents' own values, `(rows,)`, with a graph by their derivatives.

@@ -9,8 +9,8 @@ and their variances, Sobol's indices but for a factor, are known in closed form.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -167,7 +167,6 @@ class AdditiveProcess(Kept):
     noise: float
     by_row: Tensor
     error: float
-    _kept: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def fitted(
@@ -192,23 +191,15 @@ class AdditiveProcess(Kept):
             "with any noise. See whether the box's inputs and outputs are finite and of usual size."
         )
 
-    def mean(self, x: Tensor, centres: Tensor) -> Tensor:
-        """The outputs: `(rows, size)` to `(rows, outputs)`; what is of the centres alone is kept."""
-        if not self._kept or self._kept[0] is not centres:
-            self._kept[:] = centres, self.weights.contracted(features(centres), self.by_row)
-        return torch.cat([self._kept[1](features(some)) for some in x.split(1024)])
-
-    def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
-        """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
-        with torch.enable_grad():
-            at = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.mean(at, centres), at, v)
-        return gradient
+    @classmethod
+    def means(cls, processes: Sequence[AdditiveProcess], centres: Tensor) -> list[AdditiveMean]:
+        """The means of the processes that were given rows `(centres, size)`."""
+        phi = features(centres)
+        return [AdditiveMean(p.outputs, p.weights.contracted(phi, p.by_row)) for p in processes]
 
     def state(self) -> dict[str, Any]:
         """Its attributes, those of the weights among them."""
         plain = super().state()
-        del plain["_kept"]
         return plain | plain.pop("weights").state()
 
     @classmethod
@@ -217,6 +208,30 @@ class AdditiveProcess(Kept):
         weights = {name: state[name] for name in Weights.__dataclass_fields__}
         plain = {name: value for name, value in state.items() if name not in weights}
         return super().of(plain | {"weights": Weights.of(weights, device)}, device)
+
+
+@dataclass(frozen=True)
+class AdditiveMean:
+    """The mean of a process.
+
+    Attributes:
+        outputs: the places of the outputs, `(outputs,)`.
+        of_features: gives the mean at `features`.
+    """
+
+    outputs: Tensor
+    of_features: Callable[[Tensor], Tensor]
+
+    def at(self, x: Tensor) -> Tensor:
+        """The outputs: `(rows, size)` to `(rows, outputs)`."""
+        return torch.cat([self.of_features(features(some)) for some in x.split(1024)])
+
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self.at(at), at, v)
+        return gradient
 
 
 class AdditiveTangent(KernelTangent):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from blackbox import ArraySpec, Grid
+from zo.errors import ConfigurationError
+from zo.tangents.models.maps.lattice import Lattice, space_of
 from zo.tangents.record.pairs import sizes
 from zo.tangents.tangent import followed, followed_back
 
@@ -44,6 +47,31 @@ class Form:
     def followed_back(self, cotangent: Tensor) -> Tensor:
         """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
         return followed_back(self.inputs, self.outputs, cotangent)
+
+    def lattices(self, who: str) -> tuple[Lattice, Lattice]:
+        """The lattices of all inputs, those without a gradient last, and of the outputs, on the same cells.
+
+        Args:
+            who: the model, for the error.
+
+        Raises:
+            ConfigurationError: the outputs do not lie on one grid.
+        """
+        if self._lattices is None:
+            raise ConfigurationError(
+                f"{who}: expected differentiable outputs (channels, *space), or *space alone, on one grid of "
+                "one to three axes, or one cell more along an axis for its faces; got shapes "
+                f"{[spec.shape for spec in self.outputs]}. Take zo.tangents.MLPTangent."
+            )
+        return self._lattices
+
+    @cached_property
+    def _lattices(self) -> tuple[Lattice, Lattice] | None:
+        space = space_of(self.outputs, self.inputs)
+        if space is None:
+            return None
+        inputs = tuple(spec.shape for spec in self.inputs) + self.others
+        return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in self.outputs), space)
 
     def plain(self) -> tuple[Any, ...]:
         """The form in plain values, for a state."""

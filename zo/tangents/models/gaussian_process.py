@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.autograd import Function
 
 from zo.errors import TangentError
 from zo.tangents.models.rows import spread_places
@@ -68,7 +69,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Process(Kept):
-    """The mean of a process for some outputs, given rows `(centres, size)`.
+    """A process for some outputs, given rows `(centres, size)`.
 
     Attributes:
         outputs: the places of the outputs, `(outputs,)`.
@@ -114,30 +115,107 @@ class Process(Kept):
         slope, offset = (TREND / centres.shape[1]) * (centres.T @ weights), TREND * weights.sum(0)
         return cls(outputs, lengths, level, weights, slope, offset, curvature, axes)
 
-    def mean(self, x: Tensor, centres: Tensor) -> Tensor:
-        """The outputs: `(rows, size)` to `(rows, outputs)`."""
-        x, centres = along(self.axes, x), along(self.axes, centres)
-        means: list[Tensor] = []
-        for some in x.split(_at_once(centres)):
-            covariances = _near(some / self.lengths, centres / self.lengths)
-            if self.curvature:
-                covariances = covariances + _curved(some, centres, self.curvature)
-            means.append(covariances @ self.weights + some @ self.slope + self.offset)
-        return torch.cat(means)
+    @classmethod
+    def means(cls, processes: Sequence[Process], centres: Tensor) -> list[Means]:
+        """The means of processes that share their axes, those of equally many outputs at once.
 
-    def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
-        """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
-        x, centres = along(self.axes, x), along(self.axes, centres)
-        pulls: list[Tensor] = []
-        for some, v_some in zip(x.split(_at_once(centres)), v.split(_at_once(centres)), strict=True):
-            by_centre = v_some @ self.weights.T
-            near = _near(some / self.lengths, centres / self.lengths) * by_centre
-            pull = (near @ centres - some * near.sum(1, keepdim=True)) / self.lengths**2
-            if self.curvature:
-                factor = 2 * self.curvature / centres.shape[1] ** 2
-                pull = pull + factor * ((some @ centres.T) * by_centre) @ centres
-            pulls.append(v_some @ self.slope.T + pull)
-        return torch.cat(pulls) if self.axes is None else torch.cat(pulls) @ self.axes.T
+        Args:
+            processes: the processes.
+            centres: the rows that they were given, `(centres, size)`.
+        """
+        by_count: dict[int, list[Process]] = {}
+        for process in processes:
+            by_count.setdefault(len(process.outputs), []).append(process)
+        return [Means(several, centres) for several in by_count.values()]
+
+
+class Means:
+    """The means of several processes that have the same centres, axes and number of outputs, all at once.
+
+    Args:
+        processes: the processes.
+        centres: the rows that they were given, `(centres, size)`.
+
+    Attributes:
+        outputs: the places of the outputs, those of the first process first, `(outputs,)`.
+    """
+
+    def __init__(self, processes: Sequence[Process], centres: Tensor) -> None:
+        self._axes = processes[0].axes
+        self._centres = along(self._axes, centres)
+        self._lengths = torch.stack([process.lengths for process in processes])[:, None]
+        self._scaled = (self._centres / self._lengths).mT.contiguous()  # (processes, size, centres)
+        self._squares = self._scaled.square().sum(1, keepdim=True)
+        self._weights = torch.stack([process.weights for process in processes])
+        curvatures = [process.curvature for process in processes]
+        self._curvature = centres.new_tensor(curvatures)[:, None, None] if any(curvatures) else None
+        self._slope = torch.cat([process.slope for process in processes], 1)
+        self._offset = torch.cat([process.offset for process in processes])
+        self.outputs = torch.cat([process.outputs for process in processes])
+
+    def at(self, x: Tensor) -> Tensor:
+        """The outputs: `(rows, size)` to `(rows, outputs)`, differentiable by x as often as one likes."""
+        return _MeansAt.apply(self, along(self._axes, x))
+
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        """J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
+        pulled = self.pulled_along(along(self._axes, x), v)
+        return pulled if self._axes is None else pulled @ self._axes.T
+
+    def along(self, x: Tensor) -> Tensor:
+        """The outputs at inputs along the axes."""
+        means = [self._at(some) for some in x.split(self._at_once)]
+        return means[0] if len(means) == 1 else torch.cat(means)
+
+    def pulled_along(self, x: Tensor, v: Tensor) -> Tensor:
+        """J^T v by inputs along the axes."""
+        pairs = zip(x.split(self._at_once), v.split(self._at_once), strict=True)
+        pulls = [self._pulled(some, v_some) for some, v_some in pairs]
+        return pulls[0] if len(pulls) == 1 else torch.cat(pulls)
+
+    @property
+    def _at_once(self) -> int:
+        """The number of rows that are taken at a time."""
+        return max(1, AT_ONCE // (len(self._weights) * len(self._centres)))
+
+    def _at(self, x: Tensor) -> Tensor:
+        covariances = self._near(x)
+        if self._curvature is not None:
+            covariances = covariances + self._curvature * (x @ self._centres.T / x.shape[1]).square()
+        means = (covariances @ self._weights).movedim(0, 1).flatten(1)
+        return torch.addmm(self._offset, x, self._slope) + means
+
+    def _pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        by_process = v.unflatten(1, (len(self._weights), -1)).movedim(1, 0)
+        by_centre = by_process @ self._weights.mT  # (processes, rows, centres)
+        near = self._near(x) * by_centre
+        pulls = (near @ self._scaled.mT - x / self._lengths * near.sum(2, keepdim=True)) / self._lengths
+        pull = torch.addmm(pulls.sum(0), v, self._slope.T)
+        if self._curvature is None:
+            return pull
+        bent = (self._curvature * by_centre).sum(0) * (x @ self._centres.T)
+        return pull + (2 / x.shape[1] ** 2) * (bent @ self._centres)
+
+    def _near(self, x: Tensor) -> Tensor:
+        """Covariances of the kernels with the centres, `(processes, rows, centres)`."""
+        scaled = x / self._lengths
+        squares = torch.baddbmm(self._squares, scaled, self._scaled, alpha=-2)
+        return torch.exp((squares + scaled.square().sum(2, keepdim=True)).clamp_min(0) / -2)
+
+
+class _MeansAt(Function):
+    """The means at inputs along their axes, whose derivative is written out: it can be derived again."""
+
+    @staticmethod
+    def forward(ctx: Any, means: Means, x: Tensor) -> Tensor:
+        ctx.means = means
+        ctx.save_for_backward(x)
+        return means.along(x)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return None, ctx.means.pulled_along(x, v)
 
 
 def along(axes: Tensor | None, x: Tensor) -> Tensor:
@@ -348,11 +426,6 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor, trend: Tensor) -> tup
     twice = twice * near
     by_lengths = twice.sum(0) @ scaled.square() - (scaled * (twice @ scaled)).sum(0)
     return float(value), torch.cat([by_lengths, by_noise[None]])
-
-
-def _at_once(centres: Tensor) -> int:
-    """Return the number of rows that are taken at a time."""
-    return max(1, AT_ONCE // len(centres))
 
 
 def _root(centres: Tensor, lengths: Tensor, noise: float, curvature: float) -> tuple[Tensor, float]:

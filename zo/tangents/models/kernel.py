@@ -89,6 +89,7 @@ class KernelTangent(ValueTangent):
         self._units: tuple[Tensor, ...] = ()  # of that fit: mean and scale of x, mean and scale of changes
         self._centres = torch.empty(0)  # of that fit, `(centres, size)` in these units
         self._fit: list[Any] = []  # one for the outputs that share lengths, and one for each other
+        self._means: list[Any] = []  # of these, see `Process.means`
 
     @property
     def knows(self) -> bool:
@@ -119,7 +120,7 @@ class KernelTangent(ValueTangent):
         self._fit, chose = self.fitted(x, target, again)
         if chose:
             self._last_choice = count
-        self._centres = x
+        self._centres, self._means = x, self.process.means(self._fit, x)
         self._last_fit = count
 
     def fitted(self, x: Tensor, target: Tensor, again: bool) -> tuple[list[Any], bool]:
@@ -146,9 +147,10 @@ class KernelTangent(ValueTangent):
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """Kernel and trend: `(rows, size_in)` to `(rows, size_out)`."""
         x = self._inputs(z, others)
-        change = x.new_zeros(len(x), len(self._stays))
-        for process in self._fit:
-            change = change.index_copy(1, process.outputs, process.mean(x, self._centres))
+        parts = [means.at(x) for means in self._means]
+        change = parts[0]
+        if len(parts) > 1:
+            change = torch.cat(parts, 1)[:, torch.cat([means.outputs for means in self._means]).argsort()]
         carried = self.carried(z)
         return carried + (self._units[2] + self._units[3] * change).to(carried.dtype)
 
@@ -162,8 +164,8 @@ class KernelTangent(ValueTangent):
         x = self._inputs(z, others)
         standard = v.double() * self._units[3]
         gradient = torch.zeros_like(x)
-        for process in self._fit:
-            gradient = gradient + process.pulled(x, self._centres, standard[:, process.outputs])
+        for means in self._means:
+            gradient = gradient + means.pulled(x, standard[:, means.outputs])
         size = z.shape[1]
         base = self._form.followed_back(self._stays.to(v) * v)
         return base + (gradient[:, :size] / self._units[1][:size]).to(v)
@@ -190,6 +192,7 @@ class KernelTangent(ValueTangent):
         self._last_choice, self._last_fit = state["chosen"]
         self._centres = state["centres"].to(device, copy=True)
         self._fit = [self.process.of(process, device) for process in state["processes"]]
+        self._means = self.process.means(self._fit, self._centres)
 
     def __repr__(self) -> str:
         """The number of centres."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +47,16 @@ class LinearProcess(Kept):
         outputs = torch.arange(wanted.shape[1], device=x.device)
         return cls(outputs, right.T @ (inverse[:, None] * rotated), penalty, error)
 
-    def mean(self, x: Tensor, centres: Tensor) -> Tensor:
+    @classmethod
+    def means(cls, processes: Sequence[LinearProcess], centres: Tensor) -> list[LinearProcess]:
+        """The lines, which need no centres."""
+        return list(processes)
+
+    def at(self, x: Tensor) -> Tensor:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
         return x @ self.slope
 
-    def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
         """J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
         return v @ self.slope.T
 

@@ -12,8 +12,8 @@ correction in control.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,16 +33,47 @@ from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised, Tangent
 
 
+@dataclass(frozen=True)
+class Anchors:
+    """A window that others may have recorded, and tangents at its calls; good until a tangent learns.
+
+    Attributes:
+        window: the window, its calls with the values of earlier ones where a box has a memory.
+        at_calls: the tangent of the box at each call, by the call's number.
+    """
+
+    window: Window
+    at_calls: Mapping[int, Linearised]
+
+    @classmethod
+    def at(cls, window: Window, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> Anchors:
+        """The anchors at a window.
+
+        Args:
+            window: the window that was recorded.
+            boxes: the boxes that the objective calls.
+            tangents: the tangents, one for each box.
+        """
+        memory = {place: tangent.lags for place, tangent in enumerate(tangents) if tangent.lags}
+        window = replace(window, calls=tuple(remembering(window.calls, boxes, memory)))
+        pairs, at_calls = window.pairs(boxes), {}
+        for place, tangent in enumerate(tangents):
+            numbers = [number for number, call in enumerate(window.calls) if call.box == place]
+            if numbers:
+                at_each = tangent.at_each([pairs[number] for number in numbers])
+                at_calls |= dict(zip(numbers, at_each, strict=True))
+        return cls(window, at_calls)
+
+
 def anchored(
-    step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
+    step: Step, boxes: Sequence[BlackBoxFunction], anchors: Anchors
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Losses and gradient at the weights as they are, on a window that others may have recorded.
+    """Losses and gradient at the weights as they are.
 
     Args:
-        step: network, parameters and objective; of the batch, the window's counts.
+        step: network, parameters, objective and batch; of this, the window's counts.
         boxes: their calls are not evaluated.
-        tangents: the tangents, one for each box.
-        window: the window that was recorded.
+        anchors: the window that was recorded, and the tangents there.
 
     Returns:
         The losses, `(rows,)`, detached, and the gradient of their mean over the rows that survived, for each
@@ -51,12 +82,12 @@ def anchored(
     Raises:
         TangentError: the objective makes other calls than were recorded.
     """
-    answers = _Anchored(boxes, tangents, window)
+    answers, survived = _Anchored(boxes, anchors), anchors.window.survived
     with torch.enable_grad():
         with intercepted(answers.call):
-            rows = losses(step.objective, step.network, window.batch, len(window.survived), with_graph=True)
+            rows = losses(step.objective, step.network, step.batch, len(survived), with_graph=True)
         answers.finish()
-        gradients = gradients_of(rows[window.survived].mean(), step)
+        gradients = gradients_of(rows[survived].mean(), step)
     return rows.detach(), gradients
 
 
@@ -84,7 +115,7 @@ def undithered(
         A number; None where it is not finite, or the objective makes other calls when it is evaluated again.
     """
     window = replace(window, calls=tuple(call.plain() for call in window.calls))
-    answers, snapshot = _Anchored(boxes, tangents, window), Snapshot(step.network)
+    answers, snapshot = _Anchored(boxes, Anchors.at(window, boxes, tangents)), Snapshot(step.network)
     try:
         start.restore()
         with intercepted(answers.call):
@@ -120,23 +151,12 @@ class _Anchored(FromRecord):
 
     Args:
         boxes: the boxes that the objective calls.
-        tangents: the tangents, one for each box.
-        window: the window that was recorded.
+        anchors: the window that was recorded, and the tangents there.
     """
 
-    def __init__(
-        self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
-    ) -> None:
-        memory = {place: tangent.lags for place, tangent in enumerate(tangents) if tangent.lags}
-        window = replace(window, calls=tuple(remembering(window.calls, boxes, memory)))
-        super().__init__(boxes, window.calls, window.survived)
-        pairs = window.pairs(boxes)
-        self.at_calls: dict[int, Linearised] = {}  # by call
-        for place, tangent in enumerate(tangents):
-            numbers = [number for number, call in enumerate(window.calls) if call.box == place]
-            if numbers:
-                at_each = tangent.at_each([pairs[number] for number in numbers])
-                self.at_calls |= dict(zip(numbers, at_each, strict=True))
+    def __init__(self, boxes: Sequence[BlackBoxFunction], anchors: Anchors) -> None:
+        super().__init__(boxes, anchors.window.calls, anchors.window.survived)
+        self.at_calls = anchors.at_calls
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Inputs may be others than those recorded, but not of another form."""

@@ -283,9 +283,11 @@ class Population:
         losses = {id(asked): loss}
         most = self._rivalry.most if asked is surrogate else math.inf
         step_to = -math.inf if trial else most
-        losses |= {id(rate): self._aside(rate, partial(self._take_window, step_to)) for rate in other_rates}
-        if self.without is None and asked is not surrogate:
-            losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, -math.inf))
+        with self._gradient.sharing():
+            for rate in other_rates:
+                losses[id(rate)] = self._aside(rate, partial(self._take_window, step_to))
+            if self.without is None and asked is not surrogate:
+                losses[id(surrogate)] = self._aside(surrogate, partial(self._take_window, -math.inf))
         of_rate = losses[id(self._rate)]
         if (trial and not loss <= WORSE * of_rate) or most < of_rate < math.inf:
             self._gradient.forget_last()  # it says little of where the rates are
@@ -325,11 +327,12 @@ class Population:
 
     def _replay(self, replays: int) -> None:
         """Let each rate take its replays; those of the leading one say how many are trusted."""
-        for rate in self._others():
-            if math.isinf(self._aside(rate, partial(self._train, replays))):
-                rate.losses = [*rate.losses[:-1], math.inf]
-        with self._own_state.at(self._rate):
-            self._train(replays)
+        with self._gradient.sharing():
+            for rate in self._others():
+                if math.isinf(self._aside(rate, partial(self._train, replays))):
+                    rate.losses = [*rate.losses[:-1], math.inf]
+            with self._own_state.at(self._rate):
+                self._train(replays)
 
     def _imagine(self) -> None:
         """Let the surrogate take its steps, so many at a time that it ends them converged.

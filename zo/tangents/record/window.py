@@ -71,8 +71,19 @@ class Window:
             ObjectiveError: the batch holds a jagged tensor.
         """
         count = len(self.survived)
+        self.refuse_undrawable()
+        return replace(
+            self,
+            batch=map_tensors(lambda tensor: some_rows(tensor, places), self.batch),
+            calls=tuple(call.on(places, count) for call in self.calls),
+            losses=self.losses[places.to(self.losses.device)],
+            survived=self.survived[places.to(self.survived.device)],
+        )
+
+    def refuse_undrawable(self) -> None:
+        """Refuse to draw rows, see `rows`."""
+        count = len(self.survived)
         _refuse_lists(self.batch, count)
-        calls = []
         for number, call in enumerate(self.calls, start=1):
             size = len(call.inputs[0])
             if size % count or not size:
@@ -80,14 +91,6 @@ class Window:
                     f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
                     f"{number} with {size} rows for a batch of {count}. Train it without replays."
                 )
-            calls.append(call.on(places, count))
-        return replace(
-            self,
-            batch=map_tensors(lambda tensor: some_rows(tensor, places), self.batch),
-            calls=tuple(calls),
-            losses=self.losses[places.to(self.losses.device)],
-            survived=self.survived[places.to(self.survived.device)],
-        )
 
     @cached_property
     def form(self) -> list[Any]:
@@ -120,10 +123,25 @@ class Window:
         return sum(map(bytes_of, tensors(table)))
 
 
-def joined_windows(windows: Sequence[Window]) -> Window:
-    """Rows of several windows of one form, one after another, with step and units of the last."""
-    if len(windows) == 1:
-        return windows[0]
+def joined_rows(parts: Sequence[tuple[Window, Tensor]]) -> Window:
+    """Rows of several windows of one form, one after another, with step and units of the last.
+
+    Args:
+        parts: windows, and places of rows in each, `(n,)`.
+
+    Raises:
+        TangentError, ObjectiveError: see `Window.rows`.
+    """
+    if len(parts) == 1:
+        window, places = parts[0]
+        return window.rows(places)
+    windows = []
+    for window, places in parts:
+        if len(window.survived) == 1:  # all of it, which joining copies
+            window.refuse_undrawable()
+            windows.append(window)
+        else:
+            windows.append(window.rows(places))
     last = windows[-1]
     columns: list[list[Tensor]] = [[] for _ in windows]
     slots = [

@@ -18,7 +18,7 @@ from blackbox.notices import Notice, Notices
 from zo.batches import map_tensors
 from zo.draws import REPLAYED, UNASKED, Key
 from zo.errors import TangentError, TangentWarning
-from zo.tangents.record.window import Window, joined_windows, plain, window_of
+from zo.tangents.record.window import Window, joined_rows, plain, window_of
 
 # decision 54:
 YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
@@ -154,6 +154,11 @@ class Windows:
         """The window of the last step."""
         return self._windows[-1]
 
+    @property
+    def since(self) -> int:
+        """The number of replays since the last window, of which the next draw is a function."""
+        return self._rate.since
+
     def __len__(self) -> int:
         """Return the number of windows that are kept."""
         return len(self._windows)
@@ -195,7 +200,7 @@ class Windows:
                 "replays() after the first backward(batch), and replay() as often as it says."
             )
         newest = self._windows[-1]
-        path = (REPLAYED, self._rate.since) if number is None else (UNASKED, number)
+        path = (REPLAYED, self.since) if number is None else (UNASKED, number)
         generator = key.at(newest.step).generator(*path)
         calls = self._calls()
         if len(calls) > 1:
@@ -206,21 +211,16 @@ class Windows:
         same = [window for window in self._windows if window.form == newest.form]
         first = same[int(torch.randint(len(same), (1,), generator=generator))]
         same = [window for window in same if window.leaves == first.leaves]
-        places = torch.cat(
-            [
-                torch.stack([torch.full_like(window.places, number), window.places], dim=1)
-                for number, window in enumerate(same)
-            ]
-        )
+        counts = [len(window.places) for window in same]
         count = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
-        choice = places[torch.randperm(len(places), generator=generator)[:count]]
-        choice = choice[choice[:, 0].argsort(stable=True)]
-        parts = [
-            window.rows(choice[choice[:, 0] == number, 1])
-            for number, window in enumerate(same)
-            if bool((choice[:, 0] == number).any())
-        ]
-        return joined_windows(parts)
+        choice = torch.randperm(sum(counts), generator=generator)[:count]
+        parts, first_place = [], 0
+        for window, number in zip(same, counts, strict=True):
+            inside = choice[(choice >= first_place) & (choice < first_place + number)]
+            if len(inside):
+                parts.append((window, window.places[inside - first_place]))
+            first_place += number
+        return joined_rows(parts)
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""

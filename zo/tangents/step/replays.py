@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +11,12 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from blackbox.notices import Notices
+from zo.batches import map_tensors
 from zo.evaluators.evaluator import Step
 from zo.objective import mean_loss
 from zo.tangents.assumptions.cut import outputs_without_gradient, replayed_notice
 from zo.tangents.assumptions.order import refuse_rows_by_place
-from zo.tangents.playback.anchored import anchored
+from zo.tangents.playback.anchored import Anchors, anchored
 from zo.tangents.record.window import Window, plain, window_of
 from zo.tangents.replay.windows import Windows, unreadable
 from zo.tangents.step import refusals
@@ -23,6 +26,7 @@ from zo.tangents.step.stand_ins import StandIns
 
 # decision 87:
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
+SHARED = 2**26  # bytes of draws that are kept in a block of `sharing`
 
 
 class Replays:
@@ -44,6 +48,7 @@ class Replays:
         self.keeps_windows = False
         self._newest: Window | None = None  # until they are
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
+        self._shared: dict[Any, Anchors] | None = None  # draws of a block of `sharing`
 
     def add(self, window: Window) -> None:
         """Take in what a step recorded; nothing where no row survived."""
@@ -67,13 +72,22 @@ class Replays:
         automatic = self.windows.replays is None
         return 0 if automatic and (hopeless or not self._stand_ins.replayed) else self.windows.trusted()
 
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """A block in which no tangent learns, and what several members draw is drawn once."""
+        self._shared = {}
+        try:
+            yield
+        finally:
+            self._shared = None
+
     def gradient(
         self,
         evaluations: Evaluations,
         rows: int | None,
         steps: int,
         replays: int,
-        window: Window | None = None,
+        last: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradient on rows of the windows that are kept, at the weights as they are.
 
@@ -82,7 +96,7 @@ class Replays:
             rows: how many rows are drawn, see `Windows.draw`.
             steps: how many steps there were.
             replays: how many replays there were.
-            window: the rows; None to draw them.
+            last: whether the last window is taken as it is, if there is one.
 
         Returns:
             The mean loss of rows that survived when they were recorded, and its gradient; empty where one is
@@ -96,15 +110,18 @@ class Replays:
         """
         if rows is not None:
             check_count("TangentGradient.replay", "rows", rows)
-        window = self.windows.draw(rows, evaluations.key) if window is None else window
-        step = evaluations.step(window.batch, steps, len(window.losses))
+        anchors = self._anchors(evaluations, rows, last)
+        window, batch = anchors.window, anchors.window.batch
+        if self._shared is not None:  # an objective may write to what is its own
+            batch = map_tensors(Tensor.clone, batch)
+        step = evaluations.step(batch, steps, len(window.losses))
         step.parameters.refuse_replaced(step.network)
         self._refuse_rows_by_place(step, window, replays)
         if replays == 0:
             fixed = outputs_without_gradient(step, self._boxes, window.calls, window.survived, masks=True)
             self._notices.say(replayed_notice(fixed))
         try:
-            losses, gradients = anchored(step, self._boxes, self._stand_ins.excited, window)
+            losses, gradients = anchored(step, self._boxes, anchors)
         except Exception as error:
             refusals.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
             raise
@@ -113,6 +130,20 @@ class Replays:
         loss = mean_loss(losses)
         finite = loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients)
         return loss, gradients if finite else ()
+
+    def _anchors(self, evaluations: Evaluations, rows: int | None, last: bool) -> Anchors:
+        """The next draw of the windows, or the last window, and the tangents there."""
+        key = "last" if last else (rows, self.windows.since)
+        if self._shared is not None and key in self._shared:
+            return self._shared[key]
+        whole = last and len(self.windows) > 0
+        window = self.windows.last if whole else self.windows.draw(rows, evaluations.key)
+        anchors = Anchors.at(window, self._boxes, self._stand_ins.excited)
+        if self._shared is not None:
+            kept = sum(other.window.size for other in self._shared.values())
+            if kept + window.size <= SHARED:
+                self._shared[key] = anchors
+        return anchors
 
     def metrics(self) -> dict[str, float]:
         """Return the number of replays allowed, of windows, and of their bytes; empty where none are kept."""

@@ -16,7 +16,7 @@ from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls
 from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.equation.equation import Equation, EquationTerms, fitted, forms
 from zo.tangents.models.form import Form
-from zo.tangents.models.maps.lattice import Lattice, refuse_no_grid, space_of
+from zo.tangents.models.maps.lattice import Lattice, space_of
 from zo.tangents.models.structure import MOST_CELLS, Specs, structure_of
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs
@@ -170,12 +170,12 @@ class EquationTangent(ValueTangent):
 
     def _grid(self, numbers: Tensor) -> Tensor:
         """Return outputs as `(rows, channels, *space)`, in units of their size."""
-        space, channels, _ = _sizes(self._form)
-        return numbers.reshape(len(numbers), channels, *space) / self._scale
+        lattice = self._form.lattices("EquationTangent")[1]
+        return numbers.reshape(len(numbers), lattice.channels, *lattice.space) / self._scale
 
     def _parts(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """The state, as its output lies, and all other inputs as fields."""
-        space = _sizes(self._form)[0]
+        space = self._form.lattices("EquationTangent")[1].space
         following = set(sources(self._form.inputs, self._form.outputs))
         shapes = [spec.shape for spec in self._form.inputs]
         pieces = z.split([math.prod(shape) for shape in shapes], dim=1)
@@ -259,11 +259,10 @@ def _finite(numbers: Tensor) -> Tensor:
 
 def _sizes(form: Form) -> tuple[tuple[int, ...], int, int]:
     """Cells along each axis, channels of the state, and of all other inputs."""
-    space = refuse_no_grid("EquationTangent", form.outputs, form.inputs)
+    outputs = form.lattices("EquationTangent")[1]
     following = set(sources(form.inputs, form.outputs))
     static_shapes = tuple(spec.shape for place, spec in enumerate(form.inputs) if place not in following)
-    outputs = Lattice(tuple(spec.shape for spec in form.outputs), space)
-    return space, outputs.channels, Lattice((*static_shapes, *form.others), space).channels
+    return outputs.space, outputs.channels, Lattice((*static_shapes, *form.others), outputs.space).channels
 
 
 def refuse_no_state(form: Form) -> None:

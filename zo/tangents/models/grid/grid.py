@@ -16,7 +16,7 @@ from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.form import Form
 from zo.tangents.models.grid.grid_network import GridNetwork
 from zo.tangents.models.grid.reach import measure
-from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.network import Learning, NetworkTangent
 from zo.tangents.models.prior import Below, said
@@ -96,7 +96,7 @@ class GridTangent(NetworkTangent):
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The channel of each number: the cells of a channel share a unit."""
-        return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs, form.inputs)).groups()
+        return Lattice(tuple(shapes), form.lattices("GridTangent")[1].space).groups()
 
     def drawn(self) -> int:
         """Rows of a step of learning: as many as `batch` and its cells allow."""
@@ -188,7 +188,7 @@ class GridTangent(NetworkTangent):
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """Measure how far a change is carried, and which ends meet."""
         z, others, change = rows
-        inputs, lattice_out = lattices("GridTangent", form)
+        inputs, lattice_out = form.lattices("GridTangent")
         ends = ends_of("GridTangent", self.periodic, len(inputs.space))
         grid = inputs.joined(torch.cat([z, others], dim=1))
         reach, periodic = measure(grid, lattice_out.joined(change), self.reach, ends)
@@ -198,7 +198,7 @@ class GridTangent(NetworkTangent):
 
     def build(self, form: Form, plan: dict[str, Any]) -> GridNetwork:
         """The network for that reach."""
-        return GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
+        return GridNetwork(*form.lattices("GridTangent"), self.channels, plan["reach"], plan["periodic"])
 
     def __repr__(self) -> str:
         """The settings; a resumed run is held to them, so what was measured is not among them."""
@@ -210,18 +210,7 @@ class GridTangent(NetworkTangent):
 
 def cells_of(form: Form) -> int:
     """The number of cells of a box's grid."""
-    return math.prod(refuse_no_grid("GridTangent", form.outputs, form.inputs))
-
-
-def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
-    """The lattices of all inputs, those without a gradient last, and of the outputs, on the same cells.
-
-    Raises:
-        ConfigurationError: the outputs do not lie on one grid.
-    """
-    space = refuse_no_grid(who, form.outputs, form.inputs)
-    inputs = tuple(spec.shape for spec in form.inputs) + form.others
-    return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in form.outputs), space)
+    return math.prod(form.lattices("GridTangent")[1].space)
 
 
 def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

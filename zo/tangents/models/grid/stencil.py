@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +19,8 @@ from blackbox.checks import check_count, check_number
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.candidates import CLEARLY, Candidate
 from zo.tangents.models.form import Form
-from zo.tangents.models.grid.grid import lattices
 from zo.tangents.models.grid.reach import measure
-from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, padded
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours
 from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.structure import MOST_CELLS, Specs
@@ -125,7 +126,7 @@ class StencilTangent(ValueTangent):
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
-        _, lattice_out = lattices("StencilTangent", self._form)
+        _, lattice_out = self._form.lattices("StencilTangent")
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
@@ -148,7 +149,7 @@ class StencilTangent(ValueTangent):
             features = self._begin(z, others, y)
             near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
         z, others, y = z[near], others[near], y[near]
-        _, lattice_out = lattices("StencilTangent", self._form)
+        _, lattice_out = self._form.lattices("StencilTangent")
         cells = math.prod(lattice_out.space)
         later = self._sums is not None
         stride = -(-len(z) // max(ROWS[later], SAMPLES[later] // cells))
@@ -197,7 +198,7 @@ class StencilTangent(ValueTangent):
         self._sums, self._coefficients, self._map.due = None, None, self._lessons
         self._moments = self.moments(form)
         super().take(form, z, others, y)
-        inputs, lattice_out = lattices("StencilTangent", form)
+        inputs, lattice_out = form.lattices("StencilTangent")
         x = self._standard_inputs(z, others)
         change = standard(y - self.carried(z), self._moments[3])
         ends = ends_of("StencilTangent", self.periodic, len(inputs.space))
@@ -208,10 +209,10 @@ class StencilTangent(ValueTangent):
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The channel of each number: the cells of a channel share a unit."""
-        return Lattice(tuple(shapes), lattices("StencilTangent", form)[0].space).groups()
+        return Lattice(tuple(shapes), form.lattices("StencilTangent")[0].space).groups()
 
     def _chosen(self, form: Form) -> _Features:
-        inputs, _ = lattices("StencilTangent", form)
+        inputs, _ = form.lattices("StencilTangent")
         reach, periodic = self._plan["reach"], self._plan["periodic"]
         count = sum(inputs.varies_by_cell())
         for degree in range(self.degree, 0, -1):
@@ -241,7 +242,7 @@ class StencilTangent(ValueTangent):
             learned: whether they are learned from: of a channel that never changed rounding shows nothing.
         """
         assert self._features is not None
-        inputs, _ = lattices("StencilTangent", self._form)
+        inputs, _ = self._form.lattices("StencilTangent")
         return self._features(inputs.joined(self._standard_inputs(z, others, learned)).to(z.dtype))
 
     def _solved(self) -> Tensor:
@@ -326,33 +327,51 @@ class _Features:
         stencils = 1 + sum((2 * radius + 1) ** axes for _, radius in self.products)
         return stencils * (1 + 2 * len(self.case))
 
+    @cached_property
+    def _radius(self) -> int:
+        """How far from a cell the factors of its products lie."""
+        return max((max(map(abs, place)) for product, _ in self.products for _, place in product), default=0)
+
+    @cached_property
+    def _factors(self) -> list[tuple[int, list[list[Tensor]]]]:
+        """The places of factors in what a cell sees, by radius and order of their products, in that order."""
+        side = 2 * self._radius + 1
+
+        def place_of(factor: Factor) -> int:
+            channel, place = factor
+            number = self.moving.index(channel)
+            for along in place:
+                number = number * side + along + self._radius
+            return number
+
+        by_radius = []
+        for radius, group in itertools.groupby(self.products, key=lambda entry: entry[1]):
+            orders = [list(same) for _, same in itertools.groupby((p for p, _ in group), key=len)]
+            by_radius.append(
+                (
+                    radius,
+                    [[torch.tensor([*map(place_of, n)]) for n in zip(*same, strict=True)] for same in orders],
+                )
+            )
+        return by_radius
+
     def __call__(self, grid: Tensor) -> Tensor:
         """Standardised channels `(rows, channels, *space)` to `(rows, *space, features)`."""
-        parts = [torch.ones_like(grid[:, :1]).movedim(1, -1)]
-        radius = max(
-            (max(map(abs, place)) for product, _ in self.products for _, place in product), default=0
-        )
-        around = padded(grid, radius, self.periodic)
-        for width, group in itertools.groupby(self.products, key=lambda entry: entry[1]):
-            channels = []
-            for product, _ in group:
-                value = self._shifted(around, grid, product[0], radius)
-                for factor in product[1:]:
-                    value = value * self._shifted(around, grid, factor, radius)
-                channels.append(value)
-            parts.append(neighbours(torch.stack(channels, dim=1), width, self.periodic))
+        moving = grid.index_select(1, torch.tensor(self.moving, device=grid.device)) if self.case else grid
+        seen = neighbours(moving, self._radius, self.periodic)
+        parts = [torch.ones_like(seen[..., :1])]
+        for radius, orders in self._factors:
+            products = []
+            for factors in orders:
+                chosen = (seen.index_select(-1, places.to(seen.device)) for places in factors)
+                products.append(functools.reduce(torch.mul, chosen))
+            parts.append(neighbours(torch.cat(products, dim=-1).movedim(-1, 1), radius, self.periodic))
         features = torch.cat(parts, dim=-1)
         if self.case:
             numbers = [grid[:, n].unsqueeze(-1) for n in self.case]
             powers = [power for number in numbers for power in (number, number.square())]
             features = torch.cat([features, *(features * power for power in powers)], dim=-1)
         return features
-
-    def _shifted(self, around: Tensor, grid: Tensor, factor: Factor, radius: int) -> Tensor:
-        """A channel as seen from each cell at a place beside it, `(rows, *space)`."""
-        channel, place = factor
-        cells = (slice(radius + p, radius + p + n) for p, n in zip(place, grid.shape[2:], strict=True))
-        return around[:, channel, *cells]
 
 
 def _does_not_fit(specs: Specs) -> str | None:

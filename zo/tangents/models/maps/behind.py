@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from zo.tangents.models.form import Form, rows_of
-from zo.tangents.models.maps.lattice import Lattice, refuse_no_grid
 from zo.tangents.models.maps.output_map import OutputMap
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.maps.waves import MOST_ROWS, Odd, Waves, between_walls
@@ -129,8 +128,7 @@ def _waves_of(form: Form, ends: Sequence[bool], window: RowWindow, unit: Tensor)
 
 
 def _waves(form: Form, ends: Sequence[bool], odd: Odd = ()) -> Waves:
-    space = refuse_no_grid("GridTangent", form.outputs, form.inputs)
-    return Waves(Lattice(tuple(spec.shape for spec in form.outputs), space), tuple(ends), odd)
+    return Waves(form.lattices("GridTangent")[1], tuple(ends), odd)
 
 
 def _varied(y: Tensor) -> bool:

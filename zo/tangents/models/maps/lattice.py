@@ -197,22 +197,6 @@ def _has_channels(spec: ArraySpec, space: Shape) -> bool:
     return not lacks_channels and Lattice((spec.shape,), space).on_grid(spec.shape)
 
 
-def refuse_no_grid(who: str, outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec]) -> Shape:
-    """The cells of the outputs' grid, see `space_of`.
-
-    Raises:
-        ConfigurationError: they do not lie on one.
-    """
-    space = space_of(outputs, inputs)
-    if space is None:
-        raise ConfigurationError(
-            f"{who}: expected differentiable outputs (channels, *space), or *space alone, on one grid of one "
-            "to three axes, or one cell more along an axis for its faces; got shapes "
-            f"{[spec.shape for spec in outputs]}. Take zo.tangents.MLPTangent."
-        )
-    return space
-
-
 def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tuple[bool, ...] | None:
     """The setting `periodic` in plain values.
 
