@@ -11,7 +11,9 @@ from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.row_boxes import FromTorch
 from zo.tangents import AutoTangent, CallPairs
 from zo.tangents.models.form import Form
-from zo.tangents.models.maps.lattice import space_of
+from zo.tangents.models.grid.stencil import SHAPES as REACHES
+from zo.tangents.models.grid.stencil import _Features
+from zo.tangents.models.maps.lattice import Lattice, space_of
 from zo.tangents.models.structure import structure_of
 
 SPACE = (18, 20)
@@ -199,3 +201,25 @@ def test_on_cells_and_faces_of_a_line_the_vjp_is_that_of_the_step():
         for made, exact in zip(tangent.at(pairs).pull(v).split([20, 21, 1], 1), true, strict=True)
     ]
     assert min(cosines[:2]) > 0.999 and cosines[2] > 0.9  # a stencil pushes the faces of the walls too
+
+
+@pytest.mark.parametrize("shape", [((2, 9),), ((1, 7), (2,)), ((2, 5, 6),), ((1, 4, 5, 4), (1,))])
+def test_a_stencils_features_times_coefficients_are_those_of_its_features(shape):
+    """With a number of the case, walls along an axis, and both derivatives."""
+    cells, case = shape[0][1:], len(shape) > 1
+    periodic = (False, True, True)[-len(cells) :]
+    features = _Features.of(Lattice(shape, cells), 3, 1, periodic, REACHES[-3 if case else 2])
+    draws = torch.Generator().manual_seed(0)
+    channels = shape[0][0] + sum(size for (size,) in shape[1:])
+    grid = torch.randn(2, channels, *cells, generator=draws, dtype=torch.float64).requires_grad_()
+    coefficients = torch.randn(features.count, 2, generator=draws, dtype=torch.float64)
+    whole = features(grid)
+    assert whole.shape == (2, *cells, features.count)
+    found = features.weighed(grid, coefficients)
+    torch.testing.assert_close(found, whole @ coefficients)
+    v = torch.randn(found.shape, generator=draws, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(whole @ coefficients, grid, v, create_graph=True)
+    (back,) = torch.autograd.grad(found, grid, v, create_graph=True)
+    torch.testing.assert_close(back, slope)
+    twice = [torch.autograd.grad(first.square().sum(), grid)[0] for first in (slope, back)]
+    torch.testing.assert_close(*twice)

@@ -481,8 +481,12 @@ def test_no_quadratic_trend_makes_slopes_steeper_across_what_rows_span():
     v = torch.randn(500, 2, generator=random, dtype=torch.float64)
 
     def steepness(choices):
-        means = Process.means([Process.fitted(x, target, *choice) for choice in choices], x)
-        return float(sum(several.pulled(x, v[:, several.outputs]) for several in means).norm())
+        means, at = (
+            Process.means([Process.fitted(x, target, *c) for c in choices], x),
+            x.clone().requires_grad_(),
+        )
+        loss = sum((several.at(at) * v[:, several.outputs]).sum() for several in means)
+        return float(torch.autograd.grad(loss, at)[0].norm())
 
     plain, curved = (kernel._of_curvature(x, target, part) for part in (0.0, CURVATURE))
     assert kernel._missed(x, target, curved) < kernel._missed(x, target, plain)
@@ -504,12 +508,14 @@ def test_along_principal_axes_inputs_are_apart_and_the_derivative_is_that_of_the
     process = Process.fitted(x, torch.sin(x @ weights(5, 2, seed=4)), *process)
     (mean,) = Process.means([process], x)
     asked, v = weights(7, 5, seed=5).requires_grad_(), weights(7, len(process.outputs), seed=6)
-    (expected,) = torch.autograd.grad(mean.along(asked @ process.axes), asked, v)
-    torch.testing.assert_close(mean.pulled(asked.detach(), v), expected, rtol=1e-9, atol=1e-9)
+    (expected,) = torch.autograd.grad(mean.along_axes(asked @ process.axes), asked, v)
+    (found,) = torch.autograd.grad(mean.at(asked), asked, v)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     (resumed,) = Process.means([Process.of(process.state(), torch.device("cpu"))], x)
     assert torch.equal(resumed.at(asked), mean.at(asked))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # forward mode
 @pytest.mark.parametrize("curvature", [0.0, CURVATURE])
 def test_means_of_several_processes_at_once_are_those_of_each(curvature):
     """By the covariances as they are written; derivatives, first and second, by autograd through these."""
@@ -534,6 +540,9 @@ def test_means_of_several_processes_at_once_are_those_of_each(curvature):
         (found,) = torch.autograd.grad(mean.at(asked), asked, v, create_graph=True)
         torch.testing.assert_close(found, slope)
         torch.testing.assert_close(mean.pulled(asked, v), slope)
+        assert torch.autograd.gradcheck(mean.at, asked, check_forward_ad=True)
+        by_row = torch.func.vmap(torch.func.jacrev(mean.at))(asked.detach()[:, None]).flatten(1, 3)
+        torch.testing.assert_close(torch.einsum("roi,ro->ri", by_row.flatten(2), v), slope.detach())
         bent, found = (torch.autograd.grad(y.square().sum(), asked)[0] for y in (slope, found))
         torch.testing.assert_close(found, bent)
 

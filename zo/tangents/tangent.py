@@ -110,6 +110,10 @@ class Linearised(ABC):
         """The outputs as the tangent has them, `(rows, size_out)`; None where it knows of changes alone."""
         return None
 
+    def values_before_pull(self) -> Tensor | None:
+        """`values`, where a pull is to follow: a model may keep the graph for it."""
+        return self.values
+
     @abstractmethod
     def push(self, d: Tensor) -> Tensor:
         """J d at each row: `(rows, size_in)` to `(rows, size_out)`."""

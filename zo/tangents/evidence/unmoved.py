@@ -68,6 +68,10 @@ class Masked(Linearised):
         """The outputs by the tangent."""
         return self._at.values
 
+    def values_before_pull(self) -> Tensor | None:
+        """The outputs by the tangent."""
+        return self._at.values_before_pull()
+
     def push(self, d: Tensor) -> Tensor:
         """The tangent's J d, of the other inputs and outputs."""
         return _zeroed(self._at.push(_zeroed(d, self._inputs)), self._outputs)

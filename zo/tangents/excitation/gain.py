@@ -395,6 +395,10 @@ class _WithGain(Linearised):
         """The tangent's."""
         return self._at.values
 
+    def values_before_pull(self) -> Tensor | None:
+        """The tangent's."""
+        return self._at.values_before_pull()
+
     def push(self, d: Tensor) -> Tensor:
         """The tangent's J d of the other inputs, and the response to a change of the dithered ones."""
         return self._at.push(self._others(d)) + self._gain.push(d, self._inputs)

@@ -17,6 +17,7 @@ from zo.tangents.record.pairs import CallPairs, all_rows
 from zo.tangents.tangent import Linearised
 
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives; decision 66
+KEPT = 2**16  # numbers of inputs of a call, beyond which its graph is not kept for a pull
 
 
 class Values(Protocol):
@@ -60,11 +61,21 @@ class ModelAt(Linearised):
         super().__init__(rows)
         self.model = model
         self._together, self._number = together, number
+        self._pass: tuple[Tensor, Tensor] | None = None  # inputs and outputs with the graph between them
 
     @property
     def values(self) -> Tensor:
         """The outputs as the model has them."""
         return self._together.by_call[self._number]
+
+    def values_before_pull(self) -> Tensor:
+        """The outputs; of few numbers their graph is kept."""
+        if self.rows.z.numel() > KEPT:
+            return self.values
+        with torch.enable_grad():
+            z = self.rows.z.detach().requires_grad_()
+            self._pass = z, self.model(z, self.others)
+        return self._pass[1].detach()
 
     @cached_property
     def others(self) -> Tensor:
@@ -81,6 +92,9 @@ class ModelAt(Linearised):
 
     def pull(self, v: Tensor) -> Tensor:
         """The model's J^T v."""
+        if self._pass is not None:
+            z, outputs = self._pass
+            return torch.autograd.grad(outputs, z, v, retain_graph=True, materialize_grads=True)[0]
         parts = [
             pulled_back(partial(self.model, others=self.others[some]), self.rows.z[some], v[some])
             for some in blocks(self.rows.z)

@@ -157,21 +157,25 @@ class Means:
         """The outputs: `(rows, size)` to `(rows, outputs)`, differentiable by x as often as one likes."""
         return _MeansAt.apply(self, along(self._axes, x))
 
-    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
-        """J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
-        pulled = self.pulled_along(along(self._axes, x), v)
-        return pulled if self._axes is None else pulled @ self._axes.T
-
-    def along(self, x: Tensor) -> Tensor:
+    def along_axes(self, x: Tensor) -> Tensor:
         """The outputs at inputs along the axes."""
         means = [self._at(some) for some in x.split(self._at_once)]
         return means[0] if len(means) == 1 else torch.cat(means)
 
-    def pulled_along(self, x: Tensor, v: Tensor) -> Tensor:
-        """J^T v by inputs along the axes."""
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        """J^T v by inputs along the axes: `(rows, outputs)` to `(rows, size)`."""
         pairs = zip(x.split(self._at_once), v.split(self._at_once), strict=True)
         pulls = [self._pulled(some, v_some) for some, v_some in pairs]
         return pulls[0] if len(pulls) == 1 else torch.cat(pulls)
+
+    def pushed(self, x: Tensor, d: Tensor) -> Tensor:
+        """J d by inputs along the axes: `(rows, size)` to `(rows, outputs)`."""
+        scaled, change = x / self._lengths, d / self._lengths
+        moved = self._near(x) * (change @ self._scaled - (scaled * change).sum(2, keepdim=True))
+        if self._curvature is not None:
+            bent = (x @ self._centres.T) * (d @ self._centres.T)
+            moved = moved + 2 / x.shape[1] ** 2 * self._curvature * bent
+        return d @ self._slope + (moved @ self._weights).movedim(0, 1).flatten(1)
 
     @property
     def _at_once(self) -> int:
@@ -206,16 +210,27 @@ class Means:
 class _MeansAt(Function):
     """The means at inputs along their axes, whose derivative is written out: it can be derived again."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, means: Means, x: Tensor) -> Tensor:
-        ctx.means = means
+    def forward(means: Means, x: Tensor) -> Tensor:
+        return means.along_axes(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Means, Tensor], output: Tensor) -> None:
+        ctx.means, x = inputs
         ctx.save_for_backward(x)
-        return means.along(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return None, ctx.means.pulled_along(x, v)
+        return None, ctx.means.pulled(x, v)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, d: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return ctx.means.pushed(x, d)
 
 
 def along(axes: Tensor | None, x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
-from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.gaussian_process import (
     ROWS,
@@ -29,8 +28,7 @@ from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import spread_places
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
-from zo.tangents.record.pairs import CallPairs, sizes
-from zo.tangents.tangent import Linearised
+from zo.tangents.record.pairs import sizes
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
@@ -90,6 +88,7 @@ class KernelTangent(ValueTangent):
         self._centres = torch.empty(0)  # of that fit, `(centres, size)` in these units
         self._fit: list[Any] = []  # one for the outputs that share lengths, and one for each other
         self._means: list[Any] = []  # of these, see `Process.means`
+        self._order = torch.empty(0)  # of the outputs, among those of the means
 
     @property
     def knows(self) -> bool:
@@ -120,8 +119,8 @@ class KernelTangent(ValueTangent):
         self._fit, chose = self.fitted(x, target, again)
         if chose:
             self._last_choice = count
-        self._centres, self._means = x, self.process.means(self._fit, x)
-        self._last_fit = count
+        self._centres, self._last_fit = x, count
+        self._prepare()
 
     def fitted(self, x: Tensor, target: Tensor, again: bool) -> tuple[list[Any], bool]:
         """The processes given rows, and whether their lengths were chosen.
@@ -139,6 +138,14 @@ class KernelTangent(ValueTangent):
         better = _chosen(x, target) if again else []
         return [Process.fitted(x, target, *choice) for choice in better or choices], bool(better)
 
+    def _prepare(self) -> None:
+        """Make what serves all calls until the next fit."""
+        if not self._fit:
+            self._means = []
+            return
+        self._means = self.process.means(self._fit, self._centres)
+        self._order = torch.cat([means.outputs for means in self._means]).argsort()
+
     def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
         """Inputs in units of mean zero and spread one."""
         mean, scale = self._units[:2]
@@ -147,28 +154,9 @@ class KernelTangent(ValueTangent):
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """Kernel and trend: `(rows, size_in)` to `(rows, size_out)`."""
         x = self._inputs(z, others)
-        parts = [means.at(x) for means in self._means]
-        change = parts[0]
-        if len(parts) > 1:
-            change = torch.cat(parts, 1)[:, torch.cat([means.outputs for means in self._means]).argsort()]
+        change = torch.cat([means.at(x) for means in self._means], 1).index_select(1, self._order)
         carried = self.carried(z)
         return carried + (self._units[2] + self._units[3] * change).to(carried.dtype)
-
-    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
-        """The mean at each call."""
-        together = at_calls(calls, self.values)
-        return [_KernelAt(rows, self, together, number) for number, rows in enumerate(calls)]
-
-    def pulled(self, z: Tensor, others: Tensor, v: Tensor) -> Tensor:
-        """J^T v of each row: `(rows, size_out)` to `(rows, size_in)`."""
-        x = self._inputs(z, others)
-        standard = v.double() * self._units[3]
-        gradient = torch.zeros_like(x)
-        for means in self._means:
-            gradient = gradient + means.pulled(x, standard[:, means.outputs])
-        size = z.shape[1]
-        base = self._form.followed_back(self._stays.to(v) * v)
-        return base + (gradient[:, :size] / self._units[1][:size]).to(v)
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
@@ -192,23 +180,11 @@ class KernelTangent(ValueTangent):
         self._last_choice, self._last_fit = state["chosen"]
         self._centres = state["centres"].to(device, copy=True)
         self._fit = [self.process.of(process, device) for process in state["processes"]]
-        self._means = self.process.means(self._fit, self._centres)
+        self._prepare()
 
     def __repr__(self) -> str:
         """The number of centres."""
         return f"{type(self).__name__}(centres={self.centres}{said(self.prior)})"
-
-
-class _KernelAt(ModelAt):
-    """The mean of the process at the rows of a call, its adjoint written out."""
-
-    def __init__(self, rows: CallPairs, tangent: KernelTangent, together: Together, number: int) -> None:
-        super().__init__(rows, tangent.values, together, number)
-        self._pulled = tangent.pulled
-
-    def pull(self, v: Tensor) -> Tensor:
-        """The mean's J^T v."""
-        return self._pulled(self.rows.z, self.others, v)
 
 
 class Chosen(NamedTuple):

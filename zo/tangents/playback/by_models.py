@@ -71,7 +71,7 @@ def losses_by_models(
         nothing = tuple(torch.zeros(rows.count, *spec.shape, **options) for spec in box.outputs)
         with torch.no_grad():
             here = at(RecordedCall(place, rows.inputs, nothing))
-            values = here.values
+            values = here.values_before_pull()
         if values is None or not all(spec.differentiable for spec in box.outputs):
             raise NoValuesError(
                 f"{who}: expected a model of {box!r} that knows its values, got one without. Take a tangent "

@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.candidates import CLEARLY, Candidate
 from zo.tangents.models.form import Form
 from zo.tangents.models.grid.reach import measure
-from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours
+from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, weighed
 from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.structure import MOST_CELLS, Specs
@@ -58,9 +58,9 @@ class StencilTangent(ValueTangent):
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
 
-    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 450 where
-    products can be narrowed as far, and never more than 2,000. A step: 3,000 x features^2 operations, and
-    features^3 to solve.
+    Memory: 8 x features^2 bytes, and 4 x rows x cells x features in a fit, less in a call. Features are at
+    most 450 where products can be narrowed as far, and never more than 2,000. A step: 3,000 x features^2
+    operations, and features^3 to solve.
 
     Args:
         degree: the degree of the polynomial, 1 to 3, or less where channels are so many that there would be
@@ -127,9 +127,9 @@ class StencilTangent(ValueTangent):
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
         _, lattice_out = self._form.lattices("StencilTangent")
-        rows = self._design(z, others)
-        coefficients = self._solved().to(rows.dtype)
-        grid = (rows @ coefficients).movedim(-1, 1)
+        assert self._features is not None
+        x = self._joined_inputs(z, others)
+        grid = self._features.weighed(x, self._solved().to(x.dtype)).movedim(-1, 1)
         scale, mean = (statistic().to(z) for statistic in (self._moments[3].scale, self._moments[3].mean))
         return self.carried(z) + mean + scale * lattice_out.split(grid).to(z.dtype)
 
@@ -166,7 +166,7 @@ class StencilTangent(ValueTangent):
             part = slice(first, first + 16)
             rows, targets = (
                 grid[:, *lattice_out.shared].flatten(0, -2)[self._lessons % every :: every].double()
-                for grid in (self._design(z[part], others[part], learned=True), target[part])
+                for grid in (features(self._joined_inputs(z[part], others[part], True)), target[part])
             )
             gram += rows.T @ rows
             cross += rows.T @ targets
@@ -233,17 +233,16 @@ class StencilTangent(ValueTangent):
         x = units(z, self._moments[0])
         return torch.cat([x, units(others, self._moments[1])], dim=1) if others.shape[1] else x
 
-    def _design(self, z: Tensor, others: Tensor, learned: bool = False) -> Tensor:
-        """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher.
+    def _joined_inputs(self, z: Tensor, others: Tensor, learned: bool = False) -> Tensor:
+        """Standardised channels, `(rows, channels, *space)`, in the inputs' own precision.
 
         Args:
             z: the differentiable inputs.
             others: the others.
             learned: whether they are learned from: of a channel that never changed rounding shows nothing.
         """
-        assert self._features is not None
         inputs, _ = self._form.lattices("StencilTangent")
-        return self._features(inputs.joined(self._standard_inputs(z, others, learned)).to(z.dtype))
+        return inputs.joined(self._standard_inputs(z, others, learned)).to(z.dtype)
 
     def _solved(self) -> Tensor:
         """The coefficients `(features, channels out)`, once a step."""
@@ -357,21 +356,40 @@ class _Features:
 
     def __call__(self, grid: Tensor) -> Tensor:
         """Standardised channels `(rows, channels, *space)` to `(rows, *space, features)`."""
+        parts = [torch.ones_like(grid[:, :1]).movedim(1, -1)]
+        parts += [neighbours(products, radius, self.periodic) for products, radius in self._multiplied(grid)]
+        features = torch.cat(parts, dim=-1)
+        powers = [power.unsqueeze(-1) for power in self._powers(grid)]
+        return torch.cat([features, *(features * power for power in powers)], dim=-1)
+
+    def weighed(self, grid: Tensor, coefficients: Tensor) -> Tensor:
+        """The features times coefficients `(features, n)`, without memory for them: `(rows, *space, n)`."""
+        powers = self._powers(grid)
+        by_power = coefficients.unflatten(0, (1 + len(powers), -1)).movedim(0, 1).flatten(1)
+        total, first = by_power[0], 1
+        for products, radius in self._multiplied(grid):
+            count = products.shape[1] * (2 * radius + 1) ** len(self.periodic)
+            total = total + weighed(products, by_power[first : first + count], radius, self.periodic)
+            first += count
+        if not powers:
+            return total
+        whole, *times = total.split(coefficients.shape[1], dim=-1)
+        return sum((t * power.unsqueeze(-1) for t, power in zip(times, powers, strict=True)), whole)
+
+    def _multiplied(self, grid: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Products `(rows, products, *space)` of one radius, and that radius."""
         moving = grid.index_select(1, torch.tensor(self.moving, device=grid.device)) if self.case else grid
         seen = neighbours(moving, self._radius, self.periodic)
-        parts = [torch.ones_like(seen[..., :1])]
         for radius, orders in self._factors:
             products = []
             for factors in orders:
                 chosen = (seen.index_select(-1, places.to(seen.device)) for places in factors)
                 products.append(functools.reduce(torch.mul, chosen))
-            parts.append(neighbours(torch.cat(products, dim=-1).movedim(-1, 1), radius, self.periodic))
-        features = torch.cat(parts, dim=-1)
-        if self.case:
-            numbers = [grid[:, n].unsqueeze(-1) for n in self.case]
-            powers = [power for number in numbers for power in (number, number.square())]
-            features = torch.cat([features, *(features * power for power in powers)], dim=-1)
-        return features
+            yield torch.cat(products, dim=-1).movedim(-1, 1), radius
+
+    def _powers(self, grid: Tensor) -> list[Tensor]:
+        """The numbers of the case and their squares, `(rows, *space)`."""
+        return [power for n in self.case for power in (grid[:, n], grid[:, n].square())]
 
 
 def _does_not_fit(specs: Specs) -> str | None:

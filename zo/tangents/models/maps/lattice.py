@@ -251,3 +251,24 @@ def neighbours(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
     for axis in range(2, grid.ndim):
         windows = windows.unfold(axis, 2 * radius + 1, 1)
     return windows.movedim(1, 1 + axes).flatten(1 + axes)
+
+
+def weighed(grid: Tensor, weights: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
+    """`neighbours(...) @ weights`, `(rows, *space, n)`, without the memory of all neighbours.
+
+    A matrix product comes first, and then the sum over places: a convolution has other precision on a GPU.
+
+    Args:
+        grid: `(rows, channels, *space)`.
+        weights: `(channels * stencil, n)`.
+        radius: how far neighbours are from a cell.
+        periodic: which ends of the grid meet.
+    """
+    channels, axes, count = grid.shape[1], grid.ndim - 2, weights.shape[1]
+    by_place = weights.unflatten(0, (channels, -1)).flatten(1)
+    products = (padded(grid, radius, periodic).movedim(1, -1) @ by_place).contiguous()
+    side, (first, *along, _) = 2 * radius + 1, products.stride()
+    to_place = [count * side ** (axes - 1 - axis) for axis in range(axes)]
+    shape = (len(grid), *grid.shape[2:], *[side] * axes, count)
+    strides = (first, *along, *(s + t for s, t in zip(along, to_place, strict=True)), 1)
+    return products.as_strided(shape, strides).sum(tuple(range(1 + axes, 1 + 2 * axes)))
