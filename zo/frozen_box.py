@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -141,8 +142,8 @@ class FrozenBox(Wrapper):
         tangent = usual_tangent(box, seed) if tangent is None else tangent
         if not isinstance(tangent, Tangent) or not tangent.learns:
             raise ConfigurationError(
-                f"frozen, tangent: expected a tangent that learns from values, got {tangent!r}. Such as "
-                "zo.tangents.KernelTangent()."
+                f"frozen, tangent: expected a tangent that learns from values, got {reprlib.repr(tangent)}. "
+                "Give one such as zo.tangents.KernelTangent(), and rows by name, rows=(inputs, outputs)."
             )
         tangent.check_box(box)
         self._tangent = copy.deepcopy(tangent)  # never learns
@@ -222,6 +223,11 @@ class FrozenBox(Wrapper):
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(count, generator=generator).to(rows.inputs[0].device)
         judges = max(round(self.held_out * count), min(JUDGES, count // SHARE))
+        if judges == count:
+            raise ConfigurationError(
+                f"frozen, held_out: expected rows that are left to learn from, got {self.held_out:g} of "
+                f"{count}. Take less, such as the usual 0.1."
+            )
         unseen, training_rows = rows.of(order[:judges].sort().values), rows.of(order[judges:].sort().values)
         model = FrozenModel.learned(self.box, self._tangent, training_rows)
         errors = model.errors(unseen)

@@ -397,3 +397,22 @@ def test_an_empty_batch_has_an_empty_gradient_beside_an_input_without_derivative
 def test_too_few_rows_are_counted_also_where_there_are_none(count):
     with pytest.raises(ConfigurationError, match=f"at least 10 with finite numbers, got {count}"):
         solver_of(Banana(), count)
+
+
+def test_all_rows_held_out_are_refused_as_rows_in_the_tangents_place_are():
+    x = np.random.default_rng(1).normal(size=(80, 2))
+    rows = x, Banana()(x)
+    with pytest.raises(ConfigurationError, match=r"held_out: expected rows .* got 1 of 80"):
+        zo.frozen(Banana(), zo.tangents.KernelTangent(), rows, held_out=1.0)
+    with pytest.raises(ConfigurationError, match=r"rows by name, rows=\(inputs, outputs\)"):
+        zo.frozen(Banana(), rows)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_tangent_is_fitted_to_arrays_of_numpy_as_to_tensors():
+    x = np.random.default_rng(1).normal(size=(40, 2))
+    answers = Banana()(x)
+    tangents = zo.tangents.KernelTangent(), zo.tangents.KernelTangent()
+    tangents[0].fit(x, answers, box=Banana())
+    tangents[1].fit([torch.as_tensor(x)], torch.as_tensor(answers), box=Banana())
+    states = [tangent.state_dict()["centres"] for tangent in tangents]
+    assert len(states[0]) == 40 and torch.equal(*states)

@@ -17,7 +17,7 @@ from blackbox import ArraySpec, Grid, Mesh
 from zo.tangents.models.automatic import AutoTangent, as_call
 from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.structure import Specs
-from zo.tangents.models.values import none_finite, refuse_row_counts, refuse_shapes
+from zo.tangents.models.values import Arrays, as_tensors, none_finite, refuse_row_counts, refuse_shapes
 from zo.tangents.models.view import ViewTangent
 from zo.tangents.record.pairs import CallPairs, sizes, without_copies
 
@@ -58,21 +58,21 @@ class AlikeTangent(ViewTangent):
 
     def fit(
         self,
-        inputs: Tensor | Sequence[Tensor],
-        outputs: Tensor | Sequence[Tensor],
+        inputs: Arrays,
+        outputs: Arrays,
         steps: int = 400,
     ) -> None:
         """Let the model learn from answers of the box that are there already, each place of each row.
 
         Args:
-            inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
-            outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
+            inputs: all inputs of the box in its order, `(rows, *shape)`; an array if it is one.
+            outputs: the box's differentiable answers, `(rows, *shape)`; an array if it is one.
             steps: the number of learning steps, for a model that learns in steps.
 
         Raises:
             ConfigurationError: the arrays do not fit each other or the box, or no row is finite.
         """
-        arrays, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        arrays, answers = map(as_tensors, (inputs, outputs))
         answers, name = without_copies(self._specs.outputs, answers), f"{type(self).__name__}.fit"
         refuse_row_counts(name, arrays, answers)
         refuse_shapes(name, self._specs, arrays, answers)

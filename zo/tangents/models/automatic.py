@@ -17,7 +17,7 @@ from zo.tangents.models.candidates import BETTER, SHIPPED, Candidate, candidates
 from zo.tangents.models.prior import Below, Prior
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.structure import Specs
-from zo.tangents.models.values import ValueTangent
+from zo.tangents.models.values import Arrays, ValueTangent, as_tensors
 from zo.tangents.models.view import ByModelTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal, without_copies
 
@@ -145,17 +145,12 @@ class AutoTangent(ByModelTangent):
             if self._steps >= self._contest[0]:
                 self._settle()
 
-    def fit(
-        self,
-        inputs: Tensor | Sequence[Tensor],
-        outputs: Tensor | Sequence[Tensor],
-        steps: int = 400,
-    ) -> None:
+    def fit(self, inputs: Arrays, outputs: Arrays, steps: int = 400) -> None:
         """Let the models learn from answers of their box that are there already, see `ValueTangent.fit`.
 
         Of two kinds the one stays that predicts a fifth of the rows better, which it then has seen as well.
         """
-        arrays, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        arrays, answers = map(as_tensors, (inputs, outputs))
         answers = without_copies(self._specs.outputs, answers)
         count = min((len(t) for t in (*arrays, *answers)), default=0)
         contest = len(self.models) > 1 and count >= FEWEST_JUDGED

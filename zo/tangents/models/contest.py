@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from zo.errors import TangentError
 from zo.tangents.models.automatic import WORST, AutoTangent
+from zo.tangents.models.values import Arrays
 from zo.tangents.models.view import ByModelTangent, ViewTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal
 
@@ -73,12 +73,7 @@ class ContestTangent(ByModelTangent):
         if len(self._logarithms) >= CONTEST:
             self._settle(self._kind)
 
-    def fit(
-        self,
-        inputs: Tensor | Sequence[Tensor],
-        outputs: Tensor | Sequence[Tensor],
-        steps: int = 400,
-    ) -> None:
+    def fit(self, inputs: Arrays, outputs: Arrays, steps: int = 400) -> None:
         """Let both models learn from answers of the box that are there already, see `AutoTangent.fit`."""
         self._all_learn(lambda model: model.fit(inputs, outputs, steps))
 

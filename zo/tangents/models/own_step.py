@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.structure import Specs
+from zo.tangents.models.values import Arrays, as_tensors
 from zo.tangents.models.view import ViewTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 
@@ -59,12 +60,9 @@ class OwnStepTangent(ViewTangent):
         """The other inputs of the own step."""
         return tuple(others[place] for place in self._places) if others else ()
 
-    def fit(
-        self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], steps: int = 400
-    ) -> None:
+    def fit(self, inputs: Arrays, outputs: Arrays, steps: int = 400) -> None:
         """Let the model learn from answers of the box that are there already, see `AutoTangent.fit`."""
-        arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        pairs = zip(self._is_own, arrays, strict=False)  # the model refuses another number
+        pairs = zip(self._is_own, as_tensors(inputs), strict=False)  # the model refuses another number
         self._auto.fit([array for is_own, array in pairs if is_own], outputs, steps)
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs, without_copies
 from zo.tangents.tangent import Linearised, Tangent, Unknown
+
+Arrays: TypeAlias = Any
+"""An array, or a list or tuple of arrays: those of NumPy or torch, rows first."""
 
 
 class ValueTangent(Tangent):
@@ -211,16 +214,17 @@ class ValueTangent(Tangent):
 
     def fit(
         self,
-        inputs: Tensor | Sequence[Tensor],
-        outputs: Tensor | Sequence[Tensor],
+        inputs: Arrays,
+        outputs: Arrays,
         steps: int = 400,
         box: BlackBoxFunction | Specs | None = None,
     ) -> None:
         """Learn from answers that are there already.
 
         Args:
-            inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
-            outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
+            inputs: all inputs of the box in its order, `(rows, *shape)`, of torch or NumPy; an array if it is
+                one.
+            outputs: the box's differentiable answers, `(rows, *shape)`; an array if it is one.
             steps: the number of learning steps, for models that learn in steps.
             box: the box whose answers they are; may be left out where there is one input and one output.
                 Rows that are not finite are left out.
@@ -232,7 +236,7 @@ class ValueTangent(Tangent):
         """
         name = f"{type(self).__name__}.fit"
         check_count(name, "steps", steps)
-        asked, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        asked, answers = map(as_tensors, (inputs, outputs))
         refuse_row_counts(name, asked, answers)
         if box is None and len(asked) + len(answers) > 2:  # names say which output follows which input
             raise ConfigurationError(
@@ -296,6 +300,12 @@ class ValueTangent(Tangent):
             for squares in ((values.double().square().sum(dim=0)) for values in (y - form.followed(z), y))
         )
         return (step <= size).to(y)[groups.to(y.device)]
+
+
+def as_tensors(arrays: Arrays) -> list[Tensor]:
+    """An array of NumPy or torch, or several, as tensors."""
+    several = arrays if isinstance(arrays, list | tuple) else [arrays]
+    return [torch.as_tensor(array) for array in several]
 
 
 def refuse_row_counts(name: str, asked: Sequence[Tensor], answers: Sequence[Tensor]) -> None:

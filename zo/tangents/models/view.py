@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zo.tangents.models.values import Arrays
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised, Tangent
 
@@ -76,9 +77,7 @@ class ViewTangent(Tangent):
         return values
 
     @abstractmethod
-    def fit(
-        self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], steps: int = 400
-    ) -> None:
+    def fit(self, inputs: Arrays, outputs: Arrays, steps: int = 400) -> None:
         """Let the model learn from answers of the box that are there already, see `ValueTangent.fit`."""
 
     def at(self, rows: CallPairs) -> Linearised:

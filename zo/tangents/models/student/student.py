@@ -19,6 +19,7 @@ from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student.student_learning import Learner
 from zo.tangents.models.student.student_losses import LOSSES, Shape
+from zo.tangents.models.values import Arrays, as_tensors
 from zo.tangents.record.call import flat_rows
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised, Tangent, Unknown
@@ -115,8 +116,8 @@ class StudentTangent(Tangent):
 
     def fit(
         self,
-        inputs: Tensor | Sequence[Tensor],
-        outputs: Tensor | Sequence[Tensor] | BlackBoxFunction,
+        inputs: Arrays,
+        outputs: Arrays | BlackBoxFunction,
         steps: int = 400,
     ) -> None:
         """Learn from answers that are there already, or that a box gives.
@@ -137,7 +138,7 @@ class StudentTangent(Tangent):
         check_count("StudentTangent.fit", "steps", steps)
         if isinstance(outputs, BlackBoxFunction):
             inputs, outputs = self._asked(outputs, inputs)
-        groups = [[group] if isinstance(group, Tensor) else list(group) for group in (inputs, outputs)]
+        groups = [as_tensors(group) for group in (inputs, outputs)]
         by_group = [[tuple(array.shape) for array in group] for group in groups]
         if (
             not all(groups)
