@@ -95,14 +95,9 @@ def source(known: Mapping[str, Any]) -> str | None:
     return _digests[file][1]
 
 
-def imports(text: str | bytes, module: str, parent: str = "") -> Iterator[tuple[str, str]]:
-    """The user's modules that the text of a module names in an import, each with its file.
-
-    Args:
-        text: the text.
-        module: the module's name.
-        parent: the package that it lies in, to which imports are relative; "" for none.
-    """
+@functools.lru_cache(64)
+def imported(text: str | bytes) -> tuple[str, ...]:
+    """The names in the imports of a module's text, of modules and of what may be one in them."""
     names = list[str]()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -114,7 +109,18 @@ def imports(text: str | bytes, module: str, parent: str = "") -> Iterator[tuple[
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             names += [str(node.args[0].value)] if called in ("__import__", "import_module") else []
-    for name in names:
+    return tuple(names)
+
+
+def imports(text: str | bytes, module: str, parent: str = "") -> Iterator[tuple[str, str]]:
+    """The user's modules that the text of a module names in an import, each with its file.
+
+    Args:
+        text: the text.
+        module: the module's name.
+        parent: the package that it lies in, to which imports are relative; "" for none.
+    """
+    for name in imported(text):
         try:
             full = resolve_name(name, parent)
             top = full.partition(".")[0]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from blackbox.registry import Target, target_of
+from blackbox.wrappers.sources import imported
 from tasks.configuration import names
 from tasks.errors import ConfigurationError
 
@@ -127,17 +128,40 @@ def is_own(code: Code) -> bool:
 
 
 def versions(codes: Iterable[Code]) -> dict[str, str]:
-    """The files of code, with the first digits of their SHA-256; modules have none.
+    """The files of code and those beside them that they import, with the first digits of their SHA-256.
 
-    By name; by path where an earlier one has that name.
+    By name; by path where an earlier one has that name. Modules that are named have none.
     """
     digests: dict[str, str] = {}
     places = [code.path if isinstance(code, Script) else code.target.place for code in codes]
-    for path in dict.fromkeys(places):
-        if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path):
-            name = str(path) if path.name in digests else path.name
-            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    paths = [
+        path for path in places if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path)
+    ]
+    for file in dict.fromkeys(file for path in paths for file in _with_imports(path)):
+        name = str(file) if file.name in digests else file.name
+        digests[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return digests
+
+
+def _with_imports(path: Path) -> list[Path]:
+    """A file, and the files of its folder that it imports, or that these do; found without importing them."""
+    files, waiting = dict[Path, None](), [path]
+    while waiting:
+        file = waiting.pop()
+        if file in files:
+            continue
+        files[file] = None
+        try:
+            names = imported(file.read_bytes())
+        except (SyntaxError, ValueError):  # as with a null byte: who runs it says so
+            continue
+        for name in names:
+            level = len(name) - len(name.lstrip("."))
+            folder = file.parents[level - 1] if level else path.parent
+            for part in name.strip(".").split("."):
+                waiting += filter(os.path.isfile, (folder / f"{part}.py", folder / part / "__init__.py"))
+                folder = folder / part
+    return list(files)
 
 
 def _line(code: Named | Script) -> str:

@@ -223,3 +223,22 @@ def test_a_stencils_features_times_coefficients_are_those_of_its_features(shape)
     torch.testing.assert_close(back, slope)
     twice = [torch.autograd.grad(first.square().sum(), grid)[0] for first in (slope, back)]
     torch.testing.assert_close(*twice)
+
+
+def test_a_stencil_of_numbers_alone_is_their_polynomial_in_each_cell():
+    """No input has cells: there are no products of cells, and y = 1 + 2 p - p^2 everywhere."""
+
+    def level(p):
+        return (1 + 2 * p - p.square())[:, :, None].expand(-1, -1, 9).contiguous()
+
+    box = FromTorch(level, (ArraySpec("p", (1,)),), (ArraySpec("y", (1, 9), layout=Grid()),))
+    tangent, draws = zo.tangents.StencilTangent(ridge=1e-12), torch.Generator().manual_seed(0)
+    p = torch.randn(30, 1, generator=draws, dtype=torch.float64)
+    tangent.fit(p, level(p), box=box)
+    outputs = tuple(spec for spec in box.outputs)
+    at = tangent.at(
+        CallPairs(box.inputs, outputs, p, level(p).flatten(1), torch.ones(30, dtype=torch.bool), (None,))
+    )
+    torch.testing.assert_close(at.values, level(p).flatten(1), rtol=1e-6, atol=1e-6)
+    pulled = at.pull(torch.ones(30, 9, dtype=torch.float64))
+    torch.testing.assert_close(pulled, 9 * (2 - 2 * p), rtol=1e-5, atol=1e-5)

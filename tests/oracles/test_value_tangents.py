@@ -540,6 +540,8 @@ def test_means_of_several_processes_at_once_are_those_of_each(curvature):
         (found,) = torch.autograd.grad(mean.at(asked), asked, v, create_graph=True)
         torch.testing.assert_close(found, slope)
         torch.testing.assert_close(mean.pulled(asked, v), slope)
+        _, pushed = torch.func.jvp(mean.at, (asked.detach(),), (weights(6, 3, seed=4),))
+        torch.testing.assert_close((pushed * v).sum(), (slope.detach() * weights(6, 3, seed=4)).sum())
         assert torch.autograd.gradcheck(mean.at, asked, check_forward_ad=True)
         by_row = torch.func.vmap(torch.func.jacrev(mean.at))(asked.detach()[:, None]).flatten(1, 3)
         torch.testing.assert_close(torch.einsum("roi,ro->ri", by_row.flatten(2), v), slope.detach())

@@ -126,6 +126,28 @@ def test_a_run_whose_file_has_changed_is_told_to_go_on_with_it(tmp_path):
         warn_of_changes(changed)
 
 
+def test_the_files_of_a_runs_code_are_those_that_it_imports_from_its_folder(tmp_path):
+    texts = {
+        "own.py": "import json, part.inner\nfrom helper import loss\n",
+        "helper.py": "import torch\nfrom own import nothing\n",
+        "part/__init__.py": "",
+        "part/inner.py": "from . import beside\n",
+        "part/beside.py": "from ..helper import loss\n",
+        "other.py": "",
+        "json.pyc": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    run = made(tmp_path, {"none": 1.0}, finished=False)
+    run = dataclasses.replace(run, problem=f"{tmp_path / 'own.py'}:Own")
+    assert set(run.code_versions()) == {"own.py", "helper.py", "__init__.py", "inner.py", "beside.py"}
+    before = run.code_versions()
+    (tmp_path / "part" / "beside.py").write_text("from ..helper import loss as lost\n")
+    changed = {name for name, digits in run.code_versions().items() if before[name] != digits}
+    assert changed == {"beside.py"}
+
+
 @dataclass(frozen=True)
 class Nested(tasks.Config):
     grid: tuple[tuple[int, int], ...] | None = ((8, 16), (4, 8))

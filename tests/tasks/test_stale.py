@@ -77,9 +77,16 @@ def test_an_evaluation_of_other_settings_is_not_the_result_of_these(toy, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, capsys):
-    file = tmp_path / "own_line.py"
-    file.write_text(LINE.replace("FACTOR", "1.0"))
+@pytest.mark.parametrize("where", ["own_line", "its_part"])
+def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, capsys, where):
+    """By another file of the problem, or of a module beside it that another one imports for it."""
+    file = tmp_path / f"{where}.py"
+    if where == "own_line":
+        file.write_text(LINE.replace("FACTOR", "1.0"))
+    else:
+        (tmp_path / "own_line.py").write_text("from its_helper import AT\n" + LINE.replace("FACTOR", "AT"))
+        (tmp_path / "its_helper.py").write_text("import its_part\n\nAT = its_part.AT\n")
+        file.write_text("AT = 1.0\n")
     assert toy("run", "own_line.py") == 0
     (run,) = (tmp_path / "runs").iterdir()
     before = figures(run)
@@ -87,8 +94,9 @@ def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, ca
     assert toy("resume", str(run)) == 0
     assert figures(run) == before and "evaluated again" not in capsys.readouterr().out  # it is kept
     (run / "result.json").unlink()
-    file.write_text(LINE.replace("FACTOR", "3.0"))
-    sys.modules.pop("own_line")
+    file.write_text(file.read_text().replace("1.0", "3.0"))
+    for name in ("own_line", "its_helper", "its_part"):
+        sys.modules.pop(name, None)
     with pytest.warns(UserWarning, match="its code has changed") as caught:
         assert toy("resume", str(run)) == 0
     assert sum("its code has changed" in str(each.message) for each in caught) == 1

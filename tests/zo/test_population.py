@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from contextlib import nullcontext
 from statistics import fmean
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import zo
 from blackbox.errors import BudgetError, RowFailedError
+from tests.judged import gathered
 from tests.zo.populations import TARGET, Square, advance, batch, loss_of, made, of_member, weights
 from zo.tangents import ModelTangent
 from zo.tangents.population.members import Member, clearly_above
@@ -382,3 +384,50 @@ def test_an_optimiser_that_counts_in_its_groups_is_refused_in_the_first_step():
     population = zo.Population(gradient, Counting(gradient.network.parameters(), lr=1e-3))
     with pytest.raises(zo.errors.ConfigurationError, match="Counting, whose step changes 'k' of its groups"):
         population.step(batch(0))
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_draws_that_members_share_are_those_that_each_makes(writes):
+    """To the bit, also of an objective that writes to its batch; a step within forgets what is shared."""
+
+    def gradients(shares):
+        torch.manual_seed(0)
+        network, box = torch.nn.Linear(3, 4).double(), Square()
+
+        def objective(net, x):
+            loss = (box(net(x)) - TARGET).square().sum(dim=1)
+            if replaying:
+                x.mul_(0.0)
+            return loss
+
+        replaying = False
+
+        settings = gathered(clip=None, replays=2, check_every=None)
+        gradient = zo.TangentGradient(
+            network, objective, boxes=[box], tangent=zo.tangents.LinearTangent(), **settings
+        )
+        for number in range(4):
+            gradient.backward(batch(number))
+            gradient.replays()
+        found, replaying = [], writes
+        with gradient.sharing() if shares else nullcontext():
+            for _ in range(2):
+                with gradient.aside():
+                    for last in (False, False, True):
+                        network.zero_grad()
+                        gradient.replay(last=last)
+                        found.append(torch.cat([w.grad.flatten() for w in network.parameters()]))
+            network.zero_grad()
+            replaying = False
+            gradient.backward(batch(9))
+            for last in (False, True):
+                network.zero_grad()
+                gradient.replay(last=last)
+                found.append(torch.cat([w.grad.flatten() for w in network.parameters()]))
+        return found
+
+    shared, alone = gradients(True), gradients(False)
+    assert all(map(torch.equal, shared[:3], shared[3:6]))
+    assert not torch.equal(shared[0], shared[1])
+    if not writes:
+        assert all(map(torch.equal, shared, alone))

@@ -13,7 +13,7 @@ from torch import nn
 
 import zo
 from tests.zo.boxes import Sine
-from zo.tangents.models.at_rows import ModelAt
+from zo.tangents.models.kernel import _KernelAt as KernelAt
 
 ROOT = Path(zo.__file__).parent
 PAGE = ROOT.parent / "ARCHITECTURE.md"
@@ -111,11 +111,11 @@ def test_the_way_of_a_tangents_step_has_at_most_fifteen_stops_in_nine_files(eval
     gradient = zo.TangentGradient(network, objective, boxes=[box], limits=unchecked)
     gradient.backward(torch.randn(5, 4))  # the first step learns longer
     stack.stops.clear()
-    for owner, name in ((zo.tangents.AutoTangent, "learn"), (ModelAt, "pull")):
+    for owner, name in ((zo.tangents.AutoTangent, "learn"), (KernelAt, "pull")):
         stack.note_calls(monkeypatch, owner, name)
     gradient.backward(torch.randn(5, 4))
     names = [stop.rpartition(" ")[2] for stop in stack.stops]
-    for name in ("_LiveRecorder.call", "AutoTangent.learn", "ModelAt.pull"):
+    for name in ("_LiveRecorder.call", "AutoTangent.learn", "_KernelAt.pull"):
         assert name in names  # the walk saw the evaluation, what learns, and the way back
     assert_short(
         list(stack.stops), "The way of a tangent's step" if evaluator == "stacked" else None, most=15

@@ -350,7 +350,10 @@ class TangentGradient:
             yield
 
     def sharing(self) -> AbstractContextManager[None]:
-        """A block of replays at the weights of several members: rows that all of them draw are drawn once."""
+        """A block of replays at the weights of several members: rows that all of them draw are drawn once.
+
+        In it no tangent learns but by `backward`, which forgets these rows.
+        """
         return self._replays.sharing()
 
     def through(self, batch: Batch) -> Tensor:

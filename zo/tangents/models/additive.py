@@ -226,6 +226,13 @@ class AdditiveMean:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
         return torch.cat([self.of_features(features(some)) for some in x.split(1024)])
 
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self.at(at), at, v)
+        return gradient
+
 
 class AdditiveTangent(KernelTangent):
     """The derivative of an additive Gaussian process's mean, with pairs, for tens to hundreds of inputs.

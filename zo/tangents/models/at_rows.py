@@ -17,7 +17,6 @@ from zo.tangents.record.pairs import CallPairs, all_rows
 from zo.tangents.tangent import Linearised
 
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives; decision 66
-KEPT = 2**16  # numbers of inputs of a call, beyond which its graph is not kept for a pull
 
 
 class Values(Protocol):
@@ -69,9 +68,7 @@ class ModelAt(Linearised):
         return self._together.by_call[self._number]
 
     def values_before_pull(self) -> Tensor:
-        """The outputs; of few numbers their graph is kept."""
-        if self.rows.z.numel() > KEPT:
-            return self.values
+        """The outputs, whose graph is kept."""
         with torch.enable_grad():
             z = self.rows.z.detach().requires_grad_()
             self._pass = z, self.model(z, self.others)

@@ -157,12 +157,17 @@ class Means:
         """The outputs: `(rows, size)` to `(rows, outputs)`, differentiable by x as often as one likes."""
         return _MeansAt.apply(self, along(self._axes, x))
 
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        """J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
+        pulled = self.pulled_along_axes(along(self._axes, x), v)
+        return pulled if self._axes is None else pulled @ self._axes.T
+
     def along_axes(self, x: Tensor) -> Tensor:
         """The outputs at inputs along the axes."""
         means = [self._at(some) for some in x.split(self._at_once)]
         return means[0] if len(means) == 1 else torch.cat(means)
 
-    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+    def pulled_along_axes(self, x: Tensor, v: Tensor) -> Tensor:
         """J^T v by inputs along the axes: `(rows, outputs)` to `(rows, size)`."""
         pairs = zip(x.split(self._at_once), v.split(self._at_once), strict=True)
         pulls = [self._pulled(some, v_some) for some, v_some in pairs]
@@ -170,6 +175,10 @@ class Means:
 
     def pushed(self, x: Tensor, d: Tensor) -> Tensor:
         """J d by inputs along the axes: `(rows, size)` to `(rows, outputs)`."""
+        pairs = zip(x.split(self._at_once), d.split(self._at_once), strict=True)
+        return torch.cat([self._pushed(some, d_some) for some, d_some in pairs])
+
+    def _pushed(self, x: Tensor, d: Tensor) -> Tensor:
         scaled, change = x / self._lengths, d / self._lengths
         moved = self._near(x) * (change @ self._scaled - (scaled * change).sum(2, keepdim=True))
         if self._curvature is not None:
@@ -225,7 +234,7 @@ class _MeansAt(Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return None, ctx.means.pulled(x, v)
+        return None, ctx.means.pulled_along_axes(x, v)
 
     @staticmethod
     def jvp(ctx: Any, _: None, d: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
+from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.candidates import Candidate
 from zo.tangents.models.gaussian_process import (
     ROWS,
@@ -28,7 +29,8 @@ from zo.tangents.models.prior import Below, said
 from zo.tangents.models.rows import spread_places
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
-from zo.tangents.record.pairs import sizes
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.tangent import Linearised
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
@@ -158,6 +160,19 @@ class KernelTangent(ValueTangent):
         carried = self.carried(z)
         return carried + (self._units[2] + self._units[3] * change).to(carried.dtype)
 
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The mean at each call."""
+        together = at_calls(calls, self.values)
+        return [_KernelAt(rows, self, together, number) for number, rows in enumerate(calls)]
+
+    def pulled(self, z: Tensor, others: Tensor, v: Tensor) -> Tensor:
+        """J^T v of each row, without the outputs: `(rows, size_out)` to `(rows, size_in)`."""
+        x, size = self._inputs(z, others), z.shape[1]
+        standard = v.double() * self._units[3]
+        pulls = (means.pulled(x, standard[:, means.outputs]) for means in self._means)
+        base = self._form.followed_back(self._stays.to(v) * v)
+        return base + (sum(pulls, torch.zeros_like(x))[:, :size] / self._units[1][:size]).to(v)
+
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
         if not self._form:
@@ -185,6 +200,22 @@ class KernelTangent(ValueTangent):
     def __repr__(self) -> str:
         """The number of centres."""
         return f"{type(self).__name__}(centres={self.centres}{said(self.prior)})"
+
+
+class _KernelAt(ModelAt):
+    """The mean of the processes at the rows of a call, its adjoint written out."""
+
+    def __init__(self, rows: CallPairs, tangent: KernelTangent, together: Together, number: int) -> None:
+        super().__init__(rows, tangent.values, together, number)
+        self._pulled = tangent.pulled
+
+    def values_before_pull(self) -> Tensor:
+        """The outputs, of which a pull needs nothing."""
+        return self.values
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The mean's J^T v."""
+        return self._pulled(self.rows.z, self.others, v)
 
 
 class Chosen(NamedTuple):

@@ -56,6 +56,10 @@ class LinearProcess(Kept):
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
         return x @ self.slope
 
+    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+        """J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
+        return v @ self.slope.T
+
 
 class LinearTangent(KernelTangent):
     """J is one matrix, that of a ridge regression of the last rows whose penalty leave-one-out errors choose.

@@ -364,6 +364,10 @@ class _NetworkAt(ModelAt):
         super().__init__(rows, tangent.values, together, number)
         self._tangent, self._forward = tangent, forward
 
+    def values_before_pull(self) -> Tensor:
+        """The outputs, by the forward pass that a pull has."""
+        return self.values
+
     def push(self, d: Tensor) -> Tensor:
         """The network's J d."""
         pushed = self._tangent.pushed

@@ -6,10 +6,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.arrays import as_tensor
 from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
@@ -304,8 +306,8 @@ class ValueTangent(Tangent):
 
 def as_tensors(arrays: Arrays) -> list[Tensor]:
     """An array of NumPy or torch, or several, as tensors."""
-    several = arrays if isinstance(arrays, list | tuple) else [arrays]
-    return [torch.as_tensor(array) for array in several]
+    several = [arrays] if isinstance(arrays, Tensor | np.ndarray) else list(arrays)
+    return [as_tensor(array) for array in several]
 
 
 def refuse_row_counts(name: str, asked: Sequence[Tensor], answers: Sequence[Tensor]) -> None:

@@ -52,6 +52,8 @@ class Replays:
 
     def add(self, window: Window) -> None:
         """Take in what a step recorded; nothing where no row survived."""
+        if self._shared is not None:  # tangents may have learned
+            self._shared.clear()
         if not len(window.places):
             return
         window = replace(window, calls=tuple(call.plain() for call in window.calls))

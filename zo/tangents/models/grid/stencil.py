@@ -378,6 +378,8 @@ class _Features:
 
     def _multiplied(self, grid: Tensor) -> Iterator[tuple[Tensor, int]]:
         """Products `(rows, products, *space)` of one radius, and that radius."""
+        if not self.moving:  # numbers in, cells out
+            return
         moving = grid.index_select(1, torch.tensor(self.moving, device=grid.device)) if self.case else grid
         seen = neighbours(moving, self._radius, self.periodic)
         for radius, orders in self._factors:
