@@ -20,7 +20,7 @@ from zo.tangents.record.call import RecordedCall, has_rows, refuse_arrays
 from zo.tangents.record.pairs import sizes
 from zo.tangents.tangent import Linearised
 
-KEPT = 2**18  # numbers of inputs of all calls, beyond which no graphs are kept for the way back
+KEPT = 2**18  # numbers of inputs of all calls, beyond which no graphs are kept for the way back; decision 246
 
 
 class NoValuesError(TangentError):

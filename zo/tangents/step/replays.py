@@ -26,7 +26,7 @@ from zo.tangents.step.stand_ins import StandIns
 
 # decision 87:
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
-SHARED = 2**26  # bytes of draws that are kept in a block of `sharing`
+SHARED = 2**26  # bytes of draws that are kept in a block of `sharing`; decision 246
 
 
 class Replays:

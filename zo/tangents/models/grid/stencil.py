@@ -328,7 +328,7 @@ class _Features:
 
     @cached_property
     def _radius(self) -> int:
-        """How far from a cell the factors of its products lie."""
+        """The most cells that a factor lies from its cell."""
         return max((max(map(abs, place)) for product, _ in self.products for _, place in product), default=0)
 
     @cached_property
