@@ -15,7 +15,7 @@ from blackbox import Ledger
 from blackbox.notices import Notices, warn
 from blackbox.outside import exactly
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
-from tasks.folder import atomic, calls, checkpoint, metrics_file, reading
+from tasks.folder import atomic, calls, checkpoint, metrics_file, reading, stamp
 from tasks.folder.atomic import writing
 from tasks.folder.machine import changes, versions
 from tasks.folder.pace import Pace
@@ -199,6 +199,7 @@ class Stage:
             "rng": torch.get_rng_state(),
             "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
             "versions": self._versions,
+            "code": stamp.code(self._run),
         }
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
             metrics_file.sync(self._run.path)
@@ -286,9 +287,23 @@ class Stage:
         self._pace.begin()
         self._note_lost(content["finished"])
         if not content["finished"]:
+            self._forget_validations_by(content.get("code"))
             self._run.truncate_metrics(stage, self.outcome.step, judged=not self.pending)
             self._warn_of_versions(content["versions"])
         return content["finished"]
+
+    def _forget_validations_by(self, code: str | None) -> None:
+        """Compare later validations with none by other code, whose objective may have another size."""
+        outcome = self.outcome
+        if code in (None, stamp.code(self._run)) or self._best is None:
+            return
+        warn(
+            f"{outcome.stage}: validations up to step {outcome.step} were by other code, not compared "
+            "with later ones: the weights of the best from here on are kept.",
+            CheckpointWarning,
+        )
+        self._best = self._best_rows = outcome.best_step = outcome.best_validation = None
+        outcome.best_failed = 0
 
     def _note_lost(self, finished: bool) -> None:
         """Say what was there with the checkpoint and is no more: metrics, notes of rows."""

@@ -13,6 +13,7 @@ from toy import Config, train_line
 from tasks import Progress
 from tasks.errors import (
     CheckpointError,
+    CheckpointWarning,
     ConfigurationError,
     Interrupted,
     NonFiniteLossError,
@@ -575,3 +576,20 @@ def test_a_stage_that_goes_on_has_the_generator_of_its_gpu(new_run, monkeypatch)
     found = []
     walk(run, on_step=lambda i: found.append(state[0]), validate_every=2)
     assert torch.equal(found[0], saved)
+
+
+def test_validations_by_other_code_choose_no_weights(run, monkeypatch):
+    """The edit makes losses ten times as large: the best before would win over all that follows."""
+    values = {0: 5.0, 2: 3.0, 4: 40.0, 6: 30.0}
+    monkeypatch.setattr("tasks.folder.stamp.code", lambda run: "before")
+    with pytest.raises(Crash):
+        walk(run, values=values, on_step=lambda i: crash(i, at=3))
+    monkeypatch.setattr("tasks.folder.stamp.code", lambda run: "now")
+    with pytest.warns(CheckpointWarning, match="up to step 2 were by other code"):
+        model, outcome = walk(run, values=values)
+    assert (float(model.weight), outcome.best_step, outcome.best_validation) == (6.0, 6, 30.0)
+
+
+def crash(step, at):
+    if step == at:
+        raise Crash
