@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
@@ -165,13 +165,20 @@ def _figures(sides: Sides, alike: bool) -> tuple[pandas.DataFrame, pandas.DataFr
         caption += " With one seed ± is the standard error over test rows."
     if len(sides) == 2 and alike:
         first, second = sides
-        means = side_by_side("mean")
+        means, shared = side_by_side("mean"), set(sides[first].seeds) & set(sides[second].seeds)
+        if shared and sides[first].seeds != sides[second].seeds:
+            for name, side in sides.items():
+                table = tuple(row for row in side.result.table if row.seed in shared)
+                of_shared = scores(replace(side.result, table=table, seeds=tuple(sorted(shared))))
+                means[name] = pandas.Series({score.method: score.mean for score in of_shared})
         same = (side_by_side("metric").nunique(axis=1) == 1) & (side_by_side("unit").nunique(axis=1) == 1)
         ratio = means[second] / means[first]
         figures["ratio"] = ratio.map("{:.3g}".format).where(
             same & (means > 0).all(axis=1) & (ratio < math.inf)
         )
-        caption += f" The ratio is {second} / {first}."
+        caption += f" The ratio is {second} / {first}"
+        alone = sides[first].seeds == sides[second].seeds or not shared
+        caption += "." if alone else f", by the seeds of both: {in_words(sorted(shared))}."
     rows = rows[rows.any(axis=1)].map("{:,.0f}".format, na_action="ignore")
     frames = [frame.astype(object).fillna("-").reset_index() for frame in (figures, rows)]
     return frames[0], frames[1], caption

@@ -99,6 +99,19 @@ def test_figures_that_are_not_above_zero_have_no_ratio(tmp_path, page, one, othe
     assert [line["ratio"] for line in records(found.figures)] == ["-", "0.5"]
 
 
+def test_the_ratio_of_runs_with_other_seeds_is_by_those_of_both(tmp_path, page):
+    """The means are over all seeds of each; where no seed is common, so is the ratio."""
+    one = made(tmp_path, {"none": [3.0, 1.0], "cge": [0.5, 0.1]}, seeds=(0, 1))
+    other = made(tmp_path, {"none": 3.0, "cge": 0.25})
+    found = compare([one.path, other.path], page)
+    assert [line["ratio"] for line in records(found.figures)] == ["1", "0.5"]
+    assert found.caption.endswith("The ratio is B / A, by the seeds of both: 0.")
+    alone = made(tmp_path, {"none": 4.0, "cge": 0.6}, seeds=(7,))
+    found = compare([one.path, alone.path], page)
+    assert [line["ratio"] for line in records(found.figures)] == ["2", "2"]
+    assert found.caption.endswith("The ratio is B / A.")
+
+
 @pytest.mark.parametrize("other", [{"metric": "error"}, {"unit": "mm"}])
 def test_figures_of_other_names_or_units_have_no_ratio(tmp_path, page, other):
     one, another = (
