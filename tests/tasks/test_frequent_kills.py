@@ -87,7 +87,7 @@ PROBLEMS = {
         *("run", "denoised-smoothing", "--preset", "shapes", "--methods", "none", "--certify-images", "3"),
         *("--n", "2000", "--evaluator", "loop"),
     ],
-    "wake-flow": lambda folder: wake.words("--methods", "NON", "TAN-SOL small", "ZO-SOL"),
+    "wake-flow": lambda folder: wake.words(methods=("NON", "TAN-SOL small", "ZO-SOL")),
     "denoised-smoothing": lambda folder: smoothing.words(folder, methods=("mse", "student", "deepzero")),
 }
 

@@ -71,7 +71,7 @@ def own(folder: Path) -> list[str]:
 
 PROBLEMS = {
     "own": own,
-    "wake-flow": lambda folder: wake.words("--methods", "NON", "TAN-SOL small", "ZO-SOL"),
+    "wake-flow": lambda folder: wake.words(methods=("NON", "TAN-SOL small", "ZO-SOL")),
     "image-classification": lambda folder: images.words(
         dataset="digits", methods=("deepzero", "fo"), steps=12
     ),
