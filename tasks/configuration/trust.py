@@ -153,11 +153,11 @@ def _with_imports(path: Path) -> list[Path]:
         files[file] = None
         try:
             names = imported(file.read_bytes())
-        except (SyntaxError, ValueError):  # as with a null byte: who runs it says so
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # who runs it says so
             continue
         for name in names:
             level = len(name) - len(name.lstrip("."))
-            folder = file.parents[level - 1] if level else path.parent
+            folder = file.parents[min(level, len(file.parents)) - 1] if level else path.parent
             for part in name.strip(".").split("."):
                 waiting += filter(os.path.isfile, (folder / f"{part}.py", folder / part / "__init__.py"))
                 folder = folder / part

@@ -205,7 +205,7 @@ def test_on_cells_and_faces_of_a_line_the_vjp_is_that_of_the_step():
 
 @pytest.mark.parametrize("shape", [((2, 9),), ((1, 7), (2,)), ((2, 5, 6),), ((1, 4, 5, 4), (1,))])
 def test_a_stencils_features_times_coefficients_are_those_of_its_features(shape):
-    """With a number of the case, walls along an axis, and both derivatives."""
+    """Numbers of the case, walls along an axis and both derivatives are among what is compared."""
     cells, case = shape[0][1:], len(shape) > 1
     periodic = (False, True, True)[-len(cells) :]
     features = _Features.of(Lattice(shape, cells), 3, 1, periodic, REACHES[-3 if case else 2])

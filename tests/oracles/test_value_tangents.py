@@ -518,7 +518,7 @@ def test_along_principal_axes_inputs_are_apart_and_the_derivative_is_that_of_the
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # forward mode
 @pytest.mark.parametrize("curvature", [0.0, CURVATURE])
 def test_means_of_several_processes_at_once_are_those_of_each(curvature):
-    """By the covariances as they are written; derivatives, first and second, by autograd through these."""
+    """The oracle is the covariances as they are written, and autograd through these, once and twice."""
     x, wanted, asked = weights(40, 3), weights(40, 5, seed=1), weights(6, 3, seed=2).requires_grad_()
     several = [
         Process.fitted(

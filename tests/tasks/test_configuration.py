@@ -128,12 +128,12 @@ def test_a_run_whose_file_has_changed_is_told_to_go_on_with_it(tmp_path):
 
 def test_the_files_of_a_runs_code_are_those_that_it_imports_from_its_folder(tmp_path):
     texts = {
-        "own.py": "import json, part.inner\nfrom helper import loss\n",
+        "own.py": "import json, part.inner, other\nfrom helper import loss\n",
         "helper.py": "import torch\nfrom own import nothing\n",
         "part/__init__.py": "",
         "part/inner.py": "from . import beside\n",
         "part/beside.py": "from ..helper import loss\n",
-        "other.py": "",
+        "other.py": f"from {'.' * 99}far import away\n{'(' * 300}{')' * 300}",
         "json.pyc": "",
     }
     for name, text in texts.items():
@@ -141,7 +141,8 @@ def test_the_files_of_a_runs_code_are_those_that_it_imports_from_its_folder(tmp_
         (tmp_path / name).write_text(text)
     run = made(tmp_path, {"none": 1.0}, finished=False)
     run = dataclasses.replace(run, problem=f"{tmp_path / 'own.py'}:Own")
-    assert set(run.code_versions()) == {"own.py", "helper.py", "__init__.py", "inner.py", "beside.py"}
+    parts = {"__init__.py", "inner.py", "beside.py"}
+    assert set(run.code_versions()) == {"own.py", "helper.py", "other.py"} | parts
     before = run.code_versions()
     (tmp_path / "part" / "beside.py").write_text("from ..helper import loss as lost\n")
     changed = {name for name, digits in run.code_versions().items() if before[name] != digits}

@@ -79,7 +79,7 @@ def test_an_evaluation_of_other_settings_is_not_the_result_of_these(toy, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["own_line", "its_part"])
 def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, capsys, where):
-    """By another file of the problem, or of a module beside it that another one imports for it."""
+    """The other code is the problem's file, or a module beside it that another one imports for it."""
     file = tmp_path / f"{where}.py"
     if where == "own_line":
         file.write_text(LINE.replace("FACTOR", "1.0"))

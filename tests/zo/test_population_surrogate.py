@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.populations import TARGET, Square, advance, batch, loss_of, weights
 from zo.tangents import LinearMap, Tangent
+from zo.tangents.models.at_rows import ModelAt
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 STEPS, SHORT = 16, 12
@@ -383,3 +384,29 @@ def test_a_trial_leaves_no_trace_in_what_replays_and_lengths_go_by():
     assert len(after["windows"]["windows"]) == len(before["windows"]["windows"]) == 1
     gradient.forget_last()
     assert len(gradient.state_dict()["windows"]["windows"]) == 1  # the only one stays
+
+
+def test_many_calls_keep_no_graphs_and_have_the_same_gradient(monkeypatch):
+    """Where models keep them the gradient through their values is the same to rounding."""
+
+    class Ring(BlackBoxFunction):
+        arrays = "torch"
+        inputs = outputs = (ArraySpec("u", (1, 8), "float64", layout=Grid(True)),)
+
+        def evaluate_rows(self, u):
+            return u + 0.1 * (u.roll(1, -1) - u) * u
+
+    box, network = Ring(), torch.nn.Conv1d(1, 1, 3, padding=1).double()
+    settings = {"boxes": [box], "tangent": zo.tangents.StencilTangent()}
+    gradient = zo.TangentGradient(network, lambda net, u: box(box(net(u))).square().sum((1, 2)), **settings)
+    for _ in range(3):
+        gradient.backward(torch.randn(6, 1, 8, dtype=torch.float64))
+    u, found, passes = torch.randn(4, 1, 8, dtype=torch.float64), [], []
+    keep = ModelAt.values_before_pull
+    monkeypatch.setattr(ModelAt, "values_before_pull", lambda at: passes.append(1) or keep(at))
+    for most in (2**18, 0):
+        monkeypatch.setattr("zo.tangents.playback.by_models.KEPT", most)
+        loss = gradient.through(u).mean()
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]))
+    assert len(passes) == 2
+    torch.testing.assert_close(*found)
