@@ -60,7 +60,7 @@ def sentences(plan: Plan, bound: Bound, *, dry: bool = False) -> list[str]:
                 remark += f"; {counted(once, 'row')} if it asks for each row of its data once"
             amount = remark if count is None else counted(count, "row")
             lines.append(f"  {name}, of each method: {amount}")
-    for name, count in (("making the data", rows.made), ("timing", trial.spent.rows_run)):
+    for name, count in (("making the data", rows.made), ("timing", trial.aside)):
         if count:
             have = "has" if count == 1 else "have"
             lines.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
@@ -114,7 +114,7 @@ def _rows_of(plan: Plan, bound: Bound) -> str:
     if test is not None:
         tests = seeds * len(rows.costs) * rows.once["test"]
         parts.append(f"{tests:,} in tests, each on {counted(count_rows(test), 'row')} of the test data")
-    further_rows = (("for the data", rows.made), ("timed", plan.trial.spent.rows_run))
+    further_rows = (("for the data", rows.made), ("timed", plan.trial.aside))
     parts += [f"{count:,} {name}" for name, count in further_rows if count]
     return f"Rows: {'; '.join(parts)}."
 

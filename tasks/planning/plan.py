@@ -125,7 +125,7 @@ class Plan:
     def total(self) -> int:
         """The least rows of the run, with those that have made its data and those that were timed."""
         assert self.rows is not None
-        return self.rows.made + len(self.seeds) * self.rows.least + self.trial.spent.rows_run
+        return self.rows.made + len(self.seeds) * self.rows.least + self.trial.aside
 
 
 def plan_of(

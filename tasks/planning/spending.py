@@ -9,7 +9,8 @@ goes with the training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +25,7 @@ from tasks.problem.data import Data
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.rows.budget_parts import judges_by_windows, rows_of_test, seconds_left, shorten_test
+from tasks.rows.kept_answers import FIRST, KeptAnswers
 from tasks.workers import group
 from zo.batches import count_rows
 from zo.tangents.population import FACTORS
@@ -54,6 +56,7 @@ def settled(
     *,
     timed: bool,
     keep: bool = False,
+    answers: Callable[[], KeptAnswers] | None = None,
     rehearse: Callable[[Plan, Bound], Work] | None = None,
 ) -> Plan:
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
@@ -64,6 +67,8 @@ def settled(
         asked: The problem's cost, see `trial.asked`.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
         keep: Whether the plan's trial keeps the boxes' answers.
+        answers: Gives the answers that the first step of the first training begins with; None where all of
+            its rows are asked. They are those of the plan's trial from then on.
         rehearse: Estimates the methods' computing beside the boxes, by a trial with the boxes' answers.
 
     Raises:
@@ -94,7 +99,11 @@ def settled(
     # the rows that are timed count too, and must not be those that the end of the run needs
     room = chooses or _has_room(plan, tries * sizes.objective)
     if timed and room and (plan.config.minutes is not None or not problem.has_no_box()):
-        plan = replace(plan, trial=trial.timed(problem, keep=keep or chooses, tries=tries))
+        seed, keeps = plan.seeds[0], keep or chooses
+        with _handing_on(answers):
+            spent = trial.timed(problem, seed=seed, keep=keeps, tries=tries)
+        handed = 0 if answers is None else min(answers().rows_known, sizes.objective)
+        plan = replace(plan, trial=replace(spent, handed=handed))
     if rehearse is not None:
         plan = replace(plan, work=rehearse(plan, bound))
     if chooses:
@@ -110,6 +119,20 @@ def settled(
             },
         )
     return plan
+
+
+@contextmanager
+def _handing_on(answers: Callable[[], KeptAnswers] | None) -> Iterator[None]:
+    """A block whose answers of boxes are those that a training begins with."""
+    if answers is None:
+        yield
+        return
+    kept = answers()
+    kept.end()  # of a process that was killed here: what is timed has to run
+    kept.place = FIRST
+    with kept.used():
+        yield
+    kept.write()
 
 
 def _tries(plan: Plan) -> int:
@@ -410,7 +433,8 @@ class _Choice:
     @property
     def _aside(self) -> int:
         """Rows of the budget that no seed gets: of making the data, and of timing a batch."""
-        return self.made + (self.plan.trial.spent.rows_run or _tries(self.plan) * self.sizes.objective)
+        trial = self.plan.trial
+        return self.made + (trial.aside if trial.spent.rows_run else _tries(self.plan) * self.sizes.objective)
 
     @property
     def _budget(self) -> int:

@@ -216,6 +216,7 @@ class Trial:
         unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
         answers: The boxes' answers in the last evaluation, call by call, where they are kept.
         fault: The error of a box's own code in every row, with its traceback; None where rows may differ.
+        handed: The rows whose answers the first step of a training takes over, and does not ask again.
     """
 
     second: float | None = None
@@ -225,6 +226,12 @@ class Trial:
     unread: bool = False
     answers: tuple[Outcome, ...] = ()
     fault: Exception | None = None
+    handed: int = 0
+
+    @property
+    def aside(self) -> int:
+        """The rows that were run for nothing but their time."""
+        return self.spent.rows_run - self.handed
 
     def seconds(self, rows: float, sizes: Sizes) -> float:
         """Return the seconds of so many box rows, by an evaluation of the objective; 0 where none ran."""
@@ -253,11 +260,12 @@ class Trial:
             )
 
 
-def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
+def timed(problem: Problem, *, seed: int = 0, keep: bool = False, tries: int = TRIES) -> Trial:
     """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
 
     Args:
         problem: Its boxes are asked.
+        seed: The seed whose first weights and first batch are taken.
         keep: Whether to keep what they answer.
         tries: How many evaluations there are at most.
 
@@ -283,8 +291,8 @@ def timed(problem: Problem, *, keep: bool = False, tries: int = TRIES) -> Trial:
         return outcome
 
     with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run):
-        torch.manual_seed(0)  # the first weights of the first seed, most often
-        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+        torch.manual_seed(seed)
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(seed, 0)
         for _ in range(tries):
             answers.clear()
             ledger_before, started = tally.copy(), perf_counter()

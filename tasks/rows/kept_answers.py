@@ -33,6 +33,7 @@ from tasks.workers import group
 from zo.execution import SharedRows
 
 FOLDER = "answers"
+FIRST = 1  # the place of a training's first step
 MOST = 2**28  # bytes of a piece of work that are kept: what comes after that is asked again
 LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up would slow fast boxes down
 

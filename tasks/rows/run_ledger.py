@@ -100,10 +100,13 @@ class RunLedger:
                 notes.end(whole)
             self._notes = {}
 
-    def answers_of(self, stage: str) -> KeptAnswers:
-        """Return the boxes' answers in the test of a stage, to be added to; in a block of `in_folder`."""
+    def answers_of(self, stage: str, work: str = "test") -> KeptAnswers:
+        """Return the boxes' answers in the test or "steps" of a stage, to be added to.
+
+        They are those of this process's folder, in a block of `in_folder`.
+        """
         assert self._folder is not None
-        return KeptAnswers(f"{stage}.test", self._folder, group.rank(), self._code)
+        return KeptAnswers(f"{stage}.{work}", self._folder, group.rank(), self._code)
 
     @contextmanager
     def written(self, problem: Problem) -> Iterator[None]:

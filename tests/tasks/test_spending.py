@@ -26,9 +26,10 @@ from tasks.planning.spending import settled
 from tasks.planning.trial import Rehearsal, asked
 from tasks.rows import binding
 from tasks.rows.binding import Bound
+from tasks.running import start
 from tasks.training import loop
 from tasks.training.course import Course
-from tests.tasks.problems import Beside, Mixed, Preset, Steering
+from tests.tasks.problems import Beside, Mixed, Preset, Said, Steering, Stopped, Stops
 
 HERE = "tests.tasks.problems:Steering"
 
@@ -40,6 +41,10 @@ def go(problem, runs, **settings):
 def rows_in_all(run):
     """Rows of the run's box, of training, validation, test and timing together."""
     return run.result.calls["rows"]
+
+
+def weights_of(run, method, seed=0):
+    return torch.cat([weight.flatten() for weight in run.network(method, seed).parameters()])
 
 
 class Answered(Beside):
@@ -601,12 +606,73 @@ def test_a_run_that_chose_goes_on_with_what_it_chose(tmp_path):
     chosen = Run.open(folder).chosen
     assert chosen == Run.open(whole.path).chosen and chosen["steps"] > 5
     again = go(Steering(), tmp_path, resume=folder, **settings)
-    first, second = (
-        torch.cat([weight.flatten() for weight in run.network("first-order").parameters()])
-        for run in (whole, again)
-    )
-    assert torch.equal(first, second)
+    assert torch.equal(weights_of(whole, "first-order"), weights_of(again, "first-order"))
     assert whole.result.table[0].extra == again.result.table[0].extra
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+@pytest.mark.parametrize("method", ["tangents", "population"])
+def test_the_first_step_takes_over_the_rows_that_were_timed(tmp_path, monkeypatch, limits, method):
+    limits(updates_of_a_population=20)
+    settings = {"methods": ("none", method), "steps": 4, "seeds": [3, 4]}
+    run = go(Steering(), tmp_path / "once", **settings)
+    whole = settled
+
+    def asking_twice(*given, answers, **named):
+        return whole(*given, **named)
+
+    monkeypatch.setattr(start, "settled", asking_twice)
+    twice = go(Steering(), tmp_path / "twice", **settings)
+    assert rows_in_all(run) == rows_in_all(twice) - 10  # a batch of five, in two calls
+    assert [row.rows for row in run.result.table] == [row.rows for row in twice.result.table]
+    for seed in (3, 4):
+        assert torch.equal(weights_of(run, method, seed), weights_of(twice, method, seed))
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+def test_no_row_of_a_budget_is_for_its_time_alone(tmp_path, limits):
+    limits(updates_of_a_population=20)
+    run = tasks.run(Steering(), runs=tmp_path, rows=60, progress=(said := Said()))
+    none, trained = run.result.table
+    assert rows_in_all(run) == trained.rows + none.extra["rows of test"] + trained.extra["rows of test"]
+    (rows,) = (line for line in said.lines if line.startswith("Rows: "))
+    assert "in training" in rows and "timed" not in rows
+
+
+class Waking(Mixed):
+    """Its first row fails, as of a server that is not up yet."""
+
+    rows_seen = 0
+
+    def evaluate(self, z):
+        self.rows_seen += 1
+        if self.rows_seen == 1:
+            raise ConnectionError("not up yet")
+        return super().evaluate(z)
+
+
+def test_a_batch_of_which_a_row_failed_while_it_was_timed_is_asked_again(tmp_path):
+    class Served(Steering):
+        def box(self):
+            return Waking()
+
+    settings = {"methods": ("none", "tangents"), "steps": 2}
+    run = go(Served(), tmp_path / "served", **settings)
+    whole = go(Steering(), tmp_path / "whole", **settings)
+    assert rows_in_all(run) > rows_in_all(whole) and run.result.table[1].ledger["rows_failed"] == 0
+    assert torch.equal(weights_of(run, "tangents"), weights_of(whole, "tangents"))
+
+
+def test_a_run_that_ends_before_its_first_step_times_anew_and_ends_alike(tmp_path):
+    settings = {"methods": ("none", "tangents"), "steps": 4}
+    with pytest.raises(Stopped):
+        go(Steering(), tmp_path / "cut", callbacks=[Stops()], **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    whole = go(Steering(), tmp_path / "whole", **settings)
+    again = go(Steering(), tmp_path, resume=folder, **settings)
+    assert torch.equal(weights_of(again, "tangents"), weights_of(whole, "tangents"))
+    assert [row.rows for row in again.result.table] == [row.rows for row in whole.result.table]
+    assert not (folder / "answers").exists()
 
 
 @pytest.mark.slow
@@ -628,11 +694,7 @@ def test_a_population_has_eight_rows_a_step_also_where_a_run_goes_on(tmp_path, l
     (folder,) = (tmp_path / "cut").iterdir()
     again = go(Steering(calls=1), tmp_path, rows=300, resume=folder)
     assert Run.open(folder).chosen == Run.open(whole.path).chosen
-    first, second = (
-        torch.cat([weight.flatten() for weight in run.network("population").parameters()])
-        for run in (whole, again)
-    )
-    assert torch.equal(first, second)
+    assert torch.equal(weights_of(whole, "population"), weights_of(again, "population"))
 
 
 @pytest.mark.slow
