@@ -145,11 +145,13 @@ class KeepBest:
         Warns:
             KeepBestWarning: the weights of the start are the best, because none were better.
         """
+        unjudged = ""
         try:
             self._validate()
         except BudgetError:
             if self._best is None:
                 raise
+            unjudged = f" The weights of step {self.step} were not judged: no row was left for that."
         assert self._best is not None  # the start at least
         self.network.load_state_dict(self._best)
         rows = torch.empty(0) if self._rows is None else self._rows[-1]
@@ -158,7 +160,7 @@ class KeepBest:
         if self.best_step:
             return (
                 f"Kept the weights of step {self.best_step} of {self.step}, held-out loss "
-                f"{self.best_validation:.4g}{but}."
+                f"{self.best_validation:.4g}{but}.{unjudged}"
             )
         start = (
             "none was finite" if self.best_validation is None else f"it has {self.best_validation:.4g}{but}"
@@ -166,7 +168,7 @@ class KeepBest:
         words = (
             f"KeepBest: expected {self.step} steps to lower the held-out loss of the start, {start} and none "
             "since was lower; the start's weights are put back. Take smaller steps, a gradient nearer to the "
-            "true one (more queries, or another tangent), or validate more often."
+            f"true one (more queries, or another tangent), or validate more often.{unjudged}"
         )
         if self.step:
             warn(words, KeepBestWarning)
