@@ -239,6 +239,7 @@ class _Work:
             tensor.requires_grad_()
         try:
             with torch.enable_grad():
+                before = getattr(self.derivative, "unanswered", 0)  # of `zo.differentiable`
                 answer = self.derivative(*tensors)
                 outputs: list[Tensor] = list(answer) if isinstance(answer, tuple) else [answer]
                 self._finite([output.detach().numpy() for output in outputs], "derivative")
@@ -260,6 +261,11 @@ class _Work:
                 )
         except RowFailedError as error:
             raise self.error(str(error)) from error
+        if getattr(self.derivative, "unanswered", 0) != before:
+            raise self.error(
+                f"{self.box!r}: expected an answer near each number of the inputs, but all rows that move "
+                "one failed. See the box's ledger."
+            )
         order = [spec.name for spec in self.box.inputs if spec.name in names]
         zeros = [torch.zeros_like(t) if g is None else g for t, g in zip(moved, products, strict=True)]
         return {name: gradient.double().numpy() for name, gradient in zip(order, zeros, strict=True)}

@@ -38,7 +38,7 @@ def write(
     """Write the files of a Tesseract.
 
     Args:
-        box: the box of the target. Its specs become the schemas; floats of any dtype become float64.
+        box: the box of the target. Its specs become the schemas; a dtype of None becomes float64.
         target: the target, as `blackbox.registry.make` takes it. A file is copied into the folder.
         arguments: the arguments that make the box.
         folder: the folder; made if missing.
@@ -143,7 +143,7 @@ def _next(box: BlackBoxFunction, folder: Path, files: Sequence[Path], vectorized
     """List the written files, and the commands that come next, for inputs as large as their scales."""
 
     def example(spec: ArraySpec) -> Any:
-        nested = (_scales(spec) if spec.floating else np.ones(spec.shape, int)).tolist()
+        nested = (_scales(spec) if spec.floating else np.ones(spec.shape, spec.dtype)).tolist()
         return [nested] if vectorized else nested
 
     small = sum(math.prod(spec.shape) for spec in box.inputs) <= 20

@@ -206,6 +206,36 @@ def test_it_comes_back_as_the_box_that_it_was(write, tmp_path):
     np.testing.assert_allclose(inputs[0].grad, wanted, rtol=1e-6)
 
 
+TYPED = """
+from blackbox import ArraySpec, BlackBoxFunction
+
+
+class Valve(BlackBoxFunction):
+    inputs = (ArraySpec("x", (2,), "float32"), ArraySpec("open", (), "bool"), ArraySpec("k", (2,), "uint8"))
+    outputs = (ArraySpec("y", (2,), "float32"), ArraySpec("shut", (), "bool"))
+
+    def evaluate(self, x, open, k):
+        return x**2 * (2 if open else 1) + k.astype(x.dtype), not open
+"""
+
+
+def test_a_box_with_arrays_of_every_kind_comes_back_too(toy, tmp_path, capsys):
+    from blackbox.adapters import Tesseract
+
+    (tmp_path / "valves.py").write_text(TYPED)
+    assert toy("tesseract", "valves.py:Valve", "out") == 0
+    assert '"open": true' in capsys.readouterr().out
+    box = Tesseract(tmp_path / "out" / "tesseract_api.py")
+    assert [spec.dtype for spec in box.inputs[1:]] == ["bool", "uint8"]
+    x = torch.tensor([[0.5, 1.0], [0.5, 1.0]], requires_grad=True)
+    y, shut = box.reference(x, torch.tensor([True, False]), torch.tensor([[3, 255]] * 2, dtype=torch.uint8))
+    y.sum().backward()
+    np.testing.assert_allclose(y.detach(), [[3.5, 257.0], [3.25, 256.0]])
+    assert shut.tolist() == [False, True]
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad, [[2.0, 4.0], [1.0, 2.0]], rtol=0.05)  # in float32, beside 255
+
+
 @pytest.mark.slow  # it starts tesseract-core's own command
 def test_the_commands_that_it_prints_work(write, tmp_path):
     _, said = write()

@@ -77,6 +77,8 @@ class DifferentiableBox(nn.Module):
 
     Attributes:
         counts: the calls and rows so far, a `RowCounts`.
+        unanswered: the numbers of gradients, in this process, that are zero because all of their queries
+            failed. No part of the state.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class DifferentiableBox(nn.Module):
         self.max_dropped = max_dropped
         self.check = check_flag("differentiable", "check", check)
         self.counts = RowCounts()
+        self.unanswered = 0
         self._tangent = None if tangent is None else TangentRows(box, tangent)
         self._shown = Shown(box) if tangent is not None and tangent.learns else None
         self._units = RowUnits(box)
@@ -314,6 +317,8 @@ class DifferentiableBox(nn.Module):
                 self._once.doubt(call, doubt)
         differences, valid, checks = from_other_side(queries, outputs, cotangents, differences, valid)
         self._spent(checks=checks)
+        with _lock:
+            self.unanswered += queries.unanswered(valid)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 

@@ -110,6 +110,13 @@ class RowQueries:
         # Slopes along u times the units, times u over the units: of the directions here twice that.
         return gradient if self.units is None else gradient / self.units**2
 
+    def unanswered(self, valid: Tensor) -> int:
+        """How many numbers of the gradient are zero as no query for them is valid, `(queries, rows)`."""
+        size = self.values.shape[1]
+        if self.directions is None:
+            return int((~valid.reshape(-1, size, valid.shape[1]).any(dim=0)).sum())
+        return size * int((~valid.any(dim=0)).sum())
+
     def _coordinate(self, query: Tensor) -> Tensor:
         return query % self.values.shape[1]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from time import perf_counter
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import torch
@@ -230,18 +231,30 @@ class UmBridge(BlackBoxFunction):
 
 def _address(url: object) -> str:
     """The address of a server, without a slash at the end."""
-    parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+    parts = _parts(url)
     if parts.username is not None or parts.password is not None:  # and in no message
         raise ConfigurationError(
             f"UmBridge, url: expected no password in the address of {parts.hostname}, got one. "
             "Take it out; a token goes in token=."
         )
+    shown = "one with an @" if "@" in str(url) else repr(url)  # a password is in no message
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(
-            f"UmBridge, url: expected an address such as 'http://localhost:4242', got {url!r}. "
+            f"UmBridge, url: expected an address such as 'http://localhost:4242', got {shown}. "
             "Mend it; several servers go behind a load balancer."
         )
     return str(url).rstrip("/")
+
+
+def _parts(url: object) -> SplitResult:
+    """The parts of an address; empty ones where it is none, such as with a port of letters or a space."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        if "@" not in parts.netloc and (re.search(r"\s", parts.netloc) or parts.port == 0):
+            return urlsplit("")
+    except ValueError:
+        return urlsplit("")
+    return parts
 
 
 def _checked_config(config: object) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class ServedModel:
         row[into].requires_grad_()
         try:
             with self._alone, torch.enable_grad():
+                before = getattr(self.derivative, "unanswered", 0)  # of `zo.differentiable`
                 answer = self.derivative(*row)
                 outputs: tuple[Tensor, ...] = answer if isinstance(answer, tuple) else (answer,)
                 if not all(bool(torch.isfinite(output).all()) for output in outputs):
@@ -141,6 +142,13 @@ class ServedModel:
                 product = None
                 if outputs[out].requires_grad:
                     (product,) = torch.autograd.grad(outputs[out], row[into], cotangent, allow_unused=True)
+                if getattr(self.derivative, "unanswered", 0) != before:
+                    name = self.box.inputs[into].name
+                    raise RefusedError(
+                        500,
+                        "EvaluationFailed",
+                        f"expected an answer near each number of {name!r}, all rows that move one failed.",
+                    )
         except RefusedError:
             raise
         except BlackBoxError as error:

@@ -165,6 +165,25 @@ def test_a_failed_row_is_an_analysis_error(failures):
         problem.compute_totals(["power"], ["load"])
 
 
+class OnlyThisLoad(Pump):
+    """Whose load cannot be moved."""
+
+    def evaluate_rows(self, speed: Any, load: Any, stages: Any, fixed: Any) -> Any:
+        power, flow, parts = super().evaluate_rows(speed, load, stages, fixed)
+        return np.where(load == 0.8, power, np.nan), flow, parts
+
+
+@pytest.mark.needs("openmdao")
+def test_a_number_beside_which_all_rows_fail_is_no_partial_of_zero():
+    import openmdao.api as om
+
+    box = OnlyThisLoad(failures="keep")
+    solver = zo.differentiable(box, zo.CGE(mu=1e-3, central=True), max_dropped=0.9)
+    problem = problem_of(component(box, solver))
+    with pytest.raises(om.AnalysisError, match="near each number"):
+        problem.compute_totals(["power"], ["load"])
+
+
 @suppress_type_checks
 def make(*arguments: Any, **settings: Any) -> None:
     component(*arguments, **settings)

@@ -447,6 +447,11 @@ ERRORS = [
     ErrorCase(
         "password", lambda: made("http://me:word@host"), ConfigurationError, ["no password", "host", "token="]
     ),
+    ErrorCase("port", lambda: made("http://host:99999"), ConfigurationError, ["http://localhost", ":99999'"]),
+    ErrorCase("port-name", lambda: made("http://host:http"), ConfigurationError, ["'http://host:http'"]),
+    ErrorCase("space", lambda: made("http://my host:4242"), ConfigurationError, ["'http://my host:4242'"]),
+    ErrorCase("bracket", lambda: made("http://[::1:4242"), ConfigurationError, ["'http://[::1:4242'"]),
+    ErrorCase("no-word", lambda: made("http://me:word@[host"), ConfigurationError, ["got one with an @."]),
     ErrorCase("timeout", lambda: made(URL, timeout=0), ConfigurationError, ["timeout", "> 0", "got 0"]),
     ErrorCase("nan", lambda: made(URL, timeout=NAN), ConfigurationError, ["timeout", "nan"]),
     ErrorCase("number", lambda: made(3), ConfigurationError, ["url", "got 3"]),

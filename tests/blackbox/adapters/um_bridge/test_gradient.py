@@ -190,6 +190,33 @@ def test_a_failed_row_is_no_gradient_of_zeros():
             model.gradient(0, 0, [[1.0] * 6, [EIGHT]], [1.0] * 6)
 
 
+class OnlyHere(Cubes):
+    """Of which the first number cannot be moved."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.where(x[:, :1] == 1, x**3, np.nan)
+
+
+class NotAbove(Cubes):
+    """Of which the first number cannot be larger."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        return np.where(x[:, :1] <= 1, x**3, np.nan)
+
+
+@pytest.mark.parametrize("estimator", [zo.CGE(mu=1e-3, central=True), zo.CGE(mu=1e-3)])
+def test_a_number_beside_which_all_rows_fail_has_no_gradient_of_zero(estimator):
+    row, ones = [[1.0] * 10], [1.0] * 10
+    box = OnlyHere(failures="keep")
+    with serving(box, derivative=zo.differentiable(box, estimator)) as url:
+        with pytest.raises(Exception, match=r"EvaluationFailed.*near each number of 'x'"):
+            umbridge.HTTPModel(url, "OnlyHere").gradient(0, 0, row, ones)
+    box = NotAbove(failures="keep")
+    with serving(box, derivative=zo.differentiable(box, estimator)) as url:  # one side is enough
+        gradient = umbridge.HTTPModel(url, "NotAbove").gradient(0, 0, row, ones)
+    np.testing.assert_allclose(gradient, [3.0] * 10, rtol=5e-3)
+
+
 @suppress_type_checks
 def serve_wrongly(boxes: Any, derivative: Any) -> None:
     with serving(boxes, derivative=derivative):
