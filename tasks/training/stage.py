@@ -206,10 +206,10 @@ class Stage:
             self._path.parent.mkdir(exist_ok=True)
             state = self._windows.put(content["state"], finished=finished)
             checkpoint.save(self._path, {**content, "state": state})
+            self._saved = step  # whatever becomes of what is written beside it
             self._windows.tidy()
             if group.rank() == 0:
                 calls.keep_sizes(self._run.path)
-        self._saved = step
         self._pace.wrote(started)
 
     @property

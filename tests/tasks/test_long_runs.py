@@ -100,6 +100,21 @@ def test_a_disk_that_takes_no_first_checkpoint_says_that_the_stage_starts_anew(t
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
 
 
+def test_a_disk_that_fills_just_after_a_checkpoint_does_not_deny_it(truth, new_run, monkeypatch):
+    run = new_run()
+
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path / "calls.json"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.folder.calls.keep_sizes", full)
+        with pytest.raises(StorageError, match="The last good state is that after step 3 of 12"):
+            train_line(run, STAGE, 0, Config(), Progress())
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["seed-0__zo-sol.pt"]
+    train_line(run, STAGE, 0, Config(), Progress())
+    assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
+
+
 def test_metrics_that_the_disk_does_not_take_stop_the_run_and_repeat_no_line(truth, new_run):
     run = new_run()
     with pytest.raises(Crash):

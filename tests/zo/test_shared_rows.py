@@ -299,4 +299,5 @@ def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_oth
     (kind, words), (other, reason) = (by_rank[rank]["failing before rows"] for rank in (0, 1))
     assert kind == other == "RanksError"
     assert "expected an answer of all 2 ranks" in words
+    assert "RanksError: Call 1: rank 0 expected" in words  # the box knows of no step
     assert "rank 1 failed: MemoryError: no memory left on this device" in reason

@@ -69,6 +69,7 @@ class Ranks:
         group: a group of `torch.distributed`; None or `...` for this process alone.
         owner: the class of the gradient, for messages.
         error: the class of the error where the ranks cannot take a step together.
+        unit: what the numbers of steps are called in messages.
 
     Attributes:
         rank, size: this process's number in the group, and the group's size.
@@ -82,7 +83,7 @@ class Ranks:
 
     exchanges: ClassVar[int] = 0  # of all groups of this process, so far
 
-    def __init__(self, group: Group, owner: str, error: type[BlackBoxError]) -> None:
+    def __init__(self, group: Group, owner: str, error: type[BlackBoxError], unit: str = "Step") -> None:
         group = None if group is ... else group
         # Before init_process_group, and outside of a group, torch gives other things than groups.
         if group is not None and not isinstance(group, dist.ProcessGroup):
@@ -94,7 +95,7 @@ class Ranks:
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
         self.exchanged, self.waited = 0, 0.0
-        self._error = error
+        self._error, self._unit = error, unit
         self._raised: Exception | None = None  # the last error of a meeting
 
     @contextmanager
@@ -230,9 +231,9 @@ class Ranks:
             reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
             failure = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
             raise self._error(
-                f"Step {step + 1}: {failure}rank {self.rank} expected an answer of all {self.size} ranks, "
-                f"got none from some: {text[:300].rstrip('.')}. A process died or hangs: its own output says "
-                "more. Start all of them again from the last checkpoint."
+                f"{self._unit} {step + 1}: {failure}rank {self.rank} expected an answer of all {self.size} "
+                f"ranks, got none from some: {text[:300].rstrip('.')}. A process died or hangs: its own "
+                "output says more. Start all of them again from the last checkpoint."
             ) from (cause or error)
         finally:
             self.waited += perf_counter() - began

@@ -77,7 +77,7 @@ class SharedRows(Wrapper):
         if block is not None:
             check_count("SharedRows", "block", block)
         self.block = block
-        self._ranks = Ranks(process_group, "SharedRows", RanksError)
+        self._ranks = Ranks(process_group, "SharedRows", RanksError, "Call")
         self._calls = 0
 
     @property
@@ -142,7 +142,7 @@ class SharedRows(Wrapper):
         """Agree on what was asked; raise what some process raised; fill in the rows of the others."""
         ranks, self._calls = self._ranks, self._calls + 1
         head = torch.tensor([self._calls, checksum(inputs), error is not None])
-        heads = ranks.all_of(self._calls, head, [len(head)] * ranks.size).view(ranks.size, -1)
+        heads = ranks.all_of(self._calls - 1, head, [len(head)] * ranks.size).view(ranks.size, -1)
         other_ranks = [f"rank {rank}" for rank, sent in enumerate(heads) if (sent[:2] != heads[0, :2]).any()]
         if other_ranks:
             raise RanksError(
@@ -160,7 +160,7 @@ class SharedRows(Wrapper):
             packed = torch.cat(
                 [part.flatten().view(torch.uint8) for part in parts] or [head.new_empty(0).byte()]
             )
-            received = ranks.all_of(self._calls, packed, [size * width for size in sizes])
+            received = ranks.all_of(self._calls - 1, packed, [size * width for size in sizes])
             at = 0
             for block in (block for share in shares for block in share):
                 values = received[at : at + len(block) * width].clone().view(whole.dtype)
@@ -169,7 +169,7 @@ class SharedRows(Wrapper):
 
     def _raise(self, error: Exception | None) -> None:
         """Raise the first process's error that there is: of the same kind in all, where it can be sent."""
-        with self._ranks.meeting(self._calls) as meeting:
+        with self._ranks.meeting(self._calls - 1) as meeting:
             if error is not None:
                 meeting.message = f"{type(error).__name__}: {error}", error if is_sendable(error) else None
         if error is not None:
