@@ -32,7 +32,6 @@ from zo.tangents.population import FACTORS
 
 # decision 187:
 KEPT = 0.02  # of the rows, for what a kill makes the run ask again, of quick boxes
-TIMED = 2  # evaluations of the objective that are timed, where rows and minutes count; one for rows alone
 LEAST = 5  # steps that make sense
 WINDOWS, VALIDATIONS = 12, 3  # validations of a training by its own windows; by rows of their own
 EACH = 5  # windows of one at least: fewer cannot show that the last weights are worse, decision 220
@@ -136,10 +135,8 @@ def _handing_on(answers: Callable[[], KeptAnswers] | None) -> Iterator[None]:
 
 
 def _tries(plan: Plan) -> int:
-    """Return how many evaluations of the objective are timed; one warms up, unless rows are scarce."""
-    if not plan.is_open or plan.config.rows is None:
-        return TRIES
-    return 1 if plan.config.minutes is None else TIMED
+    """Return how many evaluations of the objective are timed: one where rows alone are to be spent."""
+    return 1 if plan.is_open and plan.config.minutes is None else TRIES
 
 
 def _with_a_batch(bound: Bound, sizes: Sizes, made: int) -> Sizes:

@@ -34,7 +34,7 @@ from zo.objective import evaluated, per_row
 from zo.tangents.population.members import FEWEST
 from zo.tangents.population.updates import ROWS, updates_of
 
-TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
+TRIES = 2  # evaluations of the objective, of which the quicker counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
 MANY = 10  # rows with one error of another type, of which no other batch would know better
 
@@ -261,7 +261,7 @@ class Trial:
 
 
 def timed(problem: Problem, *, seed: int = 0, keep: bool = False, tries: int = TRIES) -> Trial:
-    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
+    """Time evaluations, of which the quicker counts: a second at most, or until a pool has its workers.
 
     Args:
         problem: Its boxes are asked.

@@ -169,7 +169,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
     assert toy(*words, "--limit", str(first.median().item())) == 0
     *_, failed, last = capsys.readouterr().out.splitlines()
     assert failed.startswith(
-        "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 10 box rows of"
+        "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 4 box rows of"
     )
     assert last.startswith("  no-gradient, cut: a batch with such a row runs twice")
     assert not (tmp_path / "runs").exists()

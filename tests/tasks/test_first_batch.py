@@ -74,7 +74,7 @@ def test_an_objective_that_makes_nan_of_finite_outputs_is_named_not_the_box():
     plan, bound = plan_of(problem, methods_named(problem), (0,)), Bound.of(problem)
     said = sentences(settled(plan, bound, asked(bound, plan.methods, 1), timed=True), bound)
     assert said[-1].startswith(
-        "  No row of the first batch had a finite loss, though its 20 box rows came back"
+        "  No row of the first batch had a finite loss, though its 8 box rows came back"
     )
     assert "the objective made NaN" in said[-1] and "Mend the box" not in said[-1]
 
