@@ -9,18 +9,18 @@ goes with the training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
+from tasks.folder.run import stage_name
 from tasks.planning import trial
 from tasks.planning.plan import POPULATION, Plan, PlannedRows
-from tasks.planning.trial import TRIES, Asked, Rehearsal, Sizes
+from tasks.planning.trial import TRIES, Asked, Rehearsal, Sizes, Trial
 from tasks.problem.data import Data
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
@@ -37,6 +37,7 @@ WINDOWS, VALIDATIONS = 12, 3  # validations of a training by its own windows; by
 EACH = 5  # windows of one at least: fewer cannot show that the last weights are worse, decision 220
 # decisions 189, 190:
 BATCH, FEW_STEPS = 8, 32  # rows in a step of a loss that calls a box once, where there are so many steps
+BEGIN = POPULATION, "tangents"  # methods that begin with the rows that are timed; decision 247
 # decision 188:
 WORK = 0.1  # seconds that a step computes beside the boxes, where a few steps did not say it
 PACE = 1000  # steps a second, at most
@@ -52,10 +53,10 @@ def settled(
     plan: Plan,
     bound: Bound,
     asked: Asked,
+    answers: Callable[[str], KeptAnswers] = KeptAnswers,
     *,
     timed: bool,
     keep: bool = False,
-    answers: Callable[[], KeptAnswers] | None = None,
     rehearse: Callable[[Plan, Bound], Work] | None = None,
 ) -> Plan:
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
@@ -64,10 +65,10 @@ def settled(
         plan: The user's plan.
         bound: Its problem in the run, which takes the settings over.
         asked: The problem's cost, see `trial.asked`.
+        answers: Gives the kept answers of a stage's steps, by its name. The trial adds those of the first
+            step, whose weights and batch it has. Without a folder, as here, nothing is kept.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
         keep: Whether the plan's trial keeps the boxes' answers.
-        answers: Gives the answers that the first step of the first training begins with; None where all of
-            its rows are asked. They are those of the plan's trial from then on.
         rehearse: Estimates the methods' computing beside the boxes, by a trial with the boxes' answers.
 
     Raises:
@@ -98,11 +99,7 @@ def settled(
     # the rows that are timed count too, and must not be those that the end of the run needs
     room = chooses or _has_room(plan, tries * sizes.objective)
     if timed and room and (plan.config.minutes is not None or not problem.has_no_box()):
-        seed, keeps = plan.seeds[0], keep or chooses
-        with _handing_on(answers):
-            spent = trial.timed(problem, seed=seed, keep=keeps, tries=tries)
-        handed = 0 if answers is None else min(answers().rows_known, sizes.objective)
-        plan = replace(plan, trial=replace(spent, handed=handed))
+        plan = replace(plan, trial=_trial(plan, problem, sizes, answers, keep=keep or chooses))
     if rehearse is not None:
         plan = replace(plan, work=rehearse(plan, bound))
     if chooses:
@@ -120,18 +117,26 @@ def settled(
     return plan
 
 
-@contextmanager
-def _handing_on(answers: Callable[[], KeptAnswers] | None) -> Iterator[None]:
-    """A block whose answers of boxes are those that a training begins with."""
-    if answers is None:
-        yield
-        return
-    kept = answers()
+def _trial(
+    plan: Plan, problem: Problem, sizes: Sizes, answers: Callable[[str], KeptAnswers], *, keep: bool
+) -> Trial:
+    """Time the first batch, whose answers the first step of a training takes over, if it is in one process.
+
+    A training through tangents begins with the rows that are timed: its first weights, at its first batch.
+    """
+    seed = plan.seeds[0]
+    take = partial(trial.timed, problem, seed=seed, keep=keep, tries=_tries(plan))
+    begins = next((name for name in BEGIN if name in plan.methods), None)
+    if begins is None or group.process_group() is not None:
+        return take()
+    stage = stage_name(seed, begins)
+    kept = answers(stage)
     kept.end()  # of a process that was killed here: what is timed has to run
     kept.place = FIRST
     with kept.used():
-        yield
+        found = take()
     kept.write()
+    return replace(found, handed=min(answers(stage).rows_known, sizes.objective))
 
 
 def _tries(plan: Plan) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tasks.planning import cost
 from tasks.planning.plan import Plan
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
+from tasks.rows.kept_answers import KeptAnswers
 from tasks.running.rehearsal import rehearsed
 from tasks.running.torch_arithmetic import set_torch
 
@@ -24,7 +28,9 @@ def sentences(plan: Plan) -> list[str]:
     bound.check()
     bound.bound()
     demand = asked(bound, plan.methods, len(plan.seeds))
-    plan = settled(plan, bound, demand, timed=True, keep=True, rehearse=rehearsed)
+    with TemporaryDirectory() as folder:
+        answers = partial(KeptAnswers, folder=Path(folder))
+        plan = settled(plan, bound, demand, answers, timed=True, keep=True, rehearse=rehearsed)
     return cost.sentences(plan, bound, dry=True)
 
 

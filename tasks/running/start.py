@@ -16,12 +16,12 @@ from tasks.errors import ConfigurationError
 from tasks.folder import changed_code
 from tasks.folder.place import discard
 from tasks.folder.result import Result
-from tasks.folder.run import Run, stage_name
+from tasks.folder.run import Run
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
 from tasks.methods.by_name import methods_named, warn_of_unread
 from tasks.planning import cost
-from tasks.planning.plan import POPULATION, Plan, left_to_the_budget, plan_of
+from tasks.planning.plan import Plan, left_to_the_budget, plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.problem import problems
@@ -192,13 +192,9 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
             with first_rows.watching():
                 demand = asked(bound, plan.methods, len(plan.seeds))
                 rehearse = rehearsed if plan.is_open else None
-                timed, answers = not run.begun, None
-                # a training begins with the weights and the batch that are timed
-                begins = next((name for name in (POPULATION, "tangents") if name in plan.methods), None)
-                if begins is not None and group.process_group() is None:
-                    stage = stage_name(plan.seeds[0], begins)
-                    answers = partial(bound.ledger.answers_of, stage, "steps")
-                plan = settled(plan, bound, demand, timed=timed, answers=answers, rehearse=rehearse)
+                answers = partial(bound.ledger.answers_of, work="steps")
+                timed = not run.begun
+                plan = settled(plan, bound, demand, answers, timed=timed, rehearse=rehearse)
                 run.choose(plan.chosen)
                 run = run.reread()
                 warn_of_other_data(run, plan, bound, programs)

@@ -20,13 +20,12 @@ from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import ConfigurationError, ProblemWarning
 from tasks.methods.by_name import methods_named
-from tasks.planning import cost, trial
+from tasks.planning import cost, spending, trial
 from tasks.planning.plan import POPULATION, left_to_the_budget, plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import Rehearsal, asked
 from tasks.rows import binding
 from tasks.rows.binding import Bound
-from tasks.running import start
 from tasks.training import loop
 from tasks.training.course import Course
 from tests.tasks.problems import Beside, Mixed, Preset, Said, Steering, Stopped, Stops
@@ -616,12 +615,7 @@ def test_the_first_step_takes_over_the_rows_that_were_timed(tmp_path, monkeypatc
     limits(updates_of_a_population=20)
     settings = {"methods": ("none", method), "steps": 4, "seeds": [3, 4]}
     run = go(Steering(), tmp_path / "once", **settings)
-    whole = settled
-
-    def asking_twice(*given, answers, **named):
-        return whole(*given, **named)
-
-    monkeypatch.setattr(start, "settled", asking_twice)
+    monkeypatch.setattr(spending, "BEGIN", ())
     twice = go(Steering(), tmp_path / "twice", **settings)
     assert rows_in_all(run) == rows_in_all(twice) - 10  # a batch of five, in two calls
     assert [row.rows for row in run.result.table] == [row.rows for row in twice.result.table]
