@@ -45,6 +45,7 @@ FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 OF_SURROGATE = 2.0  # the surrogate's factor
 BURST, LONGEST = 50, 1000  # steps of the surrogate in one go, which ends converged: at least and at most
 EACH = 10.0  # of them behind a window, where the number of windows is not known
+RISES = 2.0  # times its loss before: where tangents foretell more behind its steps, they are undone
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
@@ -353,11 +354,19 @@ class Population:
             return
         count = min(int(self._owed), LONGEST)
         self._owed -= count
-        self._aside(self._surrogate, partial(self._follow_models, count, rows_each))
+        surrogate = self._surrogate
+        backup = surrogate.state, copied(surrogate.moments)
+        if self._aside(surrogate, partial(self._follow_models, count, rows_each)) > RISES:
+            surrogate.state, surrogate.moments = backup
 
     def _follow_models(self, count: int, rows: int) -> float:
-        """Take steps on so many rows through the tangents' values, at a rate that falls to zero."""
+        """Take steps on so many rows through the tangents' values, at a rate that falls to zero.
+
+        Returns:
+            The loss of its first rows behind its steps over that before them, by the tangents.
+        """
         gradient, optimizer = self._gradient, self._optimizer
+        first: tuple[Batch, float] | None = None
         rates = [group["lr"] for group in optimizer.param_groups]
         tensors = gradient.parameters.tensors
         for number in range(count):
@@ -370,11 +379,13 @@ class Population:
                 break
             try:
                 with torch.enable_grad():  # of the member's own weights alone: others may have a `.grad` too
-                    gradient.through(batch).mean().backward(inputs=list(tensors))
+                    loss = gradient.through(batch).mean()
+                    loss.backward(inputs=list(tensors))
             except NoValuesError as error:
                 self._see_no_values(error)
                 break
             self.updates += 1
+            first = first or (batch, float(loss))
             length = float(torch.nn.utils.get_total_norm([w.grad for w in tensors if w.grad is not None]))
             if 0.0 < length < math.inf:  # early ones may be a thousand times as long
                 for weight in tensors:
@@ -382,7 +393,10 @@ class Population:
                         weight.grad.div_(length)
                 optimizer.step()
         optimizer.zero_grad()
-        return 0.0
+        if first is None or first[1] <= 0:
+            return 1.0
+        with torch.no_grad():
+            return float(gradient.through(first[0]).mean()) / first[1]
 
     def _given(self, place: int, rows: int) -> Batch:
         """Make a fresh batch, of several where it has many rows, and refuse calls of boxes meanwhile."""
