@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from zo.errors import (
 from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.playback.by_models import NoValuesError, unanswerable, unasked
-from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above
+from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above, log_of
 from zo.tangents.population.optimizers import (
     copied,
     refuse_optimizer,
@@ -45,7 +46,7 @@ FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 OF_SURROGATE = 2.0  # the surrogate's factor
 BURST, LONGEST = 50, 1000  # steps of the surrogate in one go, which ends converged: at least and at most
 EACH = 10.0  # of them behind a window, where the number of windows is not known
-RISES = 2.0  # times its loss before: where tangents foretell more behind its steps, they are undone
+JUDGED, RISES = 8, math.log(2)  # batches, and how far above in the mean: a go that ends there is undone; 248
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
@@ -79,8 +80,9 @@ class Population:
     their own values (Dyna: Sutton 1991). Where batches have 1,000 rows in all, and the objective calls each
     box once, with 32 numbers of inputs and outputs each at most, it takes 2.25 for each row, 16,000 at most,
     on 64 rows each. Its steps wait until models foretell the losses of two windows of five to a factor of
-    four. Its gradients are scaled to length one. It learns to exploit the tangents' errors, so rows of the
-    boxes, asked at its own weights, judge it, see `Rivalry`. It gets a trial now and then, after twice as
+    four. Its gradients are scaled to length one. Steps behind which models foretell twice the losses of
+    before are undone. It learns to exploit the tangents' errors, so rows of the boxes, asked at its own
+    weights, judge it, see `Rivalry`. It gets a trial now and then, after twice as
     many windows where the last trial failed, and all rows while it leads. A failed trial is neither replayed
     nor counted for the rates.
 
@@ -363,40 +365,48 @@ class Population:
         """Take steps on so many rows through the tangents' values, at a rate that falls to zero.
 
         Returns:
-            The loss of its first rows behind its steps over that before them, by the tangents.
+            How far the losses of the first batches rise by them, as tangents foretell: the logarithm of a
+            factor, in the mean.
         """
-        gradient, optimizer = self._gradient, self._optimizer
-        first: tuple[Batch, float] | None = None
+        gradient, optimizer, start = self._gradient, self._optimizer, self.updates
         rates = [group["lr"] for group in optimizer.param_groups]
         tensors = gradient.parameters.tensors
-        for number in range(count):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
-            optimizer.zero_grad()
-            place = self.updates
-            batch = self._recorded(place, rows) if self._fresh is None else self._given(place, rows)
-            if batch is None:
-                break
-            try:
+        first = [self._imagined(start + number, rows) for number in range(min(JUDGED, count))]
+        try:
+            before = self._levels(first)
+            for number in range(count):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
+                optimizer.zero_grad()
+                batch = first[number] if number < len(first) else self._imagined(start + number, rows)
+                if batch is None:
+                    break
                 with torch.enable_grad():  # of the member's own weights alone: others may have a `.grad` too
-                    loss = gradient.through(batch).mean()
-                    loss.backward(inputs=list(tensors))
-            except NoValuesError as error:
-                self._see_no_values(error)
-                break
-            self.updates += 1
-            first = first or (batch, float(loss))
-            length = float(torch.nn.utils.get_total_norm([w.grad for w in tensors if w.grad is not None]))
-            if 0.0 < length < math.inf:  # early ones may be a thousand times as long
-                for weight in tensors:
-                    if weight.grad is not None:
-                        weight.grad.div_(length)
-                optimizer.step()
-        optimizer.zero_grad()
-        if first is None or first[1] <= 0:
-            return 1.0
-        with torch.no_grad():
-            return float(gradient.through(first[0]).mean()) / first[1]
+                    gradient.through(batch).mean().backward(inputs=list(tensors))
+                self.updates += 1
+                gradients = [weight.grad for weight in tensors if weight.grad is not None]
+                length = float(torch.nn.utils.get_total_norm(gradients))
+                if 0.0 < length < math.inf:  # early ones may be a thousand times as long
+                    for of_weight in gradients:
+                        of_weight.div_(length)
+                    optimizer.step()
+            rises = [after - level for after, level in zip(self._levels(first), before, strict=True)]
+        except NoValuesError as error:
+            self._see_no_values(error)
+            return 0.0
+        finally:
+            optimizer.zero_grad()
+        return fmean(rises) if rises else 0.0
+
+    @torch.no_grad()
+    def _levels(self, batches: Sequence[Batch]) -> list[float]:
+        """The logarithms of the losses of batches, as tangents foretell them."""
+        losses = [float(self._gradient.through(batch).mean()) for batch in batches if batch is not None]
+        return [math.inf if math.isnan(loss) else log_of(loss) for loss in losses]
+
+    def _imagined(self, place: int, rows: int) -> Batch | None:
+        """The surrogate's batch of this number; None, with a warning, where none can be drawn."""
+        return self._recorded(place, rows) if self._fresh is None else self._given(place, rows)
 
     def _given(self, place: int, rows: int) -> Batch:
         """Make a fresh batch, of several where it has many rows, and refuse calls of boxes meanwhile."""
