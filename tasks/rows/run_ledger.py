@@ -153,7 +153,7 @@ class RunLedger:
         if rows is not None and group_of_run is not None and not all(map(bounded, boxes)):
             raise ProblemError(
                 f"rows: expected a run in one process, which can keep to {rows:,} rows exactly, got several. "
-                "Leave out --workers, or --rows."
+                "Leave out --workers; or begin a run without --rows."
             )
 
         def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:

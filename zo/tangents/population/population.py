@@ -46,7 +46,7 @@ FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 OF_SURROGATE = 2.0  # the surrogate's factor
 BURST, LONGEST = 50, 1000  # steps of the surrogate in one go, which ends converged: at least and at most
 EACH = 10.0  # of them behind a window, where the number of windows is not known
-JUDGED, RISES = 8, math.log(2)  # batches, and how far above in the mean: a go that ends there is undone; 248
+JUDGED, RISES = 8, math.log(2)  # batches, and the rise in the mean at which steps are undone; decision 248
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
