@@ -18,7 +18,7 @@ from zo.tangents.population.members import Member
 STEPS = 16
 
 
-def around(objective, steps=STEPS, network=None, off=0.0, replays=4, **settings):
+def around(objective, steps=STEPS, network=None, off=0.0, replays=4, fresh=None, **settings):
     """A population whose objective is `objective(network, box, x)`."""
     torch.manual_seed(0)
     network, box = torch.nn.Linear(3, 4).double() if network is None else network, Square()
@@ -32,7 +32,7 @@ def around(objective, steps=STEPS, network=None, off=0.0, replays=4, **settings)
         **settings,
     )
     optimizer = torch.optim.Adam(gradient.parameters.tensors, lr=3e-3)
-    return zo.Population(gradient, optimizer, steps=steps), network
+    return zo.Population(gradient, optimizer, steps=steps, fresh=fresh), network
 
 
 def distance(net, box, x):
@@ -59,8 +59,7 @@ def test_an_objective_that_raises_by_the_models_values_ends_no_training():
             raise ValueError("no such length")
         return (y - TARGET).square().sum(dim=1)
 
-    population, _ = around(objective)
-    population._fresh = lambda number: 100 * batch(number)
+    population, _ = around(objective, fresh=lambda number: 100 * batch(number))
     with pytest.warns(zo.errors.TangentWarning, match="through a model the objective raised ValueError"):
         for number in range(10):
             population.step(batch(number))
@@ -274,7 +273,7 @@ def test_a_surrogate_that_fails_in_half_of_its_rows_leads_no_longer(rows):
         population.step(batch(number))
     population._surrogate.takes(population._rate, population._rate.moments)
     population._rivalry = rivalry.Rivalry(holds=True, usual=(1.0,), asked=((0.1, 1.0),) * 3)
-    population.updates, population._pace = 1, 0.0
+    population._model_steps.taken = 1
     box.rows = rows
     for number in range(4):
         population.step(batch(number))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from blackbox.checks import check_count
 from blackbox.errors import BudgetError
 from blackbox.notices import Notice, Notices
-from zo.batches import Batch, count_rows, joined_batches
+from zo.batches import Batch, count_rows
 from zo.errors import (
     FailedQueriesError,
     NonFiniteGradientError,
@@ -29,8 +28,9 @@ from zo.errors import (
 )
 from zo.same_run import refuse_other_run
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.playback.by_models import NoValuesError, unanswerable, unasked
-from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above, log_of
+from zo.tangents.playback.by_models import NoValuesError, unanswerable
+from zo.tangents.population.members import AWAY, FEWEST, Member, checked_factors, clearly_above
+from zo.tangents.population.model_steps import ModelSteps
 from zo.tangents.population.optimizers import (
     copied,
     refuse_optimizer,
@@ -46,7 +46,7 @@ FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate; decision 143
 OF_SURROGATE = 2.0  # the surrogate's factor
 BURST, LONGEST = 50, 1000  # steps of the surrogate in one go, which ends converged: at least and at most
 EACH = 10.0  # of them behind a window, where the number of windows is not known
-JUDGED, RISES = 8, math.log(2)  # batches, and the rise in the mean at which steps are undone; decision 248
+RISES = math.log(2)  # of the losses that models foretell, at which steps are undone; decision 248
 WORSE = 2.0  # times the best rate's loss: where a trial's is above that, its window is not replayed
 OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
     *(TangentError, ObjectiveError, ParameterError, BudgetError),
@@ -111,7 +111,6 @@ class Population:
         without: why there is no surrogate, in words; None where there is one.
         asked_leader: whether boxes were asked in the last step at the weights that the network had before it.
         copies: how often a member went on from another's weights.
-        updates: how many steps the surrogate has taken.
 
     Raises:
         ConfigurationError: factors are no sequence, one is not above 0 or is there twice, or there is none.
@@ -134,8 +133,8 @@ class Population:
             check_count("Population", "steps", steps)
         refuse_optimizer(optimizer, gradient)
         self._gradient, self._optimizer, self._own_state = gradient, optimizer, OwnState(gradient, optimizer)
-        self.steps, self._fresh = steps, fresh
-        self._planned = steps
+        self.steps, self._planned = steps, steps
+        self._model_steps = ModelSteps(gradient, optimizer, fresh)
         self._rates, self._rate = rates, min(rates, key=lambda member: abs(math.log(member.factor)))
         self.without: str | None = None if surrogate else "none was asked for"
         self.without = self.without or _unfit(gradient)
@@ -143,8 +142,13 @@ class Population:
         self._rivalry = Rivalry()
         self._notices = Notices()
         self.asked_leader = True
-        self.copies, self.updates, self._window, self._owed = 0, 0, 0, 0.0
+        self.copies, self._window, self._owed = 0, 0, 0.0
         self._rows = 0  # of the largest batch, see `rows_once`
+
+    @property
+    def updates(self) -> int:
+        """How many steps the surrogate has taken."""
+        return self._model_steps.taken
 
     @property
     def factor(self) -> float:
@@ -362,74 +366,12 @@ class Population:
             surrogate.state, surrogate.moments = backup
 
     def _follow_models(self, count: int, rows: int) -> float:
-        """Take steps on so many rows through the tangents' values, at a rate that falls to zero.
-
-        Returns:
-            How far the losses of the first batches rise by them, as tangents foretell: the logarithm of a
-            factor, in the mean.
-        """
-        gradient, optimizer, start = self._gradient, self._optimizer, self.updates
-        rates = [group["lr"] for group in optimizer.param_groups]
-        tensors = gradient.parameters.tensors
-        first = [self._imagined(start + number, rows) for number in range(min(JUDGED, count))]
+        """Take steps through the models, see `ModelSteps.take`; 0 where a model has no values."""
         try:
-            before = self._levels(first)
-            for number in range(count):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
-                optimizer.zero_grad()
-                batch = first[number] if number < len(first) else self._imagined(start + number, rows)
-                if batch is None:
-                    break
-                with torch.enable_grad():  # of the member's own weights alone: others may have a `.grad` too
-                    gradient.through(batch).mean().backward(inputs=list(tensors))
-                self.updates += 1
-                gradients = [weight.grad for weight in tensors if weight.grad is not None]
-                length = float(torch.nn.utils.get_total_norm(gradients))
-                if 0.0 < length < math.inf:  # early ones may be a thousand times as long
-                    for of_weight in gradients:
-                        of_weight.div_(length)
-                    optimizer.step()
-            rises = [after - level for after, level in zip(self._levels(first), before, strict=True)]
+            return self._model_steps.take(count, rows)
         except NoValuesError as error:
             self._see_no_values(error)
             return 0.0
-        finally:
-            optimizer.zero_grad()
-        return fmean(rises) if rises else 0.0
-
-    @torch.no_grad()
-    def _levels(self, batches: Sequence[Batch]) -> list[float]:
-        """The logarithms of the losses of batches, as tangents foretell them."""
-        losses = [float(self._gradient.through(batch).mean()) for batch in batches if batch is not None]
-        return [math.inf if math.isnan(loss) else log_of(loss) for loss in losses]
-
-    def _imagined(self, place: int, rows: int) -> Batch | None:
-        """The surrogate's batch of this number; None, with a warning, where none can be drawn."""
-        return self._recorded(place, rows) if self._fresh is None else self._given(place, rows)
-
-    def _given(self, place: int, rows: int) -> Batch:
-        """Make a fresh batch, of several where it has many rows, and refuse calls of boxes meanwhile."""
-        assert self._fresh is not None
-        with unasked("Population, fresh"):
-            if rows == ROWS:
-                return self._fresh(place)
-            batches, count = [], 0
-            while count < rows:
-                batches.append(self._fresh(place * rows + len(batches)))
-                count += max(1, count_rows(batches[-1]))
-        return joined_batches(batches)
-
-    def _recorded(self, place: int, rows: int) -> Batch | None:
-        """Rows of the recorded windows; None, with a warning, where none can be drawn."""
-        try:
-            return self._gradient.recorded(rows, place)
-        except (TangentError, ObjectiveError) as error:
-            words = (
-                f"Population: the surrogate rests, since no rows of recorded batches can be drawn: {error} "
-            )
-            self._notices.say(Notice("rests", f"{words}Or give it batches (fresh).", TangentWarning))
-            return None
 
     def metrics(self) -> dict[str, float]:
         """Return figures for a log: the leading rate's factor, the surrogate's lead, updates, and copies."""
@@ -487,7 +429,7 @@ class Population:
         self._rivalry = Rivalry(**state["rivalry"])
         self._rates, self._rate, self._owed, self.without = rates, rate, owed, state["without"]
         self._surrogate = surrogates[0] if surrogates else Member(OF_SURROGATE)
-        self._window, self.copies, self.updates = counts
+        self._window, self.copies, self._model_steps.taken = counts
 
     @property
     def _leader(self) -> Member:
