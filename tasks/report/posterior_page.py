@@ -13,6 +13,7 @@ import numpy as np
 from blackbox.words import counted
 from tasks.report import html_report, pictures
 from tasks.report.html_report import Details, Figure, Heading, Paragraph, Table
+from zo.posterior.result import arviz
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MadeFigure
@@ -97,10 +98,8 @@ def write(
 
 def summarised(data: Any) -> Any:
     """ArviZ's summary, a pandas frame of unknowns, those first that have the fewest effective samples."""
-    import arviz
-
     with _quiet():
-        summary = arviz.summary(data, var_names=["x"], round_to="none")
+        summary = arviz().summary(data, var_names=["x"], round_to="none")
     summary.index = [str(name) for name in data.posterior["unknown"].values]
     return summary.sort_values("ess_bulk", kind="stable")
 
@@ -149,19 +148,16 @@ def _rows(data: Any) -> dict[str, int]:
 
 def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, MadeFigure, str]]:
     """Names, figures and captions; ArviZ draws into axes of ours."""
-    import arviz
-    from arviz.labels import NoVarLabeller
-
     few = list(summary.index[:SHOWN])
-    names = {"var_names": ["x"], "labeller": NoVarLabeller()}
+    names = {"var_names": ["x"], "labeller": arviz().labels.NoVarLabeller()}
     options = {**names, "coords": {"unknown": few}}
     whose = f"the {len(few)} unknowns of fewest effective samples" if len(summary) > SHOWN else "the unknowns"
     figure, axes = pictures.figure(8.0, 1.6 * len(few), len(few), 2)
-    arviz.plot_trace(data, **options, compact=False, combined=False, axes=axes)
+    arviz().plot_trace(data, **options, compact=False, combined=False, axes=axes)
     yield "traces", _styled(figure), f"Densities and traces of {whose}, a colour for each chain."
     across = min(2, len(few))
     figure, axes = pictures.figure(4.0 * across, 2.8 * -(-len(few) // across), -(-len(few) // across), across)
-    arviz.plot_rank(data, **options, ax=axes)
+    arviz().plot_rank(data, **options, ax=axes)
     for empty in axes.flat[len(few) :]:
         empty.set_visible(False)
     caption = "Ranks of each chain's draws among those of all: bars of one height where chains mix."
@@ -171,7 +167,7 @@ def _pictures(data: Any, summary: Any) -> Iterator[tuple[str, MadeFigure, str]]:
         figure, axes = pictures.figure(2.4 * len(worst), 2.4 * len(worst), len(worst), len(worst))
         look = {"alpha": 0.25, "s": 8, "edgecolors": "none"}
         options = {**names, "coords": {"unknown": worst}}
-        arviz.plot_pair(data, **options, kind="scatter", marginals=True, ax=axes, scatter_kwargs=look)
+        arviz().plot_pair(data, **options, kind="scatter", marginals=True, ax=axes, scatter_kwargs=look)
         for row, column in zip(*np.triu_indices(len(worst), 1), strict=True):
             axes[row, column].set_visible(False)
         yield "pairs", _styled(figure), "Draws of pairs of these unknowns, and the density of each."

@@ -15,6 +15,7 @@ import torch
 from blackbox import Budgeted
 from blackbox.conformance import check_black_box
 from tests.needs import NEEDS
+from zo.posterior.result import arviz
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -128,12 +129,10 @@ def test_the_measured_filter_is_what_two_resonators_do(monkeypatch):
 @needs("ngspice_posterior")
 def test_the_posterior_of_the_filter_s_parts_holds_what_it_is_built_of(tmp_path, monkeypatch):
     """Each part within four standard deviations, and the product that sets the resonance within 1 %."""
-    import arviz
-
     place = EXAMPLES / "ngspice_posterior" / "problem.py"
     words = ("--rows", "700", "--learn", "400", "--chains", "4", "--out", tmp_path / "drawn")
     command("sample", place, *words, folder=tmp_path)
-    draws = arviz.from_netcdf(tmp_path / "drawn" / "posterior.nc").posterior["x"].values.reshape(-1, 5)
+    draws = arviz().from_netcdf(tmp_path / "drawn" / "posterior.nc").posterior["x"].values.reshape(-1, 5)
     built = problem_of("ngspice_posterior", monkeypatch).BUILT.numpy()
     assert (np.abs(draws.mean(0) - built) < 4 * draws.std(0)).all()
     assert abs((draws[:, 0] * draws[:, 1]).mean() / (built[0] * built[1]) - 1) < 0.01

@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-import arviz
 import numpy as np
 import pytest
 
 from tasks.errors import CheckpointWarning
 from tasks.report import posterior_page
+from zo.posterior.result import arviz
 
 ROOT = Path(__file__).parents[2]
 OWN = '''
@@ -129,7 +129,7 @@ def test_a_posterior_is_drawn_into_a_folder_with_a_report(whole):
     )
     assert str(folder.relative_to(place)) in plan[1] and f"--out runs/{folder.name}" in plan[1]
     assert "effective samples" in said and f"Report: runs/{folder.name}/report.html" in said
-    data = arviz.from_netcdf(folder / "posterior.nc")
+    data = arviz().from_netcdf(folder / "posterior.nc")
     assert data.posterior["x"].dims == ("chain", "draw", "unknown")
     assert data.posterior["unknown"].values.tolist() == ["first", "second"]
     assert data.posterior.sizes["draw"] == 59 - 59 // 10 and data.attrs["rows"] == 60 + 2 + 59 * 4
@@ -137,30 +137,30 @@ def test_a_posterior_is_drawn_into_a_folder_with_a_report(whole):
     rows = int(data.attrs["rows_failed"])
     assert rows > 0 and "Two unknowns of a bent line." in page and page.count("data:image/png") == 4
     assert f"{rows:,} of all rows failed" in page and "R-hat is" in page and "Why rows failed" in page
-    least = arviz.ess(data)["x"].values.min()
+    least = arviz().ess(data)["x"].values.min()
     assert f"{least:,.0f} effective samples of " in page
     assert not list(folder.glob(".*.part"))
 
 
 def test_more_rows_prolong_a_sampling_whose_code_may_have_changed(toy, place, here, capsys):
-    before = arviz.from_netcdf(here / "posterior.nc").posterior["x"].values
+    before = arviz().from_netcdf(here / "posterior.nc").posterior["x"].values
     with open(place / "bent.py", "a", encoding="utf-8") as stream:
         stream.write("# another word\n")
     sys.modules.pop("bent")
     with pytest.warns(CheckpointWarning, match=r"changed since the sampling began: bent\.py"):
         assert toy("sample", "bent.py", "--rows", "400", "--chains", "4", "--out", "here") == 0
     assert "goes on from where it was" in capsys.readouterr().out
-    after = arviz.from_netcdf(here / "posterior.nc").posterior["x"].values
+    after = arviz().from_netcdf(here / "posterior.nc").posterior["x"].values
     assert after.shape[1] > before.shape[1]
     assert np.array_equal(after[:, : before.shape[1] - 3], before[:, 3:])
 
 
 def test_fewer_rows_than_there_are_say_that_the_draws_are_those_of_before(toy, place, here, capsys):
-    before = arviz.from_netcdf(here / "posterior.nc").posterior["x"].values
+    before = arviz().from_netcdf(here / "posterior.nc").posterior["x"].values
     assert toy("sample", "bent.py", "--rows", "200", "--chains", "4", "--out", "here") == 0
     said = capsys.readouterr().out
     assert "has 298 of 200 rows already: none was run" in said
-    assert np.array_equal(arviz.from_netcdf(here / "posterior.nc").posterior["x"].values, before)
+    assert np.array_equal(arviz().from_netcdf(here / "posterior.nc").posterior["x"].values, before)
 
 
 def test_a_folder_from_elsewhere_names_no_code_that_is_executed(toy, place, here, capsys):
@@ -243,7 +243,7 @@ def test_a_sampling_that_is_killed_or_stopped_goes_on_to_the_bit(place, how):
     _, error = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert process.returncode == 130 and "Go on with: blackbox sample bent.py" in error
-        part = arviz.from_netcdf(place / "part" / "posterior.nc")
+        part = arviz().from_netcdf(place / "part" / "posterior.nc")
         assert part.attrs["stopped"] == 1 and part.attrs["rows"] < 290
         assert "Stopped by the user" in (place / "part" / "report.html").read_text(encoding="utf-8")
     else:
@@ -252,7 +252,7 @@ def test_a_sampling_that_is_killed_or_stopped_goes_on_to_the_bit(place, how):
         [*command, "part"], cwd=place, env=quiet, check=True, capture_output=True, text=True
     )
     assert "goes on from where it was" in done.stdout
-    whole, part = (arviz.from_netcdf(place / name / "posterior.nc") for name in ("whole", "part"))
+    whole, part = (arviz().from_netcdf(place / name / "posterior.nc") for name in ("whole", "part"))
     assert np.array_equal(whole.posterior["x"].values, part.posterior["x"].values)
     assert part.attrs["rows_run_by_ledger"] < whole.attrs["rows_run_by_ledger"] == whole.attrs["rows"]
 
@@ -268,7 +268,7 @@ def test_an_unknown_without_an_r_hat_is_not_told_as_mixed():
     """It is the same in all draws, so that ArviZ counts each of them as effective and has no R-hat."""
     draws = np.random.default_rng(0).normal(size=(4, 500, 2))
     draws[:, :, 1] = 3.0
-    data = arviz.from_dict(
+    data = arviz().from_dict(
         posterior={"x": draws},
         sample_stats={"acceptance_rate": np.full((4, 500), 0.8), "diverging": np.zeros((4, 500), dtype=bool)},
         coords={"unknown": ["moved", "stuck"]},

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-import arviz as az
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from blackbox.errors import ConfigurationError, RowFailedError
 from zo.errors import TangentWarning
 from zo.posterior.checkpoint import Checkpoint
 from zo.posterior.hmc import Move, leapfrog
+from zo.posterior.result import arviz
 from zo.posterior.sampling import _proposed
 from zo.posterior.target import Model, Target
 from zo.posterior.unknowns import Unknowns
@@ -91,9 +93,9 @@ def test_a_linear_gaussian_posterior_has_its_closed_form():
     mean = covariance @ MATRIX.T @ DATA / NOISE**2
     x = data.posterior["x"].values
     assert x.shape[0] == 8 and x.shape[2] == 2
-    error = az.mcse(data)["x"].values
+    error = arviz().mcse(data)["x"].values
     assert (np.abs(x.mean((0, 1)) - mean.numpy()) < 5 * error).all() and (error < 0.05).all()
-    spread = az.mcse(data, method="sd")["x"].values
+    spread = arviz().mcse(data, method="sd")["x"].values
     assert (np.abs(x.std((0, 1)) - covariance.diag().sqrt().numpy()) < 5 * spread).all()
     assert data.attrs["rows"] == data.attrs["rows_run_by_ledger"] <= 1700
 
@@ -120,7 +122,9 @@ def test_a_wrong_model_and_a_bound_leave_the_posterior_as_it_is():
     weight = torch.softmax(-potential(grid, y), 0)
     x = data.posterior["x"].values
     assert (x[..., 0] > 0).all()
-    assert (np.abs(x.mean((0, 1)) - (weight @ grid).numpy()) < 5 * az.mcse(data)["x"].values + 0.005).all()
+    assert (
+        np.abs(x.mean((0, 1)) - (weight @ grid).numpy()) < 5 * arviz().mcse(data)["x"].values + 0.005
+    ).all()
 
 
 class TwoModes(BlackBoxFunction):
@@ -554,3 +558,12 @@ def test_a_model_that_is_hardly_accepted_is_told():
 
     with pytest.warns(TangentWarning, match="coarse twin"):
         zo.sample(potential, Rippled(), start(), rows=700, chains=4)
+
+
+def test_arviz_is_imported_where_the_cache_of_the_user_cannot_be_written(tmp_path):
+    """ArviZ writes into it on each new day. A file lies where the folder would be."""
+    (tmp_path / "cache").write_text("")
+    code = "import os; from zo.posterior.result import arviz; arviz(); print(os.environ['XDG_CACHE_HOME'])"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'cache'}\n"), done.stderr

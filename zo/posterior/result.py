@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -16,12 +20,33 @@ BURN = 10  # one in so many of a chain's draws, the first, is left out
 def arviz() -> ModuleType:
     """ArviZ, without its news of later versions.
 
+    It notes in the user's cache on which day it told them. Where the note cannot be written, it is written
+    into a folder that is deleted: the home may be read-only, or several processes may write at once.
+
     Raises:
         MissingExtraError: it is not installed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return import_extra("zo.sample", "arviz", "sample")
+        try:
+            return import_extra("zo.sample", "arviz", "sample")
+        except OSError:
+            with _another_cache():
+                return import_extra("zo.sample", "arviz", "sample")
+
+
+@contextmanager
+def _another_cache() -> Iterator[None]:
+    """Caches of packages are meanwhile in a folder that is deleted at the end."""
+    name = "XDG_CACHE_HOME"
+    its_own = os.environ.get(name)
+    with TemporaryDirectory() as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(name)
+            os.environ.update({name: its_own} if its_own is not None else {})
 
 
 def inference_data(state: dict[str, Any], unknowns: Any, attributes: dict[str, Any]) -> Any:
