@@ -73,13 +73,15 @@ def test_the_command_of_a_table_of_the_defence_writes_that_file(file):
     assert f"{table_defense.name_of(asked.size, config)}.json" == file
 
 
-def test_a_command_of_an_earlier_version_is_said():
-    today = "python -m benchmarks figure3_baselines --size small"
-    stated = catalogue.origin(["figure3_baselines/result.json"], today)
-    earlier = catalogue.read("figure3_baselines/result.json")["command"]
-    assert earlier.startswith("python -m benchmarks.") and stated.endswith(
-        f", by an earlier version's `{earlier}`"
-    )
+def test_a_command_of_an_earlier_version_is_said(tmp_path, monkeypatch):
+    today, earlier = "python -m benchmarks lens --size small", "python -m benchmarks.optics.lens --small"
+    result = {"command": earlier, "machine": {"cpu": "Z80"}}
+    result["versions"] = {"blackbox-coupling": "0.1.0", "torch": "2.13.0"}
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "RESULTS", tmp_path)
+        (tmp_path / "lens.json").write_text(json.dumps(result))
+        stated = catalogue.origin(["lens.json"], today)
+    assert stated == f"Z80, 0.1.0, torch 2.13.0, by an earlier version's `{earlier}`"
     few = catalogue.origin(
         ["table_defense-few-b-logits.json"], "python -m benchmarks table_defense --size few"
     )

@@ -84,9 +84,9 @@ def test_a_server_that_is_down_at_the_start_loses_no_baseline(tmp_path, error):
     assert not list(folder.glob("evaluations/*"))
     assert not [line for line in heard.said if "ms a row" in line]
     spent = calls.read(folder)["rows"]
-    # refused: five timed batches of 8 and the test; else each once more in halves, and some single rows
+    # refused: two timed batches of 8 and the test; else each once more in halves, and some single rows
     assert (
-        spent == 5 * 8 + 400 if error == "refused" else spent <= 5 * (2 * 8 + 3) + 2 * 400 + 18
+        spent == 2 * 8 + 400 if error == "refused" else spent <= 2 * (2 * 8 + 3) + 2 * 400 + 18
     )  # it is asked in two parts
     Path(settings["mark"]).touch()
     run = tasks.run(Line(), resume=folder, progress=Progress(), **settings)
