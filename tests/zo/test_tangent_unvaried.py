@@ -256,3 +256,22 @@ def test_several_calls_of_one_row_are_several_rows():
     box, network = FromTorch(answer, *BOX), nn.Linear(2, 3)
     (words,) = warned_of(cut, network, box, [one_row(0)])
     assert len(words) == 1 and ".detach()" in words[0]
+
+
+def test_a_check_by_one_row_says_of_no_output_that_nothing_moves_it():
+    """One row has no spread, of which torch would warn."""
+    box = FromTorch(
+        lambda design: torch.cat([design.square(), torch.ones_like(design)], 1),
+        (ArraySpec("design", (2,)),),
+        (ArraySpec("y", (4,)),),
+    )
+    network = nn.Linear(2, 2)
+    gradient = zo.TangentGradient(
+        network, lambda network, rows: box(network(rows)).square().mean(dim=1), boxes=[box], seed=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(12):
+            gradient.backward(batch(step)[:1])
+    assert gradient.agreement is not None
+    assert gradient._stand_ins.excited[0].unmoved == ()

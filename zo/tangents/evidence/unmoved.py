@@ -45,7 +45,9 @@ def unmoved_by(gradient: StepGradient, responses: Sequence[Response]) -> dict[in
 
 
 def _would_show(answers: Tensor) -> bool:
-    """Say whether a small move of a number would change it, `(rows,)`."""
+    """Say whether a small move of a number would change it, `(rows,)`; one row does not show it."""
+    if len(answers) < 2:
+        return False
     unit = COARSE * torch.finfo(answers.dtype).eps * answers.abs().amax()
     return len(answers.unique()) > MANY * len(answers) and bool(answers.std() > unit)
 
