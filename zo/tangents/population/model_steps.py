@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Callable
 
 import torch
 
@@ -13,10 +12,10 @@ from zo.batches import Batch, count_rows, joined_batches
 from zo.errors import ObjectiveError, TangentError, TangentWarning
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.playback.by_models import unasked
-from zo.tangents.population.members import log_of
+from zo.tangents.population.members import TINY
 from zo.tangents.population.updates import ROWS
 
-JUDGED = 8  # batches whose losses are foretold before the steps and behind them; decision 248
+JUDGED = 64  # rows at least whose losses are foretold before the steps and behind them; decision 248
 
 
 class ModelSteps:
@@ -51,8 +50,8 @@ class ModelSteps:
             rows: The number of rows in each.
 
         Returns:
-            How far the losses of the first batches rise by the steps, as tangents foretell: the logarithm of
-            a factor, in the mean.
+            How far the losses of the first rows rise by the steps, as tangents foretell: the logarithm of a
+            factor, in the mean.
 
         Raises:
             NoValuesError: A tangent has no values.
@@ -61,9 +60,10 @@ class ModelSteps:
         gradient, optimizer, start = self._gradient, self._optimizer, self.taken
         rates = [group["lr"] for group in optimizer.param_groups]
         tensors = gradient.parameters.tensors
-        first = [self._batch(start + number, rows) for number in range(min(JUDGED, count))]
+        first = self._first(start, rows)
+        judged = joined_batches(first) if first else None
         try:
-            before = self._levels(first)
+            before = self._level(judged)
             for number in range(count):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * number / count))
@@ -80,18 +80,31 @@ class ModelSteps:
                     for of_weight in gradients:
                         of_weight.div_(length)
                     optimizer.step()
-            rises = [after - level for after, level in zip(self._levels(first), before, strict=True)]
+            return self._level(judged) - before
         finally:
             optimizer.zero_grad()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-        return fmean(rises) if rises else 0.0
 
     @torch.no_grad()
-    def _levels(self, batches: Sequence[Batch]) -> list[float]:
-        """The logarithms of the losses of batches, as tangents foretell them."""
-        losses = [float(self._gradient.through(batch).mean()) for batch in batches if batch is not None]
-        return [math.inf if math.isnan(loss) else log_of(loss) for loss in losses]
+    def _level(self, batch: Batch | None) -> float:
+        """The mean logarithm of the losses of a batch's rows, as tangents foretell them; 0 of none."""
+        if batch is None:
+            return 0.0
+        losses = self._gradient.through(batch).double().nan_to_num(nan=math.inf, posinf=math.inf)
+        return float(losses.clamp(min=TINY).log().mean())
+
+    def _first(self, start: int, rows: int) -> list[Batch]:
+        """The first batches of some steps, so many that they have 64 rows, where there are any."""
+        batches: list[Batch] = []
+        count = 0
+        while count < JUDGED:
+            batch = self._batch(start + len(batches), rows)
+            if batch is None:
+                break
+            batches.append(batch)
+            count += max(1, count_rows(batch))
+        return batches
 
     def _batch(self, place: int, rows: int) -> Batch | None:
         """Make the batch of a step; None, with a warning, where none can be drawn."""
