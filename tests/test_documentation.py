@@ -29,7 +29,7 @@ def blocks(name: str) -> list[str]:
 
 def test_the_readme_s_own_simulator_learns(capsys):
     code, other = blocks("README.md")
-    torch.manual_seed(0)  # by chance a training may need to be told that replays rest
+    torch.manual_seed(0)
     scope: dict = {}
     exec(compile(code, "README.md", "exec"), scope)
     pendulum, network = scope["pendulum"], scope["network"]

@@ -577,9 +577,7 @@ def test_the_command_line_says_that_a_preset_takes_fewer_steps(capsys):
     assert "--methods none population" in refusal
 
 
-# where the loss cannot fall any more, replays rest, and say so
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:After .* windows:zo.errors.TangentWarning")
 def test_what_is_set_by_hand_stays(tmp_path):
     run = go(Steering(), tmp_path, rows=1000, steps=7, methods=("first-order",))
     assert (run.problem.config.steps, run.problem.config.batch, run.problem.config.replays) == (7, 5, 0)

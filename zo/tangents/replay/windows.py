@@ -51,9 +51,8 @@ class _Rate:
     recorded: int = 0
     rest: int = 0  # windows to go until one replay is tried again
 
-    def saw(self, losses: Tensor) -> Notice | None:
-        """Take in the losses `(rows,)` that the boxes gave a new window; a warning where replays rest."""
-        rests: Notice | None = None
+    def saw(self, losses: Tensor) -> None:
+        """Take in the losses `(rows,)` that the boxes gave a new window."""
         self.recorded += 1
         loss = _level(losses)
         self.real = [*self.real, loss][-2 * COMPARED :]
@@ -70,17 +69,7 @@ class _Rate:
                 self.replays = min(most, GROWS * self.replays)
             if self.replays < 1:
                 self.replays, self.rest = 1.0, COMPARED
-                rests = Notice(
-                    "rest",
-                    f"After {self.recorded} windows: expected replays to lower the losses of the rows "
-                    "that they take, and new windows no harder than before, got the contrary again and "
-                    f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
-                    "What was recorded may say little of where the weights are now, or the learning rate "
-                    "is too large for so many steps: compare a held-out loss with that of Limits(replays=0).",
-                    TangentWarning,
-                )
         self.total, self.changed, self.since = 0.0, 0.0, 0
-        return rests
 
     def _rises(self) -> bool:
         """Say whether the losses of new windows are clearly higher than those of the windows before."""
@@ -135,9 +124,7 @@ class Windows:
 
     def add(self, window: Window) -> None:
         """Take in the window of a new step."""
-        rests = self._rate.saw(window.losses[window.survived])
-        if self.replays is None:  # a fixed number does not rest
-            self._notices.say(rests)
+        self._rate.saw(window.losses[window.survived])
         age = max(FEWEST, self._rate.recorded // YOUNG) if self.max_age is None else self.max_age
         data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
         self._windows = [*self._windows, data][-age:]
