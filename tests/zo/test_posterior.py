@@ -495,6 +495,8 @@ def test_failed_rows_are_rejections_that_are_counted():
         ({"box": Noisy()}, "same answer to the same row"),
         ({"box": NoisyByPlace()}, "same answer to the same row, alone and among others"),
         ({"start": torch.zeros(2)}, "rows of 2 numbers"),
+        ({"start": "far away"}, "start: expected rows of numbers, got str"),
+        ({"box": potential, "potential": Linear()}, "box: expected a BlackBoxFunction, got function"),
         ({"rows": 100}, "rows: expected at least"),
         ({"chains": 0}, "chains"),
         ({"bounds": (1.0, 0.0)}, "below the upper"),
@@ -520,7 +522,7 @@ def test_functions_that_write_into_their_arguments_or_are_constant_are_taken(twi
         return torch.zeros(len(x), dtype=torch.float64)
 
     drawn = zo.sample(writes, Linear(), start(), **SHORT, twin=twin)
-    plain = zo.sample(potential, Linear(), start(), **SHORT, twin=twin)
+    plain = zo.sample(potential, Linear(), start().numpy(), **SHORT, twin=twin)
     assert np.array_equal(drawn.posterior["x"].values, plain.posterior["x"].values)
     x = zo.sample(flat, Linear(), start(), **SHORT, twin=twin, bounds=(-4.0, 4.0)).posterior["x"].values
     assert np.abs(x).max() <= 4 and x.std() > 0.5

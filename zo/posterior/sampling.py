@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from blackbox import BlackBoxFunction
 from blackbox.arrays import finite_rows
 from blackbox.checks import check_count
 from blackbox.notices import warn
+from zo.box_gradient.differentiable import check_differentiable
 from zo.errors import ConfigurationError, TangentWarning
 from zo.posterior.checkpoint import Checkpoint, at
 from zo.posterior.hmc import Move, accepted, propose
@@ -53,7 +55,7 @@ def refuse_few_rows(rows: int, learned: int, chains: int) -> None:
 def sample(
     potential: Potential,
     box: BlackBoxFunction,
-    start: Tensor,
+    start: Tensor | np.ndarray,
     *,
     rows: int,
     chains: int = 8,
@@ -116,12 +118,18 @@ def sample(
     arviz()  # missed before a row is bought
     check_count("sample", "rows", rows)
     check_count("sample", "chains", chains)
+    check_differentiable("sample", box)
     if len(box.inputs) != 1 or len(box.outputs) != 1 or len(box.inputs[0].shape) != 1:
         raise ConfigurationError(
             f"sample, box: expected one input of shape (size,) and one output, got {box!r} with "
             f"{len(box.inputs)} and {len(box.outputs)}. Join them in a box around it."
         )
     (size,) = box.inputs[0].shape
+    try:
+        start = torch.as_tensor(start).double()
+    except (TypeError, ValueError, RuntimeError) as error:  # which torch has for what is no array of numbers
+        kind = type(start).__name__
+        raise ConfigurationError(f"sample, start: expected rows of numbers, got {kind}: {error}.") from None
     if start.ndim != 2 or start.shape[1] != size or len(start) < LEAST_START:
         raise ConfigurationError(
             f"sample, start: expected at least {LEAST_START} rows of {size} numbers, got shape "
@@ -153,7 +161,7 @@ def sample(
         "box": arrays_of(box),
     }
     saves = Checkpoint(checkpoint)
-    free = unknowns.free(start.double())
+    free = unknowns.free(start)
     state = saves.load(settings, generator)
     with torch.no_grad():
         if state is None:
