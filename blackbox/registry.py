@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from blackbox import named_code
+from blackbox.box_group import BoxGroup
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
-from blackbox.group import BoxGroup
 from blackbox.registry_arguments import call
 
 

@@ -9,7 +9,7 @@ import pytest
 
 WHERE = {
     # of a check and of simulators; clocks are functions that give seconds
-    "calls_of_a_host": "blackbox.adapters.hosted.loop.LONG",  # at which it is said that a run goes on
+    "calls_of_a_host": "blackbox.adapters.hosted.host_loop.LONG",  # at which it is said that a run goes on
     "clock_of_rates": "blackbox.wrappers.rate_limited.monotonic",
     "clock_of_retries": "blackbox.wrappers.retrying.monotonic",
     "pause_of_rates": "blackbox.wrappers.rate_limited.pause",
@@ -23,13 +23,13 @@ WHERE = {
     # of a run
     "any_process": "tasks.workers.group.any_of",  # says yes
     "clock_of_rows": "tasks.planning.trial.perf_counter",
-    "clock_of_steps": "tasks.training.loop.perf_counter",
+    "clock_of_steps": "tasks.training.training_loop.perf_counter",
     "clock_of_writes": "tasks.folder.pace.monotonic",
     "find_module": "tasks.command.new.find_spec",
     "first_write": "tasks.folder.pace.SOON",
     "journal_writes": "tasks.folder.journal.EVERY",
     "later_writes": "tasks.folder.pace.OFTEN",
-    "remembered_in_steps": "tasks.training.loop.LEAST",  # of a call whose answers are kept
+    "remembered_in_steps": "tasks.training.training_loop.LEAST",  # of a call whose answers are kept
     "rows_together": "tasks.rows.recalling.LONG",  # that rows may take which are run together
     "run_carried_out": "tasks.running.start.carry_out",  # begun or taken up again
     "shapes_kept": "tasks.applications.images.shapes_file.WORTH",  # images
@@ -38,7 +38,7 @@ WHERE = {
     "window_file_bytes": "tasks.folder.window_files.LARGE",  # beyond, a window lies in a file of its own
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models
-    "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
+    "activations_followed": "zo.evaluators.difference.difference_evaluator.LARGE",  # numbers
     "control_groups": "zo.tangents.replay.available_memory.CGROUPS",
     "own_control_groups": "zo.tangents.replay.available_memory.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
@@ -58,7 +58,7 @@ WHERE = {
     "many_rows_of_a_population": "zo.tangents.population.updates.MANY",
     "updates_of_a_surrogate": "zo.tangents.surrogate.UPDATES",
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
-    "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
+    "window_bytes": "zo.tangents.models.row_window.MOST_BYTES",  # of one model
     "windows_bytes": "zo.tangents.gradient.MOST_OF_ROWS",  # of all models
 }
 

@@ -19,15 +19,15 @@ from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.generators import TRIES, DisturbedBase, Turn
 from zo.execution.base import Base, behind_first_writes, evaluate_base
-from zo.execution.check import Remember, is_due, most_checks
-from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, candidates, chunk_size
-from zo.execution.journal import StepJournal, Store, step_fingerprint
+from zo.execution.evaluator_check import Remember, is_due, most_checks
+from zo.execution.evaluator_choice import SMALLEST, Decision, Serving, StepEvaluators, candidates, chunk_size
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
 from zo.execution.precision import makes_narrow, narrow_notice
 from zo.execution.ranks import Group, Ranks, apart_notice, checksum, dealt, fingerprint
 from zo.execution.repeats import Asker, RepeatFindings, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
-from zo.failures import (
+from zo.execution.step_journal import StepJournal, Store, step_fingerprint
+from zo.failed_rows import (
     UnknownSlopes,
     lost_notice,
     noise_notice,

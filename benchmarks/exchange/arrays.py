@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from blackbox.adapters.hosted import wire
-from blackbox.adapters.hosted.call import VectorForm
 from blackbox.adapters.hosted.program import Program, Start
+from blackbox.adapters.hosted.program_call import VectorForm
 
 SIZES = {128: 1000, 4096: 500, 2**20: 10}  # doubles in an array: exchanges
 ROUNDS, AT_ONCE = 3, 16

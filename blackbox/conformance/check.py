@@ -14,6 +14,26 @@ import numpy as np
 from rich.console import Console
 
 from blackbox.checks import check_count, check_positive
+from blackbox.conformance.answer_checks import (
+    NOW_AND_THEN,
+    batch_mates,
+    batch_size,
+    determinism,
+    drift,
+    first_call,
+    memory,
+    precisions,
+    row_order,
+)
+from blackbox.conformance.check_report import (
+    NO_SAMPLES,
+    NOT_SETTABLE,
+    STOPPED,
+    CheckInterrupted,
+    Finding,
+    Report,
+    Verdict,
+)
 from blackbox.conformance.concurrency import process_safety, thread_safety
 from blackbox.conformance.contract import (
     SHAPES,
@@ -25,7 +45,7 @@ from blackbox.conformance.contract import (
     watched,
     with_all_failures,
 )
-from blackbox.conformance.layout import layout
+from blackbox.conformance.layout_check import layout
 from blackbox.conformance.mu import noise_and_mu
 from blackbox.conformance.noise import quantisation
 from blackbox.conformance.probe import (
@@ -34,26 +54,6 @@ from blackbox.conformance.probe import (
     Probe,
     keeping,
     not_measured,
-)
-from blackbox.conformance.report import (
-    NO_SAMPLES,
-    NOT_SETTABLE,
-    STOPPED,
-    CheckInterrupted,
-    Finding,
-    Report,
-    Verdict,
-)
-from blackbox.conformance.rows import (
-    NOW_AND_THEN,
-    batch_mates,
-    batch_size,
-    determinism,
-    drift,
-    first_call,
-    memory,
-    precisions,
-    row_order,
 )
 from blackbox.conformance.samples import (
     Samples,

@@ -19,6 +19,8 @@ from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 
+from blackbox.conformance.answer_checks import NOW_AND_THEN, SAME_STATE, compare
+from blackbox.conformance.check_report import Finding, Verdict
 from blackbox.conformance.probe import (
     Arrays,
     BoxRaisedError,
@@ -27,8 +29,6 @@ from blackbox.conformance.probe import (
     Probe,
     keeping,
 )
-from blackbox.conformance.report import Finding, Verdict
-from blackbox.conformance.rows import NOW_AND_THEN, SAME_STATE, compare
 from blackbox.ending import end_with
 from blackbox.function import BlackBoxFunction
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows
+from blackbox.conformance.check_report import NO_SAMPLES, Finding, Verdict
 from blackbox.conformance.probe import Arrays, BoxRaisedError, CallEndedError, Probe
-from blackbox.conformance.report import NO_SAMPLES, Finding, Verdict
 from blackbox.conformance.samples import how_to_give_samples
 from blackbox.errors import OutputError, SessionError
 from blackbox.failures import whereabouts

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blackbox.conformance.check_report import Finding, Recommendation, Steps, Verdict
 from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.noise import POINTS, measure_noise
 from blackbox.conformance.probe import OutOfRowsError, Probe, not_measured
-from blackbox.conformance.report import Finding, Recommendation, Steps, Verdict
 
 LINES, FEWEST = 32, 2  # lines for each input: the most, and with a small budget the fewest
 USELESS = 0.3  # expected error of slopes, over their size, that deserves a warning

@@ -11,10 +11,10 @@ from enum import IntEnum
 
 import numpy as np
 
+from blackbox.conformance.check_report import Finding, Verdict
 from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.probe import Probe
-from blackbox.conformance.report import Finding, Verdict
-from blackbox.digits import last_digit, significant_digits
+from blackbox.significant_digits import last_digit, significant_digits
 
 AGREE = 4.0  # the paper's factor between the estimates of three orders in a row
 RANGE = 0.1  # values that vary by more, relative to their size, are too far apart

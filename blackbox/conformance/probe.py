@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows, spreads, spreads_apart
+from blackbox.conformance.check_report import Finding, Recommendation, Unit, Verdict
 from blackbox.conformance.overdue import ended_after
-from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
 from blackbox.failures import Outcome, whereabouts
 from blackbox.function import BlackBoxFunction
 from blackbox.words import counted

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.conformance.check_report import Finding, Verdict
 from blackbox.conformance.contract import watched
 from blackbox.conformance.probe import Probe
-from blackbox.conformance.report import Finding, Verdict
 from blackbox.errors import SessionError
 from blackbox.function import BlackBoxFunction
 

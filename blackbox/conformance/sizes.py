@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from blackbox.conformance.check_report import Finding, Verdict
 from blackbox.conformance.probe import Probe
-from blackbox.conformance.report import Finding, Verdict
 
 MANY = 3.0  # decades: more than a mean over rows, or a model of the box, has both ends of in view
 MIDDLE = (10, 90)  # percentiles: a square that comes near zero has a few small ones

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blackbox.conformance.check_report import IN_UNIT, Finding, Verdict
 from blackbox.conformance.lines import Lines, Responses, draw_lines
 from blackbox.conformance.probe import Probe
-from blackbox.conformance.report import IN_UNIT, Finding, Verdict
 
 LINES, FEWEST, MOST = 24, 2, 400  # without a limit of rows; within a small one; within a large one
 POINTS = 33  # of the grid on a line

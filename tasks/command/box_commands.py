@@ -68,7 +68,7 @@ def check(
     The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
     """
     from blackbox import conformance
-    from blackbox.group import BoxGroup
+    from blackbox.box_group import BoxGroup
 
     if samples is not None and not samples.is_file():
         raise ConfigurationError(

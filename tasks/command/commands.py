@@ -270,12 +270,12 @@ def sample(
     from tasks.listeners.progress import make_progress
     from tasks.problem import problems
     from tasks.problem.posterior import Posterior
-    from tasks.running import sampling
+    from tasks.running import sampling_run
 
     kind, where = problems.found(problem, Posterior)
     words = tuple(run_command.at_work().words)
-    job = sampling.Sampling(kind(), where, rows, chains, seed, learn, words)
-    sampling.carry_out(job, out, make_progress())
+    job = sampling_run.Sampling(kind(), where, rows, chains, seed, learn, words)
+    sampling_run.carry_out(job, out, make_progress())
     return 0
 
 

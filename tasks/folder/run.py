@@ -17,7 +17,7 @@ from blackbox.notices import Notices
 from tasks.configuration import NOT_WRITTEN, from_dict, trust
 from tasks.configuration.code import named
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, TrustError
-from tasks.folder import atomic, calls, metrics_file, place, reading, warning_notes
+from tasks.folder import atomic, metrics_file, place, reading, row_counts, warning_notes
 from tasks.folder.machine import changes, digest_of_files, machine, versions
 from tasks.folder.result import NOT_APPLICABLE, SO_FAR, Result, Row
 from tasks.folder.terms import (
@@ -333,7 +333,7 @@ class Run:
             command=self.command,
             started=self.started,
             finished=finished,
-            calls=calls.read(self.path),
+            calls=row_counts.read(self.path),
             warnings=tuple(warning_notes.of_stages(self.path, stages)),
         )
 

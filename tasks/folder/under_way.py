@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import CheckpointError, ConfigurationError, RunFolderError
-from tasks.folder import calls, checkpoint, warning_notes
+from tasks.folder import checkpoint, row_counts, warning_notes
 from tasks.folder.result import NAME, SO_FAR, UNDER_WAY, Result, Row
 from tasks.folder.run import Run, stage_name
 from tasks.problem.trained import TrainingOutcome
@@ -46,7 +46,7 @@ def result_so_far(run: Run) -> Result:
     return replace(
         result,
         table=table,
-        calls=calls.read(run.path),
+        calls=row_counts.read(run.path),
         warnings=tuple(
             warning_notes.of_stages(run.path, {stage_name(row.seed, row.method): row for row in table})
         ),

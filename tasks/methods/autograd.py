@@ -24,7 +24,7 @@ from tasks.problem.data import one_each
 from zo.batches import Batch, count_rows, map_tensors
 from zo.errors import NonFiniteGradientError
 from zo.evaluators.state import Snapshot
-from zo.failures import lost_notice, survivors, zero_notice
+from zo.failed_rows import lost_notice, survivors, zero_notice
 from zo.objective import evaluated, mean_loss
 
 Stand = Callable[..., Any]

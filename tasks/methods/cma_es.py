@@ -35,10 +35,10 @@ from zo.evaluators import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot, moved
-from zo.execution.check import is_due
-from zo.execution.choice import MEMORY, queries_within
+from zo.execution.evaluator_check import is_due
+from zo.execution.evaluator_choice import MEMORY, queries_within
 from zo.execution.memory import measured
-from zo.failures import survivors
+from zo.failed_rows import survivors
 from zo.objective import losses
 
 LARGEST = 3000  # weights, of whose covariance the eigenvectors are taken: some 10 s each time, 72 MB a matrix

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
+from blackbox.box_group import BoxGroup
 from blackbox.checks import nearest
-from blackbox.group import BoxGroup
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem import anew

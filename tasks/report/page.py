@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import tracebacks
 from tasks.configuration import Config, flat, to_dict
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.folder import calls, changed_boxes
+from tasks.folder import changed_boxes, row_counts
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
@@ -198,7 +198,8 @@ def _ledger(result: Result) -> list[Block]:
         judged = any("rows of test" in row.extra for row in result.table)  # by a loop of one's own it is not
         text = (
             f"With validation{', test and timing,' if judged else ''} and with what was run again after a "
-            f"kill, they ran {calls.in_words(result.calls)} {'row' if result.calls['rows'] == 1 else 'rows'}."
+            f"kill, they ran {row_counts.in_words(result.calls)} "
+            f"{'row' if result.calls['rows'] == 1 else 'rows'}."
         )
         if not result.calls["exact"]:
             text += " A process was killed, or broke off, while others ran rows for it, which are not known."

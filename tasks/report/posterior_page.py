@@ -13,7 +13,7 @@ import numpy as np
 from blackbox.words import counted
 from tasks.report import html_report, pictures
 from tasks.report.html_report import Details, Figure, Heading, Paragraph, Table
-from zo.posterior.result import arviz
+from zo.posterior.inference_data import arviz
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MadeFigure

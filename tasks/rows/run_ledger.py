@@ -5,8 +5,8 @@ train and judge. No kill may lose count of them, and none may pass the budget.
 
 The way of a row: `blackbox.Ledger.spend` counts it before the box runs it. `blackbox.Budgeted`, which `bound`
 puts around each box, raises a `BudgetError` where it would pass the budget, and that ends the run.
-`tasks/folder/calls.py` notes it on disk, and `recall` adds what is noted when a run goes on. Plans that would
-spend more are refused before (`tasks/planning/spending.py`), and once a test has shown what it costs
+`tasks/folder/row_counts.py` notes it on disk, and `recall` adds what is noted when a run goes on. Plans that
+would spend more are refused before (`tasks/planning/spending.py`), and once a test has shown what it costs
 (`tasks/running/table.py`).
 """
 
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import zo
 from blackbox import BlackBoxFunction, Budgeted, Ledger
+from blackbox.box_group import BoxGroup
 from blackbox.errors import BudgetError
-from blackbox.group import BoxGroup
 from tasks.errors import Interrupted, ProblemError
-from tasks.folder import calls, checkpoint
+from tasks.folder import checkpoint, row_counts
 from tasks.folder.run import Run
 from tasks.problem.problem import Problem
 from tasks.rows.kept_answers import KeptAnswers
@@ -53,7 +53,7 @@ class RunLedger:
         self._folder: Path | None = None
         self._code: Mapping[str, str] = {}  # the versions that answers depend on
         self._within_reach = True  # whether all processes of the run reach the folder
-        self._notes: dict[bool, calls.Notes] = {}
+        self._notes: dict[bool, row_counts.Notes] = {}
         self._unwritten: dict[
             int, int
         ] = {}  # rows of the problem's boxes without a note, by their ledger's id
@@ -83,7 +83,7 @@ class RunLedger:
         """
         self._folder = group.journal_folder(run.path)
         self._within_reach = not group.any_of(group.rank() > 0 and self._folder == run.path)
-        self.elsewhere += calls.read(self._folder, DATA)["rows"]
+        self.elsewhere += row_counts.read(self._folder, DATA)["rows"]
         self._code = run.code_versions()
         self.answers.attach(self._folder, group.rank(), self._code)
         self.answers.process_group = group.process_group()
@@ -118,7 +118,7 @@ class RunLedger:
         assert self._folder is not None
         boxes = list(problem.boxes.values())
         with calls_noted(self._folder, boxes, within_reach=self._within_reach, unwritten=self._unwritten):
-            of_run = calls.read(self._folder)["rows"] - calls.read(self._folder, DATA)["rows"]
+            of_run = row_counts.read(self._folder)["rows"] - row_counts.read(self._folder, DATA)["rows"]
             # a box of the class serves every run of it: what it ran for others costs this one nothing
             self.bound(problem, others=max(0, RowTally(boxes).copy().rows_run - of_run))
             yield
@@ -230,7 +230,7 @@ class RunLedger:
         if late not in self._notes:
             name = f"{DATA}{'-late' if late else ''}-{group.rank()}"
             assert self._folder is not None
-            self._notes[late] = calls.Notes(self._folder, name, late or not self._within_reach)
+            self._notes[late] = row_counts.Notes(self._folder, name, late or not self._within_reach)
         self._notes[late].add(rows, DATA)
 
 
@@ -262,7 +262,7 @@ def calls_noted(
     recall(folder, boxes, stage)
     # rows of workers are counted when they are back, and so are those of a box that counts them itself
     late = any(map(counted_late, boxes))
-    notes, whole = calls.Notes(folder, group.rank(), late or not within_reach), within_reach
+    notes, whole = row_counts.Notes(folder, group.rank(), late or not within_reach), within_reach
     for label, ledger in ledgers.items():
         ledger.watch(partial(notes.add, label=label))
     try:
@@ -296,7 +296,7 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
         if any(getattr(part, "keeps_counts", False) for part in parts)
     }
     rows_before = group.total(
-        *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
+        *(row_counts.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
     )
     for (label, ledger), rows in zip(ledgers.items(), rows_before, strict=True):
         ledger.add_once((folder.resolve(), label), Ledger(rows_run=0 if id(ledger) in keeping_ids else rows))

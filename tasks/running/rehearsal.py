@@ -36,13 +36,13 @@ from tasks.training.setup import Setup, setup_of
 from zo.batches import Batch, count_rows
 from zo.tangents.models.lessons import listening
 from zo.tangents.population.updates import ROWS, ROWS_OF_MANY, rows_once
-from zo.tangents.replay import windows
+from zo.tangents.replay.replayed_windows import MOST, USUAL
 from zo.tangents.surrogate import UPDATES
 
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take
 SECONDS = 5.0  # after which no more steps are taken than those
-TRUSTED = round(math.sqrt(windows.USUAL * windows.MOST))  # replays, where trust decides how many there are
+TRUSTED = round(math.sqrt(USUAL * MOST))  # replays, where trust decides how many there are
 PATIENCE = 60.0  # seconds after which a first lesson is given up
 
 
@@ -86,7 +86,7 @@ class _Rehearsing(Setup):
             replays = gradient.replays() or int(gradient.metrics().get("tangent_replays", 0))
         most_replays = replays
         if replays and self.config.replays is None:
-            replays, most_replays = TRUSTED, windows.MOST
+            replays, most_replays = TRUSTED, MOST
         steps, before = list[float](), gradient.metrics().get("rows", 0.0)
         while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first_passed < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))

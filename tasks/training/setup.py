@@ -27,7 +27,7 @@ from tasks.rows.budget_parts import judges_by_windows, rows_left
 from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
 from tasks.training.course import Course
-from tasks.training.loop import Gradient, Stateful, train
+from tasks.training.training_loop import Gradient, Stateful, train
 from tasks.training.windows import WindowLosses, Windows
 from tasks.workers import group
 from zo.batches import Batch, count_rows

@@ -15,7 +15,7 @@ from blackbox import Ledger
 from blackbox.notices import Notices, warn
 from blackbox.outside import exactly
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
-from tasks.folder import atomic, calls, checkpoint, metrics_file, reading, stamp
+from tasks.folder import atomic, checkpoint, metrics_file, reading, row_counts, stamp
 from tasks.folder.atomic import writing
 from tasks.folder.machine import changes, versions
 from tasks.folder.pace import Pace
@@ -209,7 +209,7 @@ class Stage:
             self._saved = step  # whatever becomes of what is written beside it
             self._windows.tidy()
             if group.rank() == 0:
-                calls.keep_sizes(self._run.path)
+                row_counts.keep_sizes(self._run.path)
         self._pace.wrote(started)
 
     @property
@@ -312,7 +312,7 @@ class Stage:
         missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
         if missing:
             findings.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
-        if group.rank() == 0 and calls.note_lost(self._run.path):
+        if group.rank() == 0 and row_counts.note_lost(self._run.path):
             findings.append(
                 "notes of rows in calls/ are gone, so that the rows in all are a bound from here on"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blackbox.digits import last_digit, significant_digits
+from blackbox.significant_digits import last_digit, significant_digits
 
 
 def printed(values: np.ndarray, digits: int, dtype: str) -> np.ndarray:

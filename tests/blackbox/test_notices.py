@@ -18,7 +18,7 @@ def deep(depth: int, namespace: dict) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 3, 17])
-@pytest.mark.parametrize("package", ["zo.tangents.trust", "blackbox", "tasks.training.loop"])
+@pytest.mark.parametrize("package", ["zo.tangents.trust", "blackbox", "tasks.training.training_loop"])
 def test_a_warning_stands_at_the_line_that_called_the_project(depth, package):
     with pytest.warns(UserWarning, match="words") as caught:
         deep(depth, {"warn": warn, "__name__": package})

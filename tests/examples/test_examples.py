@@ -15,7 +15,7 @@ import torch
 from blackbox import Budgeted
 from blackbox.conformance import check_black_box
 from tests.needs import NEEDS
-from zo.posterior.result import arviz
+from zo.posterior.inference_data import arviz
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -23,7 +23,7 @@ from zo.tangents.models.maps.lattice import Lattice
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.maps.waves import Waves
 from zo.tangents.models.passes import FlatAdam
-from zo.tangents.models.rows import RowWindow
+from zo.tangents.models.row_window import RowWindow
 
 CASE = ArraySpec("case", (), differentiable=False)
 QUICK = {"first_steps": 2, "steps_per_step": 1, "output_map": False}

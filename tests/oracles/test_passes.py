@@ -10,7 +10,7 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec
 from zo.tangents.models.form import Form
-from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
+from zo.tangents.models.grid.convolutions import CONVOLVED, Convolutions
 from zo.tangents.models.grid.grid_network import GridNetwork
 from zo.tangents.models.maps.lattice import Lattice
 from zo.tangents.models.maps.output_map import OutputMap

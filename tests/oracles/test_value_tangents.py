@@ -30,7 +30,7 @@ from zo.tangents.models.gaussian_process import (
 from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.kernel import CURVATURE
 from zo.tangents.models.maps.output_map import RIDGES, SPAN, OutputMap
-from zo.tangents.models.rows import spread_places
+from zo.tangents.models.row_window import spread_places
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 

@@ -22,7 +22,7 @@ from blackbox.errors import BudgetError, ConfigurationError
 from tasks import Progress
 from tasks.configuration import ZerothOrder
 from tasks.errors import CheckpointWarning, Interrupted, StorageError
-from tasks.folder import calls
+from tasks.folder import row_counts
 from tasks.methods.by_name import methods_named
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
@@ -65,10 +65,10 @@ def test_all_rows_are_noted_those_of_several_blocks_together(tmp_path):
         with calls_noted(tmp_path, [box]), calls_noted(tmp_path, [box]):
             box(np.ones((count, 2)))
             box.ledger.add(Ledger(rows_run=100))  # of an earlier process, which has noted them itself
-            assert calls.read(tmp_path)["rows"] == sum(box.rows)
+            assert row_counts.read(tmp_path)["rows"] == sum(box.rows)
     box(np.ones((5, 2)))  # outside of a run
-    assert calls.read(tmp_path) == {"rows": 7, "exact": True}
-    assert calls.in_words(calls.read(tmp_path)) == "7"
+    assert row_counts.read(tmp_path) == {"rows": 7, "exact": True}
+    assert row_counts.in_words(row_counts.read(tmp_path)) == "7"
     with calls_noted(tmp_path, [box]):
         pass
     assert len(list((tmp_path / "calls").iterdir())) == 1
@@ -78,11 +78,11 @@ def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
     box = Late()
     with calls_noted(tmp_path, [box]):
         box(np.ones((3, 2)))
-        assert calls.in_words(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
-    assert calls.in_words(calls.read(tmp_path)) == "3"
+        assert row_counts.in_words(row_counts.read(tmp_path)) == "at least 3"  # what a kill here would leave
+    assert row_counts.in_words(row_counts.read(tmp_path)) == "3"
     with calls_noted(tmp_path, [Counting(), box], within_reach=False):
         box(np.ones((3, 2)))
-    assert calls.in_words(calls.read(tmp_path)) == "at least 6"
+    assert row_counts.in_words(row_counts.read(tmp_path)) == "at least 6"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_rows_that_threads_still_run_when_a_block_is_cut_short_make_it_a_bound(t
     with pytest.raises(error), calls_noted(tmp_path, [box]):
         box(np.ones((3, 2)))
         raise error
-    assert calls.read(tmp_path) == {"rows": 3, "exact": exact}
+    assert row_counts.read(tmp_path) == {"rows": 3, "exact": exact}
 
 
 def test_a_box_has_the_rows_of_its_own_notes_not_those_of_another(tmp_path):
@@ -107,7 +107,7 @@ def test_a_box_has_the_rows_of_its_own_notes_not_those_of_another(tmp_path):
         with calls_noted(tmp_path, again):
             again[1](np.ones((1, 2)))
     assert [box.ledger.rows_run for box in again] == [5, 4]
-    assert calls.read(tmp_path) == {"rows": 9, "exact": True}
+    assert row_counts.read(tmp_path) == {"rows": 9, "exact": True}
 
 
 @pytest.mark.parametrize("memory", [0, 2])
@@ -153,7 +153,7 @@ def test_a_line_that_cannot_be_read_makes_it_a_bound(tmp_path):
         box(np.ones((3, 2)))
     with open(tmp_path / "calls" / "0", "ab") as file:
         file.write(b"\0\0\n4 ")  # as a power cut may leave it
-    assert calls.in_words(calls.read(tmp_path)) == "at least 4"
+    assert row_counts.in_words(row_counts.read(tmp_path)) == "at least 4"
 
 
 @pytest.mark.quick_cases(1)
@@ -329,12 +329,12 @@ def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
         tasks.run(Lasting(), runs=tmp_path / "cut", callbacks=[Crash()], **settings)
     (folder,) = (tmp_path / "cut").iterdir()
     tasks.run(Lasting(), runs=tmp_path, **settings)
-    spent = calls.read(folder)["rows"]
+    spent = row_counts.read(folder)["rows"]
     Lasting.asked = budget  # its own rows count, those before the crash and those after
     changed = partial(pytest.warns, CheckpointWarning, match="class Lasting")  # `evaluate` reads it
     with changed(), pytest.raises(BudgetError, match="None of it was run"):
         tasks.run(Lasting(), resume=folder, **settings)
-    Lasting.asked = budget - calls.read(folder)["rows"] - 2 * 8  # and its own two calls
+    Lasting.asked = budget - row_counts.read(folder)["rows"] - 2 * 8  # and its own two calls
     with changed():
         ended = tasks.run(Lasting(), resume=folder, **settings).result
     assert ended.calls["rows"] == budget > spent > 0
@@ -501,7 +501,7 @@ def test_a_disk_that_once_took_no_note_ends_the_run_whoever_went_on_from_the_err
                 box(z)
         with pytest.raises(StorageError):
             box(z)
-    assert calls.read(tmp_path)["rows"] == 2
+    assert row_counts.read(tmp_path)["rows"] == 2
 
 
 def test_rows_of_a_folder_under_two_spellings_are_taken_in_once(tmp_path, monkeypatch):
@@ -511,4 +511,4 @@ def test_rows_of_a_folder_under_two_spellings_are_taken_in_once(tmp_path, monkey
     for folder in (Path("run"), tmp_path / "run"):
         with calls_noted(folder, [box]):
             box(z)
-    assert box.ledger.rows_run == calls.read(tmp_path / "run")["rows"] == 4
+    assert box.ledger.rows_run == row_counts.read(tmp_path / "run")["rows"] == 4

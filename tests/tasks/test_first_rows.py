@@ -16,7 +16,7 @@ from blackbox.calls import rows_run_by, runner
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import CheckpointWarning
-from tasks.folder import calls, changed_boxes, checkpoint
+from tasks.folder import changed_boxes, checkpoint, row_counts
 from tasks.rows import first_rows
 from tasks.rows.kept_answers import KeptAnswers
 
@@ -96,7 +96,7 @@ def run(tmp_path, **settings):
 @pytest.mark.parametrize("cache", ["", "answers.db"], ids=["bare", "cached"])
 def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
     file, folder, resume = run(tmp_path, cache=cache and str(tmp_path / cache))
-    before = calls.read(folder)["rows"]
+    before = row_counts.read(folder)["rows"]
     file.write_text("2.5")
     with pytest.warns(CheckpointWarning, match="Box 'box' has changed since the run began"):
         resume()
@@ -108,7 +108,7 @@ def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
     for name in ("report.html", "table.md"):
         assert "has changed since the run began" in (folder / name).read_text()
     if not cache:  # each time is counted: 3 x 8 beside what cge takes
-        assert calls.read(folder)["rows"] - before >= 24
+        assert row_counts.read(folder)["rows"] - before >= 24
     cut_short(folder)
     file.write_text("2.0")
     with warnings.catch_warnings():
@@ -169,7 +169,7 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path
     _, folder, resume = run(tmp_path, methods=("none", "tangents", "cge"), rows=2000, steps=4)
     (folder / "evaluations" / "seed-0__tangents.pt").unlink()
     checkpoint.of_stage(folder, "seed-0/tangents").unlink()
-    before = calls.read(folder)["rows"]
+    before = row_counts.read(folder)["rows"]
     resumed = resume()
     other = tmp_path / "whole"
     other.mkdir()
@@ -178,7 +178,7 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path
     mine = checkpoint.load(checkpoint.of_stage(folder, "seed-0/tangents"))
     for name, weights in mine["state"]["network"].items():
         assert torch.equal(weights, again["state"]["network"][name])
-    assert resumed.path == folder and calls.read(folder)["rows"] > before
+    assert resumed.path == folder and row_counts.read(folder)["rows"] > before
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tasks import Run
 from tasks.command import cli
 from tasks.configuration import names
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
-from tasks.folder import calls, checkpoint
+from tasks.folder import checkpoint, row_counts
 from tasks.folder.result import Result
 from tasks.report import Findings, run_tables
 
@@ -267,7 +267,7 @@ def test_lines_of_metrics_that_are_gone_are_told(folder, lost, said):
 )
 def test_notes_of_rows_that_are_gone_make_them_a_bound(folder, how):
     (folder / "result.json").unlink()
-    before = calls.read(folder)
+    before = row_counts.read(folder)
     assert before["exact"] and before["rows"] > 0
     notes = folder / "calls" / "0"
     if how == "cut short":
@@ -279,7 +279,7 @@ def test_notes_of_rows_that_are_gone_make_them_a_bound(folder, how):
     with pytest.warns(CheckpointWarning, match="notes of rows in calls/ are gone"):
         assert cli.main(["resume", str(folder)]) == 0
     result = Result.read(folder)
-    assert not result.calls["exact"] and calls.in_words(result.calls).startswith("at least ")
+    assert not result.calls["exact"] and row_counts.in_words(result.calls).startswith("at least ")
 
 
 def test_metrics_that_are_gone_are_told_where_a_run_goes_on(toy, tmp_path):

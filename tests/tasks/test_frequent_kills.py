@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.folder import calls
+from tasks.folder import row_counts
 from tests.tasks.applications.denoised_smoothing import small as smoothing
 from tests.tasks.applications.wake_flow import small as wake
 from tests.tasks.test_kill_and_resume import ROOT, ended, outcome, own, started
@@ -131,5 +131,5 @@ def test_a_run_that_is_always_killed_soon_after_its_start_ends_with_the_same_bit
         begun = list((killed / "runs").glob("*/config.json"))  # it may be killed while it makes the folder
         words = ["resume", str(begun[0].parent.relative_to(killed))] if begun else words
     assert outcome(killed) == outcome(whole)
-    asked = {folder: calls.read(next((folder / "runs").iterdir()))["rows"] for folder in (whole, killed)}
+    asked = {folder: row_counts.read(next((folder / "runs").iterdir()))["rows"] for folder in (whole, killed)}
     assert asked[killed] <= 2 * asked[whole], f"in {attempts} attempts"

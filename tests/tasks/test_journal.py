@@ -15,7 +15,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import Progress
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
-from tasks.folder import calls, checkpoint
+from tasks.folder import checkpoint, row_counts
 from tasks.folder.journal import Journal, journaled
 from tasks.methods import train
 from tests.tasks.made_runs import begun_run
@@ -324,7 +324,7 @@ def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(n
         assert final_bits(run) == final_bits(truth), at
         assert lines(run) == lines(truth), at
         assert lines(run)[-1]["rows"] == rows
-        assert again.ledger.rows_run == calls.read(run.path)["rows"] > rows  # a budget counts all of them
+        assert again.ledger.rows_run == row_counts.read(run.path)["rows"] > rows  # a budget counts all
         assert not (run.path / "journal").exists()
 
 

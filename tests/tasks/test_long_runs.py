@@ -107,7 +107,7 @@ def test_a_disk_that_fills_just_after_a_checkpoint_does_not_deny_it(truth, new_r
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path / "calls.json"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.folder.calls.keep_sizes", full)
+        patch.setattr("tasks.folder.row_counts.keep_sizes", full)
         with pytest.raises(StorageError, match="The last good state is that after step 3 of 12"):
             train_line(run, STAGE, 0, Config(), Progress())
     assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["seed-0__zo-sol.pt"]

@@ -15,7 +15,7 @@ from blackbox.errors import BudgetError
 from tasks import Progress
 from tasks.command import commands
 from tasks.configuration import Count, ZerothOrder
-from tasks.folder import calls, checkpoint
+from tasks.folder import checkpoint, row_counts
 from tasks.rows.kept_answers import KeptAnswers
 from tasks.training.stage import Stage
 from tests.tasks.problems import Beside
@@ -145,7 +145,8 @@ def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
     again = tasks.run(Finely(), resume=folder_in(tmp_path / "cut"), progress=said)
     assert len(Fine.asked) == rows and "  making the data: 16 rows, which have been run" in said.lines
     assert again.result.table[0].value == whole.result.table[0].value
-    assert again.result.calls["exact"] and calls.read(again.path, "data") == {"rows": rows, "exact": True}
+    assert again.result.calls["exact"]
+    assert row_counts.read(again.path, "data") == {"rows": rows, "exact": True}
     steps = whole.result.table[0].rows // 4
     # the third one, run again; and the first batch, by which it is seen whether the box is the same
     assert again.result.calls["rows"] == whole.result.calls["rows"] + steps + FIRST

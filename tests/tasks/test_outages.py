@@ -15,7 +15,7 @@ from blackbox.errors import RowFailedError
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import ProblemWarning
-from tasks.folder import calls
+from tasks.folder import row_counts
 from zo.errors import FailedBatchError
 
 
@@ -83,7 +83,7 @@ def test_a_server_that_is_down_at_the_start_loses_no_baseline(tmp_path, error):
     (folder,) = (tmp_path / "runs").iterdir()
     assert not list(folder.glob("evaluations/*"))
     assert not [line for line in heard.said if "ms a row" in line]
-    spent = calls.read(folder)["rows"]
+    spent = row_counts.read(folder)["rows"]
     # refused: two timed batches of 8 and the test; else each once more in halves, and some single rows
     assert (
         spent == 2 * 8 + 400 if error == "refused" else spent <= 2 * (2 * 8 + 3) + 2 * 400 + 18

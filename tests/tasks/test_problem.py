@@ -28,7 +28,7 @@ from tasks.errors import (
     ProblemWarning,
     RunFolderError,
 )
-from tasks.folder import calls
+from tasks.folder import row_counts
 from tasks.folder.terms import Terms
 from tasks.methods import by_name
 from tasks.methods.by_name import METHODS
@@ -604,7 +604,7 @@ def test_rows_that_a_crash_makes_run_again_count_in_the_budget(tmp_path):
     folder = next((tmp_path / "cut").iterdir())
     with pytest.raises(BudgetError, match=f"128 of {planned} are spent"):  # all but the test
         go(Steering(), tmp_path, resume=folder, **settings)
-    assert calls.read(folder)["rows"] == planned + 10 - 16
+    assert row_counts.read(folder)["rows"] == planned + 10 - 16
     again = go(Steering(), tmp_path, resume=folder, **{**settings, "rows": planned + 10})
     assert again.result.calls == {"rows": planned + 10, "exact": True}
     assert again.result.table[0].extra == whole.result.table[0].extra

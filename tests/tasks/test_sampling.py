@@ -16,7 +16,7 @@ import pytest
 
 from tasks.errors import CheckpointWarning
 from tasks.report import posterior_page
-from zo.posterior.result import arviz
+from zo.posterior.inference_data import arviz
 
 ROOT = Path(__file__).parents[2]
 OWN = '''
@@ -190,7 +190,7 @@ def test_another_sampling_is_refused_in_a_folder_that_was_begun(toy, place, caps
         (place / "bent.py").write_text(OWN.replace(*change), encoding="utf-8")
         sys.modules.pop("bent")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.running.sampling.warn", lambda *_: None)
+        patch.setattr("tasks.running.sampling_run.warn", lambda *_: None)
         assert toy("sample", "bent.py", "--rows", "400", "--chains", "4", "--out", "here", *words) == 2
     assert said in capsys.readouterr().err
 

@@ -26,7 +26,7 @@ from tasks.planning.spending import settled
 from tasks.planning.trial import Rehearsal, asked
 from tasks.rows import binding
 from tasks.rows.binding import Bound
-from tasks.training import loop
+from tasks.training import training_loop
 from tasks.training.course import Course
 from tests.tasks.problems import Beside, Mixed, Preset, Said, Steering, Stopped, Stops
 
@@ -299,7 +299,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        for module in (binding, loop, trial):
+        for module in (binding, training_loop, trial):
             monkeypatch.setattr(module, "perf_counter", lambda: self.now)
 
     def slowed(self, evaluate, seconds):

@@ -17,7 +17,7 @@ from blackbox.errors import ConfigurationError
 from tests.zo.row_boxes import FromTorch
 from zo.tangents.models.alike import AlikeTangent, places_found
 from zo.tangents.models.structure import Specs
-from zo.tangents.record.call import RecordedCall
+from zo.tangents.record.recorded_call import RecordedCall
 
 PLACES, LEVELS, CALLS = 6, 4, 5
 MIXES = torch.randn(40, 40, generator=torch.Generator().manual_seed(2)) / 40**0.5

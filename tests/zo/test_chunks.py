@@ -10,8 +10,8 @@ import zo
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators import Stacked, Step
-from zo.execution import choice
-from zo.execution.choice import CACHED, LEAST, MOST, queries_within
+from zo.execution import evaluator_choice
+from zo.execution.evaluator_choice import CACHED, LEAST, MOST, queries_within
 from zo.execution.memory import MemoryPeak
 
 VGG = next(case for case in NETWORKS if case.name == "vgg")
@@ -64,7 +64,7 @@ def test_bytes_to_queries():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory", [4 * MIB, 11 * MIB])
 def test_a_chunk_stays_within_its_memory(memory, training, estimator, monkeypatch):
-    monkeypatch.setattr(choice, "MEMORY", memory)
+    monkeypatch.setattr(evaluator_choice, "MEMORY", memory)
     for make, batch, objective in (
         (wide, images(3), mean_square),
         (
@@ -90,7 +90,7 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator, monkeypatc
 
 @pytest.mark.slow
 def test_the_chunk_is_chosen_once_and_by_the_problem_alone(monkeypatch):
-    monkeypatch.setattr(choice, "MEMORY", 3 * MIB)
+    monkeypatch.setattr(evaluator_choice, "MEMORY", 3 * MIB)
     chosen, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -121,10 +121,10 @@ def test_small_problems_run_in_one_chunk():
 
 def test_a_resumed_run_keeps_the_chunk_whatever_it_would_choose(monkeypatch):
     make = lambda **settings: zo.LossGradient(wide(), mean_square, zo.CGE(1e-3), **settings)  # noqa: E731
-    monkeypatch.setattr(choice, "MEMORY", 4 * MIB)
+    monkeypatch.setattr(evaluator_choice, "MEMORY", 4 * MIB)
     first = make()
     first.backward(images(2))
-    monkeypatch.setattr(choice, "MEMORY", 1)
+    monkeypatch.setattr(evaluator_choice, "MEMORY", 1)
     resumed = make()
     resumed.load_state_dict(first.state_dict())
     assert resumed.chunk == first.chunk != 1
@@ -163,7 +163,7 @@ def test_which_evaluator_serves_does_not_depend_on_who_chose_the_chunk():
 @pytest.mark.slow
 def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query(monkeypatch):
     """A run that is given the chunk that another chose has the other's bits."""
-    monkeypatch.setattr(choice, "MEMORY", 4 * MIB)
+    monkeypatch.setattr(evaluator_choice, "MEMORY", 4 * MIB)
     rows = []
     network = wide()
     network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))

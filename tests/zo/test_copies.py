@@ -15,7 +15,7 @@ from blackbox.errors import DefinitionError
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import TangentError
 from zo.tangents import ModelTangent
-from zo.tangents.record.call import RecordedCall
+from zo.tangents.record.recorded_call import RecordedCall
 
 A, B = weights(3, 3, seed=1) / 3, weights(2, 3, seed=2)
 X, U = ArraySpec("x", (3,)), ArraySpec("u", (2,))

@@ -14,7 +14,7 @@ from blackbox import ArraySpec
 from tests.zo.boxes import Sine
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
-from zo.failures import refuse_too_many
+from zo.failed_rows import refuse_too_many
 from zo.tangents import CallPairs
 from zo.tangents.evidence.outliers import Outliers
 from zo.tangents.evidence.predictions import predict_and_learn, relative_error

@@ -18,10 +18,10 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.errors import ConfigurationError, RowFailedError
 from zo.errors import TangentWarning
-from zo.posterior.checkpoint import Checkpoint
 from zo.posterior.hmc import Move, leapfrog
-from zo.posterior.result import arviz
+from zo.posterior.inference_data import arviz
 from zo.posterior.sampling import _proposed
+from zo.posterior.sampling_checkpoint import Checkpoint
 from zo.posterior.target import Model, Target
 from zo.posterior.unknowns import Unknowns
 from zo.tangents import KernelTangent
@@ -565,7 +565,8 @@ def test_a_model_that_is_hardly_accepted_is_told():
 def test_arviz_is_imported_where_the_cache_of_the_user_cannot_be_written(tmp_path):
     """ArviZ writes into it on each new day. A file lies where the folder would be."""
     (tmp_path / "cache").write_text("")
-    code = "import os; from zo.posterior.result import arviz; arviz(); print(os.environ['XDG_CACHE_HOME'])"
+    code = "import os; from zo.posterior.inference_data import arviz; arviz(); "
+    code += "print(os.environ['XDG_CACHE_HOME'])"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'cache'}\n"), done.stderr

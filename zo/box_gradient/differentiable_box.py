@@ -38,7 +38,7 @@ from zo.box_gradient.shown import Shown
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
-from zo.failures import bearable
+from zo.failed_rows import bearable
 from zo.same_run import arrays_of, described, refuse_other_run
 from zo.tangents.tangent import Tangent
 

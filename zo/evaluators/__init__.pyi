@@ -1,5 +1,5 @@
 from zo.evaluators.difference.changes import Moved as Moved
-from zo.evaluators.difference.evaluator import Difference as Difference
+from zo.evaluators.difference.difference_evaluator import Difference as Difference
 from zo.evaluators.difference.rule_registry import difference_rule as difference_rule
 from zo.evaluators.evaluator import Changes as Changes
 from zo.evaluators.evaluator import Evaluator as Evaluator

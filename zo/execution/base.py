@@ -19,7 +19,7 @@ from zo.evaluators.padding import read_by_layers
 from zo.evaluators.state import Snapshot, as_it_is_now
 from zo.execution.memory import measured
 from zo.execution.precision import autocast_refused
-from zo.failures import survivors
+from zo.failed_rows import survivors
 from zo.objective import Closed, Objective, losses, mean_loss, uncompiled
 from zo.parameters import Parameters
 

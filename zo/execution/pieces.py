@@ -14,10 +14,10 @@ from zo.batches import sent
 from zo.evaluators.evaluator import Unservable, mean_changes
 from zo.evaluators.loop import Loop
 from zo.execution.base import Base
-from zo.execution.check import refuse_off
-from zo.execution.choice import Serving, StepEvaluators
-from zo.execution.journal import StepJournal
+from zo.execution.evaluator_check import refuse_off
+from zo.execution.evaluator_choice import Serving, StepEvaluators
 from zo.execution.shared_rows import apart
+from zo.execution.step_journal import StepJournal
 from zo.perturbation import Perturbation, Perturbations
 
 

@@ -17,7 +17,7 @@ from zo.evaluators.evaluator import mean_changes
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import ROUNDING
 from zo.execution.base import Base
-from zo.execution.choice import StepEvaluators
+from zo.execution.evaluator_choice import StepEvaluators
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation, Perturbations
 from zo.slopes import Doubt, doubt_of

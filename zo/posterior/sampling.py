@@ -16,10 +16,10 @@ from blackbox.checks import check_count
 from blackbox.notices import warn
 from zo.box_gradient.differentiable import check_differentiable
 from zo.errors import ConfigurationError, TangentWarning
-from zo.posterior.checkpoint import Checkpoint, at
 from zo.posterior.hmc import Move, accepted, propose
+from zo.posterior.inference_data import arviz, inference_data
 from zo.posterior.learning import ROUND, buy, fitted, freeze, spread
-from zo.posterior.result import arviz, inference_data
+from zo.posterior.sampling_checkpoint import Checkpoint, at
 from zo.posterior.target import Model, Potential, Target
 from zo.posterior.unknowns import Unknowns
 from zo.same_run import arrays_of

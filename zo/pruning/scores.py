@@ -15,11 +15,11 @@ from zo.batches import Batch
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_sparsity
 from zo.estimators.rge import RGE
-from zo.execution.journal import Store
+from zo.execution.step_journal import Store
 from zo.loss_gradient import LossGradient
 from zo.objective import Closed, Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
-from zo.pruning import methods
+from zo.pruning import score_methods
 
 Needed = TypeVar("Needed")
 
@@ -128,20 +128,20 @@ def scores(
         return Scores(method, values, removes, scored, whole, queries, seed)
 
     if method == "magnitude":
-        return as_scores(methods.magnitude(scored))
+        return as_scores(score_methods.magnitude(scored))
     if method == "random":
-        return as_scores(methods.random(scored, seed))
+        return as_scores(score_methods.random(scored, seed))
     if method == "synflow":
         check_count("pruning.scores", "rounds", rounds)
         check_sparsity("pruning.scores", "sparsity", sparsity)
         ready = _needed(method, "inputs", inputs)
-        return as_scores(methods.synflow(network, scored, ready, rounds, sparsity))
+        return as_scores(score_methods.synflow(network, scored, ready, rounds, sparsity))
     objective = as_objective(_needed(method, "objective", objective))
     batch = batch if isinstance(objective, Closed) else _needed(method, "batch", batch)
     if method == "grasp":
-        return as_scores(methods.grasp(network, objective, scored, batch))
+        return as_scores(score_methods.grasp(network, objective, scored, batch))
     if method == "snip":
-        return as_scores(methods.snip(network, objective, scored, batch))
+        return as_scores(score_methods.snip(network, objective, scored, batch))
     estimator = RGE(mu, q) if estimator is None else estimator
     step = check_positive("pruning.scores", "step", mu if step is None else step)
     gradient = LossGradient(
@@ -155,9 +155,9 @@ def scores(
     )
     gradient.journal = journal
     if method == "zo-grasp":
-        values = methods.zo_grasp(gradient, batch, step)
+        values = score_methods.zo_grasp(gradient, batch, step)
     else:
-        values = methods.zo_snip(gradient, batch)
+        values = score_methods.zo_snip(gradient, batch)
     return as_scores(values, gradient.counts.queries)
 
 

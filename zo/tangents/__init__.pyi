@@ -10,7 +10,7 @@ from zo.tangents.models.linear import LinearTangent as LinearTangent
 from zo.tangents.models.mesh.graph import GraphTangent as GraphTangent
 from zo.tangents.models.mesh.mesh import MeshTangent as MeshTangent
 from zo.tangents.models.mlp import MLPTangent as MLPTangent
-from zo.tangents.models.model import ModelTangent as ModelTangent
+from zo.tangents.models.model_tangent import ModelTangent as ModelTangent
 from zo.tangents.models.network import Learning as Learning
 from zo.tangents.models.selected import SelectedTangent as SelectedTangent
 from zo.tangents.models.structure import Specs as Specs

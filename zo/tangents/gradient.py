@@ -13,25 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.group import BoxGroup
+from blackbox.box_group import BoxGroup
 from blackbox.notices import Notices
 from zo.batches import Batch
 from zo.errors import NonFiniteGradientError
 from zo.execution.ranks import Ranks, apart_notice
 from zo.objective import Objective
 from zo.parameters import Choice
-from zo.tangents.models.rows import MOST_BYTES as MOST_OF_ROWS
+from zo.tangents.models.row_window import MOST_BYTES as MOST_OF_ROWS
 from zo.tangents.playback.by_models import losses_by_models
-from zo.tangents.record.call import RecordedCall
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.replay.available_memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
-from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
+from zo.tangents.replay.replayed_windows import MOST_BYTES as MOST_OF_WINDOWS
 from zo.tangents.step.accumulation import Accumulation
 from zo.tangents.step.counts import TangentCounts
-from zo.tangents.step.evaluation import Evaluations
+from zo.tangents.step.evaluations import Evaluations
+from zo.tangents.step.gradient_settings import GradientSettings
 from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
-from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Linearised, Tangent
 from zo.tangents.trust import Limits, TrustWatch

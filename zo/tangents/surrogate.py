@@ -17,12 +17,12 @@ from blackbox.failures import noted
 from blackbox.notices import warn
 from zo.batches import Batch, count_rows
 from zo.errors import ConfigurationError, TangentWarning
-from zo.failures import survivors
+from zo.failed_rows import survivors
 from zo.objective import Objective, losses, mean_loss
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.playback.by_models import losses_by_models, place_of, unanswerable, unasked
-from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, joined_calls, refuse_arrays
 from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.recorded_call import RecordedCall, flat_rows, has_rows, joined_calls, refuse_arrays
 from zo.tangents.tangent import Linearised
 
 # decision 175:

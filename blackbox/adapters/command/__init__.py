@@ -1,5 +1,5 @@
 """A program that reads and writes files, as a black box."""
 
-from blackbox.adapters.command.box import CommandLine
+from blackbox.adapters.command.command_line import CommandLine
 
 __all__ = ["CommandLine"]

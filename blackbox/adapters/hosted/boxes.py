@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.adapters.hosted.call import ENDED, IDLE, Slot
+from blackbox.adapters.hosted.program_call import ENDED, IDLE, Slot
 from blackbox.adapters.hosted.programs import KEY, Place
 from blackbox.errors import BlackBoxError, SessionError, TryAgain
 from blackbox.failures import Outcome, Policy

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from blackbox.adapters.command import files
-from blackbox.adapters.command.box import command_of, known_command
+from blackbox.adapters.command.command_line import command_of, known_command
 from blackbox.adapters.command.files import array_files_of, checked_name, content, existing
 from blackbox.adapters.command.numbers import text_of
 from blackbox.adapters.command.process import environment_of
 from blackbox.adapters.command.templates import Template, templates_of
 from blackbox.adapters.hosted import boxes as hosted_boxes
 from blackbox.adapters.hosted.boxes import Ending, Exchange, HostStart
-from blackbox.adapters.hosted.call import Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.client.bb_host import Host
+from blackbox.adapters.hosted.host_loop import Loop
 from blackbox.adapters.hosted.in_thread import InThread, name_of
-from blackbox.adapters.hosted.loop import Loop
 from blackbox.adapters.hosted.program import Program, Start
+from blackbox.adapters.hosted.program_call import Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
 from blackbox.adapters.hosted.record import HostedRun
+from blackbox.box_group import BoxGroup
 from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.errors import ConfigurationError, DtypeError, InputError
 from blackbox.failures import POLICIES, Policy, noted
 from blackbox.function import BlackBoxFunction
-from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
 from blackbox.notices import Notices
 from blackbox.outside import plain
@@ -177,7 +177,7 @@ class Hosted(BoxGroup):
 
     def check(self, out: str | Path | None = None, *, seed: int = 0) -> int:
         """Check the program for a person or for CI: see `BoxGroup.check`."""
-        from blackbox.adapters.hosted.check import command  # which makes hosts of its own
+        from blackbox.adapters.hosted.host_check import command  # which makes hosts of its own
 
         return command(self, out, seed=seed)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from blackbox.adapters.command.process import Running, last_words, said, scratch_folder
 from blackbox.adapters.hosted import wire
-from blackbox.adapters.hosted.call import ENDED, VectorForm, check_shapes, sent_arrays
+from blackbox.adapters.hosted.program_call import ENDED, VectorForm, check_shapes, sent_arrays
 from blackbox.ending import ended_by
 from blackbox.words import counted
 

@@ -14,8 +14,8 @@ import torch
 
 from blackbox.adapters.command.process import Running
 from blackbox.adapters.hosted.boxes import given_arrays
-from blackbox.adapters.hosted.call import ENDED, Call, VectorForm, numbers_in
 from blackbox.adapters.hosted.program import Program, Start
+from blackbox.adapters.hosted.program_call import ENDED, Call, VectorForm, numbers_in
 from blackbox.errors import ConfigurationError
 
 

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 from blackbox.adapters.um_bridge.messages import EXTRA, check_token
-from blackbox.adapters.um_bridge.model import Derivative, ServedModel
+from blackbox.adapters.um_bridge.served_model import Derivative, ServedModel
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from blackbox.adapters.um_bridge.messages import VERSION, from_text, to_text
-from blackbox.adapters.um_bridge.model import RefusedError, ServedModel
+from blackbox.adapters.um_bridge.served_model import RefusedError, ServedModel
 
 DESCRIBE = ("/ModelInfo", "/InputSizes", "/OutputSizes")
 PRODUCTS = ("/ApplyJacobian", "/ApplyHessian")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import zo
 from tasks.applications.denoised_smoothing.config import CNN, Config
-from tasks.applications.denoised_smoothing.images import InMemory, Source, open_source
+from tasks.applications.denoised_smoothing.image_sources import InMemory, Source, open_source
 from tasks.applications.images import digits
 from tasks.applications.images.shapes_file import kept_shapes
 from tasks.errors import DataError

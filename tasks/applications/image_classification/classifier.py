@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tasks.applications.image_classification.data.images import Normalisation
+from tasks.applications.image_classification.data.image_data import Normalisation
 from tasks.applications.image_classification.data.loading import CLASSES, IMAGE_SHAPES, NORMALISATIONS
 from tasks.errors import ConfigurationError
 from tasks.running.finished import load

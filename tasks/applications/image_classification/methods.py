@@ -32,8 +32,8 @@ from tasks.methods.through_boxes import cost_of_base
 from tasks.methods.whole_loss import loss_gradient
 from tasks.problem.method import Cost, Method
 from tasks.problem.trained import Trained
-from tasks.training.loop import Gradient
 from tasks.training.setup import Setup
+from tasks.training.training_loop import Gradient
 from zo.batches import Batch
 from zo.objective import Objective
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from blackbox.conformance import Finding, Report, Verdict, check_black_box, command
-from blackbox.conformance.report import NOT_SEEN
+from blackbox.conformance.check_report import NOT_SEEN
 from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Random, Rounds
 from tests.blackbox.conformance.probes import draws
 

@@ -16,7 +16,7 @@ from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.playback.playback import Answers
-from zo.tangents.record.call import RecordedCall, rows_alive
+from zo.tangents.record.recorded_call import RecordedCall, rows_alive
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from zo.objective import losses, uncompiled
 from zo.tangents.assumptions.row_state import Entry, State, entries_with_rows, put, state_of
 from zo.tangents.assumptions.steady import LEVELS, Steady
 from zo.tangents.playback.anchored import FromRecord
-from zo.tangents.record.call import flat_rows
+from zo.tangents.record.recorded_call import flat_rows
 from zo.tangents.record.window import Window
 
 

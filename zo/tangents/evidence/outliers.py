@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackbox.notices import Notice
 from zo.errors import TangentWarning
-from zo.tangents.models.rows import Moments
+from zo.tangents.models.row_window import Moments
 from zo.tangents.record.pairs import CallPairs
 
 # decision 146:

@@ -12,8 +12,8 @@ from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents.evidence.predictions import Squares, relative_error
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.before import Before, values_before
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.record.recording import Recorder
 
 

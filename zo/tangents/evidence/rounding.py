@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from blackbox.digits import significant_digits
+from blackbox.significant_digits import significant_digits
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.window import Window
 

@@ -22,8 +22,8 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import RecordedCall
 
 FREE = 0.2  # of the variance of a dithered input, unexplained: above it is dithered no more; decision 121
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121

@@ -15,8 +15,8 @@ from zo.draws import DITHER, Key
 from zo.tangents.excitation.gain import DitherResponse, Excited, Gain
 from zo.tangents.excitation.gain_form import given
 from zo.tangents.models.values import Form
-from zo.tangents.record.call import Parts, RecordedCall
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import Parts, RecordedCall
 from zo.tangents.record.recording import Dither
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import sources

@@ -24,13 +24,13 @@ from zo.draws import Key
 from zo.errors import TangentWarning
 from zo.tangents.excitation.asked import AskedInputs, Spread, handed_on
 from zo.tangents.excitation.dither import Drawn
+from zo.tangents.excitation.dither_notices import unknown, waits_long, without_unknown
 from zo.tangents.excitation.dither_state import FIRST, LAGGED, DitherState
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows
-from zo.tangents.excitation.words import unknown, waits_long, without_unknown
 from zo.tangents.record.before import Lags
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.record.recording import Dither
 from zo.tangents.record.units import Units
 

@@ -29,8 +29,8 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.before import Lags, goes_on_from, numbers_before, remembering, specs_before
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.tangent import Tangent, bring
 
 # decisions 216, 225:

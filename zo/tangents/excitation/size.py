@@ -16,8 +16,8 @@ from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.gain import BEYOND, Gain
 from zo.tangents.excitation.gain_form import given
 from zo.tangents.models.values import Form
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.tangent import sources
 
 # decision 121, this and the next:

@@ -21,7 +21,7 @@ from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import explained
-from zo.tangents.record.call import RecordedCall
+from zo.tangents.record.recorded_call import RecordedCall
 
 Where = tuple[int, int]  # a box and an input, by their places
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from zo.errors import TangentError
 from zo.tangents.models.gaussian_process import Kept
 from zo.tangents.models.kernel import KernelTangent
-from zo.tangents.models.rows import spread_places
+from zo.tangents.models.row_window import spread_places
 
 LENGTH = 3.0  # of the one-dimensional kernels, in units of an input's spread
 DEGREE = 4  # eigenfunctions of each; the eigenvalues fall elevenfold from one to the next

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from zo.tangents.models.model import pulled_back, pushed_forward
+from zo.tangents.models.model_tangent import pulled_back, pushed_forward
 from zo.tangents.record.pairs import CallPairs, all_rows
 from zo.tangents.tangent import Linearised
 

@@ -15,7 +15,7 @@ from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
 from zo.tangents.models.candidates import BETTER, SHIPPED, Candidate, candidates
 from zo.tangents.models.prior import Below, Prior
-from zo.tangents.models.rows import MOST_BYTES
+from zo.tangents.models.row_window import MOST_BYTES
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import Arrays, ValueTangent, as_tensors
 from zo.tangents.models.view import ByModelTangent

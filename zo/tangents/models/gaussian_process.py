@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from zo.errors import TangentError
-from zo.tangents.models.rows import spread_places
+from zo.tangents.models.row_window import spread_places
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
 NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own

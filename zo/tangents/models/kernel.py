@@ -26,7 +26,7 @@ from zo.tangents.models.gaussian_process import (
     principal_axes,
 )
 from zo.tangents.models.prior import Below, said
-from zo.tangents.models.rows import spread_places
+from zo.tangents.models.row_window import spread_places
 from zo.tangents.models.structure import Specs
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes

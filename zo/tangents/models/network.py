@@ -21,7 +21,7 @@ from zo.tangents.models.form import Form, rows_of
 from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Passes, Tape, input_cotangents
 from zo.tangents.models.prior import Below
-from zo.tangents.models.rows import standard
+from zo.tangents.models.row_window import standard
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, all_rows
 from zo.tangents.tangent import Linearised

@@ -15,7 +15,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.errors import ConfigurationError
 from zo.tangents.models.form import Form
-from zo.tangents.models.model import ModelTangent
+from zo.tangents.models.model_tangent import ModelTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised, Tangent
 

@@ -19,7 +19,7 @@ from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
 from zo.tangents.models.form import Form
 from zo.tangents.models.maps.behind import MapBehind
 from zo.tangents.models.prior import Below, Prior
-from zo.tangents.models.rows import Moments, RowWindow
+from zo.tangents.models.row_window import Moments, RowWindow
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import CallPairs, without_copies
 from zo.tangents.tangent import Linearised, Tangent, Unknown

@@ -16,8 +16,8 @@ from zo.batches import Batch, count_rows
 from zo.errors import TangentError
 from zo.objective import Objective, losses
 from zo.tangents.playback.playback import answered_by
-from zo.tangents.record.call import RecordedCall, has_rows, refuse_arrays
 from zo.tangents.record.pairs import sizes
+from zo.tangents.record.recorded_call import RecordedCall, has_rows, refuse_arrays
 from zo.tangents.tangent import Linearised
 
 KEPT = 2**18  # numbers of inputs of all calls, beyond which no graphs are kept for the way back; decision 246

@@ -16,8 +16,8 @@ from zo.evaluators.evaluator import Step
 from zo.objective import losses, mean_loss
 from zo.tangents.playback.way_back import gradients_of, leaves_beside, reaches, warn_of_others
 from zo.tangents.record.before import Memory, goes_on_from, numbers_before, remembering, values_before
-from zo.tangents.record.call import RecordedCall, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.record.pairs import sizes
+from zo.tangents.record.recorded_call import RecordedCall, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.record.recording import Dither, Recorded, Recorder, with_calls
 from zo.tangents.record.undifferentiated import refuse_derivative_inside
 from zo.tangents.record.window import Window

@@ -19,7 +19,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 
 if TYPE_CHECKING:
-    from zo.tangents.record.call import RecordedCall
+    from zo.tangents.record.recorded_call import RecordedCall
 
 Lags = tuple[int, ...]  # how many calls ago what is shown was given; with 1 the change of state is shown too
 Boxes = Sequence[BlackBoxFunction] | Mapping[int, BlackBoxFunction]  # by place

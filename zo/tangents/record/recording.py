@@ -17,7 +17,7 @@ from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import unmoved_losses
 from zo.evaluators.state import Snapshot
 from zo.tangents.record.before import Memory, remembering
-from zo.tangents.record.call import Parts, RecordedCall, flat_rows, has_rows, refuse_arrays
+from zo.tangents.record.recorded_call import Parts, RecordedCall, flat_rows, has_rows, refuse_arrays
 from zo.tangents.record.undifferentiated import Undifferentiated
 
 

@@ -25,8 +25,8 @@ from zo.batches import (
     tensors,
 )
 from zo.errors import TangentError
-from zo.tangents.record.call import RecordedCall, joined_calls
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import RecordedCall, joined_calls
 
 _LISTS = (list, tuple, UserList, deque)
 

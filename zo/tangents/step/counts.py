@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.evaluations import Evaluation
 
 
 @dataclass

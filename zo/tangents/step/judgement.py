@@ -13,15 +13,15 @@ from zo.draws import Key
 from zo.tangents.evidence.along_gradient import checked
 from zo.tangents.evidence.unmoved import Masked
 from zo.tangents.excitation.dither import Drawn
+from zo.tangents.excitation.dither_notices import across_zero
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
-from zo.tangents.excitation.words import across_zero
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither
-from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.evaluations import Evaluation
+from zo.tangents.step.gradient_settings import GradientSettings
 from zo.tangents.step.outcome import StepOutcome
-from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.trust import Check, TrustWatch, metrics
 

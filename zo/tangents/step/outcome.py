@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from blackbox.notices import Notices
-from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
+from zo.failed_rows import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
 from zo.tangents.assumptions.cut import inputs_notice, inputs_without_gradient, outputs_notice
 from zo.tangents.playback.step_gradient import StepGradient
-from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.evaluations import Evaluation
 from zo.tangents.step.refusals import saw_one_row
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch

@@ -10,8 +10,8 @@ from torch import Tensor
 from blackbox import BlackBoxError
 from zo.errors import ConfigurationError, NonFiniteGradientError, TangentError
 from zo.objective import mean_loss
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.tangent import Tangent
 
 

@@ -18,10 +18,10 @@ from zo.tangents.assumptions.cut import outputs_without_gradient, replayed_notic
 from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.playback.anchored import Anchors, anchored
 from zo.tangents.record.window import Window, plain, window_of
-from zo.tangents.replay.windows import Windows, unreadable
+from zo.tangents.replay.replayed_windows import Windows, unreadable
 from zo.tangents.step import refusals
-from zo.tangents.step.evaluation import Evaluations
-from zo.tangents.step.settings import GradientSettings
+from zo.tangents.step.evaluations import Evaluations
+from zo.tangents.step.gradient_settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 
 # decision 87:

@@ -19,11 +19,11 @@ from zo.tangents.excitation.dither import Prediction
 from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.hidden_memory import Memory, may_remember
 from zo.tangents.record.before import Lags
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.step import refusals
-from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.evaluations import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
 
 ABSURD, FAR = 1e3, 1e9  # times what outputs usually vary by, from what was predicted, or from zero

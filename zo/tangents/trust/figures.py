@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zo.tangents.trust.evidence import Check
-from zo.tangents.trust.state import State, TrustTerms
+from zo.tangents.trust.trust_terms import State, TrustTerms
 
 Range = tuple[float, float]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zo.tangents.trust.evidence import Check, Evidence, FailedRows, SixteenBits, is_flat, is_uneven
 from zo.tangents.trust.figures import Fault, fault_of_error, faults_of
-from zo.tangents.trust.state import State, TrustTerms
+from zo.tangents.trust.trust_terms import State, TrustTerms
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FALL = 0.1  # an error that falls by less between two verdicts falls no more

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from blackbox.notices import Notices
-from zo.tangents.trust import words
+from zo.tangents.trust import trust_notices
 from zo.tangents.trust.evidence import TOO_SHORT, UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.limits import Limits
-from zo.tangents.trust.state import State, TrustTerms
+from zo.tangents.trust.trust_terms import State, TrustTerms
 from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, share_of
 
 Remedy = Callable[[], Sequence[str]]  # begins something that takes no row, and says what; empty for nothing
@@ -108,7 +108,7 @@ class TrustWatch:
         self.state = verdict.state
         if not self.state.failed:
             self._notices.renew("failed checks")
-        self._notices.say(*words.of_evidence(self.terms, self.state, evidence))
+        self._notices.say(*trust_notices.of_evidence(self.terms, self.state, evidence))
         if verdict.faults:
             self._mend(step, verdict, excite, improve)
 
@@ -122,7 +122,7 @@ class TrustWatch:
         Warns:
             TangentWarning: says so, once.
         """
-        self._notices.say(words.unidentified(step, inputs))
+        self._notices.say(trust_notices.unidentified(step, inputs))
 
     def note_way_beside(self, there_is: bool) -> None:
         """Take in whether some way from the weights to the loss passes no box."""
@@ -144,18 +144,18 @@ class TrustWatch:
     def _mend(self, step: int, verdict: TrustVerdict, *remedies: Remedy) -> None:
         """Begin the first remedy that has something left to do, and say so."""
         if self.terms.last is not None and step + 1 >= self.terms.last:
-            if words.stuck_name(verdict.state) not in self._notices.said:
-                self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
+            if trust_notices.stuck_name(verdict.state) not in self._notices.said:
+                self._notices.say(trust_notices.lost_at_the_end(step, verdict, self._control()))
             return
         actions = next(filter(None, (tuple(remedy()) for remedy in remedies)), ())
         if not actions:
-            self._notices.say(words.stuck(self.terms, step, verdict))
+            self._notices.say(trust_notices.stuck(self.terms, step, verdict))
             return
-        self._notices.say(words.begun(self.terms, step, verdict, actions, self._control()))
+        self._notices.say(trust_notices.begun(self.terms, step, verdict, actions, self._control()))
         self.state = verdict.state.mended()
 
     def _control(self) -> str:
         """Advise a method that takes no more rows and may train better; say nothing where that was done."""
         new = "control" not in self._notices.said
         self._notices.settle("control")
-        return words.CONTROL if new and self.state.beside else ""
+        return trust_notices.CONTROL if new and self.state.beside else ""

@@ -24,7 +24,7 @@ from tasks.applications.denoised_smoothing.certification.algorithm import (
 )
 from tasks.applications.denoised_smoothing.certification.bound import Settings
 from tasks.applications.denoised_smoothing.certification.certificate_file import CertificateFile
-from tasks.applications.denoised_smoothing.certification.checks import (
+from tasks.applications.denoised_smoothing.certification.classifier_box import (
     check_images,
     check_labels,
     classifier_box,

@@ -12,7 +12,11 @@ import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper, adapters
 from blackbox.adapters import TorchModule
 from tasks.applications.denoised_smoothing import data
-from tasks.applications.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
+from tasks.applications.denoised_smoothing.certification.classifier_box import (
+    check_labels,
+    classifier_box,
+    known_as,
+)
 from tasks.applications.denoised_smoothing.classifiers import shapes_box
 from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
 from tasks.applications.denoised_smoothing.classifiers.wrappers import (

@@ -4,7 +4,7 @@ Images stay on the device as uint8 and are augmented there, a batch at a time.
 """
 
 from tasks.applications.image_classification.data.epochs import NO_AUGMENTATION, Augmentation, Epochs
-from tasks.applications.image_classification.data.images import ImageData, Images, Normalisation
+from tasks.applications.image_classification.data.image_data import ImageData, Images, Normalisation
 from tasks.applications.image_classification.data.loading import AUGMENTATIONS, NAMES, load
 
 __all__ = [

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import numpy as np
 import torch
 
-from tasks.applications.image_classification.data.images import Images
+from tasks.applications.image_classification.data.image_data import Images
 from tasks.errors import DataError
 from tasks.folder import atomic
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.applications.image_classification.data.images import Images, Normalisation
+from tasks.applications.image_classification.data.image_data import Images, Normalisation
 from zo.estimators import Key
 
 _ORDER, _AUGMENTATION = 0, 1  # paths of the two generators of an epoch

@@ -13,7 +13,7 @@ from tasks.applications.image_classification.data.epochs import (
     NO_AUGMENTATION,
     Augmentation,
 )
-from tasks.applications.image_classification.data.images import ImageData, Images, Normalisation, hold_out
+from tasks.applications.image_classification.data.image_data import ImageData, Images, Normalisation, hold_out
 from tasks.applications.images import digits
 from tasks.applications.images.shapes import NAMES as OUTLINES
 from tasks.applications.images.shapes_file import kept_shapes

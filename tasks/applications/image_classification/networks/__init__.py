@@ -4,7 +4,7 @@ All of them take `(rows, channels, height, width)` to logits `(rows, classes)`. 
 modules, without control flow that depends on the data, so that `torch.fx` reads them.
 """
 
-from tasks.applications.image_classification.networks.choice import NAMES, make
 from tasks.applications.image_classification.networks.convolutional import ImageShape, resnet, simple_cnn, vgg
+from tasks.applications.image_classification.networks.named_networks import NAMES, make
 
 __all__ = ["NAMES", "ImageShape", "make", "resnet", "simple_cnn", "vgg"]

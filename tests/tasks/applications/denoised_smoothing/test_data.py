@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.applications.denoised_smoothing import data, images
+from tasks.applications.denoised_smoothing import data, image_sources
 from tasks.errors import DataError, ProblemWarning
 from tests.tasks.applications.denoised_smoothing import small
 
@@ -69,7 +69,7 @@ def test_sets_that_are_divided_already_stay_so(tmp_path):
 @pytest.mark.parametrize("divided", [False, True])
 def test_a_folder_of_pictures_scaled_and_cropped(tmp_path, divided):
     generator = np.random.default_rng(0)
-    for part in images.PARTS if divided else [""]:
+    for part in image_sources.PARTS if divided else [""]:
         for name in ("cat", "dog"):
             folder = tmp_path / "pictures" / part / name
             folder.mkdir(parents=True)
@@ -90,7 +90,7 @@ def test_what_is_hidden_is_no_class_and_no_picture(tmp_path):
     for name in ("cat/1.png", "dog/2.png", ".copies/1.png", "cat/.copies/1.png", "dog/.2.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
-    assert images.open_source(tmp_path, None)[0].labels.tolist() == [0, 1]
+    assert image_sources.open_source(tmp_path, None)[0].labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["ramp.png", "ramp.tif", "ramp.pgm"])
@@ -104,13 +104,13 @@ def test_grey_pictures_of_16_bits_keep_their_range(tmp_path, name, size):
         Image.fromarray(ramp).save(path)
     colour = tmp_path / "colour.png"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(colour)
-    found = images.Pictures([path, path], [0, 1], size).take(np.arange(2))
+    found = image_sources.Pictures([path, path], [0, 1], size).take(np.arange(2))
     assert found.dtype == np.float32 and found.shape == (2, 1, size or 64, size or 64)
     assert 0 <= found.min() and found.max() <= 1
     assert found.mean() == pytest.approx(0.5, abs=1e-3)
     if size is None:
         np.testing.assert_allclose(found[0, 0], ramp / 65535, atol=1e-6)
-    beside = images.Pictures([colour, path], [0, 1], size).take(np.arange(2))
+    beside = image_sources.Pictures([colour, path], [0, 1], size).take(np.arange(2))
     np.testing.assert_array_equal(beside[1], found[0].repeat(3, axis=0))
 
 
@@ -118,7 +118,7 @@ def test_pictures_whose_white_is_not_known_are_refused(tmp_path):
     for dtype in (np.int32, np.float32):
         Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "deep.tif")
         with pytest.raises(DataError, match="8 or 16 bits"):
-            images.Pictures([tmp_path / "deep.tif"], [0], None)
+            image_sources.Pictures([tmp_path / "deep.tif"], [0], None)
 
 
 def test_batches_hang_on_seed_and_step_alone(tmp_path):

@@ -16,7 +16,7 @@ from tests.zo.boxes import Sine
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Stacked, Step
 from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.difference.evaluator import LARGE
+from zo.evaluators.difference.difference_evaluator import LARGE
 from zo.evaluators.difference.rule_registry import RULES
 from zo.evaluators.difference.tape_mode import NotReadable
 from zo.evaluators.state import Snapshot

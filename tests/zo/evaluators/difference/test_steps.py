@@ -13,7 +13,7 @@ import zo
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, squared, step_of
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Unservable
-from zo.evaluators.difference.evaluator import LARGE
+from zo.evaluators.difference.difference_evaluator import LARGE
 
 
 class Branch(nn.Module):

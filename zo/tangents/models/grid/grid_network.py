@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
+from zo.tangents.models.grid.convolutions import CONVOLVED, Convolutions
 from zo.tangents.models.maps.lattice import Lattice
 from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
 

@@ -22,7 +22,7 @@ from zo.tangents.models.form import Form
 from zo.tangents.models.grid.reach import measure
 from zo.tangents.models.maps.lattice import Lattice, checked_ends, ends_of, neighbours, weighed
 from zo.tangents.models.prior import Below, said
-from zo.tangents.models.rows import standard, standard_without_rounding
+from zo.tangents.models.row_window import standard, standard_without_rounding
 from zo.tangents.models.structure import MOST_CELLS, Specs
 from zo.tangents.models.values import ValueTangent
 

@@ -12,7 +12,7 @@ from zo.tangents.models.form import Form, rows_of
 from zo.tangents.models.maps.output_map import OutputMap
 from zo.tangents.models.maps.spectral_map import SpectralMap
 from zo.tangents.models.maps.waves import MOST_ROWS, Odd, Waves, between_walls
-from zo.tangents.models.rows import RowWindow
+from zo.tangents.models.row_window import RowWindow
 from zo.tangents.record.pairs import sizes
 
 MAP_ROWS = 1500  # of the window that a map is fitted to,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zo.tangents.models.maps.output_map import ALONE, HELD_OUT, RIDGES
 from zo.tangents.models.maps.waves import NEVER, SEEN, Waves
-from zo.tangents.models.model import pulled_back
+from zo.tangents.models.model_tangent import pulled_back
 
 # decision 71:
 CLEARLY = 0.25  # of the projector's error in held-out rows: a ridge that leaves more is not put beside it

@@ -23,7 +23,7 @@ from zo.tangents.models.lessons import report
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.mesh.rows_on_mesh import LOOSE, Rows, RowsOnMesh, Units
 from zo.tangents.models.prior import Below
-from zo.tangents.models.rows import ROUNDING, Moments
+from zo.tangents.models.row_window import ROUNDING, Moments
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Linearised

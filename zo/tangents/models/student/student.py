@@ -15,13 +15,13 @@ from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.failures import last_cause
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
+from zo.tangents.models.model_tangent import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student.student_learning import Learner
 from zo.tangents.models.student.student_losses import LOSSES, Shape
 from zo.tangents.models.values import Arrays, as_tensors
-from zo.tangents.record.call import flat_rows
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import flat_rows
 from zo.tangents.tangent import Linearised, Tangent, Unknown
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zo.draws import STUDENT, Key
 from zo.errors import ConfigurationError, TangentError
 from zo.evaluators.generators import drawing_apart
-from zo.tangents.models.rows import Moments, RowWindow
+from zo.tangents.models.row_window import Moments, RowWindow
 from zo.tangents.models.student.student_losses import Shape, StudentLoss
 
 

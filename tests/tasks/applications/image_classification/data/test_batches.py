@@ -16,7 +16,7 @@ from tasks.applications.image_classification.data import (
     load,
     loading,
 )
-from tasks.applications.image_classification.data.images import hold_out
+from tasks.applications.image_classification.data.image_data import hold_out
 from tasks.errors import ConfigurationError
 
 PLAIN = Normalisation((0.0, 0.0), (1.0, 1.0))

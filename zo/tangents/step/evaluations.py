@@ -18,7 +18,7 @@ from zo.draws import Key
 from zo.evaluators.evaluator import Step
 from zo.evaluators.generators import Turns
 from zo.evaluators.state import Snapshot
-from zo.failures import survivors
+from zo.failed_rows import survivors
 from zo.same_run import arrays_of, refuse_other_run
 from zo.tangents.assumptions.cut import outputs_without_gradient
 from zo.tangents.evidence.outliers import Outlying
@@ -26,12 +26,12 @@ from zo.tangents.playback.playback import Live, WayBack, evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import refuse_autocast, warn_of_batch
 from zo.tangents.record.before import Memory
-from zo.tangents.record.call import RecordedCall
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recorded_call import RecordedCall
 from zo.tangents.record.recording import Dither, Recorded, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import refusals
-from zo.tangents.step.settings import GradientSettings
+from zo.tangents.step.gradient_settings import GradientSettings
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check
 

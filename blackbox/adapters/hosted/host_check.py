@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.adapters.hosted.call import VectorForm
 from blackbox.adapters.hosted.hosted import Hosted
+from blackbox.adapters.hosted.program_call import VectorForm
 from blackbox.adapters.hosted.record import HostedRun
 from blackbox.conformance.check import tell
-from blackbox.conformance.layout import is_open, places_of, told
-from blackbox.conformance.report import Finding, Report, Verdict
+from blackbox.conformance.check_report import Finding, Report, Verdict
+from blackbox.conformance.layout_check import is_open, places_of, told
 from blackbox.errors import BlackBoxError, RowFailedError
 
 Array = np.ndarray[Any, Any]

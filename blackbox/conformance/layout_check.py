@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from blackbox.arrays import spreads
+from blackbox.conformance.check_report import Finding, Verdict
 from blackbox.conformance.probe import Probe
-from blackbox.conformance.report import Finding, Verdict
 from blackbox.spec import ArraySpec
 
 NAME = "layout"

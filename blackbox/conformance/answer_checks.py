@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from blackbox.conformance.check_report import Finding, Verdict
 from blackbox.conformance.lines import NUMBERS, precision
 from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, more_rows
-from blackbox.conformance.report import Finding, Verdict
 
 ROUNDING = 200  # units of the outputs' rounding that another order of summation may make
 SERIOUS = 1e-5  # of an output's size: no rounding of double precision

@@ -8,7 +8,7 @@ from blackbox.notices import Notice
 from blackbox.words import counted
 from zo.errors import TangentWarning
 from zo.tangents.trust.evidence import TOO_SHORT, Evidence, FailedRows, FewDigits, SixteenBits
-from zo.tangents.trust.state import State, TrustTerms
+from zo.tangents.trust.trust_terms import State, TrustTerms
 from zo.tangents.trust.verdict import RARELY, TrustVerdict
 
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded

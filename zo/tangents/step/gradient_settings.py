@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from blackbox import BlackBoxFunction
+from blackbox.box_group import BoxGroup
 from blackbox.checks import check_count
-from blackbox.group import BoxGroup
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError
 from zo.objective import Closed, Objective, as_objective

@@ -16,7 +16,7 @@ from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.execution.base import Base
-from zo.execution.check import Remember, fault_of, truth_of
+from zo.execution.evaluator_check import Remember, fault_of, truth_of
 from zo.objective import Closed, Objective, OutputLoss
 from zo.perturbation import Perturbation, Perturbations
 
@@ -24,7 +24,7 @@ from zo.perturbation import Perturbation, Perturbations
 SHIPPED = {
     "loop": "zo.evaluators.loop:Loop",
     "stacked": "zo.evaluators.stacked:Stacked",
-    "difference": "zo.evaluators.difference.evaluator:Difference",  # a shelf
+    "difference": "zo.evaluators.difference.difference_evaluator:Difference",  # a shelf
 }
 MEMORY = 2**30  # bytes that a stack may take
 MOST = 128  # queries in a chunk; from some thirty on a CPU gains nothing more

@@ -11,7 +11,7 @@ from blackbox import BlackBoxFunction
 from blackbox.notices import Notice
 from blackbox.words import counted
 from zo.errors import TangentWarning
-from zo.tangents.record.call import RecordedCall, rows_alive
+from zo.tangents.record.recorded_call import RecordedCall, rows_alive
 
 
 def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: int) -> Notice:

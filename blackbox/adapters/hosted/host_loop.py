@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox.adapters.hosted.boxes import chosen, filled, given_arrays
-from blackbox.adapters.hosted.call import ENDED
+from blackbox.adapters.hosted.program_call import ENDED
 from blackbox.adapters.hosted.record import HostedRun, Rounds, lost_rows
 from blackbox.errors import SessionError
 from blackbox.failures import FailedRow, last_cause
