@@ -19,6 +19,7 @@ from blackbox.adapters.derivative import with_derivative
 from blackbox.adapters.fmu.instance import (
     Instance,
     Variable,
+    as_start_value,
     chosen,
     gives_derivatives,
     line_of,
@@ -140,10 +141,20 @@ class Fmu(BlackBoxFunction):
         self._parameters = [chosen(variables, name, "parameters", set=True) for name in parameters]
         self._driven = [chosen(variables, name, "inputs", set=True) for name in inputs]
         self._read = [chosen(variables, name, "outputs") for name in outputs]
-        self._constants: dict[Variable, Any] = {
-            chosen(variables, name, "start_values", set=True, text=True): value
-            for name, value in (start_values or {}).items()
-        }
+        if len(self.input_times) > 1 and (fixed := [v.name for v in self._driven if v.fixed]):
+            raise ConfigurationError(
+                f"Fmu, inputs: expected variables that may change over time, got {fixed[0]!r}, of "
+                "variability 'fixed', whose later values would change nothing. Name it in parameters=..."
+            )
+        self._constants: dict[Variable, Any] = {}
+        for name, value in (start_values or {}).items():
+            variable = chosen(variables, name, "start_values", set=True, text=True)
+            if variable in (*self._parameters, *self._driven):
+                raise ConfigurationError(
+                    f"Fmu, start_values: expected variables whose values no row gives, got {name!r}, a "
+                    "parameter or input of the box. Leave it out, or give parameters and inputs without it."
+                )
+            self._constants[variable] = as_start_value(variable, value)
         intervals = () if self._single and len(self.input_times) == 1 else (len(self.input_times),)
         driven_specs = [v.spec(intervals) for v in self._driven]
         self.inputs = (*(v.spec() for v in self._parameters), *driven_specs)

@@ -72,6 +72,7 @@ class Variable:
         causality: "input", "output", "parameter", "local", ...
         is_number: False for texts and the like.
         settable: whether it may be set before the simulation.
+        fixed: whether it may not be set after that.
         unit: its unit; None where it has none.
         nominal: its usual size, where the description has it.
     """
@@ -84,6 +85,7 @@ class Variable:
     causality: str
     is_number: bool
     settable: bool
+    fixed: bool
     unit: str | None
     nominal: float | None
 
@@ -115,6 +117,7 @@ def variables_of(model: Any) -> dict[str, Variable]:
                 and v.variability != "constant"
                 and v.initial in ("exact", "approx")
             ),
+            fixed=v.variability == "fixed",
             unit=v.unit or (declared.unit if declared else None),
             nominal=nominal if 0 < nominal < math.inf else None,
         )
@@ -175,6 +178,22 @@ def chosen(
             f"{variable.causality!r}. Take an input, parameter or start value."
         )
     return variable
+
+
+def as_start_value(variable: Variable, value: Any) -> Array:
+    """A value that is the same for all rows, as an array; refused if it is none of the variable's."""
+    is_text = variable.call == "String"
+    dtype = _HOLDS.get(variable.call, variable.dtype or "float64")
+    try:
+        array = np.asarray(value) if is_text else exactly(value, dtype)
+        if array.shape != variable.shape or (is_text and array.dtype.kind != "U"):
+            raise ValueError(f"shape {array.shape}, dtype {array.dtype}")
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Fmu, start_values: expected for {variable.name!r} shape {variable.shape} of type "
+            f"{variable.call}, got {value!r} ({line_of(error)[:-1]}). Give one of that shape and type."
+        ) from error
+    return array
 
 
 def new_folder() -> tuple[Path, Callable[[], None]]:
@@ -291,14 +310,14 @@ class Instance:
         self._fmu.exitInitializationMode()
 
     def set(self, variable: Variable, value: Any) -> None:
-        """Set a variable to an array of its shape, or a text.
+        """Set a variable to an array of its shape, of numbers or of texts.
 
         Raises:
             ValueError: it is of another type of whole numbers, which cannot hold one of these.
         """
         if variable.call in _HOLDS:
             value = exactly(value, _HOLDS[variable.call])
-        values = [value] if isinstance(value, str) else np.asarray(value).reshape(-1).tolist()
+        values = np.asarray(value).reshape(-1).tolist()
         getattr(self._fmu, f"set{variable.call}")([variable.reference], values)
 
     def get(self, variable: Variable) -> Array:

@@ -382,6 +382,14 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
         ({"times": 1.0, "parameters": ["x"]}, "expected variables of the FMU, got 'x'. Did you mean 'x0'"),
         ({"times": 1.0, "parameters": ["label"]}, "expected numbers, got 'label', of type String"),
         ({"times": 1.0, "inputs": ["y"]}, "can be set, got 'y', whose causality is 'output'"),
+        ({"times": [0.5, 1.0], "inputs": ["u", "x0"]}, "over time, got 'x0', of variability 'fixed'"),
+        ({"times": 1.0, "start_values": {"u": 3.0}}, "whose values no row gives, got 'u'"),
+        ({"times": 1.0, "parameters": ["x0"], "start_values": {"x0": 3.0}}, "no row gives, got 'x0'"),
+        ({"times": 1.0, "start_values": {"x0": [1, 2]}}, r"'x0' shape \(\) .* got \[1, 2\] \(shape"),
+        ({"times": 1.0, "start_values": {"x0": "3"}}, "'x0' .* of type Real, got '3' .expected real numbers"),
+        ({"times": 1.0, "start_values": {"count": 2.5}}, "'count' .* got 2.5 .expected whole numbers"),
+        ({"times": 1.0, "start_values": {"sticky": 2}}, "'sticky' .* that bool can hold, got 2"),
+        ({"times": 1.0, "start_values": {"label": 3}}, "'label' .* of type String, got 3"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(decay, settings, words):
@@ -402,6 +410,16 @@ def test_a_whole_number_that_the_type_of_its_variable_cannot_hold_fails_its_row(
     box = Fmu(rewritten(mixer, tmp_path, change), times=None, parameters=["n"], inputs=[], failures="keep")
     assert np.isnan(box(np.array([7, number]))[0]).any(axis=1).tolist() == [False, True]
     assert f"expected numbers that {kind.lower()} can hold, got {number}" in box.ledger.first_failure
+
+
+def test_a_start_value_has_the_shape_of_its_array(mixer):
+    """An FMU reads as many numbers as it has, also behind the end of those that it is given."""
+    a = np.arange(6.0).reshape(2, 3)
+    y, *_ = Fmu(mixer, times=None, start_values={"a": a})(np.full((1, 3), 0.1), np.ones(1))
+    np.testing.assert_allclose(y, np.tanh(a.sum(1) * 0.1)[None], rtol=1e-14)
+    for wrong in ([1.0], np.zeros(7), 1.0):
+        with pytest.raises(ConfigurationError, match=r"for 'a' shape \(2, 3\) of type Float64"):
+            Fmu(mixer, times=None, start_values={"a": wrong})
 
 
 def test_a_structural_parameter_is_refused(mixer):
