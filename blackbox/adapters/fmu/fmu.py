@@ -28,7 +28,7 @@ from blackbox.adapters.fmu.instance import (
     variables_of,
 )
 from blackbox.adapters.rebuilt import rebuilt
-from blackbox.checks import check_positive
+from blackbox.checks import check_number, check_positive
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
@@ -111,8 +111,8 @@ class Fmu(BlackBoxFunction):
         """Read the model description, and make the first instance."""
         self._fmpy = import_extra("Fmu", "fmpy", "fmu")
         self.path = existing("Fmu, path", path)
-        self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._model = model_of(self._fmpy, self.path)
+        self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._derivatives = gives_derivatives(self.path, self._model)
         self._settings = {
             "times": times,
@@ -128,11 +128,19 @@ class Fmu(BlackBoxFunction):
         self.tolerance, self.reset, self.deterministic = tolerance, reset, deterministic
         self._after_reset = itertools.count(1)  # rows that an instance answered after a reset
         default = self._model.defaultExperiment
-        self.start = float((default and default.startTime) or 0) if start is None else float(start)
+        preferred = float((default and default.startTime) or 0)
+        self.start = preferred if start is None else float(check_number("Fmu", "start", start))
+        if tolerance is not None:
+            check_positive("Fmu", "tolerance", tolerance)
         self._single = times is None or np.ndim(times) == 0
         self._plan(
             times, input_times, step, float(default.stepSize) if default and default.stepSize else None
         )
+        for where, names in (("parameters", parameters), ("inputs", inputs), ("outputs", outputs)):
+            if isinstance(names, str):
+                raise ConfigurationError(
+                    f"Fmu, {where}: expected a list of names, got {names!r}. Put it into brackets."
+                )
         variables = variables_of(self._model)
         if inputs is None:
             inputs = [v.name for v in variables.values() if v.causality == "input" and v.is_number]
@@ -235,15 +243,15 @@ class Fmu(BlackBoxFunction):
     ) -> tuple[Array, ...]:
         """Simulate, and return the readings by output, `(times, *shape)`."""
         readings: list[list[Array]] = []
-        interval = 0
+        interval, reads, changes = 0, set(self._reads), set(self._changes[1:])
         with self._simulation(parameters, driven) as instance:
             instance.begin()
             for number in range(self._reads[-1] + 1):
                 if number > 0:
                     instance.step(self.start + (number - 1) * self.step, self.step)
-                if number in self._reads:
+                if number in reads:
                     readings.append([instance.get(variable) for variable in self._read])
-                if number in self._changes[1:] and number < self._reads[-1]:
+                if number in changes:
                     interval += 1
                     for variable, values in driven.items():
                         instance.set(variable, values[interval])
@@ -335,9 +343,13 @@ class Fmu(BlackBoxFunction):
     def _plan(self, times: Any, input_times: Any, step: float | None, preferred: float | None) -> None:
         """Plan when it is stepped, driven and read: `times`, `input_times`, `step`, and later reads."""
         for name, value in (("times", times), ("input_times", input_times)):
-            if value is not None and (
-                not np.size(value) or min(np.diff(np.atleast_1d(value)), default=1) <= 0
-            ):
+            array = np.atleast_1d(0.0 if value is None else value)
+            numbers = array.ndim == 1 and array.size and array.dtype.kind in "iuf"
+            if not numbers or not np.isfinite(array).all():
+                raise ConfigurationError(
+                    f"Fmu, {name}: expected finite numbers, got {value!r}. Give one, or a list of them."
+                )
+            if (np.diff(array) <= 0).any():
                 raise ConfigurationError(
                     f"Fmu, {name}: expected times that rise, got {value!r}. Sort them, each once."
                 )
@@ -353,6 +365,12 @@ class Fmu(BlackBoxFunction):
         check_positive("Fmu", "step", self.step)
         self._reads = [self._steps("times", time) for time in self.times] or [0]
         self._changes = [self._steps("input_times", time) for time in self.input_times]
+        for name, steps in (("times", self._reads), ("input_times", self._changes)):
+            if len(set(steps)) < len(steps):
+                raise ConfigurationError(
+                    f"Fmu, {name}: expected times at least a step of {self.step:g} apart, got two at the "
+                    "same step. Leave one of them out."
+                )
         if self._changes[0] != 0:
             raise ConfigurationError(
                 f"Fmu, input_times: expected {self.start:g} first, where it starts, got "

@@ -127,6 +127,7 @@ def variables_of(model: Any) -> dict[str, Variable]:
 def model_of(fmpy: ModuleType, path: Path) -> Any:
     """The description of an FMU that can run here."""
     try:
+        path.open("rb").close()  # FMPy would take an extracted one, too
         model = fmpy.read_model_description(str(path), validate=False)
         platforms = fmpy.supported_platforms(str(path))
     except Exception as error:

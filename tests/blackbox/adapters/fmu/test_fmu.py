@@ -372,6 +372,15 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
     [
         ({"times": 0.3}, "a whole number of steps of 0.125 after 0, got 0.3"),
         ({"times": [1.0, 0.5]}, "times that rise"),
+        ({"times": "1"}, "times: expected finite numbers, got '1'"),
+        ({"times": float("nan")}, "times: expected finite numbers, got nan"),
+        ({"times": []}, r"times: expected finite numbers, got \[\]"),
+        ({"times": [[0.5, 1.0]]}, "times: expected finite numbers, got"),
+        ({"times": [0.5, 0.5 + 1e-9]}, "times at least a step of 0.125 apart"),
+        ({"times": 1.0, "input_times": [0, 0.5, 0.5 + 1e-9]}, "input_times: .* a step of 0.125 apart"),
+        ({"times": 1.0, "start": "0"}, "start: expected a finite number, got '0'"),
+        ({"times": 1.0, "tolerance": -1}, "tolerance: expected a finite number > 0, got -1"),
+        ({"times": 1.0, "inputs": "u"}, "inputs: expected a list of names, got 'u'"),
         ({"times": 1.0, "step": -1.0}, "step: expected"),
         ({"times": 1.0, "step": 0}, "step: expected"),
         ({"times": 1.0, "input_times": [0.5]}, "expected 0 first"),
@@ -430,6 +439,33 @@ def test_a_structural_parameter_is_refused(mixer):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="expected a path that exists"):
         Fmu(tmp_path / "none.fmu", times=1.0)
+
+
+def test_an_extracted_fmu_is_refused(decay, tmp_path):
+    with zipfile.ZipFile(decay) as archive:
+        archive.extractall(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"expected an FMU, got '.*' \(.*[Dd]irectory"):
+        Fmu(tmp_path, times=1.0)
+
+
+class Unsearched(list):
+    """A list in which nothing may be searched for, since that takes as long as it is."""
+
+    def __contains__(self, _):
+        raise AssertionError("searched")
+
+    def __getitem__(self, place):
+        return (
+            Unsearched(super().__getitem__(place)) if isinstance(place, slice) else super().__getitem__(place)
+        )
+
+
+def test_a_step_takes_no_longer_where_there_are_many(decay):
+    """With reads and inputs at each of 30,000 steps, a row took 50 s, nearly all of it in searches."""
+    box = Fmu(decay, times=STEP * np.arange(1, 9))
+    box._reads, box._changes = Unsearched(box._reads), Unsearched(box._changes)
+    u = np.random.default_rng(0).normal(size=8)
+    np.testing.assert_allclose(box(u[None])[0], decayed(0.5, 1.0, u), rtol=1e-14)
 
 
 def test_the_block_of_the_page_runs(decay, tmp_path, monkeypatch):
