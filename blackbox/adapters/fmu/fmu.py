@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +25,7 @@ from blackbox.adapters.fmu.instance import (
     line_of,
     model_of,
     new_folder,
+    said,
     variables_of,
 )
 from blackbox.adapters.rebuilt import rebuilt
@@ -53,9 +54,11 @@ class Fmu(BlackBoxFunction):
     output has one value for each interval or time: `(times, *shape)`, or `shape` if there is only one time.
 
     A row fails if the FMU reports an error, ends the simulation or discards a step; the message has the FMU's
-    log. Its instance is then reset, or replaced if that fails. Each thread has its own instance, which it
-    reuses. An FMU that allows only one per process has one, and threads take turns. An FMU that hangs or
-    crashes takes its process with it, so run it in `Parallel` with processes and `timeout`.
+    log. The first row that fails without a word is simulated again, which is not counted, by an instance that
+    logs all that it can; later instances do, too. After a failure an instance is reset, or replaced if that
+    fails. Each thread has its own instance, which it reuses. An FMU that allows only one per process has one,
+    and threads take turns. An FMU that hangs or crashes takes its process with it, so run it in `Parallel`
+    with processes and `timeout`.
 
     A reset may leave something of the row before. So the first row that an instance answers after a reset is
     simulated again by a new instance, and so are the 2nd, 4th, 8th and so on, if the box is deterministic.
@@ -184,11 +187,15 @@ class Fmu(BlackBoxFunction):
         alone = self._model.coSimulation.canBeInstantiatedOnlyOncePerProcess
         self._turn: Any = threading.RLock() if alone else nullcontext()
         self._instances: Any = SimpleNamespace() if alone else threading.local()
+        self._aloud = False
         try:
             self._instance()
         except Exception as error:
+            self._aloud = True
+            with suppress(Exception):
+                self._instance()  # again, to hear why
             raise ConfigurationError(
-                f"{self!r}: expected an FMU that can be instantiated, got: {line_of(error)} See what "
+                f"{self!r}: expected an FMU that can be instantiated, got: {line_of(error)}{said()} See what "
                 "libraries, licence or tool it needs."
             ) from error
         super().__init__(failures=failures)
@@ -198,7 +205,13 @@ class Fmu(BlackBoxFunction):
         parameters, driven = self._split(arrays)
         with self._turn:
             again = self._instance().simulations > 0
-            outputs = self._simulated(parameters, driven)
+            try:
+                outputs = self._simulated(parameters, driven)
+            except RuntimeError:
+                if not self._aloud and not said():  # again, to hear why
+                    self._aloud = True
+                    self._by_a_new_instance(parameters, driven)
+                raise
             number = next(self._after_reset) if again and self.deterministic else 0
             if number and number & (number - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
                 outputs = self._compared(number, outputs, parameters, driven)
@@ -317,8 +330,7 @@ class Fmu(BlackBoxFunction):
                 instance.initialise(values, first, self.start, stop, self.tolerance)
                 yield instance
             except Exception as error:
-                failed, message = error, instance.said()
-                sentence = f"{line_of(error)}{f' It said: {message}' if message else ''}"
+                failed, sentence = error, f"{line_of(error)}{said()}"
             finally:
                 if not (instance.end(failed) and self.reset):
                     self._free()
@@ -328,7 +340,7 @@ class Fmu(BlackBoxFunction):
 
     def _instance(self) -> Instance:
         if not hasattr(self._instances, "one"):
-            self._instances.one = Instance(self._folder, self._model)
+            self._instances.one = Instance(self._folder, self._model, self._aloud)
         return self._instances.one
 
     def _split(self, arrays: Sequence[Array]) -> tuple[dict[Variable, Array], dict[Variable, Array]]:

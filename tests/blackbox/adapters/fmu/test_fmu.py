@@ -129,6 +129,11 @@ def forgetful(decay, folder, later=False):
     source = source.replace(
         "    start(d);\n    return fmi2OK;", f"    static int resets; {start}\n    return fmi2OK;"
     )
+    return with_source(decay, folder, source)
+
+
+def with_source(decay, folder, source):
+    """The FMU `decay` of another source."""
     import fmpy
 
     headers = Path(fmpy.__file__).parent / "c-code"
@@ -207,6 +212,37 @@ def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
     gc.collect()
     made[101.0](np.array([101.0]), np.ones(1))
     assert "It said: k is too large" in made[101.0].ledger.first_failure
+
+
+def test_an_fmu_that_logs_only_when_it_is_asked_to_is_asked_once_it_fails(decay, tmp_path):
+    """So does what pythonfmu makes, for FMI 2."""
+    source = (HERE / "decay.c").read_text()
+    for before, after in (
+        ("int count,", "int logging, count,"),
+        ("start(d);\n    return d;", "d->logging = logging, start(d);\n    return d;"),
+        ("    d->log(", "    if (d->logging) d->log("),
+    ):
+        assert before in source
+        source = source.replace(before, after)
+    path = with_source(decay, tmp_path, source)
+    box = Fmu(path, times=1.0, parameters=["tank.k[1]"], failures="keep")
+    y = box(np.array([0.5, -1.0, 0.5, -2.0]), np.zeros(4))
+    truth = decayed(0.5, 1.0, np.zeros(1))[-1]
+    np.testing.assert_allclose(y, [truth, np.nan, truth, np.nan], rtol=1e-14)
+    assert "It said: k is negative: -1" in box.ledger.first_failure
+    assert box.ledger.rows_run == 4 and box.ledger.causes == {"RuntimeError": 2}
+
+
+def test_an_fmu_that_gives_no_instance_is_asked_why(decay, tmp_path):
+    before = "    Decay *d = calloc(1, sizeof *d);\n    d->log = "
+    after = """
+    if (logging) functions->logger(functions->componentEnvironment, name, fmi2Error, "", "no %s", "licence");
+    return 0;
+    """
+    source = (HERE / "decay.c").read_text()
+    assert before in source
+    with pytest.raises(ConfigurationError, match=r"can be instantiated, got: .* It said: no licence"):
+        Fmu(with_source(decay, tmp_path, source.replace(before, after + before)), times=1.0)
 
 
 def test_a_cache_tells_long_times_apart_that_differ_in_the_middle(decay, tmp_path):
