@@ -63,7 +63,8 @@ class Fmu(BlackBoxFunction):
     A reset may leave something of the row before. So the first row that an instance answers after a reset is
     simulated again by a new instance, and so are the 2nd, 4th, 8th and so on, if the box is deterministic.
     These are not counted as rows. Where the answers differ, a warning says by how much, and from there on
-    each row has a new instance, which some FMUs take long to make.
+    each row has a new instance, which some FMUs take long to make. Where new instances differ, too, a warning
+    says that the FMU is not deterministic.
 
     Args:
         path: the FMU; its code runs in this process.
@@ -223,9 +224,17 @@ class Fmu(BlackBoxFunction):
         """The answer of a new instance, if it differs from the answer of the one that was reset."""
         try:
             first = self._by_a_new_instance(*values)
-            if _equal(outputs, first) or not _equal(first, self._by_a_new_instance(*values)):
-                return outputs  # one that gives other answers whenever it is made says nothing of its reset
+            if _equal(outputs, first):
+                return outputs
+            second = self._by_a_new_instance(*values)
         except Exception:  # the row has its answer, which no comparison that cannot be made takes away
+            return outputs
+        if not _equal(first, second):  # which says nothing of its reset
+            warn(
+                f"{self!r}: expected equal answers to equal inputs, got others of each new instance. Seed "
+                "what is random and make anew what instances share, or give deterministic=False.",
+                RuntimeWarning,
+            )
             return outputs
         self.reset = False
         self._free()

@@ -182,6 +182,22 @@ def test_a_reset_that_forgets_later_is_found_and_says_how_many_rows_may_be_wrong
     assert wrong.sum() <= 15 and not wrong[20:].any()
 
 
+def test_new_instances_that_differ_are_told(decay, tmp_path):
+    source = (HERE / "decay.c").read_text()
+    before = "->x = ((Decay *)c)->real[X0];"
+    assert before in source
+    clock = "struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); ((Decay *)c)->x += t.tv_nsec;"
+    source = source.replace(before, f"{before} {clock}")
+    path = with_source(decay, tmp_path, f"#include <time.h>\n{source}")
+    box = Fmu(path, times=1.0)
+    with pytest.warns(RuntimeWarning, match="expected equal answers to equal inputs, .* deterministic=False"):
+        box(np.zeros(3))
+    assert box.reset and box.ledger.rows_run == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Fmu(path, times=1.0, deterministic=False)(np.zeros(3))
+
+
 def test_comparisons_grow_as_a_logarithm_and_are_no_rows(decay, monkeypatch):
     box = Fmu(decay, times=1.0)
     made = []
