@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,15 +19,17 @@ from blackbox.adapters.derivative import with_derivative
 from blackbox.adapters.fmu.instance import (
     Instance,
     Variable,
+    as_start_value,
     chosen,
     gives_derivatives,
     line_of,
     model_of,
     new_folder,
+    said,
     variables_of,
 )
 from blackbox.adapters.rebuilt import rebuilt
-from blackbox.checks import check_positive
+from blackbox.checks import check_number, check_positive
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
@@ -52,14 +54,17 @@ class Fmu(BlackBoxFunction):
     output has one value for each interval or time: `(times, *shape)`, or `shape` if there is only one time.
 
     A row fails if the FMU reports an error, ends the simulation or discards a step; the message has the FMU's
-    log. Its instance is then reset, or replaced if that fails. Each thread has its own instance, which it
-    reuses. An FMU that allows only one per process has one, and threads take turns. An FMU that hangs or
-    crashes takes its process with it, so run it in `Parallel` with processes and `timeout`.
+    log. The first row that fails without a word is simulated again, which is not counted, by an instance that
+    logs all that it can; later instances do, too. After a failure an instance is reset, or replaced if that
+    fails. Each thread has its own instance, which it reuses. An FMU that allows only one per process has one,
+    and threads take turns. An FMU that hangs or crashes takes its process with it, so run it in `Parallel`
+    with processes and `timeout`.
 
     A reset may leave something of the row before. So the first row that an instance answers after a reset is
     simulated again by a new instance, and so are the 2nd, 4th, 8th and so on, if the box is deterministic.
     These are not counted as rows. Where the answers differ, a warning says by how much, and from there on
-    each row has a new instance, which some FMUs take long to make.
+    each row has a new instance, which some FMUs take long to make. Where new instances differ, too, a warning
+    says that the FMU is not deterministic.
 
     Args:
         path: the FMU; its code runs in this process.
@@ -110,8 +115,8 @@ class Fmu(BlackBoxFunction):
         """Read the model description, and make the first instance."""
         self._fmpy = import_extra("Fmu", "fmpy", "fmu")
         self.path = existing("Fmu, path", path)
-        self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._model = model_of(self._fmpy, self.path)
+        self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._derivatives = gives_derivatives(self.path, self._model)
         self._settings = {
             "times": times,
@@ -127,11 +132,19 @@ class Fmu(BlackBoxFunction):
         self.tolerance, self.reset, self.deterministic = tolerance, reset, deterministic
         self._after_reset = itertools.count(1)  # rows that an instance answered after a reset
         default = self._model.defaultExperiment
-        self.start = float((default and default.startTime) or 0) if start is None else float(start)
+        preferred = float((default and default.startTime) or 0)
+        self.start = preferred if start is None else float(check_number("Fmu", "start", start))
+        if tolerance is not None:
+            check_positive("Fmu", "tolerance", tolerance)
         self._single = times is None or np.ndim(times) == 0
         self._plan(
             times, input_times, step, float(default.stepSize) if default and default.stepSize else None
         )
+        for where, names in (("parameters", parameters), ("inputs", inputs), ("outputs", outputs)):
+            if isinstance(names, str):
+                raise ConfigurationError(
+                    f"Fmu, {where}: expected a list of names, got {names!r}. Put it into brackets."
+                )
         variables = variables_of(self._model)
         if inputs is None:
             inputs = [v.name for v in variables.values() if v.causality == "input" and v.is_number]
@@ -140,10 +153,20 @@ class Fmu(BlackBoxFunction):
         self._parameters = [chosen(variables, name, "parameters", set=True) for name in parameters]
         self._driven = [chosen(variables, name, "inputs", set=True) for name in inputs]
         self._read = [chosen(variables, name, "outputs") for name in outputs]
-        self._constants: dict[Variable, Any] = {
-            chosen(variables, name, "start_values", set=True, text=True): value
-            for name, value in (start_values or {}).items()
-        }
+        if len(self.input_times) > 1 and (fixed := [v.name for v in self._driven if v.fixed]):
+            raise ConfigurationError(
+                f"Fmu, inputs: expected variables that may change over time, got {fixed[0]!r}, of "
+                "variability 'fixed', whose later values would change nothing. Name it in parameters=..."
+            )
+        self._constants: dict[Variable, Any] = {}
+        for name, value in (start_values or {}).items():
+            variable = chosen(variables, name, "start_values", set=True, text=True)
+            if variable in (*self._parameters, *self._driven):
+                raise ConfigurationError(
+                    f"Fmu, start_values: expected variables whose values no row gives, got {name!r}, a "
+                    "parameter or input of the box. Leave it out, or give parameters and inputs without it."
+                )
+            self._constants[variable] = as_start_value(variable, value)
         intervals = () if self._single and len(self.input_times) == 1 else (len(self.input_times),)
         driven_specs = [v.spec(intervals) for v in self._driven]
         self.inputs = (*(v.spec() for v in self._parameters), *driven_specs)
@@ -165,11 +188,15 @@ class Fmu(BlackBoxFunction):
         alone = self._model.coSimulation.canBeInstantiatedOnlyOncePerProcess
         self._turn: Any = threading.RLock() if alone else nullcontext()
         self._instances: Any = SimpleNamespace() if alone else threading.local()
+        self._aloud = False
         try:
             self._instance()
         except Exception as error:
+            self._aloud = True
+            with suppress(Exception):
+                self._instance()  # again, to hear why
             raise ConfigurationError(
-                f"{self!r}: expected an FMU that can be instantiated, got: {line_of(error)} See what "
+                f"{self!r}: expected an FMU that can be instantiated, got: {line_of(error)}{said()} See what "
                 "libraries, licence or tool it needs."
             ) from error
         super().__init__(failures=failures)
@@ -179,7 +206,13 @@ class Fmu(BlackBoxFunction):
         parameters, driven = self._split(arrays)
         with self._turn:
             again = self._instance().simulations > 0
-            outputs = self._simulated(parameters, driven)
+            try:
+                outputs = self._simulated(parameters, driven)
+            except RuntimeError:
+                if not self._aloud and not said():  # again, to hear why
+                    self._aloud = True
+                    self._by_a_new_instance(parameters, driven)
+                raise
             number = next(self._after_reset) if again and self.deterministic else 0
             if number and number & (number - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
                 outputs = self._compared(number, outputs, parameters, driven)
@@ -191,9 +224,17 @@ class Fmu(BlackBoxFunction):
         """The answer of a new instance, if it differs from the answer of the one that was reset."""
         try:
             first = self._by_a_new_instance(*values)
-            if _equal(outputs, first) or not _equal(first, self._by_a_new_instance(*values)):
-                return outputs  # one that gives other answers whenever it is made says nothing of its reset
+            if _equal(outputs, first):
+                return outputs
+            second = self._by_a_new_instance(*values)
         except Exception:  # the row has its answer, which no comparison that cannot be made takes away
+            return outputs
+        if not _equal(first, second):  # which says nothing of its reset
+            warn(
+                f"{self!r}: expected equal answers to equal inputs, got others of each new instance. Seed "
+                "what is random and make anew what instances share, or give deterministic=False.",
+                RuntimeWarning,
+            )
             return outputs
         self.reset = False
         self._free()
@@ -224,15 +265,15 @@ class Fmu(BlackBoxFunction):
     ) -> tuple[Array, ...]:
         """Simulate, and return the readings by output, `(times, *shape)`."""
         readings: list[list[Array]] = []
-        interval = 0
+        interval, reads, changes = 0, set(self._reads), set(self._changes[1:])
         with self._simulation(parameters, driven) as instance:
             instance.begin()
             for number in range(self._reads[-1] + 1):
                 if number > 0:
                     instance.step(self.start + (number - 1) * self.step, self.step)
-                if number in self._reads:
+                if number in reads:
                     readings.append([instance.get(variable) for variable in self._read])
-                if number in self._changes[1:] and number < self._reads[-1]:
+                if number in changes:
                     interval += 1
                     for variable, values in driven.items():
                         instance.set(variable, values[interval])
@@ -298,8 +339,7 @@ class Fmu(BlackBoxFunction):
                 instance.initialise(values, first, self.start, stop, self.tolerance)
                 yield instance
             except Exception as error:
-                failed, message = error, instance.said()
-                sentence = f"{line_of(error)}{f' It said: {message}' if message else ''}"
+                failed, sentence = error, f"{line_of(error)}{said()}"
             finally:
                 if not (instance.end(failed) and self.reset):
                     self._free()
@@ -309,7 +349,7 @@ class Fmu(BlackBoxFunction):
 
     def _instance(self) -> Instance:
         if not hasattr(self._instances, "one"):
-            self._instances.one = Instance(self._folder, self._model)
+            self._instances.one = Instance(self._folder, self._model, self._aloud)
         return self._instances.one
 
     def _split(self, arrays: Sequence[Array]) -> tuple[dict[Variable, Array], dict[Variable, Array]]:
@@ -324,9 +364,13 @@ class Fmu(BlackBoxFunction):
     def _plan(self, times: Any, input_times: Any, step: float | None, preferred: float | None) -> None:
         """Plan when it is stepped, driven and read: `times`, `input_times`, `step`, and later reads."""
         for name, value in (("times", times), ("input_times", input_times)):
-            if value is not None and (
-                not np.size(value) or min(np.diff(np.atleast_1d(value)), default=1) <= 0
-            ):
+            array = np.atleast_1d(0.0 if value is None else value)
+            numbers = array.ndim == 1 and array.size and array.dtype.kind in "iuf"
+            if not numbers or not np.isfinite(array).all():
+                raise ConfigurationError(
+                    f"Fmu, {name}: expected finite numbers, got {value!r}. Give one, or a list of them."
+                )
+            if (np.diff(array) <= 0).any():
                 raise ConfigurationError(
                     f"Fmu, {name}: expected times that rise, got {value!r}. Sort them, each once."
                 )
@@ -342,6 +386,12 @@ class Fmu(BlackBoxFunction):
         check_positive("Fmu", "step", self.step)
         self._reads = [self._steps("times", time) for time in self.times] or [0]
         self._changes = [self._steps("input_times", time) for time in self.input_times]
+        for name, steps in (("times", self._reads), ("input_times", self._changes)):
+            if len(set(steps)) < len(steps):
+                raise ConfigurationError(
+                    f"Fmu, {name}: expected times at least a step of {self.step:g} apart, got two at the "
+                    "same step. Leave one of them out."
+                )
         if self._changes[0] != 0:
             raise ConfigurationError(
                 f"Fmu, input_times: expected {self.start:g} first, where it starts, got "

@@ -50,9 +50,9 @@ _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 
 
 class _HeardMessages(threading.local):
-    """The last message that FMUs logged in this thread."""
+    """What FMUs logged in this thread: the last message of the worst status."""
 
-    last = ""
+    status, message = 0, ""
 
 
 _heard = _HeardMessages()
@@ -72,6 +72,7 @@ class Variable:
         causality: "input", "output", "parameter", "local", ...
         is_number: False for texts and the like.
         settable: whether it may be set before the simulation.
+        fixed: whether it may not be set after that.
         unit: its unit; None where it has none.
         nominal: its usual size, where the description has it.
     """
@@ -84,6 +85,7 @@ class Variable:
     causality: str
     is_number: bool
     settable: bool
+    fixed: bool
     unit: str | None
     nominal: float | None
 
@@ -115,6 +117,7 @@ def variables_of(model: Any) -> dict[str, Variable]:
                 and v.variability != "constant"
                 and v.initial in ("exact", "approx")
             ),
+            fixed=v.variability == "fixed",
             unit=v.unit or (declared.unit if declared else None),
             nominal=nominal if 0 < nominal < math.inf else None,
         )
@@ -124,6 +127,7 @@ def variables_of(model: Any) -> dict[str, Variable]:
 def model_of(fmpy: ModuleType, path: Path) -> Any:
     """The description of an FMU that can run here."""
     try:
+        path.open("rb").close()  # FMPy would take an extracted one, too
         model = fmpy.read_model_description(str(path), validate=False)
         platforms = fmpy.supported_platforms(str(path))
     except Exception as error:
@@ -177,6 +181,22 @@ def chosen(
     return variable
 
 
+def as_start_value(variable: Variable, value: Any) -> Array:
+    """A value that is the same for all rows, as an array; refused if it is none of the variable's."""
+    is_text = variable.call == "String"
+    dtype = _HOLDS.get(variable.call, variable.dtype or "float64")
+    try:
+        array = np.asarray(value) if is_text else exactly(value, dtype)
+        if array.shape != variable.shape or (is_text and array.dtype.kind != "U"):
+            raise ValueError(f"shape {array.shape}, dtype {array.dtype}")
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Fmu, start_values: expected for {variable.name!r} shape {variable.shape} of type "
+            f"{variable.call}, got {value!r} ({line_of(error)[:-1]}). Give one of that shape and type."
+        ) from error
+    return array
+
+
 def new_folder() -> tuple[Path, Callable[[], None]]:
     """A new temporary folder, and what removes it; folders that killed processes have left are removed.
 
@@ -203,7 +223,19 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
 
 
 def _hear(*words: Any) -> None:
-    _heard.last = words[-1].decode(errors="replace") if isinstance(words[-1], bytes) else str(words[-1])
+    *_, status, _, text = words  # of both versions
+    if status >= _heard.status:
+        _heard.status = status
+        _heard.message = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+
+def _forget() -> None:
+    _heard.status, _heard.message = 0, ""
+
+
+def said() -> str:
+    """What an FMU logged since this thread made or initialised an instance, as a sentence, or nothing."""
+    return f" It said: {' '.join(_heard.message.split())}" if _heard.message else ""
 
 
 @cache
@@ -223,20 +255,22 @@ def _callbacks() -> Any:
     return callbacks
 
 
-def _new_of_fmi_2(folder: str, model: Any) -> Any:
+def _new_of_fmi_2(folder: str, model: Any, aloud: bool) -> Any:
     instance = import_extra("Fmu", "fmpy.fmi2", "fmu").FMU2Slave(
         guid=model.guid,
         unzipDirectory=folder,
         modelIdentifier=model.coSimulation.modelIdentifier,
         requireFunctions=False,
     )
-    instance.instantiate(callbacks=_callbacks())
+    instance.instantiate(callbacks=_callbacks(), loggingOn=aloud)
     return instance
 
 
-def _new_of_fmi_3(folder: str, model: Any) -> Any:
+def _new_of_fmi_3(folder: str, model: Any, aloud: bool) -> Any:
     simulation = import_extra("Fmu", "fmpy.simulation", "fmu")
-    return simulation.instantiate_fmu(folder, model, "CoSimulation", logger=_hear, require_functions=False)
+    return simulation.instantiate_fmu(
+        folder, model, "CoSimulation", debug_logging=aloud, logger=_hear, require_functions=False
+    )
 
 
 class Instance:
@@ -245,6 +279,7 @@ class Instance:
     Args:
         folder: the folder of the extracted FMU.
         model: its description.
+        aloud: whether it logs all that it can, for which some take long.
 
     Attributes:
         simulations: how many were begun.
@@ -253,12 +288,13 @@ class Instance:
         Exception: FMPy raises it, where the library cannot be loaded or gives no instance.
     """
 
-    def __init__(self, folder: Path, model: Any) -> None:
+    def __init__(self, folder: Path, model: Any, aloud: bool) -> None:
         self._is_3 = model.fmiVersion.startswith("3")
+        _forget()
         with _loading:
             directory = os.getcwd()
             try:
-                self._fmu: Any = (_new_of_fmi_3 if self._is_3 else _new_of_fmi_2)(str(folder), model)
+                self._fmu: Any = (_new_of_fmi_3 if self._is_3 else _new_of_fmi_2)(str(folder), model, aloud)
             finally:
                 os.chdir(directory)  # FMPy leaves another one where a library cannot be loaded
         self._free = weakref.finalize(self, self._fmu.freeInstance)
@@ -273,7 +309,7 @@ class Instance:
         tolerance: float | None,
     ) -> None:
         """Set values, enter initialisation, and set what is driven over time; `begin` leaves it."""
-        _heard.last = ""
+        _forget()
         self.simulations += 1
         if not self._is_3:
             self._fmu.setupExperiment(tolerance=tolerance, startTime=start, stopTime=stop)
@@ -291,14 +327,14 @@ class Instance:
         self._fmu.exitInitializationMode()
 
     def set(self, variable: Variable, value: Any) -> None:
-        """Set a variable to an array of its shape, or a text.
+        """Set a variable to an array of its shape, of numbers or of texts.
 
         Raises:
             ValueError: it is of another type of whole numbers, which cannot hold one of these.
         """
         if variable.call in _HOLDS:
             value = exactly(value, _HOLDS[variable.call])
-        values = [value] if isinstance(value, str) else np.asarray(value).reshape(-1).tolist()
+        values = np.asarray(value).reshape(-1).tolist()
         getattr(self._fmu, f"set{variable.call}")([variable.reference], values)
 
     def get(self, variable: Variable) -> Array:
@@ -326,10 +362,6 @@ class Instance:
             return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], [1.0]))
         seed = [float(number == place) for number in range(math.prod(known.shape))]
         return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], seed, sizes))
-
-    def said(self) -> str:
-        """The last message that it logged since it was initialised, in the thread that uses it."""
-        return " ".join(_heard.last.split())
 
     def end(self, after: BaseException | None = None) -> bool:
         """End the simulation, and reset it for another one.

@@ -129,6 +129,11 @@ def forgetful(decay, folder, later=False):
     source = source.replace(
         "    start(d);\n    return fmi2OK;", f"    static int resets; {start}\n    return fmi2OK;"
     )
+    return with_source(decay, folder, source)
+
+
+def with_source(decay, folder, source):
+    """The FMU `decay` of another source."""
     import fmpy
 
     headers = Path(fmpy.__file__).parent / "c-code"
@@ -177,6 +182,22 @@ def test_a_reset_that_forgets_later_is_found_and_says_how_many_rows_may_be_wrong
     assert wrong.sum() <= 15 and not wrong[20:].any()
 
 
+def test_new_instances_that_differ_are_told(decay, tmp_path):
+    source = (HERE / "decay.c").read_text()
+    before = "->x = ((Decay *)c)->real[X0];"
+    assert before in source
+    clock = "struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); ((Decay *)c)->x += t.tv_nsec;"
+    source = source.replace(before, f"{before} {clock}")
+    path = with_source(decay, tmp_path, f"#include <time.h>\n{source}")
+    box = Fmu(path, times=1.0)
+    with pytest.warns(RuntimeWarning, match="expected equal answers to equal inputs, .* deterministic=False"):
+        box(np.zeros(3))
+    assert box.reset and box.ledger.rows_run == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Fmu(path, times=1.0, deterministic=False)(np.zeros(3))
+
+
 def test_comparisons_grow_as_a_logarithm_and_are_no_rows(decay, monkeypatch):
     box = Fmu(decay, times=1.0)
     made = []
@@ -207,6 +228,37 @@ def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
     gc.collect()
     made[101.0](np.array([101.0]), np.ones(1))
     assert "It said: k is too large" in made[101.0].ledger.first_failure
+
+
+def test_an_fmu_that_logs_only_when_it_is_asked_to_is_asked_once_it_fails(decay, tmp_path):
+    """So does what pythonfmu makes, for FMI 2."""
+    source = (HERE / "decay.c").read_text()
+    for before, after in (
+        ("int count,", "int logging, count,"),
+        ("start(d);\n    return d;", "d->logging = logging, start(d);\n    return d;"),
+        ("    d->log(", "    if (d->logging) d->log("),
+    ):
+        assert before in source
+        source = source.replace(before, after)
+    path = with_source(decay, tmp_path, source)
+    box = Fmu(path, times=1.0, parameters=["tank.k[1]"], failures="keep")
+    y = box(np.array([0.5, -1.0, 0.5, -2.0]), np.zeros(4))
+    truth = decayed(0.5, 1.0, np.zeros(1))[-1]
+    np.testing.assert_allclose(y, [truth, np.nan, truth, np.nan], rtol=1e-14)
+    assert "It said: k is negative: -1" in box.ledger.first_failure
+    assert box.ledger.rows_run == 4 and box.ledger.causes == {"RuntimeError": 2}
+
+
+def test_an_fmu_that_gives_no_instance_is_asked_why(decay, tmp_path):
+    before = "    Decay *d = calloc(1, sizeof *d);\n    d->log = "
+    after = """
+    if (logging) functions->logger(functions->componentEnvironment, name, fmi2Error, "", "no %s", "licence");
+    return 0;
+    """
+    source = (HERE / "decay.c").read_text()
+    assert before in source
+    with pytest.raises(ConfigurationError, match=r"can be instantiated, got: .* It said: no licence"):
+        Fmu(with_source(decay, tmp_path, source.replace(before, after + before)), times=1.0)
 
 
 def test_a_cache_tells_long_times_apart_that_differ_in_the_middle(decay, tmp_path):
@@ -372,6 +424,15 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
     [
         ({"times": 0.3}, "a whole number of steps of 0.125 after 0, got 0.3"),
         ({"times": [1.0, 0.5]}, "times that rise"),
+        ({"times": "1"}, "times: expected finite numbers, got '1'"),
+        ({"times": float("nan")}, "times: expected finite numbers, got nan"),
+        ({"times": []}, r"times: expected finite numbers, got \[\]"),
+        ({"times": [[0.5, 1.0]]}, "times: expected finite numbers, got"),
+        ({"times": [0.5, 0.5 + 1e-9]}, "times at least a step of 0.125 apart"),
+        ({"times": 1.0, "input_times": [0, 0.5, 0.5 + 1e-9]}, "input_times: .* a step of 0.125 apart"),
+        ({"times": 1.0, "start": "0"}, "start: expected a finite number, got '0'"),
+        ({"times": 1.0, "tolerance": -1}, "tolerance: expected a finite number > 0, got -1"),
+        ({"times": 1.0, "inputs": "u"}, "inputs: expected a list of names, got 'u'"),
         ({"times": 1.0, "step": -1.0}, "step: expected"),
         ({"times": 1.0, "step": 0}, "step: expected"),
         ({"times": 1.0, "input_times": [0.5]}, "expected 0 first"),
@@ -382,6 +443,14 @@ def test_an_fmu_that_cannot_run_here_is_refused_in_a_sentence(decay, tmp_path, c
         ({"times": 1.0, "parameters": ["x"]}, "expected variables of the FMU, got 'x'. Did you mean 'x0'"),
         ({"times": 1.0, "parameters": ["label"]}, "expected numbers, got 'label', of type String"),
         ({"times": 1.0, "inputs": ["y"]}, "can be set, got 'y', whose causality is 'output'"),
+        ({"times": [0.5, 1.0], "inputs": ["u", "x0"]}, "over time, got 'x0', of variability 'fixed'"),
+        ({"times": 1.0, "start_values": {"u": 3.0}}, "whose values no row gives, got 'u'"),
+        ({"times": 1.0, "parameters": ["x0"], "start_values": {"x0": 3.0}}, "no row gives, got 'x0'"),
+        ({"times": 1.0, "start_values": {"x0": [1, 2]}}, r"'x0' shape \(\) .* got \[1, 2\] \(shape"),
+        ({"times": 1.0, "start_values": {"x0": "3"}}, "'x0' .* of type Real, got '3' .expected real numbers"),
+        ({"times": 1.0, "start_values": {"count": 2.5}}, "'count' .* got 2.5 .expected whole numbers"),
+        ({"times": 1.0, "start_values": {"sticky": 2}}, "'sticky' .* that bool can hold, got 2"),
+        ({"times": 1.0, "start_values": {"label": 3}}, "'label' .* of type String, got 3"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(decay, settings, words):
@@ -404,6 +473,16 @@ def test_a_whole_number_that_the_type_of_its_variable_cannot_hold_fails_its_row(
     assert f"expected numbers that {kind.lower()} can hold, got {number}" in box.ledger.first_failure
 
 
+def test_a_start_value_has_the_shape_of_its_array(mixer):
+    """An FMU reads as many numbers as it has, also behind the end of those that it is given."""
+    a = np.arange(6.0).reshape(2, 3)
+    y, *_ = Fmu(mixer, times=None, start_values={"a": a})(np.full((1, 3), 0.1), np.ones(1))
+    np.testing.assert_allclose(y, np.tanh(a.sum(1) * 0.1)[None], rtol=1e-14)
+    for wrong in ([1.0], np.zeros(7), 1.0):
+        with pytest.raises(ConfigurationError, match=r"for 'a' shape \(2, 3\) of type Float64"):
+            Fmu(mixer, times=None, start_values={"a": wrong})
+
+
 def test_a_structural_parameter_is_refused(mixer):
     with pytest.raises(ConfigurationError, match="can be set, got 'size', whose causality is 'structural"):
         Fmu(mixer, times=None, start_values={"size": 4})
@@ -412,6 +491,33 @@ def test_a_structural_parameter_is_refused(mixer):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="expected a path that exists"):
         Fmu(tmp_path / "none.fmu", times=1.0)
+
+
+def test_an_extracted_fmu_is_refused(decay, tmp_path):
+    with zipfile.ZipFile(decay) as archive:
+        archive.extractall(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"expected an FMU, got '.*' \(.*[Dd]irectory"):
+        Fmu(tmp_path, times=1.0)
+
+
+class Unsearched(list):
+    """A list in which nothing may be searched for, since that takes as long as it is."""
+
+    def __contains__(self, _):
+        raise AssertionError("searched")
+
+    def __getitem__(self, place):
+        return (
+            Unsearched(super().__getitem__(place)) if isinstance(place, slice) else super().__getitem__(place)
+        )
+
+
+def test_a_step_takes_no_longer_where_there_are_many(decay):
+    """With reads and inputs at each of 30,000 steps, a row took 50 s, nearly all of it in searches."""
+    box = Fmu(decay, times=STEP * np.arange(1, 9))
+    box._reads, box._changes = Unsearched(box._reads), Unsearched(box._changes)
+    u = np.random.default_rng(0).normal(size=8)
+    np.testing.assert_allclose(box(u[None])[0], decayed(0.5, 1.0, u), rtol=1e-14)
 
 
 def test_the_block_of_the_page_runs(decay, tmp_path, monkeypatch):
