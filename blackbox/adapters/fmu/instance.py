@@ -50,7 +50,7 @@ _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 
 
 class _HeardMessages(threading.local):
-    """What FMUs logged in this thread: the last message of the worst status."""
+    """The last message of the worst status that FMUs logged in this thread."""
 
     status, message = 0, ""
 
@@ -234,7 +234,7 @@ def _forget() -> None:
 
 
 def said() -> str:
-    """What an FMU logged since this thread made or initialised an instance, as a sentence, or nothing."""
+    """The FMU's last message since this thread made or initialised an instance, as a sentence; or nothing."""
     return f" It said: {' '.join(_heard.message.split())}" if _heard.message else ""
 
 

@@ -147,7 +147,7 @@ class Population:
 
     @property
     def updates(self) -> int:
-        """How many steps the surrogate has taken."""
+        """The number of steps that the surrogate has taken."""
         return self._model_steps.taken
 
     @property
