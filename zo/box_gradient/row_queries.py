@@ -111,7 +111,7 @@ class RowQueries:
         return gradient if self.units is None else gradient / self.units**2
 
     def unanswered(self, valid: Tensor) -> int:
-        """The count of the gradient's numbers that are zero as no query for them is valid; `(queries, rows)`."""
+        """The count of the gradient's numbers whose queries, `(queries, rows)`, all failed: they are zero."""
         size = self.values.shape[1]
         if self.directions is None:
             return int((~valid.reshape(-1, size, valid.shape[1]).any(dim=0)).sum())
