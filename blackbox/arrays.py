@@ -16,7 +16,7 @@ from blackbox.checks import nearest
 from blackbox.errors import BoundsWarning, CountError, DtypeError, ShapeError
 from blackbox.notices import warn
 from blackbox.outside import plain, unit_of
-from blackbox.spec import ArraySpec
+from blackbox.spec import DTYPES, ArraySpec
 from blackbox.words import counted
 
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none
@@ -300,9 +300,11 @@ def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Te
         dtype = np.asarray(array).dtype if tensor is None else _name(tensor.dtype)
         target = spec.dtype or "float32"
         mend = f"{spec.name}.astype('{target}')" if numpy else f"{spec.name}.to(torch.{target})"
+        whole = tensor is not None and spec.dtype is None and tensor.dtype in DTYPES.values()
+        say = f", or say dtype='{dtype}' in its ArraySpec" if whole else ""
         raise DtypeError(
             f"{owner}, input {spec.name!r}: expected {spec.dtype or 'float32 or float64'}, got {dtype}. "
-            f"Convert it first: {mend}."
+            f"Convert it first: {mend}{say}."
         )
     return tensor
 

@@ -72,6 +72,7 @@ def lost_notice(
     survived: Tensor,
     causes: Sequence[FailedRow],
     batch: Batch = None,
+    dithered: bool = False,
 ) -> Notice | None:
     """The warning of rows that are left out though no black box failed; None for none.
 
@@ -82,6 +83,7 @@ def lost_notice(
         survived: `(rows,)` bool, False where the loss was not finite.
         causes: Rows of black boxes that failed meanwhile, which their ledgers count.
         batch: The batch of the objective, to say whether it is the reason.
+        dithered: Whether inputs of a box were dithered, which may be the reason where the batch is not.
     """
     if any(cause.failure is not Failure.SKIPPED for cause in causes) or survived.all():
         return None
@@ -93,6 +95,11 @@ def lost_notice(
     in_batch = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
     where = f"The batch has numbers that are not finite in {in_batch} of these rows" if in_batch else ""
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
+    if dithered and not in_batch:
+        where += (
+            ". Inputs of a box were dithered, so an output may lie a little beyond what the box gives, such "
+            "as below zero: clamp it before a root or a logarithm, as by .clamp(min=1e-6)"
+        )
     named = ", ".join(map(str, lost_rows[:5])) + (", ..." if len(lost_rows) > 5 else "")
     return Notice(
         "lost",

@@ -86,7 +86,7 @@ ERRORS = [
         "int-for-float",
         lambda: call(F, np.zeros(4, int)),
         DtypeError,
-        ["'number'", "expected float32 or float64", "got int64", "number.astype('float32')"],
+        ["'number'", "float32 or float64", "got int64", "number.astype('float32'), or say dtype='int64' in"],
     ),
     ErrorCase(
         "half",
@@ -94,6 +94,7 @@ ERRORS = [
         DtypeError,
         ["got float16", "field.to("],
     ),
+    ErrorCase("mask", lambda: call(F > 0, N), DtypeError, ["'field'", "say dtype='bool' in its ArraySpec"]),
     ErrorCase("complex", lambda: call(F + 1j, N), DtypeError, ["'field'", "got complex128"]),
     ErrorCase("object", lambda: call(F, N.astype(object)), DtypeError, ["'number'", "got object"]),
     ErrorCase("text", lambda: call(F, np.array(["a"] * 4)), DtypeError, ["'number'", "got <U1"]),

@@ -321,6 +321,26 @@ def test_tangents_tell_of_rows_without_a_finite_loss():
     assert gradient.counts.lost == 3 and all(p.grad.isfinite().all() for p in network.parameters())
 
 
+def test_a_row_that_a_dither_took_beyond_what_the_box_gives_is_told_so():
+    """The answers are never below zero; without the response to a dither they may be."""
+    masses = FromTorch(
+        lambda load, used: (load.square() * used).sum(dim=1),
+        inputs=(ArraySpec("load", (3,)), ArraySpec("used", (3,))),
+        outputs=(ArraySpec("mass", ()),),
+    )
+    torch.manual_seed(0)
+    network, used = nn.Linear(1, 3), (torch.rand(16, 3) > 0.3).float()
+    used[0] = 0.0
+
+    def objective(network, used):
+        return (masses(network(torch.ones(len(used), 1)), used) + 1e-6).sqrt()
+
+    gradient = zo.TangentGradient(network, objective, boxes=[masses], seed=0)
+    with pytest.warns(zo.errors.LostRowsWarning, match="Inputs of a box were dithered.*clamp"):
+        for _ in range(6):
+            gradient.backward(used)
+
+
 def test_tangents_tell_once_of_many_rows_that_a_box_lost():
     torch.manual_seed(0)
     box, network = Sine(limit=1.5), nn.Linear(4, 4)

@@ -340,6 +340,8 @@ def command_of(
         mend = "Give its path, and see that it is executable."
         if os.path.basename(name) == name and os.access(name, os.X_OK):
             mend = f"The working directory has such a file: write Path({name!r}) or './{name}'."
+        elif os.path.basename(name) != name and not os.path.exists(name):
+            mend = "There is no such file: build the program first, or give another path."
         raise ConfigurationError(f"{where}: expected a program that can be run, got {name!r}. {mend}")
     command: list[Template | Path | str] = [Path(executable).absolute()]
     for index, argument in enumerate(rest_of_command, start=1):

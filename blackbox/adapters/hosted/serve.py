@@ -45,8 +45,8 @@ def serve(
     executable = shutil.which(words[0]) if words else None
     if executable is None:
         raise ConfigurationError(
-            f"serve: expected a program that can be run, got {words[0] if words else 'none'!r}. Write it "
-            "behind --, such as -- ./ocean case.nml."
+            f"serve: expected a program that can be run, got {words[0] if words else 'none'!r}. Give its "
+            "path from the working directory; in a shell behind --, such as -- ./ocean case.nml."
         )
     form = VectorForm(calls, ())
     if missing := [name for name in form.calls if name not in networks]:

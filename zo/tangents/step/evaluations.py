@@ -218,8 +218,12 @@ class Evaluation:
     @property
     def spoilt(self) -> bool:
         """True if all rows failed where something was added to a box's inputs."""
-        added = bool(self.dither) and any(call.added for call in self.recorded)
-        return added and not bool(self.survived.any())
+        return self.dithered and not bool(self.survived.any())
+
+    @property
+    def dithered(self) -> bool:
+        """True if something was added to a box's inputs."""
+        return bool(self.dither) and any(call.added for call in self.recorded)
 
     @property
     def lost(self) -> int:

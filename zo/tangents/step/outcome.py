@@ -72,6 +72,6 @@ class StepOutcome:
                 notices.say(zero_notice(number, self.gradient.gradients[0], why))
         causes, rows = evaluation.causes, len(window.survived) * (number + 1)
         notices.say(
-            lost_notice(number, window.survived, causes, evaluation.step.batch),
+            lost_notice(number, window.survived, causes, evaluation.step.batch, evaluation.dithered),
             many_lost_notice(number, lost, rows, causes),
         )

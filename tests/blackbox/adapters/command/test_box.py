@@ -513,6 +513,7 @@ WRONG = [  # (settings, words of the message)
     ({"arguments": "sh -c true"}, ["a list of the program and its arguments", "no shell"]),
     ({"arguments": []}, ["a list of the program"]),
     ({"arguments": ["no-such-program"]}, ["a program that can be run", "'no-such-program'"]),
+    ({"arguments": ["./not-made"]}, ["got './not-made'. There is no such file: build the program first"]),
     ({"arguments": ["sh", Path("nowhere.py")]}, ["arguments[1]", "a path that exists", "nowhere.py"]),
     ({"arguments": ["sh", 3]}, ["arguments[1]", "text or a path, got 3"]),
     ({"arguments": ["sh", "a\0b"]}, ["arguments[1]"]),

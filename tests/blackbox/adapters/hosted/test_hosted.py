@@ -18,6 +18,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, Budgeted
 from blackbox.adapters import Call, Hosted
+from blackbox.adapters.hosted.serve import serve
 from blackbox.errors import (
     BudgetError,
     ConfigurationError,
@@ -774,3 +775,8 @@ def test_a_stage_has_what_is_of_use_of_earlier_ones_and_hands_it_on(tmp_path):
     assert [copies[name] for name in ("x", *before)] == [None, "x", "u", "x_1_before", "u_1_before"]
     learned = [[spec.name for spec in box.outputs if spec.learned] for box in (first, second, third)]
     assert learned == [["x"], ["x"], ["x"]]
+
+
+def test_serving_a_program_that_is_not_there_says_from_where_its_path_counts():
+    with pytest.raises(ConfigurationError, match=r"got './ocean'. Give its path from the working directory"):
+        serve(["./ocean"], [], {})
