@@ -284,7 +284,7 @@ def test_minutes_leave_out_what_leaves_few_steps_of_a_population(
     problem, left = left_to_the_budget(Steering(**budget), None, set(budget))
     plan, bound = plan_of(problem, methods_named(problem), (0,), chosen=left), Bound.of(problem)
     bound.bound()
-    work = {POPULATION: Rehearsal(1.0, 0.01, 0.05, 13, update=0.02)}
+    work = {POPULATION: Rehearsal(1.0, 0.01, 0.05, 13, update=0.04)}
     said = asked(bound, plan.methods, 1)
     plan = settled(plan, bound, said, timed=True, rehearse=lambda plan, bound: work)
     config = plan.config
