@@ -76,7 +76,7 @@ class Population:
     weights, in more than a tenth of the rows of its last five windows, gives the lead to a slower one that
     does not, and restarts from it. Then each member takes its own step on the window, and its own replays.
 
-    **The surrogate** takes its steps, 2,000 in a training, on fresh batches that the tangents answer with
+    **The surrogate** takes its steps, 1,000 in a training, on fresh batches that the tangents answer with
     their own values (Dyna: Sutton 1991). Where batches have 1,000 rows in all, and the objective calls each
     box once, with 32 numbers of inputs and outputs each at most, it takes 2.25 for each row, 16,000 at most,
     on 64 rows each. Its steps wait until models foretell the losses of two windows of five to a factor of

@@ -6,7 +6,7 @@ from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.structure import Specs
 from zo.tangents.record.pairs import sizes
 
-UPDATES, ROWS = 2000, 8  # steps, and rows in each where no fresh ones are given; decision 250
+UPDATES, ROWS = 1000, 8  # steps, and rows in each where no fresh ones are given; decision 194
 # decision 244, where each row of a batch is one row of each box, and a training's batches have so many:
 MANY, EACH_ROW, MOST = 1000, 2.25, 16_000  # steps for each of them, and in all at most
 ROWS_OF_MANY, NUMBERS = 64, 32  # in such a step; of inputs and of outputs that each box has at most
