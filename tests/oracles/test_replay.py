@@ -521,7 +521,7 @@ def test_a_list_with_an_entry_for_each_row_is_not_replayed(listed):
 
 
 def test_replays_without_a_finite_loss_stop():
-    """As where a network has gone astray: its weights stay."""
+    """The weights stay, as where a network has gone astray."""
     network, box, astray = make_network(), make_box(wave), []
 
     def objective(network, batch):

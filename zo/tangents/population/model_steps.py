@@ -95,7 +95,7 @@ class ModelSteps:
         return float(losses.clamp(min=TINY).log().mean())
 
     def _first(self, start: int, rows: int) -> list[Batch]:
-        """The first batches of some steps, so many that they have 64 rows, where there are any."""
+        """The first batches of some steps, so many that they have 64 rows together."""
         batches: list[Batch] = []
         count = 0
         while count < JUDGED:

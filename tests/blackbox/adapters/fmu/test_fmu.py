@@ -231,7 +231,7 @@ def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
 
 
 def test_an_fmu_that_logs_only_when_it_is_asked_to_is_asked_once_it_fails(decay, tmp_path):
-    """So does what pythonfmu makes, for FMI 2."""
+    """An FMU of pythonfmu does so too, for FMI 2."""
     source = (HERE / "decay.c").read_text()
     for before, after in (
         ("int count,", "int logging, count,"),
@@ -513,7 +513,7 @@ class Unsearched(list):
 
 
 def test_a_step_takes_no_longer_where_there_are_many(decay):
-    """With reads and inputs at each of 30,000 steps, a row took 50 s, nearly all of it in searches."""
+    """A row with reads and inputs at each of 30,000 steps took 50 s, nearly all of it in searches."""
     box = Fmu(decay, times=STEP * np.arange(1, 9))
     box._reads, box._changes = Unsearched(box._reads), Unsearched(box._changes)
     u = np.random.default_rng(0).normal(size=8)
