@@ -14,6 +14,7 @@ from blackbox.failures import Outcome
 from tasks.errors import DataError
 
 FLOOR = 1e-7  # the probability that one of zero is taken for
+ROUNDED = 1e-2  # by which rounded probabilities may miss [0, 1] or a sum of one
 
 
 class Shaped(Wrapper):
@@ -70,10 +71,13 @@ class Scored(Wrapper):
         """Run, then convert.
 
         Raises:
-            DataError: an answer is no label.
+            DataError: an answer is no label, or logits come as probabilities, or the other way round.
         """
         outcome = self.box.run_rows(inputs)
         answer = outcome.outputs[0]
+        if self.answers != "labels":  # the largest of scores is the same of both
+            failed = torch.tensor([*outcome.failed], dtype=torch.long)
+            self._check_kind(answer.cpu().double().index_fill(0, failed, math.nan))
         if self.answers == "labels":
             answer = self._one_hot(answer, outcome)
         elif self.answers == "probabilities":
@@ -83,6 +87,22 @@ class Scored(Wrapper):
                 answer, floor = answer.round(decimals=self.decimals), max(FLOOR, 0.5 * 10.0**-self.decimals)
             answer = answer.clamp(min=floor).log()
         return Outcome((answer.clone(),), outcome.failed)
+
+    def _check_kind(self, answer: Tensor) -> None:
+        """Refuse answers of the other kind: their losses would have slopes, and wrong ones."""
+        answer = answer[answer.isfinite().all(dim=-1)]  # the others are failed rows
+        inside = bool(((answer >= -ROUNDED) & (answer <= 1 + ROUNDED)).all())
+        if self.gives == "probabilities" and not inside:
+            raise DataError(
+                f"{self.box!r}: expected probabilities, got numbers from {float(answer.min()):.3g} to "
+                f"{float(answer.max()):.3g}. Give --box-gives logits if they are; divide percents by 100."
+            )
+        shares = inside and bool(((answer.sum(dim=-1) - 1).abs() <= ROUNDED).all())
+        if self.gives == "logits" and shares and len(answer) > 1:
+            raise DataError(
+                f"{self.box!r}: expected logits, got probabilities: numbers from 0 to 1, whose sum is 1 in "
+                f"each of {len(answer)} rows. Give --box-gives probabilities."
+            )
 
     def _one_hot(self, answer: Tensor, outcome: Outcome) -> Tensor:
         answered = answer.flatten(1).isfinite().all(dim=1) if answer.ndim > 1 else answer.isfinite()

@@ -64,6 +64,31 @@ def test_failed_rows_are_nan_and_wrong_labels_an_error():
         Scored(box, "labels", "labels", 1)(rows)
 
 
+@pytest.mark.parametrize("gives", ["logits", "probabilities"])
+def test_answers_of_the_other_kind_are_refused_but_for_rows_that_failed(gives):
+    """Softmax of probabilities, or the logarithm of logits, would train with other slopes and say nothing."""
+    logits = smooth()
+    softmax = TorchModule(
+        torch.nn.Sequential(logits.module, torch.nn.Softmax(dim=1)), logits.inputs, logits.outputs
+    )
+    right, wrong = (logits, softmax) if gives == "logits" else (softmax, logits)
+    images = small.rows(20)
+    expected = logits(images).double().log_softmax(dim=1)
+    found = Scored(right, gives, "probabilities", 3)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(DataError, match=f"expected {gives}, got"):
+        Scored(wrong, gives, gives, 3)(images)
+    labels = Scored(wrong, gives, "labels", 3)(images)  # the same of both
+    assert torch.equal(labels.argmax(dim=1), expected.argmax(dim=1))
+
+    def garbage(image):
+        raise ValueError("no answer")
+
+    down = from_callable(garbage, inputs=logits.inputs, outputs=logits.outputs)
+    down.failures = "keep"
+    assert Scored(down, gives, gives, 3)(images).isnan().all()
+
+
 def test_a_box_of_vectors_in_double_precision_takes_images():
     spec = ArraySpec("pixels", (small.SIDE**2,), "float64")
     vectors = TorchModule(small.network(), [spec], [ArraySpec("logits", (small.CLASSES,))])
