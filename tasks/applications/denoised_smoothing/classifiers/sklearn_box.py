@@ -88,6 +88,8 @@ class SklearnClassifier(BlackBoxFunction):
         steps = [step for _, step in getattr(self.classifier, "steps", [("", self.classifier)])]
         transforms, network = steps[:-1], steps[-1]
         scalings = all(isinstance(step, VarianceThreshold | StandardScaler) for step in transforms)
+        if type(self).evaluate_rows is not SklearnClassifier.evaluate_rows:
+            return None  # of a subclass, which computes something else
         if not scalings or not isinstance(network, MLPClassifier) or network.activation != "relu":
             return None
         if network.out_activation_ != "softmax":  # of two classes it has one output

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper, adapters
@@ -131,16 +132,17 @@ def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
 
 
 def _twin(inner: BlackBoxFunction, gives: str) -> Twin | None:
-    while isinstance(inner, Wrapper):
+    while isinstance(inner, Wrapper) and inner.transparent:  # another one may change inputs or answers
         inner = inner.box
     if isinstance(inner, SklearnClassifier):
         return inner.twin()
     if isinstance(inner, TorchModule) and gives != "labels":
-        return _scores_of(inner.module, gives)
+        return partial(_scores, inner, gives)
     return None
 
 
-def _scores_of(module: nn.Module, gives: str) -> Twin:
-    if gives == "logits":
-        return module
-    return lambda images: module(images).clamp(min=1e-30).log()
+def _scores(box: TorchModule, gives: str, images: Tensor) -> Tensor:
+    spec = box.inputs[0]
+    rows = images.reshape(len(images), *spec.shape).to(spec.torch_dtype or images.dtype)
+    answer = box.evaluate_rows(rows)[0].to(images)
+    return answer if gives == "logits" else answer.clamp(min=1e-30).log()

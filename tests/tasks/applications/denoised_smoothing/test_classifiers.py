@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, Budgeted
+from blackbox import ArraySpec, Budgeted, Wrapper
 from blackbox.adapters import TorchModule, from_callable
 from blackbox.errors import BudgetError
 from blackbox.wrappers.identity import identity
@@ -167,6 +167,40 @@ def test_a_scaling_that_leaves_mean_or_spread_has_such_a_twin(with_mean, with_st
     twin, images = box.twin(), torch.from_numpy(drawn).reshape(-1, 1, 2, 2)
     assert twin is not None
     np.testing.assert_allclose(twin(images).numpy(), box.evaluate_rows(images.numpy()), rtol=1e-9)
+
+    class Brighter(SklearnClassifier):
+        def evaluate_rows(self, image):
+            return super().evaluate_rows(2 * image)
+
+    assert Brighter(box.classifier, (1, 2, 2), "brighter").twin() is None
+
+
+def classifier_around(tmp_path, inner):
+    chosen = small.config(tmp_path)
+    return make_box(chosen, data.load(chosen), None, inner)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((36,), None), ((36,), "float64"), ((1, 6, 6), "float64")])
+def test_a_network_of_vectors_or_doubles_has_a_twin_that_takes_images(tmp_path, shape, dtype):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+    if dtype is not None:
+        network = network.double()
+    inner = TorchModule(network, [ArraySpec("image", shape, dtype)], [ArraySpec("logits", (3,), dtype)])
+    box, images = classifier_around(tmp_path, inner), small.rows(4).float().requires_grad_()
+    assert box.twin is not None
+    found = box.twin(images)
+    torch.testing.assert_close(found, box.scores(images.detach()).to(found))
+    (slopes,) = torch.autograd.grad(found[:, 0].sum(), images)
+    torch.testing.assert_close(slopes.flatten(1), network[1].weight[0].detach().float().expand(4, 36))
+
+
+def test_what_changes_a_classifier_leaves_it_no_twin_of_the_unchanged_one(tmp_path):
+    class Brighter(Wrapper):
+        def run_rows(self, inputs):
+            return self.box.run_rows((2 * inputs[0],))
+
+    assert classifier_around(tmp_path, Budgeted(smooth(), 10)).twin is not None
+    assert classifier_around(tmp_path, Brighter(smooth())).twin is None
 
 
 @pytest.mark.slow
