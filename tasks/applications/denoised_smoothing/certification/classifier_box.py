@@ -107,12 +107,18 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
 
 
 def known_as(box: BlackBoxFunction) -> str:
-    """The identity of a box, as a certificate records it.
+    """The identity of a box, as a certificate records it, with the version that a `Cached` around it has.
 
     Raises:
         ProblemError: the box has none.
     """
+    versions, inner = [], box
+    while isinstance(inner, Wrapper):
+        versions += [inner.version] if isinstance(inner, Cached) and inner.version is not None else []
+        inner = inner.box
     try:
+        if versions:  # one stands for what cannot be described, and for what no code shows
+            return f"{identity(box, lambda _: 'to a version')}, versions={versions}"
         return identity(box)
     except ConfigurationError as error:
         raise ProblemError(

@@ -222,6 +222,25 @@ def test_a_box_without_a_name_is_not_certified_into_a_file(tmp_path):
     assert box.ledger.rows_asked == 0 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_version_of_a_cache_names_its_box_in_the_record(tmp_path, named):
+    """It stands for what cannot be described; another version is another classifier behind the same code."""
+    handle = memoryview(b"nothing that could be named")
+
+    def f(images):
+        return Linear().evaluate_rows(images) * len(handle)
+
+    def certify(version):
+        box = from_callable(f, inputs=Linear.inputs, outputs=Linear.outputs, vectorized=True)
+        cached = Cached(Linear() if named else box, tmp_path / "answers.db", version=version)
+        smoothed = SmoothedClassifier(Retrying(cached, attempts=2), sigma=0.25)
+        return smoothed.certify(pictures(4), LABELS, **SETTINGS, file=tmp_path / "a.tsv")
+
+    assert certify("1") == certify("1")
+    with pytest.raises(DataError, match="expected certificates with box "):
+        certify("2")
+
+
 def test_images_that_are_done_are_not_asked_again(tmp_path):
     class Stopped(BaseException):
         pass
