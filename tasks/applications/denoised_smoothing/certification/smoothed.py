@@ -235,15 +235,25 @@ class SmoothedClassifier:
             check_labels(self.classifier, labels, len(images))
         images = images.float().cpu()
         rows = images[:1].repeat(2, 1, 1, 1)  # two: of one alone it is not seen that rows are merged
+        off = 0.0
         try:
             with torch.no_grad():
-                came = f"{tuple(self._front(rows).shape)}"
+                alike = self._front(rows)
+                beside = self._front(torch.cat([rows[:1], (rows[1:] < 0.5).float()]))
+            came = f"{tuple(alike.shape)}"
+            off = float((alike[:1] - beside[:1]).norm())
         except (AttributeError, RuntimeError) as error:
             came = f"an error ({error})"
         if came != (shape := f"{tuple(rows.shape)}"):
             raise ProblemError(
                 f"denoiser: expected {shape} back for images of that shape, got {came}. Make it with the "
                 "images' number of channels, pad its convolutions, and give an image back for each."
+            )
+        if off > 1e-3:  # rounding is far below
+            raise ProblemError(
+                "denoiser: expected an image back that depends on no other image and on no chance, got one "
+                f"that is {off:.2g} off beside another. Votes would not be independent, and the bound wrong: "
+                "BatchNorm needs track_running_stats=True, and dropout is to be a module."
             )
         return images
 

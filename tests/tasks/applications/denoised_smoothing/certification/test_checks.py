@@ -49,6 +49,13 @@ class Mean(nn.Module):
         return x.mean(0, keepdim=True)
 
 
+class Centred(nn.Module):
+    """All images at once: each without the mean of its batch."""
+
+    def forward(self, x):
+        return x - x.mean(0, keepdim=True)
+
+
 IMAGE, SCORES = ArraySpec("image", (1, 4, 4)), ArraySpec("scores", (3,))
 CASES = [
     *(
@@ -95,6 +102,10 @@ CASES = [
     Case("other channels", ProblemError, ["expected (2, 1, 4, 4) back", "got an error"],
          denoiser=nn.Conv2d(3, 1, 1)),
     Case("merged rows", ProblemError, ["expected (2, 1, 4, 4) back", "got (1, 1, 4, 4)"], denoiser=Mean()),
+    Case("batch mean", ProblemError, ["depends on no other image", "track_running_stats"],
+         denoiser=Centred()),
+    Case("batch statistics", ProblemError, ["depends on no other image"],
+         denoiser=nn.BatchNorm2d(1, track_running_stats=False)),
     Case("no module", ProblemError, ["expected a torch.nn.Module"], denoiser=abs),
 ]  # fmt: skip
 
