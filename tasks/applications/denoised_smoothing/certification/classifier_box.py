@@ -95,7 +95,7 @@ def classifier_box(box: BlackBoxFunction, classes: int | None = None) -> Classif
         if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
             raise DataError(
                 f"{box!r}, classes: expected how many labels the box knows, at least 2, got {classes!r}. "
-                "Its answers are labels alone, which do not tell."
+                "Its answers are labels alone, which do not tell: give classes, in a run --box-gives labels."
             )
         return ClassifierBox(box, classes, scores=False)
     if classes not in (None, size):
@@ -172,7 +172,7 @@ def check_images(classifier: ClassifierBox, images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise DataError(
             f"images: expected a float tensor (images, channels, height, width), got {_kind(images)}. "
-            "Scale bytes to [0, 1] with images.float() / 255."
+            "Scale bytes to [0, 1] with images.float() / 255; arrays go through torch.from_numpy."
         )
     classifier.check_image_shape(tuple(images.shape[1:]))
     wrong = ~((images >= 0) & (images <= 1)).flatten(1).all(dim=1)  # so NaN is wrong too
@@ -194,7 +194,7 @@ def check_labels(classifier: ClassifierBox, labels: Tensor, images: int) -> None
     whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
     if not whole or labels.shape != (images,):
         raise DataError(
-            f"labels: expected {images} whole numbers, got {_kind(labels)}. Give one for each image."
+            f"labels: expected {images} whole numbers, got {_kind(labels)}. Give a tensor, one for each."
         )
     wrong = (labels < 0) | (labels >= classifier.classes)
     if wrong.any():
