@@ -40,6 +40,7 @@ class Classifier:
         Raises:
             ConfigurationError: images of another shape or type.
         """
+        images = torch.as_tensor(images)  # arrays of NumPy, too
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.image_shape:
             raise ConfigurationError(
                 f"Classifier, images: expected (rows, {', '.join(map(str, self.image_shape))}) uint8, 0 to "

@@ -56,6 +56,8 @@ def test_what_there_is_not_is_said(tmp_path):
         with pytest.raises(ConfigurationError, match=r"\(rows, 1, 8, 8\) uint8"):
             classifier.predict(images)
     assert classifier.predict(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)).tolist() == []
+    bright = torch.full((1, 1, 8, 8), 200, dtype=torch.uint8)
+    assert torch.equal(classifier.predict(bright.numpy()), classifier.predict(bright))  # pyright: ignore
     begun = begun_run(tmp_path / "b", "image-classification", "demo", small(methods=("fo",)), [0])
     with pytest.raises(RunFolderError, match="a method is finished"):
         load_classifier(begun.path, "fo")
