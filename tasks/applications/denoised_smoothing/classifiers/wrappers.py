@@ -95,13 +95,13 @@ class Scored(Wrapper):
         if self.gives == "probabilities" and not inside:
             raise DataError(
                 f"{self.box!r}: expected probabilities, got numbers from {float(answer.min()):.3g} to "
-                f"{float(answer.max()):.3g}. Give --box-gives logits if they are; divide percents by 100."
+                f"{float(answer.max()):.3g}. Give a new run --box-gives logits, or divide percents by 100."
             )
         shares = inside and bool(((answer.sum(dim=-1) - 1).abs() <= ROUNDED).all())
         if self.gives == "logits" and shares and len(answer) > 1:
             raise DataError(
                 f"{self.box!r}: expected logits, got probabilities: numbers from 0 to 1, whose sum is 1 in "
-                f"each of {len(answer)} rows. Give --box-gives probabilities."
+                f"each of {len(answer)} rows. Give a new run --box-gives probabilities."
             )
 
     def _one_hot(self, answer: Tensor, outcome: Outcome) -> Tensor:
