@@ -45,8 +45,9 @@ demo: environment
 
 # Small tensors: more threads only wait for each other, ten times as long where a core is busy.
 test test-all test-lowest test-newest: export OMP_NUM_THREADS ?= 1
-# Without bytecode each worker compiles all tests anew, which takes half of what collecting them takes.
-test test-all test-lowest test-newest: export PYTHONDONTWRITEBYTECODE =
+# Without bytecode each worker compiles all tests anew, which takes half of what collecting them takes; and torch takes
+# three times as long to import.
+test test-all test-lowest test-newest docs docs-quick: export PYTHONDONTWRITEBYTECODE =
 
 test: environment-dev
 	$(PYTEST)
