@@ -169,7 +169,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
         )
     )
     unaffected = all(
-        torch.equal(one[row : row + 1, : other.shape[1]], other)
+        torch.equal(one[(slice(row, row + 1), *map(slice, other.shape[1:]))], other)
         for row, run in enumerate(alone)
         for one, other in zip(_seen(first), _seen(run), strict=True)
     )
