@@ -336,6 +336,28 @@ def test_a_part_that_does_not_fit_is_said(tmp_path, part, words):
 
 
 @pytest.mark.parametrize(
+    ("opens", "words"),
+    [
+        ("", r"call themselves 0 of 1, 0 of 1: let one of them ask, or let each call bb_open_part\(rank, size"),
+        ("bb_host.is_open(0, 2)", "call themselves 0 of 2, 0 of 2"),
+        ("bb_host.is_open(rank, 1 + rank)", "call themselves . of ., . of .: let one"),
+        ("bb_host.is_open(rank, 3)", "for 1 s from 1 of its 3 processes, such as 2, and was killed"),
+    ],
+)
+def test_processes_that_miscount_themselves_are_told_so(tmp_path, opens, words):
+    text = f"""
+    rank = int(not os.fork())
+    {opens}
+    for _ in range(2):
+        bb_host.exchange("closure", doubles(1.0, 2.0))
+    if rank == 0:
+        os.wait()
+    """
+    with pytest.raises(RowFailedError, match=words):
+        hosted(tmp_path, text, timeout=1).run([0], closure=lambda x: x)
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         (f"bb_host.output('{40 * 'n'}', doubles(1))", "a name of at most 39 bytes, got: nnn"),
