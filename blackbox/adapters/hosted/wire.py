@@ -190,6 +190,9 @@ class Line:
                 raise WireError("the program sent a message of another length than that of its arrays")
             if shared and (self._shared is None or size > self._shared_bytes):
                 raise WireError("the program names shared memory that it has not been given")
+            names = [entry.name for entry in entries]
+            if len({*names}) < len(names):
+                raise WireError(f"{text}: the program sent an array twice: {', '.join(names)}")
             if not self._is_wanted(kind, text, {entry.name: entry.shape for entry in entries}):
                 self._drop(head)
                 self._to_drop = 0 if shared else size
