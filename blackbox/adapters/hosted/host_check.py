@@ -54,7 +54,7 @@ def check_host(
     calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
     began, exchanges = time.monotonic(), host.counts.exchanges
     notices = set(host.notices.said)
-    host.notices.settle("early")  # runs may be shorter than these calls
+    host.notices.settle("early", "zeros")  # runs may be shorter than these calls, or longer
     policy, host.failures = host.failures, "raise"  # a run that fails is a finding
     try:
         findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]

@@ -330,7 +330,10 @@ def test_a_part_that_does_not_fit_is_said(tmp_path, part, words):
 @pytest.mark.parametrize(
     ("opens", "words"),
     [
-        ("", r"call themselves 0 of 1, 0 of 1: let one of them ask, or let each call bb_open_part\(rank, size"),
+        (
+            "",
+            r"call themselves 0 of 1, 0 of 1: let one of them ask, or let each call bb_open_part\(rank, size",
+        ),
         ("bb_host.is_open(0, 2)", "call themselves 0 of 2, 0 of 2"),
         ("bb_host.is_open(rank, 1 + rank)", "call themselves . of ., . of .: let one"),
         ("bb_host.is_open(rank, 3)", "for 1 s from 1 of its 3 processes, such as 2, and was killed"),

@@ -102,6 +102,16 @@ class TestValues:
         assert torch.allclose(run.closure.x, twin(net, CASES, 3), atol=1e-14)  # one more is seen than given
         assert run.closure.u.shape == (4, 3, 2) and not run.ended.any()
 
+    def test_results_of_runs_that_were_ended_before_they_sent_them(self, tmp_path):
+        text = LINEAR + 'bb_host.output("last", x)'
+        host = hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))])
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert host.run(CASES, calls=4, closure=lambda x: x).outputs["last"].any()
+            run = host.run(CASES, calls=3, closure=lambda x: x)
+        with pytest.warns(RuntimeWarning, match="send last, got 4 of 4 runs ended by calls=: .* are zeros"):
+            assert not run.outputs["last"].any()
+
     def test_rows_of_other_lengths(self, tmp_path):
         text = f"""
         {BEGIN}
