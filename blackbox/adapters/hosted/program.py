@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from blackbox.adapters.command.process import Running, last_words, said, scratch_folder
+from blackbox.adapters.command.process import Running, said, scratch_folder
 from blackbox.adapters.hosted import wire
 from blackbox.adapters.hosted.program_call import ENDED, VectorForm, check_shapes, sent_arrays
 from blackbox.ending import ended_by
@@ -245,16 +245,16 @@ class Program:
         if not running.wait(seconds_left):
             raise TimeoutError(
                 f"{running.name} has closed its connection and still runs after {seconds_left:.3g} s, and "
-                f"was killed{last_words(folder)}"
+                f"was killed{running.last_words(folder)}"
             )
         status = running.end()
         self._running = None
         if status:
-            raise RuntimeError(f"{running.name} {said(status)} {self._how_far()}{last_words(folder)}")
+            raise RuntimeError(f"{running.name} {said(status)} {self._how_far()}{running.last_words(folder)}")
         if not any(self._counts.values()):
             raise RuntimeError(
-                f"{running.name} ended without a call: link bb_host (`blackbox host DIR` writes it) and call "
-                f"bb_exchange{last_words(folder)}"
+                f"{running.name} ended without a call: let it call bb_exchange of bb_host, which `blackbox "
+                f"host DIR` writes, or in a function host.exchange{running.last_words(folder)}"
             )
         sent = {name: wire.joined(name, [*parts.values()]) for name, parts in self._outputs.items()}
         arrays = sent | self._start.results(folder)
@@ -372,7 +372,7 @@ class Program:
             whose = "" if size == 1 else f" from {len(silent)} of its {size} processes, such as {silent[0]},"
             raise TimeoutError(
                 f"{self._running.name} sent nothing for {self._timeout:g} s{whose} and was killed"
-                f"{last_words(self.folder)}"
+                f"{self._running.last_words(self.folder)}"
             )
 
     def _kill(self) -> None:
@@ -405,7 +405,7 @@ class Program:
     def _with_last_words(self, error: Exception) -> Exception:
         if isinstance(error, wire.WireError | ValueError) and self._running is not None:
             self._running.wait(0.2)  # it may have something to say of it
-            error.args = (f"{error}{last_words(self.folder)}",)
+            error.args = (f"{error}{self._running.last_words(self.folder)}",)
         return error
 
 

@@ -83,8 +83,7 @@ def _read(program: Program) -> np.ndarray[Any, Any]:
     try:
         return program.read()
     except Exception as error:
-        words = str(error).removesuffix("; its stderr is gone.")  # the user has seen it
-        raise RowFailedError(f"serve: {words}. Mend the program, or its arguments.") from error
+        raise RowFailedError(f"serve: {error}. Mend the program, or its arguments.") from error
 
 
 class _InTheForeground(Running):
@@ -94,6 +93,10 @@ class _InTheForeground(Running):
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(arguments, env=environment)
+
+    def last_words(self, folder: Path) -> str:
+        """Nothing: the user has seen them."""
+        return ""
 
     def kill(self) -> None:
         """Kill the program."""

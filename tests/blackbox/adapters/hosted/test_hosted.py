@@ -102,6 +102,10 @@ class TestValues:
         assert torch.allclose(run.closure.x, twin(net, CASES, 3), atol=1e-14)  # one more is seen than given
         assert run.closure.u.shape == (4, 3, 2) and not run.ended.any()
 
+    def test_a_single_call_needs_no_list(self, tmp_path):
+        host = hosted(tmp_path, LINEAR, Call("closure", sees=X, gives=U))
+        assert host.run(CASES, calls=2, closure=lambda x: x).closure.x.shape == (4, 3, 2)
+
     def test_results_of_runs_that_were_ended_before_they_sent_them(self, tmp_path):
         text = LINEAR + 'bb_host.output("last", x)'
         host = hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))])
@@ -796,7 +800,7 @@ def test_serving_a_program_that_is_not_there_says_from_where_its_path_counts():
     ("text", "words"),
     [
         ("sys.exit(3)", "serve: python.* ended with status 3 after 0 calls. Mend the program"),
-        ("", "ended without a call: link bb_host .* and call bb_exchange. Mend the program"),
+        ("", "ended without a call: let it call bb_exchange .* host.exchange. Mend the program"),
         ("bb_host.exchange('closur', doubles(1, 2))", "expected the calls closure, .* asks for 'closur'"),
         ("bb_host.exchange('closure', doubles(1))", r"expected the shape \(2,\), .* sent \(1,\)"),
     ],
