@@ -135,6 +135,10 @@ class Running:
         _signal(self.pid, signal.SIGTERM)
         _wait(self.pid, _GRACE)
 
+    def last_words(self, folder: Path) -> str:
+        """What it has printed at last, for a message."""
+        return last_words(folder)
+
     def end(self) -> int:
         """Kill what is left of the program, and what it has started; its exit status."""
         # Before the head is reaped: from then on its number could be another process's.

@@ -54,7 +54,7 @@ def check_host(
     calls = max(LEAST, ROUNDS * len(host.form.kinds)) if calls is None else calls
     began, exchanges = time.monotonic(), host.counts.exchanges
     notices = set(host.notices.said)
-    host.notices.settle("early")  # runs may be shorter than these calls
+    host.notices.settle("early", "zeros")  # runs may be shorter than these calls, or longer
     policy, host.failures = host.failures, "raise"  # a run that fails is a finding
     try:
         findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]
@@ -169,7 +169,7 @@ def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
         )
     )
     unaffected = all(
-        torch.equal(one[row : row + 1, : other.shape[1]], other)
+        torch.equal(one[(slice(row, row + 1), *map(slice, other.shape[1:]))], other)
         for row, run in enumerate(alone)
         for one, other in zip(_seen(first), _seen(run), strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,7 +85,7 @@ class Loop:
             self._host.programs.release(self._cases)
         if calls is not None:
             self._tell_early(calls)
-        failed = self._failed()
+        failed, nowhere = self._failed(), (self._history == 0).all(dim=1)
         count, reasons = int(failed.sum()), dict[str, str]()
         whole_rounds = {name: rounds for name, rounds in self._records.items() if rounds.masks}
         if count:
@@ -93,7 +94,19 @@ class Loop:
             reasons = {name: self._why(name, count) for name in self._records if name not in whole_rounds}
             self._outputs = {name: lost_rows(failed, array) for name, array in self._outputs.items()}
         records = {name: rounds.record(failed) for name, rounds in whole_rounds.items()}
-        return HostedRun(records, self._outputs, self._ended, reasons)
+        going = int((self._ended | nowhere).logical_not().sum())
+        return HostedRun(records, self._outputs, self._ended, reasons, partial(self._tell_zeros, going))
+
+    def _tell_zeros(self, going: int) -> None:
+        """Say once, where results are asked for, that runs were ended before they sent any."""
+        if not going or not self._outputs:
+            return
+        self._host.notices.once(
+            "zeros",
+            f"{self._host!r}.run: expected runs that go on to their own end, where they send "
+            f"{', '.join(self._outputs)}, got {going:,} of {counted(self._rows, 'run')} ended by calls=: "
+            "their outputs are zeros. Give more calls=, or none; or leave such rows out by run.ended.",
+        )
 
     def _tell_early(self, calls: int) -> None:
         """Say once that runs ended before others did: what lies behind their ends was not sent."""

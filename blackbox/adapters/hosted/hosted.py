@@ -77,7 +77,7 @@ class Hosted(BoxGroup):
     Args:
         arguments: the program and its arguments, as for `CommandLine`; `{case}` is the number of the row's
             case.
-        calls: the calls of the program, see `Call`.
+        calls: the calls of the program, or its only one, see `Call`.
         outputs: the specs of a run's outputs at its end: sent by `bb_output`, or read from files.
         output_files: the files from which outputs are read, as for `CommandLine`.
         output_templates: the texts from which they are read, as for `CommandLine`.
@@ -110,7 +110,7 @@ class Hosted(BoxGroup):
         self,
         arguments: Sequence[str | PathLike] | Callable[[int, Host], object],
         *,
-        calls: Sequence[Call],
+        calls: Call | Sequence[Call],
         outputs: Sequence[ArraySpec] = (),
         output_files: Mapping[str, Any] | None = None,
         output_templates: Mapping[str, str | PathLike] | None = None,
@@ -130,7 +130,8 @@ class Hosted(BoxGroup):
         if timeout is not None:
             check_positive("Hosted", "timeout", timeout)
         check_choice("Hosted", "failures", failures, POLICIES)
-        self.calls, self.live, self.timeout = tuple(calls), live, timeout
+        self.calls = (calls,) if isinstance(calls, Call) else tuple(calls)
+        self.live, self.timeout = live, timeout
         self.failures: Policy = failures
         _check_calls(self.calls)
         outputs = tuple(outputs)

@@ -75,6 +75,10 @@ class InThread(Running):
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def last_words(self, folder: Path) -> str:
+        """What the function has raised."""
+        return super().last_words(folder) if self._failed else ""
+
     def kill(self) -> None:
         """Let what the function raises from now on be forgotten."""
         self._over = True

@@ -10,14 +10,14 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blackbox.adapters.command.process import Running, last_words, said, scratch_folder
+from blackbox.adapters.command.process import Running, said, scratch_folder
 from blackbox.adapters.hosted import wire
 from blackbox.adapters.hosted.program_call import ENDED, VectorForm, check_shapes, sent_arrays
 from blackbox.ending import ended_by
@@ -245,16 +245,16 @@ class Program:
         if not running.wait(seconds_left):
             raise TimeoutError(
                 f"{running.name} has closed its connection and still runs after {seconds_left:.3g} s, and "
-                f"was killed{last_words(folder)}"
+                f"was killed{running.last_words(folder)}"
             )
         status = running.end()
         self._running = None
         if status:
-            raise RuntimeError(f"{running.name} {said(status)} {self._how_far()}{last_words(folder)}")
+            raise RuntimeError(f"{running.name} {said(status)} {self._how_far()}{running.last_words(folder)}")
         if not any(self._counts.values()):
             raise RuntimeError(
-                f"{running.name} ended without a call: link bb_host (`blackbox host DIR` writes it) and call "
-                f"bb_exchange{last_words(folder)}"
+                f"{running.name} ended without a call: let it call bb_exchange of bb_host, which `blackbox "
+                f"host DIR` writes, or in a function host.exchange{running.last_words(folder)}"
             )
         sent = {name: wire.joined(name, [*parts.values()]) for name, parts in self._outputs.items()}
         arrays = sent | self._start.results(folder)
@@ -272,7 +272,7 @@ class Program:
         messages: dict[int, wire.Message] = {}
         closed_lines: set[int] = set()
         while True:
-            self._check_time(end)
+            self._check_time(end, {self._lines[number].rank for number in messages})
             for number, line in enumerate(self._lines):
                 if number not in messages and number not in closed_lines:
                     try:
@@ -282,6 +282,7 @@ class Program:
                         continue
                     if message is not None:
                         messages[number] = message
+            self._check_numbers()
             if self._lines and len(self._lines) == self._lines[0].size and len(messages) == len(self._lines):
                 return [messages[number] for number in range(len(self._lines))]
             if closed_lines:
@@ -352,12 +353,26 @@ class Program:
         assert self._running is not None
         return self._handle is None and self._running.wait(0.0)
 
-    def _check_time(self, end: float | None) -> None:
+    def _check_numbers(self) -> None:
+        """Refuse processes that call themselves by one number, as those do that open no part."""
+        known = [line for line in self._lines if line.is_welcomed]
+        if len({line.rank for line in known}) < len(known) or len({line.size for line in known}) > 1:
+            names = ", ".join(f"{line.rank} of {line.size}" for line in known[:8])
+            raise wire.WireError(
+                f"the program's processes call themselves {names}: let one of them ask, or let each call "
+                "bb_open_part(rank, size) before it asks"
+            )
+
+    def _check_time(self, end: float | None, asking: Set[int] = frozenset()) -> None:
+        """Raise where the time is over, with the processes that others, which are `asking`, wait for."""
         assert self._running is not None
         if end is not None and time.monotonic() >= end:
+            size = self._lines[0].size if self._lines else 1
+            silent = sorted({*range(size)} - asking)
+            whose = "" if size == 1 else f" from {len(silent)} of its {size} processes, such as {silent[0]},"
             raise TimeoutError(
-                f"{self._running.name} sent nothing for {self._timeout:g} s and was killed"
-                f"{last_words(self.folder)}"
+                f"{self._running.name} sent nothing for {self._timeout:g} s{whose} and was killed"
+                f"{self._running.last_words(self.folder)}"
             )
 
     def _kill(self) -> None:
@@ -390,7 +405,7 @@ class Program:
     def _with_last_words(self, error: Exception) -> Exception:
         if isinstance(error, wire.WireError | ValueError) and self._running is not None:
             self._running.wait(0.2)  # it may have something to say of it
-            error.args = (f"{error}{last_words(self.folder)}",)
+            error.args = (f"{error}{self._running.last_words(self.folder)}",)
         return error
 
 

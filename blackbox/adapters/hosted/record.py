@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -51,10 +51,21 @@ class HostedRun:
     """
 
     def __init__(
-        self, records: dict[str, CallRecord], outputs: dict[str, Tensor], ended: Tensor, lost: dict[str, str]
+        self,
+        records: dict[str, CallRecord],
+        outputs: dict[str, Tensor],
+        ended: Tensor,
+        lost: dict[str, str],
+        tell_zeros: Callable[[], None],
     ) -> None:
-        self._records, self.outputs, self.ended = records, outputs, ended
+        self._records, self._outputs, self.ended, self._tell_zeros = records, outputs, ended, tell_zeros
         self._lost = lost  # why calls have no record where rows failed, by their names
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """The results at the ends; a warning says once that rows have not ended."""
+        self._tell_zeros()
+        return self._outputs
 
     def __getattr__(self, name: str) -> CallRecord:
         try:

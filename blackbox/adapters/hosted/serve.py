@@ -16,7 +16,7 @@ from blackbox.adapters.command.process import Running
 from blackbox.adapters.hosted.boxes import given_arrays
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.adapters.hosted.program_call import ENDED, Call, VectorForm, numbers_in
-from blackbox.errors import ConfigurationError
+from blackbox.errors import ConfigurationError, RowFailedError
 
 
 def serve(
@@ -24,7 +24,7 @@ def serve(
     calls: Sequence[Call],
     networks: Mapping[str, Callable[..., Any]],
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> int:
     """Run a program in this process's folder, with its input and output, and answer its calls.
 
@@ -32,14 +32,14 @@ def serve(
         arguments: the program and its arguments.
         calls: the calls of the program.
         networks: the network of each call, by its name, as in `Hosted.run`.
-        dtype: the dtype of arrays whose spec leaves it open.
+        dtype: the dtype of arrays whose spec leaves it open; None for that of the network's weights.
 
     Returns:
         The number of answered calls.
 
     Raises:
         ConfigurationError: there is no such program, or a call has no network.
-        RuntimeError: the program ended with another status than 0, or made a call that is not expected.
+        RowFailedError: the program ended with another status than 0, or made a call that is not expected.
     """
     words = [*arguments]
     executable = shutil.which(words[0]) if words else None
@@ -58,12 +58,12 @@ def serve(
     program, answered = Program(form, start, None, 8 * most, None, False), 0
     try:
         with torch.no_grad():
-            while int((vector := program.read())[0]) != ENDED:
+            while int((vector := _read(program))[0]) != ENDED:
                 name, _ = form.kinds[int(vector[0])]
                 call = form.calls[name]
                 arrays_seen = [torch.from_numpy(slot.of(vector))[None] for slot in form.seen[name]]
                 arrays_seen = [
-                    array.to(dtype) if spec.dtype is None else array
+                    array.to(dtype or _dtype_of(networks[name])) if spec.dtype is None else array
                     for array, spec in zip(arrays_seen, call.seen, strict=True)
                 ]
                 answer = given_arrays(f"{name!r}", call.given, networks[name](*arrays_seen), 1)
@@ -74,6 +74,18 @@ def serve(
     return answered
 
 
+def _dtype_of(network: Callable[..., Any]) -> torch.dtype:
+    weights = network.parameters() if isinstance(network, torch.nn.Module) else ()
+    return next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+
+
+def _read(program: Program) -> np.ndarray[Any, Any]:
+    try:
+        return program.read()
+    except Exception as error:
+        raise RowFailedError(f"serve: {error}. Mend the program, or its arguments.") from error
+
+
 class _InTheForeground(Running):
     """A program that runs where this process does, with its input and output: a user is looking at it."""
 
@@ -81,6 +93,10 @@ class _InTheForeground(Running):
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(arguments, env=environment)
+
+    def last_words(self, folder: Path) -> str:
+        """Nothing: the user has seen them."""
+        return ""
 
     def kill(self) -> None:
         """Kill the program."""

@@ -128,6 +128,7 @@ class Line:
         connection: the argument `connection`; it does not block.
         rank: the process's number.
         size: how many processes there are.
+        is_welcomed: whether the process has said these two.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Line:
         self._path = ""
         self._received = bytearray(65536)
         self._have, self._to_drop = 0, 0
-        self._welcomed = False
+        self.is_welcomed = False
         self._columns = False
         self._head, self._entries = b"", list[_Entry]()  # of the last message that was wanted
 
@@ -164,7 +165,7 @@ class Line:
 
     def _next(self) -> Message | None:
         """Parse a message from the received bytes; None where more have to come."""
-        if not self._welcomed:
+        if not self.is_welcomed:
             if self._have < HELLO.size:
                 return None
             self._welcome(HELLO.unpack_from(self._received))
@@ -189,6 +190,9 @@ class Line:
                 raise WireError("the program sent a message of another length than that of its arrays")
             if shared and (self._shared is None or size > self._shared_bytes):
                 raise WireError("the program names shared memory that it has not been given")
+            names = [entry.name for entry in entries]
+            if len({*names}) < len(names):
+                raise WireError(f"{text}: the program sent an array twice: {', '.join(names)}")
             if not self._is_wanted(kind, text, {entry.name: entry.shape for entry in entries}):
                 self._drop(head)
                 self._to_drop = 0 if shared else size
@@ -244,7 +248,7 @@ class Line:
         """Tell the program what is wrong, which ends it; nothing where it is not there any more."""
         data = text.encode()
         try:
-            if self._welcomed:
+            if self.is_welcomed:
                 self._send(HEADER.pack(MAGIC, REFUSED, 0, 0, len(data), b"") + data)
             else:
                 self._send(WELCOME.pack(MAGIC, VERSION, 1, len(data), 0) + data)
@@ -303,7 +307,7 @@ class Line:
         if self._shared_bytes > FEW:
             self._share()
         path = os.fsencode(self._path)
-        self._welcomed = True
+        self.is_welcomed = True
         self._send(WELCOME.pack(MAGIC, VERSION, 0, len(path), self._shared_bytes if path else 0) + path)
 
     def _share(self) -> None:

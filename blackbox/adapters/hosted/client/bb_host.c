@@ -1,4 +1,5 @@
-/* See bb_host.h. The other side is blackbox.adapters.Hosted; messages are described in its wire.py. */
+/* See bb_host.h; a compiler of C++ takes this too.
+ * The other side is blackbox.adapters.Hosted; messages are described in its wire.py. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -83,7 +84,7 @@ static void copy(void *to, const void *from, size_t n) {
 }
 
 static void read_all(void *to, size_t n) {
-  char *p = to;
+  char *p = (char *)to;
   while (n) {
     ssize_t got = recv(line, p, n, 0);
     if (got < 0 && errno == EINTR) continue;
@@ -140,7 +141,7 @@ static void share(const char *file, uint64_t size) {
     map = mmap(NULL, (size_t)(2 * size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (map == MAP_FAILED) fail("expected the memory that the trainer shares, got none that can be used at", file);
   close(fd);
-  shared = map;
+  shared = (char *)map;
   shared_size = size;
 }
 
@@ -179,8 +180,8 @@ static void enter(void) {
 }
 
 static void send_message(uint32_t kind, const char *name) {
-  static const char zeros[8];
-  struct header header = {MAGIC, kind, count, columns ? COLUMNS : 0u, 0, ""};
+  static const char zeros[8] = {0};
+  struct header header = {MAGIC, kind, count, columns ? (uint32_t)COLUMNS : 0u, 0, ""};
   struct iovec parts[2 + 2 * MOST];
   int n = 2;
   set_name(header.name, name);
@@ -247,7 +248,7 @@ static void put_copy(const char *name, int type, int rank, const int *dims, cons
   put(name, type, rank, dims, first, whole, data);
   bytes = bytes_of(&entries[count - 1]);
   free(copies[count - 1]);
-  copies[count - 1] = malloc(bytes ? bytes : 1);
+  copies[count - 1] = (char *)malloc(bytes ? bytes : 1);
   if (!copies[count - 1]) fail("no memory for a copy of", name);
   copy(copies[count - 1], data, bytes);
   data_of[count - 1] = copies[count - 1];
@@ -300,7 +301,7 @@ int bb_call(const char *call) {
   } else {
     if (answer_size < bytes) {
       free(answer);
-      answer = malloc(bytes);
+      answer = (char *)malloc(bytes);
       answer_size = answer ? bytes : 0;
       if (!answer) fail("no memory for an answer", NULL);
     }
@@ -342,7 +343,7 @@ static void get(uint32_t place, const char *name, int type, int rank, const int 
   }
   (void)name;
   for (int k = 0; k < rank; k++) n *= (size_t)dims[k];
-  converted(data, type, from, answers[place].type, n);
+  converted((char *)data, type, from, answers[place].type, n);
 }
 
 void bb_get(const char *name, int type, int rank, const int *dims, void *data) {

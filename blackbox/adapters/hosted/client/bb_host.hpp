@@ -34,10 +34,10 @@ constexpr int type_of() {
 inline bool open() { return bb_open() != 0; }
 inline bool open(int rank, int size) { return bb_open_part(rank, size) != 0; }
 
-// What is put must stay as it is until the call.
+// What is put may change or be gone behind the line: it is copied.
 template <class T>
 void put(const char *name, const T *data, const Dims &dims) {
-  bb_put(name, type_of<T>(), static_cast<int>(dims.size()), dims.data(), data);
+  bb_put_copy(name, type_of<T>(), static_cast<int>(dims.size()), dims.data(), data);
 }
 
 template <class T>
@@ -48,7 +48,8 @@ void put_part(const char *name, const T *data, const Dims &dims, const Dims &fir
                  dims.size(), name);
     std::exit(70);
   }
-  bb_put_part(name, type_of<T>(), static_cast<int>(dims.size()), dims.data(), first.data(), whole.data(), data);
+  bb_put_part_copy(name, type_of<T>(), static_cast<int>(dims.size()), dims.data(), first.data(), whole.data(),
+                   data);
 }
 
 inline bool call(const char *name) { return bb_call(name) != 0; }

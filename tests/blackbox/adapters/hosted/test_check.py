@@ -20,6 +20,19 @@ def test_a_program_that_is_right(tmp_path):
     assert {f.check: f.verdict for f in report.findings}["state"] is Verdict.OK
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (2, 1)])
+def test_a_result_of_any_shape(shape):
+    def program(case, host):
+        x = np.array([1.0 + case, 2.0])
+        for _ in range(3 + case):
+            x = 0.9 * x + host.exchange("closure", x)
+        host.output("last", x[0] if shape == () else x.reshape(shape))
+
+    host = Hosted(program, calls=[Call("closure", sees=X, gives=U)], outputs=[ArraySpec("last", shape)])
+    found = verdicts(host)
+    assert found["side by side"] is Verdict.OK and Verdict.FAULT not in found.values()
+
+
 NONLINEAR = f"""
 import math
 {BEGIN}

@@ -43,11 +43,11 @@ CPP = r"""
 int main(int argc, char **argv) {
   int c = std::atoi(argv[argc - 1]), n = 7;
   std::vector<double> a(6), b(6);
-  std::vector<float> f{1.5f, 2.5f, 3.5f}, g(4);
+  std::vector<float> g(4);
   double s = 0.25 + c;
   for (int i = 0; i < 3; i++) for (int j = 0; j < 2; j++) a[2 * i + j] = c + i + 10 * j;
   if (!bb::exchange("turn", a.data(), {3, 2}, b.data(), {2, 3})) { std::puts("nobody"); return 0; }
-  bb::put("f", f.data(), {3});
+  bb::put("f", std::vector<float>{1.5f, 2.5f, 3.5f}.data(), {3});  // gone after the line
   bb::put("n", &n, {});
   bb::put("s", &s, {});
   bb::call("many");
@@ -110,22 +110,14 @@ def built(folder, language):
     """The program of a language, compiled."""
     name = {"c": "main.c", "cpp": "main.cpp", "fortran": "main.f90"}[language]
     (folder / name).write_text({"c": C, "cpp": CPP, "fortran": FORTRAN}[language])
-    run("cc", "-std=c99", "-Wall", "-Werror", "-c", CLIENT / "bb_host.c", cwd=folder)
+    flags = "-Wall", "-Werror", f"-I{CLIENT}"
+    if language == "cpp":  # all by one compiler, as people do
+        files = "-x", "c++", name, CLIENT / "bb_host.c"
+        run("c++", "-std=c++17", "-Wextra", *flags, *files, "-o", "main", cwd=folder)
+        return folder / "main"
+    run("cc", "-std=c99", *flags, "-c", CLIENT / "bb_host.c", cwd=folder)
     if language == "c":
         run("cc", f"-I{CLIENT}", name, "bb_host.o", "-o", "main", cwd=folder)
-    elif language == "cpp":
-        run(
-            "c++",
-            "-std=c++17",
-            "-Wall",
-            "-Werror",
-            f"-I{CLIENT}",
-            name,
-            "bb_host.o",
-            "-o",
-            "main",
-            cwd=folder,
-        )
     else:
         run("gfortran", "-std=f2008", CLIENT / "bb_host.f90", name, "bb_host.o", "-o", "main", cwd=folder)
     return folder / "main"
@@ -333,6 +325,31 @@ def test_a_part_that_does_not_fit_is_said(tmp_path, part, words):
     host = hosted(tmp_path, f"bb_host.exchange('closure', {part})", [call])
     with pytest.raises(RowFailedError, match=words):
         host.run([0], closure=lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("opens", "words"),
+    [
+        (
+            "",
+            r"call themselves 0 of 1, 0 of 1: let one of them ask, or let each call bb_open_part\(rank, size",
+        ),
+        ("bb_host.is_open(0, 2)", "call themselves 0 of 2, 0 of 2"),
+        ("bb_host.is_open(rank, 1 + rank)", "call themselves . of ., . of .: let one"),
+        ("bb_host.is_open(rank, 3)", "for 1 s from 1 of its 3 processes, such as 2, and was killed"),
+    ],
+)
+def test_processes_that_miscount_themselves_are_told_so(tmp_path, opens, words):
+    text = f"""
+    rank = int(not os.fork())
+    {opens}
+    for _ in range(2):
+        bb_host.exchange("closure", doubles(1.0, 2.0))
+    if rank == 0:
+        os.wait()
+    """
+    with pytest.raises(RowFailedError, match=words):
+        hosted(tmp_path, text, timeout=1).run([0], closure=lambda x: x)
 
 
 @pytest.mark.parametrize(

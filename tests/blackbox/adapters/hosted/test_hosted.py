@@ -102,6 +102,20 @@ class TestValues:
         assert torch.allclose(run.closure.x, twin(net, CASES, 3), atol=1e-14)  # one more is seen than given
         assert run.closure.u.shape == (4, 3, 2) and not run.ended.any()
 
+    def test_a_single_call_needs_no_list(self, tmp_path):
+        host = hosted(tmp_path, LINEAR, Call("closure", sees=X, gives=U))
+        assert host.run(CASES, calls=2, closure=lambda x: x).closure.x.shape == (4, 3, 2)
+
+    def test_results_of_runs_that_were_ended_before_they_sent_them(self, tmp_path):
+        text = LINEAR + 'bb_host.output("last", x)'
+        host = hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))])
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert host.run(CASES, calls=4, closure=lambda x: x).outputs["last"].any()
+            run = host.run(CASES, calls=3, closure=lambda x: x)
+        with pytest.warns(RuntimeWarning, match="send last, got 4 of 4 runs ended by calls=: .* are zeros"):
+            assert not run.outputs["last"].any()
+
     def test_rows_of_other_lengths(self, tmp_path):
         text = f"""
         {BEGIN}
@@ -780,3 +794,29 @@ def test_a_stage_has_what_is_of_use_of_earlier_ones_and_hands_it_on(tmp_path):
 def test_serving_a_program_that_is_not_there_says_from_where_its_path_counts():
     with pytest.raises(ConfigurationError, match=r"got './ocean'. Give its path from the working directory"):
         serve(["./ocean"], [], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sys.exit(3)", "serve: python.* ended with status 3 after 0 calls. Mend the program"),
+        ("", "ended without a call: let it call bb_exchange .* host.exchange. Mend the program"),
+        ("bb_host.exchange('closur', doubles(1, 2))", "expected the calls closure, .* asks for 'closur'"),
+        ("bb_host.exchange('closure', doubles(1))", r"expected the shape \(2,\), .* sent \(1,\)"),
+    ],
+)
+def test_serving_a_program_that_fails_is_a_sentence(tmp_path, text, words):
+    command = [sys.executable, "-I", "-S", str(program(tmp_path, text)), "0"]
+    with pytest.raises(RowFailedError, match=words) as raised:
+        serve(command, [Call("closure", sees=X, gives=U)], {"closure": network()})
+    assert "is gone" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_served_network_sees_the_precision_of_its_weights(tmp_path, capfd, dtype):
+    net, text = network().to(dtype), LINEAR + "print(*x)"
+    command = [sys.executable, "-I", "-S", str(program(tmp_path, text)), "2", "3"]
+    assert serve(command, [Call("closure", sees=X, gives=U)], {"closure": net}) == 3
+    shown = np.array(capfd.readouterr().out.split(), float)
+    known = twin(network(), torch.tensor([2]), 3)[0, -1].detach()
+    assert np.allclose(shown, known, rtol=1e-14 if dtype is torch.float64 else 1e-5)

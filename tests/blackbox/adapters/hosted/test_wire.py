@@ -48,6 +48,10 @@ SENT = {
         "time.sleep(60)",
         r"a part \(1073741824,\), larger than its whole \(2,\)",
     ),
+    "an array twice": (
+        "line.sendall(message(1, b'closure', [entry(b'x', (2,)), entry(b'x', (2,))], bytes(32)))",
+        "closure: the program sent an array twice: x, x",
+    ),
     "more than its arrays": (
         "line.sendall(message(1, b'closure', [entry(b'x', (2,))], size=2**33)); time.sleep(60)",
         "another length than that of its arrays",
