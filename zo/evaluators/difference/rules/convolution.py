@@ -136,30 +136,4 @@ def convolve_entries(
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
 
 
-def _transposed(
-    call: TapedCall,
-    input: Argument,
-    weight: Argument,
-    bias: Argument = None,
-    *options: Argument,
-    **named_options: Argument,
-) -> Change:
-    """Transposed convolutions, by linearity alone."""
-    w = weight.base if isinstance(weight, Moved) else weight
-    parts: list[Change] = []
-
-    def run(x: Tensor, w: Tensor) -> Tensor:
-        return call.function(x, w, None, *options, **named_options)
-
-    if isinstance(input, Moved):
-        parts.append(bilinear_change(lambda x, w: run(w, x), w, input.change, False))
-    if isinstance(weight, Moved):
-        value = input.value if isinstance(input, Moved) else input
-        parts.append(bilinear_change(run, value, weight.change, isinstance(input, Moved)))
-    if isinstance(bias, Moved):
-        parts.append(bias_change(bias, call.output, call.output.ndim - w.ndim + 1))
-    return total(parts)
-
-
 register(named("conv1d", "conv2d", "conv3d"), _convolution)
-register(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed)
