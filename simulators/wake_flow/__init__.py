@@ -1,17 +1,14 @@
-"""The unsteady wake behind obstacles with PhiFlow, as a black box whose rows are stepped together."""
+"""The unsteady wake behind a cylinder with PhiFlow, as a black box whose rows are stepped together."""
 
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.forces import Forces
 from simulators.wake_flow.geometry import Channel, viscosity
-from simulators.wake_flow.obstacles import Box, Cylinder
 from simulators.wake_flow.reference import ReferenceFlows, load_or_compute
 from simulators.wake_flow.reference_settings import ReferenceSettings
 from simulators.wake_flow.step import WakeStep
 
 __all__ = [
-    "Box",
     "Channel",
-    "Cylinder",
     "Forces",
     "ReferenceFlows",
     "ReferenceSettings",

@@ -1,8 +1,7 @@
-"""`WakeFlow`: the wake behind obstacles as a black box, rows stepped together."""
+"""`WakeFlow`: the wake behind a cylinder as a black box, rows stepped together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -12,8 +11,7 @@ from blackbox.checks import check_count
 from blackbox.errors import InputError
 from blackbox.spec import ArraySpec
 from simulators.simulator import Simulator
-from simulators.wake_flow.geometry import CYLINDER, LARGEST_REYNOLDS, Channel
-from simulators.wake_flow.obstacles import Obstacle
+from simulators.wake_flow.geometry import LARGEST_REYNOLDS, Channel
 from simulators.wake_flow.step import Advection, WakeStep
 
 # Cells of all rows stepped at once. On a CPU a velocity of a mebibyte stays in the cache; on small grids more
@@ -39,11 +37,9 @@ class WakeFlow(Simulator):
             the grid: on a CPU as many as stay in its cache, 64 on 32 x 64 and fewer on finer grids; on a GPU
             4,096 on 32 x 64 (velocities of 64 MiB) and fewer on finer grids.
         failures: "raise" or "keep", see `BlackBoxFunction`; a row that blows up is not finite.
-        obstacles: what stands in the stream, `Cylinder` and `Box` in any number, instead of the
-            published cylinder; Reynolds numbers still count with its diameter. () is for none.
 
     Raises:
-        ConfigurationError: a setting is out of its range, or the grid cannot hold the obstacles.
+        ConfigurationError: a setting is out of its range.
         InputError: in a call, a Reynolds number is above 1e5, not above 0, or so small that explicit
             diffusion would blow up on this grid.
     """
@@ -55,14 +51,13 @@ class WakeFlow(Simulator):
     dt: float = 1.0
     advection: Advection = "semi-lagrangian"
     max_rows: int | None = None
-    obstacles: Sequence[Obstacle] = (CYLINDER,)
 
     def _prepare(self) -> None:
         """Factorise the pressure operator; `WakeStep` and `Channel` check their settings."""
         if self.max_rows is not None:
             check_count("WakeFlow", "max_rows", self.max_rows)
-        self.step = WakeStep(Channel(self.width, self.obstacles), self.dt, self.advection)
-        self.dt, self.obstacles = self.step.dt, self.step.channel.obstacles
+        self.step = WakeStep(Channel(self.width), self.dt, self.advection)
+        self.dt = self.step.dt
         shape = self.step.channel.shape
         self.inputs = (ArraySpec("velocity", shape), ArraySpec("reynolds", (), differentiable=False))
         self.outputs = (ArraySpec("velocity", shape),)
@@ -104,6 +99,4 @@ class WakeFlow(Simulator):
 
     def __repr__(self) -> str:
         """The settings that make another solver of it."""
-        step = f"dt={self.dt:g}, advection={self.advection!r}"
-        others = "" if self.obstacles == (CYLINDER,) else f", obstacles={self.obstacles}"
-        return f"WakeFlow({self.width}, steps={self.steps}, {step}{others})"
+        return f"WakeFlow({self.width}, steps={self.steps}, dt={self.dt:g}, advection={self.advection!r})"

@@ -33,12 +33,12 @@ from torch import Tensor
 
 from blackbox.checks import check_positive
 from blackbox.errors import ConfigurationError
-from simulators.wake_flow.geometry import RADIUS, SPEED, Channel, viscosity
-from simulators.wake_flow.obstacles import Box
+from simulators.wake_flow.geometry import CENTRE, RADIUS, SPEED, Box, Channel, viscosity
 from simulators.wake_flow.pressure import PressureSolver
 from simulators.wake_flow.staggered import laplace, padded
 
-MARGIN = RADIUS  # between obstacle and window: half a diameter, so that a coarse grid's edge stays clear
+MARGIN = 2 * RADIUS  # from the centre to the usual window: half a diameter of it, for a coarse grid's edge
+AROUND = (CENTRE[0] - MARGIN, CENTRE[1] - MARGIN), (CENTRE[0] + MARGIN, CENTRE[1] + MARGIN)
 DYNAMIC = 0.5 * SPEED**2 * 2 * RADIUS  # of the stream on the diameter: forces over it are coefficients
 
 
@@ -46,14 +46,12 @@ class Forces:
     """Drag and lift coefficients, F / (U^2 D / 2) for each unit of the cylinder's length.
 
     Args:
-        channel: the velocities' grid; the window holds its obstacles with a margin.
+        channel: the velocities' grid; the window holds its cylinder with a margin.
         dt: time between the two velocities of a call.
         window: lowest and highest coordinates `(across, along)` of another window; it grows to whole cells.
-            On a channel without obstacles it must be given.
 
     Raises:
-        ConfigurationError: there is nothing to put a window around, it reaches the domain's edge, or `dt` is
-            not above zero.
+        ConfigurationError: the window reaches the domain's edge, or `dt` is not above zero.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class Forces:
     ) -> None:
         """Lay the window on the cells and factorise the pressure's operator around it."""
         self.dt, self.cell = check_positive("Forces", "dt", dt), channel.cell
-        lower, upper = _around(channel) if window is None else window
+        lower, upper = AROUND if window is None else window
         first = [math.floor(low / channel.cell + 1e-9) for low in lower]
         last = [math.ceil(high / channel.cell - 1e-9) for high in upper]
         (self.left, self.low), (self.right, self.high) = first, last  # cells, the last ones not included
@@ -126,14 +124,3 @@ class Forces:
             dim=1
         )
         return self._solve(outflow / self.cell * active)
-
-
-def _around(channel: Channel) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The smallest window with a margin around all obstacles."""
-    if not channel.obstacles:
-        raise ConfigurationError(
-            f"Forces, channel: expected obstacles to feel a force, got none in {channel}. Give a window."
-        )
-    low_x, low_y = (min(o.lower[axis] for o in channel.obstacles) - MARGIN for axis in (0, 1))
-    high_x, high_y = (max(o.upper[axis] for o in channel.obstacles) + MARGIN for axis in (0, 1))
-    return (low_x, low_y), (high_x, high_y)

@@ -99,8 +99,7 @@ def simulate(
     Raises:
         ReferenceDataError: a flow blew up.
     """
-    options = {"advection": settings.advection, "obstacles": settings.obstacles}
-    solver = WakeFlow(settings.reference_width, dt=settings.reference_dt, **options)
+    solver = WakeFlow(settings.reference_width, dt=settings.reference_dt, advection=settings.advection)
     reynolds = torch.tensor(settings.reynolds, dtype=torch.float32)
     velocity = start(solver.step.channel, settings.poke, settings.along).repeat(len(reynolds), 1, 1, 1)
     first, kept = 0, list[Tensor]()

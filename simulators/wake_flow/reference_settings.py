@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 from blackbox.errors import ConfigurationError
 from simulators.wake_flow.geometry import CYLINDER, LARGEST_REYNOLDS, Channel
-from simulators.wake_flow.obstacles import Obstacle
 from simulators.wake_flow.step import Advection, WakeStep
 
 FORMAT = 4  # raise it when what the file means changes
@@ -35,7 +33,6 @@ class ReferenceSettings:
         advection: of the fine solver.
         poke: strength of the start's poke, see `start`.
         along: its place.
-        obstacles: what stands in the stream, see `Channel`; both grids must be able to hold it.
 
     Raises:
         ConfigurationError: a value is out of its range, or two do not fit.
@@ -51,13 +48,11 @@ class ReferenceSettings:
     advection: Advection = "mac-cormack"
     poke: float = 0.5
     along: float = 80.0
-    obstacles: Sequence[Obstacle] = (CYLINDER,)
 
     def __post_init__(self) -> None:
         """Refuse at once what would fail, or mislead, hours later."""
         object.__setattr__(self, "reynolds", tuple(float(r) for r in self.reynolds))
-        fine, coarse = (Channel(width, self.obstacles) for width in (self.reference_width, self.width))
-        object.__setattr__(self, "obstacles", fine.obstacles)
+        fine, coarse = (Channel(width) for width in (self.reference_width, self.width))
         WakeStep.check(self.dt, self.advection, coarse)
         WakeStep.check(self.reference_dt, self.advection, fine)
         smallest = fine.smallest_reynolds(self.reference_dt)
@@ -89,7 +84,7 @@ class ReferenceSettings:
     def attributes(self) -> dict[str, Any]:
         """Everything that the data depends on: these settings, versions, the file's format."""
         versions = {f"{name}_version": version(name) for name in VERSIONS}
-        return asdict(self) | {"obstacles": repr(self.obstacles)} | versions | {"format": FORMAT}
+        return asdict(self) | {"obstacles": repr((CYLINDER,))} | versions | {"format": FORMAT}
 
     def key(self) -> str:
         """Sixteen hexadecimal digits that change with any of the attributes."""

@@ -41,8 +41,7 @@ class WakeStep:
         advection: "semi-lagrangian" (first order) or "mac-cormack" (second).
 
     Raises:
-        ConfigurationError: `dt` is not above zero or too long, there is no such advection, or the
-            obstacles shut fluid off from the outlet.
+        ConfigurationError: `dt` is not above zero or too long, or there is no such advection.
     """
 
     def __init__(

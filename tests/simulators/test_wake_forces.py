@@ -130,7 +130,6 @@ def test_what_is_taken_out_of_a_step_is_of_the_solver_s_own_step():
 @pytest.mark.parametrize(
     ("channel", "dt", "window", "words"),
     [
-        (Channel(16, ()), 1.0, None, "expected obstacles to feel a force"),
         (Channel(16), 0.0, None, "expected a finite number > 0, got 0.0"),
         (Channel(16), float("nan"), None, "expected a finite number > 0"),
         (Channel(16), 1.0, ((0, 30), (70, 70)), "leaves a cell .6.25. free"),

@@ -6,8 +6,8 @@ import scipy.sparse.linalg as spla
 import torch
 
 from simulators.errors import OperatorMismatchError
-from simulators.wake_flow import Box, Channel, Cylinder, pressure
-from simulators.wake_flow.geometry import CYLINDER
+from simulators.wake_flow import Channel, pressure
+from simulators.wake_flow.geometry import CYLINDER, Box, Cylinder
 from simulators.wake_flow.pressure import PressureSolver, laplace_matrix
 
 BOX = Box((20, 60), (45, 90))

@@ -15,7 +15,6 @@ from blackbox.errors import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
 from simulators.wake_flow import (
     Channel,
-    Cylinder,
     ReferenceSettings,
     WakeStep,
     load_or_compute,
@@ -73,7 +72,6 @@ CHANGES = {
     "advection": "semi-lagrangian",
     "poke": 0.4,
     "along": 81.0,
-    "obstacles": (Cylinder((50.0, 60.0), 10.0),),
 }
 
 
@@ -349,8 +347,6 @@ def test_a_renamed_file_is_refused(tmp_path):
         ({"advection": "upwind"}, "advection"),
         ({"width": 4}, "at least 8"),
         ({"reference_dt": 250.0, "dt": 250.0}, "CFL number"),
-        ({"obstacles": (Cylinder((50.0, 50.0), 7.0),)}, "1.5 cells per diameter or more, got 1.1"),
-        ({"obstacles": (Cylinder((50.0, 5.0), 10.0),)}, "inside the domain"),
     ],
 )
 def test_bad_settings_are_named(change, words):

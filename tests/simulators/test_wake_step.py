@@ -18,8 +18,9 @@ from benchmarks.gpu.plain_phiflow import (
     wrapped,
 )
 from blackbox.errors import ConfigurationError, DtypeError, ShapeError
-from simulators.wake_flow import Box, Channel, Cylinder, WakeStep, staggered
+from simulators.wake_flow import Channel, WakeStep, staggered
 from simulators.wake_flow.advection import ADVECTION
+from simulators.wake_flow.geometry import Box, Cylinder
 from simulators.wake_flow.staggered import divergence, start
 
 SMALL = Channel(16)

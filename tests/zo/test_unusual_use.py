@@ -79,7 +79,7 @@ def tangent_gradient(objective):
 
 
 def pruning_score(objective):
-    zo.pruning.scores("snip", small(), objective, batch_of())
+    zo.pruning.scores("grasp", small(), objective, batch_of())
 
 
 @pytest.mark.parametrize("use", [loss_gradient, tangent_gradient, pruning_score])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_choice, check_count, check_flag
-from zo.box_gradient.bases import Basis, Shapes
+from zo.box_gradient.bases import DCTBasis, Shapes
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import check_mu
 from zo.estimators.rge import draw_directions
@@ -54,7 +54,7 @@ class RowRGE:
     q: int
     distribution: Literal["gaussian", "sphere", "rademacher", "orthogonal"] = "orthogonal"
     central: bool = False
-    basis: Basis | None = None
+    basis: DCTBasis | None = None
 
     def __post_init__(self) -> None:
         """Check where it is written."""
@@ -62,10 +62,10 @@ class RowRGE:
         check_count("RowRGE", "q", self.q)
         check_choice("RowRGE", "distribution", self.distribution, DISTRIBUTIONS)
         check_flag("RowRGE", "central", self.central)
-        if self.basis is not None and not isinstance(self.basis, Basis):
+        if self.basis is not None and not isinstance(self.basis, DCTBasis):
             raise ConfigurationError(
-                f"RowRGE, basis: expected a Basis, got {type(self.basis).__name__}. "
-                "Put vectors of your own in GivenBasis."
+                f"RowRGE, basis: expected a DCTBasis, got {type(self.basis).__name__}. "
+                "Leave it out for directions in the whole space."
             )
 
     def draw(

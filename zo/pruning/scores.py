@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from blackbox.checks import check_choice, check_count, check_positive
+from blackbox.checks import check_choice, check_positive
 from zo.batches import Batch
 from zo.errors import ConfigurationError
-from zo.estimators.estimator import Estimator, check_sparsity
+from zo.estimators.estimator import Estimator
 from zo.estimators.rge import RGE
 from zo.execution.step_journal import Store
 from zo.loss_gradient import LossGradient
@@ -23,7 +23,7 @@ from zo.pruning import score_methods
 
 Needed = TypeVar("Needed")
 
-METHODS = ("zo-grasp", "grasp", "zo-snip", "snip", "synflow", "magnitude", "random")
+METHODS = ("zo-grasp", "grasp", "magnitude")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +71,6 @@ def scores(
     q: int = 192,
     estimator: Estimator[Any] | None = None,
     step: float | None = None,
-    inputs: Tensor | None = None,
-    rounds: int = 100,
-    sparsity: float = 0.99,
     seed: int = 0,
     max_dropped: float = 0.0,
     journal: Store | None = None,
@@ -87,28 +84,23 @@ def scores(
         estimator = zo.CGE(1e-3, zo.estimators.LayerwiseCoordinates(ratios, every=100))
 
     Args:
-        method: "zo-grasp" (values alone; DeepZero), "grasp", "snip" (autograd through the objective),
-            "zo-snip" (values alone), "synflow" (autograd through the network, no data), "magnitude" or
-            "random".
+        method: "zo-grasp" (values alone; DeepZero), "grasp" (autograd through the objective) or "magnitude".
         network: the network at its initialization.
-        objective: as for `LossGradient`; "synflow", "magnitude" and "random" need none.
+        objective: as for `LossGradient`; "magnitude" needs none.
         batch: the batch of the objective; nothing for a closure.
         parameters: the parameters that will be trained, as for `LossGradient`.
         dense: the parameters among them that stay whole (biases, norms, the last layer): not scored, ratio 1.
         mu: smoothing parameter of the random directions.
-        q: number of random directions; "zo-grasp" costs 2 q queries, "zo-snip" q.
+        q: number of random directions; "zo-grasp" costs 2 q queries.
         estimator: makes the gradients in the place of a Gaussian `RGE(mu, q)`.
         step: the step of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
-        inputs: `(rows, ...)`, for the shape of an input of the network; for "synflow" only.
-        rounds: number of rounds in which weights are removed; for "synflow" only.
-        sparsity: where the rounds end, that of the ratios; for "synflow" only.
         seed: the seed on which all draws depend.
         max_dropped: the fraction of the queries that may fail; a score from other queries in its two
             gradients would be noise, so none by default.
-        journal: keeps the finished queries of "zo-grasp" and "zo-snip", so that scoring that is killed and
-            begun again evaluates only what was left of it; None for none.
-        settings: what else the `LossGradient` of "zo-grasp" and "zo-snip" is made with: its evaluator,
-            chunk, process group. Other methods take them too, and need none.
+        journal: keeps the finished queries of "zo-grasp", so that scoring that is killed and begun again
+            evaluates only what was left of it; None for none.
+        settings: what else the `LossGradient` of "zo-grasp" is made with: its evaluator, chunk, process
+            group. Other methods take them too, and need none.
 
     Raises:
         ConfigurationError: an unknown method or setting, a value out of its range, or what the method needs
@@ -129,19 +121,10 @@ def scores(
 
     if method == "magnitude":
         return as_scores(score_methods.magnitude(scored))
-    if method == "random":
-        return as_scores(score_methods.random(scored, seed))
-    if method == "synflow":
-        check_count("pruning.scores", "rounds", rounds)
-        check_sparsity("pruning.scores", "sparsity", sparsity)
-        ready = _needed(method, "inputs", inputs)
-        return as_scores(score_methods.synflow(network, scored, ready, rounds, sparsity))
     objective = as_objective(_needed(method, "objective", objective))
     batch = batch if isinstance(objective, Closed) else _needed(method, "batch", batch)
     if method == "grasp":
         return as_scores(score_methods.grasp(network, objective, scored, batch))
-    if method == "snip":
-        return as_scores(score_methods.snip(network, objective, scored, batch))
     estimator = RGE(mu, q) if estimator is None else estimator
     step = check_positive("pruning.scores", "step", mu if step is None else step)
     gradient = LossGradient(
@@ -154,10 +137,7 @@ def scores(
         **settings,
     )
     gradient.journal = journal
-    if method == "zo-grasp":
-        values = score_methods.zo_grasp(gradient, batch, step)
-    else:
-        values = score_methods.zo_snip(gradient, batch)
+    values = score_methods.zo_grasp(gradient, batch, step)
     return as_scores(values, gradient.counts.queries)
 
 
@@ -185,6 +165,6 @@ def _needed(method: str, name: str, value: Needed | None) -> Needed:
     if value is None:
         raise ConfigurationError(
             f"pruning.scores, {name}: expected one for {method!r}, got None. "
-            "Only 'magnitude' and 'random' need neither data nor objective."
+            "Only 'magnitude' needs neither data nor objective."
         )
     return value

@@ -129,10 +129,7 @@ def _checks(problem: Defence, steps: int) -> int:
 
 def _ratio_queries(config: Config) -> int:
     """The most objectives, bases included, that the layer ratios take, with the checks of evaluators."""
-    if config.ratios in ("uniform", "magnitude"):
-        return 0
-    gradients = 2 if config.ratios == "zo-grasp" else 1
-    return gradients * (2 * config.ratio_directions + 1 + 32)
+    return 2 * (2 * config.ratio_directions + 1 + 32) if config.ratios == "zo-grasp" else 0
 
 
 def _measures_mu(config: Config, variant: Variant) -> bool:

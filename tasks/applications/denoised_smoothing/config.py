@@ -184,10 +184,10 @@ class Config(configuration.Config):
     wide_mu: Positive = 1.0
     """Smoothing parameter of zo-ds:wide, and where none can be measured since the classifier is flat: the
     length of a direction over the whole image. Single numbers then move by sigma."""
-    ratios: Literal["uniform", "zo-grasp", "zo-snip", "magnitude"] = "zo-grasp"
-    """How they spread over the layers: uniform, zo-grasp, zo-snip or magnitude."""
+    ratios: Literal["uniform", "zo-grasp", "magnitude"] = "zo-grasp"
+    """How they spread over the layers: uniform, zo-grasp or magnitude."""
     ratio_directions: Count = 8
-    """Random directions of zo-grasp and zo-snip."""
+    """Random directions of zo-grasp."""
     deepzero_batch: Count = 8
     """Images in an optimiser step of deepzero."""
     evaluator: str = "auto"

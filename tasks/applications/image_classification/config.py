@@ -69,12 +69,10 @@ class Config(configuration.Config):
 
     sparsity: Fraction = 0.95
     """Part of the scored weights, all but biases and norms, that a step leaves out."""
-    ratios: Literal["zo-grasp", "grasp", "zo-snip", "snip", "synflow", "magnitude", "random", "uniform"] = (
-        "zo-grasp"
-    )
+    ratios: Literal["zo-grasp", "grasp", "magnitude", "uniform"] = "zo-grasp"
     """How the sparse set spreads over the layers: by a score of `zo.pruning`, or "uniform", the same part."""
     pruning_directions: Count = 192
-    """Random directions of zo-grasp and zo-snip."""
+    """Random directions of zo-grasp."""
     pruning_images: Count = 256
     """Training images by which weights are scored."""
     redraw: Literal["epoch", "steps", "never"] = "epoch"

@@ -204,7 +204,7 @@ def _cost(problem: Any, steps: int, name: str) -> Cost:
 def _with_ratios(problem: Any, of_steps: Cost) -> Cost:
     """And of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
-    gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
+    gradients = 2 if config.ratios == "zo-grasp" else 0
     plan = zo.RGE(config.zeroth_order.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
     queries, checks = gradients * gradient.next_queries(), gradients * gradient.most_checks(1)

@@ -7,7 +7,7 @@ run the same kernels, and what a weight does not move cancels to the bit where l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -79,7 +79,6 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    inplace: bool = False,
 ) -> Tensor:
     """`functional.batch_norm`, whose kernel for this format sums a batch's statistics in a plain loop.
 
@@ -89,9 +88,8 @@ def batch_norm(
         return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     pixels = input.permute(0, 2, 3, 1)
     rows = pixels.reshape(-1, input.shape[1])
-    out = rows if inplace else torch.empty_like(rows)
     if training:
-        rows = torch.sub(rows, rows.mean(0), out=out)
+        rows = rows - rows.mean(0)
         scale, shift = torch.rsqrt((rows * rows).mean(0) + eps), None
     else:
         assert running_mean is not None and running_var is not None  # or the batch's are used
@@ -99,11 +97,7 @@ def batch_norm(
     scale = scale if weight is None else scale * weight
     shift = torch.zeros_like(scale) if shift is None else -shift * scale
     shift = shift if bias is None else shift + bias
-    return torch.addcmul(shift, rows, scale, out=out).view(pixels.shape).permute(0, 3, 1, 2)
-
-
-def _relu_(input: Tensor, inplace: bool = False) -> Tensor:
-    return input.relu_()
+    return torch.addcmul(shift, rows, scale).view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def _last(tensor: Tensor) -> Tensor:
@@ -137,18 +131,6 @@ def _shaped(function: Callable[..., Tensor], to: Callable[..., Tensor]) -> Calla
     return reshaped
 
 
-# The same, written over a first argument that no one else reads: large tensors are slow to allocate.
-IN_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
-    batch_norm: partial(batch_norm, inplace=True),
-    functional.relu: _relu_,
-    torch.relu: _relu_,
-    Tensor.relu: _relu_,
-    torch.add: Tensor.add_,
-    Tensor.add: Tensor.add_,
-    Tensor.__add__: Tensor.add_,
-}
-# What they give is no view of what they are given, as it may be with others.
-MAKING = frozenset((*IN_PLACE, convolution, torch.conv1d, torch.conv2d, torch.conv3d, functional.linear))
 _IN_LAYOUT: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: convolution,
     functional.batch_norm: batch_norm,

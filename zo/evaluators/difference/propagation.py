@@ -20,7 +20,6 @@ from torch.overrides import resolve_name
 
 from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
-from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
 from zo.evaluators.difference.rule_registry import Argument
 from zo.evaluators.difference.rules.arithmetic import add
 from zo.evaluators.difference.rules.subtracted import subtracted
@@ -30,10 +29,9 @@ from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref
 
 @dataclass(frozen=True)
 class Anew:
-    """The value of a recorded tensor in a pass of one variant, and whether it has its memory for itself."""
+    """The value of a recorded tensor in a pass of one variant."""
 
     value: Tensor
-    exclusive: bool = False
 
 
 ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
@@ -74,7 +72,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
             if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
-                part = Anew(Moved(tape.value(ref), part).value[0], exclusive=True)
+                part = Anew(Moved(tape.value(ref), part).value[0])
             changes[ref] = part
         for ref in [ref for ref in changes if tape.last[ref.node] <= place and ref != end]:
             del changes[ref]
@@ -155,34 +153,13 @@ def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
     def argument(ref: Ref) -> Tensor:
         return _value(changes[ref], tape.value(ref)) if ref in changes else tape.value(ref)
 
-    function = node.call.function
-    if _may_write(tape, place, changes):
-        function = IN_PLACE[function]
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
     with _refusing(node):
-        result = function(*args, **kwargs)
+        result = node.call.function(*args, **kwargs)
         for value, base in zip(tensors(result), tensors(node.call.output), strict=True):
             if value.shape != base.shape:
                 raise ValueError(f"a result {tuple(value.shape)} where the base's is {tuple(base.shape)}")
-    exclusive = node.call.function in MAKING
-    for ref in node.refs if not exclusive else ():  # a view of it may be read later
-        if isinstance(change := changes.get(ref), Anew):
-            changes[ref] = Anew(change.value)
-    return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, exclusive)
-
-
-def _may_write(tape: Tape, place: int, changes: ChangesByRef) -> bool:
-    """Say whether a call may write its result over its first argument, which nothing else reads."""
-    node = tape.nodes[place]
-    first = node.args[0] if node.args else None
-    if node.call.function not in IN_PLACE or not isinstance(first, Ref):
-        return False
-    if tape.is_read_again(first, place):
-        return False
-    target, output = changes.get(first), node.call.output
-    if not isinstance(target, Anew) or not target.exclusive:
-        return False
-    return (target.value.shape, target.value.dtype) == (output.shape, output.dtype)
+    return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result)
 
 
 def _value(change: Change | Anew, base: Tensor) -> Tensor:

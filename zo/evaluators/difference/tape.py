@@ -56,11 +56,6 @@ class Tape:
         """Bytes of the largest tensor that depends on a parameter, at least 1."""
         return max([1, *(self.sizes[place] for place in self.reached[number])])
 
-    def is_read_again(self, ref: Ref, place: int) -> bool:
-        """Say whether a call's input is read once more: by the same call, by a later one or at the end."""
-        times = [read.node for read in self.nodes[place].refs].count(ref.node)
-        return times > 1 or self.last[ref.node] > place or ref == self.losses
-
 
 def tape_of(step: Step, base: Tensor, most: int) -> Tape:
     """Evaluate the objective once and record it.

@@ -21,7 +21,7 @@ def test_biases_and_norms_are_dense():
 
 
 @pytest.mark.quick_cases(2)
-@pytest.mark.parametrize("ratios", ["zo-grasp", "grasp", "magnitude", "synflow", "uniform"])
+@pytest.mark.parametrize("ratios", ["zo-grasp", "grasp", "magnitude", "uniform"])
 def test_ratios_are_kept_with_the_run_and_add_up_to_the_sparsity(tmp_path, ratios):
     its = made_setup(tmp_path, ratios=ratios, network="resnet8", width=4)
     network, (rule, queries) = its.network, sparse_set.sparse_set(its)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
+from zo.evaluators.difference.kernel import Kernel
 from zo.evaluators.difference.rule_registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
-from zo.evaluators.point_rules import Kernel
 
 
 def _convolution(
@@ -61,10 +61,7 @@ def convolve_one_channel(
     """Convolve a change in one channel by that channel's slice of the weight alone, `(out, 1, ...)`."""
     groups, options = options[-1], options[:-1]
     in_per_group, out_per_group = weight.shape[1], weight.shape[0] // groups
-    if one.values.device.type == "cpu":
-        reached = _by_shared_channels(call, one, weight, options, in_per_group, out_per_group)
-    else:
-        reached = _by_product(one, weight.unflatten(0, (groups, -1)), call.output.shape[2:], options)
+    reached = _by_product(one, weight.unflatten(0, (groups, -1)), call.output.shape[2:], options)
     if groups == 1:
         return reached
     first = one.channels // in_per_group * out_per_group
@@ -74,27 +71,6 @@ def convolve_one_channel(
     places_ = first[:, None] + torch.arange(out_per_group, device=first.device)
     shaped = places_.view(len(first), 1, -1, *[1] * (whole.ndim - 3)).expand_as(reached)
     return whole.scatter_(2, shaped, reached)
-
-
-def _by_shared_channels(
-    call: TapedCall,
-    one: OneChannel,
-    weight: Tensor,
-    options: tuple[Any, ...],
-    in_per_group: int,
-    out_per_group: int,
-) -> Tensor:
-    """Convolve once for each channel: the variants of a pass mostly share theirs."""
-    parts, order = [], []
-    for channel in one.channels.unique().tolist():
-        sharing = torch.nonzero(one.channels == channel).flatten()
-        group = channel // in_per_group
-        piece = weight[group * out_per_group : (group + 1) * out_per_group, channel % in_per_group, None]
-        values = one.values if len(sharing) == len(one.channels) else one.values[sharing]
-        reached = call.function(values.flatten(0, 1), piece.contiguous(), None, *options, 1)
-        parts.append(reached.unflatten(0, (len(sharing), -1)))
-        order.append(sharing)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
 
 
 def _by_product(
@@ -136,30 +112,4 @@ def convolve_entries(
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
 
 
-def _transposed(
-    call: TapedCall,
-    input: Argument,
-    weight: Argument,
-    bias: Argument = None,
-    *options: Argument,
-    **named_options: Argument,
-) -> Change:
-    """Transposed convolutions, by linearity alone."""
-    w = weight.base if isinstance(weight, Moved) else weight
-    parts: list[Change] = []
-
-    def run(x: Tensor, w: Tensor) -> Tensor:
-        return call.function(x, w, None, *options, **named_options)
-
-    if isinstance(input, Moved):
-        parts.append(bilinear_change(lambda x, w: run(w, x), w, input.change, False))
-    if isinstance(weight, Moved):
-        value = input.value if isinstance(input, Moved) else input
-        parts.append(bilinear_change(run, value, weight.change, isinstance(input, Moved)))
-    if isinstance(bias, Moved):
-        parts.append(bias_change(bias, call.output, call.output.ndim - w.ndim + 1))
-    return total(parts)
-
-
 register(named("conv1d", "conv2d", "conv3d"), _convolution)
-register(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed)

@@ -107,23 +107,6 @@ def _mean_or_sum(
     return call.function(input.change, dim=shifted, keepdim=keepdim, **options)
 
 
-def _diff(
-    call: TapedCall,
-    input: Argument,
-    n: int = 1,
-    dim: int = -1,
-    prepend: Argument = None,
-    append: Argument = None,
-) -> Argument:
-    """Differences along an axis, with the tensors joined to it, which need not move."""
-    parts = (
-        part if part is None or isinstance(part, Moved) else torch.zeros_like(part)
-        for part in (input, prepend, append)
-    )
-    input, *joined = parts
-    return linear_change(call, input, n, dim, *joined)
-
-
 def _contiguous(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Change:
     """Pass on a change through a function that changes neither values nor shape."""
     return input.of
@@ -162,7 +145,6 @@ register(
     _reshape,
 )
 register(named("pad"), _pad)
-register(named("diff"), _diff)
 register(named("__getitem__"), _getitem)
 register(named("mean", "sum"), _mean_or_sum)
 register(named("contiguous", "clone", "detach", "alias"), _contiguous)
