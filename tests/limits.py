@@ -44,6 +44,7 @@ WHERE = {
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.mesh.graph.ITERATIONS",
     "grid_class": "zo.tangents.models.grid.grid.GridTangent",  # of the model that a grid gets unasked
+    "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant
     "map_class": "zo.tangents.models.maps.behind.OutputMap",
     "map_numbers": "zo.tangents.models.maps.behind.MAP_SIZE",
     "memory_compared": "zo.parameters._words",  # of a tensor

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from zo.batches import sent
 from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.forwards import Forward
+from zo.evaluators.point_rules import PointChanges, rule_of
 from zo.evaluators.variant_forward import Blocks
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbation
@@ -32,28 +33,42 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
         Unservable: a module's forward cannot be replaced.
     """
     blocks = Blocks(len(perturbation), len(perturbation) * step.rows)
-    copies = _copies(step.parameters, perturbation)
+    changes = _changes(step.parameters, perturbation)
     for module in step.network.modules():
         if _uses_batch_statistics(module) or _draws(module):
-            copies.setdefault(module, {})
+            changes.setdefault(module, {})
     whole = _whole(step.network)
+    copies: dict[int, Tensor] = {}  # by tensor: tied parameters share theirs
+
+    def copied(module: nn.Module, name: str) -> Tensor:
+        change, tensor = changes[module][name], module.get_parameter(name)
+        if id(tensor) not in copies:
+            copies[id(tensor)] = (
+                change.copies(tensor, blocks.variants) if isinstance(change, PointChanges) else change
+            )
+        return copies[id(tensor)]
+
     forwards: dict[nn.Module, Forward] = {}
-    for module in dict.fromkeys(whole.get(module, module) for module in copies):
+    for module in dict.fromkeys(whole.get(module, module) for module in changes):
         if isinstance(module, torch.jit.ScriptModule):
             raise Unservable(
                 f"{type(module).__name__}: expected a module in Python, got a compiled ScriptModule, whose "
                 "forward cannot be replaced. Use evaluator='loop'."
             )
-        forward = module.forward
+        module_changes, forward = changes.get(module, {}), module.forward
         if type(module) in BATCH_NORMS and _uses_batch_statistics(module):
-            forwards[module] = blocks.with_batch_statistics(module, copies.get(module, {}), forward)
+            forwards[module] = blocks.with_batch_statistics(
+                module, {name: copied(module, name) for name in module_changes}, forward
+            )
         elif type(module) in DROPOUTS and _draws(module):
             forwards[module] = blocks.with_one_draw(forward)
+        elif points := _points(module, module_changes):
+            forwards[module] = blocks.with_points(module, points, forward)
         else:  # its children run inside its vmap, with their changes
             state = {
-                f"{path}.{name}" if path else name: copy
+                f"{path}.{name}" if path else name: copied(child, name)
                 for path, child in module.named_modules()
-                for name, copy in copies.get(child, {}).items()
+                for name in changes.get(child, {})
             }
             in_turn = type(module) in CONVOLUTIONS and all(
                 copy.device.type == "cpu" for copy in state.values()
@@ -63,30 +78,35 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
     return forwards
 
 
-def _copies(parameters: Parameters, perturbation: Perturbation) -> dict[nn.Module, dict[str, Tensor]]:
-    """Each moved parameter in each variant, `(variants, *shape)`, by module and name; owners share theirs."""
-    copies: dict[nn.Module, dict[str, Tensor]] = {}
+def _changes(
+    parameters: Parameters, perturbation: Perturbation
+) -> dict[nn.Module, dict[str, PointChanges | Tensor]]:
+    """The changes by module and name: entries, or for directions whole copies `(variants, *shape)`."""
+    changes: dict[nn.Module, dict[str, PointChanges | Tensor]] = {}
 
-    def add(number: int, copied: Tensor) -> None:
+    def add(number: int, change: PointChanges | Tensor) -> None:
         for owner in parameters.owners[number]:
-            copies.setdefault(owner.module, {})[owner.local_name] = copied
+            changes.setdefault(owner.module, {})[owner.local_name] = change
 
     if not isinstance(perturbation, Coordinates):
         whole = sent(perturbation.steps, parameters.tensors[0].device)
         for number, steps in enumerate(parameters.split(whole)):
             tensor = parameters.tensors[number].detach()
             add(number, tensor + sent(steps, tensor.device, tensor.dtype))
-        return copies
-    which, entries = parameters.locate(perturbation.indices)
+        return changes
+    which, local = parameters.locate(perturbation.indices)
     for number in which.unique().tolist():
-        tensor, variants = parameters.tensors[number].detach(), torch.nonzero(which == number).flatten()
-        copied = tensor.expand(len(perturbation), *tensor.shape)
-        copied = copied.clone(memory_format=torch.contiguous_format)  # channels last has no flat view
-        places = sent(torch.stack([variants, entries[variants]]), tensor.device)
-        steps = sent(perturbation.steps[variants], tensor.device, tensor.dtype)
-        copied.view(len(copied), -1)[places[0], places[1]] += steps
-        add(number, copied)
-    return copies
+        variants = torch.nonzero(which == number).flatten()
+        change = PointChanges(variants, local[variants], perturbation.steps[variants])
+        add(number, change.to(parameters.tensors[number]))
+    return changes
+
+
+def _points(module: nn.Module, module_changes: dict[str, PointChanges | Tensor]) -> dict[str, PointChanges]:
+    """The module's changes if rules serve all of them; else none."""
+    points = {name: change for name, change in module_changes.items() if isinstance(change, PointChanges)}
+    ruled = len(points) == len(module_changes) and all(rule_of(module, name) for name in points)
+    return points if ruled else {}
 
 
 def _uses_batch_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
@@ -116,9 +136,15 @@ def copied_bytes(step: Step, perturbation: Perturbation) -> int:
     parameters = step.parameters
     if not isinstance(perturbation, Coordinates):  # directions as drawn and as stepped, and moved weights
         return 3 * sum(size_in_bytes(tensor) for tensor in parameters.tensors)
-    network = step.network
-    tensors = [*network.parameters(), *(network.buffers() if network.training else ())]
-    return sum(map(size_in_bytes, tensors))
+    whole = _whole(step.network)
+    copied: dict[int, int] = {}
+    for module in step.network.modules():
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        if whole.get(module, module) is module and all(rule_of(module, name) for name in names):
+            continue
+        tensors = [*module.parameters(), *(module.buffers() if module.training else ())]
+        copied |= {id(tensor): size_in_bytes(tensor) for tensor in tensors}
+    return sum(copied.values())
 
 
 def size_in_bytes(tensor: Tensor) -> int:

@@ -32,9 +32,10 @@ SLACK = 2  # for what kernels need beside the tensors that they give: unfolded c
 class Stacked(Evaluator):
     """All variants of a chunk in one call of the objective.
 
-    The layers with changed weights get, for that call, a forward that knows the variants: `torch.func` over
-    copies of the layer. The objective itself sees an ordinary network and a batch of P x B rows, so it may
-    call black boxes, and as often as it likes.
+    The layers with changed weights get, for that call, a forward that knows the variants. For single changed
+    weights of the layers in `point_rules` it needs no copies; for all else it is `torch.func` over copies of
+    the layer. The objective itself sees an ordinary network and a batch of P x B rows, so it may call black
+    boxes, and as often as it likes.
 
     In each chunk one more variant moves nothing; if its losses differ from the base's, the chunk is refused
     (see `sentinel`). A chunk is also refused if the objective reads a moved weight outside of these layers:

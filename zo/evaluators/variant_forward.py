@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zo.batches import emptied, filled
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.forwards import Forward
+from zo.evaluators.point_rules import RULES, PointChanges
 from zo.evaluators.versions import renew
 
 
@@ -30,6 +31,29 @@ class Blocks:
         self.variants = variants
         self.rows = rows
         self._inside = False  # a vmap over the variants: modules in there see the rows of one
+
+    def with_points(
+        self, module: nn.Module, changes: Mapping[str, PointChanges], forward: Forward
+    ) -> Forward:
+        """Shared weights on all rows, then the layer's rule for each changed parameter.
+
+        Args:
+            module: a module of a type that has rules.
+            changes: the changes, by the parameter's name in the module.
+            forward: the forward of the module itself.
+        """
+        rule = RULES[type(module)]
+
+        def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            y = forward(input, *args, **kwargs)
+            if self._inside:
+                return y
+            self._refuse_other_rows(type(module).__name__, input)
+            for name, change in changes.items():
+                rule.add(module, name, change, input, y, self.variants)
+            return y
+
+        return replacement
 
     def with_batch_statistics(
         self, module: _BatchNorm, copies: Mapping[str, Tensor], forward: Forward

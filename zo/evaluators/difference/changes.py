@@ -21,15 +21,7 @@ import torch
 from torch import Tensor
 
 from zo.batches import sent
-
-
-def places(entries: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
-    """Flat indices `(changes,)` as indices of each axis; `torch.unravel_index` takes five times as long."""
-    indices = []
-    for size in reversed(shape):
-        indices.append(entries % size)
-        entries = entries // size
-    return tuple(reversed(indices))
+from zo.evaluators.point_rules import places
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.kernel import Kernel
 from zo.evaluators.difference.rule_registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
+from zo.evaluators.point_rules import Kernel
 
 
 def _convolution(
