@@ -136,7 +136,7 @@ class Running:
         _wait(self.pid, _GRACE)
 
     def last_words(self, folder: Path) -> str:
-        """What it has printed at last, for a message."""
+        """Return the end of its output, for a message."""
         return last_words(folder)
 
     def end(self) -> int:

@@ -76,7 +76,7 @@ class InThread(Running):
         return not self._thread.is_alive()
 
     def last_words(self, folder: Path) -> str:
-        """What the function has raised."""
+        """Return the error that the function has raised."""
         return super().last_words(folder) if self._failed else ""
 
     def kill(self) -> None:
