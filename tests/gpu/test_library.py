@@ -143,7 +143,7 @@ def test_weights_are_scored_as_on_a_cpu(method, gpu):
         network = small_network().to(device)
         objective = zo.OutputLoss(lambda output, target: (output - target).square().mean(dim=1))
         batch = ROWS.to(device), ROWS.to(device).roll(1, 0)
-        kept = {"q": 6, "inputs": batch[0], "rounds": 5, "evaluator": "stacked"}
+        kept = {"q": 6, "evaluator": "stacked"}
         found = zo.pruning.scores(method, network, objective, batch, dense=["*.bias"], **kept)
         return found.values, zo.pruning.kept_weights(found, 0.5)
 
