@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import itertools
 import os
 import re
@@ -102,7 +103,15 @@ class Running:
             raise RuntimeError(f"{self.name} was not started: the call that wanted it has ended.")
         self._mark, self._began = _guard.mark(), time.monotonic()
         environment = {**environment, leftovers.VARIABLE: self._mark}
-        self._process = self._started(arguments, folder, environment, stdin)
+        try:
+            self._process = self._started(arguments, folder, environment, stdin)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:
+                error.strerror = (
+                    "expected a program for this machine, or a script whose first line names its "
+                    "interpreter, such as #!/bin/sh, got neither"
+                )
+            raise
         self.pid = self._process.pid
 
     def _started(

@@ -263,10 +263,11 @@ def test_no_zombies_and_no_open_files_are_left(tmp_path, monkeypatch):
             os.waitpid(child.pid, os.WNOHANG)
 
 
-def test_a_program_that_cannot_be_started_is_an_error_of_the_system(tmp_path):
-    (tmp_path / "program").write_bytes(b"\x7fELF no program")
+@pytest.mark.parametrize("content", [b"\x7fELF no program", b"echo without an interpreter\n"])
+def test_a_program_that_cannot_be_started_is_an_error_of_the_system(content, tmp_path):
+    (tmp_path / "program").write_bytes(content)
     (tmp_path / "program").chmod(0o700)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="a script whose first line names its interpreter"):
         process.run([str(tmp_path / "program")], tmp_path, {}, None)
 
 
