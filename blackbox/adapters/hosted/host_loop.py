@@ -95,13 +95,17 @@ class Loop:
             self._outputs = {name: lost_rows(failed, array) for name, array in self._outputs.items()}
         records = {name: rounds.record(failed) for name, rounds in whole_rounds.items()}
         going = int((self._ended | nowhere).logical_not().sum())
-        return HostedRun(records, self._outputs, self._ended, reasons, partial(self._tell_zeros, going))
+        return HostedRun(records, self._outputs, self._ended, reasons, self._zeros_notice(going))
 
-    def _tell_zeros(self, going: int) -> None:
-        """Say once, where results are asked for, that runs were ended before they sent any."""
+    def _zeros_notice(self, going: int) -> Callable[[], None] | None:
+        """What says once, where results are asked for, that runs were ended before they sent any.
+
+        It holds no program, so that the record can be pickled.
+        """
         if not going or not self._outputs:
-            return
-        self._host.notices.once(
+            return None
+        return partial(
+            self._host.notices.once,
             "zeros",
             f"{self._host!r}.run: expected runs that go on to their own end, where they send "
             f"{', '.join(self._outputs)}, got {going:,} of {counted(self._rows, 'run')} ended by calls=: "

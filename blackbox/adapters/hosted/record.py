@@ -56,7 +56,7 @@ class HostedRun:
         outputs: dict[str, Tensor],
         ended: Tensor,
         lost: dict[str, str],
-        tell_zeros: Callable[[], None],
+        tell_zeros: Callable[[], None] | None,
     ) -> None:
         self._records, self._outputs, self.ended, self._tell_zeros = records, outputs, ended, tell_zeros
         self._lost = lost  # why calls have no record where rows failed, by their names
@@ -64,7 +64,8 @@ class HostedRun:
     @property
     def outputs(self) -> dict[str, Tensor]:
         """The results at the ends; a warning says once that rows have not ended."""
-        self._tell_zeros()
+        if self._tell_zeros is not None:
+            self._tell_zeros()
         return self._outputs
 
     def __getattr__(self, name: str) -> CallRecord:

@@ -15,6 +15,7 @@ from tasks.errors import DataError
 
 FLOOR = 1e-7  # the probability that one of zero is taken for
 ROUNDED = 1e-2  # by which rounded probabilities may miss [0, 1] or a sum of one
+MANY = 16  # rows; of fewer, scores may all lie in [0, 1], as those of least squares do whose sums are one
 
 
 class Shaped(Wrapper):
@@ -97,8 +98,8 @@ class Scored(Wrapper):
                 f"{self.box!r}: expected probabilities, got numbers from {float(answer.min()):.3g} to "
                 f"{float(answer.max()):.3g}. Give a new run --box-gives logits, or divide percents by 100."
             )
-        shares = inside and bool(((answer.sum(dim=-1) - 1).abs() <= ROUNDED).all())
-        if self.gives == "logits" and shares and len(answer) > 1:
+        shares = bool(((answer >= 0) & ((answer.sum(dim=-1, keepdim=True) - 1).abs() <= ROUNDED)).all())
+        if self.gives == "logits" and shares and len(answer) >= MANY:
             raise DataError(
                 f"{self.box!r}: expected logits, got probabilities: numbers from 0 to 1, whose sum is 1 in "
                 f"each of {len(answer)} rows. Give a new run --box-gives probabilities."

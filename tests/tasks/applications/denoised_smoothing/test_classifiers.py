@@ -89,6 +89,21 @@ def test_answers_of_the_other_kind_are_refused_but_for_rows_that_failed(gives):
     assert Scored(down, gives, gives, 3)(images).isnan().all()
 
 
+def test_scores_whose_sums_are_one_are_no_probabilities_where_a_few_lie_in_the_unit_interval():
+    """Those of least squares have such sums; they are no probabilities in other rows."""
+
+    def f(images):
+        first = images.reshape(len(images), -1)[:, :1]
+        return np.concatenate([first, 1 - first, 0 * first], axis=1)
+
+    images = torch.full((32, 1, small.SIDE, small.SIDE), 1.005)
+    images[:2] = 0.25
+    box = from_callable(f, inputs=smooth().inputs, outputs=smooth().outputs, vectorized=True)
+    for rows in (2, 32):
+        found = Scored(box, "logits", "logits", 3)(images[:rows])
+        assert torch.equal(found, box(images[:rows]).to(found))
+
+
 def test_a_box_of_vectors_in_double_precision_takes_images():
     spec = ArraySpec("pixels", (small.SIDE**2,), "float64")
     vectors = TorchModule(small.network(), [spec], [ArraySpec("logits", (small.CLASSES,))])

@@ -78,7 +78,7 @@ def _by_product(
 ) -> Tensor:
     """Convolve by one product of matrices, `(variants, rows * places, taps) @ (variants, taps, out)`.
 
-    A GPU need not be waited for, to learn which variants share a channel; what it gives has channels last.
+    What it gives has channels last.
 
     Args:
         one: The change in one channel.

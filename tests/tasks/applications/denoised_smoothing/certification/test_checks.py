@@ -56,6 +56,17 @@ class Centred(nn.Module):
         return x - x.mean(0, keepdim=True)
 
 
+class Trembling(nn.Module):
+    """Chance in each pixel, as of a sum whose order is not fixed, or much more of it."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        return x + self.size * torch.randn_like(x)
+
+
 IMAGE, SCORES = ArraySpec("image", (1, 4, 4)), ArraySpec("scores", (3,))
 CASES = [
     *(
@@ -108,6 +119,7 @@ CASES = [
          denoiser=Centred()),
     Case("batch statistics", ProblemError, ["depends on no other image"],
          denoiser=nn.BatchNorm2d(1, track_running_stats=False)),
+    Case("chance", ProblemError, ["on no chance", "others in each run"], denoiser=Trembling(0.01)),
     Case("no module", ProblemError, ["expected a torch.nn.Module"], denoiser=abs),
 ]  # fmt: skip
 
@@ -138,3 +150,12 @@ def test_labels_that_the_box_should_not_give_are_refused_when_it_gives_them():
     )  # fmt: skip
     with pytest.raises(DataError, match=r"got 0\.5"):
         SmoothedClassifier(half, sigma=0.25, classes=2).predict(pictures(1))
+
+
+def test_rounding_of_a_large_image_is_no_dependence_on_others():
+    shape = ArraySpec("image", (1, 256, 256))
+    inner = from_callable(lambda x: x[:, 0, 0, :3], inputs=(shape,), outputs=(SCORES,), vectorized=True)
+    smoothed = SmoothedClassifier(inner, Trembling(1e-5), sigma=0.25)
+    with pytest.warns(UserWarning, match="with N = "):
+        found = smoothed.certify(torch.full((1, 1, 256, 256), 0.5), torch.tensor([0]), n0=2, n=4)
+    assert len(found) == 1
