@@ -17,7 +17,7 @@ from benchmarks.figures.summaries import families, interval, middle, summary
 from benchmarks.rows.chosen import RULES_CHOSEN_ON
 from benchmarks.rows.report import results_of_steps
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED, long_lines
-from benchmarks.tangents.problems import CONTROLLERS
+from benchmarks.tangents.problems import CONTROLLERS, HELD_OUT
 
 WAYS = {  # name of a figure -> line of the results
     "fo": "first order, tuned",
@@ -29,6 +29,8 @@ WAYS = {  # name of a figure -> line of the results
 SHARES = {"20": 0.2, "05": 0.05}  # mark -> of first order's rows
 CONTROLS = ("no derivative", "model alone", "stored derivative", "true derivative")
 ENOUGH = 1.05  # times the error of first order tuned at all rows
+TRUE = "replay, tuned rate, true derivative, 0.2"
+LITTLE = 0.85  # times that error: what is above has gained little
 KERNELS = {  # where decision 77 compared kernels and perceptrons by test errors of seeds 0 to 2
     *("double-pendulum", "double-pendulum-wall", "van-der-pol", "mixed-units", "filter"),
 }
@@ -68,7 +70,25 @@ def _long() -> dict[str, float]:
     }
     figures: dict[str, float] = {name: median(of_runs) for name, of_runs in ratios.items() if of_runs}
     figures |= {f"{name}.most": max(of_runs) for name, of_runs in ratios.items() if of_runs}
-    return figures | {"long.problems": len(long)}
+    return figures | {"long.problems": len(long)} | _held_out(whole)
+
+
+def _held_out(whole: str) -> dict[str, float]:
+    """What ten times the rows make of the held-out problems, and the box's own derivative in replays."""
+    figures: dict[str, float] = {}
+    for name, line in (("long", whole), ("bound.20", TRUE)):
+        ends = {}
+        for problem in HELD_OUT:
+            runs = results_of_steps()[problem]["runs"].values()
+            if ratios := [run[line]["error"] / run[ALL_ROWS]["error"] for run in runs if line in run]:
+                ends[problem] = figures[f"{problem}, {name}"] = median(ratios)
+        held_out = f"{name}.held-out"
+        figures |= {held_out: median(ends.values()), f"{held_out}.problems": len(ends)}
+        figures |= {f"{held_out}.least": min(ends.values()), f"{held_out}.most": max(ends.values())}
+        figures[f"{held_out}.little"] = sum(end > LITTLE for end in ends.values())
+        missing = [0.0] * (len(HELD_OUT) - len(ends))  # where these would end at nothing
+        figures[f"{held_out}.at least"] = median([*ends.values(), *missing])
+    return figures
 
 
 def _of_way(name: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, float]:
