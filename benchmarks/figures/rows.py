@@ -86,8 +86,6 @@ def _held_out(whole: str) -> dict[str, float]:
         figures |= {held_out: median(ends.values()), f"{held_out}.problems": len(ends)}
         figures |= {f"{held_out}.least": min(ends.values()), f"{held_out}.most": max(ends.values())}
         figures[f"{held_out}.little"] = sum(end > LITTLE for end in ends.values())
-        missing = [0.0] * (len(HELD_OUT) - len(ends))  # where these would end at nothing
-        figures[f"{held_out}.at least"] = median([*ends.values(), *missing])
     return figures
 
 
