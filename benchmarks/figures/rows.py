@@ -74,7 +74,7 @@ def _long() -> dict[str, float]:
 
 
 def _held_out(whole: str) -> dict[str, float]:
-    """What ten times the rows make of the held-out problems, and the box's own derivative in replays."""
+    """Errors of the held-out problems with ten times the rows, and with replays that the box answers."""
     figures: dict[str, float] = {}
     for name, line in (("long", whole), ("bound.20", TRUE)):
         ends = {}

@@ -88,9 +88,11 @@ def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder
         for line, several in lines.items():
             if line in result["runs"].setdefault(str(seed), {}):
                 continue
-            result["runs"][str(seed)][line] = tuned(problems("small")[name], several, seed)
+            trained = tuned(problems("small")[name], several, seed)
+            result["runs"][str(seed)][line] = trained | {"commit": protocol.commit()}
             result |= {
                 **protocol.origin(),
+                "commit": result.get("commit") if path.exists() else protocol.commit(),  # of older lines
                 "command": f"python -m benchmarks rows --size small --problems {name}{option}",
             }
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ class Loop:
         return HostedRun(records, self._outputs, self._ended, reasons, self._zeros_notice(going))
 
     def _zeros_notice(self, going: int) -> Callable[[], None] | None:
-        """What says once, where results are asked for, that runs were ended before they sent any.
+        """Make the warning, said once where results are asked for, that runs ended before they sent any.
 
         It holds no program, so that the record can be pickled.
         """

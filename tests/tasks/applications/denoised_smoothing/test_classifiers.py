@@ -90,7 +90,7 @@ def test_answers_of_the_other_kind_are_refused_but_for_rows_that_failed(gives):
 
 
 def test_scores_whose_sums_are_one_are_no_probabilities_where_a_few_lie_in_the_unit_interval():
-    """Those of least squares have such sums; they are no probabilities in other rows."""
+    """Scores of least squares have such sums; they are no probabilities in other rows."""
 
     def f(images):
         first = images.reshape(len(images), -1)[:, :1]
