@@ -55,6 +55,7 @@ class Journal:
 
     Attributes:
         stop: a function that is asked at each entry; True ends a step there that has any on the disk.
+        asked: a function that says whether a stop was asked; entries with failed rows are then not kept.
         used: the counts of earlier processes for the entries that were used in this step.
     """
 
@@ -74,6 +75,7 @@ class Journal:
         self._ledger = ledger
         self._pace = Pace(clock, EVERY if every is None else every)
         self.stop: Callable[[], bool] = lambda: False
+        self.asked: Callable[[], bool] = lambda: False
         self._step, self._failed = 0, False
         self._mark, self.used = Ledger(), Ledger()
         self._entries: dict[str, dict[str, Any]] | None = None  # None before the first step
@@ -137,6 +139,8 @@ class Journal:
             StoppedInside: it is on the disk, and `stop` says so.
         """
         counts = None if self._ledger is None else asdict(self._ledger.since(self._mark))
+        if counts is not None and counts["rows_failed"] and self.asked():
+            return  # a scheduler's signal reaches the programs of boxes too
         self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": counts, "step": self._step}
         stopping = self.stop()
         if self._pace.due or (self._on_disk and stopping):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.errors import RunLockedError
+from tasks.errors import RunFolderError, RunLockedError
 from tasks.folder import warning_notes
 from tasks.folder.terms import BEGUN, CONFIG
 
@@ -40,7 +41,8 @@ def held(folder: Path) -> Iterator[None]:
     """Hold the folder; the lock file stays behind, empty of meaning once its process is gone.
 
     Raises:
-        RunLockedError: another process holds it; the message gives its id.
+        RunLockedError: another process holds it; the message gives its id and machine.
+        RunFolderError: the file system locks no files.
     """
     # "a+": opening must not wipe the other process's id
     with open(folder / LOCK, "a+", encoding="utf-8") as stream:
@@ -53,8 +55,13 @@ def held(folder: Path) -> Iterator[None]:
                 f"{folder}: expected a run that no process is working on, but process {holder} is. "
                 "Wait for it, or stop it, and try again."
             ) from None
+        except OSError as error:  # ENOSYS of Lustre without -o flock, ENOLCK of NFS without its lock service
+            raise RunFolderError(
+                f"{folder}: expected a file system that locks files, got {error.strerror!r}. Else two jobs "
+                "could work on one run: keep runs on another one (--runs), or have it mounted with flock."
+            ) from error
         stream.truncate(0)
-        stream.write(str(os.getpid()))
+        stream.write(f"{os.getpid()} on {socket.gethostname()}")
         stream.flush()
         yield
 

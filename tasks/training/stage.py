@@ -338,16 +338,22 @@ class Stage:
         """True if a resumed run would be where this one is: just after a checkpoint, or at the start."""
         return self.covered or (self._saved is None and self.outcome.step == 0)
 
-    def interrupted(self, *, inside: bool = False) -> Interrupted:
+    def interrupted(self, *, inside: bool = False, torn: bool = False) -> Interrupted:
         """The sentence that the user reads.
 
         Args:
             inside: whether it is in the middle of a step, whose finished queries are kept.
+            torn: whether rows failed meanwhile, so that the last checkpoint counts.
         """
         stage, step = self.outcome.stage, self.outcome.step
         if inside:
             return Interrupted(
                 f"Stopped in step {step + 1} of {self.steps} of {stage}; its queries so far are kept."
+            )
+        if torn:
+            return Interrupted(
+                f"Stopped after step {step} of {self.steps} of {stage}. Rows failed meanwhile, perhaps by "
+                f"the same signal: they are asked again, from the last checkpoint (step {self._saved or 0})."
             )
         return Interrupted(f"Stopped at step {step} of {self.steps} of {stage}.")
 

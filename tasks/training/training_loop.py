@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, Parallel
+from blackbox import BlackBoxFunction, Ledger, Parallel
+from blackbox.errors import RowFailedError
 from blackbox.failures import noted
 from blackbox.notices import Notices, warn
 from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError, StoppedInside, WorkersError
@@ -31,7 +32,7 @@ from tasks.training.stage import Stage, Stateful
 from tasks.training.windows import WindowLosses
 from tasks.workers import group
 from zo.batches import Batch
-from zo.errors import FailedBatchError, RanksError
+from zo.errors import FailedBatchError, FailedQueriesError, RanksError
 from zo.tangents.models.lessons import listening
 
 TOLD = 1 / 3  # share of the steps by which they change, from which on it is said
@@ -92,7 +93,8 @@ def train(
         FailedBatchError: all rows of a batch failed, and, with the steps right before, ten rows in a row.
             Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1 stopped the stage; the step at hand was finished and a
-            checkpoint written, or its finished queries were.
+            checkpoint written, or its finished queries were. Where rows failed meanwhile, the last checkpoint
+            counts, since the signal may have ended their programs.
         CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
         StorageError: the disk did not take metrics or a checkpoint; the one before is as it was.
 
@@ -200,6 +202,7 @@ class _StageAtWork:
                     listening(self._progress.lesson),
                 ):
                     self._journal.stop = self._may_stop_inside
+                    self._journal.asked = lambda: self._stop.requested
                     yield
             finally:
                 self._progress.end()
@@ -219,9 +222,9 @@ class _StageAtWork:
             self._save(pending=True)
         with self._remembered(2 * step), self._judging():
             losses = validate()
-            if losses is None:
-                return
-            value = self._stage.validated(losses)
+        if losses is None:
+            return
+        value = self._stage.validated(losses)
         self._listeners.tell("on_validation", self._name, step, value)
 
     def take(self, step: Callable[[int], Mapping[str, float]]) -> None:
@@ -230,13 +233,14 @@ class _StageAtWork:
         self._run.here.notes.step = outcome.step + 1
         self._journal.begin(outcome.step)
         started = perf_counter()
+        failed_batch: FailedBatchError | None = None
         try:
             with noted() as causes, self._tally.afresh(), self._remembered(2 * outcome.step + 1, LEAST):
                 ledger_before = self._tally.copy()
                 try:
                     metrics = step(outcome.step)
                 except FailedBatchError as error:  # of all processes at once
-                    metrics = stage.without_gradient(error)
+                    failed_batch = error
                 ledger = self._tally.since(ledger_before)
                 ledger.add(self._journal.used)
         except StoppedInside:
@@ -244,7 +248,12 @@ class _StageAtWork:
         seconds = perf_counter() - started
         if self._boxes:
             cause = ledger.first_failure or (causes[0].sentence() if causes else None)
-            stage.spent(everywhere(replace(ledger, first_failure=cause)))
+            spent = everywhere(replace(ledger, first_failure=cause))
+            self._stop_if_torn(spent)
+            stage.spent(spent)
+        if failed_batch is not None:
+            metrics = stage.without_gradient(failed_batch)
+        if self._boxes:
             metrics = {"rows": outcome.ledger.rows_run, **metrics}
         stage.stepped(metrics, seconds)
         logged = outcome.metrics
@@ -295,6 +304,15 @@ class _StageAtWork:
             self._save()
             raise self._stage.interrupted()
 
+    def _stop_if_torn(self, spent: Ledger) -> None:
+        """Stop without a checkpoint, where rows of all processes failed while a stop was asked.
+
+        A scheduler's signal reaches the programs of boxes too. What they left open would count as failed.
+        """
+        if spent.rows_failed and group.any_of(self._stop.requested):
+            self._answers.write()
+            raise self._stage.interrupted(torn=True)
+
     def save_where_due(self, *, anyway: bool = False) -> None:
         """Write a checkpoint, where enough was done since the last one."""
         if anyway or self._stage.due:
@@ -344,7 +362,9 @@ class _StageAtWork:
         """A block whose rows are counted apart from those of steps, recalled answers included."""
         ledger_before = self._tally.copy()
         yield
-        self._stage.outcome.judging.add(everywhere(self._tally.since(ledger_before)))
+        spent = everywhere(self._tally.since(ledger_before))
+        self._stop_if_torn(spent)
+        self._stage.outcome.judging.add(spent)
 
     def _may_stop_inside(self) -> bool:
         """Say whether to stop inside a step: only if it is all that happened since the last checkpoint.
@@ -356,12 +376,17 @@ class _StageAtWork:
 
     @contextmanager
     def _stopped_before(self) -> Iterator[None]:
-        """Another process that was asked to stop too, outside of a stage, does not answer: no failure."""
+        """What follows from a stop is no failure: processes that do not answer, rows whose programs ended."""
         try:
             yield
         except (WorkersError, RanksError) as error:
             if self._stop.requested:
                 raise self._stage.interrupted() from error
+            raise
+        except (FailedQueriesError, RowFailedError) as error:
+            if self._stop.requested:
+                self._answers.write()
+                raise self._stage.interrupted(torn=True) from error
             raise
 
 

@@ -73,6 +73,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
         WorkersError: they did not find each other.
     """
     if not is_member():
+        _say_where_many_are_alone()
         yield
         return
     import torch
@@ -125,6 +126,17 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     finally:
         _group.reset(token)
         dist.destroy_process_group()
+
+
+def _say_where_many_are_alone() -> None:
+    """Say that each task of a step of Slurm trains for itself, which spends all rows as many times."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and os.environ.get("SLURM_PROCID") == "0":
+        say(
+            f"blackbox: srun started {tasks} tasks, and each makes a run of its own and asks for all of its "
+            "rows. For one run: srun --ntasks=1. To share its queries: --workers, or RANK and WORLD_SIZE.",
+            sys.stderr,
+        )
 
 
 def process_group() -> dist.ProcessGroup | None:

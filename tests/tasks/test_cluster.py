@@ -1,4 +1,4 @@
-"""The Slurm script of docs/guide/cluster.md under stand-ins for srun and scontrol; signals to ranks."""
+"""The Slurm scripts of the pages under stand-ins for srun and scontrol; signals to ranks."""
 
 import os
 import re
@@ -33,6 +33,24 @@ def test_the_script_is_whole_and_asks_for_the_signal_in_time():
     # without "B:" the signal goes to the processes that srun started, not to the script
     assert options["signal"].startswith("USR1@") and "requeue" in options
     assert options["ntasks-per-node"] == "1"
+
+
+@pytest.mark.parametrize(("page", "job"), [("resume", "77"), ("queue", "70_1")])
+@pytest.mark.parametrize(("status", "queued"), [(0, False), (2, False), (130, True), (143, True)])
+def test_a_job_is_queued_again_only_where_it_was_stopped(tmp_path, page, job, status, queued):
+    """By its own number: 70 is that of the array, and of one of its tasks too."""
+    text = (ROOT / f"docs/howto/{page}.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"(?:```bash\n|r''')(#!/bin/bash.*?)(?:```|''')", text, flags=re.DOTALL)
+    stands = {"srun": f'[ "$1" = --ntasks=1 ] && exit {status}', "scontrol": "echo $* > said"}
+    for name, line in stands.items():
+        (tmp_path / name).write_text(f"#!{shutil.which('bash')}\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    known = {"SLURM_JOB_ID": "70" if page == "queue" else "77", "SLURM_ARRAY_JOB_ID": "70"}
+    known |= {"SLURM_ARRAY_TASK_ID": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=os.environ | known)
+    assert done.returncode == (0 if queued else status)
+    said = tmp_path / "said"
+    assert (said.read_text() if said.exists() else None) == (f"requeue {job}\n" if queued else None)
 
 
 SRUN = """#!{bash}

@@ -229,6 +229,19 @@ def test_a_step_ends_inside_only_after_what_it_has_is_on_the_disk(folder):
     assert found(folder, 0) == [0, 1, 2]
 
 
+def test_an_entry_whose_rows_failed_once_a_stop_was_asked_is_not_kept(folder):
+    """The signal of a scheduler ends the programs of boxes too."""
+    ledger, asked = Ledger(), [False]
+    journal = Journal(folder, STAGE, ledger, every=0.0)
+    journal.asked = lambda: asked[0]
+    journal.begin(0)
+    for number, (failed, asked[0]) in enumerate([(1, False), (0, True), (1, True)]):
+        assert journal.get(str(number)) is None
+        ledger.count(rows_run=10, rows_failed=failed)
+        journal.put(str(number), entry(number))
+    assert found(folder, 0, 3) == [0, 1, None]
+
+
 def test_a_disk_that_takes_no_journal_does_not_stop_the_step(folder, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import time
 import warnings
@@ -180,14 +181,27 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(run):
     try:
         os.close(tell)
         assert os.read(told, 2) == b"in"
-        with pytest.raises(RunLockedError, match=f"process {holder} is"), run.lock():
+        with (
+            pytest.raises(RunLockedError, match=f"process {holder} on {socket.gethostname()} is"),
+            run.lock(),
+        ):
             pass
     finally:
         os.close(told)
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
     with run.lock():  # freed by the kill
-        assert (run.path / ".lock").read_text() == str(os.getpid())
+        assert (run.path / ".lock").read_text() == f"{os.getpid()} on {socket.gethostname()}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named_and_a_way_out(run, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(RunFolderError, match=r"that locks files, got .*--runs"), run.lock():
+        pass
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

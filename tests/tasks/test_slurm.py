@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import tasks
+from blackbox.named_code import VARIABLE
 from tests.slurm import free_ports, started
 from tests.tasks.shared_runs import PROGRAM, outcome
 from tests.tasks.test_cluster import lines_of, the_script
@@ -113,8 +114,9 @@ def the_array_script():
 
 
 @pytest.fixture
-def pond(tmp_path):
+def pond(tmp_path, monkeypatch):
     """A folder with the page's script and its problem, and the environment of its jobs."""
+    monkeypatch.delenv(VARIABLE, raising=False)  # tells of the `pond` that a test before has loaded
     place = tmp_path / "bin"
     place.mkdir()
     (place / "blackbox").write_text(

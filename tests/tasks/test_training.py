@@ -6,10 +6,12 @@ import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from toy import Config, train_line
 
+from blackbox import ArraySpec, BlackBoxFunction
 from tasks import Progress
 from tasks.errors import (
     CheckpointError,
@@ -199,6 +201,61 @@ class Deadly(dict):
         if weight == self.at:
             raise Crash
         return super().__getitem__(weight)
+
+
+class Furnace(BlackBoxFunction):
+    """Runs programs; a scheduler's signal, which all processes of a job get, ends those of one call."""
+
+    inputs = (ArraySpec("x", ()),)
+    outputs = (ArraySpec("y", ()),)
+
+    def __init__(self, at=None, ended=1, failures="keep"):
+        super().__init__(failures=failures)
+        self.at, self.ended, self.calls = at, ended, 0
+
+    def evaluate_rows(self, x):
+        self.calls += 1
+        y = np.cos(x)
+        if self.calls == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            y[: self.ended] = np.nan
+        return y
+
+
+def heated(run, box):
+    """Train four steps, of ten rows each, that are validated in every second: calls 1, 4 and 7 validate."""
+    weight = Walk()
+
+    def step(i):
+        losses = box(weight.weight + torch.arange(10.0))
+        finite = losses[losses.isfinite()]
+        if not len(finite):
+            raise FailedBatchError("no row has a loss.", rows=10)
+        weight.weight += 0.1 * finite.mean()
+        return {"loss": finite.mean().item()}
+
+    settings = {"steps": 4, "state": {"m": weight}, "model": "m", "progress": Progress(), "boxes": [box]}
+    train(run, STAGE, step=step, validate=lambda: box(weight.weight + torch.arange(4.0)), validate_every=2,
+          **settings)  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize(("ended", "failures"), [(1, "keep"), (10, "keep"), (1, "raise")])
+def test_rows_that_a_signal_ends_are_asked_again(new_run, at, ended, failures):
+    truth, run = new_run(), new_run()
+    heated(truth, Furnace())
+    with pytest.raises(Interrupted, match=r"Rows failed meanwhile.*are asked again"):
+        heated(run, Furnace(at, ended, failures))
+    heated(run, Furnace())
+    assert final_bits(run) == final_bits(truth)
+    assert lines(run) == lines(truth)
+
+
+def test_rows_that_fail_without_a_signal_stop_nothing(new_run, monkeypatch):
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    run = new_run()
+    heated(run, Furnace(2))
+    assert saved(run)["finished"]
 
 
 def test_a_second_signal_stops_in_the_middle_of_the_step_and_the_first_says_so(run, capfd):

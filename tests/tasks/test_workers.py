@@ -115,6 +115,19 @@ def test_a_process_alone_asks_no_one():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "number", "said"), [("2", "0", True), ("2", "1", False), ("1", "0", False)]
+)
+def test_the_first_of_several_tasks_of_srun_says_that_each_trains_alone(
+    monkeypatch, capsys, tasks, number, said
+):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    monkeypatch.setenv("SLURM_PROCID", number)
+    with group.joined():
+        pass
+    assert ("srun started 2 tasks" in capsys.readouterr().err) == said
+
+
 def test_processes_that_do_not_find_each_other_say_so(shared, tmp_path):
     alone = {"RANK": "1", "WORLD_SIZE": "2", "BLACKBOX_STORE": str(tmp_path / "store")}
     process = shared("a", "run", "shared", "--timeout", "1", **alone)
