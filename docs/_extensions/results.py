@@ -269,7 +269,22 @@ def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
             (method, cell, _range(values), f"{round(fmean(spent)):,}" if spent else "", str(len(rows)))
         )
     metric = f"{table[0].get('metric', 'value')}, mean ± standard deviation"
-    return _table(("method", metric, "lowest to highest", "rows, mean", "seeds"), lines)
+    main = _table(("method", metric, "lowest to highest", "rows, mean", "seeds"), lines)
+    others = _others(table)
+    return f"{main}\n\n{_folded('Other figures, means over the seeds', others)}" if others else main
+
+
+def _others(table: Sequence[Mapping[str, Any]]) -> str:
+    """What else was measured of all methods; empty where nothing was."""
+    kept = [row.get("extra") or {} for row in table]
+    names = [name for name in kept[0] if all(isinstance(extra.get(name), float) for extra in kept)]
+    if not names:
+        return ""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in table):
+        extras = [extra for row, extra in zip(table, kept, strict=True) if row["method"] == method]
+        lines.append((method, *(_number(fmean(extra[name] for extra in extras)) for name in names)))
+    return _table(("method", *names), lines)
 
 
 def _not_reached() -> str:

@@ -320,7 +320,7 @@ PAPER = Config(
     zeroth_order=replace(Config.zeroth_order, coordinates=569),
 )
 """The published sets, sizes and budgets, 100 epochs of 936 steps (and 400 of PRE), where
-docs/applications/wake_flow.md does not say otherwise. In that many steps ZO-SOL, which measures a hundredth
+benchmarks/results/README.md does not say otherwise. In that many steps ZO-SOL, which measures a hundredth
 of the weights in each, asks for 5 billion solver rows: lower `--steps`. Published unrolls are 16 and 32;
 `--unroll 16` takes the other."""
 
