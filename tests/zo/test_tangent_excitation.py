@@ -241,6 +241,16 @@ def test_a_state_of_many_numbers_that_is_corrected_beside_a_forcing_waits_for_no
     assert gradient.metrics().get("tangent_waits", 0) == 0 and network.weight.grad is not None
 
 
+def test_of_two_inputs_like_the_output_none_is_taken_for_the_state():
+    """A field that the network gives beside another: nothing but its name says that it is no state."""
+    specs = ArraySpec("u", (40,)), ArraySpec("viscosity", (40,))
+    box = FromTorch(lambda u, c: 0.9 * u + 0.1 * c * u.roll(1, 1), specs, (ArraySpec("after", (40,)),))
+    network = nn.Linear(40, 40)
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0)
+    gradient.backward(torch.randn(4, 40, generator=torch.Generator().manual_seed(0)))
+    assert set(gradient.excitation[0]) == {"viscosity"} and network.weight.grad is None
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["a target of its own", "one input"])
 def test_what_values_identify_is_not_dithered(kind):
