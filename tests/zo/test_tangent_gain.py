@@ -16,7 +16,6 @@ from tests.zo.learners import learner
 from tests.zo.row_boxes import FromTorch
 from zo.tangents.excitation.gain import DitherResponse, Excited, _errors
 from zo.tangents.excitation.gain_form import GainForm, given
-from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import IdentityTangent
 
@@ -478,37 +477,6 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
     assert sum(cosine < 0 for cosine in cosines) <= 1
     assert cosines.count(0.0) == cosines.index(next(c for c in cosines if c)) > 3  # and then no more
     assert float(gradient.excitation[0]["viscosity"].max()) < 0.1
-
-
-@pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("shape", [(60,), (12, 12), (6, 6, 6)], ids=["a line", "a plane", "a space"])
-def test_a_field_that_cells_near_by_determine_is_not_identified(shape):
-    """Whatever is in the rest of it; one that goes by something else is."""
-    generator = torch.Generator().manual_seed(1)
-    axes = [*range(1, 1 + len(shape))]
-
-    def drawn():
-        modes = torch.fft.fftn(torch.randn(24, *shape, generator=generator), dim=axes)
-        for axis in axes:
-            frequencies = torch.fft.fftfreq(shape[axis - 1], 1 / shape[axis - 1]).abs()
-            modes = modes * (frequencies <= 2).view(-1, *[1] * (len(shape) - axis))
-        return torch.fft.ifftn(modes, dim=axes).real
-
-    state, other = drawn(), drawn()
-    runs = torch.arange(24).repeat_interleave(16)
-    action = torch.tanh(0.5 * state.roll(1, 1) - 0.25 * state)
-    for term, low, high in ((action, 0.0, 0.05), (other, 0.5, 1.0), (action + 0.5 * other, 0.05, 1.0)):
-        columns = cells_of([state, term], 1, shape, seed=0)
-        assert low <= unexplained_near(columns, runs, 1) <= high
-    assert unexplained_near(cells_of([state, action], 1, shape, seed=0), runs, 1, excited=[0]) == 1.0
-
-
-def test_a_step_of_which_no_row_is_left_shows_no_cells():
-    arrays = [torch.zeros(0, 2, 12, 12), torch.zeros(0, 12, 12), torch.zeros(0, 3), torch.zeros(0, 200)]
-    columns = cells_of(arrays, 1, (12, 12), seed=0)
-    assert [None if column is None else tuple(column.shape) for column in columns] == [
-        (0, 50), (0, 1), (0, 3), None,
-    ]  # fmt: skip
 
 
 def test_no_prediction_counts_as_worse_than_none_and_no_number_as_all_of_them():

@@ -445,10 +445,9 @@ class TangentGradient:
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
             they are known, the rows asked of the boxes (`tangent_rows`), and 1 where trust is lost, else 0
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
-            outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
-            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), the share of
-            the response that the loss is without (`tangent_excitation_known`, from 0 to 1), and 1 where
-            no gradient was added, see `backward` (`tangent_waits`).
+            outputs change (`tangent_excitation`), the share of it that the loss is without
+            (`tangent_excitation_known`, from 0 to 1), and 1 where no gradient was added, see `backward`
+            (`tangent_waits`).
             Where there are replays, how many may follow (`tangent_replays`), how many windows are kept
             (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """

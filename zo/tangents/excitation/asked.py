@@ -11,24 +11,13 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents.excitation.dither_state import FIRST
-from zo.tangents.excitation.identified import (
-    CELLS,
-    DETERMINED,
-    FEW,
-    cells_of,
-    constant,
-    grid_of,
-    sketch,
-    unexplained,
-    unexplained_near,
-)
+from zo.tangents.excitation.identified import DETERMINED, FEW, constant, sketch, unexplained
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recorded_call import RecordedCall
 
 FREE = 0.2  # of the variance of a dithered input, unexplained: above it is dithered no more; decision 121
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 JUDGED = ROWS // 4  # numbers of inputs together, of which so many rows may say that one is free; decision 239
-CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 FAINT = 0.15  # of how far weights move an input: it hardly varies where its spread is less; decision 151
 MIXED = 1e3  # times between the sizes of two numbers: they are in different units then; decision 230
 
@@ -42,10 +31,9 @@ class AskedInputs:
     Attributes:
         rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
         sizes: how many numbers each input has, of which `rows` may have fewer.
-        states: for each input, whether an output has its name and shape, or its shape where none has a name
-            of these: the answer before moves it most.
+        states: for each input, whether an output has its name and shape, or its shape where no name says so
+            and no other input has it: the answer before moves it most.
         runs: the row of the batch that each row of the last step belongs to.
-        near: for each input that is a field, cells of the last rows, see `cells_of`, and the run of each.
         seen: the number of rows ever.
         judged: the number of rows ever at the last judgement.
         faint: places of inputs that vary far less over rows than weights move them; None before a step with
@@ -56,7 +44,6 @@ class AskedInputs:
     sizes: list[int] = field(default_factory=list)
     states: list[bool] = field(default_factory=list)
     runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
     seen: int = 0
     judged: int = 0
     faint: tuple[int, ...] | None = None
@@ -89,8 +76,11 @@ class AskedInputs:
             )
         self.sizes = [math.prod(spec.shape) if spec.modelled else 0 for spec in box.inputs]
         named, shapes = {(s.name, s.shape) for s in box.outputs}, {s.shape for s in box.outputs}
-        by_name = [(spec.name, spec.shape) in named for spec in box.inputs]
-        self.states = by_name if any(by_name) else [spec.shape in shapes for spec in box.inputs]
+        self.states = [(spec.name, spec.shape) in named for spec in box.inputs]
+        if not any(self.states):
+            self.states = [spec.shape in shapes for spec in box.inputs]
+            if sum(self.states) > 1:  # which of them is one, nothing says
+                self.states = [False] * len(self.states)
         self.seen += len(alive)
         widths = [column.shape[1] for column in columns]
         if [column.shape[1] for column in self.rows] != widths:
@@ -98,7 +88,6 @@ class AskedInputs:
         most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
         self.rows = [torch.cat(parts)[-most:] for parts in zip(self.rows, columns, strict=True)]
         self.runs = torch.cat(places)[alive.cpu()][-most:]
-        self._keep_cells(box, calls, candidates, torch.cat(places), alive)
 
     @property
     def due(self) -> bool:
@@ -186,14 +175,11 @@ class AskedInputs:
         return over_rows > 0 and over_rows < FAINT * (spread(which, varies) or 0.0)
 
     def _unexplained(self, which: int, dithers: Sequence[int]) -> float:
-        """The share of an input's variance that the others explain neither row by row nor cell by cell.
+        """The share of an input's variance that the others do not explain.
 
         It is 0 for an input that the others might determine, since rows are too few for so many numbers. A
         state that a network corrects is none of these.
         """
-        if which in self.near:
-            near = unexplained_near(*self.near[which], which, dithers)
-            return min(near, unexplained(self.rows, self.runs, which, dithers))
         other_inputs = [number for number in range(len(self.rows)) if number not in (which, *dithers)]
         varying = [number for number in other_inputs if not bool(constant(self.rows[number].double()).all())]
         numbers = sum(self.sizes[number] for number in varying) + min(self.sizes[which], FEW)
@@ -201,38 +187,6 @@ class AskedInputs:
         if varying and not self.states[which] and (few or numbers > JUDGED):
             return 0.0
         return unexplained(self.rows, self.runs, which, dithers)
-
-    def _keep_cells(
-        self,
-        box: BlackBoxFunction,
-        calls: Sequence[RecordedCall],
-        candidates: Sequence[int],
-        runs: Tensor,
-        alive: Tensor,
-    ) -> None:
-        """Keep some cells of candidates that are fields, and the other inputs around these cells."""
-        outputs = [spec for spec in box.outputs if spec.learned]
-        for which in candidates:
-            space, _ = grid_of([box.inputs[which], *outputs])
-            if not space:
-                continue
-            rows = alive[-(CELLS_KEPT // CELLS) :]
-            inputs = [
-                torch.cat([call.asked(number) for call in calls])[rows] if spec.modelled else None
-                for number, spec in enumerate(box.inputs)
-            ]
-            columns = cells_of(inputs, which, space, self.seen)
-            # a run of an earlier step is another one
-            of_cells = (runs[rows.cpu()] + self.seen).repeat_interleave(CELLS)
-            if which in self.near:
-                earlier_columns, of_earlier = self.near[which]
-                columns = [
-                    None if new is None or old is None else torch.cat([old, new])
-                    for old, new in zip(earlier_columns, columns, strict=True)
-                ]
-                of_cells = torch.cat([of_earlier, of_cells])
-            columns = [None if column is None else column[-CELLS_KEPT:] for column in columns]
-            self.near[which] = columns, of_cells[-CELLS_KEPT:]
 
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:

@@ -39,7 +39,7 @@ HELD = 25  # steps at most whose gradient waits for the response to a first dith
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
 TOLD, LATE = 4, 15  # waiting steps after which that is said, of usual rows or of few; decision 214
 FEW = 0.1  # of the rows of boxes that are dithered: boxes with fewer hold up nothing; decisions 214, 224
-SAID = "response", "in_loss", "out_of_loss"  # of an `Excitation`: what the last dithers did
+SAID = "response", "out_of_loss"  # of an `Excitation`: what the last dithers did
 
 Where = tuple[int, int]  # a box and an input, by their places
 
@@ -86,8 +86,6 @@ class Excitation:
         held: the most steps whose gradient waits for the response to a first dither.
         response: the response to the last dithers, as a share of the outputs' change; None before there was
             one.
-        in_loss: the effect of the dither on the loss of the last checked step, as a share of the loss; None
-            before there was one.
         out_of_loss: the share of the response to the last dither that tangents have taken out of the loss of
             its step; None where that step had no dither.
     """
@@ -101,7 +99,6 @@ class Excitation:
         most = (LAGGED if box.remembers else 1.0 for box in boxes)
         self._records = [_Box(DitherState(most=factor)) for factor in most]
         self.response: float | None = None
-        self.in_loss: float | None = None
         self.out_of_loss: float | None = None
         self._candidates: dict[int, list[int]] = {}  # of the last step, by box
 
@@ -226,11 +223,6 @@ class Excitation:
             "or take Limits(excite=0). Further such steps are not told.",
             TangentWarning,
         )
-
-    def saw_losses(self, loss: Tensor, without: Tensor | None) -> None:
-        """Take in the loss of a step, and that without its dither, as far as the tangents know it."""
-        if without is not None and bool(without):
-            self.in_loss = float((loss - without) / without.abs())
 
     @torch.no_grad()
     def judge_again(self, spread: Callable[[Where, Tensor], float | None]) -> list[str]:

@@ -37,8 +37,7 @@ from zo.tangents.tangent import Tangent, bring
 MOST = 64  # numbers of the inputs of a box whose memory is looked for: not of fields
 FARTHEST = 8  # calls ago
 FADING = 0.95  # of what steps have shown, with each further one
-FIRST = 1  # steps with a dither, from which on the call before is tried
-STEPS = 4  # the same, from which on F is looked at
+STEPS = 4  # steps with a dither, from which on F is looked at
 RARE = 1e-3  # by chance: an F above which a model that is shown what was so many calls ago is tried
 KEPT = 6  # steps whose calls are kept for it to begin with
 CONTEST = 8  # steps at most in which both learn
@@ -230,7 +229,7 @@ class Memory:
         """Have a rival learn from the last steps, where answers depend on earlier dithers."""
         by_lag = self.by_lag()
         most = max(by_lag, key=by_lag.__getitem__, default=0)
-        if not most or self._steps < FIRST or (self.rival is not None and self._missed[2] < 2):
+        if not most or (self.rival is not None and self._missed[2] < 2):
             return
         clear = self._steps >= STEPS and by_lag[most] > self.by_chance()
         lags = (most,) if clear else (1,)

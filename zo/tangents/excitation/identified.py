@@ -22,8 +22,6 @@ DETERMINED = 0.05  # of an input's variance unexplained: values do not show it b
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
 ROUNDING = 1e-6  # of a number: what it may vary by and still be the same in all rows
 SKETCH = 64  # numbers that a large input is brought down to, for others to be explained by
-AROUND = {1: 4, 2: 2, 3: 1}  # cells on each side of one that may explain it, by the grid's axes; decision 136
-CELLS = 16  # of a field that are looked at in each row
 
 
 def constant(x: Tensor) -> Tensor:
@@ -82,76 +80,6 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
     return min(
         1.0, leave_out(groups, explaining, target, choice.lengths, choice.noise) if together else alone
     )
-
-
-def cells_of(
-    inputs: Sequence[Tensor | None], place: int, space: tuple[int, ...], seed: int
-) -> list[Tensor | None]:
-    """Take some cells of a field, with its values there and the other inputs around them.
-
-    Args:
-        inputs: the rows asked for, by input, `(rows, *shape)`, without dither; None for an input that no
-            model sees.
-        place: the input that is a field.
-        space: the axes of its grid.
-        seed: the seed of the draw of cells.
-
-    Returns:
-        For each input `(rows x 16, numbers)`, or None if it is neither on the grid nor has few numbers.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    near = torch.arange(-AROUND[len(space)], AROUND[len(space)] + 1)
-    around = torch.cartesian_prod(*[near] * len(space)).view(-1, len(space))
-    rows = next(len(x) for x in inputs if x is not None)
-    corners = torch.stack([torch.randint(length, (rows * CELLS,), generator=generator) for length in space])
-    columns: list[Tensor | None] = []
-    for number, x in enumerate(inputs):
-        if x is None:
-            columns.append(None)
-        elif tuple(x.shape[-len(space) :]) == space and x.ndim <= len(space) + 2:
-            channels = x.shape[1:].numel() // math.prod(space)
-            field = x.reshape(rows, channels, *space).movedim(1, -1)
-            offsets = around[:1] * 0 if number == place else around
-            at = [
-                ((corners[axis][:, None] + offsets[:, axis]) % length).to(x.device)
-                for axis, length in enumerate(space)
-            ]
-            row = torch.arange(rows, device=x.device).repeat_interleave(CELLS)[:, None]
-            columns.append(field[(row, *at)].flatten(1))
-        elif x.shape[1:].numel() <= FEW:
-            columns.append(x.reshape(rows, x.shape[1:].numel()).repeat_interleave(CELLS, dim=0))
-        else:
-            columns.append(None)
-    return columns
-
-
-def unexplained_near(
-    columns: Sequence[Tensor | None], runs: Tensor, place: int, excited: Sequence[int] = ()
-) -> float:
-    """The share of a field's variance that the surroundings of each cell do not explain.
-
-    A field has too few rows for a regression on all of its cells, and a network on grids sees the cells near
-    by. All cells of a run are left out together, since neighbours are similar.
-
-    Args:
-        columns: see `cells_of`, of several calls.
-        runs: for these, the row of a batch that each belongs to.
-        place: the input.
-        excited: inputs that are dithered, which explain nothing.
-    """
-    target = columns[place]
-    surroundings = [
-        x for number, x in enumerate(columns) if x is not None and number not in (place, *excited)
-    ]
-    groups = [(runs == run).nonzero().flatten() for run in runs.unique()]
-    if target is None or not surroundings or len(groups) < 2 or bool(constant(target).all()):
-        return 1.0
-    explaining, target = _standard(torch.cat(surroundings, dim=1).double()), _standard(target.double())
-    choice = one_length(explaining, target)
-    if choice is None:
-        return 1.0
-    groups = [group.to(target.device) for group in groups]
-    return min(1.0, leave_out(groups, explaining, target, choice.lengths, choice.noise))
 
 
 def _standard(x: Tensor) -> Tensor:

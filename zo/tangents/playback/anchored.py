@@ -23,7 +23,6 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
-from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.way_back import gradients_of
@@ -89,43 +88,6 @@ def anchored(
         answers.finish()
         gradients = gradients_of(rows[survived].mean(), step)
     return rows.detach(), gradients
-
-
-@torch.no_grad()
-def undithered(
-    step: Step,
-    boxes: Sequence[BlackBoxFunction],
-    tangents: Sequence[Tangent],
-    window: Window,
-    start: Snapshot,
-) -> Tensor | None:
-    """The mean loss of the step without its dither, as far as the tangents know the response to it.
-
-    The objective is evaluated once more, on the answers that were recorded at the dithered inputs, corrected
-    to the inputs that it asks for. No box runs, and the network is left as it is.
-
-    Args:
-        step: network, parameters and objective.
-        boxes: their calls are not evaluated.
-        tangents: the tangents, one for each box.
-        window: the window of this step.
-        start: the network as the base had it.
-
-    Returns:
-        A number; None where it is not finite, or the objective makes other calls when it is evaluated again.
-    """
-    window = replace(window, calls=tuple(call.plain() for call in window.calls))
-    answers, snapshot = _Anchored(boxes, Anchors.at(window, boxes, tangents)), Snapshot(step.network)
-    try:
-        start.restore()
-        with intercepted(answers.call):
-            rows = losses(step.objective, step.network, window.batch, len(window.survived))
-        loss = rows[window.survived].mean()
-    except TangentError:
-        return None
-    finally:
-        snapshot.restore()
-    return loss if bool(loss.isfinite()) else None
 
 
 class FromRecord(Answers):

@@ -16,7 +16,6 @@ from zo.tangents.excitation.dither import Drawn
 from zo.tangents.excitation.dither_notices import across_zero
 from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
-from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither
 from zo.tangents.step.evaluations import Evaluation
@@ -76,13 +75,8 @@ class Judgement:
         self._news += self._look_back(gradient, evaluation.dither)
         if self.waits:
             self.watch.note_wait()
-        else:
-            gradient = self._without_unknown(gradient)
-        if not self.waits and evaluation.dither and self.watch.checks(number):
-            excited, window = self._stand_ins.excited, gradient.window
-            without = undithered(gradient.step, self._boxes, excited, window, gradient.start)
-            self.excitation.saw_losses(gradient.back.loss, without)
-        return gradient
+            return gradient
+        return self._without_unknown(gradient)
 
     def _without_unknown(self, gradient: StepGradient) -> StepGradient:
         """The gradient, taken again where it has parts that turn out to be guesses, for no row."""
@@ -159,7 +153,6 @@ class Judgement:
             **metrics(self.check),
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,
-            "tangent_excitation_loss": self.excitation.in_loss,
             "tangent_excitation_known": self.excitation.out_of_loss,
             "tangent_waits": float(self.waits) if self.excitation or self.waits else None,
         }
