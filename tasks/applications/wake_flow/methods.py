@@ -84,7 +84,7 @@ def in_loop(setup: Setup) -> Trained:
     problem, config = _problem(setup), setup.config
     windows, rate = config.pace_of(setup.name)
     network = first_weights(setup)
-    if config.start == "NON":
+    if config.start == "NON" and setup.trained:  # a dry run tries the method with none trained before it
         first_stage = method_name("NON", family_of(setup.name)[1])
         network = cast(Corrector, copy.deepcopy(setup.trained[first_stage].network))
     started = replace(

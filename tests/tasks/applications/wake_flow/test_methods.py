@@ -17,11 +17,12 @@ from tasks.applications.wake_flow import Corrector, Scales, WakeFlow, rollout_er
 from tasks.applications.wake_flow.config import METHODS, budget_of, family_of, method_name, without_budget
 from tasks.applications.wake_flow.methods import steps_in_loop, variant
 from tasks.applications.wake_flow.networks import layers
+from tasks.command import cli
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
 from tasks.methods.whole_loss import estimator
-from tests.tasks.applications.wake_flow.small import SMALL
+from tests.tasks.applications.wake_flow.small import SMALL, words
 from tests.tasks.made_runs import begun_run
 
 PRESETS = WakeFlow.presets
@@ -94,6 +95,14 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(folder) -> Run:
     return start_run(folder, OTHERS)
+
+
+def test_a_dry_run_tells_the_computing_of_a_method_that_starts_from_another_s_weights(folder, capsys):
+    line = words("--data", str(folder / "data"), "--dry-run", methods=("NON large", "TAN-SOL@24"))
+    assert cli.main(line) == 0
+    captured = capsys.readouterr()
+    (said,) = [line for line in captured.out.splitlines() if "TAN-SOL@24: " in line]
+    assert "beside it" in said and "warning" not in captured.err
 
 
 @pytest.mark.slow
