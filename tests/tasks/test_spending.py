@@ -74,7 +74,7 @@ class Normed(Steering):
 
 @pytest.mark.parametrize(("calls", "batch"), [(2, 2), (1, 8)])
 def test_a_network_that_takes_no_single_row_gets_batches(tmp_path, calls, batch):
-    run = go(Normed(calls=calls), tmp_path, rows=280, rates=(1.0,), surrogate=False)
+    run = go(Normed(calls=calls), tmp_path, rows=280, rates=(1.0,), replays=1, surrogate=False)
     assert run.problem.config.batch == batch
     assert run.result.calls["rows"] <= 280
     assert run.problem.config.steps * batch * calls > 140
@@ -624,7 +624,7 @@ def test_the_first_step_takes_over_the_rows_that_were_timed(tmp_path, monkeypatc
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 def test_no_row_of_a_budget_is_for_its_time_alone(tmp_path, limits):
     limits(updates_of_a_population=20)
-    run = tasks.run(Steering(), runs=tmp_path, rows=60, rates=(1.0,), progress=(said := Said()))
+    run = tasks.run(Steering(), runs=tmp_path, rows=60, rates=(1.0,), replays=1, progress=(said := Said()))
     none, trained = run.result.table
     assert rows_in_all(run) == trained.rows + none.extra["rows of test"] + trained.extra["rows of test"]
     (rows,) = (line for line in said.lines if line.startswith("Rows: "))

@@ -124,7 +124,7 @@ def ended(path):
 
 
 def by_rows(folder, step):
-    return stopped(folder, step, rows=60, rates=(1.0, 4.0), surrogate=False)
+    return stopped(folder, step, rows=60, rates=(1.0, 4.0), replays=2, surrogate=False)
 
 
 @pytest.mark.parametrize("step", [3, 7])

@@ -191,7 +191,7 @@ def test_a_model_that_foretells_no_number_gives_way(monkeypatch):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("kind", [Undeclared, Columns])
+@pytest.mark.parametrize("kind", [Columns, Undeclared])
 def test_a_state_is_all_there_is(kind):
     gradients = []
     for stops in (False, True):

@@ -521,10 +521,11 @@ def test_functions_that_write_into_their_arguments_or_are_constant_are_taken(twi
     def flat(x, y):
         return torch.zeros(len(x), dtype=torch.float64)
 
-    drawn = zo.sample(writes, Linear(), start(), **SHORT, twin=twin)
-    plain = zo.sample(potential, Linear(), start().numpy(), **SHORT, twin=twin)
+    settings = {**SHORT, "twin": twin, "tangent": Quadratic()}
+    drawn = zo.sample(writes, Linear(), start(), **settings)
+    plain = zo.sample(potential, Linear(), start().numpy(), **settings)
     assert np.array_equal(drawn.posterior["x"].values, plain.posterior["x"].values)
-    x = zo.sample(flat, Linear(), start(), **SHORT, twin=twin, bounds=(-4.0, 4.0)).posterior["x"].values
+    x = zo.sample(flat, Linear(), start(), **settings, bounds=(-4.0, 4.0)).posterior["x"].values
     assert np.abs(x).max() <= 4 and x.std() > 0.5
 
 
@@ -562,6 +563,7 @@ def test_a_model_that_is_hardly_accepted_is_told():
         zo.sample(potential, Rippled(), start(), rows=700, chains=4)
 
 
+@pytest.mark.slow
 def test_arviz_is_imported_where_the_cache_of_the_user_cannot_be_written(tmp_path):
     """ArviZ writes into it on each new day. A file lies where the folder would be."""
     (tmp_path / "cache").write_text("")
