@@ -1,4 +1,4 @@
-"""The wake flow at its presets, whose `result.json` is committed as it is.
+"""The wake flow at its presets, whose `result.json` is committed with the commit that it was measured at.
 
 python -m benchmarks wake_rows --size small          batch and learning rate of methods with a budget of rows
 python -m benchmarks wake_flow_demo --size small     the README's table
@@ -8,6 +8,7 @@ python -m benchmarks wake_flow_small --size paper    the published sizes and bud
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -46,7 +47,7 @@ TABLES = {
     "wake_flow_demo": (PRESETS["demo"], 3),
     "wake_flow_small": (replace(PRESETS["small"], threads=1), 3),
 }
-"""Runs whose `result.json` is committed as it is: settings and seeds."""
+"""Runs whose `result.json` is committed: settings and seeds."""
 
 
 def table(name: str, words: Sequence[str]) -> None:
@@ -64,7 +65,8 @@ def table(name: str, words: Sequence[str]) -> None:
         print(f"{row.method:16s} seed {row.seed}  MAE {row.value}  {row.rows:,} rows")
     if asked.size != "ci":
         path = protocol.path(name, asked.size)
-        atomic.write_bytes(path, (run.path / NAME).read_bytes())
+        result = json.loads((run.path / NAME).read_text(encoding="utf-8"))
+        atomic.write_json(path, result | {"commit": protocol.commit()})
         print(f"written to {path}")
 
 

@@ -11,6 +11,7 @@ from benchmarks.figures.measured import read
 from benchmarks.reinforcement import reached
 
 RADII = ("0", "0.25", "0.5", "0.75")
+TIMED = ("TAN-SOL@960", "FO-SOL large@4800")  # of the demo
 WAKES = {"demo": "wake_flow_demo.json", "grids": "wake_flow_small.json"}
 DEFENCES = {  # name of a figure -> file
     "digits": "table_defense-small-b-logits.json",
@@ -66,14 +67,16 @@ def _wake() -> dict[str, float]:
     for name, file in WAKES.items():
         for method, lines in _by_method(file).items():
             values |= _spread(f"wake {name}, {method}", [line["value"] for line in lines])
-            for what in ("rows", "seconds"):
-                values[f"wake {name}, {method}, {what}"] = fmean(line[what] for line in lines)
+            values[f"wake {name}, {method}, rows"] = fmean(line["rows"] for line in lines)
     grids = {
         method: [line["value"] for line in lines] for method, lines in _by_method(WAKES["grids"]).items()
     }
     for method in ("SRC", "NON", "ZO-SOL", "FO-SOL"):
         for base in ("SRC", "FO-SOL"):
             values |= _over(f"wake grids, {method}, over {base}", grids[method], grids[base])
+    of_demo = _by_method(WAKES["demo"])
+    replayed, first = ([line["seconds"] for line in of_demo[name]] for name in TIMED)
+    values |= _over("wake demo, seconds, TAN-SOL over FO-SOL", replayed, first)
     values["zo.rows"] = values["wake grids, ZO-SOL, rows"] / values["wake grids, FO-SOL, rows"]
     tried: dict[str, list[float]] = {}
     for line in read("wake_rows.json")["tried"]:
