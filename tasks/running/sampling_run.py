@@ -11,6 +11,8 @@ from pathlib import Path
 from shlex import join
 from typing import Any
 
+from torch import Tensor
+
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.failures import exits_as_errors
@@ -115,9 +117,15 @@ def _draw(sampling: Sampling, folder: Path, box: BlackBoxFunction, size: int, pr
         display = _Shown(progress, stop, begun["learn"], sampling.rows)
         stack.enter_context(progress)
         again = f"Go on with: {_again(sampling, folder)}"
+
+        def potential(x: Tensor, y: Tensor) -> Tensor:
+            if stop.requested and not y.isfinite().all():
+                raise KeyboardInterrupt  # the signal may have ended the box's programs: no rejection
+            return sampling.posterior.potential(x, y)
+
         try:
             data = zo.sample(
-                sampling.posterior.potential,
+                potential,
                 box,
                 start,
                 rows=sampling.rows,

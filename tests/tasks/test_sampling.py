@@ -257,6 +257,32 @@ def test_a_sampling_that_is_killed_or_stopped_goes_on_to_the_bit(place, how):
     assert part.attrs["rows_run_by_ledger"] < whole.attrs["rows_run_by_ledger"] == whole.attrs["rows"]
 
 
+ENDED = """if len(x) == 4 and "ENDS" in os.environ:  # one proposal of four chains
+            left = int(os.environ.pop("ENDS"))
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return torch.full((4, 3), torch.nan, dtype=torch.float64).numpy()
+            os.environ["ENDS"] = str(left - 1)"""
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("proposal", [40, 0])
+def test_rows_that_a_signal_ends_are_no_rejections(place, whole, monkeypatch, proposal):
+    """A scheduler signals the box's programs with it: the proposal under way is made again."""
+    from tasks.command import cli
+
+    signalled = OWN.replace("time.sleep(0.0)", ENDED).replace("import time", "import os\nimport signal")
+    (place / "bent.py").write_text(signalled, encoding="utf-8")
+    monkeypatch.setenv("ENDS", str(proposal))
+    assert cli.main(sampling("--out", "part")) == 130
+    assert cli.main(sampling("--out", "part")) == 0
+    (folder,) = (whole[0] / "runs").iterdir()
+    x, undisturbed = (
+        arviz().from_netcdf(f / "posterior.nc").posterior["x"].values for f in (place / "part", folder)
+    )
+    assert np.array_equal(x, undisturbed)
+
+
 def test_a_command_of_runs_says_what_a_sampling_goes_on_by(toy, tmp_path, capsys):
     (tmp_path / "drawn").mkdir()
     (tmp_path / "drawn" / "sampling.json").write_text("{}")
