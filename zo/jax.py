@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 from typing import Any, NoReturn
 
@@ -227,7 +226,7 @@ class JaxBox:
     def _values(self, number: Any, *arrays: Any) -> tuple[Any, ...]:
         """The outputs, without a derivative."""
         form = self._form(arrays)
-        return self._on_host(partial(self._evaluate, form), self._shaped(form.shapes, form.seen), arrays)
+        return self._on_host(HostCall(self._evaluate, (form,)), self._shaped(form.shapes, form.seen), arrays)
 
     def _forward(self, number: Any, *primals: Any) -> tuple[tuple[Any, ...], Any]:
         """The outputs, and what the backward pass needs: which gradients are wanted, and the base."""
@@ -241,7 +240,7 @@ class JaxBox:
         shapes = self._shaped(form.shapes, form.seen), self._shaped(form.kept_shapes, form.kept)
         shapes = *shapes, self._jax.ShapeDtypeStruct((), np.int32)
         number = None if number is None else number.value
-        values, outputs, number = self._on_host(partial(self._record, form), shapes, number, arrays)
+        values, outputs, number = self._on_host(HostCall(self._record, (form,)), shapes, number, arrays)
         return values, (marks, number, arrays, outputs)
 
     def _backward(self, base: Any, cotangents: Sequence[Any]) -> tuple[Any, ...]:
@@ -258,7 +257,7 @@ class JaxBox:
         shapes = self._shaped(
             [array.shape for array in arrays_to_move], [array.dtype for array in arrays_to_move]
         )
-        function = partial(self._pull_back, self._form(arrays), needed)
+        function = HostCall(self._pull_back, (self._form(arrays), needed))
         gradients = iter(self._on_host(function, shapes, number, arrays, kept, arriving))
         return None, *(next(gradients) if needs else None for needs in needed)
 
@@ -327,6 +326,23 @@ class JaxBox:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient[called] = part.numpy()
         return gradients
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """A function of NumPy arrays that JAX calls; equal ones are compiled once, also by `vmap` without `jit`.
+
+    Attributes:
+        function: takes the settings, and then the arrays.
+        settings: what is known while the call is traced.
+    """
+
+    function: Callable[..., Any]
+    settings: tuple[Any, ...]
+
+    def __call__(self, *arrays: Any) -> Any:
+        """The function's results."""
+        return self.function(*self.settings, *arrays)
 
 
 @dataclass(frozen=True)

@@ -441,6 +441,28 @@ def test_tracing_evaluates_and_counts_nothing(jax):
 
 
 @pytest.mark.needs("jax")
+def test_vmap_without_jit_compiles_once(jax):
+    """A program for each call would slow each step down, and none of them would be given back."""
+    solve = zo.jax.differentiable(Wave(), zo.CGE(mu=1e-2), seed=0, check=False)
+    gradient = jax.vmap(jax.grad(lambda x: solve(x).sum()))
+    x = np.ones((2, 3), np.float32)
+    compiled = []
+
+    def heard(name: str, seconds: float, **_: Any) -> None:
+        if "backend_compile" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        gradient(x)
+        first = len(compiled)
+        gradient(x)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert first and len(compiled) == first
+
+
+@pytest.mark.needs("jax")
 @pytest.mark.filterwarnings("ignore:Wave")
 def test_a_run_goes_on_from_its_state_to_the_same_bits(jax):
     def made() -> Any:
