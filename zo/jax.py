@@ -166,6 +166,7 @@ class JaxBox:
     def __init__(self, solver: DifferentiableBox | FrozenSolver) -> None:
         self.solver = solver
         self._jax: Any = import_extra("zo.jax.differentiable", "jax", "jax")
+        self._named = import_extra("zo.jax.differentiable", "jax.ad_checkpoint", "jax").checkpoint_name
         _warn_of_one_core(self._jax)
         self._one = Lock()  # XLA calls from several threads, and a tangent learns from one call at a time
         self._function = self._jax.custom_vjp(self._values)
@@ -240,7 +241,9 @@ class JaxBox:
         shapes = self._shaped(form.shapes, form.seen), self._shaped(form.kept_shapes, form.kept)
         shapes = *shapes, self._jax.ShapeDtypeStruct((), np.int32)
         number = None if number is None else number.value
-        values, outputs, number = self._on_host(HostCall(self._record, (form,)), shapes, number, arrays)
+        results = self._on_host(HostCall(self._record, (form,)), shapes, number, arrays)
+        # by this name a policy of jax.checkpoint keeps them, instead of asking the box again
+        values, outputs, number = self._named(results, "zo.jax")
         return values, (marks, number, arrays, outputs)
 
     def _backward(self, base: Any, cotangents: Sequence[Any]) -> tuple[Any, ...]:

@@ -441,6 +441,33 @@ def test_tracing_evaluates_and_counts_nothing(jax):
 
 
 @pytest.mark.needs("jax")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_policy_of_checkpoint_keeps_the_answers(jax, compiled):
+    """Without it the base of each step is asked twice, and the backward pass draws by the second number."""
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    rule, kept = zo.box_gradient.RowRGE(mu=1e-2, q=1), jax.checkpoint_policies.save_only_these_names("zo.jax")
+
+    def run(again: Callable[..., Any]) -> tuple[Any, list[int]]:
+        box = Wave()
+        solve = zo.jax.differentiable(box, rule, seed=0, check=False)
+
+        def advance(x: Any, _: Any) -> Any:
+            return jax.numpy.tanh(x) + 0.1 * solve(jax.numpy.cos(x)), None
+
+        def rollout(x: Any) -> Any:
+            return jax.lax.scan(again(advance), x, None, 3)[0].sum()
+
+        run = jax.value_and_grad(rollout)
+        return jax.block_until_ready((jax.jit(run) if compiled else run)(x)), box.calls
+
+    expected, calls = run(lambda function: function)
+    found, calls_with_policy = run(lambda function: jax.checkpoint(function, policy=kept))
+    same_bits(jax, found, expected)
+    assert calls == calls_with_policy == [4] * 6
+    assert run(jax.checkpoint)[1] == [4] * 9
+
+
+@pytest.mark.needs("jax")
 def test_vmap_without_jit_compiles_once(jax):
     """A program for each call would slow each step down, and none of them would be given back."""
     solve = zo.jax.differentiable(Wave(), zo.CGE(mu=1e-2), seed=0, check=False)
