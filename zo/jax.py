@@ -33,6 +33,8 @@ from zo.tangents.tangent import Tangent
 
 __all__ = ["JaxBox", "differentiable"]
 
+LAST = 2**31 - 1  # numbers of calls go through the graph in 32 bits, from 1 on
+
 
 def differentiable(
     box: BlackBoxFunction,
@@ -73,8 +75,13 @@ def differentiable(
     State: counts, and what a tangent has learned, are held in the object and not in the function's arguments,
     since it is the box's answers that change them. Tracing changes nothing of it, and evaluates nothing. What
     is learned in a step is there in the next, compiled or not; `solve.solver.state_dict()` has it all. JAX
-    returns before a step is done: read counts and state after `jax.block_until_ready` of its results. What
-    nobody uses XLA leaves out, and `jax.checkpoint` evaluates twice.
+    returns before a step is done: read counts and state after `jax.block_until_ready` of its results.
+
+    Rows that XLA leaves out or adds: what nobody uses is not evaluated. In a loop a call whose inputs do not
+    change may run once for all steps, so a noisy box gives them one answer: put repetitions in rows.
+    `jax.checkpoint` evaluates twice, and draws by the second call. With the policy
+    `jax.checkpoint_policies.save_only_these_names("zo.jax")` it keeps the box's answers instead, and counts
+    and draws are those without it.
 
     A frozen box (`zo.frozen`) takes no estimator and no tangent: `solve = zo.jax.differentiable(frozen)`. Its
     derivative costs no row, and nothing is drawn or counted.
@@ -86,10 +93,16 @@ def differentiable(
     them numbers; better, put their rows in one call. A tangent learns in the order of the backward passes.
 
     Failed rows: as `zo.differentiable` has them. An error of the box (`RowFailedError`, `BudgetError`) is
-    raised as it is; out of a compiled function as a `jax.errors.JaxRuntimeError` that ends with its words.
+    raised as it is. Out of a compiled function comes an error of JAX that ends with its words: a
+    `jax.errors.JaxRuntimeError` in the function's first call, a `ValueError` in later ones. Catch both.
 
-    Refused: forward mode (`jvp`, `jacfwd`; by JAX's own `TypeError` where that goes through a compiled
-    function), a second derivative (`hessian`), `pmap` and `shard_map`.
+    Refused: forward mode (`jvp`, `jacfwd`), which implicit solvers take too, by JAX's own `TypeError` where
+    it goes through `jit`, `scan`, `checkpoint` or `linearize`; a second derivative (`hessian`), `pmap` and
+    `shard_map`.
+
+    Several devices: rows that `jit` has on several are asked in one call. JAX takes a mesh whose axes are of
+    `AxisType.Auto`; on those of `Explicit`, `jax.make_mesh`'s default, it refuses some. A `jit` that returns
+    the box's own outputs needs `out_shardings`.
 
     Args:
         box: a box with at least one differentiable input and output.
@@ -185,9 +198,9 @@ class JaxBox:
         """The same, as a call of a given number, on which its draws depend, and not on what ran before it.
 
         Args:
-            number: one for all rows, from 0 on, such as the number of the step, or twice that and 0 or 1 for
-                two calls in a step. Calls of equal numbers draw the same directions. Some queries are asked
-                again in calls 0, 1, 10, 100 and so on.
+            number: one for all rows, from 0 to 2**31 - 2, such as the number of the step, or twice that and
+                0 or 1 for two calls in a step. Calls of equal numbers draw the same directions. Some queries
+                are asked again in calls 0, 1, 10, 100 and so on.
             *arrays: the inputs.
             **named: the rest of them, by name.
         """
@@ -210,7 +223,14 @@ class JaxBox:
         box = self.solver.box
         if named:
             arrays = in_order(repr(box), box.inputs, arrays, named)
-        arrays = tuple(map(self._jax.numpy.asarray, arrays))
+        try:
+            arrays = tuple(map(self._jax.numpy.asarray, arrays))
+        except (TypeError, ValueError) as error:  # of JAX, about a conversion that nobody asked for
+            kinds = ", ".join(type(array).__name__ for array in arrays)
+            raise DtypeError(
+                f"{box!r}: expected an array for each input, got {kinds}. Give a dictionary of arrays by "
+                "name, solve(**tree), and a tuple in order, solve(*arrays)."
+            ) from error
         self._form(arrays)
         if self._jax.sharding.get_abstract_mesh().manual_axes:
             refuse("pmap or shard_map", "Call it outside of them, on the rows of all devices, as under jit")
@@ -470,10 +490,10 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 def _one_number(number: Any) -> int:
     """The number of a call, which all rows of it have."""
     numbers = np.unique(np.asarray(number))
-    if len(numbers) > 1 or (len(numbers) and numbers[0] < 0):
+    if len(numbers) > 1 or (len(numbers) and not 0 <= numbers[0] < LAST):
         raise ConfigurationError(
-            "zo.jax.differentiable: expected one number >= 0 for all rows of a call, got "
-            f"{numbers.tolist()}. Map over the arrays alone, not over the numbers."
+            f"zo.jax.differentiable: expected one number >= 0 for all rows of a call, below {LAST:,}, got "
+            f"{numbers.tolist()}. Count steps, and map over the arrays alone, not over the numbers."
         )
     return int(numbers[0]) if len(numbers) else 0
 

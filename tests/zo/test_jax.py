@@ -542,6 +542,9 @@ def test_one_number_for_all_rows(jax):
     same_bits(jax, jax.vmap(lambda x: solve.numbered(4, x))(x), solve(x))
     with pytest.raises(ConfigurationError, match=r"numbered: expected the number of the call, a whole one"):
         solve.numbered(0.5, x)
+    for outside in (-1, 2**31 - 1):
+        with pytest.raises(ConfigurationError, match=f"below 2,147,483,647, got .{outside}"):
+            jax.grad(lambda x, outside=outside: solve.numbered(outside, x).sum())(x)
     with pytest.raises(jax.errors.JaxRuntimeError, match="expected one number >= 0 for all rows"):
         jax.block_until_ready(
             jax.vmap(jax.grad(lambda x, number: solve.numbered(number, x).sum()))(x, number)
@@ -579,6 +582,10 @@ def test_errors_of_the_box(jax):
         solve(x + 90, gain, k, fixed)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RowFailedError: Pump: a block of 4 rows failed"):
         jax.block_until_ready(jax.jit(solve)(x + 90, gain, k, fixed))
+    compiled = jax.jit(solve)
+    jax.block_until_ready(compiled(x, gain, k, fixed))
+    with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="RowFailedError: Pump: a block"):
+        jax.block_until_ready(compiled(x + 90, gain, k, fixed))
     box = Budgeted(Pump(), rows=10)
     solve = zo.jax.differentiable(box, zo.CGE(mu=1e-2))
     with pytest.raises(BudgetError):
@@ -608,6 +615,16 @@ def test_wrong_arrays_are_refused_while_tracing(jax, name):
     with pytest.raises(error, match=words):
         jax.jit(zo.jax.differentiable(box, zo.CGE(mu=1e-2))).lower(*arrays)
     assert not box.calls
+
+
+@pytest.mark.needs("jax")
+def test_a_tree_is_given_by_name(jax):
+    solve = zo.jax.differentiable(Wave(), zo.CGE(mu=1e-2), check=False)
+    x = np.ones((2, 3), np.float32)
+    for wrong, kind in (({"x": x}, "dict"), (None, "NoneType"), ((x, x[0]), "tuple")):
+        with pytest.raises(DtypeError, match=rf"Wave: expected an array .*got {kind}\..*solve\(\*\*tree\)"):
+            solve(wrong)
+    same_bits(jax, solve(**{"x": x}), solve(x))
 
 
 REFUSED: dict[str, Callable[..., Any]] = {
