@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 from typing import Any, NoReturn
 
@@ -33,6 +32,8 @@ from zo.frozen_box import FrozenBox
 from zo.tangents.tangent import Tangent
 
 __all__ = ["JaxBox", "differentiable"]
+
+LAST = 2**31 - 1  # numbers of calls go through the graph in 32 bits, from 1 on
 
 
 def differentiable(
@@ -74,8 +75,13 @@ def differentiable(
     State: counts, and what a tangent has learned, are held in the object and not in the function's arguments,
     since it is the box's answers that change them. Tracing changes nothing of it, and evaluates nothing. What
     is learned in a step is there in the next, compiled or not; `solve.solver.state_dict()` has it all. JAX
-    returns before a step is done: read counts and state after `jax.block_until_ready` of its results. What
-    nobody uses XLA leaves out, and `jax.checkpoint` evaluates twice.
+    returns before a step is done: read counts and state after `jax.block_until_ready` of its results.
+
+    Rows that XLA leaves out or adds: what nobody uses is not evaluated. In a loop a call whose inputs do not
+    change may run once for all steps, so a noisy box gives them one answer: put repetitions in rows.
+    `jax.checkpoint` evaluates twice, and draws by the second call. With the policy
+    `jax.checkpoint_policies.save_only_these_names("zo.jax")` it keeps the box's answers instead, and counts
+    and draws are those without it.
 
     A frozen box (`zo.frozen`) takes no estimator and no tangent: `solve = zo.jax.differentiable(frozen)`. Its
     derivative costs no row, and nothing is drawn or counted.
@@ -87,10 +93,16 @@ def differentiable(
     them numbers; better, put their rows in one call. A tangent learns in the order of the backward passes.
 
     Failed rows: as `zo.differentiable` has them. An error of the box (`RowFailedError`, `BudgetError`) is
-    raised as it is; out of a compiled function as a `jax.errors.JaxRuntimeError` that ends with its words.
+    raised as it is. Out of a compiled function comes an error of JAX that ends with its words: a
+    `jax.errors.JaxRuntimeError` in the function's first call, a `ValueError` in later ones. Catch both.
 
-    Refused: forward mode (`jvp`, `jacfwd`; by JAX's own `TypeError` where that goes through a compiled
-    function), a second derivative (`hessian`), `pmap` and `shard_map`.
+    Refused: forward mode (`jvp`, `jacfwd`), which implicit solvers take too, by JAX's own `TypeError` where
+    it goes through `jit`, `scan`, `checkpoint` or `linearize`; a second derivative (`hessian`), `pmap` and
+    `shard_map`.
+
+    Several devices: rows that `jit` has on several are asked in one call. JAX takes a mesh whose axes are of
+    `AxisType.Auto`; on those of `Explicit`, `jax.make_mesh`'s default, it refuses some. A `jit` that returns
+    the box's own outputs needs `out_shardings`.
 
     Args:
         box: a box with at least one differentiable input and output.
@@ -167,6 +179,7 @@ class JaxBox:
     def __init__(self, solver: DifferentiableBox | FrozenSolver) -> None:
         self.solver = solver
         self._jax: Any = import_extra("zo.jax.differentiable", "jax", "jax")
+        self._named = import_extra("zo.jax.differentiable", "jax.ad_checkpoint", "jax").checkpoint_name
         _warn_of_one_core(self._jax)
         self._one = Lock()  # XLA calls from several threads, and a tangent learns from one call at a time
         self._function = self._jax.custom_vjp(self._values)
@@ -185,9 +198,9 @@ class JaxBox:
         """The same, as a call of a given number, on which its draws depend, and not on what ran before it.
 
         Args:
-            number: one for all rows, from 0 on, such as the number of the step, or twice that and 0 or 1 for
-                two calls in a step. Calls of equal numbers draw the same directions. Some queries are asked
-                again in calls 0, 1, 10, 100 and so on.
+            number: one for all rows, from 0 to 2**31 - 2, such as the number of the step, or twice that and
+                0 or 1 for two calls in a step. Calls of equal numbers draw the same directions. Some queries
+                are asked again in calls 0, 1, 10, 100 and so on.
             *arrays: the inputs.
             **named: the rest of them, by name.
         """
@@ -210,7 +223,14 @@ class JaxBox:
         box = self.solver.box
         if named:
             arrays = in_order(repr(box), box.inputs, arrays, named)
-        arrays = tuple(map(self._jax.numpy.asarray, arrays))
+        try:
+            arrays = tuple(map(self._jax.numpy.asarray, arrays))
+        except (TypeError, ValueError) as error:  # of JAX, about a conversion that nobody asked for
+            kinds = ", ".join(type(array).__name__ for array in arrays)
+            raise DtypeError(
+                f"{box!r}: expected an array for each input, got {kinds}. Give a dictionary of arrays by "
+                "name, solve(**tree), and a tuple in order, solve(*arrays)."
+            ) from error
         self._form(arrays)
         if self._jax.sharding.get_abstract_mesh().manual_axes:
             refuse("pmap or shard_map", "Call it outside of them, on the rows of all devices, as under jit")
@@ -227,7 +247,7 @@ class JaxBox:
     def _values(self, number: Any, *arrays: Any) -> tuple[Any, ...]:
         """The outputs, without a derivative."""
         form = self._form(arrays)
-        return self._on_host(partial(self._evaluate, form), self._shaped(form.shapes, form.seen), arrays)
+        return self._on_host(HostCall(self._evaluate, (form,)), self._shaped(form.shapes, form.seen), arrays)
 
     def _forward(self, number: Any, *primals: Any) -> tuple[tuple[Any, ...], Any]:
         """The outputs, and what the backward pass needs: which gradients are wanted, and the base."""
@@ -241,7 +261,9 @@ class JaxBox:
         shapes = self._shaped(form.shapes, form.seen), self._shaped(form.kept_shapes, form.kept)
         shapes = *shapes, self._jax.ShapeDtypeStruct((), np.int32)
         number = None if number is None else number.value
-        values, outputs, number = self._on_host(partial(self._record, form), shapes, number, arrays)
+        results = self._on_host(HostCall(self._record, (form,)), shapes, number, arrays)
+        # by this name a policy of jax.checkpoint keeps them, instead of asking the box again
+        values, outputs, number = self._named(results, "zo.jax")
         return values, (marks, number, arrays, outputs)
 
     def _backward(self, base: Any, cotangents: Sequence[Any]) -> tuple[Any, ...]:
@@ -258,7 +280,7 @@ class JaxBox:
         shapes = self._shaped(
             [array.shape for array in arrays_to_move], [array.dtype for array in arrays_to_move]
         )
-        function = partial(self._pull_back, self._form(arrays), needed)
+        function = HostCall(self._pull_back, (self._form(arrays), needed))
         gradients = iter(self._on_host(function, shapes, number, arrays, kept, arriving))
         return None, *(next(gradients) if needs else None for needs in needed)
 
@@ -327,6 +349,23 @@ class JaxBox:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient[called] = part.numpy()
         return gradients
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """A function of NumPy arrays that JAX calls; equal ones are compiled once, also by `vmap` without `jit`.
+
+    Attributes:
+        function: takes the settings, and then the arrays.
+        settings: what is known while the call is traced.
+    """
+
+    function: Callable[..., Any]
+    settings: tuple[Any, ...]
+
+    def __call__(self, *arrays: Any) -> Any:
+        """The function's results."""
+        return self.function(*self.settings, *arrays)
 
 
 @dataclass(frozen=True)
@@ -451,10 +490,10 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 def _one_number(number: Any) -> int:
     """The number of a call, which all rows of it have."""
     numbers = np.unique(np.asarray(number))
-    if len(numbers) > 1 or (len(numbers) and numbers[0] < 0):
+    if len(numbers) > 1 or (len(numbers) and not 0 <= numbers[0] < LAST):
         raise ConfigurationError(
-            "zo.jax.differentiable: expected one number >= 0 for all rows of a call, got "
-            f"{numbers.tolist()}. Map over the arrays alone, not over the numbers."
+            f"zo.jax.differentiable: expected one number >= 0 for all rows of a call, below {LAST:,}, got "
+            f"{numbers.tolist()}. Count steps, and map over the arrays alone, not over the numbers."
         )
     return int(numbers[0]) if len(numbers) else 0
 

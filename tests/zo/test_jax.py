@@ -441,6 +441,55 @@ def test_tracing_evaluates_and_counts_nothing(jax):
 
 
 @pytest.mark.needs("jax")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_policy_of_checkpoint_keeps_the_answers(jax, compiled):
+    """Without it the base of each step is asked twice, and the backward pass draws by the second number."""
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    rule, kept = zo.box_gradient.RowRGE(mu=1e-2, q=1), jax.checkpoint_policies.save_only_these_names("zo.jax")
+
+    def run(again: Callable[..., Any]) -> tuple[Any, list[int]]:
+        box = Wave()
+        solve = zo.jax.differentiable(box, rule, seed=0, check=False)
+
+        def advance(x: Any, _: Any) -> Any:
+            return jax.numpy.tanh(x) + 0.1 * solve(jax.numpy.cos(x)), None
+
+        def rollout(x: Any) -> Any:
+            return jax.lax.scan(again(advance), x, None, 3)[0].sum()
+
+        run = jax.value_and_grad(rollout)
+        return jax.block_until_ready((jax.jit(run) if compiled else run)(x)), box.calls
+
+    expected, calls = run(lambda function: function)
+    found, calls_with_policy = run(lambda function: jax.checkpoint(function, policy=kept))
+    same_bits(jax, found, expected)
+    assert calls == calls_with_policy == [4] * 6
+    assert run(jax.checkpoint)[1] == [4] * 9
+
+
+@pytest.mark.needs("jax")
+def test_vmap_without_jit_compiles_once(jax):
+    """A program for each call would slow each step down, and none of them would be given back."""
+    solve = zo.jax.differentiable(Wave(), zo.CGE(mu=1e-2), seed=0, check=False)
+    gradient = jax.vmap(jax.grad(lambda x: solve(x).sum()))
+    x = np.ones((2, 3), np.float32)
+    compiled = []
+
+    def heard(name: str, seconds: float, **_: Any) -> None:
+        if "backend_compile" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        gradient(x)
+        first = len(compiled)
+        gradient(x)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert first and len(compiled) == first
+
+
+@pytest.mark.needs("jax")
 @pytest.mark.filterwarnings("ignore:Wave")
 def test_a_run_goes_on_from_its_state_to_the_same_bits(jax):
     def made() -> Any:
@@ -493,6 +542,9 @@ def test_one_number_for_all_rows(jax):
     same_bits(jax, jax.vmap(lambda x: solve.numbered(4, x))(x), solve(x))
     with pytest.raises(ConfigurationError, match=r"numbered: expected the number of the call, a whole one"):
         solve.numbered(0.5, x)
+    for outside in (-1, 2**31 - 1):
+        with pytest.raises(ConfigurationError, match=f"below 2,147,483,647, got .{outside}"):
+            jax.grad(lambda x, outside=outside: solve.numbered(outside, x).sum())(x)
     with pytest.raises(jax.errors.JaxRuntimeError, match="expected one number >= 0 for all rows"):
         jax.block_until_ready(
             jax.vmap(jax.grad(lambda x, number: solve.numbered(number, x).sum()))(x, number)
@@ -530,6 +582,10 @@ def test_errors_of_the_box(jax):
         solve(x + 90, gain, k, fixed)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RowFailedError: Pump: a block of 4 rows failed"):
         jax.block_until_ready(jax.jit(solve)(x + 90, gain, k, fixed))
+    compiled = jax.jit(solve)
+    jax.block_until_ready(compiled(x, gain, k, fixed))
+    with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="RowFailedError: Pump: a block"):
+        jax.block_until_ready(compiled(x + 90, gain, k, fixed))
     box = Budgeted(Pump(), rows=10)
     solve = zo.jax.differentiable(box, zo.CGE(mu=1e-2))
     with pytest.raises(BudgetError):
@@ -559,6 +615,16 @@ def test_wrong_arrays_are_refused_while_tracing(jax, name):
     with pytest.raises(error, match=words):
         jax.jit(zo.jax.differentiable(box, zo.CGE(mu=1e-2))).lower(*arrays)
     assert not box.calls
+
+
+@pytest.mark.needs("jax")
+def test_a_tree_is_given_by_name(jax):
+    solve = zo.jax.differentiable(Wave(), zo.CGE(mu=1e-2), check=False)
+    x = np.ones((2, 3), np.float32)
+    for wrong, kind in (({"x": x}, "dict"), (None, "NoneType"), ((x, x[0]), "tuple")):
+        with pytest.raises(DtypeError, match=rf"Wave: expected an array .*got {kind}\..*solve\(\*\*tree\)"):
+            solve(wrong)
+    same_bits(jax, solve(**{"x": x}), solve(x))
 
 
 REFUSED: dict[str, Callable[..., Any]] = {
