@@ -251,6 +251,28 @@ def test_rows_that_a_signal_ends_are_asked_again(new_run, at, ended, failures):
     assert lines(run) == lines(truth)
 
 
+class Leaky(Furnace):
+    """Fails a row in each call by itself, whatever ends others."""
+
+    def evaluate_rows(self, x):
+        y = super().evaluate_rows(x)
+        y[:1] = np.nan
+        return y
+
+
+@pytest.mark.filterwarnings("ignore:seed-0/zo-sol, validation")
+def test_a_box_that_fails_by_itself_gets_further_however_often_it_is_stopped(new_run):
+    truth, run = new_run(), new_run()
+    heated(truth, Leaky())
+    for _ in range(8):  # each checkpoint counts twice, since rows failed, and no more
+        with pytest.raises(Interrupted):
+            heated(run, Leaky(1))
+    assert saved(run)["outcome"]["step"] == 2
+    heated(run, Leaky())
+    assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
+    assert not list(run.path.glob("checkpoints/*.torn"))
+
+
 def test_rows_that_fail_without_a_signal_stop_nothing(new_run, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda *_: None)
     run = new_run()
