@@ -55,7 +55,7 @@ class Journal:
 
     Attributes:
         stop: a function that is asked at each entry; True ends a step there that has any on the disk.
-        asked: a function that says whether a stop was asked; entries with failed rows are then not kept.
+        tears: a function that is asked at entries with failed rows; those for which it is True are not kept.
         used: the counts of earlier processes for the entries that were used in this step.
     """
 
@@ -75,7 +75,7 @@ class Journal:
         self._ledger = ledger
         self._pace = Pace(clock, EVERY if every is None else every)
         self.stop: Callable[[], bool] = lambda: False
-        self.asked: Callable[[], bool] = lambda: False
+        self.tears: Callable[[], bool] = lambda: False
         self._step, self._failed = 0, False
         self._mark, self.used = Ledger(), Ledger()
         self._entries: dict[str, dict[str, Any]] | None = None  # None before the first step
@@ -136,14 +136,14 @@ class Journal:
         """Keep what was computed since `get` was asked for it, with what the box counted meanwhile.
 
         Raises:
-            StoppedInside: it is on the disk, and `stop` says so.
+            StoppedInside: what is kept of the step is on the disk, and `stop` says so.
         """
         counts = None if self._ledger is None else asdict(self._ledger.since(self._mark))
-        if counts is not None and counts["rows_failed"] and self.asked():
-            return  # a scheduler's signal reaches the programs of boxes too
-        self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": counts, "step": self._step}
+        # a scheduler's signal reaches the programs of boxes too
+        if counts is None or not counts["rows_failed"] or not self.tears():
+            self._waiting[f"{self._of}{key}"] = {"value": dict(value), "counts": counts, "step": self._step}
         stopping = self.stop()
-        if self._pace.due or (self._on_disk and stopping):
+        if self._waiting and (self._pace.due or (self._on_disk and stopping)):
             self._write()
         if self._on_disk and stopping and not self._failed:
             raise StoppedInside

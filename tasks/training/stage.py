@@ -61,6 +61,7 @@ class Stage:
 
     Attributes:
         steps: The present number of its steps, for sentences; a budget may leave others than were planned.
+        torn: Whether an earlier process has gone back to the last checkpoint because of rows that failed.
     """
 
     def __init__(self, run: Run, stage: str, steps: int, state: Mapping[str, Stateful], model: str) -> None:
@@ -68,6 +69,7 @@ class Stage:
         self.restored, self.steps = False, steps
         self._run, self._steps, self._state, self._model = run, steps, state, model
         self._path = checkpoint.of_stage(run.path, stage)
+        self._torn, self.torn = self._path.with_suffix(".torn"), False
         self._windows = WindowFiles(checkpoint.windows_of(self._path))
         self._best: Any = None
         self._best_rows: Tensor | None = None  # the losses of the best validations
@@ -207,6 +209,8 @@ class Stage:
             state = self._windows.put(content["state"], finished=finished)
             checkpoint.save(self._path, {**content, "state": state})
             self._saved = step  # whatever becomes of what is written beside it
+            self._torn.unlink(missing_ok=True)
+            self.torn = False
             self._windows.tidy()
             if group.rank() == 0:
                 row_counts.keep_sizes(self._run.path)
@@ -229,6 +233,7 @@ class Stage:
         stage = self.outcome.stage
         for path in atomic.leftovers(self._path.parent, f"{self._path.name}."):
             path.unlink(missing_ok=True)  # a process was killed while it wrote
+        self.torn = self._torn.exists()
         if not self._path.exists():
             self._run.truncate_metrics(stage, -1)
             return False
@@ -337,6 +342,11 @@ class Stage:
     def nothing_since_saved(self) -> bool:
         """True if a resumed run would be where this one is: just after a checkpoint, or at the start."""
         return self.covered or (self._saved is None and self.outcome.step == 0)
+
+    def note_torn(self) -> None:
+        """Note that work is left out for its failed rows: where they fail again, they do so by themselves."""
+        with suppress(OSError):  # of a full disk: the next process may then go back once more
+            self._torn.touch()
 
     def interrupted(self, *, inside: bool = False, torn: bool = False) -> Interrupted:
         """The sentence that the user reads.

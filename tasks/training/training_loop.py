@@ -94,7 +94,7 @@ def train(
             Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1 stopped the stage; the step at hand was finished and a
             checkpoint written, or its finished queries were. Where rows failed meanwhile, the last checkpoint
-            counts, since the signal may have ended their programs.
+            counts, since the signal may have ended their programs; but no checkpoint counts so twice.
         CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
         StorageError: the disk did not take metrics or a checkpoint; the one before is as it was.
 
@@ -202,7 +202,7 @@ class _StageAtWork:
                     listening(self._progress.lesson),
                 ):
                     self._journal.stop = self._may_stop_inside
-                    self._journal.asked = lambda: self._stop.requested
+                    self._journal.tears = self._tears
                     yield
             finally:
                 self._progress.end()
@@ -307,11 +307,21 @@ class _StageAtWork:
     def _stop_if_torn(self, spent: Ledger) -> None:
         """Stop without a checkpoint, where rows of all processes failed while a stop was asked.
 
-        A scheduler's signal reaches the programs of boxes too. What they left open would count as failed.
+        A scheduler's signal reaches the programs of boxes too. What they left open would count as failed. But
+        once for each checkpoint: a box that fails by itself would never get further.
         """
-        if spent.rows_failed and group.any_of(self._stop.requested):
-            self._answers.write()
-            raise self._stage.interrupted(torn=True)
+        if not spent.rows_failed or not group.any_of(self._stop.requested) or group.any_of(self._stage.torn):
+            return
+        self._stage.note_torn()
+        self._answers.write()
+        raise self._stage.interrupted(torn=True)
+
+    def _tears(self) -> bool:
+        """Say whether to leave out queries of which rows failed: where they may have by a signal."""
+        if not self._stop.requested or self._stage.torn:
+            return False
+        self._stage.note_torn()
+        return True
 
     def save_where_due(self, *, anyway: bool = False) -> None:
         """Write a checkpoint, where enough was done since the last one."""

@@ -233,13 +233,27 @@ def test_an_entry_whose_rows_failed_once_a_stop_was_asked_is_not_kept(folder):
     """The signal of a scheduler ends the programs of boxes too."""
     ledger, asked = Ledger(), [False]
     journal = Journal(folder, STAGE, ledger, every=0.0)
-    journal.asked = lambda: asked[0]
+    journal.tears = lambda: asked[0]
     journal.begin(0)
     for number, (failed, asked[0]) in enumerate([(1, False), (0, True), (1, True)]):
         assert journal.get(str(number)) is None
         ledger.count(rows_run=10, rows_failed=failed)
         journal.put(str(number), entry(number))
     assert found(folder, 0, 3) == [0, 1, None]
+
+
+def test_a_step_ends_inside_behind_an_entry_that_is_not_kept_too(folder):
+    """Else a box of which some rows always fail would be asked for all of the step."""
+    ledger = Ledger()
+    journal = Journal(folder, STAGE, ledger, every=0.0)
+    journal.begin(0)
+    journal.put("0", entry(0))
+    journal.stop = journal.tears = lambda: True
+    journal.get("1")
+    ledger.count(rows_run=10, rows_failed=1)
+    with pytest.raises(StoppedInside):
+        journal.put("1", entry(1))
+    assert found(folder, 0, 2) == [0, None]
 
 
 def test_a_disk_that_takes_no_journal_does_not_stop_the_step(folder, monkeypatch):

@@ -251,6 +251,28 @@ def test_rows_that_a_signal_ends_are_asked_again(new_run, at, ended, failures):
     assert lines(run) == lines(truth)
 
 
+class Leaky(Furnace):
+    """Fails a row in each call by itself, whatever ends others."""
+
+    def evaluate_rows(self, x):
+        y = super().evaluate_rows(x)
+        y[:1] = np.nan
+        return y
+
+
+@pytest.mark.filterwarnings("ignore:seed-0/zo-sol, validation")
+def test_a_box_that_fails_by_itself_gets_further_however_often_it_is_stopped(new_run):
+    truth, run = new_run(), new_run()
+    heated(truth, Leaky())
+    for _ in range(8):  # back to each checkpoint once
+        with pytest.raises(Interrupted):
+            heated(run, Leaky(1))
+    assert saved(run)["outcome"]["step"] == 3
+    heated(run, Leaky())
+    assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
+    assert not list(run.path.glob("checkpoints/*.torn"))
+
+
 def test_rows_that_fail_without_a_signal_stop_nothing(new_run, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda *_: None)
     run = new_run()
@@ -521,7 +543,7 @@ def test_a_loss_that_is_no_number_stops_training_there(run, bad):
         walk(run, on_step=reached.append, loss=lambda i: bad if i == 3 else 1.0)
     assert reached == [0, 1, 2, 3]
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
-    assert saved(run)["outcome"]["step"] == 2
+    assert saved(run)["outcome"]["step"] == 3
 
 
 def test_an_error_of_a_step_comes_through_and_the_last_checkpoint_stands(run):

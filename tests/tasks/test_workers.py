@@ -114,7 +114,6 @@ def test_a_process_alone_asks_no_one():
     assert group.first_then_all(lambda: 5) == 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "number", "said"), [("2", "0", True), ("2", "1", False), ("1", "0", False)]
 )
@@ -128,6 +127,7 @@ def test_the_first_of_several_tasks_of_srun_says_that_each_trains_alone(
     assert ("srun started 2 tasks" in capsys.readouterr().err) == said
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_find_each_other_say_so(shared, tmp_path):
     alone = {"RANK": "1", "WORLD_SIZE": "2", "BLACKBOX_STORE": str(tmp_path / "store")}
     process = shared("a", "run", "shared", "--timeout", "1", **alone)

@@ -222,9 +222,10 @@ def test_of_many_numbers_none_is_taken_for_known(states, actions, rows):
         assert gradient.metrics()["tangent_waits"] == 1 and network.weight.grad is None
 
 
-@pytest.mark.parametrize("after", ["state", "state_after"])
-def test_a_state_of_many_numbers_that_is_corrected_beside_a_forcing_waits_for_nothing(after):
-    specs = ArraySpec("state", (40,)), ArraySpec("forcing", (3,), differentiable=False)
+@pytest.mark.parametrize(("after", "width"), [("state", 3), ("state_after", 3), ("state_after", 40)])
+def test_a_state_of_many_numbers_that_is_corrected_beside_a_forcing_waits_for_nothing(after, width):
+    """Also beside one of its own shape: of the two it is the one that weights move."""
+    specs = ArraySpec("state", (40,)), ArraySpec("forcing", (width,), differentiable=False)
     box = FromTorch(lambda x, force: 0.9 * x + force.mean(1)[:, None], specs, (ArraySpec(after, (40,)),))
 
     def objective(network, batch):
@@ -237,12 +238,12 @@ def test_a_state_of_many_numbers_that_is_corrected_beside_a_forcing_waits_for_no
     network = nn.Linear(40, 40)
     gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
     generator = torch.Generator().manual_seed(0)
-    gradient.backward((torch.randn(2, 40, generator=generator), torch.randn(2, 3, generator=generator)))
+    gradient.backward((torch.randn(2, 40, generator=generator), torch.randn(2, width, generator=generator)))
     assert gradient.metrics().get("tangent_waits", 0) == 0 and network.weight.grad is not None
 
 
 def test_of_two_inputs_like_the_output_none_is_taken_for_the_state():
-    """A field that the network gives beside another: nothing but its name says that it is no state."""
+    """A field that the network gives beside a state that is handed on as it is."""
     specs = ArraySpec("u", (40,)), ArraySpec("viscosity", (40,))
     box = FromTorch(lambda u, c: 0.9 * u + 0.1 * c * u.roll(1, 1), specs, (ArraySpec("after", (40,)),))
     network = nn.Linear(40, 40)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,8 +31,9 @@ class AskedInputs:
     Attributes:
         rows: the last rows, by input, `(rows, size)`, as the objective asked for them.
         sizes: how many numbers each input has, of which `rows` may have fewer.
-        states: for each input, whether an output has its name and shape, or its shape where no name says so
-            and no other input has it: the answer before moves it most.
+        states: for each input, whether an output has its name and shape, or its shape where no name says so:
+            the answer before moves it most. Of several with that shape it is the one that weights move, where
+            none is handed on as it is.
         runs: the row of the batch that each row of the last step belongs to.
         seen: the number of rows ever.
         judged: the number of rows ever at the last judgement.
@@ -55,6 +56,7 @@ class AskedInputs:
         pairs: Sequence[CallPairs],
         candidates: Sequence[int],
         batch: int,
+        handed: Collection[int] = (),
     ) -> None:
         """Take the rows of a step's calls of the box; keep a few sums of large inputs that are no candidates.
 
@@ -64,6 +66,7 @@ class AskedInputs:
             pairs: the rows that each call shows a tangent.
             candidates: inputs that may be dithered, by their places.
             batch: how many rows the batch has.
+            handed: inputs that are an earlier answer, by their places, see `handed_on`.
         """
         alive = torch.cat([part.alive for part in pairs]).nonzero().flatten()
         counts = [len(part.z) for part in pairs]
@@ -78,9 +81,12 @@ class AskedInputs:
         named, shapes = {(s.name, s.shape) for s in box.outputs}, {s.shape for s in box.outputs}
         self.states = [(spec.name, spec.shape) in named for spec in box.inputs]
         if not any(self.states):
-            self.states = [spec.shape in shapes for spec in box.inputs]
-            if sum(self.states) > 1:  # which of them is one, nothing says
-                self.states = [False] * len(self.states)
+            alike = [which for which, spec in enumerate(box.inputs) if spec.shape in shapes]
+            if len(alike) > 1:  # of one call nothing says which
+                moved = [which for which in alike if which in candidates]
+                corrected = len(calls) > 1 and len(moved) == 1 and not set(handed).intersection(alike)
+                alike = moved if corrected else []
+            self.states = [which in alike for which in range(len(box.inputs))]
         self.seen += len(alive)
         widths = [column.shape[1] for column in columns]
         if [column.shape[1] for column in self.rows] != widths:

@@ -271,7 +271,8 @@ class Excitation:
         self.out_of_loss = dither.known(self._boxes) if isinstance(dither, Drawn) else None
         if self._survives(survived, dithered=bool(dither)) and isinstance(dither, Drawn):
             self._follow(calls, pairs, dither)
-        reached = set(reached) - handed_on(calls)
+        handed = handed_on(calls)
+        reached = set(reached) - handed
         words: list[str] = []
         self._candidates = {}
         for place, (box, record) in enumerate(zip(self._boxes, self._records, strict=True)):
@@ -284,7 +285,8 @@ class Excitation:
             if call_numbers and candidates:
                 rows = [calls[n] for n in call_numbers], [pairs[n] for n in call_numbers]
                 of_box = _of_box(spread, place)
-                record.inputs.keep(box, *rows, candidates, len(survived))
+                on = {which for number, which in handed if number == place}
+                record.inputs.keep(box, *rows, candidates, len(survived), on)
                 self._candidates[place] = candidates
                 record.inputs.see_spread(candidates, of_box)
                 if record.inputs.due:
