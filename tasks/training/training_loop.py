@@ -386,7 +386,7 @@ class _StageAtWork:
 
     @contextmanager
     def _stopped_before(self) -> Iterator[None]:
-        """What follows from a stop is no failure: processes that do not answer, rows whose programs ended."""
+        """A stop makes no failure of processes that do not answer, nor of rows whose programs ended."""
         try:
             yield
         except (WorkersError, RanksError) as error:
