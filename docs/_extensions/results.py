@@ -275,7 +275,7 @@ def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _others(table: Sequence[Mapping[str, Any]]) -> str:
-    """What else was measured of all methods; empty where nothing was."""
+    """Make the table of further figures that all methods have; it is empty where there are none."""
     kept = [row.get("extra") or {} for row in table]
     names = [name for name in kept[0] if all(isinstance(extra.get(name), float) for extra in kept)]
     if not names:

@@ -38,7 +38,7 @@ def test_the_script_is_whole_and_asks_for_the_signal_in_time():
 @pytest.mark.parametrize(("page", "job"), [("resume", "77"), ("queue", "70_1")])
 @pytest.mark.parametrize(("status", "queued"), [(0, False), (2, False), (130, True), (143, True)])
 def test_a_job_is_queued_again_only_where_it_was_stopped(tmp_path, page, job, status, queued):
-    """By its own number: 70 is that of the array, and of one of its tasks too."""
+    """The script gives its own number: 70 is that of the array, and of one of its tasks too."""
     text = (ROOT / f"docs/howto/{page}.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"(?:```bash\n|r''')(#!/bin/bash.*?)(?:```|''')", text, flags=re.DOTALL)
     stands = {"srun": f'[ "$1" = --ntasks=1 ] && exit {status}', "scontrol": "echo $* > said"}
